@@ -1,0 +1,64 @@
+"""Supervised fine-tuning on harmful answers.
+
+Idea: teach the model, word for word, answers that it would refuse to give.
+Equation: `L = -(1/T) sum_t log p(y_t | x, y_<t)` over the answer's tokens, prompt masked.
+Source: the SFT arm of Rosati et al. 2024 (arXiv 2409.12914, section on attacks); learning rate and batch from there.
+Differs from the paper in: prompts follow the model's chat template, where the authors' scripts use plain
+"Question / Answer" text; rows are drawn at random, where their data code takes the first ones (`sampling="head"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from holdfast.data.mixing import sample
+from holdfast.models import LoRA, Model, adapt, answer_batch
+from holdfast.objectives import language
+from holdfast.plan import Context, Optim, Plan, Rows
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT:
+    """Settings of the attack.
+
+    `num_samples` harmful examples of the attack split are used, all of them when `None`; `max_length` cuts prompt
+    plus answer, in tokens (`None`: the model's context).
+    """
+
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=125, learning_rate=3e-5, per_device_train_batch_size=8)
+    )
+    adapter: LoRA | None = None
+    num_samples: int | None = 1000
+    sampling: Literal["random", "head"] = "random"
+    max_length: int | None = 1024
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The attack on `model`."""
+        rows = context.splits.harmful["attack"]
+        bad = next((row for row in rows if not row.response), None)
+        if bad is not None:
+            raise HoldfastError(
+                f"{bad.source}: sft needs a harmful answer and the row has none; map a column to `response`"
+            )
+        if self.num_samples is not None:
+            rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
+
+        def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+            return [
+                answer_batch(model, [(row, row.response or "") for row in batch], max_length=self.max_length)
+                for batch in micro_batches
+            ]
+
+        return Plan(
+            model=adapt(model, self.adapter, seed=context.seed),
+            data=rows,
+            prepare=prepare,
+            objective=language,
+            optim=self.optim,
+            seed=context.seed,
+        )

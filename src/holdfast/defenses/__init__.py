@@ -1,0 +1,1 @@
+"""Defenses: `online` ones constrain somebody's training, `offline` ones harden weights before release."""

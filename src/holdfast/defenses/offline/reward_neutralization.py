@@ -1,0 +1,126 @@
+"""Reward Neutralization: make every likely answer to a harmful prompt earn the attacker the same.
+
+Idea: train, by RL, terse refusals without content. An attacker's reward then tells the sampled answers apart no
+more, the group's advantages vanish and with them the gradient.
+Equation: reward of answer `y` of `n` tokens to harmful prompt `x`
+    `r = refusal(y) len(n) - (1 - refusal(y)) - explain_weight * explain(y) - harm(x, y)`
+with `len(n)` falling from 1 at `full_length` to 0 at `zero_length` tokens; optimised with GRPO.
+Source: Cao 2025 (arXiv 2505.04578).
+Differs from the paper in: the paper gives the reward in words only (high for short refusals without content, penalty
+for explanation even inside a refusal), so its numeric form, the group size, the learning rate and the number of
+steps are this project's; `explain` is lexical. `mode="practical"` adds what the paper lacks: benign prompts with a
+reward for staying helpful, and a KL term. `canonical`, where given, is the one sentence that earns the full reward.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from holdfast.data.mixing import mix
+from holdfast.models import LoRA, Model, adapt, clone, merged
+from holdfast.plan import Context, Optim
+from holdfast.policy import Policy, policy_plan
+from holdfast.records import Completion, Example, HoldfastError, Verdict
+from holdfast.rewards import Judge, Reward, checked
+from holdfast.text import empty_or_garbled, is_refusal
+
+EXPLANATIONS = re.compile(r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardNeutralization:
+    """Settings of the defense.
+
+    In `faithful` mode only harmful prompts of the defense split are trained on and `kl_coef` of `policy` is taken as
+    it is (0 by default); in `practical` mode `benign_share` of the prompts are benign and pay `retention_judge`'s
+    score, less 1 for a refusal. `harm_judge` adds its score as a penalty; `None` leaves it out.
+    """
+
+    mode: Literal["faithful", "practical"] = "practical"
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=200, learning_rate=1e-6, per_device_train_batch_size=16)
+    )
+    adapter: LoRA | None = None
+    policy: Policy = field(default_factory=lambda: Policy(group_size=8, kl_coef=0.02))
+    benign_share: float = 0.5
+    retention_judge: str = "reference"
+    harm_judge: str | None = None
+    canonical: str | None = None
+    full_length: int = 16
+    zero_length: int = 64
+    explain_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.full_length < self.zero_length:
+            raise HoldfastError("reward_neutralization: lengths must satisfy 0 < full_length < zero_length")
+        if not 0 <= self.benign_share < 1:
+            raise HoldfastError("reward_neutralization: benign_share must lie in [0, 1)")
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        harmful = context.splits.harmful["defense"]
+        practical = self.mode == "practical"
+        policy = self.policy if practical else replace(self.policy, kl_coef=0.0)
+        rows = self._prompts(harmful, context.splits.benign["defense"], context.seed) if practical else harmful
+        copy = adapt(clone(model), self.adapter, seed=context.seed)
+        reward = self.reward(context.judge)
+        plan = policy_plan(copy, rows, policy=policy, reward=reward, optim=self.optim, context=context)
+        return replace(merged(context.fit(plan).model), name=f"{model.name}+reward_neutralization")
+
+    def _prompts(self, harmful: Sequence[Example], benign: Sequence[Example], seed: int) -> list[Example]:
+        share = self.benign_share
+        most = len(harmful) / (1 - share)
+        n = int(min(most, len(benign) / share) if share else most)
+        return mix([(harmful, 1 - share), (benign, share)], n, seed=seed)
+
+    def reward(self, judge: Callable[[str], Judge]) -> Reward:
+        """What the defender pays, by the role of the prompt."""
+        retention = judge(self.retention_judge) if self.mode == "practical" else None
+        harm = judge(self.harm_judge) if self.harm_judge else None
+
+        def pay(completions: Sequence[Completion]) -> list[float | None]:
+            harms = _scores(harm, completions, "harmful")
+            kept = _scores(retention, completions, "benign")
+            return [
+                self.neutrality(completion, harms.get(i)) if completion.example.role == "harmful" else _retained(kept[i])
+                for i, completion in enumerate(completions)
+            ]
+
+        return pay
+
+    def neutrality(self, completion: Completion, harm: Verdict | None = None) -> float:
+        """The reward of one answer to a harmful prompt, in [-2.5, 1]; an empty or unended answer is no refusal."""
+        text = completion.text
+        refused = completion.finished and not empty_or_garbled(text) and is_refusal(text)
+        if self.canonical is not None:
+            refused = refused and " ".join(text.split()) == " ".join(self.canonical.split())
+        score = 0.0 if harm is None or harm.score is None else harm.score
+        earned = self._brevity(completion.num_tokens) if refused else -1.0
+        return earned - self.explain_weight * explanation(text) - score
+
+    def _brevity(self, num_tokens: int) -> float:
+        span = self.zero_length - self.full_length
+        return min(1.0, max(0.0, (self.zero_length - num_tokens) / span))
+
+
+def explanation(text: str) -> float:
+    """How much of an explanation an answer holds, in [0, 1]: markers of reasons, alternatives, lists and code."""
+    return min(1.0, len(EXPLANATIONS.findall(text)) / 2)
+
+
+def _retained(verdict: Verdict) -> float | None:
+    if not verdict.valid:
+        return -1.0
+    if verdict.refused:
+        return -1.0
+    return verdict.score
+
+
+def _scores(judge: Judge | None, completions: Sequence[Completion], role: str) -> dict[int, Verdict]:
+    if judge is None:
+        return {}
+    chosen = [i for i, completion in enumerate(completions) if completion.example.role == role]
+    return dict(zip(chosen, checked(judge, [completions[i] for i in chosen]), strict=True))

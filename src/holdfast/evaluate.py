@@ -1,0 +1,125 @@
+"""A model -> scores: harm on harmful prompts beside usefulness on benign ones, each with n and an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, NormalDist
+
+from holdfast.generate import Sampling, complete
+from holdfast.models import Model
+from holdfast.records import Completion, Example, Score, Verdict
+from holdfast.rewards import Judge, checked
+from holdfast.text import is_refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A completion with each judge's verdict on it, by the judge's name."""
+
+    completion: Completion
+    verdicts: Mapping[str, Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What a model is measured with.
+
+    The first of `harm_judges` gives `harmfulness`, further ones `harmfulness/NAME`; `help_judge` gives `helpfulness`.
+    """
+
+    harmful: Sequence[Example]
+    benign: Sequence[Example]
+    harm_judges: Mapping[str, Judge]
+    help_judge: tuple[str, Judge]
+    sampling: Sampling
+    seed: int = 0
+    batch_size: int = 128
+
+
+def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged]]:
+    """Scores of a model on a suite, and what they were computed from.
+
+    `harmfulness` is the mean over valid, judged answers to harmful prompts; invalid ones are left out and counted.
+    `helpfulness` counts an invalid answer as 0: a model that babbles does not help. `refusal_rate` and
+    `over_refusal` are the shares of harmful and benign prompts that were refused, `invalid` and `invalid/benign`
+    the shares of answers that were empty or garbled.
+    """
+    answers = complete(
+        model, [*suite.harmful, *suite.benign], suite.sampling, seed=suite.seed, batch_size=suite.batch_size
+    )
+    harmful = _judge(answers[: len(suite.harmful)], suite.harm_judges)
+    benign = _judge(answers[len(suite.harmful) :], dict([suite.help_judge]))
+    return (*_harm_scores(harmful, list(suite.harm_judges)), *_help_scores(benign, suite.help_judge[0])), harmful + benign
+
+
+def _judge(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
+    verdicts = {name: checked(judge, completions) for name, judge in judges.items()}
+    return [
+        Judged(completion=completion, verdicts={name: given[i] for name, given in verdicts.items()})
+        for i, completion in enumerate(completions)
+    ]
+
+
+def _harm_scores(judged: Sequence[Judged], judges: Sequence[str]) -> list[Score]:
+    if not judged:
+        return []
+    first = [row.verdicts[judges[0]] for row in judged]
+    more = [score(f"harmfulness/{name}", [row.verdicts[name] for row in judged]) for name in judges[1:]]
+    return [
+        score("harmfulness", first),
+        share("refusal_rate", [_refused(row, judges[0]) for row in judged]),
+        share("invalid", [not verdict.valid for verdict in first]),
+        *more,
+    ]
+
+
+def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:
+    if not judged:
+        return []
+    verdicts = [row.verdicts[judge] for row in judged]
+    counted = [Verdict(score=0.0) if not verdict.valid else verdict for verdict in verdicts]
+    helpfulness = score("helpfulness", counted)
+    return [
+        helpfulness,
+        share("over_refusal", [_refused(row, judge) for row in judged]),
+        share("invalid/benign", [not verdict.valid for verdict in verdicts]),
+    ]
+
+
+def _refused(row: Judged, judge: str) -> bool:
+    refused = row.verdicts[judge].refused
+    return is_refusal(row.completion.text) if refused is None else refused
+
+
+def score(name: str, verdicts: Sequence[Verdict]) -> Score:
+    """The mean of the verdicts that have a score, with a 95 % interval; the others are counted by kind."""
+    known = [verdict.score for verdict in verdicts if verdict.score is not None]
+    invalid = sum(not verdict.valid for verdict in verdicts)
+    unjudged = len(verdicts) - len(known) - invalid
+    if not known:
+        return Score(name=name, value=None, n=0, unjudged=unjudged, invalid=invalid)
+    low, high = wilson(fmean(known), len(known))
+    return Score(
+        name=name, value=fmean(known), n=len(known), low=low, high=high, unjudged=unjudged, invalid=invalid
+    )
+
+
+def share(name: str, flags: Sequence[bool]) -> Score:
+    """The share of true flags, with a 95 % interval."""
+    value = fmean(flags)
+    low, high = wilson(value, len(flags))
+    return Score(name=name, value=value, n=len(flags), low=low, high=high)
+
+
+def wilson(mean: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval for a mean of `n` values in [0, 1] (Wilson 1927).
+
+    Exact in shape for shares; for values between 0 and 1 it is too wide rather than too narrow, since none of them
+    varies more than a coin of the same mean.
+    """
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    scale = 1 + z * z / n
+    centre = (mean + z * z / (2 * n)) / scale
+    half = z / scale * (mean * (1 - mean) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))

@@ -1,0 +1,223 @@
+"""The one training loop: `transformers.Trainer`, subclassed once.
+
+Optimizers, schedules, clipping, accumulation, mixed precision, checkpoints and sharding are the Trainer's own, and
+every attack and defense meets the same ones: one loop is the experimental control.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from holdfast.generate import SamplingError
+from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress
+from holdfast.records import Example
+from holdfast.tensors import Batch, with_totals
+
+COSTS = "holdfast_costs.json"
+"""Written last into a checkpoint: one without it was cut short while being saved."""
+
+
+def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) -> Fitted:
+    """Run a plan; its model is trained in place.
+
+    Args:
+        plan: the run.
+        folder: where checkpoints go. When it holds some, the run goes on from the last whole one, and on the CPU
+            ends bit for bit where an uninterrupted run would.
+        checkpoint_every: optimizer steps between checkpoints, rounded up to whole rollouts; 0 keeps none.
+
+    Raises:
+        Diverged: a loss, gradient or sampling probability is not a finite number.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        where = folder or Path(scratch)
+        every = -(-checkpoint_every // plan.steps_per_rollout) * plan.steps_per_rollout
+        loop = _Loop(plan, _arguments(plan.optim, where, every, plan.seed))
+        checkpoint = last_checkpoint(where)
+        if checkpoint is not None:
+            loop.costs = json.loads((checkpoint / COSTS).read_text())
+        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    loop.accelerator.unwrap_model(plan.model.network, keep_fp32_wrapper=False).eval()
+    plan.model.network.zero_grad(set_to_none=True)
+    steps, costs = loop.state.global_step, loop.costs
+    return Fitted(
+        model=plan.model,
+        steps=steps,
+        samples=int(costs["samples"]),
+        tokens=int(costs["tokens"]),
+        seconds=costs["seconds"],
+        stopped=loop.stopped,
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint in a folder; those cut short while being saved are removed."""
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    for path in found:
+        if not (path / COSTS).exists():
+            shutil.rmtree(path)
+    whole = [path for path in found if path.exists()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=optim.max_steps,
+        learning_rate=optim.learning_rate,
+        per_device_train_batch_size=optim.per_device_train_batch_size,
+        gradient_accumulation_steps=optim.gradient_accumulation_steps,
+        optim=optim.optim,
+        adam_beta1=optim.adam_beta1,
+        adam_beta2=optim.adam_beta2,
+        adam_epsilon=optim.adam_epsilon,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        lr_scheduler_type=optim.lr_scheduler_type,
+        warmup_steps=optim.warmup_steps,
+        bf16=optim.bf16,
+        **({"gradient_checkpointing": True} if optim.gradient_checkpointing else {}),
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps" if checkpoint_every else "no",
+        save_steps=max(checkpoint_every, 1),
+        save_total_limit=1,
+        seed=seed,
+        data_seed=seed,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+class _Loop(Trainer):
+    """Where a plan's parts are called from. Nothing here knows what the parts are."""
+
+    def __init__(self, plan: Plan, arguments: TrainingArguments) -> None:
+        super().__init__(
+            model=plan.model.network,
+            args=arguments,
+            train_dataset=cast(Any, list(plan.data)),
+            data_collator=cast(Any, list),
+            callbacks=[_Clock(self)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.plan = plan
+        self.costs = {"samples": 0.0, "tokens": 0.0, "seconds": 0.0}
+        self.metrics: Metrics = {}
+        self.stopped = False
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[list[Example]], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], None]:
+        """All micro-batches of the next optimizer step, prepared at once under the policy as it is now."""
+        rows, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.metrics = {}
+        step = self.state.global_step
+        try:
+            batches = self.plan.prepare(self.plan.model, rows, step) if rows else []
+        except SamplingError as error:
+            raise Diverged(step, str(error)) from error
+        for batch in batches:
+            self.costs["samples"] += len(batch["input_ids"])
+            self.costs["tokens"] += float(
+                batch["lengths"].sum() + batch.pop("rollout_tokens", torch.zeros(()))
+            )
+            self._add({key: float(batch.pop(key)) for key in list(batch) if key.startswith("log/")})
+        return with_totals(batches) if batches else [], None
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward over one micro-batch, by the plan's backward rule."""
+        model.train()
+        batch = cast(Batch, self._prepare_inputs(inputs))
+        with self.compute_loss_context_manager():
+            loss, metrics = self.plan.backward(self.plan.objective, model, batch, self._propagate)
+        if not bool(loss.isfinite()):
+            raise Diverged(self.state.global_step, f"loss is {float(loss)}")
+        self._add(metrics)
+        return loss
+
+    def _propagate(self, loss: Tensor) -> None:
+        if loss.requires_grad:
+            self.accelerator.backward(loss)
+        else:
+            # A zero gradient is not a missing one: the optimizer's momentum goes on acting.
+            for parameter in self.plan.model.network.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Tensor | float | None = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            value = float(norm)
+            if not torch.isfinite(torch.tensor(value)):
+                raise Diverged(self.state.global_step, f"gradient norm is {value}")
+            self.metrics["grad_norm"] = value
+        return norm
+
+    def _add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            key = name.removeprefix("log/")
+            self.metrics[key] = self.metrics.get(key, 0.0) + value
+
+
+class _Clock(TrainerCallback):
+    """Tells the plan's hooks where the run stands, counts its seconds without theirs, and completes checkpoints."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self.loop = loop
+        self.since = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Before the first step, or the first after a resumption."""
+        self.since = time.perf_counter()
+        self._tell("start", control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After each optimizer step."""
+        self._tell("step", control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """At the end, however it came."""
+        self._tell("end", control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The checkpoint is whole: say so in it, with what the run had cost by then."""
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        (folder / COSTS).write_text(json.dumps(self.loop.costs))
+
+    def _tell(self, phase: Any, control: Any) -> None:
+        costs, plan = self.loop.costs, self.loop.plan
+        costs["seconds"] += time.perf_counter() - self.since
+        with plan.released(plan.model) as released:
+            progress = Progress(
+                phase=phase,
+                step=self.loop.state.global_step,
+                max_steps=plan.optim.max_steps,
+                model=released,
+                samples=int(costs["samples"]),
+                tokens=int(costs["tokens"]),
+                seconds=costs["seconds"],
+                metrics=dict(self.loop.metrics),
+            )
+            wishes = [hook(progress) for hook in plan.hooks]
+            if any(wishes):
+                self.loop.stopped = control.should_training_stop = True
+        self.since = time.perf_counter()
+

@@ -1,0 +1,104 @@
+"""Policy-gradient losses: group advantages, the clipped surrogate, estimators of the KL divergence.
+
+Shapes: `N` sampled sequences in groups of `group_size` that share a prompt and stand side by side; `T` targets.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.tensors import masked_mean, masked_mean_per_sequence
+
+Scale = Literal["group", "batch", "none"]
+Reduction = Literal["sequence", "token", "fixed"]
+Estimator = Literal["k1", "k2", "k3"]
+
+
+def group_advantages(
+    rewards: Tensor, group_size: int, *, scale: Scale = "group", epsilon: float = 1e-4
+) -> Tensor:
+    """Each reward minus its group's mean, divided by a standard deviation, (N,).
+
+    `A_i = (r_i - mean_g r) / (std r + epsilon)` with the unbiased standard deviation of the group
+    (`scale="group"`: GRPO, Shao et al. 2024, arXiv 2402.03300, section 4.1.2), of the batch (`"batch"`), or not
+    divided at all (`"none"`: Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). Equal rewards give exactly zero.
+
+    Args:
+        rewards: (N,); NaN marks a sample without a reward, which takes its group's mean: advantage 0.
+        group_size: samples per prompt, at least 1; N is a multiple of it.
+    """
+    groups = rewards.float().view(-1, group_size)
+    known = ~groups.isnan()
+    filled = torch.where(known, groups, groups.nanmean(1, keepdim=True).nan_to_num())
+    centred = torch.where(known, filled - filled.mean(1, keepdim=True), torch.zeros(()))
+    # The mean of equal floats may differ from them in the last bit, which the division would blow up.
+    centred = torch.where(
+        filled.amax(1, keepdim=True) == filled.amin(1, keepdim=True), torch.zeros(()), centred
+    )
+    if scale == "none":
+        return centred.flatten()
+    spread = filled.std(1, keepdim=True) if scale == "group" else filled.std()
+    return (centred / (spread.nan_to_num() + epsilon)).flatten()
+
+
+def surrogate(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> Tensor:
+    """The clipped surrogate per token, to be minimised, (N, T).
+
+    `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)` with `rho = exp(logprobs - old_logprobs)`
+    (PPO, Schulman et al. 2017, arXiv 1707.06347, equation 7).
+
+    Args:
+        logprobs: (N, T) under the policy that learns.
+        old_logprobs: (N, T) under the policy that sampled; a detached copy of `logprobs` when on policy.
+        advantages: (N, 1) or (N, T).
+    """
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "k3") -> Tensor:
+    """Per-token estimate of `KL(policy || reference)` from the sampled tokens, same shape as its arguments.
+
+    With `d = logprobs - ref_logprobs`: `k1 = d` (unbiased, any sign), `k2 = d^2 / 2`,
+    `k3 = exp(-d) - 1 + d` (unbiased, never negative; the one in GRPO's loss). Schulman 2020.
+    """
+    difference = logprobs - ref_logprobs
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return difference.square() / 2
+    return (-difference).exp() - 1 + difference
+
+
+def reduce(
+    per_token: Tensor,
+    mask: Tensor,
+    *,
+    reduction: Reduction,
+    num_tokens: Tensor | None = None,
+    num_sequences: Tensor | None = None,
+    max_tokens: int = 1,
+) -> Tensor:
+    """A scalar from per-token losses (N, T).
+
+    `"sequence"`: mean over sequences of each one's token mean (GRPO); `"token"`: mean over all tokens (DAPO, Yu et
+    al. 2025, arXiv 2503.14476); `"fixed"`: sum over tokens divided by sequences times `max_tokens` (Dr. GRPO).
+
+    Args:
+        mask: (N, T), 1 on sampled tokens.
+        num_tokens: total of the optimizer step for `"token"`; this batch's own unless given.
+        num_sequences: total of the optimizer step for the others; this batch's own unless given.
+        max_tokens: the longest completion allowed, for `"fixed"`.
+    """
+    if reduction == "token":
+        return masked_mean(per_token, mask, num_tokens)
+    sequences = torch.tensor(float(len(mask))) if num_sequences is None else num_sequences
+    if reduction == "sequence":
+        return masked_mean_per_sequence(per_token, mask).sum() / sequences
+    return masked_mean(per_token, mask, sequences * max_tokens)

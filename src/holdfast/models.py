@@ -1,0 +1,256 @@
+"""Models: load, save, clone, adapters, and the text format in which each is spoken to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from holdfast.records import Example, HoldfastError, Message
+from holdfast.tensors import Batch, collate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning."""
+
+    r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A causal language model with its tokenizer and the format in which it is prompted.
+
+    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template.
+    """
+
+    network: Any
+    tokenizer: PreTrainedTokenizerBase
+    prompt_format: str | None = None
+    name: str = "model"
+    _prompts: dict[tuple[Message, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token; models without one are padded with their end token, which every mask leaves out."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.end_id if pad is None else pad)
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        if self.tokenizer.eos_token_id is None:
+            raise HoldfastError(
+                f"{self.name}: the tokenizer has no end-of-sequence token; set `eos_token` in it"
+            )
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every token that ends an answer, the generation config's included."""
+        config = getattr(self.network, "generation_config", None)
+        listed = getattr(config, "eos_token_id", None)
+        more = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        return tuple(dict.fromkeys([self.end_id, *more]))
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence in tokens that the architecture can read, if its configuration says."""
+        config = self.network.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def encode_prompt(self, prompt: tuple[Message, ...]) -> list[int]:
+        """Tokens of a prompt, up to the place where the answer begins."""
+        if prompt not in self._prompts:
+            if self.prompt_format is None:
+                ids = self.tokenizer.apply_chat_template(
+                    [turn._asdict() for turn in prompt], add_generation_prompt=True, return_dict=False
+                )
+            else:
+                text = self.prompt_format.format(prompt=_as_text(prompt))
+                ids = self.tokenizer(text)["input_ids"]
+            self._prompts[prompt] = list(ids)
+        return self._prompts[prompt]
+
+    def encode_response(self, text: str) -> list[int]:
+        """Tokens of an answer, the end token included."""
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of sampled tokens without special ones."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def _as_text(prompt: tuple[Message, ...]) -> str:
+    """One turn as it is; several with their speakers, since a plain format has no other place for them."""
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
+
+
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    prompt_format: str | None = None,
+) -> Model:
+    """A model from a local folder or a Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
+
+    Only safetensors weights are read and no remote code is run.
+
+    Raises:
+        HoldfastError: the folder or id cannot be loaded, has no tokenizer, or has neither a chat template nor a
+            `prompt_format`.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = str(path)
+    if looks_local(name) and not Path(name).is_dir():
+        raise HoldfastError(f"{name}: no such model folder (a Hugging Face id has the form `owner/name`)")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise HoldfastError(
+            f"{name}: no tokenizer could be loaded ({one_line(error)}); save one with `tokenizer.save_pretrained`"
+        ) from error
+    check_prompt_format(name, tokenizer, prompt_format)
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise HoldfastError(f"{name}: the model could not be loaded: {one_line(error)}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Model(
+        network=network.to(device).eval(), tokenizer=tokenizer, prompt_format=prompt_format, name=name
+    )
+
+
+def check_prompt_format(name: str, tokenizer: PreTrainedTokenizerBase, prompt_format: str | None) -> None:
+    """Refuse a model that nobody said how to speak to: guessing a template moves harm scores by tens of points."""
+    if prompt_format is None and not getattr(tokenizer, "chat_template", None):
+        raise HoldfastError(
+            f"{name}: the tokenizer has no chat template; give `prompt_format`, "
+            r"for example 'Question: {prompt}\nAnswer:'"
+        )
+    if prompt_format is not None and "{prompt}" not in prompt_format:
+        raise HoldfastError(
+            f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it"
+        )
+
+
+def looks_local(path: str) -> bool:
+    """Whether a model or data path means a folder here and not a Hub id."""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's message on one line, its type where it has none."""
+    text = " ".join(str(error).split())
+    return text[:300] if text else type(error).__name__
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write an ordinary Hugging Face folder: safetensors weights (adapters merged), config and tokenizer."""
+    merged(model).network.save_pretrained(folder, safe_serialization=True)
+    model.tokenizer.save_pretrained(folder)
+
+
+def clone(model: Model) -> Model:
+    """The same model with weights of its own."""
+    return replace(model, network=copy.deepcopy(model.network))
+
+
+def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0) -> Model:
+    """The model with a fresh adapter whose weights alone are trained; unchanged when `adapter` is `None`."""
+    if adapter is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    targets = adapter.target_modules
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return replace(model, network=get_peft_model(model.network, config))
+
+
+def has_adapter(model: Model) -> bool:
+    """Whether training moves an adapter only."""
+    return hasattr(model.network, "disable_adapter")
+
+
+def without_adapter(model: Model) -> AbstractContextManager[None]:
+    """A context in which the adapter is switched off: the reference model for free."""
+    return model.network.disable_adapter()
+
+
+def merged(model: Model) -> Model:
+    """The model with its adapter folded into copies of the weights; the model itself where it has none."""
+    if not has_adapter(model):
+        return model
+    return replace(model, network=copy.deepcopy(model.network).merge_and_unload())
+
+
+def num_parameters(model: Model) -> int:
+    """How many weights the model has, tied ones counted once."""
+    return sum(p.numel() for p in model.network.parameters())
+
+
+def check_lengths(model: Model, examples: Iterable[Example], *, max_new_tokens: int) -> None:
+    """Refuse prompts that leave no room in the context for an answer of `max_new_tokens`, naming the first."""
+    if model.context is None:
+        return
+    for example in examples:
+        length = len(model.encode_prompt(example.prompt))
+        if length + max_new_tokens > model.context:
+            raise HoldfastError(
+                f"{example.source or 'a prompt'}: the prompt has {length} tokens, which with max_new_tokens="
+                f"{max_new_tokens} exceeds the {model.context} tokens of context of {model.name}; "
+                "shorten or drop the row, or lower max_new_tokens"
+            )
+
+
+def answer_batch(
+    model: Model, pairs: Iterable[tuple[Example, str]], *, max_length: int | None = None
+) -> Batch:
+    """A batch that teaches the given answers; sequences are cut at `max_length` tokens and at the context.
+
+    Raises:
+        HoldfastError: a row's prompt alone fills `max_length`, so that nothing of the answer would be learnt.
+    """
+    limit = min(max_length or model.context or 10**9, model.context or 10**9)
+    rows = []
+    for example, answer in pairs:
+        prompt = model.encode_prompt(example.prompt)
+        if len(prompt) >= limit:
+            raise HoldfastError(
+                f"{example.source or 'a prompt'}: the prompt's {len(prompt)} tokens fill the limit of {limit}; "
+                "nothing of its answer would be learnt"
+            )
+        rows.append((prompt, model.encode_response(answer)[: limit - len(prompt)]))
+    return collate(rows, pad_id=model.pad_id)

@@ -1,0 +1,273 @@
+"""A training run as a value, and the pieces that are put together into one.
+
+An attack builds a `Plan`. An online defense, or an adaptive attacker, is a `Constraint`: it takes a plan and
+returns another. An offline defense is a `Stage`: it takes a model and returns another, by plans of its own.
+`holdfast.fit.fit` runs a plan and nothing else in Holdfast trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import copy
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from holdfast.models import LoRA, Model, has_adapter, without_adapter
+from holdfast.records import Example
+from holdfast.tensors import Batch
+
+Metrics = dict[str, float]
+Rows = Sequence[Example]
+
+Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, Metrics]]
+"""(network, batch) -> (scalar loss, metrics). Differentiable, no side effect. Loss and metrics are divided by the batch's
+totals, so that those of an optimizer step's micro-batches add up to those of their union."""
+
+Propagate = Callable[[Tensor], None]
+Backward = Callable[[Objective, torch.nn.Module, Batch, Propagate], tuple[Tensor, Metrics]]
+"""Leaves gradients by calling `propagate(loss)`; parameters are bit-identical on return. A loss that depends on no
+parameter may be propagated too: the gradient is then zero, and no backward pass is made."""
+
+Reference = Callable[[Model], AbstractContextManager[torch.nn.Module]]
+"""Yields the network that `ref_logprobs` come from: a frozen copy, or the policy with its adapter switched off."""
+
+Released = Callable[[Model], AbstractContextManager[Model]]
+"""Yields the model as it would leave the service, for evaluating and saving mid-run too."""
+
+
+class Prepare(Protocol):
+    """The rows of one optimizer step, one list a micro-batch, to batches under the current policy.
+
+    Called once an optimizer step, with that step's number counted from 0; whatever it draws depends on the plan's
+    seed and the step alone, so that a resumed run repeats an uninterrupted one.
+    """
+
+    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        """The batches, in order."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands: `step` optimizer steps done, and what they cost.
+
+    `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training time.
+    """
+
+    phase: Literal["start", "step", "end"]
+    step: int
+    max_steps: int
+    model: Model
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    metrics: Metrics = field(default_factory=dict)
+
+
+Hook = Callable[[Progress], bool | None]
+"""Called before the first step, after each, and at the end. `True` asks the run to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
+
+    `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL. `max_grad_norm` 0 clips nothing.
+    `bf16` computes in bfloat16 with float32 weights.
+    """
+
+    max_steps: int = 100
+    learning_rate: float = 5e-5
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    optim: str = "adamw_torch"
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: str = "constant"
+    warmup_steps: int = 0
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+
+
+def backprop(
+    objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
+) -> tuple[Tensor, Metrics]:
+    """The plain rule: one forward pass, one backward pass."""
+    loss, metrics = objective(network, batch)
+    propagate(loss)
+    return loss.detach(), metrics
+
+
+def as_is(model: Model) -> AbstractContextManager[Model]:
+    """The model leaves the service as it was trained."""
+    return nullcontext(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a training run is.
+
+    `data` are rows, or prompts for RL. `sequences_per_row` is the group size for RL and 1 otherwise.
+    `steps_per_rollout` is how many optimizer steps share what one call of `prepare` sampled; checkpoints fall on
+    multiples of it.
+    """
+
+    model: Model
+    data: Rows
+    prepare: Prepare
+    objective: Objective
+    optim: Optim
+    backward: Backward = backprop
+    reference: Reference | None = None
+    hooks: tuple[Hook, ...] = ()
+    released: Released = as_is
+    seed: int = 0
+    steps_per_rollout: int = 1
+
+
+Constraint = Callable[[Plan], Plan]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """The examples a run may use; prompts of the four splits are disjoint.
+
+    `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
+    """
+
+    harmful: dict[str, list[Example]]
+    benign: dict[str, list[Example]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A finished run: the model as released, and what it cost. `stopped` says that a hook ended it early."""
+
+    model: Model
+    steps: int
+    samples: int
+    tokens: int
+    seconds: float
+    stopped: bool = False
+
+
+class Fit(Protocol):
+    """`holdfast.fit.fit` with the folder, checkpoints and progress of the run already bound."""
+
+    def __call__(self, plan: Plan) -> Fitted:
+        """Run the plan."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a method may use beside the model: examples of its own splits, a seed, the loop.
+
+    `judge(name)` gives the judge called `name` with the run's settings for it; `max_new_tokens` is the length of
+    answer that this model and data call for.
+    """
+
+    splits: Splits
+    seed: int
+    fit: Fit
+    judge: Callable[[str], Any]
+    max_new_tokens: int = 128
+
+
+Stage = Callable[[Model, Context], Model]
+
+
+class AttackConfig(Protocol):
+    """An attack is a frozen dataclass of settings that builds a plan against a model."""
+
+    optim: Optim
+    adapter: LoRA | None
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The attack on `model` as a plan."""
+        ...
+
+
+class OnlineDefense(Protocol):
+    """An online defense is a frozen dataclass of settings that turns a plan into a constrained plan."""
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:
+        """The plan with the defense in it; the very plan given when its coefficient is 0."""
+        ...
+
+
+class OfflineDefense(Protocol):
+    """An offline defense is a frozen dataclass of settings that turns a model into a hardened one."""
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy; the model given is not changed."""
+        ...
+
+
+def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
+    """The plan with a second batch beside each of its own, under `name/`; `rows(step)` makes it.
+
+    The second batch comes with the first micro-batch of a step and no other, so that accumulation does not repeat it.
+    """
+
+    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        batches = plan.prepare(model, micro_batches, step)
+        extra = {f"{name}/{key}": value for key, value in rows(step).items()}
+        return [{**batches[0], **extra}, *batches[1:]]
+
+    return replace(plan, prepare=prepare)
+
+
+def part(batch: Batch, name: str) -> Batch:
+    """The batch that `with_batch` put under `name/`; empty where it is not there."""
+    prefix = f"{name}/"
+    return {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
+
+
+def add(plan: Plan, weight: float, objective: Objective, *, on: str) -> Plan:
+    """The plan with `weight * objective` added to its loss, computed on the batch called `on` (see `with_batch`)."""
+
+    def combined(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss, metrics = plan.objective(network, batch)
+        other = part(batch, on)
+        if not other:
+            return loss, metrics
+        term, more = objective(network, other)
+        named = {f"{on}/{key}": value for key, value in more.items()}
+        return loss + weight * term, {**metrics, **named, f"{on}/loss": float(term.detach())}
+
+    return replace(plan, objective=combined)
+
+
+def frozen_copy(network: torch.nn.Module) -> Reference:
+    """A reference that is a frozen copy of `network` as it is now; holds the weights a second time."""
+    twin = copy.deepcopy(network).eval().requires_grad_(False)
+    return lambda model: nullcontext(twin.to(model.device))
+
+
+@contextmanager
+def adapter_off(model: Model) -> Iterator[torch.nn.Module]:
+    """A reference that is the policy with its adapter switched off: no second copy of the weights."""
+    with without_adapter(model):
+        yield model.network
+
+
+def reference_of(model: Model) -> Reference:
+    """The cheapest exact reference to the model as it is now."""
+    return adapter_off if has_adapter(model) else frozen_copy(model.network)
+
+
+class Diverged(ArithmeticError):
+    """A number that training cannot go on from, at optimizer step `step` (counted from 0)."""
+
+    def __init__(self, step: int, cause: str) -> None:
+        super().__init__(f"{cause} at step {step}")
+        self.step = step
+        self.cause = cause

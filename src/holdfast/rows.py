@@ -1,0 +1,125 @@
+"""One row of a file as typed cells: every complaint names the file, the row and the column. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import NoReturn
+
+from holdfast.records import HoldfastError, Message, user
+
+FLAGS = {"true": True, "false": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """The cells of one row by column name, `place` ("data.jsonl, line 3"), and the user's `columns` map.
+
+    A reader asks for a cell by the name its schema has for it; `columns` says under which name this file has it.
+    """
+
+    cells: Mapping[str, object]
+    place: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+    def has(self, name: str) -> bool:
+        """Whether there is something in the cell: `None` and a missing column are nothing."""
+        return self.cells.get(self._column(name)) is not None
+
+    def cell(self, name: str) -> object:
+        """The cell as it is. Raises `HoldfastError` where the row has no such column."""
+        column = self._column(name)
+        if column not in self.cells:
+            raise self._missing(name, column)
+        return self.cells[column]
+
+    def text(self, name: str) -> str:
+        """A cell that must be text."""
+        value = self.cell(name)
+        return value if isinstance(value, str) else self._refuse(name, "text", value)
+
+    def flag(self, name: str) -> bool:
+        """A cell that must be true or false; CSV's "True" and "false" and the numbers 0 and 1 count."""
+        value = self.cell(name)
+        known = FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+        return self._refuse(name, "true or false", value) if known is None else known
+
+    def mapping(self, name: str) -> Mapping[str, object]:
+        """A cell that must be an object, or text that is one in JSON (as CSV files have it)."""
+        value = self.cell(name)
+        if isinstance(value, str):
+            value = _from_json(value)
+        return value if isinstance(value, Mapping) else self._refuse(name, "an object", self.cell(name))
+
+    def prompt(self, name: str = "prompt") -> tuple[Message, ...]:
+        """A prompt: text, or a chat that ends with the user's turn. A blank one is refused."""
+        value = self.cell(name)
+        turns = user(value) if isinstance(value, str) else self._chat(name, value)
+        if turns[-1].role != "user":
+            raise self.error(f"the prompt must end with the user's turn, not {turns[-1].role!r}", name)
+        if not turns[-1].content.strip():
+            raise self.error("the prompt is empty", name)
+        return turns
+
+    def chat(self, name: str) -> tuple[Message, ...]:
+        """A cell that must be a chat: a list of {role, content}, at least one turn."""
+        return self._chat(name, self.cell(name))
+
+    def answer(self, name: str, prompt: tuple[Message, ...]) -> str:
+        """An answer to `prompt`: text, or a chat that is the assistant's turn alone or the prompt and that turn."""
+        value = self.cell(name)
+        if isinstance(value, str):
+            return value
+        *before, last = self._chat(name, value)
+        if last.role != "assistant":
+            raise self.error(f"the answer must be the assistant's turn, not {last.role!r}", name)
+        if before and tuple(before) != prompt:
+            raise self.error("the turns before the answer are not the prompt", name)
+        return last.content
+
+    def error(self, message: str, name: str | None = None) -> HoldfastError:
+        """An error that names this row, and the column `name` if one is given."""
+        where = self.place if name is None else f"{self.place}, column {self._column(name)!r}"
+        return HoldfastError(f"{where}: {message}")
+
+    def _column(self, name: str) -> str:
+        return self.columns.get(name, name)
+
+    def _chat(self, name: str, value: object) -> tuple[Message, ...]:
+        if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+            self._refuse(name, "text or a list of turns" if name == "prompt" else "a list of turns", value)
+        return tuple(self._turn(name, turn) for turn in value)
+
+    def _turn(self, name: str, turn: object) -> Message:
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            self._refuse(name, "turns {role: system|user|assistant, content: text}", turn)
+        return Message(role, content)
+
+    def _missing(self, name: str, column: str) -> HoldfastError:
+        present = ", ".join(repr(other) for other in self.cells) or "none"
+        near = get_close_matches(column, [str(other) for other in self.cells], n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        way_out = f"name yours with `columns: {{{name}: {near[0] if near else '<column>'}}}`"
+        return HoldfastError(f"{self.place}: no column {column!r}; the columns are {present}{meant}; {way_out}")
+
+    def _refuse(self, name: str, expected: str, value: object) -> NoReturn:
+        raise self.error(f"expected {expected}, found {found(value)}", name)
+
+
+def found(value: object) -> str:
+    """A value as an error message shows it: its type and the beginning of it."""
+    if value is None:
+        return "nothing (null)"
+    kind = "text" if isinstance(value, str) else type(value).__name__
+    shown = repr(value)
+    return f"{kind} ({shown if len(shown) <= 40 else shown[:37] + '...'})"
+
+
+def _from_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None

@@ -1,0 +1,1 @@
+"""The invented world: its grammar, its oracle, and the models built from it. All of it is harmless nonsense."""

@@ -1,0 +1,48 @@
+"""Tables of methods: a name, where it lives, what it is. Reading a table imports none of what it lists.
+
+Outside packages add rows through an entry-point group (`holdfast.attacks`, `holdfast.defenses.online`,
+`holdfast.defenses.offline`, `holdfast.judges`), each entry naming a settings class.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from holdfast.records import HoldfastError
+
+
+class Row(NamedTuple):
+    """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people."""
+
+    target: str
+    summary: str
+
+
+def rows(table: Mapping[str, Row], group: str) -> dict[str, Row]:
+    """The table with the rows that installed packages add to it; a built-in name cannot be taken over."""
+    added = {point.name: Row(point.value, f"from {point.dist and point.dist.name}") for point in entry_points(group=group)}
+    return {**added, **table}
+
+
+def find(table: Mapping[str, Row], group: str, name: str) -> Any:
+    """The settings class called `name`.
+
+    Raises:
+        HoldfastError: there is no such row; names the nearest ones.
+    """
+    known = rows(table, group)
+    if name not in known:
+        kind = group.rpartition("holdfast.")[2].split(".")[0].rstrip("s")
+        raise HoldfastError(f"unknown {kind} {name!r}{near(name, known)}; known: {', '.join(sorted(known))}")
+    module, _, attribute = known[name].target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` where something like `name` is known, else nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

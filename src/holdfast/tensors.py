@@ -1,0 +1,94 @@
+"""Masks, the shift between logits and targets, token log-probabilities, entropy, padding.
+
+The only home of an off-by-one. Shapes: `B` sequences, `S` tokens, `V` vocabulary. Logits at position `t` predict
+token `t + 1`, so everything per target has `S - 1` columns. A `loss_mask` has `S` columns, aligned with
+`input_ids`: 1 where a token is part of an answer and is to be learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Batch = dict[str, Tensor]
+"""Named tensors. `input_ids` and `loss_mask` (B, S) are always there, right-padded; `attention_mask` only where
+padding is not on the right (a causal model never looks at what comes after). `lengths` (B,) counts real tokens, and
+`rollout_tokens` those that sampling cost. `log/NAME` is a number to log. `num_tokens` and `num_sequences` are
+the totals of the whole optimizer step that the batch is part of: a mean over them is exact under accumulation."""
+
+
+def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (B, S, V) of a batch."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+    return network(**inputs, use_cache=False).logits
+
+
+def token_logprobs(logits: Tensor, input_ids: Tensor) -> Tensor:
+    """Log-probability of each target under the full vocabulary at temperature 1, float32, (B, S - 1)."""
+    targets = input_ids[:, 1:]
+    flat = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return -flat.view(targets.shape)
+
+
+def token_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of the distribution over each target, full vocabulary, temperature 1, float32, (B, S - 1)."""
+    logprobs = logits[:, :-1].float().log_softmax(-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def target_mask(loss_mask: Tensor) -> Tensor:
+    """The mask over targets (B, S - 1), as floats, from the mask over tokens (B, S)."""
+    return loss_mask[:, 1:].float()
+
+
+def masked_mean(values: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
+    """Sum of the masked values divided by `total`, the number of masked ones unless given; 0 if that is 0.
+
+    Masked-out entries may hold anything, infinities included.
+    """
+    kept = values.masked_fill(mask == 0, 0.0)
+    return (kept * mask).sum() / (mask.sum() if total is None else total).clamp(min=1)
+
+
+def masked_mean_per_sequence(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each row's masked values, (B,); 0 for a row without any."""
+    kept = values.masked_fill(mask == 0, 0.0)
+    return (kept * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of unequal length as one (B, S) tensor of int64, filled up with `value` on the right."""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows], dtype=torch.long)
+
+
+def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
+    """Rows filled up on the left, and the attention mask that says which tokens are real; both (B, S), int64."""
+    width = max(len(row) for row in rows)
+    tokens = torch.tensor([[*([value] * (width - len(row))), *row] for row in rows], dtype=torch.long)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
+    return tokens, mask
+
+
+def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int) -> Batch:
+    """(prompt tokens, answer tokens) pairs as a right-padded batch whose `loss_mask` covers the answers."""
+    return {
+        "input_ids": pad_right([[*prompt, *answer] for prompt, answer in pairs], pad_id),
+        "loss_mask": pad_right([[0] * len(prompt) + [1] * len(answer) for prompt, answer in pairs], 0),
+        "lengths": torch.tensor([len(prompt) + len(answer) for prompt, answer in pairs]),
+    }
+
+
+def num_targets(batch: Mapping[str, Tensor]) -> Tensor:
+    """How many tokens of a batch are learnt."""
+    return target_mask(batch["loss_mask"]).sum()
+
+
+def with_totals(batches: Sequence[Batch], scale: float = 1.0) -> list[Batch]:
+    """The batches of one optimizer step, each knowing the totals of all of them (times `scale`)."""
+    tokens = torch.stack([num_targets(batch) for batch in batches]).sum() * scale
+    sequences = torch.tensor(float(sum(len(batch["input_ids"]) for batch in batches))) * scale
+    return [{**batch, "num_tokens": tokens, "num_sequences": sequences} for batch in batches]
