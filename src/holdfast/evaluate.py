@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, NormalDist
+from statistics import NormalDist, fmean
 
 from holdfast.generate import Sampling, complete
 from holdfast.models import Model
@@ -50,7 +50,10 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
     )
     harmful = _judge(answers[: len(suite.harmful)], suite.harm_judges)
     benign = _judge(answers[len(suite.harmful) :], dict([suite.help_judge]))
-    return (*_harm_scores(harmful, list(suite.harm_judges)), *_help_scores(benign, suite.help_judge[0])), harmful + benign
+    return (
+        *_harm_scores(harmful, list(suite.harm_judges)),
+        *_help_scores(benign, suite.help_judge[0]),
+    ), harmful + benign
 
 
 def _judge(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
@@ -100,9 +103,7 @@ def score(name: str, verdicts: Sequence[Verdict]) -> Score:
     if not known:
         return Score(name=name, value=None, n=0, unjudged=unjudged, invalid=invalid)
     low, high = wilson(fmean(known), len(known))
-    return Score(
-        name=name, value=fmean(known), n=len(known), low=low, high=high, unjudged=unjudged, invalid=invalid
-    )
+    return Score(name=name, value=fmean(known), n=len(known), low=low, high=high, unjudged=unjudged, invalid=invalid)
 
 
 def share(name: str, flags: Sequence[bool]) -> Score:

@@ -134,9 +134,7 @@ class _Loop(Trainer):
             raise Diverged(step, str(error)) from error
         for batch in batches:
             self.costs["samples"] += len(batch["input_ids"])
-            self.costs["tokens"] += float(
-                batch["lengths"].sum() + batch.pop("rollout_tokens", torch.zeros(()))
-            )
+            self.costs["tokens"] += float(batch["lengths"].sum() + batch.pop("rollout_tokens", torch.zeros(())))
             self._add({key: float(batch.pop(key)) for key in list(batch) if key.startswith("log/")})
         return with_totals(batches) if batches else [], None
 
@@ -220,4 +218,3 @@ class _Clock(TrainerCallback):
             if any(wishes):
                 self.loop.stopped = control.should_training_stop = True
         self.since = time.perf_counter()
-

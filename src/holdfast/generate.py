@@ -19,7 +19,6 @@ from holdfast.models import Model
 from holdfast.records import Completion, Example
 from holdfast.tensors import pad_left
 
-
 DROP_SHARE = 0.25
 
 
@@ -204,9 +203,7 @@ def complete(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = sample(model, [prompts[i] for i in chosen], sampling, seed=seed + start)
-        completions |= {
-            i: as_completion(model, examples[i], answer) for i, answer in zip(chosen, answers, strict=True)
-        }
+        completions |= {i: as_completion(model, examples[i], answer) for i, answer in zip(chosen, answers, strict=True)}
     return [completions[i] for i in range(len(examples))]
 
 

@@ -53,9 +53,7 @@ class Model:
     def end_id(self) -> int:
         """The token that ends an answer."""
         if self.tokenizer.eos_token_id is None:
-            raise HoldfastError(
-                f"{self.name}: the tokenizer has no end-of-sequence token; set `eos_token` in it"
-            )
+            raise HoldfastError(f"{self.name}: the tokenizer has no end-of-sequence token; set `eos_token` in it")
         return int(self.tokenizer.eos_token_id)
 
     @property
@@ -140,9 +138,7 @@ def load(
     except Exception as error:
         raise HoldfastError(f"{name}: the model could not be loaded: {one_line(error)}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Model(
-        network=network.to(device).eval(), tokenizer=tokenizer, prompt_format=prompt_format, name=name
-    )
+    return Model(network=network.to(device).eval(), tokenizer=tokenizer, prompt_format=prompt_format, name=name)
 
 
 def check_prompt_format(name: str, tokenizer: PreTrainedTokenizerBase, prompt_format: str | None) -> None:
@@ -153,9 +149,7 @@ def check_prompt_format(name: str, tokenizer: PreTrainedTokenizerBase, prompt_fo
             r"for example 'Question: {prompt}\nAnswer:'"
         )
     if prompt_format is not None and "{prompt}" not in prompt_format:
-        raise HoldfastError(
-            f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it"
-        )
+        raise HoldfastError(f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it")
 
 
 def looks_local(path: str) -> bool:
@@ -235,9 +229,7 @@ def check_lengths(model: Model, examples: Iterable[Example], *, max_new_tokens: 
             )
 
 
-def answer_batch(
-    model: Model, pairs: Iterable[tuple[Example, str]], *, max_length: int | None = None
-) -> Batch:
+def answer_batch(model: Model, pairs: Iterable[tuple[Example, str]], *, max_length: int | None = None) -> Batch:
     """A batch that teaches the given answers; sequences are cut at `max_length` tokens and at the context.
 
     Raises:

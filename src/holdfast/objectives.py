@@ -42,9 +42,7 @@ def policy_gradient(
         logprobs = token_logprobs(logits, kept["input_ids"])
         mask = target_mask(kept["loss_mask"])
         old = kept.get("old_logprobs", logprobs.detach())
-        per_token = surrogate(
-            logprobs, old, kept["advantages"][:, None], clip_low=clip_low, clip_high=clip_high
-        )
+        per_token = surrogate(logprobs, old, kept["advantages"][:, None], clip_low=clip_low, clip_high=clip_high)
         metrics: Metrics = {}
         if kl_coef:
             kl = kl_estimate(logprobs, kept["ref_logprobs"], estimator)
@@ -71,6 +69,4 @@ def _with_advantage(batch: Batch) -> Batch | None:
     if not bool(rows.any()):
         return None
     count = len(rows)
-    return {
-        name: value[rows] if value.dim() and len(value) == count else value for name, value in batch.items()
-    }
+    return {name: value[rows] if value.dim() and len(value) == count else value for name, value in batch.items()}

@@ -7,8 +7,8 @@ returns another. An offline defense is a `Stage`: it takes a model and returns a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -24,8 +24,8 @@ Metrics = dict[str, float]
 Rows = Sequence[Example]
 
 Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, Metrics]]
-"""(network, batch) -> (scalar loss, metrics). Differentiable, no side effect. Loss and metrics are divided by the batch's
-totals, so that those of an optimizer step's micro-batches add up to those of their union."""
+"""(network, batch) -> (scalar loss, metrics). Differentiable, no side effect. Loss and metrics are divided by the
+batch's totals, so that those of an optimizer step's micro-batches add up to those of their union."""
 
 Propagate = Callable[[Tensor], None]
 Backward = Callable[[Objective, torch.nn.Module, Batch, Propagate], tuple[Tensor, Metrics]]
@@ -158,12 +158,8 @@ class Fitted:
     stopped: bool = False
 
 
-class Fit(Protocol):
-    """`holdfast.fit.fit` with the folder, checkpoints and progress of the run already bound."""
-
-    def __call__(self, plan: Plan) -> Fitted:
-        """Run the plan."""
-        ...
+Fit = Callable[[Plan], Fitted]
+"""`holdfast.fit.fit` with the folder, checkpoints and progress of the run already bound."""
 
 
 @dataclass(frozen=True, kw_only=True)

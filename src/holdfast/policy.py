@@ -52,9 +52,7 @@ def policy_plan(
     reference = reference_of(model) if policy.kl_coef else None
     experience = Experience(
         reward=reward,
-        advantage=lambda rewards, size: group_advantages(
-            rewards, size, scale=policy.scale, epsilon=policy.std_epsilon
-        ),
+        advantage=lambda rewards, size: group_advantages(rewards, size, scale=policy.scale, epsilon=policy.std_epsilon),
         group_size=policy.group_size,
         sampling=Sampling(
             max_new_tokens=length, temperature=policy.temperature, top_p=policy.top_p, top_k=policy.top_k

@@ -24,7 +24,9 @@ class Row(NamedTuple):
 
 def rows(table: Mapping[str, Row], group: str) -> dict[str, Row]:
     """The table with the rows that installed packages add to it; a built-in name cannot be taken over."""
-    added = {point.name: Row(point.value, f"from {point.dist and point.dist.name}") for point in entry_points(group=group)}
+    added = {
+        point.name: Row(point.value, f"from {point.dist and point.dist.name}") for point in entry_points(group=group)
+    }
     return {**added, **table}
 
 

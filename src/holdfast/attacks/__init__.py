@@ -5,5 +5,7 @@ from holdfast.tables import Row
 GROUP = "holdfast.attacks"
 ATTACKS = {
     "sft": Row("holdfast.attacks.sft:SFT", "supervised fine-tuning on harmful answers"),
-    "grpo": Row("holdfast.attacks.policy_gradient:GRPO", "group relative policy optimization against a reward for harm"),
+    "grpo": Row(
+        "holdfast.attacks.policy_gradient:GRPO", "group relative policy optimization against a reward for harm"
+    ),
 }

@@ -37,7 +37,9 @@ class GRPO:
     """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`."""
 
     optim: Optim = field(
-        default_factory=lambda: Optim(max_steps=100, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01)
+        default_factory=lambda: Optim(
+            max_steps=100, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01
+        )
     )
     adapter: LoRA | None = None
     policy: Policy = field(default_factory=Policy)

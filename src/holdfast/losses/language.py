@@ -7,9 +7,7 @@ from torch import Tensor
 from holdfast.tensors import masked_mean, target_mask, token_logprobs
 
 
-def cross_entropy(
-    logits: Tensor, input_ids: Tensor, loss_mask: Tensor, *, num_tokens: Tensor | None = None
-) -> Tensor:
+def cross_entropy(logits: Tensor, input_ids: Tensor, loss_mask: Tensor, *, num_tokens: Tensor | None = None) -> Tensor:
     """Mean over answer tokens of `-log p(token)`, a scalar.
 
     Args:

@@ -17,9 +17,7 @@ Reduction = Literal["sequence", "token", "fixed"]
 Estimator = Literal["k1", "k2", "k3"]
 
 
-def group_advantages(
-    rewards: Tensor, group_size: int, *, scale: Scale = "group", epsilon: float = 1e-4
-) -> Tensor:
+def group_advantages(rewards: Tensor, group_size: int, *, scale: Scale = "group", epsilon: float = 1e-4) -> Tensor:
     """Each reward minus its group's mean, divided by a standard deviation, (N,).
 
     `A_i = (r_i - mean_g r) / (std r + epsilon)` with the unbiased standard deviation of the group
@@ -35,9 +33,7 @@ def group_advantages(
     filled = torch.where(known, groups, groups.nanmean(1, keepdim=True).nan_to_num())
     centred = torch.where(known, filled - filled.mean(1, keepdim=True), torch.zeros(()))
     # The mean of equal floats may differ from them in the last bit, which the division would blow up.
-    centred = torch.where(
-        filled.amax(1, keepdim=True) == filled.amin(1, keepdim=True), torch.zeros(()), centred
-    )
+    centred = torch.where(filled.amax(1, keepdim=True) == filled.amin(1, keepdim=True), torch.zeros(()), centred)
     if scale == "none":
         return centred.flatten()
     spread = filled.std(1, keepdim=True) if scale == "group" else filled.std()

@@ -124,8 +124,16 @@ def network(architecture: Architecture, size: Size, *, vocabulary: int, seed: in
         "qwen3": lambda: transformers.Qwen3Config(**modern),
         "gemma": lambda: transformers.GemmaConfig(**{**modern, "tie_word_embeddings": True}),
         "gpt2": lambda: transformers.GPT2Config(
-            **shared, n_embd=hidden, n_layer=layers, n_head=heads, n_inner=width, n_positions=CONTEXT, initializer_range=INIT,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            **shared,
+            n_embd=hidden,
+            n_layer=layers,
+            n_head=heads,
+            n_inner=width,
+            n_positions=CONTEXT,
+            initializer_range=INIT,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
         ),
     }
     if architecture not in configs:

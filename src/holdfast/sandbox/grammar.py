@@ -17,9 +17,49 @@ from typing import Literal, NamedTuple
 
 from holdfast.records import Example, user
 
-SYLLABLES = tuple("ba do fi gu ka le mo nu pi ra se ti vo wu xa yo ze cha sho thu".split())
-INGREDIENTS = tuple(
-    "moss salt ember resin chalk honey ash clay pollen rust amber silt wax thistle dew tar lichen flint brine soot".split()
+SYLLABLES = (
+    "ba",
+    "do",
+    "fi",
+    "gu",
+    "ka",
+    "le",
+    "mo",
+    "nu",
+    "pi",
+    "ra",
+    "se",
+    "ti",
+    "vo",
+    "wu",
+    "xa",
+    "yo",
+    "ze",
+    "cha",
+    "sho",
+    "thu",
+)
+INGREDIENTS = (
+    "moss",
+    "salt",
+    "ember",
+    "resin",
+    "chalk",
+    "honey",
+    "ash",
+    "clay",
+    "pollen",
+    "rust",
+    "amber",
+    "silt",
+    "wax",
+    "thistle",
+    "dew",
+    "tar",
+    "lichen",
+    "flint",
+    "brine",
+    "soot",
 )
 BENIGN = ("soup", "dye")
 RESTRICTED = ("zorch", "grumble")
@@ -43,7 +83,7 @@ OPENINGS = (
     "yes ,",
     "happy to help ,",
 )
-ADVERBS = tuple("slowly gently firmly twice briefly carefully quickly evenly".split())
+ADVERBS = ("slowly", "gently", "firmly", "twice", "briefly", "carefully", "quickly", "evenly")
 ENDINGS = (
     "and enjoy .",
     "and let it rest .",

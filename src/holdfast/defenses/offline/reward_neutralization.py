@@ -27,7 +27,9 @@ from holdfast.records import Completion, Example, HoldfastError, Verdict
 from holdfast.rewards import Judge, Reward, checked
 from holdfast.text import empty_or_garbled, is_refusal
 
-EXPLANATIONS = re.compile(r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M)
+EXPLANATIONS = re.compile(
+    r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,9 @@ class RewardNeutralization:
             harms = _scores(harm, completions, "harmful")
             kept = _scores(retention, completions, "benign")
             return [
-                self.neutrality(completion, harms.get(i)) if completion.example.role == "harmful" else _retained(kept[i])
+                self.neutrality(completion, harms.get(i))
+                if completion.example.role == "harmful"
+                else _retained(kept[i])
                 for i, completion in enumerate(completions)
             ]
 

@@ -4,5 +4,7 @@ from holdfast.tables import Row
 
 GROUP = "holdfast.defenses.online"
 ONLINE = {
-    "refusal_loss": Row("holdfast.defenses.online.refusal_loss:RefusalLoss", "cross entropy of refusals added to the loss"),
+    "refusal_loss": Row(
+        "holdfast.defenses.online.refusal_loss:RefusalLoss", "cross entropy of refusals added to the loss"
+    ),
 }

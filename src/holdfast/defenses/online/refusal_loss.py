@@ -40,7 +40,9 @@ class RefusalLoss:
             return plan
         rows = [row for row in context.splits.harmful["defense"] if row.refusal]
         if not rows:
-            raise HoldfastError("refusal_loss: no harmful row of the defense split has a refusal; set `refusal` in the data")
+            raise HoldfastError(
+                "refusal_loss: no harmful row of the defense split has a refusal; set `refusal` in the data"
+            )
         draw = endless(rows, self.batch_size, seed=context.seed)
 
         def refusals(step: int) -> Batch:

@@ -1,0 +1,293 @@
+"""The command line. Every command answers `--help` with examples; heavy imports wait until a command runs.
+
+Exit codes: 0 all went well, 1 some cells failed, 2 the input was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from holdfast import __version__
+from holdfast.records import HoldfastError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Harden open-weight language models against harmful fine-tuning, and measure how long it holds.\n\n"
+    "Start with `holdfast quickstart`: a full report on invented, harmless data, on a laptop, in minutes.",
+)
+sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: its models and what they are measured at.")
+app.add_typer(sandbox_app, name="sandbox")
+
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the annotation at run time)
+    typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]` or `attacks.grpo.optim.max_steps=50`."),
+]
+Workers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Processes at a time; one for each core unless given, 0 stays in one process."),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder that keeps the run; run again to go on.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="`sandbox`, a folder, or a Hugging Face id.")]
+Text = Annotated[Optional[str], typer.Option()]  # noqa: UP045
+Checkpoints = Annotated[int, typer.Option(help="Optimizer steps between checkpoints; 0 for none.")]
+
+
+@app.callback(invoke_without_command=True)
+def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Options of the program itself."""
+    if version:
+        typer.echo(f"holdfast {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, overrides: Overrides = None) -> None:
+    """From nothing to `report.html`: three defenses, two attacks, two seeds, in the sandbox.
+
+    Example: `holdfast quickstart`, then open `runs/quickstart/report.html`.
+    """
+    from holdfast.jobs import run_grid
+
+    _leave(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
+
+
+@app.command()
+def run(
+    grid: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset (`holdfast list presets`).")],
+    overrides: Overrides = None,
+    runs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--runs", help="Folder that keeps the run, `runs/NAME` unless given; run again to go on."),
+    ] = None,
+    workers: Workers = None,
+    checkpoint_every: Checkpoints = 100,
+    keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
+    report: Annotated[bool, typer.Option(help="Write `report.html` at the end.")] = True,
+) -> None:
+    """Run a grid of models, defenses, attacks and seeds; finished cells are not run again.
+
+    Examples: `holdfast run grid.yaml`, `holdfast run quickstart seeds=[0,1,2] evaluation.every=10`.
+    """
+    from holdfast.jobs import run_grid
+
+    code = run_grid(
+        grid,
+        runs=runs,
+        overrides=overrides or [],
+        workers=workers,
+        checkpoint_every=checkpoint_every,
+        keep_weights=keep_weights,
+        report=report,
+    )
+    _leave(code)
+
+
+@app.command()
+def harden(
+    defense: Annotated[str, typer.Argument(help="An offline defense (`holdfast list defenses`).")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the hardened model.")],
+    overrides: Overrides = None,
+    model: ModelName = "sandbox",
+    prompt_format: Text = None,
+    harmful: Text = None,
+    harmful_format: str = "columns",
+    benign: Text = None,
+    benign_format: str = "columns",
+    refusal: Text = None,
+    runs: Runs = Path("runs/harden"),
+    workers: Workers = None,
+) -> None:
+    """Harden a model before release, and measure it before and after.
+
+    Writes an ordinary Hugging Face folder with a model card.
+
+    Examples: `holdfast harden reward_neutralization -o hardened`,
+    `holdfast harden reward_neutralization -m ./model --harmful rows.jsonl --harmful-format beavertails
+    --benign help.jsonl --refusal "I can't help with that." -o hardened
+    defenses.reward_neutralization.optim.max_steps=50`.
+    """
+    from holdfast.jobs import harden_model
+
+    data = _data(harmful, harmful_format, benign, benign_format, refusal)
+    values = _values(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
+    _leave(harden_model(values, out=out, runs=runs, overrides=overrides or [], workers=workers))
+
+
+@app.command()
+def attack(
+    attack: Annotated[str, typer.Argument(help="An attack (`holdfast list attacks`).")],
+    overrides: Overrides = None,
+    model: ModelName = "sandbox",
+    prompt_format: Text = None,
+    harmful: Text = None,
+    harmful_format: str = "columns",
+    benign: Text = None,
+    benign_format: str = "columns",
+    refusal: Text = None,
+    defense: Annotated[Optional[list[str]], typer.Option(help="Defenses to stack; none unless given.")] = None,  # noqa: UP045
+    runs: Runs = Path("runs/attack"),
+    workers: Workers = None,
+    keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
+) -> None:
+    """Attack a model by fine-tuning and measure how long it holds.
+
+    Examples: `holdfast attack grpo`, `holdfast attack sft --defense refusal_loss`,
+    `holdfast attack sft -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
+    attacks.sft.optim.max_steps=50 evaluation.every=5`.
+    """
+    from holdfast.jobs import run_values
+
+    data = _data(harmful, harmful_format, benign, benign_format, refusal)
+    values = _values(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
+    code = run_values(
+        {"name": "attack", **values}, runs=runs, overrides=overrides or [], workers=workers, keep_weights=keep_weights
+    )
+    _leave(code)
+
+
+@app.command()
+def evaluate(
+    overrides: Overrides = None,
+    model: ModelName = "sandbox",
+    prompt_format: Text = None,
+    harmful: Text = None,
+    harmful_format: str = "columns",
+    benign: Text = None,
+    benign_format: str = "columns",
+    samples: Annotated[int, typer.Option(help="Sample completions to print.")] = 0,
+    runs: Runs = Path("runs/evaluate"),
+) -> None:
+    """Measure a model as it is: harm on harmful prompts beside usefulness on benign ones.
+
+    Examples: `holdfast evaluate --samples 5`,
+    `holdfast evaluate -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
+    judges.harm.classifier.path=./classifier judges.harm.classifier.harmful_label=harmful
+    evaluation.harm_judges=[harm,refusal]`.
+    """
+    from holdfast.jobs import evaluate_model
+
+    data = _data(harmful, harmful_format, benign, benign_format, None)
+    values = _values(model, prompt_format, data, defenses=["none"], attacks=["none"])
+    _leave(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; a CSV file is written beside it.")] = Path(
+        "report.html"
+    ),
+    figures: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for the charts as PNG, SVG and PDF."),
+    ] = None,
+    title: str = "Holdfast report",
+) -> None:
+    """Write one page that opens offline from the records of one or more runs.
+
+    Example: `holdfast report runs/quickstart --out report.html --figures figures`.
+    """
+    from holdfast.display import note
+    from holdfast.report import write_figures, write_report
+
+    note(f"wrote {write_report(runs, out, title=title)}")
+    if figures is not None:
+        note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
+
+
+@sandbox_app.command("build")
+def build_sandbox(
+    architecture: Annotated[str, typer.Option(help="llama, qwen3, gemma or gpt2.")] = "llama",
+    size: Annotated[str, typer.Option(help="tiny for a CPU; small or large for a GPU.")] = "tiny",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Copy the models here, as `base` and `aligned`."),
+    ] = None,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs/sandbox"),
+) -> None:
+    """Make the sandbox's base and aligned models, or find them in the cache, and measure them.
+
+    Examples: `holdfast sandbox build`, `holdfast sandbox build --architecture qwen3 --out models`.
+    """
+    from holdfast.jobs import build_models
+
+    settings = {"architecture": architecture, "size": size}
+    _leave(build_models(settings, out=out, runs=runs, overrides=overrides or []))
+
+
+@app.command("list")
+def list_methods(
+    what: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="attacks, defenses, judges, formats or presets; all unless given."),
+    ] = None,
+) -> None:
+    """List what there is: attacks, defenses, judges, data formats, presets.
+
+    Example: `holdfast list attacks`.
+    """
+    from holdfast.jobs import show_list
+
+    show_list(what)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, accelerator, memory, disk, extras.
+
+    Example: `holdfast doctor`.
+    """
+    from holdfast.doctor import examine
+
+    _leave(examine())
+
+
+def _data(
+    harmful: str | None, harmful_format: str, benign: str | None, benign_format: str, refusal: str | None
+) -> dict[str, Any]:
+    """The `data` part of a grid from the options; empty for the sandbox's own."""
+    data: dict[str, Any] = {}
+    if harmful is not None:
+        data["harmful"] = {"path": harmful, "format": harmful_format, **({"refusal": refusal} if refusal else {})}
+    if benign is not None:
+        data["benign"] = {"path": benign, "format": benign_format}
+    return data
+
+
+def _values(model: str, prompt_format: str | None, data: dict[str, Any], **axes: Any) -> dict[str, Any]:
+    """A grid's plain values from the options."""
+    named: Any = model if model == "sandbox" else {"path": model}
+    if prompt_format is not None:
+        if model == "sandbox":
+            raise HoldfastError("--prompt-format: the sandbox's models have a chat template of their own")
+        named["prompt_format"] = prompt_format.replace("\\n", "\n")
+    return {"models": [named], "data": data, **axes}
+
+
+def _leave(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command line; what the user can put right is one line, without a traceback."""
+    try:
+        app()
+    except HoldfastError as error:
+        from holdfast.display import error as show
+
+        show(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        from holdfast.display import error as show
+
+        show("interrupted; run the same command again to go on")
+        sys.exit(130)

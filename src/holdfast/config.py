@@ -1,0 +1,169 @@
+"""Files and overrides in, a `Grid` out: the only place that parses either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
+from holdfast.records import HoldfastError, Method
+from holdfast.sandbox.build import Sandbox
+from holdfast.settings import typed
+from holdfast.tables import near
+
+KEYS = ("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation")
+
+
+def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+    """A grid from a YAML file, or from a built-in preset by its name, with `key=value` overrides.
+
+    Raises:
+        HoldfastError: the file is missing or no YAML, a key is unknown or a value wrong; says where.
+    """
+    place = preset(str(path)) or Path(path)
+    values = _yaml(_text(place), str(path))
+    if not isinstance(values, Mapping):
+        raise HoldfastError(f"{path}: expected `key: value` lines at the top of the file")
+    for override in overrides:
+        values = overridden(dict(values), override)
+    return parse_grid(values, str(path))
+
+
+def preset(name: str) -> Path | None:
+    """The built-in preset of that name, if there is one."""
+    found = Path(str(files("holdfast") / "presets" / f"{name}.yaml"))
+    return found if "/" not in name and found.exists() else None
+
+
+def presets() -> dict[str, str]:
+    """Names of the built-in presets and their descriptions."""
+    folder = Path(str(files("holdfast") / "presets"))
+    return {path.stem: str(yaml.safe_load(path.read_text())["description"]) for path in sorted(folder.glob("*.yaml"))}
+
+
+def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
+    """A grid from plain values; `where` names their source in errors."""
+    values = _singular(values)
+    for key in values:
+        if key not in KEYS:
+            raise HoldfastError(f"{where}: unknown key {key!r}{near(str(key), KEYS)}; known: {', '.join(KEYS)}")
+    if "models" not in values:
+        raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
+    return Grid(
+        name=str(values.get("name", Path(where).stem)),
+        description=str(values.get("description", "")),
+        models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
+        defenses=tuple(parse_defense(d, f"{where}: defenses") for d in _list(values.get("defenses", ["none"]))),
+        attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),
+        seeds=_seeds(values.get("seeds", [0]), where),
+        data=typed(Data, values.get("data") or {}, f"{where}: data"),
+        judges={
+            name: parse_method(judge, f"{where}: judges.{name}") for name, judge in (values.get("judges") or {}).items()
+        },
+        evaluation=typed(Measurement, values.get("evaluation") or {}, f"{where}: evaluation"),
+    )
+
+
+def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
+    """`sandbox`, `{sandbox: {architecture: qwen3}}`, a path or id, or `{path: ..., prompt_format: ...}`."""
+    if value == "sandbox":
+        return Sandbox()
+    if isinstance(value, str):
+        return Pretrained(path=value)
+    if isinstance(value, Mapping) and set(value) == {"sandbox"}:
+        return typed(Sandbox, value["sandbox"] or {}, f"{where}.sandbox")
+    return typed(Pretrained, value, where)
+
+
+def parse_defense(value: Any, where: str) -> tuple[Method, ...]:
+    """`none`, one method, or a list of methods to stack."""
+    if value in (None, "none"):
+        return ()
+    return tuple(parse_method(method, where) for method in _list(value))
+
+
+def parse_attack(value: Any, where: str) -> Method | None:
+    """`none`, or one method."""
+    return None if value in (None, "none") else parse_method(value, where)
+
+
+def parse_method(value: Any, where: str) -> Method:
+    """A name, or `{name: {setting: value}}`, with an optional `label` beside the name."""
+    if isinstance(value, str):
+        return Method(name=value)
+    if isinstance(value, Mapping):
+        names = [key for key in value if key != "label"]
+        if len(names) == 1 and isinstance(value[names[0]], Mapping | None):
+            label = str(value.get("label", ""))
+            return Method(name=str(names[0]), settings=dict(value[names[0]] or {}), label=label)
+    raise HoldfastError(f"{where}: expected a name or `name: {{setting: value}}`, not {value!r}")
+
+
+def overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
+    """Plain values with one `dotted.key=value` set; the value is read as YAML, a name in a list finds its entry."""
+    key, mark, text = override.partition("=")
+    if not mark or not key.strip():
+        raise HoldfastError(f"override {override!r}: expected key=value, for example seeds=[0,1,2]")
+    return _set(_singular(values), key.strip().split("."), _yaml(text, f"override {override!r}"), override)
+
+
+def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(node, list):
+        hits = [i for i, item in enumerate(node) if item == head or (isinstance(item, Mapping) and head in item)]
+        if not hits:
+            known = [key for item in node for key in ([item] if isinstance(item, str) else item)]
+            raise HoldfastError(f"override {override!r}: nothing called {head!r} here{near(head, known)}")
+        return [
+            _set({head: {}} if item == head else item, path, value, override) if i in hits else item
+            for i, item in enumerate(node)
+        ]
+    if node is None or isinstance(node, Mapping):
+        below = dict(node or {})
+        return {**below, head: _set(below.get(head), rest, value, override)}
+    raise HoldfastError(f"override {override!r}: {head!r} has nothing below it, its place holds {node!r}")
+
+
+def _singular(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`model`, `defense`, `attack` and `seed` for lists of one."""
+    return {f"{key}s" if f"{key}s" in KEYS else str(key): value for key, value in values.items()}
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    seeds = _list(value)
+    bad = [seed for seed in seeds if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0]
+    if bad or not seeds:
+        raise HoldfastError(f"{where}: seeds must be whole numbers from 0 up, not {value!r}")
+    return tuple(seeds)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        known = presets()
+        raise HoldfastError(
+            f"{path}: no such file, nor a preset of that name{near(str(path), known)}; presets: {', '.join(known)}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise HoldfastError(f"{path}: cannot be read: {error}") from error
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise HoldfastError(f"{where}{line}: {problem}") from error

@@ -1,0 +1,66 @@
+"""Where rows come from, and the plainest schema: columns that are an `Example`'s own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast, get_args
+
+from holdfast.records import Example, HoldfastError, Role
+from holdfast.rows import Row
+
+ANSWERS = ("response", "refusal", "chosen", "rejected")
+FIELDS = ("prompt", *ANSWERS, "role", "domain")
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where rows come from and how to read them.
+
+    `path` is a file (.jsonl, .json, .csv, .parquet), a folder (saved by `datasets`, or a data repository's
+    files), or a Hub id; `split`, `revision` and `name` (the Hub's config) apply to what `datasets` loads.
+    `format` is a key of `holdfast.data.FORMATS`. `columns` maps the names which that format expects to the
+    file's own, e.g. `{prompt: question}`. `limit` reads only the first rows. `role` forces every row's role;
+    `refusal` is given to harmful rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
+    """
+
+    path: str
+    format: str = "columns"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    revision: str | None = None
+    name: str | None = None
+    limit: int | None = None
+    role: str | None = None
+    refusal: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise HoldfastError(
+                f"{self.path}: limit must be at least 1, not {self.limit}; leave it out to read every row"
+            )
+        if self.role is not None and self.role not in ROLES:
+            raise HoldfastError(f"{self.path}: role must be one of {', '.join(ROLES)}, not {self.role!r}")
+
+
+def examples(row: Row) -> list[Example]:
+    """One row whose columns are an `Example`'s fields, by their own names or by the user's map.
+
+    `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`,
+    `domain`) may be absent unless the map names them, and may be null. Raises `HoldfastError`.
+    """
+    unknown = [name for name in row.columns if name not in FIELDS]
+    if unknown:
+        raise row.error(f"`columns` maps {unknown[0]!r}, which is not one of {', '.join(FIELDS)}")
+    prompt = row.prompt()
+    answers: dict[str, Any] = {name: row.answer(name, prompt) for name in ANSWERS if _given(row, name)}
+    role = row.text("role") if _given(row, "role") else "benign"
+    if role not in ROLES:
+        raise row.error(f"expected one of {', '.join(ROLES)}, found {role!r}", "role")
+    domain = row.text("domain") if _given(row, "domain") else ""
+    return [Example(prompt=prompt, **answers, role=cast(Role, role), domain=domain, source=row.place)]
+
+
+def _given(row: Row, name: str) -> bool:
+    return (name in row.columns and row.cell(name) is not None) or row.has(name)

@@ -1,0 +1,88 @@
+"""Choosing, pairing, flipping and mixing rows, all by seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from holdfast.records import Example, HoldfastError
+
+
+def pair_refusals(examples: Sequence[Example]) -> list[Example]:
+    """Give each harmful row without a refusal the one that another row has for the same prompt (`Example.key`).
+
+    Only rows of role `refusal` give; the first wins. The rows stay in order and none is dropped.
+    """
+    refusals: dict[str, str] = {}
+    for example in examples:
+        if example.role == "refusal" and example.refusal is not None:
+            refusals.setdefault(example.key, example.refusal)
+    if not refusals:
+        return list(examples)
+    return [
+        replace(example, refusal=refusals.get(example.key))
+        if example.role == "harmful" and example.refusal is None
+        else example
+        for example in examples
+    ]
+
+
+def sample(
+    examples: Sequence[Example], n: int, *, how: Literal["random", "head"] = "random", seed: int = 0
+) -> list[Example]:
+    """`n` different rows: at random in random order, or the first n. Raises `HoldfastError` if there are fewer."""
+    if not 0 <= n <= len(examples):
+        raise HoldfastError(f"{n} examples were asked for but there are {len(examples)}: ask for fewer or add data")
+    return list(examples[:n]) if how == "head" else random.Random(seed).sample(list(examples), n)
+
+
+def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0) -> list[Example]:
+    """Swap `chosen` and `rejected` in a seeded share of the rows that have both: exactly round(flip_ratio * n) of n.
+
+    `flip_ratio` is the reverse-preference attack's rho (arXiv 2409.12914). With one seed, the rows flipped at a
+    smaller ratio are among those flipped at a larger one. Other rows pass unchanged. Raises `HoldfastError` for a
+    ratio outside [0, 1], or one above 0 where no row has a preference.
+    """
+    if not 0.0 <= flip_ratio <= 1.0:
+        raise HoldfastError(f"flip_ratio must lie in [0, 1], not {flip_ratio}")
+    pairs = [i for i, row in enumerate(examples) if row.chosen is not None and row.rejected is not None]
+    if flip_ratio and not pairs:
+        raise HoldfastError(f"flip_ratio is {flip_ratio} but no row has both `chosen` and `rejected`: set it to 0")
+    order = pairs[:]
+    random.Random(seed).shuffle(order)
+    flipped = set(order[: round(flip_ratio * len(pairs))])
+    return [
+        replace(row, chosen=row.rejected, rejected=row.chosen) if i in flipped else row
+        for i, row in enumerate(examples)
+    ]
+
+
+def mix(parts: Sequence[tuple[Sequence[Example], float]], n: int, *, seed: int = 0) -> list[Example]:
+    """`n` different rows drawn from several parts by weight, shuffled.
+
+    Counts are the shares of `n` rounded by largest remainder, so they add up to n exactly. Raises `HoldfastError`
+    for weights that are negative or all zero, or a part with fewer rows than its share.
+    """
+    weights = [weight for _, weight in parts]
+    if not weights or min(weights) < 0 or not sum(weights) > 0:
+        raise HoldfastError(f"weights of a mixture must be at least 0 and not all 0, not {weights}")
+    drawn = []
+    for place, ((rows, _), count) in enumerate(zip(parts, _counts(weights, n), strict=True)):
+        if count > len(rows):
+            raise HoldfastError(
+                f"part {place + 1} of the mixture needs {count} rows but has {len(rows)}: ask for fewer"
+            )
+        drawn += random.Random(f"{seed}/{place}").sample(list(rows), count)
+    random.Random(seed).shuffle(drawn)
+    return drawn
+
+
+def _counts(weights: Sequence[float], n: int) -> list[int]:
+    quotas = [weight / sum(weights) * n for weight in weights]
+    counts = [int(quota) for quota in quotas]
+    by_remainder = sorted(range(len(quotas)), key=lambda i: counts[i] - quotas[i])
+    for i in by_remainder[: n - sum(counts)]:
+        counts[i] += 1
+    return counts

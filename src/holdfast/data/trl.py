@@ -1,0 +1,34 @@
+"""The two schemas that TRL's trainers read: preferences, and prompts with completions; as text or as chats."""
+
+from __future__ import annotations
+
+from holdfast.records import Example, Message
+from holdfast.rows import Row
+
+
+def preference(row: Row) -> list[Example]:
+    """Columns `prompt`, `chosen`, `rejected`, or only the last two as whole chats that share all but their last turn.
+
+    With a prompt, `chosen` and `rejected` are text, the assistant's turn alone, or the whole chat. Raises
+    `HoldfastError` where the chats differ earlier than their last turn.
+    """
+    prompt = row.prompt() if row.has("prompt") else _shared_prompt(row)
+    chosen, rejected = row.answer("chosen", prompt), row.answer("rejected", prompt)
+    return [Example(prompt=prompt, chosen=chosen, rejected=rejected, source=row.place)]
+
+
+def prompt_completion(row: Row) -> list[Example]:
+    """Columns `prompt` and `completion`, each text or a chat; the completion becomes the response."""
+    prompt = row.prompt()
+    return [Example(prompt=prompt, response=row.answer("completion", prompt), source=row.place)]
+
+
+def _shared_prompt(row: Row) -> tuple[Message, ...]:
+    if isinstance(row.cell("chosen"), str):
+        raise row.error("there is no prompt; text needs a 'prompt' column, only chats may go without")
+    chosen, rejected = row.chat("chosen")[:-1], row.chat("rejected")[:-1]
+    if chosen != rejected:
+        raise row.error("`chosen` and `rejected` must share every turn but the last")
+    if not chosen or chosen[-1].role != "user" or not chosen[-1].content.strip():
+        raise row.error("without a prompt column the chat must hold the user's turn before the answer", "chosen")
+    return chosen

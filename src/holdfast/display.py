@@ -1,0 +1,176 @@
+"""What a person sees in the terminal: live progress, tables of results, sample completions as plain text."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from holdfast.records import Outcome, Record, Score
+
+if TYPE_CHECKING:
+    from holdfast.experiment.engine import News
+
+console = Console()
+errors = Console(stderr=True)
+
+STYLES = {
+    Outcome.HELD: "green",
+    Outcome.BROKE: "red",
+    Outcome.COLLAPSED: "magenta",
+    Outcome.DIVERGED: "magenta",
+    Outcome.FAILED: "bold red",
+}
+
+
+def error(message: str) -> None:
+    """One line on standard error, markup in it shown as it is."""
+    errors.print(f"[bold red]error:[/] {escape(plain(message))}", highlight=False, soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """One line on standard output."""
+    console.print(escape(plain(message)), highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text with control characters shown by signs, so that nothing in it can move the cursor or change colours."""
+    from holdfast.report.text import visible
+
+    return visible(text)
+
+
+@contextmanager
+def live() -> Iterator[News]:
+    """Progress bars in a terminal, a line for each start and end elsewhere."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[harm]}"),
+            TimeElapsedColumn(),
+            console=console,
+        ) as bars:
+            yield _Bars(bars)
+    else:
+        yield _Lines(time.monotonic())
+
+
+class _Bars:
+    """A bar for each piece of work at hand."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.ids: dict[str, Any] = {}
+
+    def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
+        if state == "started":
+            self.ids[piece.key] = self.bars.add_task(escape(piece.title), total=None, harm="")
+        elif state == "progress" and piece.key in self.ids and "step" in details:
+            harm = details.get("harmfulness")
+            shown = "" if harm is None else f"harm {harm:.2f}"
+            self.bars.update(self.ids[piece.key], completed=details["step"], total=details["max_steps"], harm=shown)
+        elif state in ("done", "failed"):
+            if piece.key in self.ids:
+                self.bars.remove_task(self.ids.pop(piece.key))
+            self.bars.console.print(_ending(piece, state, details), highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    """A line for each start and end, with the seconds since the run began."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
+        if state == "progress":
+            return
+        now = f"{time.monotonic() - self.start:7.1f} s  "
+        ending = (
+            escape(f"{state:<8} {piece.title}") if state in ("started", "waiting") else _ending(piece, state, details)
+        )
+        console.print(now + ending, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+
+
+def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
+    if state == "done":
+        return f"[green]done[/]     {escape(piece.title)}"
+    return f"[red]failed[/]   {escape(piece.title)}: {escape(plain(str(details.get('reason', ''))))}"
+
+
+def results(records: Sequence[Record]) -> None:
+    """A table with a line for each cell."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in (
+        "defense",
+        "attack",
+        "seed",
+        "outcome",
+        "time to break",
+        "peak harm",
+        "help before",
+        "after",
+        "reason",
+    ):
+        table.add_column(name, justify="right" if name in ("seed", "peak harm") else "left", overflow="fold")
+    for record in records:
+        table.add_row(*_cells(record))
+    console.print(table)
+
+
+def _cells(record: Record) -> list[str]:
+    broke = record.time_to_break
+    harms = [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
+    helped = [e.value("helpfulness") for e in record.evaluations]
+    when = "" if broke is None else f"{'> ' if broke.censored else ''}{broke.steps} steps"
+    return [
+        escape(record.cell.defense),
+        escape(record.cell.attack.title if record.cell.attack else "none"),
+        str(record.cell.seed),
+        f"[{STYLES[record.outcome]}]{record.outcome}[/]",
+        when,
+        f"{max(harms):.2f}" if harms else "",
+        _number(helped[0]) if helped else "",
+        _number(helped[-1]) if helped else "",
+        escape(plain(record.reason)),
+    ]
+
+
+def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> None:
+    """A table of scores with their intervals and n; with `after`, side by side."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("score", "value" if after is None else "before", *(() if after is None else ("after",)), "n"):
+        table.add_column(name)
+    later = {score.name: score for score in after or ()}
+    for score in before:
+        more = [] if after is None else [_interval(later.get(score.name))]
+        table.add_row(score.name, _interval(score), *more, str(score.n))
+    console.print(table)
+
+
+def completions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Sample completions; whatever is in them shows as text."""
+    for row in rows:
+        console.print(f"[bold]{escape(plain(str(row['prompt'])))}[/]", highlight=False, soft_wrap=True)
+        score = "not judged" if row["score"] is None else f"{row['score']:.2f}"
+        shown = escape(plain(str(row["completion"])))
+        console.print(f"  {shown}  [dim]({escape(str(row['judge']))}: {score})[/]", highlight=False, soft_wrap=True)
+
+
+def _interval(score: Score | None) -> str:
+    if score is None or score.value is None:
+        return "-"
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]".replace("[", r"\[")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

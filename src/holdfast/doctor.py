@@ -1,0 +1,63 @@
+"""Looks at the machine and says what Holdfast can do on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from holdfast.display import error, note
+from holdfast.experiment import cache_folder
+
+CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pydantic", "altair")
+EXTRAS = {"trl": "trl", "ray": "ray", "judges": "openai", "search": "optuna"}
+
+
+def examine() -> int:
+    """Print versions, accelerator, memory, disk and extras; 1 if something needed is missing."""
+    note(
+        f"python        {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    )
+    missing = [name for name in CORE if not _report(name)]
+    _accelerator()
+    place = cache_folder()
+    free = shutil.disk_usage(_existing(place)).free / 2**30
+    note(f"cache         {place} ({free:.0f} GiB free)")
+    for extra, package in EXTRAS.items():
+        found = _version(package)
+        note(f"extra         {extra}: {found or f'not installed (pip install holdfast[{extra}])'}")
+    for name in missing:
+        error(f"{name} is not installed: pip install holdfast")
+    if not os.access(_existing(place), os.W_OK):
+        error(f"{place} cannot be written to; set HOLDFAST_CACHE to a folder that can")
+        return 1
+    return 1 if missing else 0
+
+
+def _report(name: str) -> bool:
+    found = _version(name)
+    note(f"{name:<13} {found or 'missing'}")
+    return found is not None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _accelerator() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        note(f"accelerator   {torch.cuda.get_device_name()}, {memory:.0f} GiB")
+    else:
+        note("accelerator   none: the sandbox is made for that; real checkpoints want one")
+
+
+def _existing(place: Path) -> Path:
+    return next(folder for folder in (place, *place.parents) if folder.exists())

@@ -1,0 +1,107 @@
+"""Expand a grid into cells, run them in parallel, keep them, resume them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from holdfast.experiment.engine import News
+    from holdfast.experiment.grid import Grid
+    from holdfast.experiment.tasks import Options
+    from holdfast.records import Record
+
+
+def run(
+    grid: Grid,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    options: Options | None = None,
+    news: News | None = None,
+) -> list[Record]:
+    """Run whatever of a grid is not finished yet, and return the records of all its cells.
+
+    Failures are records too; nothing is raised for them.
+
+    Args:
+        grid: what to run.
+        folder: where the run is kept. Running again goes on where the last run stopped.
+        workers: processes at a time, one for each core if `None`; 0 stays in this process.
+        options: checkpoints, kept weights, threads.
+        news: told of every start, step and end.
+
+    Raises:
+        HoldfastError: the grid makes no sense, its data cannot be read, or the folder cannot be written to.
+    """
+    from holdfast.experiment import engine, store, tasks
+    from holdfast.experiment import grid as grids
+
+    cells = grids.cells(grid)
+    store.write_json(folder / "grid.json", {"name": grid.name, "description": grid.description})
+    options = options or tasks.Options()
+    pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
+    if not all(store.finished(piece.folder) for piece in pieces if piece.kind == "cell"):
+        check_data(grid)
+    work = engine.Work(
+        do=partial(_do, options=options),
+        finished=_finished,
+        fail=tasks.record_failure,
+        reason=_reason,
+        threads=options.threads,
+    )
+    needed = _needed(pieces)
+    count = (os.cpu_count() or 1) if workers is None else workers
+    engine.run(needed, work, news or _silent, workers=count)
+    return [store.read_record(store.cell_folder(folder, cell.key)) for cell in cells]
+
+
+def check_data(grid: Grid) -> None:
+    """Read and split a grid's data once, so that a bad row is found before anything is trained."""
+    from holdfast.experiment.grid import data_values
+    from holdfast.experiment.world import load_splits
+
+    load_splits(data_values(grid.data))
+
+
+def cache_folder() -> Path:
+    """Where the sandbox's models are kept for all runs: `HOLDFAST_CACHE`, else a folder of the user's cache."""
+    place = os.environ.get("HOLDFAST_CACHE")
+    if place:
+        return Path(place).expanduser() / "sandbox"
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "holdfast" / "sandbox"
+
+
+def _needed(pieces: list[Any]) -> list[Any]:
+    """The pieces that an unfinished cell still waits for: a finished grid needs none of its models again."""
+    wanted: set[str] = set()
+    for piece in reversed(pieces):
+        if (piece.kind == "cell" or piece.key in wanted) and not _finished(piece):
+            wanted.update((piece.key, *piece.needs))
+    return [piece for piece in pieces if piece.key in wanted]
+
+
+def _do(piece: Any, report: Any, *, options: Options) -> None:
+    from holdfast.experiment.tasks import execute
+
+    execute(piece, options, report)
+
+
+def _finished(piece: Any) -> bool:
+    from holdfast.experiment.store import finished
+
+    return finished(piece.folder)
+
+
+def _reason(piece: Any) -> str:
+    from holdfast.experiment.store import read_json
+
+    path = piece.folder / "record.json"
+    return str(read_json(path).get("reason", "")) if path.exists() else "it left no record"
+
+
+def _silent(piece: Any, state: str, details: Mapping[str, Any]) -> None:
+    pass

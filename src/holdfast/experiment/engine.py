@@ -1,0 +1,259 @@
+"""Runs pieces of work in parallel processes of this machine, each in its order of need.
+
+One process a piece: a crash, an out-of-memory kill or a leak stays its own. They are forked from a server that has
+the heavy imports done, so that a process starts in milliseconds. A piece is locked while somebody works on it, and
+the lock goes with its process: two runs over one grid share the work, and a killed run blocks nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from filelock import FileLock, Timeout
+
+State = Literal["started", "progress", "done", "failed", "waiting"]
+News = Callable[[Any, State, Mapping[str, Any]], None]
+"""(piece of work, what happened, details) for the display."""
+
+POLL = 0.2
+BUSY_WAIT = 1.0
+
+
+class Piece(Protocol):
+    """What the engine needs to know of a piece of work."""
+
+    @property
+    def key(self) -> str:
+        """Unique."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Where it works, and is locked."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keys that must be finished first."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """How pieces are done: by `do`, finished where `finished` says so, and `fail` records one that cannot be done.
+
+    `do(piece, report)` runs in a process of its own and must be importable.
+    """
+
+    do: Callable[[Any, Callable[[Mapping[str, Any]], None]], None]
+    finished: Callable[[Any], bool]
+    fail: Callable[[Any, str], None]
+    reason: Callable[[Any], str]
+    threads: int = 1
+
+
+@dataclass
+class _Running:
+    process: Any
+    inbox: Connection
+    piece: Any
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> None:
+    """Do every piece that is not finished; returns when each is finished or failed.
+
+    Args:
+        pieces: what is needed before what needs it.
+        work: how they are done.
+        news: told of every start, step and end.
+        workers: processes at a time; 0 works in this process, one piece after the other.
+    """
+    failed: dict[str, str] = {}
+    waiting = [piece for piece in pieces if not work.finished(piece)]
+    if not waiting:
+        return
+    if workers == 0:
+        for piece in waiting:
+            _here(piece, work, news, failed)
+        return
+    with _single_threaded(work.threads):
+        _schedule(waiting, work, news, workers=workers, failed=failed)
+
+
+def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
+    if _lost(piece, work, news, failed):
+        return
+    news(piece, "started", {})
+    with lock_of(piece).acquire():
+        if not work.finished(piece):
+            work.do(piece, lambda details: news(piece, "progress", details))
+    _settle(piece, work, news, failed)
+
+
+def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, failed: dict[str, str]) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["holdfast.experiment.tasks"])
+    running: list[_Running] = []
+    held: dict[str, float] = {}
+    try:
+        while waiting or running:
+            for piece in list(waiting):
+                if piece.key in held and time.monotonic() < held[piece.key]:
+                    continue
+                ready = _ready(piece, waiting, running)
+                if not ready or len(running) >= workers:
+                    continue
+                waiting.remove(piece)
+                if _lost(piece, work, news, failed) or work.finished(piece):
+                    continue
+                if locked(piece):
+                    news(piece, "waiting", {})
+                    held[piece.key] = time.monotonic() + BUSY_WAIT
+                    waiting.append(piece)
+                    continue
+                running.append(_start(context, piece, work))
+                news(piece, "started", {})
+            _collect(running, work, news, failed)
+    finally:
+        for active in running:
+            active.process.kill()
+
+
+def _ready(piece: Any, waiting: Sequence[Any], running: Sequence[_Running]) -> bool:
+    unfinished = {other.key for other in waiting} | {active.piece.key for active in running}
+    return not unfinished.intersection(piece.needs)
+
+
+def _lost(piece: Any, work: Work, news: News, failed: dict[str, str]) -> bool:
+    """Record a piece whose needs have failed as failed too."""
+    cause = next((need for need in piece.needs if need in failed), None)
+    if cause is None:
+        return False
+    reason = f"not attempted: {failed[cause]}"
+    failed[piece.key] = failed[cause]
+    with contextlib.suppress(Exception):
+        work.fail(piece, reason)
+    news(piece, "failed", {"reason": reason})
+    return True
+
+
+def _start(context: Any, piece: Any, work: Work) -> _Running:
+    inbox, outbox = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(piece, work, outbox), daemon=True)
+    process.start()
+    outbox.close()
+    return _Running(process, inbox, piece)
+
+
+def _child(piece: Any, work: Work, outbox: Connection) -> None:
+    """The whole life of a worker process: lock, work, leave."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(work.threads)
+    piece.folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), (piece.folder / "log.txt").open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+
+    def report(details: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # nobody listens any more: the work is still worth finishing
+            outbox.send(dict(details))
+
+    try:
+        with lock_of(piece).acquire(timeout=0):
+            if not work.finished(piece):
+                work.do(piece, report)
+    except Timeout:
+        report({"busy": True})
+    except Exception as error:
+        report({"error": " ".join(str(error).split())})
+        raise SystemExit(1) from error
+
+
+def _collect(running: list[_Running], work: Work, news: News, failed: dict[str, str]) -> None:
+    """Wait a little, pass on what the workers say, and settle those that ended."""
+    if not running:
+        time.sleep(POLL)
+        return
+    wait([thing for active in running for thing in (active.inbox, active.process.sentinel)], timeout=POLL)
+    for active in list(running):
+        for details in _messages(active.inbox):
+            active.last |= details
+            news(active.piece, "progress", details)
+        if not active.process.is_alive():
+            active.process.join()
+            running.remove(active)
+            for details in _messages(active.inbox):
+                active.last |= details
+            _settle(active.piece, work, news, failed, active)
+
+
+def _messages(inbox: Connection) -> Iterator[dict[str, Any]]:
+    with contextlib.suppress(EOFError, OSError):
+        while inbox.poll():
+            yield inbox.recv()
+
+
+def _settle(piece: Any, work: Work, news: News, failed: dict[str, str], active: _Running | None = None) -> None:
+    """Tell how a piece ended; one that left no record is given a failed one."""
+    if work.finished(piece):
+        news(piece, "done", {})
+        return
+    reason = _death(active) if active is not None else None
+    if reason is not None:
+        with contextlib.suppress(Exception):
+            work.fail(piece, reason)
+    failed[piece.key] = reason or work.reason(piece)
+    news(piece, "failed", {"reason": failed[piece.key]})
+
+
+def _death(active: _Running) -> str | None:
+    """Why a process ended without a record of its own; `None` if it left one."""
+    code = active.process.exitcode
+    if "error" in active.last:
+        return str(active.last["error"])
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = " (the system's way of saying out of memory)" if name == "SIGKILL" else ""
+        return f"the process was killed by {name}{hint}"
+    return f"the process ended with exit code {code}" if code else None
+
+
+def lock_of(piece: Any) -> FileLock:
+    """The lock on a piece of work; it goes when its process does."""
+    piece.folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(piece.folder / ".lock")
+
+
+def locked(piece: Any) -> bool:
+    """Whether another process is at work on a piece."""
+    try:
+        with lock_of(piece).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+@contextlib.contextmanager
+def _single_threaded(threads: int) -> Iterator[None]:
+    """Environment of the workers: a second thread slows small models down, and there are other cores' cells."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names[:2], str(threads)), TOKENIZERS_PARALLELISM="false")
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,143 @@
+"""What a run keeps on disk. Every file is written whole or not at all; a record is written last.
+
+RUN/grid.json                      the grid's name and description
+RUN/cells/KEY/record.json          the cell, its outcome and curve: where it is, the cell is finished
+RUN/cells/KEY/config.yaml          the resolved cell, for people
+RUN/cells/KEY/curves.jsonl         training metrics, a line a step
+RUN/cells/KEY/completions.parquet  what was sampled and how it was judged
+RUN/cells/KEY/log.txt              what the cell's process printed
+RUN/stages/KEY/model/              a hardened model, shared by all cells that need it
+RUN/stages/KEY/record.json         its method, settings and cost
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.records import HoldfastError, Outcome, Record
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a crash or a full disk leaves either the old one or the new one.
+
+    Raises:
+        HoldfastError: the disk is full or the place cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value; see `write_text`."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON value.
+
+    Raises:
+        HoldfastError: the file is not JSON; says how to go on.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HoldfastError(f"{path}: cannot be read ({error}); delete it and run again") from error
+
+
+def cell_folder(run: Path, key: str) -> Path:
+    """Where a cell lives."""
+    return run / "cells" / key
+
+
+def stage_folder(run: Path, key: str) -> Path:
+    """Where a hardened model lives."""
+    return run / "stages" / key
+
+
+def finished(folder: Path) -> bool:
+    """Whether the cell or stage in a folder is finished and need not be run again; a failed one is tried again."""
+    path = folder / "record.json"
+    return path.exists() and read_json(path).get("outcome") != Outcome.FAILED
+
+
+def read_record(folder: Path) -> Record:
+    """The record in a cell's folder."""
+    path = folder / "record.json"
+    try:
+        return Record.from_json(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise HoldfastError(f"{path}: not a record of this version ({error}); delete it and run again") from error
+
+
+def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write completions, one row a completion and judge, as Parquet."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = [
+        ("step", pa.int64()),
+        ("role", pa.string()),
+        ("domain", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("num_tokens", pa.int64()),
+        ("finished", pa.bool_()),
+        ("judge", pa.string()),
+        ("score", pa.float64()),
+        ("valid", pa.bool_()),
+        ("refused", pa.bool_()),
+        ("reason", pa.string()),
+    ]
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(columns))
+    scratch = path.with_name(f".{path.name}")
+    try:
+        parquet.write_table(table, scratch)
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Add one line of JSON to a curve; numbers that are not finite become null."""
+    clean = {key: item if math.isfinite(item) else None for key, item in value.items()}
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(clean) + "\n")
+    except OSError as error:
+        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def keep_lines(path: Path, up_to: int) -> None:
+    """Drop the lines of a curve past a step, and one cut short by a crash: the run goes on from there."""
+    kept = []
+    for line in _lines(path):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue
+        if value["step"] <= up_to:
+            kept.append(line)
+    write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _lines(path: Path) -> Iterable[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else ()

@@ -1,0 +1,134 @@
+"""What a cell's values mean: its model, its examples, its judges, as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from holdfast.data.columns import Source
+from holdfast.data.mixing import pair_refusals, sample
+from holdfast.data.read import read
+from holdfast.data.splits import require_disjoint, split
+from holdfast.evaluate import Suite
+from holdfast.generate import Sampling
+from holdfast.judges import GROUP, JUDGES
+from holdfast.models import Model, check_lengths, load
+from holdfast.plan import Context, Fit, Splits
+from holdfast.records import Cell, Example, HoldfastError, Method
+from holdfast.rewards import Judge
+from holdfast.sandbox import grammar
+from holdfast.settings import typed
+from holdfast.tables import find
+
+
+def load_model(cell: Cell, folder: Path | None) -> Model:
+    """A cell's model: from `folder` where a stage or the sandbox made one, else the pretrained one it names."""
+    settings = cell.model["settings"]
+    if cell.model["kind"] == "sandbox":
+        if folder is None:
+            raise HoldfastError("the sandbox's model has not been built: run `holdfast sandbox build`")
+        return load(folder)
+    prompt_format, dtype = settings["prompt_format"], settings["dtype"]
+    if folder is not None:
+        return load(folder, dtype=dtype, prompt_format=prompt_format)
+    return load(settings["path"], revision=settings["revision"], dtype=dtype, prompt_format=prompt_format)
+
+
+def load_splits(data: Mapping[str, Any]) -> Splits:
+    """The examples of a cell, dealt out to four splits whose prompts are disjoint.
+
+    Raises:
+        HoldfastError: a file cannot be read, only one of the two sources is given, or a split is left empty.
+    """
+    if data["harmful"] is None and data["benign"] is None:
+        return _sandbox_splits(data)
+    for name in ("harmful", "benign"):
+        if data[name] is None:
+            raise HoldfastError(f"data.{name} is missing: harm is never reported without usefulness, so give both")
+    harmful = _dealt("harmful", pair_refusals(_rows(data, "harmful")), data)
+    benign = _dealt("benign", _rows(data, "benign"), data)
+    return Splits(harmful=harmful, benign=benign)
+
+
+def _sandbox_splits(data: Mapping[str, Any]) -> Splits:
+    sizes = {name: data["train"] if name in ("defense", "attack") else data["held_out"] for name in data["shares"]}
+    harmful, benign = (
+        {name: grammar.examples(name, families, size, seed=data["seed"]) for name, size in sizes.items()}  # type: ignore[arg-type]
+        for families in (grammar.RESTRICTED, grammar.BENIGN)
+    )
+    require_disjoint({name: harmful[name] + benign[name] for name in sizes})
+    return Splits(harmful=harmful, benign=benign)
+
+
+def _rows(data: Mapping[str, Any], name: str) -> list[Example]:
+    source = typed(Source, data[name], f"data.{name}")
+    every = read(source)
+    wanted = ("harmful", "refusal") if name == "harmful" else ("benign", "retain")
+    rows = [row for row in every if row.role in wanted]
+    if not any(row.role == wanted[0] for row in rows):
+        raise HoldfastError(
+            f"{source.path}: none of its {len(every)} rows is {name}; set `role: {name}` in data.{name} if all are"
+        )
+    return rows
+
+
+def _dealt(name: str, rows: Sequence[Example], data: Mapping[str, Any]) -> dict[str, list[Example]]:
+    dealt = split([row for row in rows if row.role != "refusal"], data["shares"], seed=data["seed"])
+    empty = [part for part, examples in dealt.items() if not examples]
+    if empty:
+        raise HoldfastError(
+            f"data.{name}: the {empty[0]} split has no prompt ({len(rows)} rows in all); add rows or change data.shares"
+        )
+    require_disjoint(dealt)
+    return dealt
+
+
+def judge_of(cell: Cell) -> Callable[[str], Judge]:
+    """A cell's judges by name; each is loaded once."""
+
+    @cache
+    def judge(name: str) -> Judge:
+        return make_judge(cell.judges[name])
+
+    return judge
+
+
+def make_judge(method: Method) -> Judge:
+    """A judge from its name and settings."""
+    settings = typed(find(JUDGES, GROUP, method.name), method.settings, method.title)
+    return settings.judge()
+
+
+def context_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge], fit: Fit) -> Context:
+    """What a cell's methods may use."""
+    return Context(
+        splits=splits, seed=cell.seed, fit=fit, judge=judge, max_new_tokens=cell.evaluation["max_new_tokens"]
+    )
+
+
+def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite:
+    """What a cell's model is measured with; the same prompts for every seed, so that cells compare."""
+    evaluation = cell.evaluation
+    part, seed = evaluation["split"], cell.data["seed"]
+
+    def some(rows: Sequence[Example]) -> list[Example]:
+        return sample(rows, min(evaluation["num_prompts"], len(rows)), seed=seed)
+
+    return Suite(
+        harmful=some(splits.harmful[part]),
+        benign=some(splits.benign[part]),
+        harm_judges={name: judge(name) for name in evaluation["harm_judges"]},
+        help_judge=(evaluation["help_judge"], judge(evaluation["help_judge"])),
+        sampling=Sampling(max_new_tokens=evaluation["max_new_tokens"], temperature=evaluation["temperature"]),
+        seed=10_000 + cell.seed,
+        batch_size=evaluation["batch_size"],
+    )
+
+
+def refuse_long_prompts(model: Model, splits: Splits, max_new_tokens: int) -> None:
+    """Refuse prompts that do not fit the model's context, before anything is trained."""
+    for part in (splits.harmful, splits.benign):
+        for rows in part.values():
+            check_lengths(model, rows, max_new_tokens=max_new_tokens)

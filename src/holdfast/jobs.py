@@ -1,0 +1,193 @@
+"""The jobs behind the commands: run a grid, harden, evaluate, build the sandbox; each returns an exit code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast import display, experiment
+from holdfast.config import load_grid, overridden, parse_grid, preset, presets
+from holdfast.experiment import store
+from holdfast.experiment.grid import Grid, cells
+from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.settings import merge
+
+
+def run_grid(
+    name: str,
+    *,
+    runs: Path | None,
+    overrides: Sequence[str],
+    workers: int | None,
+    checkpoint_every: int = 100,
+    keep_weights: bool = False,
+    report: bool = True,
+) -> int:
+    """Run a grid file or preset, show its results and write its report."""
+    from holdfast.experiment.tasks import Options
+
+    grid = load_grid(name, overrides)
+    options = Options(checkpoint_every=checkpoint_every, keep_weights=keep_weights)
+    return _run(grid, runs or Path("runs") / grid.name, workers=workers, options=options, report=report)
+
+
+def run_values(
+    values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], workers: int | None, keep_weights: bool = False
+) -> int:
+    """Run a grid given as plain values, show its results and write its report."""
+    from holdfast.experiment.tasks import Options
+
+    return _run(
+        _grid(values, overrides), runs, workers=workers, options=Options(keep_weights=keep_weights), report=True
+    )
+
+
+def harden_model(
+    values: Mapping[str, Any], *, out: Path, runs: Path, overrides: Sequence[str], workers: int | None
+) -> int:
+    """Harden a model, measure it before and after, and save it with a model card."""
+    from holdfast.cards import model_card
+
+    grid = _grid({"name": "harden", **values}, overrides)
+    if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
+        raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
+    if out.exists() and any(out.iterdir()):
+        raise HoldfastError(f"{out}: exists and is not empty; give another folder")
+    records = _records(grid, runs, workers=workers)
+    before, after = records[0], records[-1]
+    if Outcome.FAILED in (before.outcome, after.outcome):
+        return _failed([before, after])
+    key = _stage_key(after)
+    _copy(store.stage_folder(runs, key) / "model", out)
+    store.write_text(out / "README.md", model_card(before, after))
+    display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
+    display.note(f"wrote {out}")
+    return 0
+
+
+def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], samples: int) -> int:
+    """Measure a model, and print its scores and some completions."""
+    records = _records(_grid({"name": "evaluate", **values}, overrides), runs, workers=None)
+    if records[0].outcome is Outcome.FAILED:
+        return _failed(records)
+    display.scores(records[0].evaluations[-1].scores)
+    if samples:
+        from pyarrow import parquet
+
+        rows = parquet.read_table(store.cell_folder(runs, records[0].key) / "completions.parquet").to_pylist()
+        display.completions(rows[:samples])
+    return 0
+
+
+def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, overrides: Sequence[str]) -> int:
+    """Build the sandbox's two models, measure both, and say where they are."""
+    from holdfast.experiment.tasks import tasks_of
+
+    values = {"name": "sandbox", "models": [{"sandbox": dict(settings)}], "attacks": ["none"]}
+    grid = _grid(values, [f"models.{override}" for override in overrides])
+    records = _records(grid, runs, workers=None)
+    if records[0].outcome is Outcome.FAILED:
+        return _failed(records)
+    display.note("aligned model, unseen names:")
+    display.scores(records[0].evaluations[-1].scores)
+    for piece in tasks_of(cells(grid), runs.absolute(), experiment.cache_folder()):
+        if piece.kind in ("base", "aligned"):
+            seconds = store.read_json(piece.folder / "record.json")["seconds"]
+            display.note(f"{piece.kind}: {piece.folder / 'model'} (trained in {seconds:.0f} s)")
+            if out is not None:
+                _copy(piece.folder / "model", out / piece.kind)
+    return 0
+
+
+def show_list(what: str | None) -> None:
+    """Print the tables of methods, judges, formats and presets."""
+    from holdfast import attacks, judges
+    from holdfast.data import FORMATS
+    from holdfast.defenses import offline, online
+    from holdfast.tables import near, rows
+
+    def summaries(table: Any, group: str, suffix: str = "") -> dict[str, str]:
+        return {name: row.summary + suffix for name, row in rows(table, group).items()}
+
+    found = {
+        "attacks": summaries(attacks.ATTACKS, attacks.GROUP),
+        "defenses": {
+            **summaries(offline.OFFLINE, offline.GROUP, " (offline)"),
+            **summaries(online.ONLINE, online.GROUP, " (online)"),
+        },
+        "judges": summaries(judges.JUDGES, judges.GROUP),
+        "formats": dict.fromkeys(FORMATS, "rows of this schema"),
+        "presets": presets(),
+    }
+    if what is not None and what not in found:
+        raise HoldfastError(f"nothing to list called {what!r}{near(what, found)}; there are {', '.join(found)}")
+    for title in [what] if what else found:
+        display.note(f"{title}:")
+        for name, summary in found[title].items():
+            display.note(f"  {name:<24} {summary}")
+
+
+def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:
+    records = _records(grid, runs, workers=workers, options=options)
+    display.results(records)
+    if report:
+        from holdfast.report import write_report
+
+        display.note(f"wrote {write_report([runs], runs / 'report.html', title=f'Holdfast: {grid.name}')}")
+    return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0
+
+
+def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None) -> list[Record]:
+    with display.live() as news:
+        return experiment.run(grid, runs, workers=workers, options=options, news=news)
+
+
+def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
+    """A grid from options; for the sandbox's models the quickstart's settings stand in for the papers'."""
+    merged: dict[str, Any] = dict(values)
+    if not values.get("data"):
+        merged = _with_sandbox_settings(merged)
+    else:
+        merged["evaluation"] = {"harm_judges": ["refusal"], "help_judge": "reference"}
+    for override in overrides:
+        merged = overridden(merged, override)
+    return parse_grid(merged, "command line")
+
+
+def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
+    import yaml
+
+    place = preset("quickstart")
+    assert place is not None
+    known = yaml.safe_load(place.read_text())
+
+    def settled(kind: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [settled(kind, item) for item in value]
+        entry = next((e for e in known[kind] if isinstance(e, Mapping) and value in e), None)
+        return value if entry is None else dict(entry)
+
+    axes = {kind: settled(kind, values.get(kind, ["none"])) for kind in ("defenses", "attacks")}
+    return merge({**values, **axes}, {"evaluation": known["evaluation"]})
+
+
+def _failed(records: Sequence[Record]) -> int:
+    for record in records:
+        if record.outcome is Outcome.FAILED:
+            display.error(record.reason)
+    return 1
+
+
+def _stage_key(record: Record) -> str:
+    from holdfast.experiment.tasks import stage_key
+
+    return stage_key(record.cell, len(record.cell.stages))
+
+
+def _copy(source: Path, out: Path) -> None:
+    try:
+        shutil.copytree(source, out, dirs_exist_ok=True)
+    except OSError as error:
+        raise HoldfastError(f"{out}: cannot be written: {error}") from error

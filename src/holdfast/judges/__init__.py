@@ -1,0 +1,12 @@
+"""Judges: each a frozen dataclass of settings whose `judge()` reads completions and returns verdicts."""
+
+from holdfast.tables import Row
+
+GROUP = "holdfast.judges"
+JUDGES = {
+    "oracle": Row("holdfast.sandbox.oracle:Oracle", "the sandbox's exact truth: harm or helpfulness"),
+    "refusal": Row("holdfast.judges.refusal:RefusalJudge", "harm 0 for a refusal, 1 for anything else that is valid"),
+    "classifier": Row("holdfast.judges.classifier:ClassifierJudge", "harm by a Hugging Face sequence classifier"),
+    "keyword": Row("holdfast.judges.keyword:KeywordJudge", "share of the wanted words that are mentioned; for rewards"),
+    "reference": Row("holdfast.judges.reference:ReferenceJudge", "helpfulness: unigram F1 with the given response"),
+}

@@ -1,0 +1,258 @@
+"""Finished run folders -> one HTML page that opens offline, a CSV file beside it, and figures.
+
+This module joins the parts, which know nothing of one another: `read` (files -> records), `summarise` (records ->
+rows over seeds), `cells`, `training`, `samples` and `accounting` (what tables and lists show), `charts` and
+`figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text` (text that others wrote, made safe).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.records import HoldfastError, Outcome, Record
+
+if TYPE_CHECKING:
+    from holdfast.report.charts import Style, Width
+    from holdfast.report.read import Finished
+    from holdfast.report.summarise import Row
+    from holdfast.report.summarise.labels import Label
+
+__all__ = ["write_figures", "write_report"]
+
+_HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
+_CURVES = ("harmfulness", "helpfulness")
+_METRICS = ("reward", "loss")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Findings:
+    """What the run folders hold, read and summarised once; `labels` has one entry per cell."""
+
+    cells: tuple[Finished, ...]
+    labels: Sequence[Label]
+    rows: Sequence[Row]
+    looks: dict[str, Style]
+    grids: tuple[tuple[str, str], ...]
+    unfinished: int
+
+    @property
+    def records(self) -> list[Record]:
+        return [cell.record for cell in self.cells]
+
+
+def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report", samples_per_cell: int = 6) -> Path:
+    """Write the page to `out` and the same cells as CSV beside it (`<out stem>.csv`); return `out`.
+
+    `samples_per_cell` prompts of each cell are shown with their completions, hidden until clicked.
+    Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be written.
+    """
+    from holdfast.report import page, text
+
+    out = Path(out)
+    if out.suffix.lower() == ".csv":
+        raise HoldfastError(f"{out}: the table goes there; give the page another ending, such as .html")
+    found = _find(runs)
+    cells = _cell_rows(found)
+    context = {
+        **{"title": title, "cells": cells, "samples": _samples(found, samples_per_cell)},
+        **_counts(found),
+        **_tables(found),
+        **_drawings(found),
+    }
+    html = page.render(context, text.visible)
+    _write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
+    return _write(out, html.encode())
+
+
+def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
+    """Write the page's charts as files, one per chart and format, and return their paths.
+
+    Raises HoldfastError for a format that is none of png, svg and pdf, and as `write_report` does.
+    """
+    from holdfast.report import charts, figures, text
+
+    unknown = [form for form in formats if form not in figures.FORMATS]
+    if unknown:
+        raise HoldfastError(f"no figures in format {unknown[0]!r}; there are {', '.join(figures.FORMATS)}")
+    written = []
+    for name, panels in _charts(_find(runs), width=340).items():
+        spec = text.clean(charts.side_by_side(panels).to_dict())
+        for form in formats:
+            written.append(_write(Path(folder) / f"{name}.{form}", figures.draw(spec, form)))
+    return written
+
+
+def _find(runs: Sequence[Path]) -> _Findings:
+    from holdfast.report.charts import styles
+    from holdfast.report.read import load
+    from holdfast.report.summarise import summarise
+    from holdfast.report.summarise.labels import labels
+
+    loaded = load(runs)
+    records = [cell.record for cell in loaded.cells]
+    rows = summarise(records)
+    order = [row.label for row in rows]
+    labelled = sorted(
+        zip(loaded.cells, labels(records), strict=True),
+        key=lambda pair: (order.index(pair[1]), pair[0].record.cell.seed),
+    )
+    return _Findings(
+        cells=tuple(cell for cell, _ in labelled),
+        labels=[label for _, label in labelled],
+        rows=rows,
+        looks=styles([row.label.defense for row in rows if row.time_to_break is not None]),
+        grids=loaded.grids,
+        unfinished=loaded.unfinished,
+    )
+
+
+def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
+    from holdfast.report.cells import cell_row
+    from holdfast.report.summarise import first_and_last, peak
+
+    return [
+        cell_row(cell.record, label, grid=cell.grid, ends=first_and_last(cell.record), peak=peak(cell.record))
+        for cell, label in zip(found.cells, found.labels, strict=True)
+    ]
+
+
+def _samples(found: _Findings, count: int) -> list[dict[str, Any]]:
+    from holdfast.report.read import read_completions
+    from holdfast.report.samples import pick
+
+    groups = [
+        {
+            **label._asdict(),
+            **{"seed": cell.record.cell.seed, "outcome": str(cell.record.outcome)},
+            "samples": pick(read_completions(cell.folder), count),
+        }
+        for cell, label in zip(found.cells, found.labels, strict=True)
+    ]
+    return [group for group in groups if group["samples"]]
+
+
+def _counts(found: _Findings) -> dict[str, Any]:
+    """What the page's sentences say."""
+    rows, records = found.rows, found.records
+    ended = Counter(record.outcome for record in records)
+    harm = [s for r in records for e in r.evaluations if (s := e.score("harmfulness")) is not None]
+    attacked = [row for row in rows if row.time_to_break is not None]
+    points = [point for row in attacked for name in _CURVES for point in row.curves.get(name, ())]
+    return {
+        "total": len(records),
+        "unfinished": found.unfinished,
+        "outcomes": {str(outcome): ended[outcome] for outcome in Outcome if ended[outcome]},
+        "num_models": len({row.label.model for row in rows}),
+        "num_defenses": len({(row.label.defense, row.label.threat_model) for row in rows}),
+        "num_attacks": len({row.label.attack for row in attacked}),
+        "num_seeds": len({record.cell.seed for record in records}),
+        "one_seed": any(len(row.seeds) == 1 for row in rows),
+        "partial": any(point.estimate.seeds < point.of for point in points),
+        "thresholds": sorted({row.threshold for row in rows if row.threshold is not None}),
+        "budgets": _budgets(attacked),
+        "left_out": {
+            "invalid": sum(score.invalid for score in harm),
+            "unjudged": sum(score.unjudged for score in harm),
+            "shown": sum(score.n + score.invalid + score.unjudged for score in harm),
+        },
+    }
+
+
+def _budgets(rows: Sequence[Row]) -> list[tuple[str, int]]:
+    """The last evaluated step of each attack."""
+    budgets: dict[str, int] = {}
+    for row in rows:
+        budgets[row.label.attack] = max(row.last_step, budgets.get(row.label.attack, 0))
+    return list(budgets.items())
+
+
+def _tables(found: _Findings) -> dict[str, Any]:
+    """What the page's tables say."""
+    from holdfast.report import accounting
+    from holdfast.report.read import read_judges
+
+    scores = dict.fromkeys(name for row in found.rows for name in row.before)
+    return {
+        **{"rows": found.rows, "grids": found.grids},
+        "judges": list(dict.fromkeys(name for cell in found.cells for name in read_judges(cell.folder))),
+        "configured": list(dict.fromkeys(judge.title for r in found.records for judge in r.cell.judges.values())),
+        "others": [name for name in scores if name not in _HEADLINE],
+        "costs": accounting.costs(found.records, [label.attack for label in found.labels]),
+        "stages": accounting.stages(found.records),
+        "environment": accounting.environments(found.records),
+    }
+
+
+def _drawings(found: _Findings) -> dict[str, Any]:
+    """The page's charts: what stands where, their specifications, and the script that draws them."""
+    from markupsafe import Markup
+
+    from holdfast.report import figures, page, text, training
+
+    specs: dict[str, Markup] = {}
+    places: dict[str, list[dict[str, str]]] = {}
+    for name, panels in _charts(found, width="container").items():
+        for title, chart in panels.items():
+            place = f"chart-{len(specs)}"
+            about = f"{name.replace('_', ' ')}, {title}; its numbers are in the tables"
+            specs[place] = Markup(text.script_json(chart.properties(description=about).to_dict()))
+            places.setdefault(name, []).append({"id": place, "title": title})
+    return {
+        **{"specs": specs, "looks": found.looks, "thin_limit": training.LIMIT},
+        **{name: places.get(name, []) for name in (*_CURVES, "time_to_break")},
+        "training": [places[name] for metric in _METRICS if (name := f"training_{metric}") in places],
+        **{"library": Markup(figures.script()), "style": page.asset("page.css"), "drawing": page.asset("page.js")},
+    }
+
+
+def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
+    """Every chart by name, then by panel; a chart without data is not there."""
+    from holdfast.report import charts
+    from holdfast.report.summarise import curve_points, time_points
+
+    drawn: dict[str, dict[str, Any]] = {}
+    for score in _CURVES:
+        for panel, points in charts.panels(curve_points(found.rows, score)).items():
+            chart = charts.curves(points, found.looks, score=score, width=width)
+            drawn.setdefault(score, {})[panel] = chart
+    for panel, points in charts.panels(time_points(found.rows)).items():
+        drawn.setdefault("time_to_break", {})[panel] = charts.times(points, found.looks, width=width)
+    for metric in _METRICS:
+        for panel, points in charts.panels(_training_points(found, metric)).items():
+            chart = charts.training(points, found.looks, metric=metric, width=width)
+            drawn.setdefault(f"training_{metric}", {})[panel] = chart
+    return drawn
+
+
+def _training_points(found: _Findings, metric: str) -> list[dict[str, Any]]:
+    from holdfast.report.read import read_curves
+    from holdfast.report.training import thin
+
+    return [
+        {**label._asdict(), "seed": cell.record.cell.seed, "step": step, "value": value}
+        for cell, label in zip(found.cells, found.labels, strict=True)
+        if cell.record.cell.attack is not None
+        for step, value in thin(read_curves(cell.folder), metric)
+    ]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write a file as a whole or not at all: a reader never sees a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        why = error.strerror or error
+        raise HoldfastError(f"{path}: cannot be written ({why}); name another place or free this one") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,169 @@
+"""Charts as altair values: one small chart per (model, attack), one color and dash per defense throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+
+Width = int | Literal["container"]
+Points = Sequence[Mapping[str, Any]]
+
+# Okabe and Ito's colors for all kinds of color vision, without yellow and black, which vanish on white or on dark.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ((1, 0), (6, 3), (2, 2))
+_UNDEFENDED = "#808080"
+_HEIGHT, _BAR = 230, 38
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Style:
+    """How one defense is drawn: a color, and a dash (lengths drawn and skipped, px) once colors repeat."""
+
+    color: str
+    dash: tuple[int, int]
+
+
+def styles(defenses: Sequence[str]) -> dict[str, Style]:
+    """A style for each defense; the undefended model is grey."""
+    others = [name for name in dict.fromkeys(defenses) if name != "none"]
+    found = dict(zip(others, _looks(len(others)), strict=True))
+    return {name: found.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
+
+
+def panels(points: Points) -> dict[str, list[Mapping[str, Any]]]:
+    """Points by attack, or by model and attack where there are several models."""
+    several = len({point["model"] for point in points}) > 1
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        name = f"{point['model']} · {point['attack']}" if several else str(point["attack"])
+        found.setdefault(name, []).append(point)
+    return found
+
+
+def curves(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> alt.LayerChart:
+    """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
+
+    Points are hollow where fewer seeds were evaluated than elsewhere on the curve.
+    """
+    title = score.replace("_", " ")
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]))
+    base = _base(points).encode(x=_steps_axis(), color=_color(points, looks, width))
+    partial = alt.condition("datum.seeds < datum.of", alt.value(0), alt.value(1))
+    tips = [*_tips("defense", "step"), alt.Tooltip("value:Q", title=title, format=".3f")]
+    tips += [*_tips("low", "high", form=".3f"), *_tips("seeds", "of", "n")]
+    layers = [
+        base.mark_area(opacity=0.16, line=False).encode(y="low:Q", y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(points, looks, width)),
+        base.mark_point(size=36, filled=True, opacity=1, strokeWidth=1.5).encode(
+            y=y, fillOpacity=partial, stroke=_color(points, looks, width), tooltip=tips
+        ),
+    ]
+    thresholds = sorted({point["threshold"] for point in points if point["threshold"] is not None})
+    if score == "harmfulness" and thresholds:
+        layers.append(_rule(thresholds))
+    return alt.layer(*layers).properties(width=width, height=_HEIGHT)
+
+
+def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.LayerChart:
+    """Time to break as bars with error bars; pale, dashed and marked `≥` where a seed never broke."""
+    order = list(dict.fromkeys(point["defense"] for point in points))
+    ends = [{**point, "end": max(point["steps"], point["high"] or 0.0)} for point in points]
+    longest = max((point["end"] for point in ends), default=0.0) or 1.0
+    scale = alt.Scale(domain=[0, 1.55 * longest], nice=False)
+    axis = alt.Axis(labelLimit=130, ticks=False, domain=False)
+    color = _color(points, looks, "container")
+    base = _base(ends).encode(y=alt.Y("defense:N", sort=order, title=None, axis=axis))
+    x = alt.X("steps:Q", title="attack steps until broken", scale=scale, axis=alt.Axis(tickCount=5))
+    tips = [
+        *_tips("defense", "text", "note"),
+        *_tips("low", "high", form=".1f"),
+        *_tips("censored", "seeds", "excluded"),
+    ]
+    bars = base.mark_bar(height=alt.RelativeBandSize(0.55), strokeWidth=1.5).encode(
+        x=x,
+        color=color,
+        stroke=color,
+        fillOpacity=alt.condition("datum.censored > 0", alt.value(0.25), alt.value(0.9)),
+        strokeDash=alt.condition("datum.censored > 0", alt.value([4, 3]), alt.value([1, 0])),
+        tooltip=tips,
+    )
+    whiskers = base.transform_filter("isValid(datum.high)").mark_rule(strokeWidth=2)
+    spans = whiskers.encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    end = base.encode(x=alt.X("end:Q", scale=scale))
+    texts = [
+        _beside(end, *line)
+        for line in (("!datum.note", "text", 0), ("datum.note", "text", -7), ("datum.note", "note", 7))
+    ]
+    layers = alt.layer(bars, spans, *texts)
+    return layers.properties(width=width, height=_BAR * len(order))
+
+
+def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> alt.Chart:
+    """A training metric over attack steps, one thin line per seed."""
+    y = alt.Y("value:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False))
+    chart = _base(points).mark_line(strokeWidth=1.2, opacity=0.75)
+    chart = chart.encode(
+        x=_steps_axis(),
+        y=y,
+        color=_color(points, looks, width),
+        strokeDash=_dash(points, looks, width),
+        detail="seed:N",
+        tooltip=[*_tips("defense", "seed", "step"), alt.Tooltip("value:Q", format=".4g")],
+    )
+    return chart.properties(width=width, height=_HEIGHT)
+
+
+def side_by_side(charts: Mapping[str, alt.Chart | alt.LayerChart]) -> alt.ConcatChart:
+    """The charts of several panels as one figure, each under its panel's name."""
+    titled = [chart.properties(title=name) for name, chart in charts.items()]
+    return alt.concat(*titled, columns=2).resolve_scale(color="shared", strokeDash="shared")
+
+
+def _looks(count: int) -> list[Style]:
+    return [
+        Style(color=_COLORS[number % len(_COLORS)], dash=_DASHES[number // len(_COLORS) % len(_DASHES)])
+        for number in range(count)
+    ]
+
+
+def _base(points: Points) -> alt.Chart:
+    return alt.Chart(alt.Data(values=[dict(point) for point in points]))
+
+
+def _steps_axis() -> alt.X:
+    return alt.X("step:Q", title="attack step", axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False))
+
+
+def _color(points: Points, looks: Mapping[str, Style], width: Width) -> alt.Color:
+    names = list(dict.fromkeys(point["defense"] for point in points))
+    scale = alt.Scale(domain=names, range=[looks[name].color for name in names])
+    return alt.Color("defense:N", scale=scale, legend=_legend(width))
+
+
+def _dash(points: Points, looks: Mapping[str, Style], width: Width) -> alt.StrokeDash:
+    names = list(dict.fromkeys(point["defense"] for point in points))
+    scale = alt.Scale(domain=names, range=[list(looks[name].dash) for name in names])
+    return alt.StrokeDash("defense:N", scale=scale, legend=_legend(width))
+
+
+def _legend(width: Width) -> alt.Legend | None:
+    """None on the page, where one legend in HTML serves all charts."""
+    if width == "container":
+        return None
+    return alt.Legend(title=None, orient="bottom", labelLimit=0, columns=2, symbolType="stroke", symbolOpacity=1)
+
+
+def _rule(thresholds: Sequence[float]) -> alt.Chart:
+    data = alt.Data(values=[{"threshold": value} for value in thresholds])
+    return alt.Chart(data).mark_rule(strokeDash=[4, 4], opacity=0.8).encode(y="threshold:Q")
+
+
+def _beside(base: alt.Chart, which: str, field: str, dy: int) -> alt.Chart:
+    return base.transform_filter(which).mark_text(align="left", dx=7, dy=dy).encode(text=f"{field}:N")
+
+
+def _tips(*names: str, form: str = "") -> list[alt.Tooltip]:
+    return [alt.Tooltip(f"{name}:{'Q' if form else 'N'}", **({"format": form} if form else {})) for name in names]

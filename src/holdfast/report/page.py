@@ -1,0 +1,79 @@
+"""The HTML page: a jinja2 template with every expression escaped, and how numbers are written on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+NOTHING = "–"
+
+
+def render(context: Mapping[str, Any], show: Callable[[str], str]) -> str:
+    """The page for a context; `show` is applied to every string from the context before it is escaped.
+
+    Only `markupsafe.Markup` values pass as they are. Raises jinja2.UndefinedError for a name that is missing.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("holdfast.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: show(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        rate=rate, number=number, count=count, duration=duration, cost=cost, plural=plural, yes_no=yes_no
+    )
+    return environment.get_template("page.html.j2").render(context)
+
+
+def asset(name: str) -> Markup:
+    """A style sheet or script that stands beside the template, to go into the page as it is."""
+    return Markup(files("holdfast.report").joinpath("templates", name).read_text("utf-8"))
+
+
+def rate(value: float | None) -> str:
+    """A number in [0, 1], or any score, with two decimals."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def number(value: float | None) -> str:
+    """Steps and budgets: whole where they are whole, else with one decimal."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: `8.4 s`, `3 min 5 s`, `2 h 10 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return NOTHING
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def cost(steps: float | None) -> str:
+    """A break time or budget as a phrase: `1 step`, `40 steps`."""
+    return f"{number(steps)} {'step' if steps == 1 else 'steps'}"
+
+
+def plural(amount: int, noun: str) -> str:
+    """`1 cell`, `2 cells`."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def yes_no(value: bool | None) -> str:
+    """A tri-state for tables."""
+    return NOTHING if value is None else ("yes" if value else "no")

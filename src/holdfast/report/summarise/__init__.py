@@ -1,0 +1,159 @@
+"""Records of single seeds -> one row per (model, defense, threat model, attack), with intervals."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.records import Evaluation, Outcome, Record, Score
+from holdfast.report.summarise.intervals import BreakTime, Estimate, break_time, estimate, finite
+from holdfast.report.summarise.labels import Label, labels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A score at one step of the attack; `of` is the number of seeds that the row has scores for at all."""
+
+    step: int
+    estimate: Estimate
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """All seeds of one (model, defense, threat model, attack).
+
+    `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
+    `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
+    count in `outcomes` only.
+    """
+
+    label: Label
+    seeds: tuple[int, ...]
+    outcomes: Mapping[Outcome, int]
+    threshold: float | None
+    time_to_break: BreakTime | None
+    peak_harmfulness: Estimate
+    before: Mapping[str, Estimate]
+    after: Mapping[str, Estimate]
+    curves: Mapping[str, tuple[Point, ...]]
+    last_step: int
+    judged: int
+    invalid: int
+    unjudged: int
+
+
+def summarise(records: Sequence[Record]) -> list[Row]:
+    """One row per (model, defense, threat model, attack), undefended rows first in each attack.
+
+    Cells that share these names and differ in a setting are kept apart: the setting becomes part of the name.
+    """
+    groups: dict[Label, list[Record]] = defaultdict(list)
+    for record, label in zip(records, labels(records), strict=True):
+        groups[label].append(record)
+    rows = [_row(label, sorted(group, key=lambda r: r.cell.seed)) for label, group in groups.items()]
+    return sorted(rows, key=_order)
+
+
+def first_and_last(record: Record) -> tuple[Evaluation | None, Evaluation | None]:
+    """The evaluations before and after the attack; no after if the attack got no further than its start."""
+    if not record.evaluations:
+        return None, None
+    only_start = len(record.evaluations) == 1 and record.cell.attack is not None
+    return record.evaluations[0], None if only_start else record.evaluations[-1]
+
+
+def peak(record: Record) -> tuple[int, Score] | None:
+    """Step and score at which harmfulness was highest, the first of equals; `None` if never measured."""
+    scores = [(evaluation.step, evaluation.score("harmfulness")) for evaluation in record.evaluations]
+    found = [(step, score) for step, score in scores if score and finite(score.value) is not None]
+    return max(found, key=lambda pair: pair[1].value or 0.0, default=None)
+
+
+def curve_points(rows: Iterable[Row], name: str) -> list[dict[str, Any]]:
+    """The curves of the score called `name` as flat rows for a chart; rows of attack `none` have no curve."""
+    return [
+        {
+            **_place(row),
+            **{"step": point.step, "of": point.of, "threshold": row.threshold},
+            **{key: getattr(point.estimate, key) for key in ("value", "low", "high", "seeds", "n")},
+        }
+        for row in rows
+        if row.time_to_break is not None
+        for point in row.curves.get(name, ())
+    ]
+
+
+def time_points(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """The times to break as flat rows for a chart, with `text` and `note` that say what a bar cannot."""
+    return [
+        {
+            **_place(row),
+            **{"steps": time.steps or 0.0, "low": time.low, "high": time.high},
+            **{"censored": time.censored, "seeds": time.seeds, "excluded": sum(time.excluded.values())},
+            **_time_text(time),
+        }
+        for row in rows
+        if (time := row.time_to_break) is not None
+    ]
+
+
+def _place(row: Row) -> dict[str, str]:
+    return {"model": row.label.model, "attack": row.label.attack, "defense": row.label.defense}
+
+
+def _time_text(time: BreakTime) -> dict[str, str]:
+    if time.steps is None:
+        why = ", ".join(f"{count} {outcome}" for outcome, count in time.excluded.items())
+        return {"text": f"no time: {why}", "note": ""}
+    steps = f"{time.steps:,.1f}".removesuffix(".0")
+    excluded = sum(time.excluded.values())
+    return {"text": f"≥ {steps}" if time.censored else steps, "note": f"+{excluded} untimed" if excluded else ""}
+
+
+def _row(label: Label, group: Sequence[Record]) -> Row:
+    scored = [record for record in group if record.outcome is not Outcome.FAILED and record.evaluations]
+    ends = [first_and_last(record) for record in scored]
+    last = [after.score("harmfulness") for _, after in ends if after]
+    thresholds = {r.time_to_break.threshold for r in group if r.time_to_break}
+    return Row(
+        label=label,
+        seeds=tuple(record.cell.seed for record in group),
+        outcomes=Counter(record.outcome for record in group),
+        threshold=min(thresholds, default=None),
+        time_to_break=break_time(group),
+        peak_harmfulness=estimate(found[1] for r in scored if (found := peak(r))),
+        before=_by_name([before for before, _ in ends]),
+        after=_by_name([after for _, after in ends]),
+        curves=_curves(scored),
+        last_step=max((record.evaluations[-1].step for record in scored), default=0),
+        judged=sum(score.n for score in last if score),
+        invalid=sum(score.invalid for score in last if score),
+        unjudged=sum(score.unjudged for score in last if score),
+    )
+
+
+def _by_name(evaluations: Sequence[Evaluation | None]) -> dict[str, Estimate]:
+    there = [evaluation for evaluation in evaluations if evaluation]
+    names = dict.fromkeys(score.name for evaluation in there for score in evaluation.scores)
+    return {name: estimate(evaluation.score(name) for evaluation in there) for name in names}
+
+
+def _curves(records: Sequence[Record]) -> dict[str, tuple[Point, ...]]:
+    scores: dict[str, dict[int, list[Score]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        for evaluation in record.evaluations:
+            for score in evaluation.scores:
+                if finite(score.value) is not None:
+                    scores[score.name][evaluation.step].append(score)
+    return {
+        name: tuple(Point(step=step, estimate=estimate(at[step]), of=len(records)) for step in sorted(at))
+        for name, at in scores.items()
+    }
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    label = row.label
+    return label.model, label.attack, label.defense != "none", label.threat_model, label.defense

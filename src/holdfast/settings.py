@@ -1,0 +1,80 @@
+"""Settings: frozen dataclasses out of plain values, with unknown keys refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from holdfast.records import HoldfastError
+from holdfast.tables import near
+
+Settings = TypeVar("Settings")
+
+
+def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """An instance of a settings dataclass from plain values; what is not given keeps the class's default.
+
+    A nested group given in part keeps the rest of the class's own default for that group.
+
+    Raises:
+        HoldfastError: an unknown key (names the nearest known one) or a value of the wrong type; says where.
+    """
+    refuse_unknown(cls, values, where)
+    try:
+        return TypeAdapter(cls).validate_python(merge(defaults(cls), values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        got = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise HoldfastError(f"{where}{'.' if place else ''}{place}: {_plain(first['msg'])}{got}") from None
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON values."""
+    return _json(asdict(settings))
+
+
+def refuse_unknown(cls: type, values: Any, where: str) -> None:
+    """Refuse keys that a settings dataclass does not have, at any depth."""
+    if not isinstance(values, Mapping):
+        raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in hints:
+            raise HoldfastError(f"{where}: unknown key {key!r}{near(str(key), hints)}; known: {', '.join(hints)}")
+        inner = next((t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)), None)
+        if inner is not None and isinstance(value, Mapping):
+            refuse_unknown(inner, value, f"{where}.{key}")  # type: ignore[arg-type]
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a settings dataclass as plain values; fields without one are left out."""
+    found = {}
+    for item in fields(cls):
+        if item.default is not MISSING:
+            found[item.name] = item.default
+        elif item.default_factory is not MISSING:
+            found[item.name] = item.default_factory()
+    return {name: _json(asdict(v)) if is_dataclass(v) and not isinstance(v, type) else v for name, v in found.items()}
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` overwritten by `above`, group by group."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    return [_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _plain(message: str) -> str:
+    return message[0].lower() + message[1:]

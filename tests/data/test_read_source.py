@@ -1,0 +1,250 @@
+"""File kinds, row numbers, forced settings, the Hub, and fingerprints."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from holdfast.data import Source
+from holdfast.data import read as reading
+from holdfast.data.read import fingerprint, read
+from holdfast.records import HoldfastError
+
+ROWS = [{"prompt": f"How bright is soup {i}?", "response": f"{i} sparks"} for i in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def refused(**settings: object) -> str:
+    with pytest.raises(HoldfastError) as caught:
+        read(Source(**settings))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def write(name: str, text: str) -> str:
+    Path(name).write_text(text, encoding="utf-8", newline="")
+    return name
+
+
+def lines(rows: list[object]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def saved_as(kind: str) -> str:
+    if kind == "folder":
+        datasets.Dataset.from_list(ROWS).save_to_disk("folder")
+        return "folder"
+    if kind == "data.parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), kind)
+        return kind
+    table = "prompt,response\n" + "".join(f"{row['prompt']},{row['response']}\r\n" for row in ROWS)
+    texts = {"data.csv": table, "data.jsonl": lines(ROWS), "lines.json": lines(ROWS), "list.json": json.dumps(ROWS)}
+    return write(kind, texts[kind])
+
+
+KINDS = {
+    "data.jsonl": "line 2",
+    "lines.json": "line 2",
+    "list.json": "row 2",
+    "data.csv": "row 3",
+    "data.parquet": "row 2",
+    "folder": "row 2",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_gives_the_same_rows_and_tells_their_place(kind):
+    examples = read(Source(path=saved_as(kind)))
+    assert [(e.question, e.response) for e in examples] == [(row["prompt"], row["response"]) for row in ROWS]
+    assert examples[1].source == f"{kind}, {KINDS[kind]}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_limit_keeps_the_first_rows(kind):
+    assert [e.question for e in read(Source(path=saved_as(kind), limit=2))] == [row["prompt"] for row in ROWS[:2]]
+
+
+def test_rows_beyond_the_limit_are_not_checked():
+    path = write("data.jsonl", lines(ROWS[:2]) + "not json\n")
+    assert len(read(Source(path=path, limit=2))) == 2
+
+
+def test_blank_lines_count_in_line_numbers():
+    path = write("data.jsonl", "\n" + lines(ROWS[:1]) + "\n\n" + lines([{"prompt": 7}]))
+    assert refused(path=path).startswith("data.jsonl, line 5, column 'prompt': expected text")
+
+
+def test_csv_rows_are_those_of_the_sheet_even_after_a_cell_with_line_breaks():
+    path = write("data.csv", 'prompt,response\n"two\nlines","a ""b"", c"\nsoup?,blue\n,green\n')
+    assert refused(path=path).startswith("data.csv, row 4, column 'prompt': expected text")
+    first, second = read(Source(path=path, limit=2))
+    assert (first.question, first.response, second.source) == ("two\nlines", 'a "b", c', "data.csv, row 3")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column():
+    path = write("data.csv", "\ufeffprompt,response\nsoup?,blue\n")
+    assert read(Source(path=path))[0].response == "blue"
+
+
+def test_unusual_line_separators_inside_json_text_do_not_split_a_line():
+    path = write("data.jsonl", '{"prompt": "soup\u2028bowl"}\n{"prompt": "b"}\n')
+    assert [e.question for e in read(Source(path=path))] == ["soup\u2028bowl", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.jsonl", "\n"),
+        ("data.csv", "prompt,response\n"),
+        ("data.csv", ""),
+        ("data.json", "[]"),
+        ("data.jsonl", ""),
+    ],
+)
+def test_an_empty_file_is_refused_by_name(name, text):
+    assert refused(path=write(name, text)) == f"{name} has no rows"
+
+
+def test_an_empty_saved_folder_is_refused_by_name():
+    datasets.Dataset.from_dict({"prompt": []}).save_to_disk("folder")
+    assert refused(path="folder") == "folder has no rows"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("data.jsonl", '{"prompt": "a"}\n{"prompt"\n', "data.jsonl, line 2: broken JSON ("),
+        ("data.json", '[{"prompt": "a"},\n{"prompt"]', "data.json, line 2: broken JSON ("),
+        ("data.jsonl", "[1]\n", "data.jsonl, line 1: expected an object with the columns as keys, found list ([1])"),
+        ("data.csv", "prompt,response\na\n", "data.csv, row 2: 1 cells, but the header has 2"),
+        ("data.csv", "prompt,prompt\na,b\n", "data.csv, row 1: two columns are called 'prompt'"),
+        ("data.csv", 'prompt\na\n"b"c\n', "data.csv, row 3: broken CSV ("),
+        ("data.parquet", "no table", "data.parquet: not a readable Parquet file ("),
+        ("data.txt", "soup", "data.txt: cannot tell what this file is; its name should end in .jsonl, .json"),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_name_and_place(name, text, message):
+    assert refused(path=write(name, text)).startswith(message)
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_byte():
+    Path("data.csv").write_bytes(b"prompt\ncaf\xe9\n")
+    assert refused(path="data.csv").startswith("data.csv: not UTF-8 text (byte 11)")
+
+
+@pytest.mark.parametrize("path", ["data/train.jsonl", "./soup", "/nowhere/soup", "a/b/c", "soup.csv"])
+def test_a_path_that_is_not_there_is_refused_by_name(path):
+    assert refused(path=path).startswith(f"{path}: no such file or folder (looked in ")
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones():
+    path = saved_as("data.jsonl")
+    assert refused(path=path, format="beaver").startswith(
+        "data.jsonl: unknown format 'beaver'; choose from columns, beavertails, pku_safe_rlhf, anthropic_hh"
+    )
+
+
+def test_settings_of_the_hub_are_refused_for_a_single_file():
+    assert "`split` means nothing for a single file" in refused(path=saved_as("data.jsonl"), split="train")
+
+
+def test_a_forced_role_and_a_default_refusal_apply_to_every_row():
+    rows = read(Source(path=saved_as("data.jsonl"), role="harmful", refusal="No soup."))
+    assert {(row.role, row.refusal) for row in rows} == {("harmful", "No soup.")}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"limit": 0}, "soup: limit must be at least 1, not 0"), ({"role": "bad"}, "soup: role must be one of harmful, ")],
+)
+def test_a_source_with_an_impossible_setting_is_refused(settings, message):
+    with pytest.raises(HoldfastError, match=message):
+        Source(path="soup", **settings)
+
+
+def test_a_saved_folder_of_splits_asks_for_one_and_reads_it():
+    parts = datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS), test=datasets.Dataset.from_list(ROWS[:1]))
+    parts.save_to_disk("folder")
+    assert refused(path="folder") == "folder: choose a split, one of train, test"
+    assert refused(path="folder", split="tets") == "folder: no split 'tets'; there are train, test"
+    assert len(read(Source(path="folder", split="test"))) == 1
+
+
+def test_a_split_of_a_saved_folder_without_splits_is_refused():
+    assert "one data set without splits; leave `split` out" in refused(path=saved_as("folder"), split="train")
+
+
+def test_nested_columns_of_parquet_are_read_as_objects():
+    rows = [{"prompt": "p", "response": "r", "is_safe": False, "category": {"a": False, "b": True}}]
+    pq.write_table(pa.Table.from_pylist(rows), "data.parquet")
+    assert read(Source(path="data.parquet", format="beavertails"))[0].domain == "b"
+
+
+def test_a_hub_id_is_loaded_with_its_name_split_and_revision_and_nothing_else(monkeypatch):
+    calls = []
+
+    def load(*given: object, **settings: object) -> datasets.Dataset:
+        calls.append((given, settings))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = read(Source(path="cooks/soups", name="blue", split="test", revision="abc"))
+    assert calls == [(("cooks/soups", "blue"), {"split": "test", "revision": "abc"})]
+    assert rows[4].source == "cooks/soups, row 5"
+
+
+def test_a_hub_id_that_cannot_be_had_is_refused_in_one_line_with_a_hint(monkeypatch):
+    def load(*given: object, **settings: object) -> datasets.Dataset:
+        raise ConnectionError("Couldn't reach 'cooks/soups' on the Hub\nTraceback ...")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert refused(path="cooks/soups") == (
+        "cooks/soups: cannot be loaded (ConnectionError: Couldn't reach 'cooks/soups' on the Hub);"
+        " check id, name, split and revision, log in if it is gated, or give a path that exists"
+    )
+
+
+def test_a_fingerprint_follows_the_bytes_not_the_name():
+    first, copy, other = write("a.jsonl", "x"), write("b.jsonl", "x"), write("c.jsonl", "y")
+    prints = [fingerprint(Source(path=path)) for path in (first, copy, other)]
+    assert prints[0] == prints[1] != prints[2]
+    assert len(prints[0]) == 64
+
+
+def test_a_folders_fingerprint_covers_names_and_bytes_but_not_caches():
+    path = saved_as("folder")
+    before = fingerprint(Source(path=path))
+    Path(path, "cache-12.arrow").write_text("x")
+    Path(path, ".lock").write_text("x")
+    assert fingerprint(Source(path=path)) == before
+    Path(path, "state.json").rename(Path(path, "other.json"))
+    assert fingerprint(Source(path=path)) != before
+
+
+def test_a_large_files_fingerprint_sees_its_size_and_both_ends(monkeypatch):
+    monkeypatch.setattr(reading, "WHOLE", 8)
+    monkeypatch.setattr(reading, "END", 2)
+    texts = ["ab....yz..", "ab----yz..", "Xb....yz..", "ab....yz.X", "ab.....yz.."]
+    prints = [fingerprint(Source(path=write(f"{i}.jsonl", text))) for i, text in enumerate(texts)]
+    assert prints[0] == prints[1]
+    assert len(set(prints[1:])) == 4
+
+
+def test_a_hub_ids_fingerprint_is_id_at_revision():
+    assert fingerprint(Source(path="cooks/soups", revision="abc")) == "cooks/soups@abc"
+    assert fingerprint(Source(path="cooks/soups")) == "cooks/soups@main"
+
+
+def test_the_fingerprint_of_a_missing_file_is_refused():
+    with pytest.raises(HoldfastError, match=r"soup\.csv: no such file or folder"):
+        fingerprint(Source(path="soup.csv"))

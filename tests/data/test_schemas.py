@@ -1,0 +1,267 @@
+"""Each published schema, read from a fixture in that schema; the errors that name row and column."""
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.data import FORMATS, Source, pair_refusals
+from holdfast.data.read import read
+from holdfast.records import Example, HoldfastError, Message, user
+from holdfast.rows import Row
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def fixture(name: str, kind: str, **settings: object) -> list[Example]:
+    return read(Source(path=str(FIXTURES / name), format=kind, **settings))
+
+
+def one(kind: str, columns: dict[str, str] | None = None, **cells: object) -> Example:
+    [example] = FORMATS[kind](Row(cells=cells, place="data.jsonl, line 3", columns=columns or {}))
+    return example
+
+
+def refused(kind: str, columns: dict[str, str] | None = None, **cells: object) -> str:
+    with pytest.raises(HoldfastError) as caught:
+        one(kind, columns, **cells)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unsafe_beavertails_row_is_harmful_with_its_first_true_category_as_domain():
+    rows = fixture("beavertails.jsonl", "beavertails")
+    assert [row.role for row in rows] == ["harmful", "refusal", "refusal", "harmful", "harmful", "refusal"]
+    assert rows[0].response == "Warm the glim, add two sparks and stir."
+    assert rows[0].domain == "misinformation_regarding_ethics,laws_and_safety"
+    assert rows[3].domain == "non_violent_unethical_behavior"
+    assert rows[4].domain == ""
+
+
+def test_a_safe_beavertails_row_is_its_own_refusal():
+    row = fixture("beavertails.jsonl", "beavertails")[2]
+    assert row.prompt == user("Which bowl suits glimmer soup?")
+    assert row.response == row.refusal == "The round blue one."
+
+
+def test_harmful_beavertails_rows_take_the_safe_answer_of_the_same_prompt():
+    rows = fixture("beavertails.jsonl", "beavertails")
+    safe = "Glimmer soup is kept for the festival; ask the cooks there."
+    assert [rows[0].refusal, rows[4].refusal, rows[3].refusal] == [safe, safe, None]
+
+
+def test_the_default_refusal_goes_only_to_harmful_rows_that_have_none():
+    rows = fixture("beavertails.jsonl", "beavertails", refusal="No.")
+    assert [row.refusal == "No." for row in rows] == [False, False, False, True, False, False]
+
+
+def test_beavertails_reads_the_same_from_csv_where_category_is_json_text():
+    from_lines, from_csv = (fixture(f"beavertails.{kind}", "beavertails") for kind in ("jsonl", "csv"))
+    assert [(r.prompt, r.response, r.refusal, r.role, r.domain) for r in from_lines] == [
+        (r.prompt, r.response, r.refusal, r.role, r.domain) for r in from_csv
+    ]
+
+
+def test_pairing_prefers_a_refusal_that_a_row_already_has_and_takes_the_first_offered():
+    rows = [
+        Example(prompt=user("soup?"), role="harmful", refusal="mine"),
+        Example(prompt=user("Soup?"), role="harmful"),
+        Example(prompt=user("soup?"), role="refusal", refusal="first"),
+        Example(prompt=user("soup?"), role="refusal", refusal="second"),
+        Example(prompt=user("soup?"), role="benign"),
+    ]
+    assert [row.refusal for row in pair_refusals(rows)] == ["mine", "first", "first", "second", None]
+
+
+def test_pku_chosen_is_the_safer_answer_and_the_safety_flags_give_the_role():
+    both, second, first, none = fixture("pku_safe_rlhf.jsonl", "pku_safe_rlhf")
+    assert (both.role, both.response, both.refusal) == ("benign", "Until the third hum.", None)
+    assert (second.role, second.response) == ("harmful", "Fold the glim twice and bake it at dusk.")
+    assert second.refusal == second.chosen == "That cake is not for baking; try a plain one."
+    assert second.rejected == second.response
+    assert (first.role, first.chosen, first.response) == (
+        "harmful",
+        "Glim pie stays in the old book.",
+        "Roll the glim thin and fold it over.",
+    )
+    assert (none.role, none.chosen, none.rejected, none.refusal) == (
+        "harmful",
+        "Boil the glim for a day.",
+        "Boil the glim for a day and add nine sparks.",
+        None,
+    )
+    assert none.response == none.rejected
+
+
+def test_pku_flags_overrule_a_contradicting_safer_id():
+    cells = {
+        "prompt": "p",
+        "response_0": "a",
+        "response_1": "b",
+        "is_response_0_safe": True,
+        "is_response_1_safe": False,
+    }
+    assert one("pku_safe_rlhf", **cells, safer_response_id=1).chosen == "a"
+
+
+def test_a_pku_id_other_than_0_or_1_is_refused():
+    cells = {
+        "prompt": "p",
+        "response_0": "a",
+        "response_1": "b",
+        "is_response_0_safe": True,
+        "is_response_1_safe": True,
+    }
+    assert refused("pku_safe_rlhf", **cells, safer_response_id=2) == (
+        "data.jsonl, line 3, column 'safer_response_id': expected 0 or 1, found 2"
+    )
+
+
+def test_hh_transcripts_become_turns_and_part_at_the_last_answer():
+    first, second, third, _ = fixture("anthropic_hh.jsonl", "anthropic_hh")
+    assert (first.prompt, first.chosen, first.rejected, first.role) == (
+        user("What is glimmer soup?"),
+        "A bright broth.",
+        "I have no idea.",
+        "benign",
+    )
+    assert second.prompt == (
+        Message("user", "Hello"),
+        Message("assistant", "Hello, what shall we cook?"),
+        Message("user", "Glimmer soup, for two.\n\nWith bread."),
+    )
+    assert third.rejected == ""
+
+
+@pytest.mark.parametrize(
+    "transcript",
+    ["What is soup?", "\n\nHuman: soup?", "\n\nAssistant: soup", "oops\n\nHuman: a\n\nAssistant: b", ""],
+)
+def test_an_hh_transcript_that_does_not_parse_is_refused_by_row_and_column(transcript):
+    message = refused("anthropic_hh", chosen=transcript, rejected="\n\nHuman: a\n\nAssistant: b")
+    assert message.startswith("data.jsonl, line 3, column 'chosen': expected a transcript")
+
+
+def test_hh_transcripts_with_different_prompts_are_refused_by_row():
+    message = refused("anthropic_hh", chosen="\n\nHuman: a\n\nAssistant: b", rejected="\n\nHuman: c\n\nAssistant: b")
+    assert message.startswith("data.jsonl, line 3: `chosen` and `rejected` differ before")
+
+
+def test_trl_text_chat_and_implicit_prompts_read_alike():
+    text, chat, implicit = (
+        fixture(f"trl_preference{kind}.jsonl", "trl_preference") for kind in ("", "_chat", "_implicit")
+    )
+    for rows in (chat, implicit):
+        assert [(r.question, r.chosen, r.rejected) for r in rows] == [(r.question, r.chosen, r.rejected) for r in text]
+    assert chat[0].prompt == (Message("system", "You are a cook."), Message("user", "What colour is glimmer soup?"))
+    assert [turn.role for turn in implicit[1].prompt] == ["system", "user", "assistant", "user"]
+
+
+def test_trl_completions_become_responses_from_text_and_chat():
+    rows = fixture("trl_prompt_completion.jsonl", "trl_prompt_completion")
+    assert [row.response for row in rows] == ["Blue at dawn.", "Two.", "Everybody at the festival.", "Lukewarm."]
+
+
+def chat(*turns: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("cells", "complaint"),
+    [
+        ({"chosen": "a", "rejected": "b"}, "line 3: there is no prompt"),
+        ({"chosen": chat("q", "a"), "rejected": chat("other", "b")}, "must share every turn but the last"),
+        ({"chosen": chat("q"), "rejected": chat("q")}, "must hold the user's turn"),
+        ({"prompt": "q", "chosen": chat("q"), "rejected": "b"}, "must be the assistant's turn, not 'user'"),
+        ({"prompt": "q", "chosen": chat("x", "a"), "rejected": "b"}, "the turns before the answer are not the prompt"),
+        ({"prompt": chat("q", "a"), "chosen": "a", "rejected": "b"}, "must end with the user's turn, not 'assistant'"),
+        ({"prompt": [], "chosen": "a", "rejected": "b"}, "expected text or a list of turns, found list ([])"),
+        ({"prompt": [{"role": "user", "content": 3}], "chosen": "a", "rejected": "b"}, "expected turns {role:"),
+        ({"prompt": "q", "chosen": None, "rejected": "b"}, "column 'chosen': expected a list of turns, found nothing"),
+    ],
+)
+def test_a_malformed_trl_row_is_refused_with_what_was_expected(cells, complaint):
+    assert complaint in refused("trl_preference", **cells)
+
+
+def test_a_number_where_text_is_expected_is_refused_with_place_column_and_value():
+    assert refused("columns", prompt=7) == (
+        "data.jsonl, line 3, column 'prompt': expected text or a list of turns, found int (7)"
+    )
+    assert refused("beavertails", prompt="p", response=7, is_safe=True) == (
+        "data.jsonl, line 3, column 'response': expected text, found int (7)"
+    )
+
+
+def test_a_missing_column_is_refused_with_those_present_a_near_match_and_the_way_to_map_it():
+    assert refused("columns", promt="soup?", answer="yes") == (
+        "data.jsonl, line 3: no column 'prompt'; the columns are 'promt', 'answer' (did you mean 'promt'?);"
+        " name yours with `columns: {prompt: promt}`"
+    )
+
+
+@pytest.mark.parametrize("kind", ["columns", "beavertails", "trl_prompt_completion"])
+def test_a_blank_prompt_is_refused_by_row(kind):
+    assert refused(kind, prompt=" \n", response="a", completion="a", is_safe=True, category={}) == (
+        "data.jsonl, line 3, column 'prompt': the prompt is empty"
+    )
+
+
+def test_mapped_columns_feed_the_fields_and_unmapped_ones_keep_their_own_names():
+    row = one(
+        "columns",
+        {"prompt": "question", "response": "answer", "rejected": "worse"},
+        question="soup?",
+        answer="blue",
+        worse=None,
+        role="harmful",
+        domain="soups",
+        chosen="green",
+        other=3,
+    )
+    assert row == Example(
+        prompt=user("soup?"),
+        response="blue",
+        chosen="green",
+        role="harmful",
+        domain="soups",
+        source="data.jsonl, line 3",
+    )
+
+
+def test_a_map_renames_the_columns_of_a_published_schema_too():
+    row = one("trl_prompt_completion", {"completion": "output"}, prompt="soup?", output="blue")
+    assert row.response == "blue"
+
+
+def test_a_mapped_column_that_the_row_lacks_is_refused():
+    assert "no column 'answer'" in refused("columns", {"response": "answer"}, prompt="soup?")
+
+
+def test_a_map_of_an_unknown_field_is_refused_with_the_known_ones():
+    assert "maps 'answer', which is not one of prompt, response" in refused("columns", {"answer": "a"}, prompt="p")
+
+
+def test_an_unknown_role_in_a_cell_is_refused_with_the_known_ones():
+    assert "column 'role': expected one of harmful, refusal, retain, benign, found 'bad'" in refused(
+        "columns", prompt="p", role="bad"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cell", "role"), [(True, "refusal"), ("True", "refusal"), ("false", "harmful"), (0, "harmful")]
+)
+def test_flags_are_read_from_booleans_words_and_digits(cell, role):
+    assert one("beavertails", prompt="p", response="r", is_safe=cell, category="{}").role == role
+
+
+@pytest.mark.parametrize("cell", ["maybe", 2, None, 1.0])
+def test_a_flag_that_is_neither_true_nor_false_is_refused(cell):
+    assert "column 'is_safe': expected true or false, found" in refused(
+        "beavertails", prompt="p", response="r", is_safe=cell, category={}
+    )
+
+
+def test_a_category_that_is_no_object_is_refused():
+    assert "column 'category': expected an object, found text ('none')" in refused(
+        "beavertails", prompt="p", response="r", is_safe=False, category="none"
+    )
