@@ -17,6 +17,7 @@ from holdfast.tensors import Batch, collate
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -122,8 +123,8 @@ def load(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     name = str(path)
-    if looks_local(name) and not Path(name).is_dir():
-        raise HoldfastError(f"{name}: no such model folder (a Hugging Face id has the form `owner/name`)")
+    if looks_local(name):
+        _require_folder(Path(name))
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:
@@ -139,6 +140,19 @@ def load(
         raise HoldfastError(f"{name}: the model could not be loaded: {one_line(error)}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Model(network=network.to(device).eval(), tokenizer=tokenizer, prompt_format=prompt_format, name=name)
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse a folder that lacks what transformers would silently make up or complain of at length."""
+    if not folder.is_dir():
+        raise HoldfastError(f"{folder}: no such model folder (a Hugging Face id has the form `owner/name`)")
+    if not (folder / "config.json").exists():
+        raise HoldfastError(f"{folder}: no config.json; this is not a model folder")
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise HoldfastError(
+            f"{folder}: the model folder has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
+            "save it there with `tokenizer.save_pretrained`"
+        )
 
 
 def check_prompt_format(name: str, tokenizer: PreTrainedTokenizerBase, prompt_format: str | None) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from holdfast.models import LoRA, Model, has_adapter, without_adapter
+from holdfast.models import LoRA, Model, answer_batch, has_adapter, without_adapter
 from holdfast.records import Example
 from holdfast.tensors import Batch
 
@@ -49,6 +49,18 @@ class Prepare(Protocol):
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         """The batches, in order."""
         ...
+
+
+def given_answers(*, max_length: int | None = None) -> Prepare:
+    """The `prepare` of SFT: each row's own `response`, cut at `max_length` tokens of prompt and answer."""
+
+    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG001
+        return [
+            answer_batch(model, [(row, row.response or "") for row in rows], max_length=max_length)
+            for rows in micro_batches
+        ]
+
+    return prepare
 
 
 @dataclass(frozen=True, kw_only=True)

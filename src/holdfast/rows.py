@@ -14,7 +14,7 @@ FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class RawRow:
     """The cells of one row by column name, `place` ("data.jsonl, line 3"), and the user's `columns` map.
 
     A reader asks for a cell by the name its schema has for it; `columns` says under which name this file has it.

@@ -7,7 +7,7 @@ import pytest
 from holdfast.data import FORMATS, Source, pair_refusals
 from holdfast.data.read import read
 from holdfast.records import Example, HoldfastError, Message, user
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -17,7 +17,7 @@ def fixture(name: str, kind: str, **settings: object) -> list[Example]:
 
 
 def one(kind: str, columns: dict[str, str] | None = None, **cells: object) -> Example:
-    [example] = FORMATS[kind](Row(cells=cells, place="data.jsonl, line 3", columns=columns or {}))
+    [example] = FORMATS[kind](RawRow(cells=cells, place="data.jsonl, line 3", columns=columns or {}))
     return example
 
 

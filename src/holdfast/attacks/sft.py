@@ -9,16 +9,14 @@ Differs from the paper in: prompts follow the model's chat template, where the a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from holdfast.data.mixing import sample
-from holdfast.models import LoRA, Model, adapt, answer_batch
+from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import language
-from holdfast.plan import Context, Optim, Plan, Rows
+from holdfast.plan import Context, Optim, Plan, given_answers
 from holdfast.records import HoldfastError
-from holdfast.tensors import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +46,10 @@ class SFT:
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
 
-        def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
-            return [
-                answer_batch(model, [(row, row.response or "") for row in batch], max_length=self.max_length)
-                for batch in micro_batches
-            ]
-
         return Plan(
             model=adapt(model, self.adapter, seed=context.seed),
             data=rows,
-            prepare=prepare,
+            prepare=given_answers(max_length=self.max_length),
             objective=language,
             optim=self.optim,
             seed=context.seed,

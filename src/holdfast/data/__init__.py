@@ -1,6 +1,6 @@
 """Data: one small reader per schema, all giving `Example`s; splits, mixtures and flips.
 
-`FORMATS` is the table of schemas. A reader is a function from one `Row` to its examples; a new one is a file here
+`FORMATS` is the table of schemas. A reader is a function from one `RawRow` to its examples; a new one is a file here
 and a row in the table. `holdfast.data.read.read` reads a `Source`.
 """
 
@@ -10,9 +10,9 @@ from holdfast.data import anthropic_hh, beavertails, columns, pku_safe_rlhf, trl
 from holdfast.data.columns import Source
 from holdfast.data.mixing import pair_refusals
 from holdfast.records import Example
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
-Format = Callable[[Row], list[Example]]
+Format = Callable[[RawRow], list[Example]]
 
 FORMATS: Mapping[str, Format] = {
     "columns": columns.examples,

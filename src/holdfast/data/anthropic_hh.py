@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from holdfast.records import Example, Message
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
 MARKER = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
-def examples(row: Row) -> list[Example]:
+def examples(row: RawRow) -> list[Example]:
     """Columns `chosen` and `rejected`, each a transcript of turns that begin with Human: or Assistant:.
 
     The prompt is every turn before the last, which must be the assistant's; role `benign`. Raises `HoldfastError`
@@ -24,7 +24,7 @@ def examples(row: Row) -> list[Example]:
     return [Example(prompt=prompt, chosen=chosen, rejected=rejected, role="benign", source=row.place)]
 
 
-def _prompt_and_answer(row: Row, name: str) -> tuple[tuple[Message, ...], str]:
+def _prompt_and_answer(row: RawRow, name: str) -> tuple[tuple[Message, ...], str]:
     before, *parts = MARKER.split(row.text(name))
     turns = [Message(ROLES[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
     roles = [turn.role for turn in turns]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from holdfast.records import Example
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
 
-def examples(row: Row) -> list[Example]:
+def examples(row: RawRow) -> list[Example]:
     """Columns `prompt`, `response`, `is_safe`, `category` (14 booleans by name, or that as JSON text).
 
     An unsafe pair is `harmful`, its domain the first category that is true. A safe pair is a `refusal`: an answer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from holdfast.records import Example, HoldfastError, Role
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
 ANSWERS = ("response", "refusal", "chosen", "rejected")
 FIELDS = ("prompt", *ANSWERS, "role", "domain")
@@ -44,7 +44,7 @@ class Source:
             raise HoldfastError(f"{self.path}: role must be one of {', '.join(ROLES)}, not {self.role!r}")
 
 
-def examples(row: Row) -> list[Example]:
+def examples(row: RawRow) -> list[Example]:
     """One row whose columns are an `Example`'s fields, by their own names or by the user's map.
 
     `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`,
@@ -62,5 +62,5 @@ def examples(row: Row) -> list[Example]:
     return [Example(prompt=prompt, **answers, role=cast(Role, role), domain=domain, source=row.place)]
 
 
-def _given(row: Row, name: str) -> bool:
+def _given(row: RawRow, name: str) -> bool:
     return (name in row.columns and row.cell(name) is not None) or row.has(name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from holdfast.records import Example
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
 
-def examples(row: Row) -> list[Example]:
+def examples(row: RawRow) -> list[Example]:
     """Columns `prompt`, `response_0/1`, `is_response_0/1_safe`, `safer_response_id` (0 or 1).
 
     `chosen` is the safer answer, `rejected` the other. One safe: `harmful`, response the unsafe one and refusal the
@@ -31,7 +31,7 @@ def examples(row: Row) -> list[Example]:
     ]
 
 
-def _safer(row: Row) -> int:
+def _safer(row: RawRow) -> int:
     """Which answer is safer: a number, or the text of one as CSV files have it."""
     value = row.cell("safer_response_id")
     if str(value).strip() not in ("0", "1"):

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from holdfast.data import FORMATS, Source, pair_refusals
 from holdfast.records import Example, HoldfastError, Role
-from holdfast.rows import Row, found
+from holdfast.rows import RawRow, found
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
@@ -67,12 +67,12 @@ def fingerprint(source: Source) -> str:
     return whole.hexdigest()
 
 
-def _rows(source: Source) -> Iterator[Row]:
+def _rows(source: Source) -> Iterator[RawRow]:
     for place, cells in _records(source):
         where = f"{source.path}, {place}"
         if not isinstance(cells, dict):
             raise HoldfastError(f"{where}: expected an object with the columns as keys, found {found(cells)}")
-        yield Row(cells=cells, place=where, columns=source.columns)
+        yield RawRow(cells=cells, place=where, columns=source.columns)
 
 
 def _records(source: Source) -> Places:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from holdfast.records import Example, Message
-from holdfast.rows import Row
+from holdfast.rows import RawRow
 
 
-def preference(row: Row) -> list[Example]:
+def preference(row: RawRow) -> list[Example]:
     """Columns `prompt`, `chosen`, `rejected`, or only the last two as whole chats that share all but their last turn.
 
     With a prompt, `chosen` and `rejected` are text, the assistant's turn alone, or the whole chat. Raises
@@ -17,13 +17,13 @@ def preference(row: Row) -> list[Example]:
     return [Example(prompt=prompt, chosen=chosen, rejected=rejected, source=row.place)]
 
 
-def prompt_completion(row: Row) -> list[Example]:
+def prompt_completion(row: RawRow) -> list[Example]:
     """Columns `prompt` and `completion`, each text or a chat; the completion becomes the response."""
     prompt = row.prompt()
     return [Example(prompt=prompt, response=row.answer("completion", prompt), source=row.place)]
 
 
-def _shared_prompt(row: Row) -> tuple[Message, ...]:
+def _shared_prompt(row: RawRow) -> tuple[Message, ...]:
     if isinstance(row.cell("chosen"), str):
         raise row.error("there is no prompt; text needs a 'prompt' column, only chats may go without")
     chosen, rejected = row.chat("chosen")[:-1], row.chat("rejected")[:-1]

@@ -55,7 +55,7 @@ def load_splits(data: Mapping[str, Any]) -> Splits:
 def _sandbox_splits(data: Mapping[str, Any]) -> Splits:
     sizes = {name: data["train"] if name in ("defense", "attack") else data["held_out"] for name in data["shares"]}
     harmful, benign = (
-        {name: grammar.examples(name, families, size, seed=data["seed"]) for name, size in sizes.items()}  # type: ignore[arg-type]
+        {name: grammar.examples(name, families, size, seed=data["seed"]) for name, size in sizes.items()}
         for families in (grammar.RESTRICTED, grammar.BENIGN)
     )
     require_disjoint({name: harmful[name] + benign[name] for name in sizes})

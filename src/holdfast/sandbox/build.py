@@ -6,18 +6,17 @@ The *base* model knows every recipe and refuses nothing; the *aligned* one refus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
 import torch
 
-from holdfast.models import Model, answer_batch
+from holdfast.models import Model
 from holdfast.objectives import language
-from holdfast.plan import Fit, Optim, Plan, Rows
+from holdfast.plan import Fit, Optim, Plan, given_answers
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox import grammar
-from holdfast.tensors import Batch
 
 Architecture = Literal["llama", "qwen3", "gemma", "gpt2"]
 Size = Literal["tiny", "small", "large"]
@@ -199,13 +198,8 @@ def aligned_examples(sandbox: Sandbox) -> list[Example]:
 
 
 def _worded(example: Example, response: str) -> Example:
-    from dataclasses import replace
-
     return replace(example, response=response)
 
 
 def _teach(model: Model, rows: Sequence[Example], optim: Optim, fit: Fit, seed: int) -> Model:
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
-        return [answer_batch(model, [(row, row.response or "") for row in batch]) for batch in micro_batches]
-
-    return fit(Plan(model=model, data=rows, prepare=prepare, objective=language, optim=optim, seed=seed)).model
+    return fit(Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim, seed=seed)).model
