@@ -13,7 +13,6 @@ import pytest
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score, time_to_break
 
 STEPS = (0, 20, 40, 60, 80)
-NASTY = 'Bake <script>alert("x")</script> \x1b[31mred\x1b[0m \u202eback </script><!-- end'
 
 MakeRecord = Callable[..., Record]
 WriteRun = Callable[..., Path]
@@ -49,7 +48,7 @@ def evaluations(harms: Sequence[float | None], help_: float = 0.9) -> tuple[Eval
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> MakeRecord:
     return record
 
@@ -94,28 +93,39 @@ def completion(step: int, text: str, **more: Any) -> dict[str, Any]:
     return {**row, "refused": False, "reason": "two of four parts", **more}
 
 
+@pytest.fixture(scope="session")
+def make_completion() -> Callable[..., dict[str, Any]]:
+    return completion
+
+
+@pytest.fixture(scope="session")
+def write_folder() -> WriteRun:
+    return run_folder
+
+
 @pytest.fixture
 def write_run(tmp_path: Path) -> WriteRun:
-    """`write_run(records, name=..., curves=..., completions=...)`: a run folder as `holdfast run` leaves it."""
+    """`write_run(records, name, curves=..., completions=...)`: a run folder in `tmp_path`."""
+    return lambda records, name="run", **more: run_folder(tmp_path / name, records, **more)
 
-    def write(
-        records: Sequence[Record],
-        name: str = "run",
-        *,
-        curves: Sequence[Mapping[str, Any]] = (),
-        completions: Sequence[Mapping[str, Any]] = (),
-    ) -> Path:
-        for item in records:
-            folder = tmp_path / name / "cells" / item.key
-            folder.mkdir(parents=True)
-            (folder / "record.json").write_text(json.dumps(item.to_json()))
-            if curves:
-                (folder / "curves.jsonl").write_text("\n".join(json.dumps(row) for row in curves))
-            if completions:
-                _write_completions(folder / "completions.parquet", completions)
-        return tmp_path / name
 
-    return write
+def run_folder(
+    root: Path,
+    records: Sequence[Record],
+    *,
+    curves: Sequence[Mapping[str, Any]] = (),
+    completions: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """A run folder as `holdfast run` leaves it; every cell gets the same curves and completions."""
+    for item in records:
+        folder = root / "cells" / item.key
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps(item.to_json()))
+        if curves:
+            (folder / "curves.jsonl").write_text("\n".join(json.dumps(row) for row in curves))
+        if completions:
+            _write_completions(folder / "completions.parquet", completions)
+    return root
 
 
 def _write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

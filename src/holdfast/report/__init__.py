@@ -177,7 +177,7 @@ def _tables(found: _Findings) -> dict[str, Any]:
     from holdfast.report import accounting
     from holdfast.report.read import read_judges
 
-    scores = dict.fromkeys(name for row in found.rows for name in row.before)
+    scores = dict.fromkeys(name for row in found.rows for name in (*row.before, *row.after))
     return {
         **{"rows": found.rows, "grids": found.grids},
         "judges": list(dict.fromkeys(name for cell in found.cells for name in read_judges(cell.folder))),

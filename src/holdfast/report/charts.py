@@ -15,6 +15,7 @@ Points = Sequence[Mapping[str, Any]]
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((1, 0), (6, 3), (2, 2))
 _UNDEFENDED = "#808080"
+_PANEL = frozenset({"model", "attack", "threat_model"})
 _HEIGHT, _BAR = 230, 38
 
 
@@ -27,7 +28,7 @@ class Style:
 
 
 def styles(defenses: Sequence[str]) -> dict[str, Style]:
-    """A style for each defense; the undefended model is grey."""
+    """A style for each defense; the undefended model is gray."""
     others = [name for name in dict.fromkeys(defenses) if name != "none"]
     found = dict(zip(others, _looks(len(others)), strict=True))
     return {name: found.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
@@ -62,9 +63,10 @@ def curves(points: Points, looks: Mapping[str, Style], *, score: str, width: Wid
         ),
     ]
     thresholds = sorted({point["threshold"] for point in points if point["threshold"] is not None})
+    chart = alt.layer(*layers)
     if score == "harmfulness" and thresholds:
-        layers.append(_rule(thresholds))
-    return alt.layer(*layers).properties(width=width, height=_HEIGHT)
+        chart = alt.layer(chart, _rule(thresholds))  # nested, or each layer would carry its own copy of the data
+    return chart.properties(width=width, height=_HEIGHT)
 
 
 def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.LayerChart:
@@ -130,7 +132,13 @@ def _looks(count: int) -> list[Style]:
 
 
 def _base(points: Points) -> alt.Chart:
-    return alt.Chart(alt.Data(values=[dict(point) for point in points]))
+    """A chart of the points without what its panel says already."""
+    rows = [{name: _short(value) for name, value in point.items() if name not in _PANEL} for point in points]
+    return alt.Chart(alt.Data(values=rows))
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _steps_axis() -> alt.X:

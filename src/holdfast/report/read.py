@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from holdfast.records import HoldfastError, Record
+from holdfast.records import HoldfastError, Outcome, Record
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class Loaded:
 def load(runs: Sequence[Path]) -> Loaded:
     """The records of some run folders, ordered by folder, then by key; a cell in two of them counts once.
 
+    Of two records of one cell the first is taken, unless it failed.
     `grids` are (name, description) pairs. Raises HoldfastError naming a folder that holds no record, or
     a file that cannot be read.
     """
@@ -57,7 +58,8 @@ def load(runs: Sequence[Path]) -> Loaded:
         unfinished += len(folders) - len(finished)
         for folder in finished:
             record = _record(folder / "record.json")
-            cells.setdefault(record.key, Finished(record=record, folder=folder, grid=name))
+            if record.key not in cells or cells[record.key].record.outcome is Outcome.FAILED:
+                cells[record.key] = Finished(record=record, folder=folder, grid=name)
     return Loaded(cells=tuple(cells.values()), grids=tuple(dict.fromkeys(grids)), unfinished=unfinished)
 
 

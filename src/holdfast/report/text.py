@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _KEPT = frozenset("\n\t\u200c\u200d")  # layout, and the joiners that many scripts and emoji need
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def visible(text: str) -> str:
@@ -53,7 +54,7 @@ def script_json(value: Any) -> str:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as CSV, header first; `None` is empty. A text cell that a sheet would run gets a leading `'`."""
+    """Rows as CSV, header first; `None` and NaN are empty. A text cell that a sheet would run gets a leading `'`."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
@@ -62,6 +63,8 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def _csv_cell(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if not isinstance(value, str):
         return value
     text = visible(value)

@@ -117,11 +117,12 @@ def _row(label: Label, group: Sequence[Record]) -> Row:
     scored = [record for record in group if record.outcome is not Outcome.FAILED and record.evaluations]
     ends = [first_and_last(record) for record in scored]
     last = [after.score("harmfulness") for _, after in ends if after]
+    ended = Counter(record.outcome for record in group)
     thresholds = {r.time_to_break.threshold for r in group if r.time_to_break}
     return Row(
         label=label,
         seeds=tuple(record.cell.seed for record in group),
-        outcomes=Counter(record.outcome for record in group),
+        outcomes={outcome: ended[outcome] for outcome in Outcome if ended[outcome]},
         threshold=min(thresholds, default=None),
         time_to_break=break_time(group),
         peak_harmfulness=estimate(found[1] for r in scored if (found := peak(r))),

@@ -1,0 +1,42 @@
+# Needs Python 3.11 or newer, make and a C compiler; everything else is installed into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: quickstart test fast lint types format clean
+
+quickstart: $(VENV)/.core  ## From nothing to runs/quickstart/report.html
+	$(BIN)/holdfast quickstart
+
+test: $(VENV)/.dev  ## All tests, with coverage of src
+	$(BIN)/python -m pytest -n auto --cov=holdfast --cov-report=term-missing:skip-covered
+
+fast: $(VENV)/.dev  ## Tests that take seconds
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable ".[dev]"
+	touch $@ $(VENV)/.core

@@ -1,0 +1,146 @@
+"""The jobs of the command line as Python calls, for notebooks and scripts.
+
+Everything here is a short composition of the parts; use those directly where you need more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast.attacks.policy_gradient import GRPO, AttackReward
+from holdfast.attacks.sft import SFT
+from holdfast.data.columns import Source
+from holdfast.defenses.offline.reward_neutralization import RewardNeutralization
+from holdfast.defenses.online.refusal_loss import RefusalLoss
+from holdfast.evaluate import Suite, evaluate
+from holdfast.experiment.grid import Data, data_values
+from holdfast.experiment.world import load_splits, make_judge
+from holdfast.fit import fit
+from holdfast.generate import Sampling
+from holdfast.models import LoRA, Model, load, save
+from holdfast.plan import AttackConfig, Context, OfflineDefense, OnlineDefense, Optim, Progress, Splits
+from holdfast.policy import Policy
+from holdfast.records import Evaluation, Method, Score, time_to_break
+from holdfast.rewards import Judge
+from holdfast.sandbox.build import Sandbox
+
+__all__ = [
+    "GRPO",
+    "SFT",
+    "AttackReward",
+    "Data",
+    "LoRA",
+    "Optim",
+    "Policy",
+    "RefusalLoss",
+    "RewardNeutralization",
+    "Sandbox",
+    "Source",
+    "attack",
+    "context",
+    "harden",
+    "judge",
+    "load",
+    "measure",
+    "sandbox",
+    "save",
+    "splits",
+    "time_to_break",
+]
+
+
+def sandbox(settings: Sandbox | None = None) -> Model:
+    """The sandbox's aligned model, from the cache or built now (a minute or two on one core)."""
+    from holdfast.experiment import cache_folder
+    from holdfast.experiment.grid import Grid, cells
+    from holdfast.experiment.store import finished
+    from holdfast.experiment.tasks import Options, execute, tasks_of
+
+    grid = Grid(name="sandbox", models=(settings or Sandbox(),))
+    pieces = [piece for piece in tasks_of(cells(grid), Path(), cache_folder()) if piece.kind != "cell"]
+    for piece in pieces:
+        if not finished(piece.folder):
+            execute(piece, Options(), lambda _: None)
+    return load(pieces[-1].folder / "model")
+
+
+def splits(data: Data | None = None) -> Splits:
+    """Disjoint defense, attack, development and test examples; the sandbox's own unless `data` names files.
+
+    Raises:
+        HoldfastError: a file cannot be read; names file, row and column.
+    """
+    return load_splits(data_values(data or Data()))
+
+
+def judge(name: str, **settings: object) -> Judge:
+    """A judge by name, for example `judge("classifier", path="folder", harmful_label="harmful")`."""
+    return make_judge(Method(name=name, settings=settings))
+
+
+def context(
+    examples: Splits, *, judges: Mapping[str, Judge] | None = None, seed: int = 0, max_new_tokens: int = 128
+) -> Context:
+    """What methods may use. `judges` are found by name before the built-in ones."""
+    named = judges or {}
+
+    def find(name: str) -> Judge:
+        return named[name] if name in named else judge(name)
+
+    return Context(splits=examples, seed=seed, fit=fit, judge=find, max_new_tokens=max_new_tokens)
+
+
+def harden(model: Model, defense: OfflineDefense, context: Context) -> Model:
+    """A hardened copy of `model`."""
+    return defense.harden(model, context)
+
+
+def measure(
+    model: Model, context: Context, *, judge: str, help_judge: str, num_prompts: int = 100
+) -> tuple[Score, ...]:
+    """Greedy answers to test prompts, judged: harm beside usefulness, each with n and an interval."""
+    return evaluate(model, _suite(context, judge, help_judge, num_prompts))[0]
+
+
+def attack(
+    model: Model,
+    attack: AttackConfig,
+    context: Context,
+    *,
+    judge: str,
+    help_judge: str,
+    constraints: Sequence[OnlineDefense] = (),
+    every: int = 10,
+    num_prompts: int = 100,
+) -> list[Evaluation]:
+    """Attack `model`, in place, under online defenses; the curve of its scores over the attack's steps."""
+    plan = attack.plan(model, context)
+    for constraint in constraints:
+        plan = constraint.constrain(plan, context)
+    suite = _suite(context, judge, help_judge, num_prompts)
+    curve: list[Evaluation] = []
+    fit(replace(plan, hooks=(*plan.hooks, _recorder(curve, suite, every))))
+    return curve
+
+
+def _suite(context: Context, judge: str, help_judge: str, num_prompts: int) -> Suite:
+    return Suite(
+        harmful=context.splits.harmful["test"][:num_prompts],
+        benign=context.splits.benign["test"][:num_prompts],
+        harm_judges={judge: context.judge(judge)},
+        help_judge=(help_judge, context.judge(help_judge)),
+        sampling=Sampling(max_new_tokens=context.max_new_tokens, temperature=0.0),
+    )
+
+
+def _recorder(curve: list[Evaluation], suite: Suite, every: int) -> Callable[[Progress], None]:
+    def record(progress: Progress) -> None:
+        if (curve and curve[-1].step == progress.step) or (progress.phase == "step" and progress.step % every):
+            return
+        scores, _ = evaluate(progress.model, suite)
+        costs = {name: getattr(progress, name) for name in ("step", "samples", "tokens", "seconds")}
+        curve.append(Evaluation(scores=scores, **costs))
+
+    return record

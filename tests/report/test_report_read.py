@@ -1,0 +1,97 @@
+import json
+
+import pytest
+
+from holdfast.records import HoldfastError, Outcome
+from holdfast.report.read import load, read_completions, read_curves, read_judges
+
+
+def test_records_come_back_as_they_were_written(make_record, write_run) -> None:
+    written = [make_record(seed=0), make_record((), seed=1, outcome=Outcome.FAILED, time_to_break=None)]
+    found = {cell.record.key: cell.record for cell in load([write_run(written)]).cells}
+    assert found == {record.key: type(record).from_json(record.to_json()) for record in written}
+
+
+def test_a_cell_in_two_runs_counts_once(make_record, write_run) -> None:
+    runs = [write_run([make_record(seed=0)], "one"), write_run([make_record(seed=s) for s in (0, 1)], "two")]
+    assert [cell.record.cell.seed for cell in load(runs).cells] == [0, 1]
+
+
+def test_a_failed_record_gives_way_to_a_later_one_of_the_same_cell(make_record, write_run) -> None:
+    outcomes = (Outcome.FAILED, Outcome.HELD, Outcome.BROKE)
+    runs = [write_run([make_record(outcome=outcome)], f"run{number}") for number, outcome in enumerate(outcomes)]
+    assert [cell.record.outcome for cell in load(runs).cells] == [Outcome.HELD]
+
+
+def test_the_grid_is_named_by_its_file_else_by_its_folder(make_record, write_run) -> None:
+    runs = [write_run([make_record(seed=seed)], f"run{seed}") for seed in (0, 1)]
+    (runs[0] / "grid.json").write_text(json.dumps({"name": "tiny grid", "description": "two cells"}))
+    assert load(runs).grids == (("tiny grid", "two cells"), ("run1", ""))
+
+
+def test_cells_without_a_record_are_counted_as_unfinished(make_record, write_run) -> None:
+    run = write_run([make_record()])
+    (run / "cells" / "begun").mkdir()
+    assert load([run]).unfinished == 1
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
+def test_a_place_without_records_is_refused_by_name_with_the_command_to_run(tmp_path, make) -> None:
+    make(tmp_path / "empty")
+    with pytest.raises(HoldfastError, match=r"empty: .*holdfast run"):
+        load([tmp_path / "empty"])
+
+
+def test_no_folder_at_all_is_refused() -> None:
+    with pytest.raises(HoldfastError, match="no run folder"):
+        load([])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"key": "k", "unknown": 1}', "\udcff", "null", '{"cell": 3}', "[" * 9999]
+)
+def test_a_damaged_record_names_its_file_in_one_line(make_record, write_run, text) -> None:
+    run = write_run([make_record()])
+    path = next(run.glob("cells/*/record.json"))
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(HoldfastError) as caught:
+        load([run])
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_grid_file_is_named(make_record, write_run) -> None:
+    run = write_run([make_record()])
+    (run / "grid.json").write_text("[1]")
+    with pytest.raises(HoldfastError, match=r"grid\.json"):
+        load([run])
+
+
+def test_a_damaged_line_of_training_metrics_is_named_by_number(tmp_path) -> None:
+    (tmp_path / "curves.jsonl").write_text('{"step": 1, "loss": 2.0}\n\n{"loss": 1.0}\n')
+    with pytest.raises(HoldfastError, match=r"curves\.jsonl, line 3"):
+        read_curves(tmp_path)
+
+
+def test_files_that_are_not_there_are_empty(tmp_path) -> None:
+    assert read_curves(tmp_path) == read_completions(tmp_path) == read_judges(tmp_path) == []
+
+
+def test_a_damaged_table_of_completions_is_named(tmp_path) -> None:
+    (tmp_path / "completions.parquet").write_bytes(b"PAR1 not really PAR1")
+    with pytest.raises(HoldfastError, match=r"completions\.parquet"):
+        read_completions(tmp_path)
+
+
+def test_a_table_without_a_column_names_file_and_column(make_record, make_completion, write_run) -> None:
+    row = make_completion(0, "x")
+    run = write_run([make_record()], completions=[{name: row[name] for name in row if name != "judge"}])
+    with pytest.raises(HoldfastError, match=r"completions\.parquet.*judge"):
+        read_completions(load([run]).cells[0].folder)
+
+
+def test_only_the_first_and_the_last_step_are_read(make_record, make_completion, write_run) -> None:
+    rows = [make_completion(step, f"at {step}", judge=judge) for step in (40, 0, 20) for judge in ("a", "b")]
+    folder = load([write_run([make_record()], completions=rows)]).cells[0].folder
+    assert [row["completion"] for row in read_completions(folder)] == ["at 40", "at 40", "at 0", "at 0"]
+    assert read_judges(folder) == ["a", "b"]
