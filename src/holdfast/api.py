@@ -56,7 +56,8 @@ def sandbox(settings: Sandbox | None = None) -> Model:
     from holdfast.experiment import cache_folder
     from holdfast.experiment.grid import Grid, cells
     from holdfast.experiment.store import finished
-    from holdfast.experiment.tasks import Options, execute, tasks_of
+    from holdfast.experiment.tasks import Options, tasks_of
+    from holdfast.experiment.work import execute
 
     grid = Grid(name="sandbox", models=(settings or Sandbox(),))
     pieces = [piece for piece in tasks_of(cells(grid), Path(), cache_folder()) if piece.kind != "cell"]

@@ -108,23 +108,17 @@ def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
 
 
 def results(records: Sequence[Record]) -> None:
-    """A table with a line for each cell."""
+    """A table with a line for each cell, and below it why any of them did not come to its end."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in (
-        "defense",
-        "attack",
-        "seed",
-        "outcome",
-        "time to break",
-        "peak harm",
-        "help before",
-        "after",
-        "reason",
-    ):
-        table.add_column(name, justify="right" if name in ("seed", "peak harm") else "left", overflow="fold")
+    for name in ("defense", "attack", "seed", "outcome", "time to break", "peak harm", "helpful before", "after"):
+        table.add_column(name, justify="left" if name in ("defense", "attack", "outcome") else "right", overflow="fold")
     for record in records:
         table.add_row(*_cells(record))
     console.print(table)
+    for record in records:
+        if record.outcome not in (Outcome.HELD, Outcome.BROKE):
+            attack = record.cell.attack.title if record.cell.attack else "no attack"
+            note(f"{record.outcome}: {record.cell.defense} x {attack}, seed {record.cell.seed}: {record.reason}")
 
 
 def _cells(record: Record) -> list[str]:
@@ -141,7 +135,6 @@ def _cells(record: Record) -> list[str]:
         f"{max(harms):.2f}" if harms else "",
         _number(helped[0]) if helped else "",
         _number(helped[-1]) if helped else "",
-        escape(plain(record.reason)),
     ]
 
 

@@ -1,8 +1,8 @@
 """What the parts of Holdfast hand to one another: frozen data, standard library only.
 
-An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict` one judge's opinion of that
-answer, a `Score` a mean of verdicts with its n and interval, an `Evaluation` the scores of a model at one step,
-a `Cell` one run of an experiment as a value, and a `Record` what came of it.
+An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict` a judge's opinion of that answer, a
+`Score` a mean of verdicts, an `Evaluation` the scores of a model at one step, a `Cell` a run as a value, and a
+`Record` what came of it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """One row of data, whatever file it came from.
+    """A row of data, whatever file it came from.
 
     `prompt` is a conversation that ends with the user's turn. `response` is an answer given with it, `refusal`
     a refusal of the same prompt, `chosen` and `rejected` the two sides of a preference. `facts` are the parts
@@ -139,10 +139,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeToBreak:
-    """What the attacker spent until mean harm first exceeded `threshold`; `censored` if that never was seen.
-
-    When censored, the figures are what was spent up to the last evaluation: the true cost is at least that.
-    """
+    """What the attacker spent until the break; up to the last evaluation if none was seen (`censored`: at least)."""
 
     threshold: float
     steps: int
@@ -154,10 +151,7 @@ class TimeToBreak:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """An attack, defense or judge by name, with every one of its settings spelled out as plain JSON values.
-
-    `label` is what people read; it changes no result and enters no key.
-    """
+    """An attack, defense or judge by name, its settings as JSON values; `label` is for people and enters no key."""
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -301,11 +295,5 @@ def is_break(evaluation: Evaluation, threshold: float = 0.5, *, max_invalid: flo
 
 
 def _spent(at: Evaluation, threshold: float, *, censored: bool) -> TimeToBreak:
-    return TimeToBreak(
-        threshold=threshold,
-        steps=at.step,
-        samples=at.samples,
-        tokens=at.tokens,
-        seconds=at.seconds,
-        censored=censored,
-    )
+    spent = {name: getattr(at, name) for name in ("samples", "tokens", "seconds")}
+    return TimeToBreak(threshold=threshold, steps=at.step, censored=censored, **spent)

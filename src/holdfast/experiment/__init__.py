@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from holdfast.experiment.engine import News
     from holdfast.experiment.grid import Grid
     from holdfast.experiment.tasks import Options
-    from holdfast.records import Record
+    from holdfast.records import Cell, Record
 
 
 def run(
@@ -49,14 +49,14 @@ def run(
     work = engine.Work(
         do=partial(_do, options=options),
         finished=_finished,
-        fail=tasks.record_failure,
+        fail=_fail,
         reason=_reason,
         threads=options.threads,
     )
     needed = _needed(pieces)
     count = (os.cpu_count() or 1) if workers is None else workers
-    engine.run(needed, work, news or _silent, workers=count)
-    return [store.read_record(store.cell_folder(folder, cell.key)) for cell in cells]
+    failed = engine.run(needed, work, news or _silent, workers=count)
+    return [_record(folder, cell, failed) for cell in cells]
 
 
 def check_data(grid: Grid) -> None:
@@ -84,10 +84,27 @@ def _needed(pieces: list[Any]) -> list[Any]:
     return [piece for piece in pieces if piece.key in wanted]
 
 
+def _record(folder: Path, cell: Cell, failed: Mapping[str, str]) -> Record:
+    """A cell's record; one made up here where not even a failed record could be written, on a full disk say."""
+    from holdfast.experiment import store
+    from holdfast.records import Outcome, Record
+
+    place = store.cell_folder(folder, cell.key)
+    if (place / "record.json").exists():
+        return store.read_record(place)
+    return Record(key=cell.key, cell=cell, outcome=Outcome.FAILED, reason=failed.get(cell.key, "it left no record"))
+
+
 def _do(piece: Any, report: Any, *, options: Options) -> None:
-    from holdfast.experiment.tasks import execute
+    from holdfast.experiment.work import execute
 
     execute(piece, options, report)
+
+
+def _fail(piece: Any, reason: str) -> None:
+    from holdfast.experiment.work import record_failure
+
+    record_failure(piece, reason)
 
 
 def _finished(piece: Any) -> bool:

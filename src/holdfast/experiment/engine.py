@@ -70,8 +70,8 @@ class _Running:
     last: dict[str, Any] = field(default_factory=dict)
 
 
-def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> None:
-    """Do every piece that is not finished; returns when each is finished or failed.
+def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[str, str]:
+    """Do every piece that is not finished, and return why those that failed did, by key.
 
     Args:
         pieces: what is needed before what needs it.
@@ -82,13 +82,14 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> None:
     failed: dict[str, str] = {}
     waiting = [piece for piece in pieces if not work.finished(piece)]
     if not waiting:
-        return
+        return failed
     if workers == 0:
         for piece in waiting:
             _here(piece, work, news, failed)
-        return
+        return failed
     with _single_threaded(work.threads):
         _schedule(waiting, work, news, workers=workers, failed=failed)
+    return failed
 
 
 def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
@@ -103,7 +104,7 @@ def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
 
 def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, failed: dict[str, str]) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["holdfast.experiment.tasks"])
+    context.set_forkserver_preload(["holdfast.experiment.work"])
     running: list[_Running] = []
     held: dict[str, float] = {}
     try:

@@ -40,9 +40,8 @@ class Loaded:
 def load(runs: Sequence[Path]) -> Loaded:
     """The records of some run folders, ordered by folder, then by key; a cell in two of them counts once.
 
-    Of two records of one cell the first is taken, unless it failed.
-    `grids` are (name, description) pairs. Raises HoldfastError naming a folder that holds no record, or
-    a file that cannot be read.
+    Of two records of one cell the first is taken, unless it failed. `grids` are (name, description) pairs.
+    Raises HoldfastError naming a folder that holds no record, or a file that cannot be read.
     """
     if not runs:
         raise HoldfastError("no run folder was given: name at least one, as in `holdfast report runs/NAME`")

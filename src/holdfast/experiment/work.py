@@ -1,0 +1,220 @@
+"""How each piece of work is done: a sandbox model built, a model hardened, a cell attacked and measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from holdfast.experiment import store
+from holdfast.experiment.grid import configured
+from holdfast.experiment.tasks import Options, Task, stage_key
+from holdfast.experiment.watch import Report, Watch, outcome_of
+from holdfast.experiment.world import (
+    context_of,
+    judge_of,
+    load_model,
+    load_splits,
+    refuse_long_prompts,
+    suite_of,
+)
+from holdfast.fit import fit
+from holdfast.generate import SamplingError
+from holdfast.models import Model, save
+from holdfast.plan import Context, Diverged, Fitted, Plan, Progress
+from holdfast.records import Cell, HoldfastError, Outcome, Record, time_to_break
+from holdfast.sandbox.build import Sandbox, build_aligned, build_base
+from holdfast.settings import typed
+
+
+def execute(task: Task, options: Options, report: Report) -> None:
+    """Do a piece of work; its record is written last. Trouble of the work itself becomes a record too.
+
+    Raises:
+        HoldfastError: the record itself cannot be written.
+    """
+    task.folder.mkdir(parents=True, exist_ok=True)
+    work: Callable[[Task, Options, Report], None] = _run_cell if task.kind == "cell" else _make_model
+    try:
+        work(task, options, report)
+    except Exception as error:
+        traceback.print_exc()
+        record_failure(task, failure(error))
+
+
+def failure(error: BaseException) -> str:
+    """Why a piece of work failed, on one line."""
+    text = " ".join(str(error).split())[:500]
+    if isinstance(error, HoldfastError):
+        return text
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"out of memory: {text or type(error).__name__}; lower the batch sizes"
+    return f"{type(error).__name__}: {text}"
+
+
+def record_failure(task: Task, reason: str) -> None:
+    """Write a failed record: failures are rows, and are tried again by the next run."""
+    if task.kind == "cell":
+        record = Record(key=task.key, cell=task.cell, outcome=Outcome.FAILED, reason=reason, environment=environment())
+        store.write_json(task.folder / "record.json", record.to_json())
+    else:
+        store.write_json(task.folder / "record.json", {"key": task.key, "outcome": "failed", "reason": reason})
+
+
+def _make_model(task: Task, options: Options, report: Report) -> None:
+    """Build or harden a model and save it beside a record of what that cost."""
+    start = time.perf_counter()
+    spent: list[Fitted] = []
+    training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
+    model = _harden(task, training) if task.kind == "stage" else _build(task, training)
+    shutil.rmtree(task.folder / "model", ignore_errors=True)
+    try:
+        save(model, task.folder / "model")
+    except OSError as error:
+        raise HoldfastError(f"{task.folder}: the model cannot be saved: {error.strerror or error}") from error
+    shutil.rmtree(task.folder / "training", ignore_errors=True)
+    record = {
+        "key": task.key,
+        "outcome": "made",
+        "name": task.cell.stages[task.depth - 1].name if task.kind == "stage" else task.kind,
+        "settings": task.cell.stages[task.depth - 1].settings if task.kind == "stage" else task.cell.model["settings"],
+        "steps": sum(fitted.steps for fitted in spent),
+        "samples": sum(fitted.samples for fitted in spent),
+        "tokens": sum(fitted.tokens for fitted in spent),
+        "seconds": sum(fitted.seconds for fitted in spent),
+        "wall_seconds": time.perf_counter() - start,
+        "environment": environment(),
+    }
+    store.write_json(task.folder / "record.json", record)
+
+
+def _build(task: Task, training: Callable[[Plan], Fitted]) -> Model:
+    sandbox = typed(Sandbox, task.cell.model["settings"], "model.sandbox")
+    if task.kind == "base":
+        return build_base(sandbox, training)
+    assert task.source is not None
+    return build_aligned(sandbox, load_model(task.cell, task.source), training)
+
+
+def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
+    cell = task.cell
+    model, splits = load_model(cell, task.source), load_splits(cell.data)
+    refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    defense = configured(cell.stages[task.depth - 1], "offline")
+    try:
+        return defense.harden(model, context_of(cell, splits, judge_of(cell), training))
+    except (Diverged, SamplingError) as error:
+        raise HoldfastError(f"{cell.stages[task.depth - 1].title} diverged while hardening: {error}") from error
+
+
+def _fit(plan: Plan, *, folder: Path, options: Options, report: Report, spent: list[Fitted]) -> Fitted:
+    def tell(progress: Progress) -> None:
+        report({"step": progress.step, "max_steps": progress.max_steps})
+
+    place = folder / str(len(spent))
+    fitted = fit(replace(plan, hooks=(*plan.hooks, tell)), folder=place, checkpoint_every=options.checkpoint_every)
+    spent.append(fitted)
+    return fitted
+
+
+def _run_cell(task: Task, options: Options, report: Report) -> None:
+    start, cell = time.perf_counter(), task.cell
+    model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell)
+    refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    watch = Watch(folder=task.folder, suite=suite_of(cell, splits, judge), settings=cell.evaluation, report=report)
+    diverged = None
+    try:
+        context = context_of(cell, splits, judge, fit)
+        attacked = _attack(task, model, context, watch=watch, options=options)
+    except (Diverged, SamplingError) as error:
+        diverged, attacked = error, None
+    outcome, reason = (Outcome.DIVERGED, str(diverged)) if diverged else outcome_of(watch.evaluations, cell.evaluation)
+    watch.close()
+    if options.keep_weights and attacked is not None:
+        save(attacked, task.folder / "model")
+    shutil.rmtree(task.folder / "training", ignore_errors=True)
+    last = watch.evaluations[-1] if watch.evaluations else None
+    record = Record(
+        key=task.key,
+        cell=cell,
+        outcome=outcome,
+        reason=reason,
+        time_to_break=time_to_break(
+            watch.evaluations,
+            cell.evaluation["break_threshold"],
+            max_invalid=cell.evaluation["collapse_threshold"],
+        ),
+        evaluations=tuple(watch.evaluations),
+        steps=last.step if last else 0,
+        samples=last.samples if last else 0,
+        tokens=last.tokens if last else 0,
+        wall_seconds=time.perf_counter() - start,
+        peak_memory_mb=peak_memory_mb(),
+        environment=environment(),
+        stages=_stage_costs(task),
+    )
+    _write_config(task.folder / "config.yaml", cell)
+    store.write_json(task.folder / "record.json", record.to_json())
+
+
+def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options: Options) -> Model:
+    """Run a cell's attack under its constraints; without an attack, only measure."""
+    cell = task.cell
+    if cell.attack is None:
+        watch(Progress(phase="start", step=0, max_steps=0, model=model))
+        return model
+    plan = configured(cell.attack, "attack").plan(model, context)
+    for constraint in cell.constraints:
+        plan = configured(constraint, "online").constrain(plan, context)
+    plan = replace(plan, hooks=(*plan.hooks, watch))
+    fitted = fit(plan, folder=task.folder / "training", checkpoint_every=options.checkpoint_every)
+    return fitted.model
+
+
+def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
+    folders = [
+        store.stage_folder(task.folder.parent.parent, stage_key(task.cell, depth))
+        for depth in range(1, len(task.cell.stages) + 1)
+    ]
+    wanted = ("name", "steps", "samples", "tokens", "seconds")
+    records = [store.read_json(folder / "record.json") for folder in folders]
+    return tuple({name: record[name] for name in wanted} for record in records)
+
+
+def _write_config(path: Path, cell: Cell) -> None:
+    store.write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware, for the record."""
+    import torch
+
+    packages = ("holdfast", "torch", "transformers", "accelerate", "peft")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
