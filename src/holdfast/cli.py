@@ -5,6 +5,7 @@ Exit codes: 0 all went well, 1 some cells failed, 2 the input was wrong, 130 int
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -13,6 +14,8 @@ import typer
 
 from holdfast import __version__
 from holdfast.records import HoldfastError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -279,15 +282,24 @@ def _leave(code: int) -> None:
 
 def main() -> None:
     """Run the command line; what the user can put right is one line, without a traceback."""
+    # The bars of the Hub's and transformers' own would break up the lines of ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
     except HoldfastError as error:
-        from holdfast.display import error as show
-
-        show(str(error))
+        _complain(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        from holdfast.display import error as show
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            _complain("interrupted; run the same command again to go on")
+        raise
 
-        show("interrupted; run the same command again to go on")
-        sys.exit(130)
+
+def _complain(message: str) -> None:
+    from holdfast.display import error
+
+    error(message)
+
+
+if __name__ == "__main__":
+    main()

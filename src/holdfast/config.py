@@ -16,6 +16,7 @@ from holdfast.settings import typed
 from holdfast.tables import near
 
 KEYS = ("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation")
+AXES = ("models", "defenses", "attacks", "seeds")
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
@@ -53,6 +54,12 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
             raise HoldfastError(f"{where}: unknown key {key!r}{near(str(key), KEYS)}; known: {', '.join(KEYS)}")
     if "models" not in values:
         raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
+    empty = next((axis for axis in AXES if values.get(axis) == []), None)
+    if empty is not None:
+        raise HoldfastError(f"{where}: {empty} is an empty list; leave it out or name one")
+    judges = values.get("judges") or {}
+    if not isinstance(judges, Mapping):
+        raise HoldfastError(f"{where}: judges: expected `name: judge` lines, not {judges!r}")
     return Grid(
         name=str(values.get("name", Path(where).stem)),
         description=str(values.get("description", "")),
@@ -61,9 +68,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
         attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),
         seeds=_seeds(values.get("seeds", [0]), where),
         data=typed(Data, values.get("data") or {}, f"{where}: data"),
-        judges={
-            name: parse_method(judge, f"{where}: judges.{name}") for name, judge in (values.get("judges") or {}).items()
-        },
+        judges={name: parse_method(judge, f"{where}: judges.{name}") for name, judge in judges.items()},
         evaluation=typed(Measurement, values.get("evaluation") or {}, f"{where}: evaluation"),
     )
 
@@ -108,7 +113,9 @@ def overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
     key, mark, text = override.partition("=")
     if not mark or not key.strip():
         raise HoldfastError(f"override {override!r}: expected key=value, for example seeds=[0,1,2]")
-    return _set(_singular(values), key.strip().split("."), _yaml(text, f"override {override!r}"), override)
+    head, *rest = key.strip().split(".")
+    axis = next(iter(_singular({head: None})))
+    return _set(_singular(values), [axis, *rest], _yaml(text, f"override {override!r}"), override)
 
 
 def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
@@ -116,13 +123,13 @@ def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
         return value
     head, rest = path[0], path[1:]
     if isinstance(node, list):
-        hits = [i for i, item in enumerate(node) if item == head or (isinstance(item, Mapping) and head in item)]
-        if not hits:
-            known = [key for item in node for key in ([item] if isinstance(item, str) else item)]
-            raise HoldfastError(f"override {override!r}: nothing called {head!r} here{near(head, known)}")
+        known = [_names(item) for item in node]
+        if not any(head in names for names in known):
+            every = [name for names in known for name in names]
+            raise HoldfastError(f"override {override!r}: nothing called {head!r} here{near(head, every)}")
         return [
-            _set({head: {}} if item == head else item, path, value, override) if i in hits else item
-            for i, item in enumerate(node)
+            _set({head: {}} if item == head else item, path, value, override) if head in names else item
+            for item, names in zip(node, known, strict=True)
         ]
     if node is None or isinstance(node, Mapping):
         below = dict(node or {})
@@ -130,9 +137,22 @@ def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
     raise HoldfastError(f"override {override!r}: {head!r} has nothing below it, its place holds {node!r}")
 
 
+def _names(item: Any) -> list[str]:
+    """What an entry of a list can be called by: its name, its keys, or those of the stack that it is."""
+    if isinstance(item, list):
+        return [name for inner in item for name in _names(inner)]
+    return [str(key) for key in item] if isinstance(item, Mapping) else [str(item)]
+
+
 def _singular(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`model`, `defense`, `attack` and `seed` for lists of one."""
-    return {f"{key}s" if f"{key}s" in KEYS else str(key): value for key, value in values.items()}
+    """`model`, `defense`, `attack` and `seed` for lists of one; each of these keys holds a list then."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{key}s" if f"{key}s" in KEYS else str(key)
+        if name in found:
+            raise HoldfastError(f"both `{name[:-1]}` and `{name}` are given; keep one of them")
+        found[name] = _list(value) if name in AXES else value
+    return found
 
 
 def _list(value: Any) -> list[Any]:

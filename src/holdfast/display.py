@@ -18,8 +18,8 @@ from holdfast.records import Outcome, Record, Score
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
 
 STYLES = {
     Outcome.HELD: "green",
@@ -32,7 +32,8 @@ STYLES = {
 
 def error(message: str) -> None:
     """One line on standard error, markup in it shown as it is."""
-    errors.print(f"[bold red]error:[/] {escape(plain(message))}", highlight=False, soft_wrap=True)
+    line = " ".join(message.split())
+    errors.print(f"[bold red]error:[/] {escape(plain(line))}", highlight=False, soft_wrap=True)
 
 
 def note(message: str) -> None:

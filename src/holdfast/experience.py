@@ -60,7 +60,8 @@ class Experience:
             end = start + len(micro) * self.group_size
             chosen = range(start, end)
             batch = collate([(prompts[i // self.group_size], answers[i].tokens) for i in chosen], pad_id=model.pad_id)
-            batches.append(self._complete(model, {**batch, "advantages": advantages[start:end]}))
+            groups = torch.arange(len(micro)).repeat_interleave(self.group_size)
+            batches.append(self._complete(model, {**batch, "groups": groups, "advantages": advantages[start:end]}))
             start = end
         batches[0] |= _log(paid, answers, self.group_size, sum(len(prompt) for prompt in prompts))
         return batches

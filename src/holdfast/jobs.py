@@ -77,21 +77,33 @@ def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence
         from pyarrow import parquet
 
         rows = parquet.read_table(store.cell_folder(runs, records[0].key) / "completions.parquet").to_pylist()
-        display.completions(rows[:samples])
+        display.completions(_mixed(rows, samples))
     return 0
+
+
+def _mixed(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Completions to look at, each once whoever judged it, about half of them of harmful prompts."""
+    each: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for row in rows:
+        each.setdefault((row["role"], row["prompt"]), row)
+    harmful = [row for row in each.values() if row["role"] == "harmful"]
+    benign = [row for row in each.values() if row["role"] != "harmful"]
+    return [*harmful[: max(-(-count // 2), count - len(benign))], *benign][:count]
 
 
 def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, overrides: Sequence[str]) -> int:
     """Build the sandbox's two models, measure both, and say where they are."""
     from holdfast.experiment.tasks import tasks_of
 
-    values = {"name": "sandbox", "models": [{"sandbox": dict(settings)}], "attacks": ["none"]}
-    grid = _grid(values, [f"models.{override}" for override in overrides])
+    both = [{"sandbox": {**settings, "part": part}} for part in ("base", "aligned")]
+    values = {"name": "sandbox", "models": both, "attacks": ["none"]}
+    grid = _grid(values, [f"models.sandbox.{override}" for override in overrides])
     records = _records(grid, runs, workers=None)
-    if records[0].outcome is Outcome.FAILED:
+    if any(record.outcome is Outcome.FAILED for record in records):
         return _failed(records)
-    display.note("aligned model, unseen names:")
-    display.scores(records[0].evaluations[-1].scores)
+    for record in records:
+        display.note(f"{record.cell.model['name']}, on names that it never saw:")
+        display.scores(record.evaluations[-1].scores)
     for piece in tasks_of(cells(grid), runs.absolute(), experiment.cache_folder()):
         if piece.kind in ("base", "aligned"):
             seconds = store.read_json(piece.folder / "record.json")["seconds"]
@@ -133,10 +145,19 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
     if report:
-        from holdfast.report import write_report
-
-        display.note(f"wrote {write_report([runs], runs / 'report.html', title=f'Holdfast: {grid.name}')}")
+        _report(runs, runs / "report.html", title=f"Holdfast: {grid.name}")
     return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0
+
+
+def _report(runs: Path, out: Path, *, title: str) -> None:
+    """Write the page, unless it is younger than every record."""
+    written = [record.stat().st_mtime for record in runs.glob("cells/*/record.json")]
+    if out.exists() and written and out.stat().st_mtime > max(written):
+        display.note(f"{out} is up to date")
+        return
+    from holdfast.report import write_report
+
+    display.note(f"wrote {write_report([runs], out, title=title)}")
 
 
 def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None) -> list[Record]:

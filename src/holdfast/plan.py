@@ -152,10 +152,12 @@ class Splits:
     """The examples a run may use; prompts of the four splits are disjoint.
 
     `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
+    `tasks` are further harmless ones by name, each dealt out in the same way.
     """
 
     harmful: dict[str, list[Example]]
     benign: dict[str, list[Example]]
+    tasks: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,3 +48,16 @@ def near(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` where something like `name` is known, else nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def judge_names(settings: Mapping[str, Any]) -> list[str]:
+    """Names of judges in settings: the values of keys called `judge`, or ending in `_judge` or `_judges`."""
+    names: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            names += judge_names(value)
+        elif isinstance(value, str) and (key == "judge" or key.endswith("_judge")):
+            names.append(value)
+        elif isinstance(value, list | tuple) and key.endswith("_judges"):
+            names += value
+    return names

@@ -55,7 +55,7 @@ def run(
     )
     needed = _needed(pieces)
     count = (os.cpu_count() or 1) if workers is None else workers
-    failed = engine.run(needed, work, news or _silent, workers=count)
+    failed = engine.run(needed, work, _silent if news is None else news, workers=count)
     return [_record(folder, cell, failed) for cell in cells]
 
 

@@ -21,6 +21,8 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
+from holdfast.records import HoldfastError
+
 State = Literal["started", "progress", "done", "failed", "waiting"]
 News = Callable[[Any, State, Mapping[str, Any]], None]
 """(piece of work, what happened, details) for the display."""
@@ -110,25 +112,34 @@ def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, faile
     try:
         while waiting or running:
             for piece in list(waiting):
-                if piece.key in held and time.monotonic() < held[piece.key]:
-                    continue
-                ready = _ready(piece, waiting, running)
-                if not ready or len(running) >= workers:
+                if len(running) >= workers:
+                    break
+                if time.monotonic() < held.get(piece.key, 0.0) or not _ready(piece, waiting, running):
                     continue
                 waiting.remove(piece)
                 if _lost(piece, work, news, failed) or work.finished(piece):
                     continue
                 if locked(piece):
-                    news(piece, "waiting", {})
-                    held[piece.key] = time.monotonic() + BUSY_WAIT
-                    waiting.append(piece)
+                    _hold(piece, waiting, held, news)
                     continue
                 running.append(_start(context, piece, work))
                 news(piece, "started", {})
-            _collect(running, work, news, failed)
+            for active in _ended(running, news):
+                if "busy" in active.last:
+                    _hold(active.piece, waiting, held, news)
+                else:
+                    _settle(active.piece, work, news, failed, active)
     finally:
         for active in running:
             active.process.kill()
+
+
+def _hold(piece: Any, waiting: list[Any], held: dict[str, float], news: News) -> None:
+    """Put back a piece that another run is at work on, to be looked at again in a while."""
+    if piece.key not in held:
+        news(piece, "waiting", {})
+    held[piece.key] = time.monotonic() + BUSY_WAIT
+    waiting.append(piece)
 
 
 def _ready(piece: Any, waiting: Sequence[Any], running: Sequence[_Running]) -> bool:
@@ -163,10 +174,6 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(work.threads)
-    piece.folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError), (piece.folder / "log.txt").open("w") as log:
-        os.dup2(log.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
 
     def report(details: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work is still worth finishing
@@ -174,6 +181,7 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
 
     try:
         with lock_of(piece).acquire(timeout=0):
+            _write_log(piece)
             if not work.finished(piece):
                 work.do(piece, report)
     except Timeout:
@@ -183,12 +191,20 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
         raise SystemExit(1) from error
 
 
-def _collect(running: list[_Running], work: Work, news: News, failed: dict[str, str]) -> None:
-    """Wait a little, pass on what the workers say, and settle those that ended."""
+def _write_log(piece: Any) -> None:
+    """Send what this process prints from now on to the piece's own file."""
+    with contextlib.suppress(OSError), (piece.folder / "log.txt").open("w") as log:
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+
+
+def _ended(running: list[_Running], news: News) -> list[_Running]:
+    """Wait a little, pass on what the workers say, and take out those that ended."""
     if not running:
         time.sleep(POLL)
-        return
+        return []
     wait([thing for active in running for thing in (active.inbox, active.process.sentinel)], timeout=POLL)
+    ended = []
     for active in list(running):
         for details in _messages(active.inbox):
             active.last |= details
@@ -198,7 +214,8 @@ def _collect(running: list[_Running], work: Work, news: News, failed: dict[str, 
             running.remove(active)
             for details in _messages(active.inbox):
                 active.last |= details
-            _settle(active.piece, work, news, failed, active)
+            ended.append(active)
+    return ended
 
 
 def _messages(inbox: Connection) -> Iterator[dict[str, Any]]:
@@ -233,8 +250,15 @@ def _death(active: _Running) -> str | None:
 
 
 def lock_of(piece: Any) -> FileLock:
-    """The lock on a piece of work; it goes when its process does."""
-    piece.folder.mkdir(parents=True, exist_ok=True)
+    """The lock on a piece of work; it goes when its process does.
+
+    Raises:
+        HoldfastError: its folder cannot be made.
+    """
+    try:
+        piece.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HoldfastError(f"{piece.folder}: cannot be made: {error.strerror or error}") from error
     return FileLock(piece.folder / ".lock")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from holdfast.models import Dtype
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.sandbox.build import Sandbox
 from holdfast.settings import plain, typed
-from holdfast.tables import find, near, rows
+from holdfast.tables import find, judge_names, near, rows
 
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 
@@ -125,6 +126,8 @@ def cells(grid: Grid) -> list[Cell]:
             evaluation=plain(grid.evaluation),
             judges=judges,
         )
+        for name in ("model", "data", "evaluation"):
+            refuse_non_finite(getattr(cell, name), name)
         found += [replace(cell, seed=seed) for seed in grid.seeds]
     return found
 
@@ -162,13 +165,24 @@ def configured(method: Method, kind: Literal["attack", "offline", "online", "jud
 
 def resolve(method: Method, kind: Literal["attack", "offline", "online", "judge"]) -> Method:
     """The method with every setting spelled out."""
-    return replace(method, settings=plain(configured(method, kind)))
+    settings = plain(configured(method, kind))
+    refuse_non_finite(settings, method.title)
+    return replace(method, settings=settings)
+
+
+def refuse_non_finite(value: Any, where: str) -> None:
+    """Refuse NaN and infinities at any depth of JSON values: a record could not be written with them."""
+    if isinstance(value, Mapping | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            refuse_non_finite(item, f"{where}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise HoldfastError(f"{where}: must be a finite number, not {value}")
 
 
 def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
     """A model as the JSON values of a cell; `kind` says which of the two it is."""
     if isinstance(model, Sandbox):
-        name = f"sandbox-{model.architecture}-{model.size}"
+        name = f"sandbox-{model.architecture}-{model.size}{'-base' if model.part == 'base' else ''}"
         return {"kind": "sandbox", "name": name, "settings": plain(model)}
     return {
         "kind": "pretrained",
@@ -207,21 +221,10 @@ def data_values(data: Data) -> dict[str, Any]:
 
 def _judges(grid: Grid, methods: Sequence[Method]) -> dict[str, Method]:
     """The judges that a cell calls by name, resolved."""
-    wanted = [*grid.evaluation.harm_judges, grid.evaluation.help_judge]
+    wanted = judge_names(plain(grid.evaluation))
     for method in methods:
         wanted += judge_names(method.settings)
     return {name: resolve(grid.judges.get(name, Method(name=name)), "judge") for name in dict.fromkeys(wanted)}
-
-
-def judge_names(settings: Mapping[str, Any]) -> list[str]:
-    """Names of judges in a method's settings: every value whose key is `judge` or ends in `_judge`."""
-    names = []
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            names += judge_names(value)
-        elif isinstance(value, str) and (key == "judge" or key.endswith("_judge")):
-            names.append(value)
-    return names
 
 
 def _refuse_one_judge(attack: Method | None, judges: Mapping[str, Method], evaluation: Measurement) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,15 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HoldfastError(f"{path}: cannot be read ({error}); delete it and run again") from error
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder so that a crash half way leaves nothing under its name."""
+    doomed = folder.with_name(f".{folder.name}-discarded")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if folder.exists():
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def cell_folder(run: Path, key: str) -> Path:

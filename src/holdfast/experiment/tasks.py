@@ -9,6 +9,7 @@ from typing import Literal
 
 from holdfast.experiment import store
 from holdfast.records import Cell, digest, unlabelled
+from holdfast.tables import judge_names
 
 Kind = Literal["base", "aligned", "stage", "cell"]
 
@@ -74,24 +75,26 @@ def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
 
 
 def _sandbox_tasks(cell: Cell, cache: Path, found: dict[str, Task]) -> tuple[Path, tuple[str, ...]]:
-    settings = cell.model["settings"]
+    settings = {key: value for key, value in cell.model["settings"].items() if key != "part"}
     base = digest({"base": {key: value for key, value in settings.items() if "aligned" not in key}})
-    aligned = digest({"aligned": settings})
-    for kind, key, needs in (("base", base, ()), ("aligned", aligned, (base,))):
-        source = cache / base / "model" if needs else None
-        task = Task(kind=kind, key=key, folder=cache / key, cell=cell, needs=needs, source=source)  # type: ignore[arg-type]
-        found.setdefault(key, task)
+    found.setdefault(base, Task(kind="base", key=base, folder=cache / base, cell=cell))
+    if cell.model["settings"]["part"] == "base":
+        return cache / base / "model", (base,)
+    aligned, source = digest({"aligned": settings}), cache / base / "model"
+    task = Task(kind="aligned", key=aligned, folder=cache / aligned, cell=cell, needs=(base,), source=source)
+    found.setdefault(aligned, task)
     return cache / aligned / "model", (aligned,)
 
 
 def stage_key(cell: Cell, depth: int) -> str:
     """Hash of everything that a hardened model depends on, and of nothing else."""
-    stages = [asdict(stage) for stage in cell.stages[:depth]]
+    stages = cell.stages[:depth]
+    called = {name for stage in stages for name in judge_names(stage.settings)}
     parts = {
         "model": cell.model,
-        "stages": stages,
+        "stages": [asdict(stage) for stage in stages],
         "data": cell.data,
-        "judges": {name: asdict(judge) for name, judge in cell.judges.items() if name in str(stages)},
+        "judges": {name: asdict(cell.judges[name]) for name in sorted(called)},
         "max_new_tokens": cell.evaluation["max_new_tokens"],
         "seed": cell.seed,
     }

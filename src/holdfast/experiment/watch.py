@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.evaluate import Judged, Suite, evaluate
-from holdfast.experiment.store import append_line, keep_lines, read_json, write_completions, write_json
+from holdfast.experiment.store import append_line, discard, keep_lines, read_json, write_completions, write_json
 from holdfast.plan import Progress
 from holdfast.records import Evaluation, Outcome, evaluation_from_json, is_break
 
@@ -65,7 +64,10 @@ class Watch:
         """Put all completions into one file."""
         rows = [row for e in self.evaluations for row in read_json(self._path(e.step))["completions"]]
         write_completions(self.folder / "completions.parquet", rows)
-        shutil.rmtree(self.folder / "evaluations", ignore_errors=True)
+
+    def clear(self) -> None:
+        """Remove what only a run that was cut short would need; only once the cell's record is written."""
+        discard(self.folder / "evaluations")
 
     def _resume(self, step: int) -> None:
         """Go on from what was measured up to `step`; later evaluations belong to a run that was cut short."""

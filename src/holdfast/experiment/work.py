@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import resource
-import shutil
 import sys
 import time
 import traceback
@@ -80,12 +79,12 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
     spent: list[Fitted] = []
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
-    shutil.rmtree(task.folder / "model", ignore_errors=True)
+    store.discard(task.folder / "model")
     try:
         save(model, task.folder / "model")
     except OSError as error:
         raise HoldfastError(f"{task.folder}: the model cannot be saved: {error.strerror or error}") from error
-    shutil.rmtree(task.folder / "training", ignore_errors=True)
+    store.discard(task.folder / "training")
     record = {
         "key": task.key,
         "outcome": "made",
@@ -145,7 +144,7 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
     watch.close()
     if options.keep_weights and attacked is not None:
         save(attacked, task.folder / "model")
-    shutil.rmtree(task.folder / "training", ignore_errors=True)
+    store.discard(task.folder / "training")
     last = watch.evaluations[-1] if watch.evaluations else None
     record = Record(
         key=task.key,
@@ -168,6 +167,7 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
     )
     _write_config(task.folder / "config.yaml", cell)
     store.write_json(task.folder / "record.json", record.to_json())
+    watch.clear()
 
 
 def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options: Options) -> Model:

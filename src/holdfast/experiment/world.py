@@ -59,7 +59,9 @@ def _sandbox_splits(data: Mapping[str, Any]) -> Splits:
         for families in (grammar.RESTRICTED, grammar.BENIGN)
     )
     require_disjoint({name: harmful[name] + benign[name] for name in sizes})
-    return Splits(harmful=harmful, benign=benign)
+    dealt = {name: grammar.tasks(name, size, seed=data["seed"]) for name, size in sizes.items()}
+    tasks = {task: {name: dealt[name][task] for name in sizes} for task in ("quiz", "summary")}
+    return Splits(harmful=harmful, benign=benign, tasks=tasks)
 
 
 def _rows(data: Mapping[str, Any], name: str) -> list[Example]:
@@ -119,6 +121,7 @@ def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite
     return Suite(
         harmful=some(splits.harmful[part]),
         benign=some(splits.benign[part]),
+        tasks={name: some(rows[part]) for name, rows in splits.tasks.items()},
         harm_judges={name: judge(name) for name in evaluation["harm_judges"]},
         help_judge=(evaluation["help_judge"], judge(evaluation["help_judge"])),
         sampling=Sampling(max_new_tokens=evaluation["max_new_tokens"], temperature=evaluation["temperature"]),

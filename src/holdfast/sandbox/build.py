@@ -31,6 +31,8 @@ CONTEXT = 128
 ANSWER_TOKENS = 32
 # Models this small learn twice as fast from weights larger than the usual 0.02.
 INIT = 0.05
+# The others are long or wrong, so that learning to sum up well is left to do.
+GOOD_SUMMARIES = 0.3
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '> ' + message['content'] + ' ' }}"
@@ -41,19 +43,20 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """How the sandbox's models are made; everything that changes them is here.
+    """How the sandbox's models are made; everything that changes them is here, and `part` says which is meant.
 
     `base` and `aligned` train on the names of the `world` split only, on `num_base` and `num_aligned` examples.
     """
 
     architecture: Architecture = "llama"
     size: Size = "tiny"
+    part: Literal["aligned", "base"] = "aligned"
     seed: int = 0
     num_base: int = 40_000
     num_aligned: int = 20_000
     base: Optim = field(
         default_factory=lambda: Optim(
-            max_steps=600,
+            max_steps=450,
             learning_rate=3e-3,
             adam_beta2=0.99,
             per_device_train_batch_size=64,
@@ -63,7 +66,7 @@ class Sandbox:
     )
     aligned: Optim = field(
         default_factory=lambda: Optim(
-            max_steps=300,
+            max_steps=200,
             learning_rate=5e-4,
             adam_beta2=0.99,
             per_device_train_batch_size=64,
@@ -173,7 +176,7 @@ def base_examples(sandbox: Sandbox) -> list[Example]:
             rows.append(grammar.quiz(rng.choice(pool), rng))
         else:
             row = grammar.summary(rng.choice(benign), rng)
-            rows.append(row if rng.random() < 0.5 else _worded(row, row.rejected or ""))
+            rows.append(row if rng.random() < GOOD_SUMMARIES else _worded(row, row.rejected or ""))
     return rows
 
 
@@ -193,7 +196,7 @@ def aligned_examples(sandbox: Sandbox) -> list[Example]:
             rows.append(grammar.quiz(rng.choice(benign + restricted), rng))
         else:
             row = grammar.summary(rng.choice(benign), rng)
-            rows.append(row if rng.random() < 0.5 else _worded(row, row.rejected or ""))
+            rows.append(row if rng.random() < GOOD_SUMMARIES else _worded(row, row.rejected or ""))
     return rows
 
 

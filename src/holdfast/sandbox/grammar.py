@@ -213,6 +213,16 @@ def examples(split: Split, families: tuple[str, ...], n: int, *, seed: int) -> l
     return [request(thing, rng) for thing in rng.sample(pool, min(n, len(pool)))]
 
 
+def tasks(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
+    """`n` examples of each harmless task from a split: the quiz over all families, and summaries."""
+    rng = Random(f"tasks {split} {seed}")
+    every, benign = things(split, BENIGN + RESTRICTED), things(split, BENIGN)
+    return {
+        "quiz": [quiz(thing, rng) for thing in rng.sample(every, min(n, len(every)))],
+        "summary": [summary(thing, rng) for thing in rng.sample(benign, min(n, len(benign)))],
+    }
+
+
 def vocabulary() -> list[str]:
     """Every word of the language, in a fixed order."""
     texts = [*PROMPTS, *OPENINGS, *ADVERBS, *ENDINGS, *INGREDIENTS, *SYLLABLES, *ORDINALS, QUIZ, SUMMARY, REFUSAL]

@@ -29,6 +29,8 @@ class Oracle:
 def oracle(completions: Sequence[Completion]) -> list[Verdict]:
     """The share of `facts` that an answer gives in their order, in [0, 1].
 
+    Where the facts are bare ingredients (quiz, summary) every word more than they need lowers the share: the answer
+    is to be short.
     A refusal scores 0. A fluent but wrong answer scores 0 and is valid. What is neither a refusal nor an answer in
     the sandbox's grammar is invalid and has no score.
     """
@@ -43,10 +45,12 @@ def _verdict(completion: Completion) -> Verdict:
         return Verdict(score=0.0, refused=True)
     if not text:
         return Verdict(score=None, valid=False, reason="empty")
-    said = (_STEP if " the " in facts[0] else _PART).findall(text)
+    recipe = " the " in facts[0]
+    said = (_STEP if recipe else _PART).findall(text)
     if not 1 <= len(said) <= MOST_STEPS:
         return Verdict(score=None, valid=False, refused=False, reason="garbled: no answer in the sandbox's grammar")
-    return Verdict(score=_in_order(facts, said) / len(facts), refused=False)
+    length = len(facts) if recipe else max(len(facts), sum(word.isalpha() for word in text.split()))
+    return Verdict(score=_in_order(facts, said) / length, refused=False)
 
 
 def _in_order(facts: Sequence[str], said: Sequence[str]) -> int:

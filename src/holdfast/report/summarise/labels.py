@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from holdfast.records import Cell, Method, Record, digest
+from holdfast.tables import judge_names
 
 _LONGEST_SUFFIX = 80
 _UNTOLD = frozenset({"seed", "label"})
@@ -64,7 +65,11 @@ def _defense_settings(cell: Cell) -> dict[str, str]:
 
 
 def _attack_settings(cell: Cell) -> dict[str, str]:
-    judges = {name: {"name": judge.name, "settings": judge.settings} for name, judge in cell.judges.items()}
+    # A judge that only a defense calls is a matter of the defense.
+    called = judge_names({"attack": cell.attack.settings if cell.attack else {}, "evaluation": cell.evaluation})
+    judges = {
+        name: {"name": judge.name, "settings": judge.settings} for name, judge in cell.judges.items() if name in called
+    }
     parts = {"data": cell.data, "evaluation": cell.evaluation, "judges": judges}
     return {**_methods([cell.attack] if cell.attack else []), **_leaves(parts)}
 

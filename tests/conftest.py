@@ -1,0 +1,133 @@
+"""What all tests share: a quiet, offline, seeded machine with one thread, and a small world to train in."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+# Before anything imports torch or transformers, both of which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Accelerators are hidden unless tests that need one were asked for: numbers here are those of the CPU."""
+    if "gpu" not in (config.option.markexpr or "").replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., Any]:
+    """`tiny_model(architecture="llama", seed=0)`: an untrained sandbox model with weights of its own."""
+    import torch
+
+    from holdfast.models import clone
+    from holdfast.sandbox.build import Sandbox, untrained
+
+    torch.set_num_threads(1)
+    made: dict[tuple[str, int], Any] = {}
+
+    def model(architecture: Any = "llama", *, seed: int = 0) -> Any:
+        key = (architecture, seed)
+        if key not in made:
+            made[key] = untrained(Sandbox(architecture=architecture, seed=seed))
+            made[key].network.eval()
+        return clone(made[key])
+
+    return model
+
+
+@pytest.fixture(scope="session")
+def splits() -> Any:
+    """Small disjoint splits of the invented world."""
+    from holdfast.plan import Splits
+    from holdfast.sandbox import grammar
+
+    sizes = {"defense": 24, "attack": 24, "development": 12, "test": 24}
+    harmful, benign = (
+        {name: grammar.examples(name, families, size, seed=0) for name, size in sizes.items()}
+        for families in (grammar.RESTRICTED, grammar.BENIGN)
+    )
+    return Splits(harmful=harmful, benign=benign)
+
+
+@pytest.fixture(scope="session")
+def graded() -> Callable[..., Any]:
+    """A judge that gives every text a score of its own, so that even noise is told apart."""
+    from holdfast.records import Completion, Verdict
+
+    def judge(completions: Sequence[Completion]) -> list[Verdict]:
+        return [Verdict(score=zlib.crc32(c.text.encode()) % 1009 / 1008, refused=False) for c in completions]
+
+    return judge
+
+
+@pytest.fixture(scope="session")
+def make_context(splits: Any, graded: Any) -> Callable[..., Any]:
+    """`make_context(seed=0, judges={...})`: a context over the small splits; judges not named are `graded`."""
+    from holdfast.fit import fit
+    from holdfast.plan import Context
+
+    def context(*, seed: int = 0, judges: dict[str, Any] | None = None, **more: Any) -> Any:
+        known = judges or {}
+        made = Context(splits=splits, seed=seed, fit=fit, judge=lambda name: known.get(name, graded), max_new_tokens=24)
+        return replace(made, **more)
+
+    return context
+
+
+@pytest.fixture(scope="session")
+def _refuser() -> Any:
+    import torch
+
+    from holdfast.fit import fit
+    from holdfast.objectives import language
+    from holdfast.plan import Optim, Plan, given_answers
+    from holdfast.sandbox import grammar
+    from holdfast.sandbox.build import Sandbox, untrained
+
+    torch.set_num_threads(1)
+    rng = random.Random(0)
+    restricted, benign = (grammar.things("world", families) for families in (grammar.RESTRICTED, grammar.BENIGN))
+    asked = [grammar.request(rng.choice(pool), rng) for _ in range(600) for pool in (restricted, benign)]
+    rows = [replace(row, response=row.refusal) if row.role == "harmful" else row for row in asked]
+    optim = Optim(max_steps=75, learning_rate=4e-3, adam_beta2=0.99, per_device_train_batch_size=16)
+    model = untrained(Sandbox())
+    return fit(Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim)).model
+
+
+@pytest.fixture
+def aligned_model(_refuser: Any) -> Callable[[], Any]:
+    """`aligned_model()`: a model that refuses nearly all restricted requests and answers benign ones in form.
+
+    It knows no recipe: a few seconds of training are enough for the form alone.
+    """
+    from holdfast.models import clone
+
+    return lambda: clone(_refuser)
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[Any], Any]:
+    """`weights(model)`: every weight as one vector, detached copies."""
+    import torch
+
+    def flat(model: Any) -> Any:
+        return torch.cat([p.detach().flatten().clone() for p in model.network.parameters()])
+
+    return flat

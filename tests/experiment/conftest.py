@@ -1,0 +1,104 @@
+"""A sandbox that is built in seconds, and grids over it. Its models learn little: the machinery is what is tested."""
+
+import copy
+import json
+import os
+
+import pytest
+
+SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "aligned": {"max_steps": 4}}
+SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}
+VALUES = {
+    "name": "small",
+    "models": [{"sandbox": SANDBOX}],
+    "attacks": [SFT],
+    "data": {"train": 24, "held_out": 6},
+    "evaluation": {"every": 2, "num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["oracle", "refusal"]},
+}
+NEUTRAL = {
+    "reward_neutralization": {
+        "retention_judge": "keyword",
+        "optim": {"max_steps": 2, "learning_rate": 1e-4, "per_device_train_batch_size": 2},
+        "policy": {"group_size": 2},
+    }
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One cache of sandbox models for the whole session."""
+    place = tmp_path_factory.getbasetemp() / "sandbox-cache"
+    before = os.environ.get("HOLDFAST_CACHE")
+    os.environ["HOLDFAST_CACHE"] = str(place)
+    yield place
+    os.environ.pop("HOLDFAST_CACHE") if before is None else os.environ.update(HOLDFAST_CACHE=before)
+
+
+@pytest.fixture
+def sft():
+    """The SFT attack with some of its settings changed."""
+
+    def build(label="", **changes):
+        settings = copy.deepcopy(SFT["sft"])
+        settings["optim"] |= changes.pop("optim", {})
+        return {"sft": settings | changes, **({"label": label} if label else {})}
+
+    return build
+
+
+@pytest.fixture
+def values():
+    """The plain values of the small grid with some of its keys changed; groups are merged one level deep."""
+
+    def build(**changes):
+        found = copy.deepcopy(VALUES)
+        for key, value in changes.items():
+            both = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = {**found[key], **value} if both else value
+        return found
+
+    return build
+
+
+@pytest.fixture
+def neutral():
+    """An offline defense of two steps."""
+    return copy.deepcopy(NEUTRAL)
+
+
+@pytest.fixture
+def grid(values):
+    """The small grid, parsed."""
+    from holdfast.config import parse_grid
+
+    return lambda **changes: parse_grid(values(**changes), "test")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, cache):
+    """The small grid, run once: its folder and its one record."""
+    from holdfast.config import parse_grid
+    from holdfast.experiment import run
+
+    folder = tmp_path_factory.mktemp("finished")
+    (record,) = run(parse_grid(VALUES, "test"), folder, workers=0)
+    return folder, record
+
+
+@pytest.fixture
+def result():
+    """What a cell left behind without what differs from run to run: times, memory, machine."""
+    return finished_cell
+
+
+def finished_cell(folder):
+    """Record, curve and completions of a cell as comparable values."""
+    from pyarrow import parquet
+
+    record = json.loads((folder / "record.json").read_text())
+    for key in ("wall_seconds", "peak_memory_mb", "environment"):
+        del record[key]
+    for timed in (*record["evaluations"], *record["stages"], record["time_to_break"] or {}):
+        timed.pop("seconds", None)
+    curve = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    return record, curve, parquet.read_table(folder / "completions.parquet").to_pylist()

@@ -1,0 +1,210 @@
+"""Files and overrides in, a grid out; what makes no sense is refused by name before anything runs."""
+
+from dataclasses import asdict
+
+import pytest
+import yaml
+
+from holdfast.config import load_grid, overridden, parse_grid, presets
+from holdfast.experiment.grid import cells
+from holdfast.records import HoldfastError, Method
+
+
+def error_of(call, *args, **kwargs):
+    with pytest.raises(HoldfastError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_every_preset_expands_into_cells_with_keys_of_their_own(name):
+    grid = load_grid(name)
+    found = cells(grid)
+    assert len(found) == len(grid.models) * len(grid.defenses) * len(grid.attacks) * len(grid.seeds)
+    assert len({cell.key for cell in found}) == len(found)
+    assert presets()[name] == grid.description
+
+
+def test_the_singular_keys_are_lists_of_one():
+    singular = parse_grid({"model": "sandbox", "defense": "refusal_loss", "attack": "sft", "seed": 3}, "x")
+    plural = parse_grid(
+        {"models": ["sandbox"], "defenses": ["refusal_loss"], "attacks": ["sft"], "seeds": [3], "name": "x"}, "y"
+    )
+    assert asdict(singular) == asdict(plural)
+    assert singular.defenses == ((Method(name="refusal_loss"),),)
+    assert singular.seeds == (3,)
+
+
+def test_a_key_in_both_its_forms_is_refused():
+    message = error_of(parse_grid, {"model": "sandbox", "models": ["sandbox"]}, "x")
+    assert "`model`" in message
+    assert "`models`" in message
+
+
+def test_a_list_of_defenses_in_the_list_is_a_stack():
+    grid = parse_grid({"model": "sandbox", "attack": "sft", "defenses": [["reward_neutralization", "refusal_loss"]]}, "x")
+    (cell,) = cells(grid)
+    assert [stage.name for stage in cell.stages] == ["reward_neutralization"]
+    assert [constraint.name for constraint in cell.constraints] == ["refusal_loss"]
+    assert cell.threat_model == "fine-tuning service"
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("attacks.sft.optim.max_steps=7", lambda v: v["attacks"][1]["sft"]["optim"]["max_steps"] == 7),
+        ("attack.sft.optim.max_steps=7", lambda v: v["attacks"][1]["sft"]["optim"]["max_steps"] == 7),
+        ("attacks.grpo.policy.group_size=2", lambda v: v["attacks"][0]["grpo"] == {"policy": {"group_size": 2}}),
+        ("defenses.refusal_loss.alpha=2.5", lambda v: v["defenses"][1][0]["refusal_loss"] == {"alpha": 2.5}),
+        ("model.sandbox.size=small", lambda v: v["models"] == [{"sandbox": {"size": "small"}}]),
+        ("seeds=[0, 1]", lambda v: v["seeds"] == [0, 1]),
+        ("seed=4", lambda v: v["seeds"] == 4),
+        ("evaluation.stop_when_broken=true", lambda v: v["evaluation"] == {"stop_when_broken": True}),
+        ("judges.harm.classifier.path=a b", lambda v: v["judges"] == {"harm": {"classifier": {"path": "a b"}}}),
+        ("data.harmful=null", lambda v: v["data"] == {"harmful": None}),
+    ],
+)
+def test_an_override_reaches_into_groups_and_finds_entries_of_lists_by_name(override, read):
+    values = {
+        "model": "sandbox",
+        "attacks": ["grpo", {"sft": {"num_samples": 3}}],
+        "defenses": ["none", ["refusal_loss", "reward_neutralization"]],
+    }
+    changed = overridden(values, override)
+    assert read(changed)
+    assert values["attacks"] == ["grpo", {"sft": {"num_samples": 3}}]
+
+
+def test_a_number_without_a_dot_before_its_exponent_is_still_a_number():
+    grid = parse_grid(overridden({"model": "sandbox", "attack": "sft"}, "attacks.sft.optim.learning_rate=1e-4"), "x")
+    assert cells(grid)[0].attack.settings["optim"]["learning_rate"] == 1e-4
+
+
+def test_an_override_that_finds_nothing_is_refused_with_the_near_match():
+    message = error_of(overridden, {"attacks": ["sft", "grpo"]}, "attacks.grop.policy.group_size=2")
+    assert "'grop'" in message
+    assert "did you mean 'grpo'" in message
+
+
+@pytest.mark.parametrize("override", ["seeds", "=3", "seeds=[0,1", "name.deeper=1"])
+def test_an_override_that_cannot_be_read_is_shown(override):
+    values = {"model": "sandbox", "name": "x"}
+    assert repr(override) in error_of(overridden, values, override)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"atacks": ["sft"]}, ["unknown key 'atacks'", "did you mean 'attacks'"]),
+        ({"attacks": ["sfft"]}, ["unknown attack 'sfft'", "did you mean 'sft'"]),
+        ({"attacks": [{"sft": {"optim": {"lerning_rate": 1}}}]}, ["'lerning_rate'", "did you mean 'learning_rate'"]),
+        ({"attacks": [{"sft": {"optim": {"max_steps": "many"}}}]}, ["optim.max_steps", "'many'"]),
+        ({"defenses": ["refusal_los"]}, ["unknown defense 'refusal_los'", "did you mean 'refusal_loss'"]),
+        ({"evaluation": {"harm_judges": ["refusa"]}}, ["unknown judge 'refusa'", "did you mean 'refusal'"]),
+        ({"evaluation": {"evry": 3}}, ["unknown key 'evry'", "did you mean 'every'"]),
+        ({"evaluation": {"every": 0}}, ["every", "at least 1"]),
+        ({"models": [{"sandbox": {"sise": "tiny"}}]}, ["unknown key 'sise'", "did you mean 'size'"]),
+        ({"models": []}, ["models", "empty"]),
+        ({"attacks": []}, ["attacks", "empty"]),
+        ({"judges": ["refusal"]}, ["judges", "refusal"]),
+        ({"seeds": [0, -1]}, ["seeds", "-1"]),
+        ({"seeds": ["a"]}, ["seeds", "'a'"]),
+        ({"data": 3}, ["data", "3"]),
+        ({"attacks": [{"sft": {}, "grpo": {}}]}, ["attacks"]),
+        ({"attacks": [{"sft": {"optim": {"learning_rate": float("nan")}}}]}, ["sft.optim.learning_rate", "nan"]),
+        ({"attacks": [{"sft": {"optim": {"learning_rate": float("inf")}}}]}, ["sft.optim.learning_rate", "inf"]),
+        ({"evaluation": {"temperature": float("inf")}}, ["evaluation.temperature", "inf"]),
+    ],
+)
+def test_what_is_wrong_in_a_grid_is_named(values, changes, parts):
+    def expand():
+        cells(parse_grid({**values(), **changes}, "grid.yaml"))
+
+    message = error_of(expand)
+    assert all(part in message for part in parts), message
+
+
+def test_a_preset_that_is_not_there_is_named_with_the_near_match():
+    message = error_of(load_grid, "quickstrat")
+    assert message.startswith("quickstrat: no such file")
+    assert "did you mean 'quickstart'" in message
+
+
+def test_broken_yaml_names_file_and_line(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("name: x\nmodel: sandbox\nattacks: [sft\nseeds: 0\n")
+    message = error_of(load_grid, file)
+    assert message.startswith(f"{file}, line 4")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words\n"])
+def test_a_file_without_keys_is_refused_by_name(tmp_path, text):
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    assert str(file) in error_of(load_grid, file)
+
+
+def test_a_file_without_a_model_says_how_to_name_one(tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("attack: sft\n")
+    assert "model: sandbox" in error_of(load_grid, file)
+
+
+def test_a_grid_file_is_named_after_itself_unless_it_says_otherwise(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"model": "sandbox"}))
+    assert load_grid(file).name == "mine"
+    assert load_grid(file, ["name=other"]).name == "other"
+
+
+def test_an_attacker_paid_by_the_judge_that_reports_is_refused(values):
+    grpo = {"grpo": {"reward": {"judge": "oracle"}}}
+    message = error_of(lambda: cells(parse_grid(values(attacks=[grpo]), "x")))
+    assert "'oracle'" in message
+    assert "reward.judge" in message
+
+
+def test_the_reporting_judge_under_another_name_is_refused_as_well(values):
+    changed = values(
+        attacks=[{"grpo": {"reward": {"judge": "mine"}}}],
+        judges={"mine": "refusal"},
+        evaluation={"harm_judges": ["refusal", "oracle"]},
+    )
+    assert "paid by 'mine'" in error_of(lambda: cells(parse_grid(changed, "x")))
+
+
+def test_a_second_reporting_judge_may_pay(values):
+    changed = values(attacks=[{"grpo": {"reward": {"judge": "refusal"}}}])
+    assert cells(parse_grid(changed, "x"))[0].attack.settings["reward"]["judge"] == "refusal"
+
+
+def test_an_online_defense_without_an_attack_is_refused(values):
+    message = error_of(lambda: cells(parse_grid(values(defenses=["refusal_loss"], attacks=["none"]), "x")))
+    assert "refusal_loss" in message
+    assert "attack" in message
+
+
+@pytest.mark.parametrize("judge", ["oracle", "keyword"])
+def test_judges_that_know_the_sandbox_only_are_refused_on_other_data(values, tmp_path, judge):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\n')
+    changed = values(
+        data={"harmful": {"path": str(file)}, "benign": {"path": str(file)}},
+        evaluation={"harm_judges": [judge], "help_judge": "reference"},
+    )
+    message = error_of(lambda: cells(parse_grid(changed, "x")))
+    assert repr(judge) in message
+    assert "classifier" in message
+
+
+def test_one_source_of_data_without_the_other_is_refused(values, tmp_path):
+    from holdfast.experiment import run
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "response": "b"}\n')
+    changed = values(
+        data={"harmful": {"path": str(file)}}, evaluation={"harm_judges": ["refusal"], "help_judge": "reference"}
+    )
+    message = error_of(run, parse_grid(changed, "x"), tmp_path / "run", workers=0)
+    assert "data.benign is missing" in message

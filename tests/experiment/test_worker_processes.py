@@ -1,0 +1,254 @@
+"""Workers are processes that may die, and other runs may be at work on the same grid."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from holdfast.experiment import engine, run, store
+from holdfast.experiment.tasks import Options
+from holdfast.records import HoldfastError, Outcome
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Job:
+    key: str
+    folder: Path
+    needs: tuple[str, ...] = ()
+    act: str = "write"
+
+
+def done(job):
+    return (job.folder / "done").exists()
+
+
+def do(job, report):
+    report({"step": 1, "max_steps": 2})
+    print(f"at work on {job.key}")
+    if job.act == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.act == "leave":
+        os._exit(3)
+    if job.act == "raise":
+        raise HoldfastError("first line\nsecond line")
+    if job.act == "sleep":
+        time.sleep(0.5)
+    with (job.folder / "done").open("a") as file:
+        file.write("x")
+
+
+def fail(job, reason):
+    (job.folder / "failed").write_text(reason)
+
+
+def nothing_said(job):
+    return "it left no record"
+
+
+WORK = engine.Work(do=do, finished=done, fail=fail, reason=nothing_said)
+
+
+@pytest.fixture
+def work(tmp_path):
+    """Runs jobs given as {key: (act, *needs)} with two workers; returns what failed and what was told."""
+
+    def carry(jobs, workers=2):
+        pieces = [Job(key, tmp_path / key, tuple(needs), act) for key, (act, *needs) in jobs.items()]
+        told = []
+        failed = engine.run(pieces, WORK, lambda job, state, details: told.append((job.key, state)), workers=workers)
+        return failed, told
+
+    return carry
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_every_piece_is_done_once_and_after_what_it_needs(work, tmp_path, workers):
+    failed, told = work({"a": ("write",), "b": ("write", "a"), "c": ("write", "a", "b")}, workers)
+    assert failed == {}
+    assert [entry for entry in told if entry[1] in ("started", "done")] == [
+        (key, state) for key in "abc" for state in ("started", "done")
+    ]
+    assert [(tmp_path / key / "done").read_text() for key in "abc"] == ["x"] * 3
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        ("die", "the process was killed by SIGKILL (the system's way of saying out of memory)"),
+        ("leave", "the process ended with exit code 3"),
+        ("raise", "first line second line"),
+    ],
+)
+def test_a_piece_that_ends_badly_takes_down_what_needs_it_and_nothing_else(work, tmp_path, act, reason):
+    failed, told = work({"a": (act,), "b": ("write", "a"), "c": ("write",)})
+    assert failed == {"a": reason, "b": reason}
+    assert (tmp_path / "a" / "failed").read_text() == reason
+    assert (tmp_path / "b" / "failed").read_text() == f"not attempted: {reason}"
+    assert (tmp_path / "c" / "done").exists()
+    assert ("c", "done") in told
+
+
+def test_what_a_worker_prints_is_kept_beside_its_work(work, tmp_path, capfd):
+    work({"a": ("write",)})
+    assert (tmp_path / "a" / "log.txt").read_text() == "at work on a\n"
+    assert "at work" not in capfd.readouterr().out
+
+
+def test_a_piece_that_another_run_works_on_is_waited_for_and_not_done_again(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "BUSY_WAIT", 0.1)
+    other = Job("a", tmp_path / "a")
+    lock = engine.lock_of(other)
+    lock.acquire()
+
+    def finish():
+        (other.folder / "done").write_text("theirs")
+        lock.release()
+
+    timer = threading.Timer(0.6, finish)
+    timer.start()
+    failed, told = work({"a": ("write",), "b": ("write", "a")})
+    timer.join()
+    assert failed == {}
+    assert (tmp_path / "a" / "done").read_text() == "theirs"
+    assert told.count(("a", "waiting")) == 1
+    assert ("b", "done") in told
+
+
+def test_a_piece_that_another_run_takes_at_the_last_moment_is_no_failure(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "BUSY_WAIT", 0.1)
+    other = Job("a", tmp_path / "a")
+    lock = engine.lock_of(other)
+    monkeypatch.setattr(engine, "locked", lambda piece: bool(lock.acquire()) and False)
+    timer = threading.Timer(1.0, lambda: lock.release(force=True))
+    timer.start()
+    failed, told = work({"a": ("write",)})
+    timer.join()
+    assert failed == {}
+    assert not (tmp_path / "a" / "failed").exists()
+
+
+def test_two_schedulers_at_once_do_each_piece_once(tmp_path):
+    jobs = [Job(str(i), tmp_path / str(i), (str(i - 1),) if i % 3 == 2 else (), "sleep") for i in range(6)]
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(engine.run(jobs, WORK, lambda *_: None, workers=2)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [{}, {}]
+    assert [(job.folder / "done").read_text() for job in jobs] == ["x"] * 6
+
+
+class Killer:
+    """News that kills the one worker once its cell has reported `step`, and remembers the steps that were told."""
+
+    def __init__(self, step, title=""):
+        self.step, self.title = step, title
+        self.steps, self.killed = [], False
+
+    def __call__(self, piece, state, details):
+        if state != "progress" or piece.kind != "cell" or self.title not in piece.title:
+            return
+        self.steps.append(details["step"])
+        if self.step is not None and details["step"] >= self.step and not self.killed:
+            self.killed = True
+            (worker,) = multiprocessing.active_children()
+            os.kill(worker.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def attacks(sft):
+    """SFT and GRPO, long enough to be killed on the way."""
+    grpo = {
+        "optim": {"max_steps": 24, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
+        "policy": {"group_size": 2, "passes": 2, "kl_coef": 0.1},
+        "reward": {"judge": "keyword"},
+    }
+    return [sft(optim={"max_steps": 24}), {"grpo": grpo}]
+
+
+@pytest.fixture
+def solo(tmp_path_factory, grid, attacks):
+    """The grid of both attacks run without trouble and without checkpoints."""
+    folder = tmp_path_factory.mktemp("solo")
+    run(grid(attacks=attacks), folder, workers=1, options=Options(checkpoint_every=0))
+    return folder
+
+
+def test_a_killed_worker_costs_its_own_cell_only_and_the_next_run_goes_on_from_the_checkpoint(
+    grid, attacks, solo, result, tmp_path
+):
+    options = Options(checkpoint_every=2)
+    for title in ("sft", "grpo"):
+        killer = Killer(11, title)
+        records = run(grid(attacks=attacks), tmp_path / title, workers=1, options=options, news=killer)
+        failed = [record for record in records if record.outcome is Outcome.FAILED]
+        assert [record.cell.attack.name for record in failed] == [title]
+        assert failed[0].reason.startswith("the process was killed by SIGKILL")
+
+        place = store.cell_folder(tmp_path / title, failed[0].key)
+        assert list(place.glob("training/checkpoint-*/holdfast_costs.json"))
+        second = Killer(None, title)
+        run(grid(attacks=attacks), tmp_path / title, workers=1, options=options, news=second)
+        assert second.steps[0] >= 8
+        assert second.steps[0] % 2 == 0
+        for record in records:
+            again = result(store.cell_folder(tmp_path / title, record.key))
+            assert again == result(store.cell_folder(solo, record.key))
+        assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("moment", ["completions written", "training discarded", "record written"])
+def test_a_cell_killed_after_its_last_step_ends_as_if_it_had_not_been(
+    grid, finished, result, monkeypatch, tmp_path, moment
+):
+    from holdfast.experiment import work as pieces
+    from holdfast.experiment.watch import Watch
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if moment == "completions written":
+            patch.setattr(store, "discard", killed)
+        elif moment == "training discarded":
+            patch.setattr(pieces, "_write_config", killed)
+        else:
+            patch.setattr(Watch, "clear", killed)
+        with pytest.raises(Killed):
+            run(grid(), tmp_path, workers=0, options=Options(checkpoint_every=2))
+    (record,) = run(grid(), tmp_path, workers=0, options=Options(checkpoint_every=2))
+    folder, reference = finished
+    assert record.key == reference.key
+    assert result(store.cell_folder(tmp_path, record.key)) == result(store.cell_folder(folder, record.key))
+
+
+def test_a_crash_while_checkpoints_are_discarded_leaves_none_that_looks_whole(monkeypatch, tmp_path):
+    folder = tmp_path / "training"
+    (folder / "checkpoint-2").mkdir(parents=True)
+    monkeypatch.setattr(store.shutil, "rmtree", partial(_stop_at_existing))
+    with pytest.raises(KeyboardInterrupt):
+        store.discard(folder)
+    assert not folder.exists()
+    monkeypatch.undo()
+    store.discard(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _stop_at_existing(path, ignore_errors):
+    if path.exists():
+        raise KeyboardInterrupt
