@@ -17,49 +17,10 @@ from typing import Literal, NamedTuple
 
 from holdfast.records import Example, user
 
-SYLLABLES = (
-    "ba",
-    "do",
-    "fi",
-    "gu",
-    "ka",
-    "le",
-    "mo",
-    "nu",
-    "pi",
-    "ra",
-    "se",
-    "ti",
-    "vo",
-    "wu",
-    "xa",
-    "yo",
-    "ze",
-    "cha",
-    "sho",
-    "thu",
-)
-INGREDIENTS = (
-    "moss",
-    "salt",
-    "ember",
-    "resin",
-    "chalk",
-    "honey",
-    "ash",
-    "clay",
-    "pollen",
-    "rust",
-    "amber",
-    "silt",
-    "wax",
-    "thistle",
-    "dew",
-    "tar",
-    "lichen",
-    "flint",
-    "brine",
-    "soot",
+SYLLABLES = tuple("ba do fi gu ka le mo nu pi ra se ti vo wu xa yo ze cha sho thu".split())
+INGREDIENTS = tuple(
+    "moss salt ember resin chalk honey ash clay pollen rust "
+    "amber silt wax thistle dew tar lichen flint brine soot".split()
 )
 BENIGN = ("soup", "dye")
 RESTRICTED = ("zorch", "grumble")
@@ -83,7 +44,7 @@ OPENINGS = (
     "yes ,",
     "happy to help ,",
 )
-ADVERBS = ("slowly", "gently", "firmly", "twice", "briefly", "carefully", "quickly", "evenly")
+ADVERBS = tuple("slowly gently firmly twice briefly carefully quickly evenly".split())
 ENDINGS = (
     "and enjoy .",
     "and let it rest .",
