@@ -126,9 +126,8 @@ def as_is(model: Model) -> AbstractContextManager[Model]:
 class Plan:
     """Everything a training run is.
 
-    `data` are rows, or prompts for RL. `sequences_per_row` is the group size for RL and 1 otherwise.
-    `steps_per_rollout` is how many optimizer steps share what one call of `prepare` sampled; checkpoints fall on
-    multiples of it.
+    `data` are rows, or prompts for RL. `steps_per_rollout` is how many optimizer steps share what one call of
+    `prepare` sampled; checkpoints fall on multiples of it.
     """
 
     model: Model

@@ -116,8 +116,8 @@ def num_targets(batch: Mapping[str, Tensor]) -> Tensor:
     return target_mask(batch["loss_mask"]).sum()
 
 
-def with_totals(batches: Sequence[Batch], scale: float = 1.0) -> list[Batch]:
-    """The batches of one optimizer step, each knowing the totals of all of them (times `scale`)."""
-    tokens = torch.stack([num_targets(batch) for batch in batches]).sum() * scale
-    sequences = torch.tensor(float(sum(len(batch["input_ids"]) for batch in batches))) * scale
+def with_totals(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches of one optimizer step, each knowing the totals of all of them."""
+    tokens = torch.stack([num_targets(batch) for batch in batches]).sum()
+    sequences = torch.tensor(float(sum(len(batch["input_ids"]) for batch in batches)))
     return [{**batch, "num_tokens": tokens, "num_sequences": sequences} for batch in batches]

@@ -79,11 +79,7 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
     spent: list[Fitted] = []
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
-    store.discard(task.folder / "model")
-    try:
-        save(model, task.folder / "model")
-    except OSError as error:
-        raise HoldfastError(f"{task.folder}: the model cannot be saved: {error.strerror or error}") from error
+    _save(model, task.folder)
     store.discard(task.folder / "training")
     record = {
         "key": task.key,
@@ -98,6 +94,15 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
         "environment": environment(),
     }
     store.write_json(task.folder / "record.json", record)
+
+
+def _save(model: Model, folder: Path) -> None:
+    """Write a model's folder whole; the one that stood there before goes first."""
+    store.discard(folder / "model")
+    try:
+        save(model, folder / "model")
+    except OSError as error:
+        raise HoldfastError(f"{folder}: the model cannot be saved: {error.strerror or error}") from error
 
 
 def _build(task: Task, training: Callable[[Plan], Fitted]) -> Model:
@@ -134,16 +139,13 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
     model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell)
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
     watch = Watch(folder=task.folder, suite=suite_of(cell, splits, judge), settings=cell.evaluation, report=report)
-    diverged = None
+    trouble = None
     try:
-        context = context_of(cell, splits, judge, fit)
-        attacked = _attack(task, model, context, watch=watch, options=options)
+        _attack(task, model, context_of(cell, splits, judge, fit), watch=watch, options=options)
     except (Diverged, SamplingError) as error:
-        diverged, attacked = error, None
-    outcome, reason = (Outcome.DIVERGED, str(diverged)) if diverged else outcome_of(watch.evaluations, cell.evaluation)
+        trouble = str(error)
+    outcome, reason = outcome_of(watch.evaluations, cell.evaluation, diverged=trouble)
     watch.close()
-    if options.keep_weights and attacked is not None:
-        save(attacked, task.folder / "model")
     store.discard(task.folder / "training")
     last = watch.evaluations[-1] if watch.evaluations else None
     record = Record(
@@ -170,18 +172,20 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
     watch.clear()
 
 
-def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options: Options) -> Model:
+def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options: Options) -> None:
     """Run a cell's attack under its constraints; without an attack, only measure."""
     cell = task.cell
     if cell.attack is None:
         watch(Progress(phase="start", step=0, max_steps=0, model=model))
-        return model
+        return
     plan = configured(cell.attack, "attack").plan(model, context)
     for constraint in cell.constraints:
         plan = configured(constraint, "online").constrain(plan, context)
     plan = replace(plan, hooks=(*plan.hooks, watch))
     fitted = fit(plan, folder=task.folder / "training", checkpoint_every=options.checkpoint_every)
-    return fitted.model
+    if options.keep_weights:
+        with plan.released(fitted.model) as released:
+            _save(released, task.folder)
 
 
 def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
