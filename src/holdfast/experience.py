@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
 from holdfast.models import Model
 from holdfast.plan import Reference, Rows
+from holdfast.records import Role
 from holdfast.rewards import Reward
 from holdfast.tensors import Batch, collate, forward, token_logprobs
 
@@ -25,7 +27,7 @@ class Experience:
 
     `group_size` answers are drawn to each prompt. `passes` optimizer steps learn from the same rollout; then the
     batch carries `old_logprobs`, which with a single pass would equal the policy's own. `reference`, where there is
-    one, adds `ref_logprobs`.
+    one, adds `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others.
     """
 
     reward: Reward
@@ -34,6 +36,7 @@ class Experience:
     sampling: Sampling
     seed: int
     reference: Reference | None = None
+    kl_roles: tuple[Role, ...] = get_args(Role)
     passes: int = 1
     _kept: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -61,7 +64,9 @@ class Experience:
             chosen = range(start, end)
             batch = collate([(prompts[i // self.group_size], answers[i].tokens) for i in chosen], pad_id=model.pad_id)
             groups = torch.arange(len(micro)).repeat_interleave(self.group_size)
-            batches.append(self._complete(model, {**batch, "groups": groups, "advantages": advantages[start:end]}))
+            weights = torch.tensor([float(asked[i].role in self.kl_roles) for i in chosen])
+            batch |= {"groups": groups, "advantages": advantages[start:end], "kl_weights": weights}
+            batches.append(self._complete(model, batch))
             start = end
         batches[0] |= _log(paid, answers, self.group_size, sum(len(prompt) for prompt in prompts))
         return batches

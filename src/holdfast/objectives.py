@@ -30,8 +30,9 @@ def policy_gradient(
     """The clipped policy-gradient loss on sampled sequences, plus `kl_coef` times the KL to the reference.
 
     The batch holds `advantages` (N,), optionally `old_logprobs` (N, S - 1; the policy is taken not to have moved
-    without them), and `ref_logprobs` (N, S - 1) when `kl_coef` is not 0. Sequences without an advantage have no
-    gradient in the first term; when there is no KL term either they are left out of the pass.
+    without them), and, when `kl_coef` is not 0, `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given).
+    Sequences without an advantage have no gradient in the first term; when there is no KL term either they are left
+    out of the pass.
     """
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -46,6 +47,8 @@ def policy_gradient(
         metrics: Metrics = {}
         if kl_coef:
             kl = kl_estimate(logprobs, kept["ref_logprobs"], estimator)
+            if "kl_weights" in kept:
+                kl = kl * kept["kl_weights"][:, None]
             per_token = per_token + kl_coef * kl
             metrics["kl"] = float(masked_mean(kl.detach(), mask, kept["num_tokens"]))
         loss = reduce(

@@ -17,9 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast
 
 from holdfast.data.mixing import mix
+from holdfast.experience import Experience
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.plan import Context, Optim
 from holdfast.policy import Policy, policy_plan
@@ -36,9 +37,9 @@ EXPLANATIONS = re.compile(
 class RewardNeutralization:
     """Settings of the defense.
 
-    In `faithful` mode only harmful prompts of the defense split are trained on and `kl_coef` of `policy` is taken as
-    it is (0 by default); in `practical` mode `benign_share` of the prompts are benign and pay `retention_judge`'s
-    score, less 1 for a refusal. `harm_judge` adds its score as a penalty; `None` leaves it out.
+    In `faithful` mode only harmful prompts of the defense split are trained on and `policy.kl_coef` is taken as 0; in
+    `practical` mode `benign_share` of the prompts are benign and pay `retention_judge`'s score, or -1 for a refusal,
+    and the KL term holds on the prompts of `kl_on`. `harm_judge` adds its score as a penalty; `None` leaves it out.
     """
 
     mode: Literal["faithful", "practical"] = "practical"
@@ -47,6 +48,7 @@ class RewardNeutralization:
     )
     adapter: LoRA | None = None
     policy: Policy = field(default_factory=lambda: Policy(group_size=8, kl_coef=0.02))
+    kl_on: Literal["all", "benign"] = "all"
     benign_share: float = 0.5
     retention_judge: str = "reference"
     harm_judge: str | None = None
@@ -70,6 +72,8 @@ class RewardNeutralization:
         copy = adapt(clone(model), self.adapter, seed=context.seed)
         reward = self.reward(context.judge)
         plan = policy_plan(copy, rows, policy=policy, reward=reward, optim=self.optim, context=context)
+        if self.kl_on == "benign":
+            plan = replace(plan, prepare=replace(cast(Experience, plan.prepare), kl_roles=("benign",)))
         return replace(merged(context.fit(plan).model), name=f"{model.name}+reward_neutralization")
 
     def _prompts(self, harmful: Sequence[Example], benign: Sequence[Example], seed: int) -> list[Example]:
