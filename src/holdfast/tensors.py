@@ -36,7 +36,7 @@ def _shared_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> in
     if "groups" not in batch or "attention_mask" in batch or "position_ids" in batch:
         return 0
     # Layers that are computed again in the backward pass keep no cache; a wrapper for many devices may need one pass.
-    recomputed = network.training and getattr(network, "is_gradient_checkpointing", False)
+    recomputed = network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
     if recomputed or not hasattr(network, "config") or len(batch["groups"].unique()) == len(batch["groups"]):
         return 0
     return int(batch["loss_mask"].argmax(1).min())

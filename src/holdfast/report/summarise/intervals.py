@@ -14,7 +14,6 @@ from holdfast.records import Outcome, Record, Score
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-RATES = frozenset({"harmfulness", "helpfulness", "refusal_rate", "over_refusal"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +56,9 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def is_rate(name: str) -> bool:
-    """Whether the score called `name` lies in [0, 1] by its definition; `harmfulness/JUDGE` does too."""
-    return name.partition("/")[0] in RATES
+def is_rate(scores: Iterable[Score]) -> bool:
+    """Whether a score lies in [0, 1]: each seed's value and own interval do."""
+    return all(None not in (s.low, s.high) and 0.0 <= (s.low or 0.0) <= (s.high or 0.0) <= 1.0 for s in scores)
 
 
 def estimate(scores: Iterable[Score | None]) -> Estimate:
@@ -74,7 +73,7 @@ def estimate(scores: Iterable[Score | None]) -> Estimate:
     values = np.array([score.value for score in known], dtype=float)
     mean, half = float(values.mean()), _half_width(values)
     low, high = mean - half, mean + half
-    if is_rate(known[0].name):
+    if is_rate(known):
         low, high = max(low, 0.0), min(high, 1.0)
     return Estimate(value=mean, low=low, high=high, seeds=len(known), n=n, basis="seeds")
 
