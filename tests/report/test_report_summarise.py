@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -62,8 +63,8 @@ def test_the_interval_over_seeds_is_the_t_interval() -> None:
 
 
 def test_rates_are_cut_to_the_unit_interval_and_other_scores_are_not() -> None:
-    rates = estimate(score(value, "harmfulness/refusal") for value in (0.0, 1.0))
-    nats = estimate(score(value, "entropy") for value in (0.0, 1.0))
+    rates = estimate(replace(score(value, "quiz"), low=value, high=value) for value in (0.0, 1.0))
+    nats = estimate(replace(score(value, "entropy"), low=value, high=value + 1) for value in (0.0, 1.0))
     assert (rates.low, rates.high) == (0.0, 1.0)
     assert nats.low is not None
     assert nats.low < 0.0
