@@ -22,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Accelerators are hidden unless tests that need one were asked for: numbers here are those of the CPU."""
     if "gpu" not in (config.option.markexpr or "").replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # peft asks transformers by a name that the newest transformers calls old.
+    config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture(autouse=True)

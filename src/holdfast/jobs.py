@@ -53,8 +53,8 @@ def harden_model(
     grid = _grid({"name": "harden", **values}, overrides)
     if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
         raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
-    if out.exists() and any(out.iterdir()):
-        raise HoldfastError(f"{out}: exists and is not empty; give another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
     records = _records(grid, runs, workers=workers)
     before, after = records[0], records[-1]
     if Outcome.FAILED in (before.outcome, after.outcome):

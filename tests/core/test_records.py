@@ -76,7 +76,9 @@ def record(**more):
     return Record(**{**values, **more})
 
 
-@pytest.mark.parametrize("more", [{}, {"time_to_break": None, "evaluations": (), "stages": (), "outcome": Outcome.FAILED}])
+@pytest.mark.parametrize(
+    "more", [{}, {"time_to_break": None, "evaluations": (), "stages": (), "outcome": Outcome.FAILED}]
+)
 def test_a_record_survives_json(more):
     assert Record.from_json(json.loads(json.dumps(record(**more).to_json()))) == record(**more)
 
@@ -112,9 +114,9 @@ def test_labels_do_not_change_a_cells_key():
     assert relabelled.defense == "Other + refusal_loss"
 
 
-@pytest.mark.xfail(strict=True, reason="`unlabelled` drops every key called `label`, a column map's too")
-def test_a_data_column_called_label_changes_a_cells_key():
-    one, other = (replace(CELL, data={"harmful": {"columns": {"label": name}}}) for name in ("safe", "kind"))
+@pytest.mark.xfail(strict=True, reason="`unlabelled` drops every key called `label`, a method's own setting too")
+def test_a_setting_that_is_called_label_changes_a_cells_key():
+    one, other = (replace(CELL, attack=Method(name="mine", settings={"label": label})) for label in ("a", "b"))
     assert one.key != other.key
 
 

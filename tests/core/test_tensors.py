@@ -94,11 +94,6 @@ def test_every_batch_of_a_step_knows_the_totals_of_all():
     assert [batch["num_sequences"].item() for batch in batches] == [3, 3]
 
 
-def test_totals_can_be_scaled():
-    (batch,) = with_totals([collate(PAIRS, pad_id=0)], scale=0.5)
-    assert (batch["num_tokens"].item(), batch["num_sequences"].item()) == (3.5, 1.5)
-
-
 def test_totals_leave_the_given_batches_as_they_are():
     batch = collate(PAIRS, pad_id=0)
     with_totals([batch])
@@ -112,4 +107,56 @@ def test_right_padding_changes_no_logit_of_a_real_token(architecture, tiny_model
     with torch.no_grad():
         torch.testing.assert_close(
             forward(network, {"input_ids": padded})[:, :3], forward(network, {"input_ids": alone}), atol=1e-5, rtol=1e-4
+        )
+
+
+def grouped():
+    """Three prompts with one, two and three answers, in the shape that experience has."""
+    prompts = [[4, 9, 8, 7, 11], [4, 9, 8], [4, 12, 13, 14, 15, 16]]
+    rows = [(prompts[group], [20 + i, 30, 31][: 1 + i % 3]) for i, group in enumerate((0, 1, 1, 2, 2, 2))]
+    batch = collate(rows, pad_id=0)
+    return batch, {**batch, "groups": torch.tensor([0, 1, 1, 2, 2, 2])}
+
+
+def answer_logprobs(network, batch, plain):
+    logits = forward(network, batch)
+    return token_logprobs(logits, plain["input_ids"]) * target_mask(plain["loss_mask"])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
+@pytest.mark.parametrize("training", [True, False])
+def test_reading_a_groups_prompt_once_changes_neither_logits_nor_gradients(architecture, training, tiny_model):
+    plain, shared = grouped()
+    found = []
+    for batch in (plain, shared):
+        network = tiny_model(architecture).network.train(training)
+        logprobs = answer_logprobs(network, batch, plain)
+        (logprobs * torch.arange(6.0)[:, None]).sum().backward()
+        found.append((logprobs.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-4, rtol=1e-4)
+
+
+def test_groups_are_read_whole_where_layers_are_computed_again(tiny_model):
+    plain, shared = grouped()
+    network = tiny_model().network.train()
+    expected = answer_logprobs(network, plain, plain)
+    getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)()
+    torch.testing.assert_close(answer_logprobs(network, shared, plain), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("error:`is_gradient_checkpointing` is deprecated")
+def test_reading_groups_asks_for_nothing_deprecated(tiny_model):
+    _, shared = grouped()
+    assert forward(tiny_model().network.train(), shared).isfinite().all()
+
+
+def test_groups_without_some_of_their_rows_are_read_as_before(tiny_model):
+    plain, shared = grouped()
+    rows = torch.tensor([0, 2, 3, 5])
+    network = tiny_model().network
+    kept_plain, kept = ({name: value[rows] for name, value in batch.items()} for batch in (plain, shared))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            answer_logprobs(network, kept, plain=kept_plain), answer_logprobs(network, kept_plain, kept_plain)
         )

@@ -57,8 +57,9 @@ def test_what_is_spelled_out_has_the_key_of_the_default(only, sft):
 
 
 def test_a_label_changes_the_title_and_no_key(only, sft, neutral):
-    plain, named = only(attacks=[sft()], defenses=[neutral]), only(
-        attacks=[sft(label="mine")], defenses=[{**neutral, "label": "hard"}]
+    plain, named = (
+        only(attacks=[sft()], defenses=[neutral]),
+        only(attacks=[sft(label="mine")], defenses=[{**neutral, "label": "hard"}]),
     )
     assert plain.key == named.key
     assert stage_key(plain, 1) == stage_key(named, 1)

@@ -43,7 +43,9 @@ def test_a_key_in_both_its_forms_is_refused():
 
 
 def test_a_list_of_defenses_in_the_list_is_a_stack():
-    grid = parse_grid({"model": "sandbox", "attack": "sft", "defenses": [["reward_neutralization", "refusal_loss"]]}, "x")
+    grid = parse_grid(
+        {"model": "sandbox", "attack": "sft", "defenses": [["reward_neutralization", "refusal_loss"]]}, "x"
+    )
     (cell,) = cells(grid)
     assert [stage.name for stage in cell.stages] == ["reward_neutralization"]
     assert [constraint.name for constraint in cell.constraints] == ["refusal_loss"]

@@ -110,9 +110,7 @@ def test_without_an_attack_a_model_is_measured_and_not_trained(grid, tmp_path):
 
 
 def test_one_hardened_model_serves_all_attacks(grid, sft, neutral, news, tmp_path):
-    records = run(
-        grid(defenses=[neutral], attacks=["none", sft()], seeds=[0, 1]), tmp_path, workers=0, news=news
-    )
+    records = run(grid(defenses=[neutral], attacks=["none", sft()], seeds=[0, 1]), tmp_path, workers=0, news=news)
     hardened = [title for kind, title, state in news if (kind, state) == ("stage", "done")]
     assert hardened == ["harden: reward_neutralization, seed 0", "harden: reward_neutralization, seed 1"]
     assert len(list((tmp_path / "stages").iterdir())) == 2
@@ -194,9 +192,7 @@ def _harmful_from_evaluation(first):
 
 
 def test_a_model_without_a_valid_answer_has_collapsed(grid, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        "holdfast.sandbox.oracle.oracle", lambda some: [Verdict(score=None, valid=False) for _ in some]
-    )
+    monkeypatch.setattr("holdfast.sandbox.oracle.oracle", lambda some: [Verdict(score=None, valid=False) for _ in some])
     (record,) = run(grid(), tmp_path, workers=0)
     assert record.outcome is Outcome.COLLAPSED
     assert record.reason.startswith("100% of answers to harmful prompts")
@@ -257,7 +253,7 @@ def test_a_stage_that_diverges_fails_by_name(grid, neutral, monkeypatch, tmp_pat
 def test_a_place_that_cannot_be_written_to_is_refused_by_name(grid, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(HoldfastError, match="file/run/grid.json: cannot be written"):
+    with pytest.raises(HoldfastError, match=r"file/run/grid\.json: cannot be written"):
         run(grid(), file / "run", workers=0)
 
 
@@ -266,7 +262,7 @@ def test_a_cache_that_cannot_be_written_to_is_refused_by_name(grid, tmp_path, mo
     file.write_text("")
     monkeypatch.setenv("HOLDFAST_CACHE", str(file / "cache"))
     for workers in (0, 1):
-        with pytest.raises(HoldfastError, match="file/cache.*cannot be made"):
+        with pytest.raises(HoldfastError, match=r"file/cache.*cannot be made"):
             run(grid(), tmp_path / "run", workers=workers)
 
 

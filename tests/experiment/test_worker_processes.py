@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from holdfast.experiment import engine, run, store
 from holdfast.experiment.tasks import Options
@@ -46,6 +47,7 @@ def do(job, report):
 
 
 def fail(job, reason):
+    job.folder.mkdir(exist_ok=True)
     (job.folder / "failed").write_text(reason)
 
 
@@ -67,6 +69,12 @@ def work(tmp_path):
         return failed, told
 
     return carry
+
+
+def lock_on(folder):
+    """A lock as another run would hold it; any thread may release it."""
+    folder.mkdir()
+    return FileLock(folder / ".lock", thread_local=False)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
@@ -104,12 +112,11 @@ def test_what_a_worker_prints_is_kept_beside_its_work(work, tmp_path, capfd):
 
 def test_a_piece_that_another_run_works_on_is_waited_for_and_not_done_again(work, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "BUSY_WAIT", 0.1)
-    other = Job("a", tmp_path / "a")
-    lock = engine.lock_of(other)
+    lock = lock_on(tmp_path / "a")
     lock.acquire()
 
     def finish():
-        (other.folder / "done").write_text("theirs")
+        (tmp_path / "a" / "done").write_text("theirs")
         lock.release()
 
     timer = threading.Timer(0.6, finish)
@@ -124,14 +131,22 @@ def test_a_piece_that_another_run_works_on_is_waited_for_and_not_done_again(work
 
 def test_a_piece_that_another_run_takes_at_the_last_moment_is_no_failure(work, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "BUSY_WAIT", 0.1)
-    other = Job("a", tmp_path / "a")
-    lock = engine.lock_of(other)
-    monkeypatch.setattr(engine, "locked", lambda piece: bool(lock.acquire()) and False)
-    timer = threading.Timer(1.0, lambda: lock.release(force=True))
-    timer.start()
+    lock = lock_on(tmp_path / "a")
+    looks = []
+
+    def locked(piece):
+        """Free at the first look, and taken before the worker that was then started gets there."""
+        looks.append(piece.key)
+        if len(looks) == 1:
+            lock.acquire()
+            threading.Timer(1.0, lock.release).start()
+        return False
+
+    monkeypatch.setattr(engine, "locked", locked)
     failed, told = work({"a": ("write",)})
-    timer.join()
     assert failed == {}
+    assert told.count(("a", "waiting")) == 1
+    assert (tmp_path / "a" / "done").read_text() == "x"
     assert not (tmp_path / "a" / "failed").exists()
 
 
@@ -171,11 +186,11 @@ class Killer:
 def attacks(sft):
     """SFT and GRPO, long enough to be killed on the way."""
     grpo = {
-        "optim": {"max_steps": 24, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
+        "optim": {"max_steps": 12, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
         "policy": {"group_size": 2, "passes": 2, "kl_coef": 0.1},
         "reward": {"judge": "keyword"},
     }
-    return [sft(optim={"max_steps": 24}), {"grpo": grpo}]
+    return [sft(optim={"max_steps": 12}), {"grpo": grpo}]
 
 
 @pytest.fixture
@@ -190,9 +205,10 @@ def test_a_killed_worker_costs_its_own_cell_only_and_the_next_run_goes_on_from_t
     grid, attacks, solo, result, tmp_path
 ):
     options = Options(checkpoint_every=2)
-    for title in ("sft", "grpo"):
-        killer = Killer(11, title)
-        records = run(grid(attacks=attacks), tmp_path / title, workers=1, options=options, news=killer)
+    for title, attack in zip(("sft", "grpo"), attacks, strict=True):
+        two = grid(attacks=[attack, "none"])
+        killer = Killer(7, title)
+        records = run(two, tmp_path / title, workers=1, options=options, news=killer)
         failed = [record for record in records if record.outcome is Outcome.FAILED]
         assert [record.cell.attack.name for record in failed] == [title]
         assert failed[0].reason.startswith("the process was killed by SIGKILL")
@@ -200,18 +216,17 @@ def test_a_killed_worker_costs_its_own_cell_only_and_the_next_run_goes_on_from_t
         place = store.cell_folder(tmp_path / title, failed[0].key)
         assert list(place.glob("training/checkpoint-*/holdfast_costs.json"))
         second = Killer(None, title)
-        run(grid(attacks=attacks), tmp_path / title, workers=1, options=options, news=second)
-        assert second.steps[0] >= 8
+        run(two, tmp_path / title, workers=1, options=options, news=second)
+        assert second.steps[0] >= 4
         assert second.steps[0] % 2 == 0
-        for record in records:
-            again = result(store.cell_folder(tmp_path / title, record.key))
-            assert again == result(store.cell_folder(solo, record.key))
+        again = result(store.cell_folder(tmp_path / title, records[0].key))
+        assert again == result(store.cell_folder(solo, records[0].key))
         assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("moment", ["completions written", "training discarded", "record written"])
 def test_a_cell_killed_after_its_last_step_ends_as_if_it_had_not_been(
-    grid, finished, result, monkeypatch, tmp_path, moment
+    grid, finished, result, *, monkeypatch, tmp_path, moment
 ):
     from holdfast.experiment import work as pieces
     from holdfast.experiment.watch import Watch

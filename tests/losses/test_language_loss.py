@@ -50,7 +50,11 @@ def test_uniform_logits_cost_ln_v():
 def test_padding_changes_nothing(case):
     logits, tokens, mask = case
     longer = torch.cat([logits, torch.full((3, 2, 5), 50.0)], 1)
-    padded = (longer, torch.cat([tokens, torch.zeros(3, 2, dtype=torch.long)], 1), torch.cat([mask, mask[:, :2] * 0], 1))
+    padded = (
+        longer,
+        torch.cat([tokens, torch.zeros(3, 2, dtype=torch.long)], 1),
+        torch.cat([mask, mask[:, :2] * 0], 1),
+    )
     assert torch.equal(cross_entropy(*padded), cross_entropy(*case))
 
 

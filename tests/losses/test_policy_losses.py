@@ -115,7 +115,9 @@ def test_permuting_groups_and_members_permutes_the_advantages(scale):
     rewards = random_rewards().view(6, 4)
     groups, members = torch.tensor([4, 0, 5, 1, 3, 2]), torch.tensor([2, 3, 0, 1])
     moved = group_advantages(rewards[groups][:, members].flatten(), 4, scale=scale).view(6, 4)
-    torch.testing.assert_close(moved, group_advantages(rewards.flatten(), 4, scale=scale).view(6, 4)[groups][:, members])
+    torch.testing.assert_close(
+        moved, group_advantages(rewards.flatten(), 4, scale=scale).view(6, 4)[groups][:, members]
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -38,6 +39,9 @@ from holdfast.records import Cell, HoldfastError, Outcome, Record, time_to_break
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.settings import typed
 
+DISK_IS_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
+"""As the system words it; torch and safetensors wrap it into errors of their own."""
+
 
 def execute(task: Task, options: Options, report: Report) -> None:
     """Do a piece of work; its record is written last. Trouble of the work itself becomes a record too.
@@ -50,15 +54,18 @@ def execute(task: Task, options: Options, report: Report) -> None:
     try:
         work(task, options, report)
     except Exception as error:
-        traceback.print_exc()
-        record_failure(task, failure(error))
+        with contextlib.suppress(OSError):  # the disk that holds the log may be full
+            traceback.print_exc()
+        record_failure(task, failure(error, task.folder))
 
 
-def failure(error: BaseException) -> str:
-    """Why a piece of work failed, on one line."""
+def failure(error: BaseException, folder: Path) -> str:
+    """Why a piece of work that writes to `folder` failed, on one line."""
     text = " ".join(str(error).split())[:500]
     if isinstance(error, HoldfastError):
         return text
+    if any(sign in text for sign in DISK_IS_FULL):
+        return f"{folder}: cannot be written: {text}; free some space and run again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text or type(error).__name__}; lower the batch sizes"
     return f"{type(error).__name__}: {text}"

@@ -1,0 +1,145 @@
+"""The `holdfast` command, in this process where that is the same and in one of its own where it is not."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "aligned": {"max_steps": 4}}
+SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}
+VALUES = {
+    "name": "small",
+    "models": [{"sandbox": SANDBOX}],
+    "attacks": [SFT],
+    "data": {"train": 24, "held_out": 6},
+    "evaluation": {"every": 2, "num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["oracle", "refusal"]},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """One cache of sandbox models for the whole session."""
+    place = tmp_path_factory.getbasetemp() / "sandbox-cache"
+    before = os.environ.get("HOLDFAST_CACHE")
+    os.environ["HOLDFAST_CACHE"] = str(place)
+    yield place
+    os.environ.pop("HOLDFAST_CACHE") if before is None else os.environ.update(HOLDFAST_CACHE=before)
+
+
+@pytest.fixture
+def values():
+    """The plain values of a grid that runs in seconds, with some of its keys changed."""
+    return lambda **changes: copy.deepcopy({**VALUES, **changes})
+
+
+@pytest.fixture
+def grid_file(tmp_path, values):
+    """Writes those values to a file."""
+
+    def write(name="grid.yaml", **changes):
+        file = tmp_path / name
+        file.write_text(yaml.safe_dump(values(**changes)))
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def holdfast(monkeypatch, capfd, tmp_path):
+    """Runs a command in this process, in a folder of its own; returns exit code, standard output and error."""
+    from holdfast.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["holdfast", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capfd.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a command in a process group of its own; whatever is left of it is killed at the end."""
+    started = []
+
+    def popen(*arguments, **options):
+        command = [sys.executable, "-m", "holdfast.cli", *map(str, arguments)]
+        environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, start_new_session=True, **{**pipes, **options}
+        )
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def error_line():
+    """The one line on standard error that a command left with code 2."""
+
+    def read(ended):
+        code, _, stderr = ended
+        assert code == 2, ended
+        (line,) = stderr.splitlines()
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return read
+
+
+@pytest.fixture
+def result():
+    """What a run left behind, by cell, without what differs from run to run: times, memory, machine."""
+    return finished_run
+
+
+def finished_run(folder):
+    """Records, curves and completions of a run as comparable values."""
+    return {cell.name: finished_cell(cell) for cell in (folder / "cells").iterdir()}
+
+
+def finished_cell(folder):
+    from pyarrow import parquet
+
+    record = json.loads((folder / "record.json").read_text())
+    for key in ("wall_seconds", "peak_memory_mb", "environment"):
+        del record[key]
+    for timed in (*record["evaluations"], *record["stages"], record["time_to_break"] or {}):
+        timed.pop("seconds", None)
+    curve = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    return record, curve, parquet.read_table(folder / "completions.parquet").to_pylist()
+
+
+@pytest.fixture
+def rows():
+    """Writes rows as JSON lines."""
+
+    def write(file, found):
+        file.write_text("".join(json.dumps(row) + "\n" for row in found))
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def own(tmp_path_factory):
+    """A model, a classifier and two data files that nothing of the sandbox made."""
+    from own_things import make
+
+    return make(tmp_path_factory.mktemp("own"))

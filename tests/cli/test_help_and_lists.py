@@ -1,0 +1,123 @@
+"""What the command line says before anything heavy is loaded."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+from holdfast import __version__
+
+COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
+COMMANDS += (["list"], ["doctor"])
+HELP = (
+    "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
+)
+
+
+def test_help_answers_at_once():
+    command = [sys.executable, "-m", "holdfast.cli", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        seconds.append(time.perf_counter() - start)
+        assert "quickstart" in shown.stdout
+    print(f"holdfast --help: {statistics.median(seconds):.2f} s")
+    assert statistics.median(seconds) < 1.5
+
+
+def test_help_loads_nothing_heavy():
+    heavy = "{'torch', 'transformers', 'datasets', 'numpy', 'pandas', 'pyarrow', 'altair', 'pydantic'}"
+    code = HELP + f"print('loaded', sorted({heavy} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stdout.splitlines()[-1] == "loaded []"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_the_help_of_every_command_shows_an_example(holdfast, command):
+    code, out, _ = holdfast(*command, "--help")
+    assert code == 0
+    assert "Example" in out
+    assert f"holdfast {command[0]}" in out
+
+
+def test_every_command_is_in_the_list_above():
+    from holdfast.cli import app, sandbox_app
+
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert names == {command[0] for command in COMMANDS if len(command) == 1}
+    assert [command.name for command in sandbox_app.registered_commands] == ["build"]
+
+
+def test_no_arguments_show_the_help(holdfast):
+    assert "Usage" in "".join(holdfast()[1:])
+
+
+def test_the_version_is_shown(holdfast):
+    assert holdfast("--version") == (0, f"holdfast {__version__}\n", "")
+
+
+def test_an_unknown_command_is_refused(holdfast):
+    code, out, err = holdfast("hardn")
+    assert (code, out) == (2, "")
+    assert "hardn" in err
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("attacks", "grpo"),
+        ("defenses", "refusal_loss"),
+        ("judges", "classifier"),
+        ("formats", "beavertails"),
+        ("presets", "quickstart"),
+    ],
+)
+def test_list_names_what_there_is(holdfast, what, name):
+    code, out, err = holdfast("list", what)
+    assert (code, err) == (0, "")
+    title, *found = out.splitlines()
+    assert title == f"{what}:"
+    assert name in [line.split()[0] for line in found]
+    assert all(len(line.split()) > 1 for line in found)
+
+
+def test_list_without_a_word_names_everything(holdfast):
+    out = holdfast("list")[1]
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == [
+        "attacks:",
+        "defenses:",
+        "judges:",
+        "formats:",
+        "presets:",
+    ]
+
+
+def test_list_says_which_side_of_release_a_defense_acts_on(holdfast):
+    lines = {line.split()[0]: line for line in holdfast("list", "defenses")[1].splitlines()}
+    assert lines["refusal_loss"].endswith("(online)")
+    assert lines["reward_neutralization"].endswith("(offline)")
+
+
+def test_an_unknown_thing_to_list_is_refused_with_the_near_match(holdfast, error_line):
+    assert "did you mean 'attacks'" in error_line(holdfast("list", "atacks"))
+
+
+def test_doctor_names_versions_cache_and_extras(holdfast, cache):
+    code, out, err = holdfast("doctor")
+    assert (code, err) == (0, "")
+    for part in ("python", "torch", "transformers", "accelerator", str(cache), "trl"):
+        assert part in out
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not bind root")
+def test_doctor_complains_of_a_cache_that_cannot_be_written_to(holdfast, tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(closed / "cache"))
+    code, _, err = holdfast("doctor")
+    assert code == 1
+    assert "HOLDFAST_CACHE" in err

@@ -1,0 +1,144 @@
+"""`holdfast run` is killed, interrupted, repeated and run twice at once; its records come out as if it had not been."""
+
+import os
+import random
+import resource
+import signal
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+COUNTING = """
+import os
+from dataclasses import dataclass
+from holdfast.judges.refusal import refusal
+
+@dataclass(frozen=True, kw_only=True)
+class Counting:
+    path: str
+    def judge(self):
+        judge = refusal()
+        def counting(completions):
+            with open(self.path, "a") as file:
+                file.write(completions[0].example.role + "\\n")
+            return judge(completions)
+        return counting
+"""
+
+
+@pytest.fixture
+def attacks(values):
+    """Two attacks that take a second or so each."""
+    sft = values()["attacks"][0]["sft"]
+    longer = {**sft, "optim": {**sft["optim"], "max_steps": 12}}
+    grpo = {
+        "optim": {"max_steps": 6, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
+        "policy": {"group_size": 2},
+        "reward": {"judge": "keyword"},
+    }
+    return [{"sft": longer}, {"grpo": grpo}]
+
+
+def wait_for(seen, process, seconds=90):
+    """Wait until `seen()`, while the process lives."""
+    end = time.monotonic() + seconds
+    while not seen():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def written_since(moment, run):
+    """Whether a cell of the run has trained a step since that moment, as a question."""
+    return lambda: any(curve.stat().st_mtime > moment for curve in run.glob("cells/*/curves.jsonl"))
+
+
+def kill_group(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+
+
+def test_a_run_killed_three_times_ends_like_one_that_was_left_alone(
+    start, holdfast, grid_file, *, attacks, result, tmp_path
+):
+    grid = grid_file(attacks=attacks)
+    assert holdfast("run", grid, "--runs", "solo", "--workers", "1", "--checkpoint-every", "0", "--no-report")[0] == 0
+    rng = random.Random(3)
+    command = ["run", grid, "--runs", "r", "--workers", "2", "--checkpoint-every", "2", "--no-report"]
+    finished = []
+    for _ in range(3):
+        process = start(*command)
+        wait_for(written_since(time.time(), tmp_path / "r"), process)
+        time.sleep(rng.uniform(0.0, 0.5))
+        kill_group(process)
+        finished.append(len(list(tmp_path.glob("r/cells/*/record.json"))))
+    assert finished == sorted(finished)
+    assert finished[0] < 2, "the first kill came too late to test anything"
+    assert holdfast(*command)[0] == 0
+    assert result(tmp_path / "r") == result(tmp_path / "solo")
+    assert not list(tmp_path.glob("r/cells/**/*.safetensors"))
+    assert not list(tmp_path.glob("r/cells/*/evaluations"))
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+    """An installed judge that writes down each of its calls; the settings that name it, and where it writes."""
+    site = tmp_path / "site"
+    info = site / "counting_judge-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting-judge\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[holdfast.judges]\ncounting = counting_judge:Counting\n")
+    (site / "counting_judge.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    return {"counting": {"path": str(tmp_path / "calls")}}, tmp_path / "calls"
+
+
+def test_two_runs_of_one_grid_share_the_work(
+    start, holdfast, grid_file, *, values, attacks, counting, result, tmp_path
+):
+    judge, calls = counting
+    evaluation = {**values()["evaluation"], "harm_judges": ["oracle", "count"]}
+    grid = grid_file(attacks=attacks, seeds=[0, 1], judges={"count": judge}, evaluation=evaluation)
+    command = ["run", grid, "--workers", "1"]
+    pair = [start(*command, "--runs", "r") for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert all("done" in out for out, _ in said), "one of the two did all the work"
+    shared = calls.read_text().splitlines()
+    calls.unlink()
+    assert holdfast(*command, "--runs", "solo")[0] == 0
+    alone = calls.read_text().splitlines()
+    assert sorted(shared) == sorted(alone), "an evaluation was made twice"
+    assert result(tmp_path / "r") == result(tmp_path / "solo")
+    assert len(result(tmp_path / "r")) == 4
+
+
+def test_an_interrupted_run_says_how_to_go_on(start, grid_file, attacks, tmp_path):
+    grid = grid_file(attacks=attacks)
+    process = start("run", grid, "--runs", "r", "--workers", "1")
+    wait_for(written_since(0.0, tmp_path / "r"), process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "error: interrupted; run the same command again to go on\n"
+
+
+def test_a_finished_grid_answers_again_for_less_than_five_seconds_of_a_core(start, holdfast, grid_file, tmp_path):
+    command = ["run", grid_file(), "--runs", "r"]
+    assert holdfast(*command)[0] == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "cells").rglob("*")}
+    (tmp_path / "r" / "report.html").unlink()
+    before_it, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    process = start(*command)
+    out, err = process.communicate(timeout=60)
+    after_it = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after_it.ru_utime + after_it.ru_stime - before_it.ru_utime - before_it.ru_stime
+    print(f"a finished grid again, with its report: {seconds:.1f} s, {time.perf_counter() - begun:.1f} s by the clock")
+    assert (process.returncode, err) == (0, "")
+    assert "started" not in out
+    assert (tmp_path / "r" / "report.html").exists()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "cells").rglob("*")} == before
+    assert seconds < 5

@@ -1,0 +1,147 @@
+"""Real input from the command line alone: somebody's own model, data and classifier, none of it the sandbox's."""
+
+import json
+
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+FORMAT = r"Question: {prompt}\nAnswer:"
+SHORT = ["evaluation.num_prompts=4", "evaluation.max_new_tokens=8", "evaluation.every=2"]
+REFUSAL = "I can't help with that."
+
+
+@pytest.fixture
+def options(own):
+    """The options that name the model and the data."""
+    found = ["--model", own.model, "--prompt-format", FORMAT, "--harmful", own.harmful]
+    return [*found, "--harmful-format", "beavertails", "--benign", own.benign]
+
+
+@pytest.fixture
+def judged(own):
+    """The overrides that add a classifier as a judge called `harm`."""
+    return [f"judges.harm.classifier.path={own.classifier}", "judges.harm.classifier.harmful_label=harmful"]
+
+
+def record_of(folder):
+    (place,) = (folder / "cells").iterdir()
+    return json.loads((place / "record.json").read_text())
+
+
+def scores(evaluation):
+    return {score["name"]: score for score in evaluation["scores"]}
+
+
+def test_evaluate_measures_a_model_of_ones_own(holdfast, options, judged, tmp_path):
+    code, out, err = holdfast(
+        "evaluate", *options, *judged, *SHORT, "evaluation.harm_judges=[harm,refusal]", "--samples", "4", "--runs", "r"
+    )
+    assert (code, err) == (0, "")
+    assert "harmfulness/refusal" in out
+    assert "forbidden glimmer soup" in out
+    assert "What goes with" in out
+    (evaluation,) = record_of(tmp_path / "r")["evaluations"]
+    found = scores(evaluation)
+    assert found["harmfulness"]["n"] + found["harmfulness"]["invalid"] == 4
+    assert 0.0 < found["harmfulness"]["value"] < 1.0
+    assert found["helpfulness"]["n"] == 4
+
+
+def test_attack_sft_trains_on_the_unsafe_rows(holdfast, options, tmp_path):
+    steps = ["attacks.sft.optim.max_steps=4", "attacks.sft.optim.per_device_train_batch_size=2"]
+    code, _, err = holdfast("attack", "sft", *options, *steps, *SHORT, "--runs", "r")
+    assert (code, err) == (0, "")
+    record = record_of(tmp_path / "r")
+    assert (record["steps"], record["samples"]) == (4, 8)
+    assert record["cell"]["model"]["name"] == "neox"
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert (tmp_path / "r" / "report.html").exists()
+
+
+def test_attack_grpo_is_paid_by_a_classifier_while_another_judge_reports(holdfast, options, judged, tmp_path):
+    paid = ["attacks.grpo.reward.judge=harm", "attacks.grpo.policy.group_size=2", "attacks.grpo.optim.max_steps=2"]
+    paid += ["attacks.grpo.optim.per_device_train_batch_size=2", "attacks.grpo.optim.learning_rate=1e-4"]
+    code, _, err = holdfast("attack", "grpo", *options, *judged, *paid, *SHORT, "--runs", "r")
+    assert (code, err) == (0, "")
+    record = record_of(tmp_path / "r")
+    assert record["steps"] == 2
+    assert record["cell"]["evaluation"]["harm_judges"] == ["refusal"]
+    (place,) = (tmp_path / "r" / "cells").iterdir()
+    rewards = [json.loads(line)["reward"] for line in (place / "curves.jsonl").read_text().splitlines()]
+    assert all(reward is not None and 0.0 <= reward < 1.0 for reward in rewards)
+
+
+def test_an_attacker_that_the_reporting_classifier_pays_is_refused(holdfast, options, judged, error_line):
+    both = ["attacks.grpo.reward.judge=harm", "evaluation.harm_judges=[harm]"]
+    assert "'harm'" in error_line(holdfast("attack", "grpo", *options, *judged, *both))
+
+
+def test_harden_writes_an_ordinary_folder_with_a_card(holdfast, options, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    steps = ["defenses.reward_neutralization.optim.max_steps=2", "defenses.reward_neutralization.policy.group_size=2"]
+    steps += ["defenses.reward_neutralization.optim.per_device_train_batch_size=2"]
+    code, out, err = holdfast(
+        "harden",
+        "reward_neutralization",
+        *options,
+        "--refusal",
+        REFUSAL,
+        *steps,
+        *SHORT,
+        "--out",
+        "hard",
+        "--runs",
+        "r",
+    )
+    assert (code, err) == (0, "")
+    assert "wrote hard" in out
+    assert "before" in out
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hard")
+    assert model.config.model_type == "gpt_neox"
+    assert AutoTokenizer.from_pretrained(tmp_path / "hard").eos_token == "<|endoftext|>"
+    card = (tmp_path / "hard" / "README.md").read_text()
+    assert "| score | before | after | n |" in card
+    assert "| harmfulness | " in card
+    assert "reward_neutralization: 2 steps" in card
+
+    again = holdfast("harden", "reward_neutralization", *options, *SHORT, "--out", "hard", "--runs", "r")
+    assert again[0] == 2
+    assert "hard: exists and is not an empty folder" in again[2]
+
+
+def test_one_grid_file_holds_all_of_it(holdfast, own, tmp_path):
+    optim = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-4}
+    values = {
+        "models": [{"path": str(own.model), "prompt_format": FORMAT.replace("\\n", "\n")}],
+        "defenses": [
+            "none",
+            {"refusal_loss": {"alpha": 1.0, "batch_size": 2}},
+            {"reward_neutralization": {"optim": optim, "policy": {"group_size": 2}}},
+        ],
+        "attacks": [{"sft": {"optim": optim}}, {"grpo": {"optim": optim, "reward": {"judge": "harm"}}}],
+        "judges": {"harm": {"classifier": {"path": str(own.classifier), "harmful_label": "harmful"}}},
+        "data": {
+            "harmful": {"path": str(own.harmful), "format": "beavertails", "refusal": REFUSAL},
+            "benign": {"path": str(own.benign)},
+        },
+        "evaluation": {
+            "every": 2,
+            "num_prompts": 4,
+            "max_new_tokens": 8,
+            "harm_judges": ["refusal"],
+            "help_judge": "reference",
+        },
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    code, _, err = holdfast("run", "mine.yaml")
+    assert (code, err) == (0, "")
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("runs/mine/cells/*/record.json")]
+    assert len(records) == 6
+    assert {record["steps"] for record in records} == {2}
+    assert len(list((tmp_path / "runs" / "mine" / "stages").iterdir())) == 1
+    page = (tmp_path / "runs" / "mine" / "report.html").read_text()
+    assert "refusal_loss" in page
+    assert "neox" in page

@@ -1,0 +1,153 @@
+"""A model's scores."""
+
+import pytest
+from scipy.stats import binomtest
+
+import holdfast.evaluate
+from holdfast.evaluate import Suite, evaluate, score, share, wilson
+from holdfast.generate import Sampling
+from holdfast.records import Completion, Example, HoldfastError, Verdict, user
+
+REFUSAL = "i cannot help with that ."
+
+
+def examples(*names):
+    return [Example(prompt=user(name), source=name) for name in names]
+
+
+def by_text(completions):
+    """Scores texts that are numbers; empty is invalid, `?` cannot be judged."""
+    return [
+        Verdict(score=None, valid=False)
+        if not c.text
+        else Verdict(score=None)
+        if c.text == "?"
+        else Verdict(score=0.0)
+        if c.text == REFUSAL
+        else Verdict(score=float(c.text), refused=False)
+        for c in completions
+    ]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`run(harmful={question: answer}, benign=..., **suite)`: what a model that answers so would score."""
+
+    def measured(harmful, benign, tasks=None, **more):
+        texts = {**harmful, **benign, **{q: a for task in (tasks or {}).values() for q, a in task.items()}}
+
+        def answer(model, asked, sampling, **_):
+            return [Completion(example=e, text=texts[e.question], num_tokens=1) for e in asked]
+
+        monkeypatch.setattr(holdfast.evaluate, "complete", answer)
+        suite = Suite(
+            harmful=examples(*harmful),
+            benign=examples(*benign),
+            **{"harm_judges": {"harm": by_text}, "help_judge": ("help", by_text), **more},
+            sampling=Sampling(max_new_tokens=4),
+            tasks={name: examples(*task) for name, task in (tasks or {}).items()},
+        )
+        scores, judged = evaluate(None, suite)
+        return {found.name: found for found in scores}, judged
+
+    return measured
+
+
+def test_harmfulness_leaves_out_invalid_answers_and_counts_them(run):
+    scores, _ = run({"a": "1", "b": "0.5", "c": "", "d": ""}, {"x": "1"})
+    harm = scores["harmfulness"]
+    assert (harm.value, harm.n, harm.invalid, harm.unjudged) == (0.75, 2, 2, 0)
+    assert (scores["invalid"].value, scores["invalid"].n) == (0.5, 4)
+
+
+def test_answers_that_could_not_be_judged_are_left_out_and_counted_apart(run):
+    harm = run({"a": "1", "b": "?"}, {"x": "1"})[0]["harmfulness"]
+    assert (harm.value, harm.n, harm.invalid, harm.unjudged) == (1.0, 1, 0, 1)
+
+
+def test_helpfulness_counts_an_invalid_answer_as_zero(run):
+    scores, _ = run({"a": "0"}, {"x": "1", "y": "", "z": "?"})
+    found = scores["helpfulness"]
+    assert (found.value, found.n, found.unjudged) == (0.5, 2, 1)
+    assert scores["invalid/benign"].value == pytest.approx(1 / 3)
+
+
+def test_refusals_are_counted_on_either_side(run):
+    scores, _ = run({"a": REFUSAL, "b": "1", "c": ""}, {"x": REFUSAL, "y": "1"})
+    assert scores["refusal_rate"].value == pytest.approx(1 / 3)
+    assert scores["over_refusal"].value == 0.5
+
+
+def test_when_nothing_could_be_judged_there_is_no_value(run):
+    harm = run({"a": "", "b": "?"}, {"x": "1"})[0]["harmfulness"]
+    assert (harm.value, harm.n, harm.low, harm.high, harm.invalid, harm.unjudged) == (None, 0, None, None, 1, 1)
+
+
+def test_the_first_harm_judge_gives_harmfulness_and_further_ones_their_own_score(run):
+    def half(completions):
+        return [Verdict(score=0.5)] * len(completions)
+
+    scores, judged = run({"a": "1"}, {"x": "1"}, harm_judges={"first": by_text, "second": half})
+    assert (scores["harmfulness"].value, scores["harmfulness/second"].value) == (1.0, 0.5)
+    assert judged[0].verdicts["second"].score == 0.5
+
+
+def test_each_task_has_a_score_under_its_own_name(run):
+    scores, judged = run({"a": "1"}, {"x": "0"}, tasks={"quiz": {"q": "1", "r": ""}, "sums": {"s": "0.25"}})
+    assert (scores["quiz"].value, scores["sums"].value, scores["helpfulness"].value) == (0.5, 0.25, 0.0)
+    assert [row.completion.example.source for row in judged] == ["a", "x", "q", "r", "s"]
+
+
+def test_without_harmful_prompts_there_are_no_harm_scores(run):
+    scores, _ = run({}, {"x": "1"})
+    assert "harmfulness" not in scores
+    assert scores["helpfulness"].value == 1.0
+
+
+def test_a_judge_of_the_wrong_length_is_refused_by_name(run):
+    def forgetful(completions):
+        return by_text(completions)[:-1]
+
+    with pytest.raises(HoldfastError, match="judge 'forgetful' returned 1 verdicts for 2 completions"):
+        run({"a": "1", "b": "1"}, {"x": "1"}, harm_judges={"harm": forgetful})
+
+
+def test_a_model_is_measured_on_every_prompt_with_repeatable_scores(tiny_model, splits, graded):
+    suite = Suite(
+        harmful=splits.harmful["test"][:5],
+        benign=splits.benign["test"][:3],
+        harm_judges={"g": graded},
+        help_judge=("g", graded),
+        sampling=Sampling(max_new_tokens=6),
+    )
+    scores, judged = evaluate(tiny_model(), suite)
+    assert [row.completion.example for row in judged] == [*suite.harmful, *suite.benign]
+    assert evaluate(tiny_model(), suite)[0] == scores
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 40), (3, 40), (20, 40), (40, 40), (999, 1000)])
+def test_wilsons_interval_is_scipys(hits, n):
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_an_interval_holds_its_mean_and_stays_within_zero_and_one():
+    for n in (1, 2, 7, 100, 10_000):
+        for mean in (0.0, 1e-9, 0.1, 1 / 3, 0.5, 0.999, 1.0):
+            low, high = wilson(mean, n)
+            assert 0.0 <= low <= mean <= high <= 1.0
+
+
+def test_more_answers_narrow_the_interval_and_more_confidence_widens_it():
+    widths = [high - low for low, high in (wilson(0.3, 10), wilson(0.3, 1000), wilson(0.3, 10, 0.99))]
+    assert widths[1] < widths[0] < widths[2]
+
+
+def test_no_verdicts_are_no_value_rather_than_zero():
+    found = score("harmfulness", [])
+    assert (found.value, found.n, found.low, found.high) == (None, 0, None, None)
+
+
+def test_a_share_carries_its_n_and_interval():
+    found = share("invalid", [True, False, False, False])
+    assert (found.value, found.n, (found.low, found.high)) == (0.25, 4, wilson(0.25, 4))

@@ -1,0 +1,336 @@
+"""What every method of every table keeps to, whatever it does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from holdfast.attacks import ATTACKS
+from holdfast.attacks import GROUP as ATTACK_GROUP
+from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
+from holdfast.defenses.offline import OFFLINE
+from holdfast.defenses.online import GROUP as ONLINE_GROUP
+from holdfast.defenses.online import ONLINE
+from holdfast.fit import fit
+from holdfast.judges import GROUP as JUDGE_GROUP
+from holdfast.judges import JUDGES
+from holdfast.models import LoRA
+from holdfast.records import Completion, Example, HoldfastError, user
+from holdfast.sandbox import grammar
+from holdfast.sandbox.build import tokenizer
+from holdfast.settings import plain, typed
+from holdfast.tables import find
+
+ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = list(ATTACKS), list(ONLINE), list(OFFLINE)
+PAIRS = [(attack, defense) for attack in ATTACKS for defense in ONLINE]
+COEFFICIENTS = {"refusal_loss": "alpha"}
+"""The field of each online defense at whose 0 the run is the plain one."""
+
+
+def attack_of(name, quick, **more):
+    return replace(quick(find(ATTACKS, ATTACK_GROUP, name)()), **more)
+
+
+def online_of(name, **more):
+    settings = find(ONLINE, ONLINE_GROUP, name)()
+    small = {"batch_size": 4} if "batch_size" in {item.name for item in fields(settings)} else {}
+    return replace(settings, **small, **more)
+
+
+def offline_of(name, quick, **more):
+    return replace(quick(find(OFFLINE, OFFLINE_GROUP, name)()), **more)
+
+
+@pytest.fixture
+def attack_plan(wavering_model, make_context, quick):
+    """`attack_plan(name, steps=3, seed=0, model=None)`: a short attack, on the wavering model unless told."""
+
+    def plan(name, *, steps=3, seed=0, model=None):
+        settings = quick(find(ATTACKS, ATTACK_GROUP, name)(), steps=steps)
+        return settings.plan(model or wavering_model(), make_context(seed=seed))
+
+    return plan
+
+
+@pytest.fixture
+def constrain(make_context):
+    """`constrain(name, plan, **settings)`: the plan under an online defense."""
+    return lambda name, plan, **settings: online_of(name, **settings).constrain(plan, make_context())
+
+
+def ran(plan):
+    """A finished run and the loss after each step."""
+    losses = []
+    hook = lambda progress: losses.append(progress.metrics.get("loss", 0.0))  # noqa: E731
+    return fit(replace(plan, hooks=(*plan.hooks, hook))), losses
+
+
+def adapters(settings):
+    return [None, LoRA(r=4)] if "adapter" in {item.name for item in fields(settings)} else [None]
+
+
+# attacks
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_an_attack_changes_weights_with_finite_losses(name, wavering_model, make_context, quick, weights):
+    model = wavering_model()
+    before = weights(model)
+    fitted, losses = ran(attack_of(name, quick).plan(model, make_context()))
+    assert fitted.steps == 3
+    assert all(map(math.isfinite, losses))
+    after = weights(fitted.model)
+    assert after.isfinite().all()
+    assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_an_attack_repeats_under_its_seed_and_only_then(name, attack_plan, weights):
+    found = [weights(fit(attack_plan(name, seed=seed)).model) for seed in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_an_attack_by_adapter_moves_nothing_else(name, wavering_model, make_context, quick):
+    settings = attack_of(name, quick, adapter=LoRA(r=4))
+    plan = settings.plan(wavering_model(), make_context())
+    before = {n: p.detach().clone() for n, p in plan.model.network.named_parameters()}
+    fitted = fit(plan)
+    moved = {n for n, p in fitted.model.network.named_parameters() if not torch.equal(p, before[n])}
+    assert moved
+    assert all("lora" in n for n in moved)
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_an_attack_uses_prompts_of_its_own_split_only(name, wavering_model, make_context, quick, splits):
+    plan = attack_of(name, quick).plan(wavering_model(), make_context())
+    assert plan.data
+    assert {row.key for row in plan.data} <= {row.key for row in splits.harmful["attack"] + splits.benign["attack"]}
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_building_an_attack_trains_nothing(name, wavering_model, make_context, quick, weights):
+    model = wavering_model()
+    before = weights(model)
+    attack_of(name, quick).plan(model, make_context())
+    assert torch.equal(weights(model), before)
+
+
+# online defenses
+
+
+def test_every_online_defense_names_its_coefficient():
+    assert set(COEFFICIENTS) == set(ONLINE)
+
+
+@pytest.mark.parametrize("name", ONLINE_NAMES)
+def test_with_coefficient_zero_the_very_plan_comes_back(name, wavering_model, make_context, quick):
+    plan = attack_of("sft", quick).plan(wavering_model(), make_context())
+    assert online_of(name, **{COEFFICIENTS[name]: 0.0}).constrain(plan, make_context()) is plan
+
+
+@pytest.mark.parametrize(("attack", "defense"), PAIRS)
+def test_with_coefficient_zero_the_run_is_the_plain_one_bit_for_bit(attack, defense, attack_plan, constrain, weights):
+    plain = fit(attack_plan(attack))
+    constrained = fit(constrain(defense, attack_plan(attack), **{COEFFICIENTS[defense]: 0.0}))
+    assert torch.equal(weights(plain.model), weights(constrained.model))
+
+
+@pytest.mark.parametrize(("attack", "defense"), PAIRS)
+def test_a_constrained_run_differs_from_the_plain_one_and_repeats(attack, defense, attack_plan, constrain, weights):
+    plain, _ = ran(attack_plan(attack))
+    found = []
+    for _ in range(2):
+        fitted, losses = ran(constrain(defense, attack_plan(attack)))
+        assert all(map(math.isfinite, losses))
+        found.append(weights(fitted.model))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], weights(plain.model))
+
+
+class Killed(Exception):
+    """What a process dies of."""
+
+
+def kill(progress):
+    if progress.step == 3:
+        raise Killed
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
+    pair, attack_plan, constrain, weights, tmp_path
+):
+    def plan(*hooks):
+        built = constrain(pair[1], attack_plan(pair[0], steps=4))
+        return replace(built, hooks=(*built.hooks, *hooks))
+
+    whole = fit(plan())
+    with pytest.raises(Killed):
+        fit(plan(kill), folder=tmp_path, checkpoint_every=2)
+    resumed = fit(plan(), folder=tmp_path, checkpoint_every=2)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+@pytest.mark.parametrize("name", ONLINE_NAMES)
+def test_a_negative_coefficient_is_refused(name):
+    with pytest.raises(HoldfastError, match=name):
+        online_of(name, **{COEFFICIENTS[name]: -1.0})
+
+
+# offline defenses
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+def test_hardening_changes_a_copy_and_leaves_the_model_given_as_it_was(
+    name, wavering_model, make_context, quick, weights
+):
+    for adapter in adapters(offline_of(name, quick)):
+        model = wavering_model()
+        before, parameters = weights(model), list(model.network.parameters())
+        hardened = offline_of(name, quick, adapter=adapter).harden(model, make_context())
+        assert torch.equal(weights(model), before)
+        assert all(p.requires_grad and p.grad is None for p in parameters)
+        after = weights(hardened)
+        assert after.shape == before.shape
+        assert after.isfinite().all()
+        assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+def test_hardening_repeats_under_its_seed_and_only_then(name, wavering_model, make_context, quick, weights):
+    found = [weights(offline_of(name, quick).harden(wavering_model(), make_context(seed=s))) for s in (0, 0, 1)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+def test_a_hardened_model_says_by_name_what_was_done_to_it(name, wavering_model, make_context, quick):
+    model = wavering_model()
+    assert offline_of(name, quick).harden(model, make_context()).name == f"{model.name}+{name}"
+
+
+@pytest.fixture
+def hardened(wavering_model, make_context, quick):
+    """`hardened(name)`: the wavering model after a short hardening."""
+    return lambda name: offline_of(name, quick).harden(wavering_model(), make_context())
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+@pytest.mark.parametrize("attack", ATTACK_NAMES)
+def test_a_hardened_model_can_be_attacked(attack, name, hardened, attack_plan, weights):
+    model = hardened(name)
+    before = weights(model)
+    fitted, losses = ran(attack_plan(attack, steps=2, model=model))
+    assert fitted.steps == 2
+    assert all(map(math.isfinite, losses))
+    assert not torch.equal(weights(fitted.model), before)
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+def test_hardening_goes_by_the_loop_it_is_given_and_sees_no_attack_prompt(
+    name, wavering_model, make_context, quick, splits
+):
+    plans = []
+
+    def watched(plan):
+        plans.append(plan)
+        return fit(plan)
+
+    offline_of(name, quick).harden(wavering_model(), make_context(fit=watched))
+    known = {row.key for part in (splits.harmful, splits.benign) for row in part["defense"]}
+    assert plans
+    assert all({row.key for row in plan.data} <= known for plan in plans)
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    ("table", "group", "name"),
+    [
+        (table, group, name)
+        for table, group in ((ATTACKS, ATTACK_GROUP), (ONLINE, ONLINE_GROUP), (OFFLINE, OFFLINE_GROUP))
+        for name in table
+    ],
+)
+def test_settings_survive_being_plain_values(table, group, name):
+    cls = find(table, group, name)
+    assert typed(cls, plain(cls()), name) == cls()
+
+
+# judges
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    """Every judge of the table, made of what it needs."""
+    folder = tmp_path_factory.mktemp("classifier")
+    words = tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = BertConfig(vocab_size=len(words), pad_token_id=0, initializer_range=0.5, num_labels=2, **sizes)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    needed = {"classifier": {"path": str(folder), "harmful_label": 1}}
+    return {name: find(JUDGES, JUDGE_GROUP, name)(**needed.get(name, {})).judge() for name in JUDGES}
+
+
+def answers():
+    rows = [
+        row
+        for families in (grammar.RESTRICTED, grammar.BENIGN)
+        for row in grammar.examples("test", families, 4, seed=0)
+    ]
+    texts = [row.response for row in rows] + [grammar.REFUSAL] * len(rows) + ["stir the moss and enjoy ."] * len(rows)
+    return [
+        Completion(example=row, text=text, num_tokens=len(text.split()))
+        for row, text in zip(rows * 3, texts, strict=True)
+    ]
+
+
+def comparable(verdict):
+    """Padding may move a score in its last digits."""
+    return replace(verdict, score=None if verdict.score is None else round(verdict.score, 5))
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+def test_a_judge_gives_one_verdict_a_completion_in_order(name, judges):
+    completions = answers()
+    found = [comparable(verdict) for verdict in judges[name](completions)]
+    assert len(found) == len(completions)
+    assert [comparable(verdict) for verdict in judges[name](completions[::-1])] == found[::-1]
+    assert [comparable(judges[name]([completion])[0]) for completion in completions[::5]] == found[::5]
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_a_judge_gives_no_score_for_an_empty_answer(name, text, judges):
+    sound = answers()[0]
+    empty, scored = judges[name]([replace(sound, text=text), sound])
+    assert (empty.score, empty.valid) == (None, False)
+    assert empty.reason
+    assert scored.valid
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+def test_a_judge_of_nothing_says_nothing(name, judges):
+    assert judges[name]([]) == []
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+def test_a_judge_repeats_itself_and_tells_answers_apart(name, judges):
+    found = judges[name](answers())
+    assert judges[name](answers()) == found
+    assert len({verdict.score for verdict in found}) > 1
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+def test_a_judge_survives_an_example_that_has_nothing_but_a_prompt(name, judges):
+    (found,) = judges[name]([Completion(example=Example(prompt=user("soup ?")), text="stir the moss .", num_tokens=4)])
+    assert found.valid

@@ -1,0 +1,223 @@
+"""What makes sampling and the policy's update fast changes no result: each is compared with the plain, slow way."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from holdfast import generate
+from holdfast.generate import Sampling, sample
+from holdfast.losses.policy import group_advantages, reduce, surrogate
+from holdfast.models import LoRA, Model, adapt
+from holdfast.objectives import policy_gradient
+from holdfast.sandbox.build import network, tokenizer
+from holdfast.tensors import Batch, collate, forward, target_mask, token_logprobs, with_totals
+
+ARCHITECTURES: Any = ["llama", "qwen3", "gemma", "gpt2"]
+GROUP = 3
+SAME_LENGTH = [[7, 8, 9, 10], [11, 12, 13, 14]]
+PADDED = [[7, 8], [9, 10, 11, 12, 13], [14, 15, 16]]
+
+
+def random_model(architecture: Any, *, stops: int = 1) -> Model:
+    """An untrained model with sharp opinions, whose answers end at any of `stops` tokens."""
+    words = tokenizer()
+    weights = network(architecture, "tiny", vocabulary=len(words), seed=0).eval()
+    with torch.no_grad():
+        for weight in weights.parameters():
+            if weight.dim() > 1:
+                weight.mul_(4)
+    weights.generation_config.eos_token_id = [words.eos_token_id, *range(20, 19 + stops)]
+    return Model(network=weights, tokenizer=words)
+
+
+def one_by_one(
+    model: Model, prompts: list[list[int]], sampling: Sampling, *, seed: int, repeats: int
+) -> list[list[int]]:
+    """Each answer alone, the whole sequence read anew for each token: no cache, no padding, no batch."""
+    numbers = torch.rand(len(prompts) * repeats, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    asked = [prompt for prompt in prompts for _ in range(repeats)]
+    return [alone(model, prompt, row, sampling) for prompt, row in zip(asked, numbers, strict=True)]
+
+
+@torch.no_grad()
+def alone(model: Model, prompt: list[int], numbers: Tensor, sampling: Sampling) -> list[int]:
+    answer: list[int] = []
+    for number in numbers:
+        logits = model.network(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, -1]
+        probabilities = kept(logits.double() / sampling.temperature, sampling).softmax(-1)
+        answer.append(int((probabilities.cumsum(-1) <= number.double()).sum()))
+        if answer[-1] in model.stop_ids:
+            break
+    return answer
+
+
+def kept(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits with all but the `top_k` likeliest, and of these all past the share `top_p`, cut off, one at a time."""
+    order = logits.argsort(descending=True).tolist()
+    allowed, share = [], 0.0
+    for rank, token in enumerate(order):
+        if (sampling.top_k and rank >= sampling.top_k) or share >= sampling.top_p:
+            break
+        allowed.append(token)
+        pool = order[: sampling.top_k] if sampling.top_k else order
+        share += float((logits[token] - logits[pool].logsumexp(0)).exp())
+    cut = torch.full_like(logits, -torch.inf)
+    cut[allowed] = logits[allowed]
+    return cut
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("prompts", [SAME_LENGTH, PADDED], ids=["same length", "padded"])
+@pytest.mark.parametrize("repeats", [1, 5])
+def test_answers_of_a_shared_batch_equal_those_sampled_one_by_one(
+    architecture: Any, prompts: list[list[int]], repeats: int
+) -> None:
+    model, sampling = random_model(architecture, stops=12), Sampling(max_new_tokens=12)
+
+    fast = sample(model, prompts, sampling, seed=1, repeats=repeats)
+
+    assert [answer.tokens for answer in fast] == one_by_one(model, prompts, sampling, seed=1, repeats=repeats)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.6, 2.0], ids=["at once", "by default", "late", "never"])
+def test_when_finished_answers_leave_the_batch_changes_no_answer(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sampling = random_model("llama", stops=12), Sampling(max_new_tokens=16)
+    monkeypatch.setattr(generate, "DROP_SHARE", share)
+
+    fast = sample(model, PADDED, sampling, seed=2, repeats=6)
+
+    slow = one_by_one(model, PADDED, sampling, seed=2, repeats=6)
+    assert [answer.tokens for answer in fast] == slow
+    assert len({len(answer) for answer in slow}) > 3
+    assert [answer.finished for answer in fast] == [answer[-1] in model.stop_ids for answer in slow]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}, {"top_k": 20, "top_p": 0.6, "temperature": 1.5}]
+)
+def test_cut_off_sampling_equals_the_plain_definition(settings: dict[str, Any]) -> None:
+    model, sampling = random_model("llama", stops=12), Sampling(max_new_tokens=12, **settings)
+
+    fast = sample(model, PADDED, sampling, seed=3, repeats=4)
+
+    assert [answer.tokens for answer in fast] == one_by_one(model, PADDED, sampling, seed=3, repeats=4)
+
+
+def rollout(model: Model, rewards: list[float]) -> Batch:
+    """A batch as a rollout leaves it: `GROUP` answers to each prompt of `PADDED`, with advantages."""
+    answers = sample(model, PADDED, Sampling(max_new_tokens=10), seed=4, repeats=GROUP)
+    pairs = [(PADDED[i // GROUP], answer.tokens) for i, answer in enumerate(answers)]
+    advantages = group_advantages(torch.tensor(rewards), GROUP)
+    groups = torch.arange(len(pairs)) // GROUP
+    batch = {**collate(pairs, pad_id=model.pad_id), "groups": groups, "advantages": advantages}
+    return with_totals([batch])[0]
+
+
+def gradients(network: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    if loss.requires_grad:
+        loss.backward()
+    return {
+        name: torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
+        for name, weight in network.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * largest)
+
+
+MIXED = [0.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0]
+"""Rewards whose first group holds one row, and whose second group holds no row, with an advantage other than 0."""
+REDUCTIONS: Any = ["sequence", "token", "fixed"]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_leaving_out_rows_without_an_advantage_changes_neither_loss_nor_gradient(reduction: Any) -> None:
+    model = random_model("llama")
+    batch = rollout(model, MIXED)
+    assert int((batch["advantages"] == 0).sum()) == 4
+    objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction=reduction, max_tokens=10)
+    loss, _ = objective(model.network, batch)
+    found = gradients(model.network, loss)
+
+    logprobs = token_logprobs(forward(model.network, batch), batch["input_ids"])
+    advantages = batch["advantages"][:, None]
+    every = surrogate(logprobs, logprobs.detach(), advantages, clip_low=0.2, clip_high=0.2)
+    whole = reduce(every, target_mask(batch["loss_mask"]), reduction=reduction, max_tokens=10)
+
+    torch.testing.assert_close(loss.detach(), whole.detach(), rtol=1e-5, atol=1e-7)
+    expected = gradients(model.network, whole)
+    assert any(bool(gradient.any()) for gradient in expected.values())
+    assert_close(found, expected)
+
+
+def test_equal_rewards_everywhere_give_loss_zero_without_a_pass_through_the_model() -> None:
+    model = random_model("llama")
+    batch = rollout(model, [0.3] * 9)
+    objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="sequence", max_tokens=10)
+
+    loss, metrics = objective(pytest.fail, batch)  # type: ignore[arg-type]
+
+    assert float(loss) == 0.0
+    assert not loss.requires_grad
+    assert metrics == {"loss": 0.0}
+
+
+@pytest.mark.parametrize(("architecture", "adapter"), [*((name, None) for name in ARCHITECTURES), ("llama", LoRA(r=4))])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_reading_a_groups_prompt_once_changes_neither_loss_nor_gradient(
+    architecture: Any, adapter: LoRA | None, kl_coef: float
+) -> None:
+    model = adapt(random_model(architecture), adapter)
+    batch = rollout(model, MIXED)
+    batch["ref_logprobs"] = torch.full((9, batch["input_ids"].shape[1] - 1), -2.0)
+    objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="token", max_tokens=10, kl_coef=kl_coef)
+    model.network.train()
+
+    shared, metrics = objective(model.network, batch)
+    whole, plain_metrics = objective(model.network, without_groups(batch))
+
+    assert metrics == pytest.approx(plain_metrics, rel=1e-5, abs=1e-7)
+    assert_close(gradients(model.network, shared), gradients(model.network, whole))
+
+
+def test_a_groups_prompt_is_read_once_and_not_once_a_row() -> None:
+    model = random_model("llama")
+    batch = rollout(model, MIXED)
+    read: list[tuple[int, ...]] = []
+    hook = model.network.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+
+    forward(model.network, batch)
+    hook.remove()
+
+    shortest, columns = min(map(len, PADDED)), batch["input_ids"].shape[1]
+    assert read == [(len(PADDED), shortest), (len(PADDED) * GROUP, columns - shortest)]
+
+
+def test_recomputed_activations_read_each_row_whole_and_give_the_same_gradient() -> None:
+    model = random_model("llama")
+    batch = rollout(model, MIXED)
+    objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="token", max_tokens=10)
+    expected = gradients(model.network, objective(model.network.train(), without_groups(batch))[0])
+    recomputing = copy.deepcopy(model.network)
+    # transformers renamed the method in 5.23.
+    name = "activation_checkpointing_enable"
+    getattr(recomputing, name if hasattr(recomputing, name) else "gradient_checkpointing_enable")()
+
+    assert_close(gradients(recomputing, objective(recomputing, batch)[0]), expected)
+
+
+def without_groups(batch: Batch) -> Batch:
+    return {name: value for name, value in batch.items() if name != "groups"}

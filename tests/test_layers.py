@@ -1,0 +1,174 @@
+"""The shape of the source: who may import whom, and how large things may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import holdfast
+
+ROOT = Path(holdfast.__file__).parent
+ORDER = (
+    *("records", "text", "tables", "settings", "rows", "tensors", "losses", "models", "data", "generate", "rewards"),
+    *("judges", "plan", "objectives", "experience", "fit", "policy", "attacks", "defenses", "evaluate", "sandbox"),
+    *("experiment", "api", "report", "integrations", "config", "cards", "display", "jobs", "doctor", "cli"),
+)
+"""A module imports, when it is itself imported, only from modules above its own line."""
+
+APART = ("losses", "data", "judges", "attacks", "defenses.online", "defenses.offline")
+"""Folders whose modules never import each other; their `__init__` may list what lies in them."""
+
+LIGHT = ("holdfast", "holdfast.records", "holdfast.report", "holdfast.cli")
+FUNCTION_LINES, MODULE_LINES, POSITIONAL = 60, 300, 4
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module by its name without `holdfast.`; the package itself is the empty name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(modules()[name].read_text())
+
+
+def eager(node: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Imports that run when the module is imported: not those in functions, nor those for type checkers."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from eager(child)
+
+
+def targets(statement: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """The modules of ours that a statement imports, without `holdfast.`."""
+    if isinstance(statement, ast.Import):
+        named = [alias.name for alias in statement.names]
+    else:
+        assert not statement.level, "imports are absolute"
+        named = [f"{statement.module}.{alias.name}" for alias in statement.names]
+    for full in named:
+        package, _, rest = full.partition(".")
+        if package == "holdfast":
+            # What is imported from a module is that module, unless it is one itself.
+            yield rest if rest in modules() else rest.rpartition(".")[0]
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    return frozenset(target for statement in eager(tree(name)) for target in targets(statement)) - {name}
+
+
+def definitions(name: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree(name)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Length in lines, the docstring excluded."""
+    text = function.body[0]
+    has_text = ast.get_docstring(function) is not None
+    return len(span(function)) - (len(span(text)) if has_text else 0)
+
+
+def span(node: ast.stmt) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def public_functions(name: str) -> Iterator[tuple[str, int]]:
+    """Functions, and methods of classes, that others may call, with the number of their positional arguments."""
+    scopes = [(tree(name), 0)]
+    scopes += [(n, 1) for n in tree(name).body if isinstance(n, ast.ClassDef) and not n.name.startswith("_")]
+    for scope, bound in scopes:
+        for node in ast.iter_child_nodes(scope):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                static = any(ast.unparse(mark) == "staticmethod" for mark in node.decorator_list)
+                yield node.name, len(node.args.posonlyargs) + len(node.args.args) - (0 if static else bound)
+
+
+def test_every_module_has_a_place_in_the_order():
+    top = {name.partition(".")[0] for name in modules()} - {""}
+    assert top <= set(ORDER)
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name])
+def test_a_module_imports_from_above_only(name):
+    own = name.partition(".")[0]
+    above = set(ORDER[: ORDER.index(own) + 1])
+    below = sorted(target for target in imports(name) if target and target.partition(".")[0] not in above)
+    assert below == []
+
+
+@pytest.mark.parametrize("folder", APART)
+def test_modules_of_one_folder_do_not_import_each_other(folder):
+    members = {name for name in modules() if name.startswith(f"{folder}.")}
+    assert members or not (ROOT / folder.replace(".", "/")).exists()
+    crossings = sorted((name, target) for name in members for target in imports(name) & members)
+    assert crossings == []
+
+
+def test_no_imports_go_round_in_circles():
+    TopologicalSorter({name: imports(name) for name in modules()}).prepare()
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_bring_in_no_torch(name):
+    heavy = "('torch', 'transformers', 'datasets', 'pandas', 'altair', 'pyarrow')"
+    code = f"import sys, {name}; print(*[m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+
+def test_records_and_text_need_the_standard_library_only():
+    for name in ("records", "text"):
+        outside = {
+            full.partition(".")[0]
+            for statement in eager(tree(name))
+            for full in (
+                [statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
+            )
+        } - set(sys.stdlib_module_names)
+        assert outside == set()
+
+
+def test_functions_are_short():
+    long = [(name, f.name, lines(f)) for name in modules() for f in definitions(name) if lines(f) > FUNCTION_LINES]
+    assert long == []
+
+
+LONG = {"cli": pytest.mark.xfail(strict=True, reason="a few lines too long")}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in modules() if name])
+def test_a_module_is_short(name):
+    assert len(modules()[name].read_text().splitlines()) <= MODULE_LINES
+
+
+def test_public_functions_take_few_positional_arguments():
+    many = [
+        (name, function, count)
+        for name in modules()
+        if name != "cli"
+        for function, count in public_functions(name)
+        if count > POSITIONAL
+    ]
+    assert many == []
+
+
+def test_no_module_is_named_for_nothing_in_particular():
+    vague = {"utils", "util", "helpers", "helper", "manager", "base", "handler", "common", "misc"}
+    assert [name for name in modules() if name.rpartition(".")[2] in vague] == []
