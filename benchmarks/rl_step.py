@@ -290,6 +290,8 @@ def show(results: Sequence[dict[str, Any]]) -> None:
             table.add_row(str(row["kl"]), name, f"{system['wall']:.3f}", f"{system['cpu']:.3f}", *means, parts)
         table.add_row("", "TRL / Holdfast", f"{row['wall_ratio']:.2f}x", f"{row['cpu_ratio']:.2f}x")
     Console(width=150).print(table)
+    if any(row[name]["wall"] > 1.1 * row[name]["cpu"] for row in results for name in ("Holdfast", "TRL")):
+        print("the machine was busy: wall times are above CPU times by more than a tenth; compare CPU times")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ every attack and defense meets the same ones: one loop is the experimental contr
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -92,7 +93,6 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps" if checkpoint_every else "no",
         save_steps=max(checkpoint_every, 1),
-        save_total_limit=1,
         seed=seed,
         data_seed=seed,
         logging_strategy="no",
@@ -196,9 +196,15 @@ class _Clock(TrainerCallback):
         self._tell("end", control)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The checkpoint is whole: say so in it, with what the run had cost by then."""
+        """The checkpoint is whole: say so in it, with what the run had cost by then; only then drop older ones."""
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        (folder / COSTS).write_text(json.dumps(self.loop.costs))
+        scratch = folder / f".{COSTS}"
+        scratch.write_text(json.dumps(self.loop.costs))
+        os.replace(scratch, folder / COSTS)
+        for older in folder.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if older != folder:
+                # Renamed first: one that is cut short while being deleted must not look whole.
+                shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
 
     def _tell(self, phase: Any, control: Any) -> None:
         costs, plan = self.loop.costs, self.loop.plan

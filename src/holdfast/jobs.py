@@ -51,6 +51,8 @@ def harden_model(
     from holdfast.cards import model_card
 
     grid = _grid({"name": "harden", **values}, overrides)
+    if len(grid.seeds) > 1:
+        raise HoldfastError(f"seeds: hardening makes one model, so give one seed, not {len(grid.seeds)}")
     if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
         raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

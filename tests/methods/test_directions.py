@@ -17,6 +17,8 @@ from holdfast.policy import Policy
 from holdfast.records import HoldfastError
 from holdfast.sandbox.oracle import oracle
 
+pytestmark = pytest.mark.slow
+
 FAST_SFT = SFT(optim=Optim(max_steps=20, learning_rate=1e-3, per_device_train_batch_size=8), num_samples=None)
 FAST_GRPO = GRPO(
     optim=Optim(max_steps=12, learning_rate=1e-3, per_device_train_batch_size=8),
