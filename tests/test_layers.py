@@ -150,10 +150,7 @@ def test_functions_are_short():
     assert long == []
 
 
-LONG = {"cli": pytest.mark.xfail(strict=True, reason="a few lines too long")}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG.get(name, ())) for name in modules() if name])
+@pytest.mark.parametrize("name", [name for name in modules() if name])
 def test_a_module_is_short(name):
     assert len(modules()[name].read_text().splitlines()) <= MODULE_LINES
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated
 
 import typer
 
@@ -29,16 +29,22 @@ sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: its mo
 app.add_typer(sandbox_app, name="sandbox")
 
 Overrides = Annotated[
-    Optional[list[str]],  # noqa: UP045 (typer reads the annotation at run time)
+    list[str] | None,
     typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]` or `attacks.grpo.optim.max_steps=50`."),
 ]
 Workers = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(help="Processes at a time; one for each core unless given, 0 stays in one process."),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that keeps the run; run again to go on.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="`sandbox`, a folder, or a Hugging Face id.")]
-Text = Annotated[Optional[str], typer.Option()]  # noqa: UP045
+PromptFormat = Annotated[
+    str | None, typer.Option(help=r"How to prompt a model without a chat template: 'Question: {prompt}\nAnswer:'.")
+]
+Harmful = Annotated[str | None, typer.Option(help="Harmful rows: file, folder or Hub id; the sandbox's if not given.")]
+Benign = Annotated[str | None, typer.Option(help="Benign rows, for usefulness.")]
+Format = Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")]
+Refusal = Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")]
 Checkpoints = Annotated[int, typer.Option(help="Optimizer steps between checkpoints; 0 for none.")]
 
 
@@ -66,7 +72,7 @@ def run(
     grid: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset (`holdfast list presets`).")],
     overrides: Overrides = None,
     runs: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--runs", help="Folder that keeps the run, `runs/NAME` unless given; run again to go on."),
     ] = None,
     workers: Workers = None,
@@ -98,12 +104,12 @@ def harden(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the hardened model.")],
     overrides: Overrides = None,
     model: ModelName = "sandbox",
-    prompt_format: Text = None,
-    harmful: Text = None,
-    harmful_format: str = "columns",
-    benign: Text = None,
-    benign_format: str = "columns",
-    refusal: Text = None,
+    prompt_format: PromptFormat = None,
+    harmful: Harmful = None,
+    harmful_format: Format = "columns",
+    benign: Benign = None,
+    benign_format: Format = "columns",
+    refusal: Refusal = None,
     runs: Runs = Path("runs/harden"),
     workers: Workers = None,
 ) -> None:
@@ -116,10 +122,11 @@ def harden(
     --benign help.jsonl --refusal "I can't help with that." -o hardened
     defenses.reward_neutralization.optim.max_steps=50`.
     """
+    from holdfast.config import data_options, grid_options
     from holdfast.jobs import harden_model
 
-    data = _data(harmful, harmful_format, benign, benign_format, refusal)
-    values = _values(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
+    data = data_options(harmful, harmful_format, benign, benign_format, refusal=refusal)
+    values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
     _leave(harden_model(values, out=out, runs=runs, overrides=overrides or [], workers=workers))
 
 
@@ -128,13 +135,13 @@ def attack(
     attack: Annotated[str, typer.Argument(help="An attack (`holdfast list attacks`).")],
     overrides: Overrides = None,
     model: ModelName = "sandbox",
-    prompt_format: Text = None,
-    harmful: Text = None,
-    harmful_format: str = "columns",
-    benign: Text = None,
-    benign_format: str = "columns",
-    refusal: Text = None,
-    defense: Annotated[Optional[list[str]], typer.Option(help="Defenses to stack; none unless given.")] = None,  # noqa: UP045
+    prompt_format: PromptFormat = None,
+    harmful: Harmful = None,
+    harmful_format: Format = "columns",
+    benign: Benign = None,
+    benign_format: Format = "columns",
+    refusal: Refusal = None,
+    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none unless given.")] = None,
     runs: Runs = Path("runs/attack"),
     workers: Workers = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
@@ -145,10 +152,11 @@ def attack(
     `holdfast attack sft -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
     attacks.sft.optim.max_steps=50 evaluation.every=5`.
     """
+    from holdfast.config import data_options, grid_options
     from holdfast.jobs import run_values
 
-    data = _data(harmful, harmful_format, benign, benign_format, refusal)
-    values = _values(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
+    data = data_options(harmful, harmful_format, benign, benign_format, refusal=refusal)
+    values = grid_options(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
     code = run_values(
         {"name": "attack", **values}, runs=runs, overrides=overrides or [], workers=workers, keep_weights=keep_weights
     )
@@ -159,11 +167,11 @@ def attack(
 def evaluate(
     overrides: Overrides = None,
     model: ModelName = "sandbox",
-    prompt_format: Text = None,
-    harmful: Text = None,
-    harmful_format: str = "columns",
-    benign: Text = None,
-    benign_format: str = "columns",
+    prompt_format: PromptFormat = None,
+    harmful: Harmful = None,
+    harmful_format: Format = "columns",
+    benign: Benign = None,
+    benign_format: Format = "columns",
     samples: Annotated[int, typer.Option(help="Sample completions to print.")] = 0,
     runs: Runs = Path("runs/evaluate"),
 ) -> None:
@@ -174,10 +182,11 @@ def evaluate(
     judges.harm.classifier.path=./classifier judges.harm.classifier.harmful_label=harmful
     evaluation.harm_judges=[harm,refusal]`.
     """
+    from holdfast.config import data_options, grid_options
     from holdfast.jobs import evaluate_model
 
-    data = _data(harmful, harmful_format, benign, benign_format, None)
-    values = _values(model, prompt_format, data, defenses=["none"], attacks=["none"])
+    data = data_options(harmful, harmful_format, benign, benign_format)
+    values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
     _leave(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
 
 
@@ -188,7 +197,7 @@ def report(
         "report.html"
     ),
     figures: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Folder for the charts as PNG, SVG and PDF."),
     ] = None,
     title: str = "Holdfast report",
@@ -210,7 +219,7 @@ def build_sandbox(
     architecture: Annotated[str, typer.Option(help="llama, qwen3, gemma or gpt2.")] = "llama",
     size: Annotated[str, typer.Option(help="tiny for a CPU; small or large for a GPU.")] = "tiny",
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", "-o", help="Copy the models here, as `base` and `aligned`."),
     ] = None,
     overrides: Overrides = None,
@@ -229,7 +238,7 @@ def build_sandbox(
 @app.command("list")
 def list_methods(
     what: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(help="attacks, defenses, judges, formats or presets; all unless given."),
     ] = None,
 ) -> None:
@@ -251,28 +260,6 @@ def doctor() -> None:
     from holdfast.doctor import examine
 
     _leave(examine())
-
-
-def _data(
-    harmful: str | None, harmful_format: str, benign: str | None, benign_format: str, refusal: str | None
-) -> dict[str, Any]:
-    """The `data` part of a grid from the options; empty for the sandbox's own."""
-    data: dict[str, Any] = {}
-    if harmful is not None:
-        data["harmful"] = {"path": harmful, "format": harmful_format, **({"refusal": refusal} if refusal else {})}
-    if benign is not None:
-        data["benign"] = {"path": benign, "format": benign_format}
-    return data
-
-
-def _values(model: str, prompt_format: str | None, data: dict[str, Any], **axes: Any) -> dict[str, Any]:
-    """A grid's plain values from the options."""
-    named: Any = model if model == "sandbox" else {"path": model}
-    if prompt_format is not None:
-        if model == "sandbox":
-            raise HoldfastError("--prompt-format: the sandbox's models have a chat template of their own")
-        named["prompt_format"] = prompt_format.replace("\\n", "\n")
-    return {"models": [named], "data": data, **axes}
 
 
 def _leave(code: int) -> None:

@@ -73,6 +73,28 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
     )
 
 
+def data_options(
+    harmful: str | None, harmful_format: str, benign: str | None, benign_format: str, *, refusal: str | None = None
+) -> dict[str, Any]:
+    """The `data` part of a grid from the command line's options; empty for the sandbox's own."""
+    data: dict[str, Any] = {}
+    if harmful is not None:
+        data["harmful"] = {"path": harmful, "format": harmful_format, **({"refusal": refusal} if refusal else {})}
+    if benign is not None:
+        data["benign"] = {"path": benign, "format": benign_format}
+    return data
+
+
+def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **axes: Any) -> dict[str, Any]:
+    """A grid's plain values from the command line's options."""
+    named: Any = model if model == "sandbox" else {"path": model}
+    if prompt_format is not None:
+        if model == "sandbox":
+            raise HoldfastError("--prompt-format: the sandbox's models have a chat template of their own")
+        named["prompt_format"] = prompt_format.replace("\\n", "\n")
+    return {"models": [named], "data": data, **axes}
+
+
 def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
     """`sandbox`, `{sandbox: {architecture: qwen3}}`, a path or id, or `{path: ..., prompt_format: ...}`."""
     if value == "sandbox":

@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
 from holdfast.models import Model
 from holdfast.plan import Reference, Rows
-from holdfast.records import Role
+from holdfast.records import HoldfastError, Role
 from holdfast.rewards import Reward
 from holdfast.tensors import Batch, collate, forward, token_logprobs
 
@@ -57,6 +57,11 @@ class Experience:
         asked = [row for row in rows for _ in range(self.group_size)]
         rewards = self.reward([as_completion(model, row, a) for row, a in zip(asked, answers, strict=True)])
         paid = torch.tensor([float("nan") if r is None else r for r in rewards])
+        if step == 0 and bool(paid.isnan().all()):
+            raise HoldfastError(
+                f"the reward has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
+                "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
+            )
         advantages = self.advantage(paid, self.group_size)
         batches, start = [], 0
         for micro in micro_batches:
@@ -83,13 +88,14 @@ class Experience:
 
 
 def _log(rewards: Tensor, answers: Sequence[Answer], group_size: int, prompt_tokens: int) -> dict[str, Tensor]:
+    known = rewards[~rewards.isnan()]
     lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
     groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
     alike = [len(list(groupby(sorted(answer.tokens for answer in group)))) == 1 for group in groups]
     return {
         "rollout_tokens": lengths.sum() + prompt_tokens,
-        "log/reward": rewards.nanmean(),
-        "log/reward_std": rewards[~rewards.isnan()].std(correction=0),
+        "log/reward": known.mean() if len(known) else torch.zeros(()),
+        "log/reward_std": known.std(correction=0) if len(known) else torch.zeros(()),
         "log/unjudged": rewards.isnan().float().mean(),
         "log/completion_tokens": lengths.mean(),
         "log/unfinished": torch.tensor([not answer.finished for answer in answers]).float().mean(),

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from math import gcd
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,7 +90,7 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         lr_scheduler_type=optim.lr_scheduler_type,
         warmup_steps=optim.warmup_steps,
         bf16=optim.bf16,
-        **({"gradient_checkpointing": True} if optim.gradient_checkpointing else {}),
+        **({_CHECKPOINTING: True} if optim.gradient_checkpointing else {}),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps" if checkpoint_every else "no",
         save_steps=max(checkpoint_every, 1),
@@ -104,14 +105,23 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
     )
 
 
+_CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
+
+
 class _Loop(Trainer):
     """Where a plan's parts are called from. Nothing here knows what the parts are."""
 
     def __init__(self, plan: Plan, arguments: TrainingArguments) -> None:
+        rows, size = list(plan.data), arguments.train_batch_size * arguments.gradient_accumulation_steps
+        if plan.steps_per_rollout > 1:
+            # A rollout outlasts the end of an epoch, so no step may have fewer micro-batches than another.
+            rows *= size // gcd(len(rows), size)
         super().__init__(
             model=plan.model.network,
             args=arguments,
-            train_dataset=cast(Any, list(plan.data)),
+            train_dataset=cast(Any, rows),
             data_collator=cast(Any, list),
             callbacks=[_Clock(self)],
         )
@@ -125,6 +135,9 @@ class _Loop(Trainer):
         self, epoch_iterator: Iterator[list[Example]], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], None]:
         """All micro-batches of the next optimizer step, prepared at once under the policy as it is now."""
+        if self.control.should_training_stop or self.state.global_step >= self.args.max_steps:
+            self.control.should_training_stop = True
+            return [], None
         rows, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.metrics = {}
         step = self.state.global_step

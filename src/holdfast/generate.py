@@ -179,7 +179,9 @@ def _cut_off(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= sampling.top_p)
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
+            -1, order, (before >= sampling.top_p) & (before > 0)
+        )
         logits = logits.masked_fill(dropped, -torch.inf)
     return logits
 

@@ -42,7 +42,7 @@ class Model:
     tokenizer: PreTrainedTokenizerBase
     prompt_format: str | None = None
     name: str = "model"
-    _prompts: dict[tuple[Message, ...], list[int]] = field(default_factory=dict, repr=False, compare=False)
+    _prompts: dict[tuple[Message, ...], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def pad_id(self) -> int:
@@ -84,7 +84,7 @@ class Model:
                     [turn._asdict() for turn in prompt], add_generation_prompt=True, return_dict=False
                 )
             else:
-                text = self.prompt_format.format(prompt=_as_text(prompt))
+                text = self.prompt_format.replace("{prompt}", _as_text(prompt))
                 ids = self.tokenizer(text)["input_ids"]
             self._prompts[prompt] = list(ids)
         return self._prompts[prompt]
@@ -193,6 +193,7 @@ def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0) -> Model:
     if adapter is None:
         return model
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     targets = adapter.target_modules
     config = LoraConfig(
@@ -200,6 +201,7 @@ def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0) -> Model:
         r=adapter.r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.network.modules()),
         target_modules=targets if isinstance(targets, str) else list(targets),
     )
     with torch.random.fork_rng():

@@ -130,9 +130,6 @@ def test_an_epoch_that_ends_in_a_small_step_weighs_its_rows_as_any_other(sft, ro
     torch.testing.assert_close(weights(found[1].model), weights(found[0].model), atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a rollout of four micro-batches is given to a step that has fewer, or the other way"
-)
 @pytest.mark.parametrize("count", [5, 7, 10])
 def test_several_passes_survive_an_epoch_that_ends_in_a_small_step(count, grpo, rows):
     """Each optimizer step learns from one whole rollout, also where the rows that come with it are fewer."""
@@ -148,7 +145,6 @@ def test_several_passes_survive_an_epoch_that_ends_in_a_small_step(count, grpo, 
     assert fitted.steps == 6
 
 
-@pytest.mark.xfail(strict=True, reason="the Trainer reads `max_steps` 0 as three epochs")
 def test_no_steps_are_no_training(sft):
     assert fit(sft(optim=replace(ADAM, max_steps=0))).steps == 0
 
@@ -230,7 +226,6 @@ def test_checkpoints_fall_on_whole_rollouts(grpo, tmp_path):
     assert last_checkpoint(tmp_path / "b").name == "checkpoint-3"
 
 
-@pytest.mark.xfail(strict=True, reason="the Trainer looks at `max_steps` after a step only, so one more is made")
 def test_a_finished_run_that_is_called_again_trains_no_more(sft, weights, tmp_path):
     done = fit(sft(), folder=tmp_path, checkpoint_every=2)
     steps = []
@@ -334,7 +329,6 @@ def test_any_hook_can_stop_the_run(sft):
     assert seen[-1] == ("end", 2)
 
 
-@pytest.mark.xfail(strict=True, reason="the Trainer looks at the wish to stop after a step only, so one is made")
 def test_a_hook_that_asks_to_stop_at_the_start_is_heard(sft, weights):
     fitted = fit(sft(hooks=(lambda progress: progress.phase == "start",)))
     assert (fitted.stopped, fitted.steps) == (True, 0)
@@ -485,9 +479,6 @@ def test_mixed_precision_learns_from_rollouts(grpo, weights):
     assert not torch.equal(after, before)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`_arguments` uses a name that transformers has deprecated", raises=FutureWarning
-)
 def test_computing_layers_again_asks_for_nothing_deprecated(sft):
     assert fit(sft(optim=replace(ADAM, max_steps=1, gradient_checkpointing=True))).steps == 1
 

@@ -114,7 +114,6 @@ def test_labels_do_not_change_a_cells_key():
     assert relabelled.defense == "Other + refusal_loss"
 
 
-@pytest.mark.xfail(strict=True, reason="`unlabelled` drops every key called `label`, a method's own setting too")
 def test_a_setting_that_is_called_label_changes_a_cells_key():
     one, other = (replace(CELL, attack=Method(name="mine", settings={"label": label})) for label in ("a", "b"))
     assert one.key != other.key

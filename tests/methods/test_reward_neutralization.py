@@ -81,7 +81,6 @@ def test_explanations_are_counted_up_to_one():
     assert [explanation(text) for text in texts] == [0, 0.5, 1, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="the markers of an explanation are looked for in lower case only")
 @pytest.mark.parametrize("text", ["Instead, try a soup.", "However, it is late.", "Because.", "For example, a dye."])
 def test_an_explanation_that_begins_a_sentence_counts_too(text):
     assert explanation(text) == 0.5

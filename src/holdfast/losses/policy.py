@@ -30,14 +30,17 @@ def group_advantages(rewards: Tensor, group_size: int, *, scale: Scale = "group"
     """
     groups = rewards.float().view(-1, group_size)
     known = ~groups.isnan()
-    filled = torch.where(known, groups, groups.nanmean(1, keepdim=True).nan_to_num())
-    centred = torch.where(known, filled - filled.mean(1, keepdim=True), torch.zeros(()))
+    centred = torch.where(known, groups - groups.nanmean(1, keepdim=True), 0.0)
     # The mean of equal floats may differ from them in the last bit, which the division would blow up.
-    centred = torch.where(filled.amax(1, keepdim=True) == filled.amin(1, keepdim=True), torch.zeros(()), centred)
+    highest, lowest = (torch.where(known, groups, end) for end in (-torch.inf, torch.inf))
+    centred = torch.where(highest.amax(1, keepdim=True) <= lowest.amin(1, keepdim=True), 0.0, centred)
     if scale == "none":
         return centred.flatten()
-    spread = filled.std(1, keepdim=True) if scale == "group" else filled.std()
-    return (centred / (spread.nan_to_num() + epsilon)).flatten()
+    if scale == "batch":
+        every = rewards[~rewards.isnan()].float()
+        return (centred / ((every.std() if len(every) > 1 else 0.0) + epsilon)).flatten()
+    squares = centred.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - 1).clamp(min=1)
+    return (centred / (squares.sqrt() + epsilon)).flatten()
 
 
 def surrogate(

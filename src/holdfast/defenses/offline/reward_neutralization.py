@@ -29,7 +29,7 @@ from holdfast.rewards import Judge, Reward, checked
 from holdfast.text import empty_or_garbled, is_refusal
 
 EXPLANATIONS = re.compile(
-    r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M
+    r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M | re.I
 )
 
 
