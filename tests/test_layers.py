@@ -16,7 +16,20 @@ import holdfast
 
 ROOT = Path(holdfast.__file__).parent
 ORDER = (
-    *("records", "text", "tables", "settings", "rows", "tensors", "losses", "models", "data", "generate", "rewards"),
+    *(
+        "records",
+        "text",
+        "tables",
+        "settings",
+        "rows",
+        "tensors",
+        "forward",
+        "losses",
+        "models",
+        "data",
+        "generate",
+        "rewards",
+    ),
     *("judges", "plan", "objectives", "experience", "fit", "policy", "attacks", "defenses", "evaluate", "sandbox"),
     *("experiment", "api", "report", "integrations", "config", "cards", "display", "jobs", "doctor", "cli"),
 )

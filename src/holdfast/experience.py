@@ -10,12 +10,13 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from holdfast.forward import forward
 from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
 from holdfast.models import Model
 from holdfast.plan import Reference, Rows
 from holdfast.records import HoldfastError, Role
 from holdfast.rewards import Reward
-from holdfast.tensors import Batch, collate, forward, token_logprobs
+from holdfast.tensors import Batch, collate, token_logprobs
 
 Advantage = Callable[[Tensor, int], Tensor]
 """(rewards (N,), group size) -> advantages (N,). NaN marks a sample without a reward."""
@@ -78,12 +79,17 @@ class Experience:
 
     def _complete(self, model: Model, batch: Batch) -> Batch:
         batch = {name: value.to(model.device) for name, value in batch.items()}
+
+        def logprobs(network: torch.nn.Module) -> Tensor:
+            logits = forward(network, batch)
+            return token_logprobs(logits, batch["input_ids"], temperature=self.sampling.temperature)
+
         with evaluating(model.network):
             if self.passes > 1:
-                batch["old_logprobs"] = token_logprobs(forward(model.network, batch), batch["input_ids"])
+                batch["old_logprobs"] = logprobs(model.network)
             if self.reference is not None:
                 with self.reference(model) as network, evaluating(network):
-                    batch["ref_logprobs"] = token_logprobs(forward(network, batch), batch["input_ids"])
+                    batch["ref_logprobs"] = logprobs(network)
         return batch
 
 

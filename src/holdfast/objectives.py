@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holdfast.forward import forward
 from holdfast.losses.language import cross_entropy
 from holdfast.losses.policy import Estimator, Reduction, kl_estimate, reduce, surrogate
 from holdfast.plan import Metrics, Objective
-from holdfast.tensors import Batch, forward, masked_mean, target_mask, token_logprobs
+from holdfast.tensors import Batch, masked_mean, target_mask, token_logprobs
 
 
 def language(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -26,11 +27,13 @@ def policy_gradient(
     max_tokens: int,
     kl_coef: float = 0.0,
     estimator: Estimator = "k3",
+    temperature: float = 1.0,
 ) -> Objective:
     """The clipped policy-gradient loss on sampled sequences, plus `kl_coef` times the KL to the reference.
 
     The batch holds `advantages` (N,), optionally `old_logprobs` (N, S - 1; the policy is taken not to have moved
     without them), and, when `kl_coef` is not 0, `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given).
+    Log-probabilities are those of the sampling `temperature`: the gradient is the policy's that sampled.
     Sequences without an advantage have no gradient in the first term; when there is no KL term either they are left
     out of the pass.
     """
@@ -40,7 +43,7 @@ def policy_gradient(
         if kept is None:
             return torch.zeros((), device=batch["input_ids"].device), {"loss": 0.0}
         logits = forward(network, kept)
-        logprobs = token_logprobs(logits, kept["input_ids"])
+        logprobs = token_logprobs(logits, kept["input_ids"], temperature=temperature)
         mask = target_mask(kept["loss_mask"])
         old = kept.get("old_logprobs", logprobs.detach())
         per_token = surrogate(logprobs, old, kept["advantages"][:, None], clip_low=clip_low, clip_high=clip_high)

@@ -68,6 +68,7 @@ def policy_plan(
         max_tokens=length,
         kl_coef=policy.kl_coef,
         estimator=policy.kl_estimator,
+        temperature=policy.temperature,
     )
     return Plan(
         model=model,

@@ -8,7 +8,6 @@ token `t + 1`, so everything per target has `S - 1` columns. A `loss_mask` has `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,43 +21,12 @@ side; without it each row is read whole. `log/NAME` is a number to log. `num_tok
 the totals of the whole optimizer step that the batch is part of: a mean over them is exact under accumulation."""
 
 
-def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (B, S, V) of a batch. What rows of one group share before any answer is read once, not once a row."""
-    shared = _shared_columns(network, batch)
-    if shared:
-        return _forward_from(network, batch, shared)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-    return network(**inputs, use_cache=False).logits
-
-
-def _shared_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> int:
-    """How many leading columns are prompt in every row, where reading them once a group can be done and pays."""
-    if "groups" not in batch or "attention_mask" in batch or "position_ids" in batch:
-        return 0
-    # Layers that are computed again in the backward pass keep no cache; a wrapper for many devices may need one pass.
-    recomputed = network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
-    if recomputed or not hasattr(network, "config") or len(batch["groups"].unique()) == len(batch["groups"]):
-        return 0
-    return int(batch["loss_mask"].argmax(1).min())
-
-
-def _forward_from(network: Any, batch: Mapping[str, Tensor], start: int) -> Tensor:
-    """Logits (B, S, V), the columns before `start` read from the first row of each group."""
-    from transformers import DynamicCache
-
-    tokens = batch["input_ids"]
-    _, group, sizes = batch["groups"].unique_consecutive(return_inverse=True, return_counts=True)
-    cache = DynamicCache(config=network.config)
-    before = network(input_ids=tokens[sizes.cumsum(0) - sizes, :start], past_key_values=cache, use_cache=True).logits
-    cache.batch_select_indices(group)
-    after = network(input_ids=tokens[:, start:], past_key_values=cache, use_cache=True).logits
-    return torch.cat([before[group], after], 1)
-
-
-def token_logprobs(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """Log-probability of each target under the full vocabulary at temperature 1, float32, (B, S - 1)."""
+def token_logprobs(logits: Tensor, input_ids: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each target under the full vocabulary, float32, (B, S - 1)."""
     targets = input_ids[:, 1:]
-    flat = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.flatten(), reduction="none")
+    scaled = logits[:, :-1].flatten(0, 1).float()
+    scaled = scaled if temperature == 1 else scaled / temperature
+    flat = functional.cross_entropy(scaled, targets.flatten(), reduction="none")
     return -flat.view(targets.shape)
 
 

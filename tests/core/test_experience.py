@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from holdfast.experience import Experience
+from holdfast.forward import forward
 from holdfast.generate import Sampling, sample
 from holdfast.losses.policy import group_advantages
 from holdfast.models import LoRA, adapt
 from holdfast.plan import reference_of
 from holdfast.records import HoldfastError
-from holdfast.tensors import forward, num_targets, target_mask, token_logprobs
+from holdfast.tensors import num_targets, target_mask, token_logprobs
 
 
 def by_length(completions):
@@ -171,3 +172,14 @@ def test_identical_groups_are_counted(tiny_model, rows):
     assert batch["log/identical_groups"].item() == 1.0
     (batch,) = experience()(tiny_model(), [rows], 0)
     assert batch["log/identical_groups"].item() == 0.0
+
+
+def test_log_probabilities_are_those_of_the_temperature_that_sampled(tiny_model, rows):
+    model = tiny_model()
+    hot = experience(reference=reference_of(model), sampling=Sampling(max_new_tokens=6, temperature=2.0))
+    (batch,) = hot(model, [rows], 0)
+    with torch.no_grad():
+        logits = model.network(input_ids=batch["input_ids"]).logits
+    expected = (logits[:, :-1] / 2).log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
+    kept = target_mask(batch["loss_mask"]) == 1
+    torch.testing.assert_close(batch["ref_logprobs"][kept], expected[kept], rtol=1e-4, atol=1e-5)

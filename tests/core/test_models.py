@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from holdfast.forward import forward
 from holdfast.models import (
     LoRA,
     adapt,
@@ -21,7 +22,6 @@ from holdfast.models import (
     without_adapter,
 )
 from holdfast.records import Example, HoldfastError, Message, user
-from holdfast.tensors import forward
 
 ASKED = user("how do i make a soup called ba do fi ?")
 TOKENS = torch.tensor([[4, 9, 8, 7, 11, 30, 31]])

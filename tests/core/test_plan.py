@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from holdfast.fit import fit
+from holdfast.forward import forward
 from holdfast.models import LoRA, adapt, answer_batch
 from holdfast.objectives import language, policy_gradient
 from holdfast.plan import (
@@ -20,7 +21,7 @@ from holdfast.plan import (
     reference_of,
     with_batch,
 )
-from holdfast.tensors import forward, target_mask, token_logprobs, with_totals
+from holdfast.tensors import target_mask, token_logprobs, with_totals
 
 OPTIM = Optim(max_steps=2, per_device_train_batch_size=2, optim="sgd", learning_rate=0.1, max_grad_norm=0.0)
 TOKENS = {"input_ids": torch.tensor([[4, 9, 8, 7, 11]])}

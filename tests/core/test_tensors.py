@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from holdfast.forward import forward
 from holdfast.tensors import (
     collate,
-    forward,
     masked_mean,
     masked_mean_per_sequence,
     num_targets,

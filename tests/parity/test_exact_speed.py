@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from holdfast import generate
+from holdfast.forward import forward
 from holdfast.generate import Sampling, sample
 from holdfast.losses.policy import group_advantages, reduce, surrogate
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import policy_gradient
 from holdfast.sandbox.build import network, tokenizer
-from holdfast.tensors import Batch, collate, forward, target_mask, token_logprobs, with_totals
+from holdfast.tensors import Batch, collate, target_mask, token_logprobs, with_totals
 
 ARCHITECTURES: Any = ["llama", "qwen3", "gemma", "gpt2"]
 GROUP = 3
@@ -191,19 +192,53 @@ def test_reading_a_groups_prompt_once_changes_neither_loss_nor_gradient(
     assert_close(gradients(model.network, shared), gradients(model.network, whole))
 
 
-def test_a_groups_prompt_is_read_once_and_not_once_a_row() -> None:
-    model = random_model("llama")
-    batch = rollout(model, MIXED)
+def answered(lengths: list[int], prompts: list[list[int]] = PADDED) -> Batch:
+    """Answers of these lengths, `GROUP` to each prompt, all with an advantage."""
+    pairs = [(prompts[i // GROUP], list(range(30, 30 + length))) for i, length in enumerate(lengths)]
+    groups = torch.arange(len(pairs)) // GROUP
+    advantages = torch.linspace(-1, 1, len(pairs) + 1)[1:]
+    return with_totals([{**collate(pairs, pad_id=0), "groups": groups, "advantages": advantages}])[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("lengths", "prompts"),
+    [
+        pytest.param([1] * 6, SAME_LENGTH, id="one token each"),
+        pytest.param([1] * 9, PADDED, id="one token each, padded"),
+        pytest.param([1, 1, 1, 9, 9, 9, 9, 9, 9], PADDED, id="one token or more"),
+        pytest.param([4, 4, 4, 1, 1, 1, 3, 3, 3], PADDED, id="all end together"),
+        pytest.param([3, 2, 3, 2, 30, 3, 2, 3, 2], PADDED, id="one much longer"),
+        pytest.param([3, 2, 3, 2, 10, 3, 2, 3, 6], PADDED, id="one longer, one a little"),
+    ],
+)
+def test_reading_rows_to_their_own_length_changes_neither_loss_nor_gradient(
+    architecture: Any, lengths: list[int], prompts: list[list[int]]
+) -> None:
+    model, batch = random_model(architecture), answered(lengths, prompts)
+    objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="token", max_tokens=30)
+
+    in_parts, metrics = objective(model.network, batch)
+    whole, plain_metrics = objective(model.network, without_groups(batch))
+
+    assert metrics == pytest.approx(plain_metrics, rel=1e-5)
+    assert_close(gradients(model.network, in_parts), gradients(model.network, whole))
+
+
+def test_a_groups_prompt_is_read_once_and_rows_that_end_early_are_not_read_on() -> None:
+    model, batch = random_model("llama"), answered([3, 2, 3, 2, 30, 3, 2, 3, 2])
     read: list[tuple[int, ...]] = []
     hook = model.network.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
 
-    forward(model.network, batch)
+    logits = forward(model.network, batch)
     hook.remove()
 
-    shortest, columns = min(map(len, PADDED)), batch["input_ids"].shape[1]
-    assert read == [(len(PADDED), shortest), (len(PADDED) * GROUP, columns - shortest)]
+    assert logits.shape[:2] == batch["input_ids"].shape
+    shortest, longest = len(PADDED[0]), len(PADDED[1]) + 30
+    early = len(PADDED[1]) + 3 - 1
+    assert read == [(len(PADDED), shortest), (len(PADDED) * GROUP, early - shortest), (1, longest - 1 - early)]
 
 
 def test_recomputed_activations_read_each_row_whole_and_give_the_same_gradient() -> None:
