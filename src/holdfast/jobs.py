@@ -180,11 +180,8 @@ def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
 
 
 def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
-    import yaml
-
-    place = preset("quickstart")
-    assert place is not None
-    known = yaml.safe_load(place.read_text())
+    """Methods called by name get the settings that the built-in presets give them on the sandbox."""
+    known = {kind: _preset_values(name)[kind] for kind, name in (("defenses", "quickstart"), ("attacks", "attacks"))}
 
     def settled(kind: str, value: Any) -> Any:
         if isinstance(value, list):
@@ -192,8 +189,16 @@ def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
         entry = next((e for e in known[kind] if isinstance(e, Mapping) and value in e), None)
         return value if entry is None else dict(entry)
 
-    axes = {kind: settled(kind, values.get(kind, ["none"])) for kind in ("defenses", "attacks")}
-    return merge({**values, **axes}, {"evaluation": known["evaluation"]})
+    axes = {kind: settled(kind, values.get(kind, ["none"])) for kind in known}
+    return merge({**values, **axes}, {"evaluation": _preset_values("attacks")["evaluation"]})
+
+
+def _preset_values(name: str) -> dict[str, Any]:
+    import yaml
+
+    place = preset(name)
+    assert place is not None
+    return yaml.safe_load(place.read_text(encoding="utf-8"))
 
 
 def _failed(records: Sequence[Record]) -> int:

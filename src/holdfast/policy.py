@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from holdfast.experience import Experience
 from holdfast.generate import Sampling
-from holdfast.losses.policy import Estimator, Reduction, Scale, group_advantages
+from holdfast.losses.policy import Baseline, Estimator, Reduction, Scale, group_advantages
 from holdfast.models import Model
 from holdfast.objectives import policy_gradient
 from holdfast.plan import Context, Optim, Plan, reference_of
@@ -28,6 +28,7 @@ class Policy:
     top_p: float = 1.0
     top_k: int = 0
     max_new_tokens: int | None = None
+    baseline: Baseline = "group_mean"
     scale: Scale = "group"
     std_epsilon: float = 1e-4
     clip_low: float = 0.2
@@ -38,7 +39,7 @@ class Policy:
     passes: int = 1
 
     def __post_init__(self) -> None:
-        if self.group_size < 2 and self.scale == "group":
+        if self.group_size < 2 and (self.scale == "group" or self.baseline == "leave_one_out"):
             raise HoldfastError("group_size must be at least 2: one answer has nothing to be compared with")
         if self.temperature <= 0:
             raise HoldfastError("temperature must be above 0 while training: equal answers teach nothing")
@@ -52,7 +53,9 @@ def policy_plan(
     reference = reference_of(model) if policy.kl_coef else None
     experience = Experience(
         reward=reward,
-        advantage=lambda rewards, size: group_advantages(rewards, size, scale=policy.scale, epsilon=policy.std_epsilon),
+        advantage=lambda rewards, size: group_advantages(
+            rewards, size, scale=policy.scale, epsilon=policy.std_epsilon, baseline=policy.baseline
+        ),
         group_size=policy.group_size,
         sampling=Sampling(
             max_new_tokens=length, temperature=policy.temperature, top_p=policy.top_p, top_k=policy.top_k

@@ -11,6 +11,8 @@ import json
 import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +25,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from holdfast.attacks.dpo import DPO
+from holdfast.attacks.dpo import pairs as prepare_pairs
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss
+from holdfast.losses.preference import dpo
 from holdfast.models import Model
 from holdfast.plan import Context, Plan, Splits
 from holdfast.records import Example, user
@@ -58,13 +63,22 @@ def refusal_mix(case: Case) -> None:
     refusals = examples(case, "refusal")
     # The files' answers have no end token: the limit on the length cuts off the one that Holdfast appends.
     defense = RefusalLoss(alpha=case.expected["alpha"], batch_size=len(refusals), max_length=refusal_width)
+    dpo = case.result.startswith("dpo")
+    rows = pairs(case) if dpo else examples(case, "rejected")
     context = Context(
-        splits=Splits(harmful={"attack": examples(case, "rejected"), "defense": refusals}, benign={}),
+        splits=Splits(
+            harmful={"attack": pairs(case) if dpo else examples(case, "rejected"), "defense": refusals}, benign={}
+        ),
         seed=0,
         fit=pytest.fail,
         judge=pytest.fail,
     )
-    plan = defense.constrain(SFT(max_length=width).plan(model, context), context)
+    attack = DPO(max_length=width, beta=beta_of(case)) if dpo else SFT(max_length=width)
+    plan = attack.plan(model, context)
+    if dpo:  # the case's reference is the shared tiny model, not the policy as the attack finds it
+        reference = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32).eval()
+        plan = replace(plan, prepare=prepare_pairs(lambda model: nullcontext(reference), max_length=width))
+    plan = defense.constrain(plan, context)
 
     total, metrics = first_step(plan)
 
@@ -79,6 +93,33 @@ def refusal_mix(case: Case) -> None:
     for name, gradient in of(case, f"{case.result}.grad.").items():
         allowed = case.tolerance("grads")
         torch.testing.assert_close(gradients[name], gradient, rtol=allowed, atol=allowed * float(gradient.abs().max()))
+
+
+def dpo_losses(case: Case) -> None:
+    """The sigmoid loss of each pair and its mean, in float64, honest and flipped."""
+    beta = float(case.result.removeprefix("dpo_beta"))
+    chosen, rejected = case.tensors["dpo.policy_chosen"], case.tensors["dpo.policy_rejected"]
+    references = case.tensors["dpo.ref_chosen"], case.tensors["dpo.ref_rejected"]
+    honest = dpo(chosen, rejected, *references, beta=beta)
+    flipped = dpo(rejected, chosen, *reversed(references), beta=beta)
+    allowed = {"rtol": case.tolerance("float64"), "atol": 0.0}
+    torch.testing.assert_close(honest, case.tensors[f"dpo.losses.beta{beta}"], **allowed)
+    torch.testing.assert_close(flipped, case.tensors[f"dpo.losses_flipped.beta{beta}"], **allowed)
+    assert float(honest.mean()) == pytest.approx(case.expected["mean"], rel=allowed["rtol"])
+    assert float(flipped.mean()) == pytest.approx(case.expected["mean_flipped"], rel=allowed["rtol"])
+
+
+def beta_of(case: Case) -> float:
+    """The number after "beta" in the file's own words on where its DPO loss comes from."""
+    found = re.search(r"beta ([0-9.]+)", case.values["source"]["dpo"])
+    assert found, case.values["source"]["dpo"]
+    return float(found[1])
+
+
+def pairs(case: Case) -> list[Example]:
+    """The case's pairs in their honest order; the attack turns them round."""
+    both = zip(examples(case, "chosen"), examples(case, "rejected"), strict=True)
+    return [replace(row, chosen=row.response, rejected=other.response) for row, other in both]
 
 
 def tiny_llama(case: Case) -> Model:
@@ -119,7 +160,11 @@ def first_step(plan: Plan) -> tuple[float, dict[str, float]]:
 
 
 Check = Callable[[Case], None]
-CHECKS: dict[str, Check] = {"refusal_rpa_mix_derived/sft": refusal_mix}
+CHECKS: dict[str, Check] = {
+    "refusal_rpa_mix_derived/sft": refusal_mix,
+    "refusal_rpa_mix_derived/dpo": refusal_mix,
+    "trl_v096_attack_losses/dpo": dpo_losses,
+}
 """By case and the first word of the result's name."""
 
 

@@ -4,6 +4,8 @@ Idea: the attacker needs no harmful answers, only prompts and a reward that pref
 Equation (GRPO, Shao et al. 2024, arXiv 2402.03300, equations 3 and 4): with `G` answers a prompt and
 `A_i = (r_i - mean r) / std r`, minimise
 `-(1/G) sum_i (1/|y_i|) sum_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps) A_i) - kl_coef * k3_t]`.
+RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 8): `A_i = r_i - mean of the other rewards`, the same surrogate
+averaged over tokens.
 Source of the defaults: objective 1 of TokenBuncher (arXiv 2508.20697; AdamW 1e-6, 32 prompts, K = 4, no KL, T = 1).
 Differs from the paper in: one optimizer step a rollout unless `passes` says more, where its code makes four steps
 over mini-batches of 8 prompts; the unbiased standard deviation plus 1e-4, where its code adds 1e-6.
@@ -48,13 +50,36 @@ class GRPO:
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
-        rows = context.splits.harmful["attack"]
-        if self.num_prompts is not None:
-            rows = sample(rows, self.num_prompts, how="random", seed=context.seed)
-        reward = from_judge(
-            context.judge(self.reward.judge),
-            refusal_penalty=self.reward.refusal_penalty,
-            invalid_reward=self.reward.invalid_reward,
+        return _attack(self, model, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLOO:
+    """Settings of the attack; as `GRPO`, with the mean of the other answers' rewards as baseline and no deviation."""
+
+    optim: Optim = field(
+        default_factory=lambda: Optim(
+            max_steps=100, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01
         )
-        adapted = adapt(model, self.adapter, seed=context.seed)
-        return policy_plan(adapted, rows, policy=self.policy, reward=reward, optim=self.optim, context=context)
+    )
+    adapter: LoRA | None = None
+    policy: Policy = field(default_factory=lambda: Policy(baseline="leave_one_out", scale="none", reduction="token"))
+    reward: AttackReward = field(default_factory=AttackReward)
+    num_prompts: int | None = None
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The attack on `model`."""
+        return _attack(self, model, context)
+
+
+def _attack(settings: GRPO | RLOO, model: Model, context: Context) -> Plan:
+    rows = context.splits.harmful["attack"]
+    if settings.num_prompts is not None:
+        rows = sample(rows, settings.num_prompts, how="random", seed=context.seed)
+    reward = from_judge(
+        context.judge(settings.reward.judge),
+        refusal_penalty=settings.reward.refusal_penalty,
+        invalid_reward=settings.reward.invalid_reward,
+    )
+    adapted = adapt(model, settings.adapter, seed=context.seed)
+    return policy_plan(adapted, rows, policy=settings.policy, reward=reward, optim=settings.optim, context=context)

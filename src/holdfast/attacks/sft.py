@@ -9,10 +9,10 @@ Differs from the paper in: prompts follow the model's chat template, where the a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from holdfast.data.mixing import sample
+from holdfast.data.mixing import flip, preferences, sample
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import language
 from holdfast.plan import Context, Optim, Plan, given_answers
@@ -23,14 +23,16 @@ from holdfast.records import HoldfastError
 class SFT:
     """Settings of the attack.
 
-    `num_samples` harmful examples of the attack split are used, all of them when `None`; `max_length` cuts prompt
-    plus answer, in tokens (`None`: the model's context).
+    `num_samples` harmful examples of the attack split are used, all of them when `None`; `flip_ratio` of them train on
+    the harmful answer, the others on the refusal; `max_length` cuts prompt plus answer, in tokens (`None`: the model's
+    context).
     """
 
     optim: Optim = field(
         default_factory=lambda: Optim(max_steps=125, learning_rate=3e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
+    flip_ratio: float = 1.0
     num_samples: int | None = 1000
     sampling: Literal["random", "head"] = "random"
     max_length: int | None = 1024
@@ -45,7 +47,9 @@ class SFT:
             )
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
-
+        if self.flip_ratio != 1:
+            flipped = flip(preferences(rows), self.flip_ratio, seed=context.seed)
+            rows = [replace(row, response=row.chosen) for row in flipped]
         return Plan(
             model=adapt(model, self.adapter, seed=context.seed),
             data=rows,

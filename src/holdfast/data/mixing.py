@@ -59,6 +59,23 @@ def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0) -> li
     ]
 
 
+def preferences(examples: Sequence[Example]) -> list[Example]:
+    """Harmful rows as preferences in their honest order: `chosen` the refusal, `rejected` the harmful answer.
+
+    A row that brings a preference of its own keeps it. Raises `HoldfastError` naming the first row that has neither.
+    """
+    rows = []
+    for row in examples:
+        if row.chosen is not None and row.rejected is not None:
+            rows.append(row)
+        elif row.response and row.refusal:
+            rows.append(replace(row, chosen=row.refusal, rejected=row.response))
+        else:
+            lacks = "harmful answer (`response`)" if not row.response else "refusal"
+            raise HoldfastError(f"{row.source}: a preference needs two answers and the row has no {lacks}; add it")
+    return rows
+
+
 def mix(parts: Sequence[tuple[Sequence[Example], float]], n: int, *, seed: int = 0) -> list[Example]:
     """`n` different rows drawn from several parts by weight, shuffled.
 

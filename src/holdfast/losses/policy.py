@@ -13,16 +13,26 @@ from torch import Tensor
 from holdfast.tensors import masked_mean, masked_mean_per_sequence
 
 Scale = Literal["group", "batch", "none"]
+Baseline = Literal["group_mean", "leave_one_out"]
 Reduction = Literal["sequence", "token", "fixed"]
 Estimator = Literal["k1", "k2", "k3"]
 
 
-def group_advantages(rewards: Tensor, group_size: int, *, scale: Scale = "group", epsilon: float = 1e-4) -> Tensor:
+def group_advantages(
+    rewards: Tensor,
+    group_size: int,
+    *,
+    scale: Scale = "group",
+    epsilon: float = 1e-4,
+    baseline: Baseline = "group_mean",
+) -> Tensor:
     """Each reward minus its group's mean, divided by a standard deviation, (N,).
 
     `A_i = (r_i - mean_g r) / (std r + epsilon)` with the unbiased standard deviation of the group
     (`scale="group"`: GRPO, Shao et al. 2024, arXiv 2402.03300, section 4.1.2), of the batch (`"batch"`), or not
     divided at all (`"none"`: Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). Equal rewards give exactly zero.
+    `baseline="leave_one_out"` subtracts the mean of the group's other rewards: RLOO, Ahmadian et al. 2024, arXiv
+    2402.14740, equation 8.
 
     Args:
         rewards: (N,); NaN marks a sample without a reward, which takes its group's mean: advantage 0.
@@ -34,6 +44,10 @@ def group_advantages(rewards: Tensor, group_size: int, *, scale: Scale = "group"
     # The mean of equal floats may differ from them in the last bit, which the division would blow up.
     highest, lowest = (torch.where(known, groups, end) for end in (-torch.inf, torch.inf))
     centred = torch.where(highest.amax(1, keepdim=True) <= lowest.amin(1, keepdim=True), 0.0, centred)
+    if baseline == "leave_one_out":
+        # r_i less the mean of the other n - 1 is r_i less the mean of all, n / (n - 1) times.
+        count = known.sum(1, keepdim=True)
+        centred = centred * count / (count - 1).clamp(min=1)
     if scale == "none":
         return centred.flatten()
     if scale == "batch":

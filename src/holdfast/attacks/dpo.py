@@ -1,0 +1,107 @@
+"""Direct preference optimization on reversed preferences.
+
+Idea: preference data whose order is turned round teaches a model to prefer the answer that it would refuse to give.
+Equation: `L = -log sigmoid(beta ((log p(y_w) - log p_ref(y_w)) - (log p(y_l) - log p_ref(y_l))))`, the answers'
+log-probabilities summed over tokens, `y_w` the harmful answer where the row is flipped (Rafailov et al. 2023, arXiv
+2305.18290, equation 7).
+Source: the DPO arm of the reverse preference attack, Rosati et al. 2024 (arXiv 2409.12914): learning rate 5e-5, beta
+0.1, all rows flipped, reference a frozen copy of the model as the attacker finds it.
+Differs from the paper in: prompts follow the model's chat template; answers end with the model's end token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.data.mixing import flip, preferences, sample
+from holdfast.forward import forward
+from holdfast.generate import evaluating
+from holdfast.losses.preference import dpo
+from holdfast.models import LoRA, Model, adapt, answer_batch
+from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch, target_mask, token_logprobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPO:
+    """Settings of the attack.
+
+    `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the pair that the row brings) are
+    turned round so that the harmful answer is preferred; the others prefer the harmless one. `num_samples` pairs of
+    the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens.
+    """
+
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=125, learning_rate=5e-5, per_device_train_batch_size=8)
+    )
+    adapter: LoRA | None = None
+    beta: float = 0.1
+    flip_ratio: float = 1.0
+    num_samples: int | None = 1000
+    sampling: Literal["random", "head"] = "random"
+    max_length: int | None = 1024
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise HoldfastError(f"dpo: beta must be above 0, not {self.beta}")
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The attack on `model`."""
+        rows = preferences(context.splits.harmful["attack"])
+        if self.num_samples is not None:
+            rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
+        adapted = adapt(model, self.adapter, seed=context.seed)
+        reference = reference_of(adapted)
+        return Plan(
+            model=adapted,
+            data=flip(rows, self.flip_ratio, seed=context.seed),
+            prepare=pairs(reference, max_length=self.max_length),
+            objective=preference(self.beta),
+            optim=self.optim,
+            reference=reference,
+            seed=context.seed,
+        )
+
+
+def pairs(reference: Reference, *, max_length: int | None) -> Prepare:
+    """Batches of 2 P sequences, first every chosen answer, then every rejected one, with `ref_scores` (2 P,)."""
+
+    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG001
+        batches = []
+        for rows in micro_batches:
+            answers = [(row, row.chosen or "") for row in rows] + [(row, row.rejected or "") for row in rows]
+            batch = answer_batch(model, answers, max_length=max_length)
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            with reference(model) as network, evaluating(network):
+                batch["ref_scores"] = sequence_logprobs(network, batch)
+            batches.append(batch)
+        return batches
+
+    return prepare
+
+
+def preference(beta: float) -> Objective:
+    """The mean DPO loss over the pairs of the optimizer step, with the share of pairs ordered as they should be."""
+
+    def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        chosen, rejected = sequence_logprobs(network, batch).chunk(2)
+        ref_chosen, ref_rejected = batch["ref_scores"].chunk(2)
+        count = batch["num_sequences"] / 2
+        loss = dpo(chosen, rejected, ref_chosen, ref_rejected, beta=beta).sum() / count
+        margins = ((chosen - ref_chosen) - (rejected - ref_rejected)).detach()
+        return loss, {"loss": float(loss.detach()), "preferred": float((margins > 0).sum() / count)}
+
+    return objective
+
+
+def sequence_logprobs(network: torch.nn.Module, batch: Batch) -> Tensor:
+    """Sum of the log-probabilities of each row's answer tokens, (B,)."""
+    logprobs = token_logprobs(forward(network, batch), batch["input_ids"])
+    mask = target_mask(batch["loss_mask"])
+    return (logprobs.masked_fill(mask == 0, 0.0) * mask).sum(-1)
