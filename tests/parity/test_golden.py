@@ -66,9 +66,7 @@ def refusal_mix(case: Case) -> None:
     dpo = case.result.startswith("dpo")
     rows = pairs(case) if dpo else examples(case, "rejected")
     context = Context(
-        splits=Splits(
-            harmful={"attack": pairs(case) if dpo else examples(case, "rejected"), "defense": refusals}, benign={}
-        ),
+        splits=Splits(harmful={"attack": rows, "defense": refusals}, benign={}),
         seed=0,
         fit=pytest.fail,
         judge=pytest.fail,
