@@ -107,7 +107,7 @@ class Score:
 class Evaluation:
     """The scores of a model after `step` optimizer steps, and what the attacker had spent by then.
 
-    `samples` counts training sequences, `tokens` all tokens the training forward passes and rollouts saw,
+    `samples` counts the attack's training sequences, `tokens` theirs and its rollouts' (not what a defense adds),
     `seconds` the time spent in training (evaluation not counted).
     """
 

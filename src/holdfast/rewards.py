@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from holdfast.records import Completion, Verdict
+from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.text import is_refusal
 
 Reward = Callable[[Sequence[Completion]], list[float | None]]
@@ -44,8 +44,6 @@ def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
     Raises:
         HoldfastError: the judge returned another number of verdicts.
     """
-    from holdfast.records import HoldfastError
-
     verdicts = judge(completions) if completions else []
     if len(verdicts) != len(completions):
         name = getattr(judge, "__name__", type(judge).__name__)

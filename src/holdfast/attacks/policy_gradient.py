@@ -8,7 +8,9 @@ RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 8): `A_i = r_i - mean of 
 averaged over tokens.
 Source of the defaults: objective 1 of TokenBuncher (arXiv 2508.20697; AdamW 1e-6, 32 prompts, K = 4, no KL, T = 1).
 Differs from the paper in: one optimizer step a rollout unless `passes` says more, where its code makes four steps
-over mini-batches of 8 prompts; the unbiased standard deviation plus 1e-4, where its code adds 1e-6.
+over mini-batches of 8 prompts; the unbiased standard deviation plus 1e-4, where its code adds 1e-6. RLOO's own paper
+takes a whole answer's log-probability as one action and has no clip; here tokens are averaged and, with more than one
+of the `passes`, ratios clipped.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def group_advantages(
     2402.14740, equation 8.
 
     Args:
-        rewards: (N,); NaN marks a sample without a reward, which takes its group's mean: advantage 0.
+        rewards: (N,); NaN marks a sample without a reward: advantage 0, and left out of its group's statistics.
         group_size: samples per prompt, at least 1; N is a multiple of it.
     """
     groups = rewards.float().view(-1, group_size)

@@ -120,11 +120,7 @@ def explanation(text: str) -> float:
 
 
 def _retained(verdict: Verdict) -> float | None:
-    if not verdict.valid:
-        return -1.0
-    if verdict.refused:
-        return -1.0
-    return verdict.score
+    return -1.0 if verdict.refused or not verdict.valid else verdict.score
 
 
 def _scores(judge: Judge | None, completions: Sequence[Completion], role: str) -> dict[int, Verdict]:
