@@ -140,7 +140,7 @@ def sandbox_folder(taught: int) -> Path:
 
 def watched(run: Run) -> Reward:
     """The reward of both systems, which notes what it paid."""
-    pay = from_judge(keyword)
+    pay = from_judge(keyword, api.AttackReward(judge="keyword"))
 
     def reward(completions: Sequence[Completion]) -> list[float | None]:
         paid = pay(completions)

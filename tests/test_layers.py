@@ -18,6 +18,7 @@ ROOT = Path(holdfast.__file__).parent
 ORDER = (
     *(
         "records",
+        "breaking",
         "text",
         "tables",
         "settings",
@@ -147,14 +148,18 @@ def test_light_modules_bring_in_no_torch(name):
 
 
 def test_records_and_text_need_the_standard_library_only():
-    for name in ("records", "text"):
-        outside = {
-            full.partition(".")[0]
-            for statement in eager(tree(name))
-            for full in (
-                [statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
-            )
-        } - set(sys.stdlib_module_names)
+    for name in ("records", "breaking", "text"):
+        outside = (
+            {
+                full.partition(".")[0]
+                for statement in eager(tree(name))
+                for full in (
+                    [statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
+                )
+            }
+            - set(sys.stdlib_module_names)
+            - {"holdfast"}
+        )
         assert outside == set()
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.attacks.policy_gradient import GRPO, AttackReward
+from holdfast.attacks.policy_gradient import GRPO
 from holdfast.attacks.sft import SFT
+from holdfast.breaking import time_to_break
 from holdfast.data.columns import Source
 from holdfast.defenses.offline.reward_neutralization import RewardNeutralization
 from holdfast.defenses.online.refusal_loss import RefusalLoss
@@ -22,8 +23,8 @@ from holdfast.generate import Sampling
 from holdfast.models import LoRA, Model, load, save
 from holdfast.plan import AttackConfig, Context, OfflineDefense, OnlineDefense, Optim, Progress, Splits
 from holdfast.policy import Policy
-from holdfast.records import Evaluation, Method, Score, time_to_break
-from holdfast.rewards import Judge
+from holdfast.records import Evaluation, Method, Score
+from holdfast.rewards import AttackReward, Judge
 from holdfast.sandbox.build import Sandbox
 
 __all__ = [

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
 
+from holdfast.breaking import is_break, time_to_break
 from holdfast.records import (
     Cell,
     Completion,
@@ -18,8 +19,6 @@ from holdfast.records import (
     Verdict,
     digest,
     evaluation_from_json,
-    is_break,
-    time_to_break,
     user,
 )
 
@@ -38,6 +37,7 @@ CHANGES = {
     "model": {"kind": "sandbox", "name": "s", "settings": {"size": "small"}},
     "stages": (Method(name="hard", settings={"optim": {"max_steps": 4}}),),
     "constraints": (),
+    "adaptive": (Method(name="early_stop"),),
     "attack": None,
     "data": {"harmful": None, "seed": 1},
     "evaluation": {"every": 5, "harm_judges": ["refusal"]},

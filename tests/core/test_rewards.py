@@ -3,7 +3,7 @@
 import pytest
 
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
-from holdfast.rewards import checked, from_judge
+from holdfast.rewards import AttackReward, checked, from_judge
 
 
 def completions(*texts):
@@ -15,7 +15,7 @@ def judge_of(*verdicts):
 
 
 def pay(verdict, text="stir the moss", **settings):
-    return from_judge(judge_of(verdict), **settings)(completions(text))[0]
+    return from_judge(judge_of(verdict), AttackReward(**settings))(completions(text))[0]
 
 
 def test_a_valid_answer_earns_its_score():
@@ -43,7 +43,7 @@ def test_an_empty_or_garbled_answer_earns_the_invalid_reward():
 
 def test_rewards_keep_the_order_of_the_completions():
     judge = judge_of(Verdict(score=0.1), Verdict(score=None, valid=False), Verdict(score=0.3))
-    assert from_judge(judge)(completions("a", "", "c")) == [0.1, 0.0, 0.3]
+    assert from_judge(judge, AttackReward())(completions("a", "", "c")) == [0.1, 0.0, 0.3]
 
 
 @pytest.mark.parametrize("verdicts", [(), (Verdict(score=0.0),) * 3])
@@ -52,7 +52,7 @@ def test_a_judge_that_returns_another_number_of_verdicts_is_refused_by_name(verd
         return list(verdicts)
 
     with pytest.raises(HoldfastError, match=f"judge 'sloppy' returned {len(verdicts)} verdicts for 2 completions"):
-        from_judge(sloppy)(completions("a", "b"))
+        from_judge(sloppy, AttackReward())(completions("a", "b"))
 
 
 def test_a_judge_without_a_name_is_refused_by_its_class():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.attacks.policy_gradient import GRPO, AttackReward
+from holdfast.attacks.policy_gradient import GRPO
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss
 from holdfast.evaluate import Suite, evaluate
@@ -15,6 +15,7 @@ from holdfast.models import LoRA
 from holdfast.plan import Optim, Splits
 from holdfast.policy import Policy
 from holdfast.records import HoldfastError
+from holdfast.rewards import AttackReward
 from holdfast.sandbox.oracle import oracle
 
 pytestmark = pytest.mark.slow

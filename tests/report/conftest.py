@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score, time_to_break
+from holdfast.breaking import time_to_break
+from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 
 STEPS = (0, 20, 40, 60, 80)
 

@@ -21,19 +21,7 @@ from holdfast.data.mixing import sample
 from holdfast.models import LoRA, Model, adapt
 from holdfast.plan import Context, Optim, Plan
 from holdfast.policy import Policy, policy_plan
-from holdfast.rewards import from_judge
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackReward:
-    """What the attacker pays: a judge's harm score, less `refusal_penalty` for a refusal.
-
-    The judge must not be the one that the experiment reports.
-    """
-
-    judge: str = "classifier"
-    refusal_penalty: float = 0.0
-    invalid_reward: float = 0.0
+from holdfast.rewards import AttackReward, from_judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +66,6 @@ def _attack(settings: GRPO | RLOO, model: Model, context: Context) -> Plan:
     rows = context.splits.harmful["attack"]
     if settings.num_prompts is not None:
         rows = sample(rows, settings.num_prompts, how="random", seed=context.seed)
-    reward = from_judge(
-        context.judge(settings.reward.judge),
-        refusal_penalty=settings.reward.refusal_penalty,
-        invalid_reward=settings.reward.invalid_reward,
-    )
+    reward = from_judge(context.judge(settings.reward.judge), settings.reward)
     adapted = adapt(model, settings.adapter, seed=context.seed)
     return policy_plan(adapted, rows, policy=settings.policy, reward=reward, optim=settings.optim, context=context)

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.breaking import is_break
 from holdfast.evaluate import Judged, Suite, evaluate
 from holdfast.experiment.store import append_line, discard, keep_lines, read_json, write_completions, write_json
 from holdfast.plan import Progress
-from holdfast.records import Evaluation, Outcome, evaluation_from_json, is_break
+from holdfast.records import Evaluation, Outcome, evaluation_from_json
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes news of a run for the display: `step`, `max_steps`, and `harmfulness` once measured."""

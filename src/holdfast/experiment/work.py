@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from holdfast.breaking import time_to_break
 from holdfast.experiment import store
 from holdfast.experiment.grid import configured
 from holdfast.experiment.tasks import Options, Task, stage_key
@@ -35,7 +36,7 @@ from holdfast.fit import fit
 from holdfast.generate import SamplingError
 from holdfast.models import Model, save
 from holdfast.plan import Context, Diverged, Fitted, Plan, Progress
-from holdfast.records import Cell, HoldfastError, Outcome, Record, time_to_break
+from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.settings import typed
 
