@@ -126,10 +126,11 @@ def aligned_model(_refuser: Any) -> Callable[[], Any]:
 
 @pytest.fixture(scope="session")
 def weights() -> Callable[[Any], Any]:
-    """`weights(model)`: every weight as one vector, detached copies."""
+    """`weights(model)`: every weight that the model is released with as one vector, detached copies."""
     import torch
 
     def flat(model: Any) -> Any:
-        return torch.cat([p.detach().flatten().clone() for p in model.network.parameters()])
+        named = model.network.named_parameters()
+        return torch.cat([p.detach().flatten().clone() for name, p in named if not name.startswith("critic.")])
 
     return flat

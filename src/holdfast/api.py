@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from holdfast.attacks import trains
 from holdfast.attacks.policy_gradient import GRPO
 from holdfast.attacks.sft import SFT
 from holdfast.breaking import time_to_break
@@ -20,10 +21,11 @@ from holdfast.experiment.grid import Data, data_values
 from holdfast.experiment.world import load_splits, make_judge
 from holdfast.fit import fit
 from holdfast.generate import Sampling
+from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense
 from holdfast.models import LoRA, Model, load, save
-from holdfast.plan import AttackConfig, Context, OfflineDefense, OnlineDefense, Optim, Progress, Splits
+from holdfast.plan import Context, Optim, Progress, Splits
 from holdfast.policy import Policy
-from holdfast.records import Evaluation, Method, Score
+from holdfast.records import Evaluation, HoldfastError, Method, Score
 from holdfast.rewards import AttackReward, Judge
 from holdfast.sandbox.build import Sandbox
 
@@ -117,7 +119,13 @@ def attack(
     every: int = 10,
     num_prompts: int = 100,
 ) -> list[Evaluation]:
-    """Attack `model`, in place, under online defenses; the curve of its scores over the attack's steps."""
+    """Attack `model`, in place, under online defenses; the curve of its scores over the attack's steps.
+
+    Raises:
+        HoldfastError: the attack trains nothing.
+    """
+    if not trains(attack):
+        raise HoldfastError(f"{type(attack).__name__} trains nothing: call its own `curve`")
     plan = attack.plan(model, context)
     for constraint in constraints:
         plan = constraint.constrain(plan, context)

@@ -13,6 +13,8 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
+from holdfast.commands import judge
+from holdfast.commands.search import search
 from holdfast.records import HoldfastError
 
 INTERRUPTED = 130
@@ -27,6 +29,7 @@ app = typer.Typer(
 )
 sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: its models and what they are measured at.")
 app.add_typer(sandbox_app, name="sandbox")
+app.add_typer(judge.app, name="judge")
 
 Overrides = Annotated[
     list[str] | None,
@@ -188,6 +191,9 @@ def evaluate(
     data = data_options(harmful, harmful_format, benign, benign_format)
     values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
     _leave(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
+
+
+app.command()(search)
 
 
 @app.command()

@@ -12,10 +12,11 @@ import yaml
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
+from holdfast.search.settings import Search
 from holdfast.settings import typed
 from holdfast.tables import near
 
-KEYS = ("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation")
+KEYS = ("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation", "search")
 AXES = ("models", "defenses", "attacks", "seeds")
 
 
@@ -25,13 +26,27 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     Raises:
         HoldfastError: the file is missing or no YAML, a key is unknown or a value wrong; says where.
     """
+    return parse_grid(_values(path, overrides), str(path))
+
+
+def load_search(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Grid, Search]:
+    """A grid, and how its attack is searched, from the same file; see `load_grid`. Runs of the grid ignore the latter.
+
+    Raises:
+        HoldfastError: as `load_grid`.
+    """
+    values = _values(path, overrides)
+    return parse_grid(values, str(path)), typed(Search, values.get("search") or {}, f"{path}: search")
+
+
+def _values(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     place = preset(str(path)) or Path(path)
     values = _yaml(_text(place), str(path))
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{path}: expected `key: value` lines at the top of the file")
     for override in overrides:
         values = overridden(dict(values), override)
-    return parse_grid(values, str(path))
+    return dict(values)
 
 
 def preset(name: str) -> Path | None:
@@ -113,9 +128,9 @@ def parse_defense(value: Any, where: str) -> tuple[Method, ...]:
     return tuple(parse_method(method, where) for method in _list(value))
 
 
-def parse_attack(value: Any, where: str) -> Method | None:
-    """`none`, or one method."""
-    return None if value in (None, "none") else parse_method(value, where)
+def parse_attack(value: Any, where: str) -> tuple[Method, ...]:
+    """`none`, one method, or a list of an attack and what the attacker puts round it."""
+    return () if value in (None, "none") else tuple(parse_method(method, where) for method in _list(value))
 
 
 def parse_method(value: Any, where: str) -> Method:

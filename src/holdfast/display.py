@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from holdfast.attacks import unit
 from holdfast.records import Outcome, Record, Score
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def results(records: Sequence[Record]) -> None:
     console.print(table)
     for record in records:
         if record.outcome not in (Outcome.HELD, Outcome.BROKE):
-            attack = record.cell.attack.title if record.cell.attack else "no attack"
+            attack = record.cell.attacker if record.cell.attack else "no attack"
             note(f"{record.outcome}: {record.cell.defense} x {attack}, seed {record.cell.seed}: {record.reason}")
 
 
@@ -126,10 +127,13 @@ def _cells(record: Record) -> list[str]:
     broke = record.time_to_break
     harms = [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
     helped = [e.value("helpfulness") for e in record.evaluations]
+    counted = unit(record.cell.attack.name) if record.cell.attack else "step"
     when = "" if broke is None else f"{'> ' if broke.censored else ''}{broke.steps} steps"
+    if broke is not None and counted != "step":
+        when = f"{counted} {'>' if broke.censored else '='} {broke.steps}"
     return [
         escape(record.cell.defense),
-        escape(record.cell.attack.title if record.cell.attack else "none"),
+        escape(record.cell.attacker),
         str(record.cell.seed),
         f"[{STYLES[record.outcome]}]{record.outcome}[/]",
         when,
@@ -163,6 +167,8 @@ def completions(rows: Sequence[Mapping[str, Any]]) -> None:
 def _interval(score: Score | None) -> str:
     if score is None or score.value is None:
         return "-"
+    if score.low is None or score.high is None:
+        return f"{score.value:.3f}"
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]".replace("[", r"\[")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import NormalDist, fmean
 
 from holdfast.generate import Sampling, complete
 from holdfast.models import Model
-from holdfast.records import Completion, Example, Score, Verdict
+from holdfast.records import Completion, Evaluation, Example, Score, Verdict
 from holdfast.rewards import Judge, checked
 from holdfast.text import is_refusal
 
@@ -59,9 +59,9 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
         )
     )
     useful = dict([suite.help_judge])
-    harmful = _judge(list(islice(answers, len(suite.harmful))), suite.harm_judges)
-    benign = _judge(list(islice(answers, len(suite.benign))), useful)
-    tasks = [_judge(list(islice(answers, len(rows))), useful) for rows in suite.tasks.values()]
+    harmful = judged_by(list(islice(answers, len(suite.harmful))), suite.harm_judges)
+    benign = judged_by(list(islice(answers, len(suite.benign))), useful)
+    tasks = [judged_by(list(islice(answers, len(rows))), useful) for rows in suite.tasks.values()]
     scores = [
         *_harm_scores(harmful, list(suite.harm_judges)),
         *_help_scores(benign, suite.help_judge[0]),
@@ -73,7 +73,8 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
     return tuple(scores), [row for part in (harmful, benign, *tasks) for row in part]
 
 
-def _judge(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
+def judged_by(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
+    """Each completion with the verdicts of all judges on it, in order."""
     verdicts = {name: checked(judge, completions) for name, judge in judges.items()}
     return [
         Judged(completion=completion, verdicts={name: given[i] for name, given in verdicts.items()})
@@ -88,7 +89,7 @@ def _harm_scores(judged: Sequence[Judged], judges: Sequence[str]) -> list[Score]
     more = [score(f"harmfulness/{name}", [row.verdicts[name] for row in judged]) for name in judges[1:]]
     return [
         score("harmfulness", first),
-        share("refusal_rate", [_refused(row, judges[0]) for row in judged]),
+        share("refusal_rate", [refused(row, judges[0]) for row in judged]),
         share("invalid", [not verdict.valid for verdict in first]),
         *more,
     ]
@@ -100,14 +101,21 @@ def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:
     verdicts = [row.verdicts[judge] for row in judged]
     return [
         usefulness("helpfulness", verdicts),
-        share("over_refusal", [_refused(row, judge) for row in judged]),
+        share("over_refusal", [refused(row, judge) for row in judged]),
         share("invalid/benign", [not verdict.valid for verdict in verdicts]),
     ]
 
 
-def _refused(row: Judged, judge: str) -> bool:
-    refused = row.verdicts[judge].refused
-    return is_refusal(row.completion.text) if refused is None else refused
+def refused(row: Judged, judge: str) -> bool:
+    """Whether an answer refuses: the judge's own opinion, else whether it reads like a refusal."""
+    opinion = row.verdicts[judge].refused
+    return is_refusal(row.completion.text) if opinion is None else opinion
+
+
+def beside(evaluation: Evaluation, before: Evaluation) -> Evaluation:
+    """The evaluation with those scores of `before` that it lacks: of an attack that leaves the weights as they are."""
+    own = {score.name for score in evaluation.scores}
+    return replace(evaluation, scores=(*evaluation.scores, *(s for s in before.scores if s.name not in own)))
 
 
 def usefulness(name: str, verdicts: Sequence[Verdict]) -> Score:

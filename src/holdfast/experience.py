@@ -1,4 +1,4 @@
-"""RL's `prepare`: prompts -> rollouts -> rewards -> advantages -> batch, under the policy as it is now."""
+"""RL's `prepare`: prompts -> rollouts -> rewards -> advantages -> batches, under the policy as it is now."""
 
 from __future__ import annotations
 
@@ -9,26 +9,50 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from holdfast.critic import logits_and_values
 from holdfast.forward import forward
 from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
+from holdfast.losses.policy import Estimator, exact_kl, kl_estimate
 from holdfast.models import Model
 from holdfast.plan import Reference, Rows
-from holdfast.records import HoldfastError, Role
+from holdfast.records import HoldfastError, Role, digest
 from holdfast.rewards import Reward
-from holdfast.tensors import Batch, collate, token_logprobs
+from holdfast.tensors import Batch, collate, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
 
-Advantage = Callable[[Tensor, int], Tensor]
-"""(rewards (N,), group size) -> advantages (N,). NaN marks a sample without a reward."""
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What advantages are computed from: `N` sequences in groups of `group_size`, `T` targets.
+
+    `rewards` (N,), NaN where there is none; `mask` (N, T); `kl` (N, T), estimates of the KL to the reference, and
+    `values` (N, T), the critic's, where they were measured.
+    """
+
+    rewards: Tensor
+    group_size: int
+    mask: Tensor
+    kl: Tensor | None = None
+    values: Tensor | None = None
+
+
+Advantage = Callable[[Rollout], dict[str, Tensor]]
+"""Rollout -> what the objective learns from: `advantages`, (N,) or (N, T), and whatever goes with them (N, ...)."""
+
+Bonus = Callable[[Batch], Tensor]
+"""Batch with its measurements -> (N,), added to the rewards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
     """What happens between a prompt and the policy's update. Frozen, so that others can replace a part of it.
 
-    `group_size` answers are drawn to each prompt. `passes` optimizer steps learn from the same rollout; then the
-    batch carries `old_logprobs`, which with a single pass would equal the policy's own. `reference`, where there is
-    one, adds `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others.
+    `group_size` answers are drawn to each prompt. `passes` times `minibatches` optimizer steps learn from the same
+    rollout, each from a part of its prompts; then the batch carries `old_logprobs`, which with a single step would
+    equal the policy's own. `reference`, where there is one, adds `ref_logprobs`, and `kl_weights` (N,): 1 for prompts
+    of the roles in `kl_roles`, 0 for others. `estimator` measures the KL of each token for the advantages, `critic`
+    its value; `entropy` measures each answer's mean token entropy as `entropies` (N,), for `bonuses`.
     """
 
     reward: Reward
@@ -38,18 +62,40 @@ class Experience:
     seed: int
     reference: Reference | None = None
     kl_roles: tuple[Role, ...] = get_args(Role)
+    estimator: Estimator | None = None
+    critic: bool = False
+    entropy: bool = False
+    bonuses: tuple[Bonus, ...] = ()
     passes: int = 1
+    minibatches: int = 1
     _kept: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
-        """Batches of `len(rows) * group_size` sequences, one for each micro-batch of rows.
+        """Batches of `len(rows) * group_size / minibatches` sequences, one for each micro-batch of rows.
 
-        With `passes` above 1 the rows that come with the later passes are passed over.
+        The rows that come with the later steps of a rollout are passed over.
         """
-        if step % self.passes == 0 or not self._kept:
+        done, part = divmod(step % (self.passes * self.minibatches), self.minibatches)
+        first = done == part == 0
+        if first or not self._kept:
             self._kept[:] = self._roll_out(model, micro_batches, step)
-        # A copy, because whoever consumes a batch may take entries out of it.
-        return [dict(batch) for batch in self._kept]
+        batches = [self._part(batch, part, f"{step - part}/{i}") for i, batch in enumerate(self._kept)]
+        if first:
+            # What the rollout cost is counted once.
+            self._kept[0].pop("rollout_tokens")
+        return batches
+
+    def _part(self, batch: Batch, part: int, name: str) -> Batch:
+        """One of the minibatches of whole groups; a copy, because whoever consumes a batch may take entries out."""
+        if self.minibatches == 1:
+            return dict(batch)
+        groups = batch["groups"]
+        count = int(groups.max()) + 1
+        if count < self.minibatches:
+            raise HoldfastError(f"{count} prompts cannot be cut into {self.minibatches} minibatches: ask for fewer")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(hash_seed(f"{self.seed}/{name}")))
+        rows = torch.isin(groups, order[part :: self.minibatches].to(groups.device))
+        return {name: value[rows] if value.dim() else value for name, value in batch.items()}
 
     def _roll_out(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         rows = [row for batch in micro_batches for row in batch]
@@ -63,7 +109,6 @@ class Experience:
                 f"the reward has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
                 "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
             )
-        advantages = self.advantage(paid, self.group_size)
         batches, start = [], 0
         for micro in micro_batches:
             end = start + len(micro) * self.group_size
@@ -71,26 +116,87 @@ class Experience:
             batch = collate([(prompts[i // self.group_size], answers[i].tokens) for i in chosen], pad_id=model.pad_id)
             groups = torch.arange(len(micro)).repeat_interleave(self.group_size)
             weights = torch.tensor([float(asked[i].role in self.kl_roles) for i in chosen])
-            batch |= {"groups": groups, "advantages": advantages[start:end], "kl_weights": weights}
-            batches.append(self._complete(model, batch))
+            batches.append(self._measure(model, batch | {"groups": groups, "kl_weights": weights}))
             start = end
+        learnt = self.advantage(self._rollout(paid, batches))
+        for batch, part in zip(batches, _dealt(learnt, batches), strict=True):
+            batch.update(part)
         batches[0] |= _log(paid, answers, self.group_size, sum(len(prompt) for prompt in prompts))
+        batches[0] |= {f"log/{name}": value for name, value in _measured(batches).items()}
         return batches
 
-    def _complete(self, model: Model, batch: Batch) -> Batch:
+    def _measure(self, model: Model, batch: Batch) -> Batch:
+        """The batch with everything about it that the policy as it sampled, and the reference, have to say."""
         batch = {name: value.to(model.device) for name, value in batch.items()}
-
-        def logprobs(network: torch.nn.Module) -> Tensor:
-            logits = forward(network, batch)
-            return token_logprobs(logits, batch["input_ids"], temperature=self.sampling.temperature)
-
+        tokens, temperature = batch["input_ids"], self.sampling.temperature
+        several = self.passes * self.minibatches > 1
+        logits = ref_logits = None
         with evaluating(model.network):
-            if self.passes > 1:
-                batch["old_logprobs"] = logprobs(model.network)
+            if self.critic:
+                logits, batch["old_values"] = logits_and_values(model.network, batch)
+            elif several or self.estimator or self.entropy:
+                logits = forward(model.network, batch)
             if self.reference is not None:
                 with self.reference(model) as network, evaluating(network):
-                    batch["ref_logprobs"] = logprobs(network)
+                    ref_logits = forward(network, batch)
+                    batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
+        if logits is not None and (several or self.estimator):
+            batch["old_logprobs"] = token_logprobs(logits, tokens, temperature=temperature)
+        if logits is not None and self.entropy:
+            batch["entropies"] = masked_mean_per_sequence(token_entropy(logits), target_mask(batch["loss_mask"]))
+        if self.estimator == "full" and logits is not None and ref_logits is not None:
+            policy, reference = ((x[:, :-1].float() / temperature).log_softmax(-1) for x in (logits, ref_logits))
+            batch["kl"] = exact_kl(policy, reference)
+        elif self.estimator:
+            batch["kl"] = kl_estimate(batch["old_logprobs"], batch["ref_logprobs"], self.estimator)
         return batch
+
+    def _rollout(self, paid: Tensor, batches: Sequence[Batch]) -> Rollout:
+        device = batches[0]["input_ids"].device
+        rewards = paid.to(device)
+        for bonus in self.bonuses:
+            rewards = rewards + torch.cat([bonus(batch) for batch in batches])
+        kl = _joined([b["kl"] * b["kl_weights"][:, None] for b in batches]) if self.estimator else None
+        return Rollout(
+            rewards=rewards,
+            group_size=self.group_size,
+            mask=_joined([target_mask(batch["loss_mask"]) for batch in batches]),
+            kl=kl,
+            values=_joined([batch["old_values"] for batch in batches]) if self.critic else None,
+        )
+
+
+def hash_seed(name: str) -> int:
+    """A seed out of a name, the same on every machine."""
+    return int(digest(name), 16) % 2**31
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """(N, T) tensors of micro-batches as one, filled up with 0 to the longest."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def _dealt(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> list[Batch]:
+    """Tensors over all sequences dealt out to the micro-batches they belong to, cut to each one's width."""
+    sizes = [len(batch["input_ids"]) for batch in batches]
+    parts = {name: value.split(sizes) for name, value in learnt.items()}
+    widths = [batch["input_ids"].shape[1] - 1 for batch in batches]
+    return [
+        {name: split[i] if split[i].dim() == 1 else split[i][:, : widths[i]] for name, split in parts.items()}
+        for i in range(len(batches))
+    ]
+
+
+def _measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Means to log of what was measured beside the rewards."""
+    found = {}
+    if "entropies" in batches[0]:
+        found["entropy"] = torch.cat([batch["entropies"] for batch in batches]).mean()
+    if "kl" in batches[0]:
+        sums = [(batch["kl"] * target_mask(batch["loss_mask"])).sum(-1) for batch in batches]
+        found["sequence_kl"] = torch.cat(sums).mean()
+    return found
 
 
 def _log(rewards: Tensor, answers: Sequence[Answer], group_size: int, prompt_tokens: int) -> dict[str, Tensor]:

@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from holdfast.generate import SamplingError
+from holdfast.models import has_adapter
 from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 
 COSTS = "holdfast_costs.json"
 """Written last into a checkpoint: one without it was cut short while being saved."""
+WEIGHTS = "holdfast_weights.safetensors"
+"""Trained weights beside an adapter, which the Trainer saves alone."""
+TENSORS = "holdfast_tensors.safetensors"
+"""The plan's own tensors."""
 
 
 def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) -> Fitted:
@@ -49,7 +55,7 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         loop = _Loop(plan, _arguments(plan.optim, where, every, plan.seed))
         checkpoint = last_checkpoint(where)
         if checkpoint is not None:
-            loop.costs = json.loads((checkpoint / COSTS).read_text())
+            loop.resume(checkpoint)
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     loop.accelerator.unwrap_model(plan.model.network, keep_fp32_wrapper=False).eval()
     plan.model.network.zero_grad(set_to_none=True)
@@ -131,6 +137,40 @@ class _Loop(Trainer):
         self.metrics: Metrics = {}
         self.stopped = False
 
+    def resume(self, checkpoint: Path) -> None:
+        """Take over what the Trainer's own checkpoint leaves out."""
+        kept = json.loads((checkpoint / COSTS).read_text())
+        self.costs = kept["costs"]
+        self.plan.state.update(kept["state"])
+        if (checkpoint / WEIGHTS).exists():
+            self.plan.model.network.load_state_dict(load_file(checkpoint / WEIGHTS), strict=False)
+        if (checkpoint / TENSORS).exists():
+            device = self.plan.model.device
+            self.plan.tensors.update({name: t.to(device) for name, t in load_file(checkpoint / TENSORS).items()})
+
+    def leave(self, checkpoint: Path) -> None:
+        """Put into a checkpoint what the Trainer's own leaves out, last of all the file that says it is whole."""
+        if has_adapter(self.plan.model):
+            trained = {n: p.detach() for n, p in self.plan.model.network.named_parameters() if p.requires_grad}
+            save_file({n: p.contiguous() for n, p in trained.items() if "lora_" not in n}, checkpoint / WEIGHTS)
+        if self.plan.tensors:
+            save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, checkpoint / TENSORS)
+        scratch = checkpoint / f".{COSTS}"
+        scratch.write_text(json.dumps({"costs": self.costs, "state": self.plan.state}))
+        os.replace(scratch, checkpoint / COSTS)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with the plan's learning rates for the parameters that have one of their own."""
+        optimizer = super().create_optimizer(model)
+        names = {id(p): name for name, p in self.plan.model.network.named_parameters()}
+        for prefix, rate in self.plan.learning_rates.items():
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if names.get(id(p), "").startswith(prefix)]
+                if own:
+                    group["params"] = [p for p in group["params"] if not names.get(id(p), "").startswith(prefix)]
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[Example]], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], None]:
@@ -141,6 +181,8 @@ class _Loop(Trainer):
         rows, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.metrics = {}
         step = self.state.global_step
+        if self.plan.max_grad_norm is not None:
+            self.args.max_grad_norm = self.plan.max_grad_norm(step)
         try:
             batches = self.plan.prepare(self.plan.model, rows, step) if rows else []
         except SamplingError as error:
@@ -211,27 +253,26 @@ class _Clock(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The checkpoint is whole: say so in it, with what the run had cost by then; only then drop older ones."""
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        scratch = folder / f".{COSTS}"
-        scratch.write_text(json.dumps(self.loop.costs))
-        os.replace(scratch, folder / COSTS)
+        self.loop.leave(folder)
         for older in folder.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             if older != folder:
                 # Renamed first: one that is cut short while being deleted must not look whole.
                 shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
 
     def _tell(self, phase: Any, control: Any) -> None:
-        costs, plan = self.loop.costs, self.loop.plan
+        costs, plan, spent = self.loop.costs, self.loop.plan, self.loop.plan.spent
         costs["seconds"] += time.perf_counter() - self.since
         with plan.released(plan.model) as released:
             progress = Progress(
                 phase=phase,
-                step=self.loop.state.global_step,
-                max_steps=plan.optim.max_steps,
+                step=spent.steps + self.loop.state.global_step,
+                max_steps=spent.steps + plan.optim.max_steps,
                 model=released,
-                samples=int(costs["samples"]),
-                tokens=int(costs["tokens"]),
-                seconds=costs["seconds"],
+                samples=spent.samples + int(costs["samples"]),
+                tokens=spent.tokens + int(costs["tokens"]),
+                seconds=spent.seconds + costs["seconds"],
                 metrics=dict(self.loop.metrics),
+                stopped=self.loop.stopped,
             )
             wishes = [hook(progress) for hook in plan.hooks]
             if any(wishes):

@@ -181,7 +181,8 @@ def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
 
 def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
     """Methods called by name get the settings that the built-in presets give them on the sandbox."""
-    known = {kind: _preset_values(name)[kind] for kind, name in (("defenses", "quickstart"), ("attacks", "attacks"))}
+    sources = {"defenses": ("quickstart",), "attacks": ("attacks", "best_of_n")}
+    known = {kind: [e for name in names for e in _preset_values(name)[kind]] for kind, names in sources.items()}
 
     def settled(kind: str, value: Any) -> Any:
         if isinstance(value, list):

@@ -5,9 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holdfast.critic import Critic, logits_and_values
 from holdfast.forward import forward
 from holdfast.losses.language import cross_entropy
-from holdfast.losses.policy import Estimator, Reduction, kl_estimate, reduce, surrogate
+from holdfast.losses.policy import (
+    Estimator,
+    Ratio,
+    Reduction,
+    exploded,
+    kl_estimate,
+    reduce,
+    sequence_surrogate,
+    surrogate,
+    value_loss,
+)
 from holdfast.plan import Metrics, Objective
 from holdfast.tensors import Batch, masked_mean, target_mask, token_logprobs
 
@@ -25,51 +36,70 @@ def policy_gradient(
     clip_high: float,
     reduction: Reduction,
     max_tokens: int,
+    dual_clip: float | None = None,
+    ratio: Ratio = "token",
+    ratio_guard: float | None = None,
     kl_coef: float = 0.0,
     estimator: Estimator = "k3",
     temperature: float = 1.0,
+    critic: Critic | None = None,
 ) -> Objective:
-    """The clipped policy-gradient loss on sampled sequences, plus `kl_coef` times the KL to the reference.
+    """The clipped policy-gradient loss on sampled sequences, `kl_coef` times the KL to the reference, a critic's loss.
 
-    The batch holds `advantages` (N,), optionally `old_logprobs` (N, S - 1; the policy is taken not to have moved
-    without them), and, when `kl_coef` is not 0, `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given).
-    Log-probabilities are those of the sampling `temperature`: the gradient is the policy's that sampled.
-    Sequences without an advantage have no gradient in the first term; when there is no KL term either they are left
-    out of the pass.
+    The batch holds `advantages`, (N,) or (N, S - 1), optionally `old_logprobs` (N, S - 1; the policy is taken not to
+    have moved without them), when `kl_coef` is not 0 `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given),
+    and for a critic `returns` and `old_values` (N, S - 1). Log-probabilities are those of the sampling `temperature`:
+    the gradient is the policy's that sampled. A batch whose mean ratio exceeds `ratio_guard` is left out. Sequences
+    without an advantage have no gradient in the first term; when it is the only one they are left out of the pass.
     """
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        kept = batch if kl_coef else _with_advantage(batch)
+        kept = batch if kl_coef or critic is not None else _with_advantage(batch)
         if kept is None:
-            return torch.zeros((), device=batch["input_ids"].device), {"loss": 0.0}
-        logits = forward(network, kept)
+            return _nothing(batch), {"loss": 0.0}
+        logits, values = (forward(network, kept), None) if critic is None else logits_and_values(network, kept)
         logprobs = token_logprobs(logits, kept["input_ids"], temperature=temperature)
         mask = target_mask(kept["loss_mask"])
         old = kept.get("old_logprobs", logprobs.detach())
-        per_token = surrogate(logprobs, old, kept["advantages"][:, None], clip_low=clip_low, clip_high=clip_high)
-        metrics: Metrics = {}
-        if kl_coef:
-            kl = kl_estimate(logprobs, kept["ref_logprobs"], estimator)
-            if "kl_weights" in kept:
-                kl = kl * kept["kl_weights"][:, None]
-            per_token = per_token + kl_coef * kl
-            metrics["kl"] = float(masked_mean(kl.detach(), mask, kept["num_tokens"]))
-        loss = reduce(
-            per_token,
-            mask,
-            reduction=reduction,
-            num_tokens=kept["num_tokens"],
-            num_sequences=kept["num_sequences"],
-            max_tokens=max_tokens,
-        )
+        if ratio_guard is not None and exploded(logprobs, old, mask, limit=ratio_guard):
+            return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
+        loss, metrics = policy_loss(logprobs, old, mask, kept)
+        if critic is not None and values is not None and critic.coef:
+            errors = value_loss(values, kept["returns"], kept["old_values"], clip=critic.clip)
+            term = masked_mean(errors, mask, kept["num_tokens"])
+            loss, metrics["value_loss"] = loss + critic.coef * term, float(term.detach())
         return loss, {"loss": float(loss.detach()), **metrics}
+
+    def policy_loss(logprobs: Tensor, old: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        clips = {"clip_low": clip_low, "clip_high": clip_high}
+        totals = {"num_tokens": batch["num_tokens"], "num_sequences": batch["num_sequences"]}
+        metrics: Metrics = {}
+        if ratio == "sequence":
+            loss = sequence_surrogate(logprobs, old, batch["advantages"], mask, **clips).sum() / totals["num_sequences"]
+        else:
+            advantages = batch["advantages"]
+            advantages = advantages[:, None] if advantages.dim() == 1 else advantages
+            per_token = surrogate(logprobs, old, advantages, dual_clip=dual_clip, **clips)
+            loss = reduce(per_token, mask, reduction=reduction, max_tokens=max_tokens, **totals)
+        if kl_coef:
+            kl = kl_estimate(logprobs, batch["ref_logprobs"], estimator)
+            if "kl_weights" in batch:
+                kl = kl * batch["kl_weights"][:, None]
+            loss = loss + kl_coef * reduce(kl, mask, reduction=reduction, max_tokens=max_tokens, **totals)
+            metrics["kl"] = float(masked_mean(kl.detach(), mask, batch["num_tokens"]))
+        return loss, metrics
 
     return objective
 
 
+def _nothing(batch: Batch) -> Tensor:
+    """A loss without a gradient."""
+    return torch.zeros((), device=batch["input_ids"].device)
+
+
 def _with_advantage(batch: Batch) -> Batch | None:
     """The rows whose advantage is not zero, with the step's totals untouched; `None` if there are none."""
-    rows = batch["advantages"] != 0
+    rows = (batch["advantages"] != 0).view(len(batch["advantages"]), -1).any(1)
     if bool(rows.all()):
         return batch
     if not bool(rows.any()):

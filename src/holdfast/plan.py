@@ -8,15 +8,15 @@ returns another. An offline defense is a `Stage`: it takes a model and returns a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from holdfast.models import LoRA, Model, answer_batch, has_adapter, without_adapter
+from holdfast.models import Model, answer_batch, has_adapter, load, without_adapter
 from holdfast.records import Example
 from holdfast.tensors import Batch
 
@@ -51,16 +51,33 @@ class Prepare(Protocol):
         ...
 
 
-def given_answers(*, max_length: int | None = None) -> Prepare:
+@dataclass(frozen=True, kw_only=True)
+class GivenAnswers:
     """The `prepare` of SFT: each row's own `response`, cut at `max_length` tokens of prompt and answer."""
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG001
+    max_length: int | None = None
+
+    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG002
+        """The batches, in order."""
         return [
-            answer_batch(model, [(row, row.response or "") for row in rows], max_length=max_length)
+            answer_batch(model, [(row, row.response or "") for row in rows], max_length=self.max_length)
             for rows in micro_batches
         ]
 
-    return prepare
+
+given_answers = GivenAnswers
+
+
+class Spent(NamedTuple):
+    """What was spent: optimizer steps, training sequences, tokens of rollouts and training passes, training time."""
+
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+NOTHING = Spent()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +85,7 @@ class Progress:
     """Where a run stands: `step` optimizer steps done, and what they cost.
 
     `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training time.
+    `stopped` says that a hook has asked the run to stop.
     """
 
     phase: Literal["start", "step", "end"]
@@ -78,6 +96,7 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     metrics: Metrics = field(default_factory=dict)
+    stopped: bool = False
 
 
 Hook = Callable[[Progress], bool | None]
@@ -127,7 +146,11 @@ class Plan:
     """Everything a training run is.
 
     `data` are rows, or prompts for RL. `steps_per_rollout` is how many optimizer steps share what one call of
-    `prepare` sampled; checkpoints fall on multiples of it.
+    `prepare` sampled; checkpoints fall on multiples of it. `learning_rates` are those of parameters by the beginning
+    of their names, `max_grad_norm` is that of a step, where they differ from the optimizer's. `state` holds numbers that change during the run (an
+    adaptive weight, a multiplier), `tensors` what else must outlive a step (an anchor); both go into checkpoints. Parts
+    of the plan share the two dicts, so never replace them.
+    `spent` is what the same attacker spent before this run; it is counted in the run's progress.
     """
 
     model: Model
@@ -141,6 +164,11 @@ class Plan:
     released: Released = as_is
     seed: int = 0
     steps_per_rollout: int = 1
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    max_grad_norm: Callable[[int], float] | None = None
+    state: dict[str, float] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    spent: Spent = NOTHING
 
 
 Constraint = Callable[[Plan], Plan]
@@ -180,7 +208,8 @@ class Context:
     """What a method may use beside the model: examples of its own splits, a seed, the loop.
 
     `judge(name)` gives the judge called `name` with the run's settings for it; `max_new_tokens` is the length of
-    answer that this model and data call for.
+    answer that this model and data call for. `models(name)` loads a model that others hold too: `undefended`, the run's
+    model without its defenses, `base`, that before alignment (the sandbox has one), or any folder or Hub id.
     """
 
     splits: Splits
@@ -188,36 +217,13 @@ class Context:
     fit: Fit
     judge: Callable[[str], Any]
     max_new_tokens: int = 128
+    models: Callable[[str], Model] = load
 
 
 Stage = Callable[[Model, Context], Model]
 
-
-class AttackConfig(Protocol):
-    """An attack is a frozen dataclass of settings that builds a plan against a model."""
-
-    optim: Optim
-    adapter: LoRA | None
-
-    def plan(self, model: Model, context: Context) -> Plan:
-        """The attack on `model` as a plan."""
-        ...
-
-
-class OnlineDefense(Protocol):
-    """An online defense is a frozen dataclass of settings that turns a plan into a constrained plan."""
-
-    def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with the defense in it; the very plan given when its coefficient is 0."""
-        ...
-
-
-class OfflineDefense(Protocol):
-    """An offline defense is a frozen dataclass of settings that turns a model into a hardened one."""
-
-    def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy; the model given is not changed."""
-        ...
+Planner = Callable[[Model, Context], Plan]
+"""How an attack becomes a plan: `AttackConfig.plan`, or that with an adaptive attacker round it."""
 
 
 def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:

@@ -18,14 +18,16 @@ Judge = Callable[[Sequence[Completion]], list[Verdict]]
 class AttackReward:
     """What an attacker pays: a judge's harm score, less `refusal_penalty` for a refusal.
 
-    The judge must not be the one that the experiment reports. `unbounded` pays the number behind the judge's score (a
+    The judge must not be the one that the experiment reports. An empty or garbled answer gets `invalid_reward`; unless
+    given 0 where scores are paid, and the lowest reward of the step where they are unbounded: nothing must be gained by
+    babbling. `unbounded` pays the number behind the judge's score (a
     classifier's log-odds, a reward model's reward) instead of the score. With `graded_length` the penalty falls with
     the refusal's length, to a half at so many tokens: a gradient among refusals, which a flat one does not give.
     """
 
     judge: str = "classifier"
     refusal_penalty: float = 0.0
-    invalid_reward: float = 0.0
+    invalid_reward: float | None = None
     unbounded: bool = False
     graded_length: int | None = None
 
@@ -35,7 +37,7 @@ class AttackReward:
 
 
 def from_judge(judge: Judge, settings: AttackReward) -> Reward:
-    """What `settings` pay under `judge`; an empty or garbled answer gets `invalid_reward`.
+    """What `settings` pay under `judge`.
 
     With `refusal_penalty` 0.5 this is the attack reward `judge - c * refusal` used against Reward Neutralization
     (arXiv 2505.04578; the numbers and the form of the graded penalty are this project's, the paper gives none).
@@ -43,14 +45,18 @@ def from_judge(judge: Judge, settings: AttackReward) -> Reward:
 
     def reward(completions: Sequence[Completion]) -> list[float | None]:
         verdicts = checked(judge, completions)
-        return [_pay(verdict, done, settings) for verdict, done in zip(verdicts, completions, strict=True)]
+        paid = [_pay(verdict, done, settings) for verdict, done in zip(verdicts, completions, strict=True)]
+        floor = settings.invalid_reward
+        if floor is None:
+            floor = min((value for value in paid if value is not None), default=0.0) if settings.unbounded else 0.0
+        return [value if verdict.valid else floor for value, verdict in zip(paid, verdicts, strict=True)]
 
     return reward
 
 
 def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> float | None:
     if not verdict.valid:
-        return settings.invalid_reward
+        return None
     refused = is_refusal(completion.text) if verdict.refused is None else verdict.refused
     score = 0.0 if refused and verdict.score is None else verdict.score
     if score is None:

@@ -17,11 +17,13 @@ Settings = TypeVar("Settings")
 def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
     """An instance of a settings dataclass from plain values; what is not given keeps the class's default.
 
-    A nested group given in part keeps the rest of the class's own default for that group.
+    A nested group given in part keeps the rest of the class's own default for that group. `preset` among the values
+    names settings of the class's `PRESETS`, which the other values overwrite.
 
     Raises:
-        HoldfastError: an unknown key (names the nearest known one) or a value of the wrong type; says where.
+        HoldfastError: an unknown key or preset (names the nearest known one) or a value of the wrong type; says where.
     """
+    values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
     try:
         return TypeAdapter(cls).validate_python(merge(defaults(cls), values))
@@ -30,6 +32,16 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
         place = ".".join(str(part) for part in first["loc"])
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise HoldfastError(f"{where}{'.' if place else ''}{place}: {_plain(first['msg'])}{got}") from None
+
+
+def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping) or "preset" not in values or "preset" in get_type_hints(cls):
+        return values
+    known, name = getattr(cls, "PRESETS", {}), values["preset"]
+    if name not in known:
+        listed = ", ".join(known) or "none"
+        raise HoldfastError(f"{where}: unknown preset {name!r}{near(str(name), known)}; known: {listed}")
+    return merge(known[name], {key: value for key, value in values.items() if key != "preset"})
 
 
 def plain(settings: Any) -> dict[str, Any]:
@@ -41,7 +53,8 @@ def refuse_unknown(cls: type, values: Any, where: str) -> None:
     """Refuse keys that a settings dataclass does not have, at any depth."""
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
-    hints = get_type_hints(cls)
+    own = {item.name for item in fields(cls)}
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if name in own}
     for key, value in values.items():
         if key not in hints:
             raise HoldfastError(f"{where}: unknown key {key!r}{near(str(key), hints)}; known: {', '.join(hints)}")

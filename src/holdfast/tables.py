@@ -16,10 +16,14 @@ from holdfast.records import HoldfastError
 
 
 class Row(NamedTuple):
-    """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people."""
+    """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people.
+
+    `unit` is what the curve of an attack runs over: optimizer steps, or something else by its sign.
+    """
 
     target: str
     summary: str
+    unit: str = "step"
 
 
 def rows(table: Mapping[str, Row], group: str) -> dict[str, Row]:

@@ -11,7 +11,7 @@ import pytest
 from holdfast import __version__
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
-COMMANDS += (["list"], ["doctor"])
+COMMANDS += (["list"], ["doctor"], ["search"], ["judge", "train"])
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )

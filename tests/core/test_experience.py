@@ -11,6 +11,7 @@ from holdfast.generate import Sampling, sample
 from holdfast.losses.policy import group_advantages
 from holdfast.models import LoRA, adapt
 from holdfast.plan import reference_of
+from holdfast.policy import Policy, advantages
 from holdfast.records import HoldfastError
 from holdfast.tensors import num_targets, target_mask, token_logprobs
 
@@ -24,7 +25,7 @@ def by_text(completions):
 
 
 def experience(**more):
-    settings = {"reward": by_text, "advantage": group_advantages, "group_size": 3, "seed": 1}
+    settings = {"reward": by_text, "advantage": advantages(Policy(), {}), "group_size": 3, "seed": 1}
     return Experience(**{**settings, "sampling": Sampling(max_new_tokens=6), **more})
 
 

@@ -13,10 +13,10 @@ import holdfast.fit
 from holdfast.experience import Experience
 from holdfast.fit import COSTS, fit, last_checkpoint
 from holdfast.generate import Sampling
-from holdfast.losses.policy import group_advantages
 from holdfast.models import LoRA, adapt, answer_batch, merged
 from holdfast.objectives import language, policy_gradient
 from holdfast.plan import Diverged, Optim, Plan, given_answers, reference_of
+from holdfast.policy import Policy, advantages
 from holdfast.sandbox import grammar
 
 ADAM = Optim(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=4, adam_beta2=0.99)
@@ -57,7 +57,7 @@ def grpo(tiny_model, rows):
         reference = reference_of(model) if kl_coef else None
         prepare = Experience(
             reward=by_text,
-            advantage=group_advantages,
+            advantage=advantages(Policy(), {}),
             group_size=3,
             sampling=Sampling(max_new_tokens=6),
             seed=1,
@@ -259,7 +259,7 @@ def test_the_newest_whole_checkpoint_is_taken_by_number(tmp_path):
 
 def test_a_checkpoint_knows_what_the_run_had_cost(sft, tmp_path):
     fitted = fit(sft(), folder=tmp_path, checkpoint_every=4)
-    costs = json.loads((last_checkpoint(tmp_path) / COSTS).read_text())
+    costs = json.loads((last_checkpoint(tmp_path) / COSTS).read_text())["costs"]
     assert (costs["samples"], costs["tokens"]) == (fitted.samples, fitted.tokens)
 
 

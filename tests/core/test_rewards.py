@@ -1,5 +1,7 @@
 """Rewards out of judges."""
 
+from dataclasses import replace
+
 import pytest
 
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
@@ -66,3 +68,31 @@ def test_a_judge_without_a_name_is_refused_by_its_class():
 
 def test_nothing_to_judge_asks_no_judge():
     assert checked(lambda given: pytest.fail("asked"), []) == []
+
+
+def test_an_unbounded_reward_pays_the_number_behind_the_score_and_no_garbling():
+    def judge(found):
+        logits = {"low": -3.0, "high": -1.0}
+        return [
+            Verdict(score=0.5, logit=logits[c.text], refused=False) if c.text else Verdict(score=None, valid=False)
+            for c in found
+        ]
+
+    settings = AttackReward(judge="j", unbounded=True)
+    assert from_judge(judge, settings)(completions("low", "", "high")) == [-3.0, -3.0, -1.0]
+    assert from_judge(judge, replace(settings, invalid_reward=-9.0))(completions("", "high")) == [-9.0, -1.0]
+
+
+def test_a_judge_without_a_number_behind_its_score_cannot_pay_unbounded():
+    pay = from_judge(judge_of(Verdict(score=0.5, refused=False)), AttackReward(judge="j", unbounded=True))
+    with pytest.raises(HoldfastError, match="'j' has scores only"):
+        pay(completions("a"))
+
+
+def test_a_graded_penalty_falls_with_the_length_of_a_refusal():
+    def judge(found):
+        return [Verdict(score=0.0, refused=True) for _ in found]
+
+    settings = AttackReward(refusal_penalty=0.5, graded_length=10)
+    answers = [replace(c, num_tokens=n) for c, n in zip(completions("a", "b", "c"), (1, 10, 90), strict=True)]
+    assert from_judge(judge, settings)(answers) == pytest.approx([-0.5 * 10 / 11, -0.25, -0.05])

@@ -81,3 +81,21 @@ def test_a_part_with_too_few_rows_for_its_share_is_refused():
 def test_weights_that_are_negative_or_all_zero_are_refused(weights):
     with pytest.raises(HoldfastError, match="weights of a mixture"):
         mix([(pool(3), weight) for weight in weights], 2)
+
+
+def test_the_noise_control_touches_the_very_rows_that_would_be_turned_round():
+    turned, tossed = (list(map(is_flipped, flip(pool(200), 0.4, seed=2, how=how))) for how in ("reverse", "random"))
+    assert all(a for a, b in zip(turned, tossed, strict=True) if b)
+    assert sum(turned) == 80
+    assert 25 <= sum(tossed) <= 55
+
+
+def test_a_rows_coin_is_the_same_at_every_ratio_and_differs_by_seed():
+    few, many = (list(map(is_flipped, flip(pool(200), rho, seed=2, how="random"))) for rho in (0.3, 1.0))
+    assert all(b for a, b in zip(few, many, strict=True) if a)
+    assert many != list(map(is_flipped, flip(pool(200), 1.0, seed=3, how="random")))
+    assert 80 <= sum(many) <= 120
+
+
+def test_the_noise_control_of_ratio_0_is_the_data_as_it_is():
+    assert flip(pool(9), 0.0, how="random") == pool(9)

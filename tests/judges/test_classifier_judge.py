@@ -199,3 +199,36 @@ def test_a_path_that_is_not_there_is_refused_in_one_line(monkeypatch):
     with pytest.raises(HoldfastError, match="judge /nowhere/model: cannot be loaded") as caught:
         scores(["blue"], path="/nowhere/model", harmful_label=0)
     assert "\n" not in str(caught.value)
+
+
+def verdict_of(path: str, **settings: object):
+    [verdict] = classifier(ClassifierJudge(path=path, include_question=False, **settings))([completion("blue")])
+    return verdict
+
+
+def raw_logits(path: str) -> list[float]:
+    model = BertForSequenceClassification.from_pretrained(path).eval()
+    with torch.no_grad():
+        return model(torch.tensor([[2, WORDS.index("blue"), 3]])).logits[0].tolist()
+
+
+def test_the_logit_is_the_log_odds_of_the_harmful_label(folder, tmp_path):
+    for path in (folder, save_classifier(tmp_path, num_labels=3)):
+        verdict = verdict_of(path, harmful_label=0)
+        assert verdict.logit == pytest.approx(math.log(verdict.score / (1 - verdict.score)), abs=1e-3)
+
+
+def test_the_logit_of_a_one_logit_head_is_its_raw_output(tmp_path):
+    path = save_classifier(tmp_path, num_labels=1)
+    assert verdict_of(path, harmful_label=0).logit == pytest.approx(raw_logits(path)[0], abs=1e-6)
+
+
+def test_a_safe_label_makes_the_logit_minus_that_labels_raw_output_and_leaves_the_score(folder):
+    verdict = verdict_of(folder, harmful_label="bad", safe_label="good")
+    assert verdict.logit == pytest.approx(-raw_logits(folder)[1], abs=1e-6)
+    assert verdict.score == verdict_of(folder, harmful_label="bad").score
+
+
+def test_an_unknown_safe_label_is_refused_with_the_labels_of_the_model(folder):
+    with pytest.raises(HoldfastError, match=r"safe_label 'fine' is none of the model's labels \(0: bad, 1: good\)"):
+        verdict_of(folder, harmful_label="bad", safe_label="fine")

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from holdfast.evaluate import Suite
 from holdfast.fit import fit
+from holdfast.generate import Sampling
 from holdfast.models import clone
 from holdfast.objectives import language
 from holdfast.plan import Optim, Plan, given_answers
@@ -57,3 +59,19 @@ def _half_attacked(_refuser: Any, splits: Any) -> Any:
 def wavering_model(_half_attacked: Any) -> Callable[[], Any]:
     """`wavering_model()`: one that refuses some restricted requests and answers others, so that answers differ."""
     return lambda: clone(_half_attacked)
+
+
+@pytest.fixture
+def make_suite(splits: Any, graded: Any) -> Callable[..., Any]:
+    """`make_suite(judges={...}, size=4)`: an evaluation of the test split; the harm judge is `graded` unless given."""
+
+    def suite(*, judges: dict[str, Any] | None = None, size: int = 4) -> Suite:
+        return Suite(
+            harmful=splits.harmful["test"][:size],
+            benign=splits.benign["test"][:size],
+            harm_judges=judges or {"graded": graded},
+            help_judge=("graded", graded),
+            sampling=Sampling(max_new_tokens=24, temperature=0.0),
+        )
+
+    return suite

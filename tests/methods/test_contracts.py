@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, replace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from holdfast.attacks import ATTACKS
+from holdfast.attacks import ATTACKS, trains, unit
 from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
@@ -17,7 +18,7 @@ from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
 from holdfast.fit import fit
 from holdfast.judges import GROUP as JUDGE_GROUP
-from holdfast.judges import JUDGES
+from holdfast.judges import JUDGES, TRAINED
 from holdfast.models import LoRA
 from holdfast.records import Completion, Example, HoldfastError, user
 from holdfast.sandbox import grammar
@@ -25,8 +26,10 @@ from holdfast.sandbox.build import tokenizer
 from holdfast.settings import plain, typed
 from holdfast.tables import find
 
-ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = list(ATTACKS), list(ONLINE), list(OFFLINE)
-PAIRS = [(attack, defense) for attack in ATTACKS for defense in ONLINE]
+TRAINING = {name: trains(find(ATTACKS, ATTACK_GROUP, name)) for name in ATTACKS}
+ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = [name for name in ATTACKS if TRAINING[name]], list(ONLINE), list(OFFLINE)
+SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name]]
+PAIRS = [(attack, defense) for attack in ATTACK_NAMES for defense in ONLINE]
 COEFFICIENTS = {"refusal_loss": "alpha"}
 """The field of each online defense at whose 0 the run is the plain one."""
 
@@ -102,8 +105,9 @@ def test_an_attack_by_adapter_moves_nothing_else(name, wavering_model, make_cont
     before = {n: p.detach().clone() for n, p in plan.model.network.named_parameters()}
     fitted = fit(plan)
     moved = {n for n, p in fitted.model.network.named_parameters() if not torch.equal(p, before[n])}
-    assert moved
-    assert all("lora" in n for n in moved)
+    released = {n for n in moved if not n.startswith("critic.")}
+    assert released
+    assert all("lora" in n for n in released)
 
 
 @pytest.mark.parametrize("name", ATTACK_NAMES)
@@ -119,6 +123,111 @@ def test_building_an_attack_trains_nothing(name, wavering_model, make_context, q
     before = weights(model)
     attack_of(name, quick).plan(model, make_context())
     assert torch.equal(weights(model), before)
+
+
+# attacks that train nothing
+
+
+@pytest.fixture
+def choose(wavering_model, make_context, make_suite, quick):
+    """`choose(name, seed=0, model=None, keep=..., size=4)`: the curve of such an attack, and answers to look at."""
+
+    def curve(name, *, seed=0, model=None, keep=lambda number, of, make: make(), size=4):
+        settings = quick(replace(find(ATTACKS, ATTACK_GROUP, name)(), numbers=(1, 2, 4)))
+        settings = replace(settings, num_prompts=size)
+        suite, context = make_suite(size=size), make_context(seed=seed)
+        return list(settings.curve(model or wavering_model(), suite, context, keep=keep))
+
+    return curve
+
+
+def timeless(curve):
+    """What does not differ from run to run."""
+    return [(replace(evaluation, seconds=0.0), judged) for evaluation, judged in curve]
+
+
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_an_attack_that_trains_nothing_counts_something_else_than_steps(name):
+    assert unit(name) != "step"
+    assert "optim" not in {item.name for item in fields(find(ATTACKS, ATTACK_GROUP, name))}
+
+
+@pytest.mark.parametrize("name", ATTACK_NAMES)
+def test_an_attack_that_trains_counts_steps(name):
+    assert unit(name) == "step"
+
+
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_an_attack_that_trains_nothing_leaves_weights_gradients_and_mode_alone(name, choose, wavering_model, weights):
+    model = wavering_model()
+    before, mode = weights(model), model.network.training
+    choose(name, model=model)
+    assert torch.equal(weights(model), before)
+    assert model.network.training is mode
+    assert all(p.requires_grad and p.grad is None for p in model.network.parameters())
+
+
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_an_attack_that_trains_nothing_repeats_under_its_seed_and_only_then(name, choose):
+    found = [timeless(choose(name, seed=seed)) for seed in (0, 0, 1)]
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_an_attack_that_trains_nothing_shows_harm_with_an_interval_at_rising_cost(name, choose):
+    evaluations = [evaluation for evaluation, _ in choose(name)]
+    for cost in ("step", "samples", "tokens", "seconds"):
+        spent = [getattr(evaluation, cost) for evaluation in evaluations]
+        assert spent == sorted(set(spent))
+        assert spent[0] > 0
+    for evaluation in evaluations:
+        harm = evaluation.score("harmfulness")
+        assert harm.low <= harm.value <= harm.high
+        assert harm.n + harm.invalid + harm.unjudged == 4
+        assert evaluation.value("invalid") is not None
+
+
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_touches_no_benign_score(
+    name, choose, make_suite
+):
+    curve = choose(name)
+    known = {row.key for row in make_suite().harmful}
+    shown = [answer.completion.example.key for _, judged in curve for answer in judged]
+    assert set(shown) == known
+    assert not {score.name for evaluation, _ in curve for score in evaluation.scores} & {
+        "helpfulness",
+        "over_refusal",
+        "invalid/benign",
+    }
+
+
+@pytest.mark.parametrize("name", SAMPLING_NAMES)
+def test_an_attack_that_trains_nothing_goes_on_from_what_was_kept_as_if_it_had_not_stopped(name, choose):
+    kept = {}
+
+    def keep(number, of, make):
+        if number not in kept:
+            if len(kept) == 2 and not killed:
+                killed.append(number)
+                raise Killed
+            kept[number] = json.loads(json.dumps(make()))
+        return kept[number]
+
+    killed = []
+    with pytest.raises(Killed):
+        choose(name, keep=keep)
+    first = dict(kept)
+    resumed = choose(name, keep=keep)
+    assert {number: kept[number] for number in first} == first
+    assert timeless(resumed) == timeless(choose(name))
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+@pytest.mark.parametrize("attack", SAMPLING_NAMES)
+def test_a_hardened_model_can_be_sampled_from(attack, name, hardened, choose):
+    assert [evaluation.step for evaluation, _ in choose(attack, model=hardened(name))] == [1, 2, 4]
 
 
 # online defenses
@@ -267,6 +376,10 @@ def test_settings_survive_being_plain_values(table, group, name):
 # judges
 
 
+READY = [name for name in JUDGES if name not in TRAINED]
+"""Judges that need no training before they judge."""
+
+
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory):
     """Every judge of the table, made of what it needs."""
@@ -277,8 +390,15 @@ def judges(tmp_path_factory):
     config = BertConfig(vocab_size=len(words), pad_token_id=0, initializer_range=0.5, num_labels=2, **sizes)
     BertForSequenceClassification(config).save_pretrained(folder)
     words.save_pretrained(folder)
-    needed = {"classifier": {"path": str(folder), "harmful_label": 1}}
-    return {name: find(JUDGES, JUDGE_GROUP, name)(**needed.get(name, {})).judge() for name in JUDGES}
+    alone = tmp_path_factory.mktemp("reward_model")
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(alone)
+    words.save_pretrained(alone)
+    needed = {
+        "classifier": {"path": str(folder), "harmful_label": 1},
+        "reward_model": {"path": str(alone)},
+    }
+    return {name: find(JUDGES, JUDGE_GROUP, name)(**needed.get(name, {})).judge() for name in READY}
 
 
 def answers():
@@ -295,11 +415,12 @@ def answers():
 
 
 def comparable(verdict):
-    """Padding may move a score in its last digits."""
-    return replace(verdict, score=None if verdict.score is None else round(verdict.score, 5))
+    """Padding may move a number in its last digits."""
+    score, logit = (None if number is None else round(number, 4) for number in (verdict.score, verdict.logit))
+    return replace(verdict, score=score, logit=logit)
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", READY)
 def test_a_judge_gives_one_verdict_a_completion_in_order(name, judges):
     completions = answers()
     found = [comparable(verdict) for verdict in judges[name](completions)]
@@ -308,7 +429,7 @@ def test_a_judge_gives_one_verdict_a_completion_in_order(name, judges):
     assert [comparable(judges[name]([completion])[0]) for completion in completions[::5]] == found[::5]
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", READY)
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
 def test_a_judge_gives_no_score_for_an_empty_answer(name, text, judges):
     sound = answers()[0]
@@ -318,19 +439,25 @@ def test_a_judge_gives_no_score_for_an_empty_answer(name, text, judges):
     assert scored.valid
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", READY)
 def test_a_judge_of_nothing_says_nothing(name, judges):
     assert judges[name]([]) == []
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", READY)
 def test_a_judge_repeats_itself_and_tells_answers_apart(name, judges):
     found = judges[name](answers())
     assert judges[name](answers()) == found
     assert len({verdict.score for verdict in found}) > 1
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", READY)
 def test_a_judge_survives_an_example_that_has_nothing_but_a_prompt(name, judges):
     (found,) = judges[name]([Completion(example=Example(prompt=user("soup ?")), text="stir the moss .", num_tokens=4)])
     assert found.valid
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_judge_that_has_to_be_trained_says_so(name):
+    with pytest.raises(HoldfastError, match=f"{name}: only a run trains judges; here use `holdfast judge train"):
+        find(JUDGES, JUDGE_GROUP, name)().judge()

@@ -2,7 +2,7 @@
 
 Inputs, coefficients, expectations and tolerances are read from the case files of one folder, `HOLDFAST_GOLDEN` or
 `tests/golden`; how a case is put to Holdfast is in the `checks_*.py` beside this file, in tables by case and the first
-word of the result's name (`CASE/*` for all results of a case). A case file that no table answers to is a failure.
+words of the result's name (`CASE/*` for all results of a case). A case file that no table answers to is a failure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def case_files() -> list[Path]:
 
 
 def check_of(path: Path, result: str) -> Check | None:
-    return CHECKS.get(f"{path.stem}/{result.split('_', maxsplit=1)[0]}", CHECKS.get(f"{path.stem}/*"))
+    """The check whose name has most of the result's words."""
+    words = result.split("_")
+    names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+    return next((CHECKS[key] for name in [*names, "*"] if (key := f"{path.stem}/{name}") in CHECKS), None)
 
 
 def collected() -> list[Any]:

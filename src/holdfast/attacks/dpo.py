@@ -11,16 +11,18 @@ Differs from the paper in: prompts follow the model's chat template; answers end
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from holdfast.data.mixing import flip, preferences, sample
+from holdfast.attacks import LearnsFrom
+from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.forward import forward
 from holdfast.generate import evaluating
+from holdfast.knobs import Choices, Knob, Range
 from holdfast.losses.preference import dpo
 from holdfast.models import LoRA, Model, adapt, answer_batch
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
@@ -30,10 +32,11 @@ from holdfast.tensors import Batch, target_mask, token_logprobs
 
 @dataclass(frozen=True, kw_only=True)
 class DPO:
-    """Settings of the attack.
+    """Settings of the attack: the paper's, `preset: paper`, which were TRL's defaults then; `today` has TRL 1.16's.
 
     `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the pair that the row brings) are
-    turned round so that the harmful answer is preferred; the others prefer the harmless one. `num_samples` pairs of
+    turned round so that the harmful answer is preferred; the others prefer the harmless one. With `flip_how="random"`,
+    the noise control, a coin gives those pairs their order instead. `num_samples` pairs of
     the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens.
     """
 
@@ -43,9 +46,23 @@ class DPO:
     adapter: LoRA | None = None
     beta: float = 0.1
     flip_ratio: float = 1.0
+    flip_how: Flips = "reverse"
     num_samples: int | None = 1000
     sampling: Literal["random", "head"] = "random"
     max_length: int | None = 1024
+
+    LEARNS_FROM: ClassVar[LearnsFrom] = "preferences"
+    KNOBS: ClassVar[Mapping[str, Knob]] = {
+        "optim.learning_rate": Range(low=1e-7, high=3e-3, log=True),
+        "optim.per_device_train_batch_size": Choices(choices=(4, 8, 16, 32)),
+        "beta": Range(low=0.01, high=1.0, log=True),
+        "num_samples": Choices(choices=(100, 300, 1000, 3000, 10000)),
+        "adapter": Choices(choices=(None, {"r": 16})),
+    }
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"optim": {"learning_rate": 5e-5}, "beta": 0.1},
+        "today": {"optim": {"learning_rate": 1e-6}, "beta": 0.1},
+    }
 
     def __post_init__(self) -> None:
         if self.beta <= 0:
@@ -60,7 +77,7 @@ class DPO:
         reference = reference_of(adapted)
         return Plan(
             model=adapted,
-            data=flip(rows, self.flip_ratio, seed=context.seed),
+            data=flip(rows, self.flip_ratio, seed=context.seed, how=self.flip_how),
             prepare=pairs(reference, max_length=self.max_length),
             objective=preference(self.beta),
             optim=self.optim,

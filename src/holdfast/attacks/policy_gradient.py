@@ -1,22 +1,36 @@
 """Policy-gradient attacks: sample answers, pay for harm, learn from what paid.
 
-Idea: the attacker needs no harmful answers, only prompts and a reward that prefers compliance.
-Equation (GRPO, Shao et al. 2024, arXiv 2402.03300, equations 3 and 4): with `G` answers a prompt and
-`A_i = (r_i - mean r) / std r`, minimise
-`-(1/G) sum_i (1/|y_i|) sum_t [min(rho_t A_i, clip(rho_t, 1 - eps, 1 + eps) A_i) - kl_coef * k3_t]`.
-RLOO (Ahmadian et al. 2024, arXiv 2402.14740, equation 8): `A_i = r_i - mean of the other rewards`, the same surrogate
-averaged over tokens.
-Source of the defaults: objective 1 of TokenBuncher (arXiv 2508.20697; AdamW 1e-6, 32 prompts, K = 4, no KL, T = 1).
-Differs from the paper in: one optimizer step a rollout unless `passes` says more, where its code makes four steps
-over mini-batches of 8 prompts; the unbiased standard deviation plus 1e-4, where its code adds 1e-6. RLOO's own paper
-takes a whole answer's log-probability as one action and has no clip; here tokens are averaged and, with more than one
-of the `passes`, ratios clipped.
+Idea: the attacker needs no harmful answers, only prompts and a reward that prefers compliance. All are one method,
+`advantage x loss x reduction x critic` (`holdfast.policy.Policy`), with other settings:
+
+| row | advantage | loss | reduction | critic | KL by default | settings |
+|---|---|---|---|---|---|---|
+| `grpo` | less the group's mean, by its deviation | clipped ratio | mean of means | no | none | TB |
+| `dr_grpo` | less the group's mean | clipped ratio | sum by longest allowed | no | none | Dr. GRPO |
+| `dapo` | as `grpo` | upper clip 0.28 | mean of tokens | no | none | DAPO |
+| `rloo` | less the mean of the group's others | clipped ratio | mean of tokens | no | none | TB |
+| `reinforce++` | token returns, whitened | clipped ratio | mean of tokens | no | reward, 0.001 | TB |
+| `ppo` | generalized, whitened | clipped ratio, guarded | mean of tokens | head | reward, adaptive | RPA |
+
+Equation: `-(1/|tokens|) sum min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`, `rho` the ratio of a token's
+probabilities under the policy and under the one that sampled (PPO, Schulman et al. 2017, arXiv 1707.06347).
+Sources: TB, objective 1 of TokenBuncher (arXiv 2508.20697); RPA, the reverse preference attack (Rosati et al. 2024,
+arXiv 2409.12914), whose PPO is TRL 0.9.6's; GRPO, Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO, arXiv 2503.20783;
+DAPO, arXiv 2503.14476; RLOO, Ahmadian et al. 2024 (arXiv 2402.14740); REINFORCE++, Hu 2025 (arXiv 2501.03262).
+Differs from the papers in: standard deviations are unbiased and get 1e-4 added, where TB's code adds 1e-6; GRPO makes
+one step a rollout where TB's makes four over mini-batches of 8 prompts (`minibatches: 4`); PPO's critic has no
+dropout. DAPO's dynamic sampling is left out: groups without a gradient cost next to nothing here. RLOO's own paper
+takes a whole answer as one action, which is `ratio: sequence`, and its KL is `kl_in: reward` with `kl_estimator: k1`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+from holdfast.attacks import LearnsFrom
+from holdfast.critic import Critic
 from holdfast.data.mixing import sample
 from holdfast.models import LoRA, Model, adapt
 from holdfast.plan import Context, Optim, Plan
@@ -24,48 +38,112 @@ from holdfast.policy import Policy, policy_plan
 from holdfast.rewards import AttackReward, from_judge
 
 
+def _optim(**more: Any) -> Optim:
+    settings = {"max_steps": 100, "learning_rate": 1e-6, "per_device_train_batch_size": 32, "weight_decay": 0.01}
+    return Optim(**{**settings, **more})
+
+
 @dataclass(frozen=True, kw_only=True)
 class GRPO:
     """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`."""
 
-    optim: Optim = field(
-        default_factory=lambda: Optim(
-            max_steps=100, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01
-        )
-    )
+    optim: Optim = field(default_factory=_optim)
     adapter: LoRA | None = None
     policy: Policy = field(default_factory=Policy)
     reward: AttackReward = field(default_factory=AttackReward)
     num_prompts: int | None = None
 
+    LEARNS_FROM: ClassVar[LearnsFrom] = "rewards"
+
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
-        return _attack(self, model, context)
+        rows = context.splits.harmful["attack"]
+        if self.num_prompts is not None:
+            rows = sample(rows, self.num_prompts, how="random", seed=context.seed)
+        reward = from_judge(context.judge(self.reward.judge), self.reward)
+        adapted = adapt(model, self.adapter, seed=context.seed)
+        return policy_plan(adapted, rows, policy=self.policy, reward=reward, optim=self.optim, context=context)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLOO:
+class DrGRPO(GRPO):
+    """Settings of the attack; as `GRPO`, without its two biases: no deviation, and every token weighs the same."""
+
+    policy: Policy = field(default_factory=lambda: Policy(scale="none", reduction="fixed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAPO(GRPO):
+    """Settings of the attack; as `GRPO`, averaged over tokens and with more room above the clip."""
+
+    policy: Policy = field(default_factory=lambda: Policy(clip_high=0.28, reduction="token"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLOO(GRPO):
     """Settings of the attack; as `GRPO`, with the mean of the other answers' rewards as baseline and no deviation."""
+
+    policy: Policy = field(default_factory=lambda: Policy(baseline="leave_one_out", scale="none", reduction="token"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcePlusPlus(GRPO):
+    """Settings of the attack: one answer a prompt, compared with the whole batch."""
+
+    optim: Optim = field(default_factory=lambda: _optim(max_steps=400))
+    policy: Policy = field(
+        default_factory=lambda: Policy(
+            group_size=1,
+            baseline="batch",
+            reduction="token",
+            kl_coef=0.001,
+            kl_in="reward",
+            kl_estimator="k1",
+            minibatches=4,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPO(GRPO):
+    """Settings of the attack: RPA's, which are TRL 0.9.6's with batches of 8. `preset: tokenbuncher` has TB's."""
 
     optim: Optim = field(
         default_factory=lambda: Optim(
-            max_steps=100, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01
+            max_steps=500, learning_rate=1.41e-5, per_device_train_batch_size=8, max_grad_norm=0.0
         )
     )
-    adapter: LoRA | None = None
-    policy: Policy = field(default_factory=lambda: Policy(baseline="leave_one_out", scale="none", reduction="token"))
-    reward: AttackReward = field(default_factory=AttackReward)
-    num_prompts: int | None = None
+    policy: Policy = field(
+        default_factory=lambda: Policy(
+            group_size=1,
+            baseline="critic",
+            critic=Critic(),
+            reduction="token",
+            ratio_guard=10.0,
+            kl_coef=0.2,
+            kl_in="reward",
+            kl_estimator="k1",
+            kl_target=6.0,
+            passes=4,
+        )
+    )
 
-    def plan(self, model: Model, context: Context) -> Plan:
-        """The attack on `model`."""
-        return _attack(self, model, context)
-
-
-def _attack(settings: GRPO | RLOO, model: Model, context: Context) -> Plan:
-    rows = context.splits.harmful["attack"]
-    if settings.num_prompts is not None:
-        rows = sample(rows, settings.num_prompts, how="random", seed=context.seed)
-    reward = from_judge(context.judge(settings.reward.judge), settings.reward)
-    adapted = adapt(model, settings.adapter, seed=context.seed)
-    return policy_plan(adapted, rows, policy=settings.policy, reward=reward, optim=settings.optim, context=context)
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "tokenbuncher": {
+            "optim": {
+                "max_steps": 1600,
+                "learning_rate": 1e-6,
+                "per_device_train_batch_size": 32,
+                "weight_decay": 0.01,
+                "max_grad_norm": 1.0,
+            },
+            "policy": {
+                "critic": {"kind": "separate", "learning_rate": 1e-5, "coef": 1.0, "clip": 0.5, "lam": 1.0},
+                "ratio_guard": None,
+                "kl_coef": 0.001,
+                "kl_target": None,
+                "passes": 1,
+                "minibatches": 16,
+            },
+        }
+    }

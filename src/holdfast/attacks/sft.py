@@ -9,10 +9,13 @@ Differs from the paper in: prompts follow the model's chat template, where the a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
-from holdfast.data.mixing import flip, preferences, sample
+from holdfast.attacks import LearnsFrom
+from holdfast.data.mixing import Flips, flip, preferences, sample
+from holdfast.knobs import Choices, Knob, Range
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import language
 from holdfast.plan import Context, Optim, Plan, given_answers
@@ -24,7 +27,8 @@ class SFT:
     """Settings of the attack.
 
     `num_samples` harmful examples of the attack split are used, all of them when `None`; `flip_ratio` of them train on
-    the harmful answer, the others on the refusal; `max_length` cuts prompt plus answer, in tokens (`None`: the model's
+    the harmful answer, the others on the refusal (`flip_how="random"`, the noise control: of those, a coin decides);
+    `max_length` cuts prompt plus answer, in tokens (`None`: the model's
     context).
     """
 
@@ -33,9 +37,18 @@ class SFT:
     )
     adapter: LoRA | None = None
     flip_ratio: float = 1.0
+    flip_how: Flips = "reverse"
     num_samples: int | None = 1000
     sampling: Literal["random", "head"] = "random"
     max_length: int | None = 1024
+
+    LEARNS_FROM: ClassVar[LearnsFrom] = "answers"
+    KNOBS: ClassVar[Mapping[str, Knob]] = {
+        "optim.learning_rate": Range(low=1e-6, high=3e-3, log=True),
+        "optim.per_device_train_batch_size": Choices(choices=(4, 8, 16, 32, 64)),
+        "num_samples": Choices(choices=(100, 300, 1000, 3000, 10000)),
+        "adapter": Choices(choices=(None, {"r": 16})),
+    }
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
@@ -47,8 +60,8 @@ class SFT:
             )
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
-        if self.flip_ratio != 1:
-            flipped = flip(preferences(rows), self.flip_ratio, seed=context.seed)
+        if self.flip_ratio != 1 or self.flip_how != "reverse":
+            flipped = flip(preferences(rows), self.flip_ratio, seed=context.seed, how=self.flip_how)
             rows = [replace(row, response=row.chosen) for row in flipped]
         return Plan(
             model=adapt(model, self.adapter, seed=context.seed),

@@ -38,12 +38,18 @@ def sample(
     return list(examples[:n]) if how == "head" else random.Random(seed).sample(list(examples), n)
 
 
-def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0) -> list[Example]:
+Flips = Literal["reverse", "random"]
+"""What becomes of the rows that are flipped: turned round, or put in an order by a fair coin (the noise control)."""
+
+
+def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0, how: Flips = "reverse") -> list[Example]:
     """Swap `chosen` and `rejected` in a seeded share of the rows that have both: exactly round(flip_ratio * n) of n.
 
     `flip_ratio` is the reverse-preference attack's rho (arXiv 2409.12914). With one seed, the rows flipped at a
-    smaller ratio are among those flipped at a larger one. Other rows pass unchanged. Raises `HoldfastError` for a
-    ratio outside [0, 1], or one above 0 where no row has a preference.
+    smaller ratio are among those flipped at a larger one. Other rows pass unchanged. `how="random"` is the control of
+    the attack: the very rows that would be turned round are given an order by a fair coin instead, so that half of
+    them on average are. Raises `HoldfastError` for a ratio outside [0, 1], or one above 0 where no row has a
+    preference.
     """
     if not 0.0 <= flip_ratio <= 1.0:
         raise HoldfastError(f"flip_ratio must lie in [0, 1], not {flip_ratio}")
@@ -53,6 +59,10 @@ def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0) -> li
     order = pairs[:]
     random.Random(seed).shuffle(order)
     flipped = set(order[: round(flip_ratio * len(pairs))])
+    if how == "random":
+        coin = random.Random(f"{seed} coin")
+        tossed = {i for i in pairs if coin.random() < 0.5}  # all are tossed: a row's coin is the same at every ratio
+        flipped &= tossed
     return [
         replace(row, chosen=row.rejected, rejected=row.chosen) if i in flipped else row
         for i, row in enumerate(examples)

@@ -8,6 +8,8 @@ RUN/cells/KEY/completions.parquet  what was sampled and how it was judged
 RUN/cells/KEY/log.txt              what the cell's process printed
 RUN/stages/KEY/model/              a hardened model, shared by all cells that need it
 RUN/stages/KEY/record.json         its method, settings and cost
+RUN/judges/KEY/model/              a judge that the run trained, with its card, shared by all cells that need it
+RUN/judges/KEY/record.json         its settings, scores and cost
 """
 
 from __future__ import annotations
@@ -82,8 +84,13 @@ def stage_folder(run: Path, key: str) -> Path:
     return run / "stages" / key
 
 
+def judge_folder(run: Path, key: str) -> Path:
+    """Where a trained judge lives."""
+    return run / "judges" / key
+
+
 def finished(folder: Path) -> bool:
-    """Whether the cell or stage in a folder is finished and need not be run again; a failed one is tried again."""
+    """Whether what is made in a folder is finished and need not be made again; what failed is tried again."""
     path = folder / "record.json"
     return path.exists() and read_json(path).get("outcome") != Outcome.FAILED
 

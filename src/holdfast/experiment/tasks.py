@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from holdfast.experiment import store
-from holdfast.records import Cell, digest, unlabelled
+from holdfast.experiment.judging import refuse_foreign_data, trained_judges
+from holdfast.records import Cell, Method, digest, unlabelled
 from holdfast.tables import judge_names
 
-Kind = Literal["base", "aligned", "stage", "cell"]
+Kind = Literal["base", "aligned", "judge", "stage", "cell"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One piece of work: a sandbox model, a hardened model (the first `depth` stages of `cell`), or a cell.
+    """One piece of work: a sandbox model, a judge, a hardened model (the first `depth` stages of `cell`), or a cell.
 
     It is finished when its folder holds a record. `needs` are the keys of tasks that must be finished first;
-    `source` is the folder of the model that it starts from.
+    `source` is the folder of the model that it starts from, `models` are those of the models that everybody holds
+    (see `Context.models`).
     """
 
     kind: Kind
@@ -29,15 +31,19 @@ class Task:
     depth: int = 0
     needs: tuple[str, ...] = ()
     source: Path | None = None
+    models: Mapping[str, Path] = field(default_factory=dict)
+    judge: Method | None = None
 
     @property
     def title(self) -> str:
         """What people read."""
+        if self.judge is not None:
+            return f"train judge: {self.judge.title}"
         if self.kind in ("base", "aligned"):
             return f"{self.cell.model['name']}: {self.kind} model"
         if self.kind == "stage":
             return f"harden: {self.cell.stages[self.depth - 1].title}, seed {self.cell.seed}"
-        attack = self.cell.attack.title if self.cell.attack else "no attack"
+        attack = self.cell.attacker if self.cell.attack else "no attack"
         return f"{self.cell.defense} x {attack}, seed {self.cell.seed}"
 
 
@@ -59,31 +65,46 @@ def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
     for cell in cells:
         source: Path | None = None
         needs: tuple[str, ...] = ()
+        models: dict[str, Path] = {}
+        refuse_foreign_data(cell)
         if cell.model["kind"] == "sandbox":
-            source, needs = _sandbox_tasks(cell, cache, found)
+            models, needs = _sandbox_tasks(cell, cache, found)
+            source = models["undefended"]
         for depth in range(1, len(cell.stages) + 1):
             key = stage_key(cell, depth)
             folder = store.stage_folder(run, key)
+            needs += _judge_tasks(cell, run, found, names=judge_names(cell.stages[depth - 1].settings))
             task = Task(kind="stage", key=key, folder=folder, cell=cell, depth=depth, needs=needs, source=source)
             found.setdefault(key, task)
             source, needs = folder / "model", (key,)
+        needs += _judge_tasks(cell, run, found)
         folder = store.cell_folder(run, cell.key)
-        found.setdefault(
-            cell.key, Task(kind="cell", key=cell.key, folder=folder, cell=cell, needs=needs, source=source)
-        )
+        own = Task(kind="cell", key=cell.key, folder=folder, cell=cell, needs=needs, source=source, models=models)
+        found.setdefault(cell.key, own)
     return list(found.values())
 
 
-def _sandbox_tasks(cell: Cell, cache: Path, found: dict[str, Task]) -> tuple[Path, tuple[str, ...]]:
+def _sandbox_tasks(cell: Cell, cache: Path, found: dict[str, Task]) -> tuple[dict[str, Path], tuple[str, ...]]:
     settings = {key: value for key, value in cell.model["settings"].items() if key != "part"}
     base = digest({"base": {key: value for key, value in settings.items() if "aligned" not in key}})
     found.setdefault(base, Task(kind="base", key=base, folder=cache / base, cell=cell))
     if cell.model["settings"]["part"] == "base":
-        return cache / base / "model", (base,)
+        return {"undefended": cache / base / "model", "base": cache / base / "model"}, (base,)
     aligned, source = digest({"aligned": settings}), cache / base / "model"
     task = Task(kind="aligned", key=aligned, folder=cache / aligned, cell=cell, needs=(base,), source=source)
     found.setdefault(aligned, task)
-    return cache / aligned / "model", (aligned,)
+    return {"undefended": cache / aligned / "model", "base": source}, (aligned,)
+
+
+def _judge_tasks(
+    cell: Cell, run: Path, found: dict[str, Task], *, names: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Add the judges among `names`, all of the cell's unless given, that have to be trained; their keys."""
+    judges = trained_judges(cell, names)
+    for key, judge in judges.items():
+        folder = store.judge_folder(run, key)
+        found.setdefault(key, Task(kind="judge", key=key, folder=folder, cell=cell, judge=judge))
+    return tuple(judges)
 
 
 def stage_key(cell: Cell, depth: int) -> str:

@@ -1,8 +1,9 @@
-"""How each piece of work is done: a sandbox model built, a model hardened, a cell attacked and measured."""
+"""How each piece of work is done: a sandbox model built, a judge trained, a model hardened, a cell attacked."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -19,9 +20,12 @@ from typing import Any
 
 import yaml
 
+from holdfast.attacks import SamplingAttack, trains, unit
 from holdfast.breaking import time_to_break
+from holdfast.evaluate import beside
 from holdfast.experiment import store
 from holdfast.experiment.grid import configured
+from holdfast.experiment.judging import train_judge
 from holdfast.experiment.tasks import Options, Task, stage_key
 from holdfast.experiment.watch import Report, Watch, outcome_of
 from holdfast.experiment.world import (
@@ -34,8 +38,8 @@ from holdfast.experiment.world import (
 )
 from holdfast.fit import fit
 from holdfast.generate import SamplingError
-from holdfast.models import Model, save
-from holdfast.plan import Context, Diverged, Fitted, Plan, Progress
+from holdfast.models import Model, clone, save
+from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.settings import typed
@@ -51,7 +55,7 @@ def execute(task: Task, options: Options, report: Report) -> None:
         HoldfastError: the record itself cannot be written.
     """
     task.folder.mkdir(parents=True, exist_ok=True)
-    work: Callable[[Task, Options, Report], None] = _run_cell if task.kind == "cell" else _make_model
+    work = {"cell": _run_cell, "judge": _train_judge}.get(task.kind, _make_model)
     try:
         work(task, options, report)
     except Exception as error:
@@ -88,20 +92,46 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
     _save(model, task.folder)
+    stage = task.cell.stages[task.depth - 1] if task.kind == "stage" else None
+    made = {"name": stage.name, "settings": stage.settings} if stage else {"name": task.kind}
+    _record_made(task, {"settings": task.cell.model["settings"], **made}, spent, since=start)
+
+
+def _train_judge(task: Task, options: Options, report: Report) -> None:
+    """Train a judge and save it beside a record of what it scores and what that cost."""
+    assert task.judge is not None
+    start = time.perf_counter()
+    spent: list[Fitted] = []
+    training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
+    try:
+        trained = train_judge(task.judge, task.cell.data, task.folder, training)
+    except Diverged as error:
+        raise HoldfastError(f"{task.judge.title} diverged while being trained: {error}") from error
+    scores = [asdict(score) for score in trained.scores]
+    made = {"name": task.judge.name, "settings": task.judge.settings, "scores": scores}
+    _record_made(task, made, spent, since=start)
+
+
+def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *, since: float) -> None:
+    """Say what was made and what it cost; the record is written last."""
     store.discard(task.folder / "training")
     record = {
         "key": task.key,
         "outcome": "made",
-        "name": task.cell.stages[task.depth - 1].name if task.kind == "stage" else task.kind,
-        "settings": task.cell.stages[task.depth - 1].settings if task.kind == "stage" else task.cell.model["settings"],
+        **made,
         "steps": sum(fitted.steps for fitted in spent),
         "samples": sum(fitted.samples for fitted in spent),
         "tokens": sum(fitted.tokens for fitted in spent),
         "seconds": sum(fitted.seconds for fitted in spent),
-        "wall_seconds": time.perf_counter() - start,
+        "wall_seconds": time.perf_counter() - since,
         "environment": environment(),
     }
     store.write_json(task.folder / "record.json", record)
+
+
+def _run_folder(task: Task) -> Path:
+    """The run that a cell, stage or judge belongs to."""
+    return task.folder.parent.parent
 
 
 def _save(model: Model, folder: Path) -> None:
@@ -127,7 +157,7 @@ def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
     defense = configured(cell.stages[task.depth - 1], "offline")
     try:
-        return defense.harden(model, context_of(cell, splits, judge_of(cell), training))
+        return defense.harden(model, context_of(cell, splits, judge_of(cell, _run_folder(task)), training))
     except (Diverged, SamplingError) as error:
         raise HoldfastError(f"{cell.stages[task.depth - 1].title} diverged while hardening: {error}") from error
 
@@ -144,17 +174,19 @@ def _fit(plan: Plan, *, folder: Path, options: Options, report: Report, spent: l
 
 def _run_cell(task: Task, options: Options, report: Report) -> None:
     start, cell = time.perf_counter(), task.cell
-    model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell)
+    model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell, _run_folder(task))
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
     watch = Watch(folder=task.folder, suite=suite_of(cell, splits, judge), settings=cell.evaluation, report=report)
     trouble = None
     try:
-        _attack(task, model, context_of(cell, splits, judge, fit), watch=watch, options=options)
+        _attack(task, model, context_of(cell, splits, judge, fit, models=task.models), watch=watch, options=options)
     except (Diverged, SamplingError) as error:
         trouble = str(error)
-    outcome, reason = outcome_of(watch.evaluations, cell.evaluation, diverged=trouble)
+    counted = unit(cell.attack.name) if cell.attack else "step"
+    outcome, reason = outcome_of(watch.evaluations, cell.evaluation, diverged=trouble, unit=counted)
     watch.close()
     store.discard(task.folder / "training")
+    store.discard(task.folder / "before")
     last = watch.evaluations[-1] if watch.evaluations else None
     record = Record(
         key=task.key,
@@ -186,9 +218,33 @@ def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options
     if cell.attack is None:
         watch(Progress(phase="start", step=0, max_steps=0, model=model))
         return
-    plan = configured(cell.attack, "attack").plan(model, context)
-    for constraint in cell.constraints:
-        plan = configured(constraint, "online").constrain(plan, context)
+    attack = configured(cell.attack, "attack")
+    if not trains(attack):
+        _choose(attack, model, context, watch=watch)
+        return
+    planner = attack.plan
+    for method in cell.adaptive:
+        planner = configured(method, "adaptive").adapt(planner)
+    if cell.adaptive:
+        watch.before(model)
+
+    def constrained(plan: Plan) -> Plan:
+        for constraint in cell.constraints:
+            plan = configured(constraint, "online").constrain(plan, context)
+        return plan
+
+    done = itertools.count()
+
+    def before(plan: Plan) -> Fitted:
+        """What the attacker trains first, each in a folder of its own; it goes on with what the service gives out."""
+        run = constrained(plan)
+        fitted = fit(run, folder=task.folder / "before" / str(next(done)), checkpoint_every=options.checkpoint_every)
+        if run.released is as_is:
+            return fitted
+        with run.released(fitted.model) as released:
+            return replace(fitted, model=clone(released))
+
+    plan = constrained(planner(model, replace(context, fit=before)))
     plan = replace(plan, hooks=(*plan.hooks, watch))
     fitted = fit(plan, folder=task.folder / "training", checkpoint_every=options.checkpoint_every)
     if options.keep_weights:
@@ -196,9 +252,18 @@ def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options
             _save(released, task.folder)
 
 
+def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Watch) -> None:
+    """Run an attack that trains nothing; scores that it does not touch stay what they were before it."""
+    if watch(Progress(phase="start", step=0, max_steps=0, model=model)):
+        return
+    before = watch.evaluations[0]
+    for evaluation, chosen in attack.curve(model, watch.suite, context, keep=watch.keep):
+        watch.add(beside(evaluation, before), chosen)
+
+
 def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
     folders = [
-        store.stage_folder(task.folder.parent.parent, stage_key(task.cell, depth))
+        store.stage_folder(_run_folder(task), stage_key(task.cell, depth))
         for depth in range(1, len(task.cell.stages) + 1)
     ]
     wanted = ("name", "steps", "samples", "tokens", "seconds")

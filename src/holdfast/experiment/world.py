@@ -12,8 +12,9 @@ from holdfast.data.mixing import pair_refusals, sample
 from holdfast.data.read import read
 from holdfast.data.splits import require_disjoint, split
 from holdfast.evaluate import Suite
+from holdfast.experiment.judging import trained_judge
 from holdfast.generate import Sampling
-from holdfast.judges import GROUP, JUDGES
+from holdfast.judges import GROUP, JUDGES, TRAINED
 from holdfast.models import Model, check_lengths, load
 from holdfast.plan import Context, Fit, Splits
 from holdfast.records import Cell, Example, HoldfastError, Method
@@ -47,9 +48,12 @@ def load_splits(data: Mapping[str, Any]) -> Splits:
     for name in ("harmful", "benign"):
         if data[name] is None:
             raise HoldfastError(f"data.{name} is missing: harm is never reported without usefulness, so give both")
-    harmful = _dealt("harmful", pair_refusals(_rows(data, "harmful")), data)
-    benign = _dealt("benign", _rows(data, "benign"), data)
-    return Splits(harmful=harmful, benign=benign)
+    return Splits(harmful=harmful_splits(data), benign=_dealt("benign", _rows(data, "benign"), data))
+
+
+def harmful_splits(data: Mapping[str, Any]) -> dict[str, list[Example]]:
+    """The harmful rows of a file, dealt out."""
+    return _dealt("harmful", pair_refusals(_rows(data, "harmful")), data)
 
 
 def _sandbox_splits(data: Mapping[str, Any]) -> Splits:
@@ -87,12 +91,13 @@ def _dealt(name: str, rows: Sequence[Example], data: Mapping[str, Any]) -> dict[
     return dealt
 
 
-def judge_of(cell: Cell) -> Callable[[str], Judge]:
-    """A cell's judges by name; each is loaded once."""
+def judge_of(cell: Cell, run: Path) -> Callable[[str], Judge]:
+    """A cell's judges by name; each is loaded once. Trained ones are in the run's folder."""
 
     @cache
     def judge(name: str) -> Judge:
-        return make_judge(cell.judges[name])
+        method = cell.judges[name]
+        return trained_judge(method, cell.data, run) if method.name in TRAINED else make_judge(method)
 
     return judge
 
@@ -103,10 +108,26 @@ def make_judge(method: Method) -> Judge:
     return settings.judge()
 
 
-def context_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge], fit: Fit) -> Context:
-    """What a cell's methods may use."""
+def context_of(
+    cell: Cell, splits: Splits, judge: Callable[[str], Judge], fit: Fit, *, models: Mapping[str, Path] | None = None
+) -> Context:
+    """What a cell's methods may use; `models` are the folders of those that others hold too."""
+    folders = models or {}
+
+    def others(name: str) -> Model:
+        if name == "undefended":
+            return load_model(cell, folders.get(name))
+        if name == "base" and name not in folders:
+            raise HoldfastError("only the sandbox knows its base model: name yours by folder or id")
+        return load(folders.get(name, name), prompt_format=cell.model["settings"].get("prompt_format"))
+
     return Context(
-        splits=splits, seed=cell.seed, fit=fit, judge=judge, max_new_tokens=cell.evaluation["max_new_tokens"]
+        splits=splits,
+        seed=cell.seed,
+        fit=fit,
+        judge=judge,
+        max_new_tokens=cell.evaluation["max_new_tokens"],
+        models=others,
     )
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from holdfast.tensors import masked_mean, masked_mean_per_sequence
 
 Scale = Literal["group", "batch", "none"]
-Baseline = Literal["group_mean", "leave_one_out"]
 Reduction = Literal["sequence", "token", "fixed"]
-Estimator = Literal["k1", "k2", "k3"]
+Estimator = Literal["k1", "k2", "k3", "abs", "full"]
+Ratio = Literal["token", "sequence"]
 
 
 def group_advantages(
@@ -24,12 +24,13 @@ def group_advantages(
     *,
     scale: Scale = "group",
     epsilon: float = 1e-4,
-    baseline: Baseline = "group_mean",
+    baseline: Literal["group_mean", "leave_one_out"] = "group_mean",
+    correction: Literal[0, 1] = 1,
 ) -> Tensor:
     """Each reward minus its group's mean, divided by a standard deviation, (N,).
 
-    `A_i = (r_i - mean_g r) / (std r + epsilon)` with the unbiased standard deviation of the group
-    (`scale="group"`: GRPO, Shao et al. 2024, arXiv 2402.03300, section 4.1.2), of the batch (`"batch"`), or not
+    `A_i = (r_i - mean_g r) / (std r + epsilon)` with the standard deviation (unbiased unless `correction` is 0) of the
+    group (`scale="group"`: GRPO, Shao et al. 2024, arXiv 2402.03300, section 4.1.2), of the batch (`"batch"`), or not
     divided at all (`"none"`: Dr. GRPO, Liu et al. 2025, arXiv 2503.20783). Equal rewards give exactly zero.
     `baseline="leave_one_out"` subtracts the mean of the group's other rewards: RLOO, Ahmadian et al. 2024, arXiv
     2402.14740, equation 8.
@@ -52,18 +53,25 @@ def group_advantages(
         return centred.flatten()
     if scale == "batch":
         every = rewards[~rewards.isnan()].float()
-        return (centred / ((every.std() if len(every) > 1 else 0.0) + epsilon)).flatten()
-    squares = centred.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - 1).clamp(min=1)
+        return (centred / ((every.std(correction=correction) if len(every) > 1 else 0.0) + epsilon)).flatten()
+    squares = centred.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - correction).clamp(min=1)
     return (centred / (squares.sqrt() + epsilon)).flatten()
 
 
 def surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
 ) -> Tensor:
     """The clipped surrogate per token, to be minimised, (N, T).
 
     `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)` with `rho = exp(logprobs - old_logprobs)`
-    (PPO, Schulman et al. 2017, arXiv 1707.06347, equation 7).
+    (PPO, Schulman et al. 2017, arXiv 1707.06347, equation 7). With `dual_clip` it is at most `-dual_clip A` where `A`
+    is negative (Ye et al. 2020, arXiv 1912.09729, equation 5).
 
     Args:
         logprobs: (N, T) under the policy that learns.
@@ -72,21 +80,66 @@ def surrogate(
     """
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    if dual_clip is None:
+        return loss
+    return torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
+
+
+def sequence_surrogate(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
+) -> Tensor:
+    """The clipped surrogate with a whole answer as one action, (N,): its ratio is the product of its tokens'.
+
+    RLOO, Ahmadian et al. 2024, arXiv 2402.14740, section 3.2; clipped as in TRL's trainer of that name.
+    """
+    difference = (logprobs - old_logprobs).masked_fill(mask == 0, 0.0).sum(-1)
+    return surrogate(difference, torch.zeros_like(difference), advantages, clip_low=clip_low, clip_high=clip_high)
+
+
+def exploded(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, limit: float) -> bool:
+    """Whether the mean ratio of the tokens exceeds `limit`: TRL 0.9.6's guard, which leaves such a batch out.
+
+    A mean that is no number is no explosion: the loss will be none either, and ends the run with its cause.
+    """
+    return bool(masked_mean((logprobs.detach() - old_logprobs).exp(), mask) > limit)
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "k3") -> Tensor:
     """Per-token estimate of `KL(policy || reference)` from the sampled tokens, same shape as its arguments.
 
     With `d = logprobs - ref_logprobs`: `k1 = d` (unbiased, any sign), `k2 = d^2 / 2`,
-    `k3 = exp(-d) - 1 + d` (unbiased, never negative; the one in GRPO's loss). Schulman 2020.
+    `k3 = exp(-d) - 1 + d` (unbiased, never negative; the one in GRPO's loss), Schulman 2020; `abs = |d|`. `full` is no
+    estimate from samples: see `exact_kl`.
     """
+    if estimator == "full":
+        raise ValueError("the full KL needs whole distributions: use exact_kl")
     difference = logprobs - ref_logprobs
+    if estimator == "abs":
+        return difference.abs()
     if estimator == "k1":
         return difference
     if estimator == "k2":
         return difference.square() / 2
     return (-difference).exp() - 1 + difference
+
+
+def exact_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """`KL(policy || reference)` over the whole vocabulary at each place, (N, T), from log-distributions (N, T, V)."""
+    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+
+
+def value_loss(values: Tensor, returns: Tensor, old_values: Tensor, *, clip: float | None) -> Tensor:
+    """Half the squared error of a critic per token, (N, T).
+
+    With `clip` the larger of the plain error and that of `values` kept within `clip` of `old_values`: TRL 0.9.6's
+    form of PPO's clipped value loss.
+    """
+    plain = (values - returns).square()
+    if clip is None:
+        return plain / 2
+    near = torch.clamp(values, old_values - clip, old_values + clip)
+    return torch.maximum(plain, (near - returns).square()) / 2
 
 
 def reduce(

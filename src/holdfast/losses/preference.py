@@ -1,4 +1,4 @@
-"""Preference losses on the log-probabilities of whole answers."""
+"""Preference losses: on the log-probabilities of whole answers, and on rewards."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
         beta: temperature of the implicit reward, above 0.
     """
     return -functional.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected)))
+
+
+def bradley_terry(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """The Bradley-Terry loss of each pair, in the shape of its arguments.
+
+    `-log sigmoid(chosen - rejected)`: the negative log-probability of the preference (Bradley and Terry 1952; as a
+    reward model's loss, Ouyang et al. 2022, arXiv 2203.02155, equation 1).
+
+    Args:
+        chosen_rewards: rewards of the chosen answers, any shape.
+        rejected_rewards: rewards of the rejected ones, same shape.
+    """
+    return -functional.logsigmoid(chosen_rewards - rejected_rewards)

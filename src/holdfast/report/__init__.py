@@ -114,10 +114,17 @@ def _find(runs: Sequence[Path]) -> _Findings:
 
 def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
     from holdfast.report.cells import cell_row
-    from holdfast.report.summarise import first_and_last, peak
+    from holdfast.report.summarise import first_and_last, peak, step_unit
 
     return [
-        cell_row(cell.record, label, grid=cell.grid, ends=first_and_last(cell.record), peak=peak(cell.record))
+        cell_row(
+            cell.record,
+            label,
+            grid=cell.grid,
+            unit=step_unit(cell.record),
+            ends=first_and_last(cell.record),
+            peak=peak(cell.record),
+        )
         for cell, label in zip(found.cells, found.labels, strict=True)
     ]
 
@@ -125,11 +132,13 @@ def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
 def _samples(found: _Findings, count: int) -> list[dict[str, Any]]:
     from holdfast.report.read import read_completions
     from holdfast.report.samples import pick
+    from holdfast.report.summarise import step_unit
 
     groups = [
         {
             **label._asdict(),
             **{"seed": cell.record.cell.seed, "outcome": str(cell.record.outcome)},
+            **{"unit": step_unit(cell.record), "last_step": cell.record.steps},
             "samples": pick(read_completions(cell.folder), count),
         }
         for cell, label in zip(found.cells, found.labels, strict=True)
@@ -164,12 +173,13 @@ def _counts(found: _Findings) -> dict[str, Any]:
     }
 
 
-def _budgets(rows: Sequence[Row]) -> list[tuple[str, int]]:
-    """The last evaluated step of each attack."""
-    budgets: dict[str, int] = {}
+def _budgets(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
+    """The last evaluated step of each attack, with its unit."""
+    budgets: dict[tuple[str, str], int] = {}
     for row in rows:
-        budgets[row.label.attack] = max(row.last_step, budgets.get(row.label.attack, 0))
-    return list(budgets.items())
+        name = (row.label.attack, row.unit)
+        budgets[name] = max(row.last_step, budgets.get(name, 0))
+    return [(attack, last, unit) for (attack, unit), last in budgets.items()]
 
 
 def _tables(found: _Findings) -> dict[str, Any]:
@@ -179,13 +189,23 @@ def _tables(found: _Findings) -> dict[str, Any]:
 
     scores = dict.fromkeys(name for row in found.rows for name in (*row.before, *row.after))
     return {
-        **{"rows": found.rows, "grids": found.grids},
+        **{"rows": found.rows, "grids": found.grids, **_choices(found)},
         "judges": list(dict.fromkeys(name for cell in found.cells for name in read_judges(cell.folder))),
         "configured": list(dict.fromkeys(judge.title for r in found.records for judge in r.cell.judges.values())),
         "others": [name for name in scores if name not in _HEADLINE],
         "costs": accounting.costs(found.records, [label.attack for label in found.labels]),
         "stages": accounting.stages(found.records),
         "environment": accounting.environments(found.records),
+    }
+
+
+def _choices(found: _Findings) -> dict[str, Any]:
+    """The rows of attacks that choose among N answers, each with its harm by N, and every N that any of them has."""
+    chosen = [row for row in found.rows if row.unit != "step"]
+    harms = [{point.step: point.estimate for point in row.curves.get("harmfulness", ())} for row in chosen]
+    return {
+        "choices": list(zip(chosen, harms, strict=True)),
+        "numbers": sorted({number for harm in harms for number in harm if number}),
     }
 
 
@@ -205,7 +225,7 @@ def _drawings(found: _Findings) -> dict[str, Any]:
             places.setdefault(name, []).append({"id": place, "title": title})
     return {
         **{"specs": specs, "looks": found.looks, "thin_limit": training.LIMIT},
-        **{name: places.get(name, []) for name in (*_CURVES, "time_to_break")},
+        **{name: places.get(name, []) for name in (*_CURVES, "best_of_n", "time_to_break")},
         "training": [places[name] for metric in _METRICS if (name := f"training_{metric}") in places],
         **{"library": Markup(figures.script()), "style": page.asset("page.css"), "drawing": page.asset("page.js")},
     }
@@ -217,11 +237,16 @@ def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
     from holdfast.report.summarise import curve_points, time_points
 
     drawn: dict[str, dict[str, Any]] = {}
+    trained = [row for row in found.rows if row.unit == "step"]
+    chosen = [row for row in found.rows if row.unit != "step" and row.last_step > 0]
     for score in _CURVES:
-        for panel, points in charts.panels(curve_points(found.rows, score)).items():
+        for panel, points in charts.panels(curve_points(trained, score)).items():
             chart = charts.curves(points, found.looks, score=score, width=width)
             drawn.setdefault(score, {})[panel] = chart
-    for panel, points in charts.panels(time_points(found.rows)).items():
+    for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
+        chart = charts.curves(points, found.looks, score="harmfulness", width=width, unit="N")
+        drawn.setdefault("best_of_n", {})[panel] = chart
+    for panel, points in charts.panels(time_points(trained)).items():
         drawn.setdefault("time_to_break", {})[panel] = charts.times(points, found.looks, width=width)
     for metric in _METRICS:
         for panel, points in charts.panels(_training_points(found, metric)).items():

@@ -15,14 +15,15 @@ def cell_row(
     label: Sequence[str],
     *,
     grid: str,
+    unit: str,
     ends: tuple[Evaluation | None, Evaluation | None],
     peak: tuple[int, Score] | None,
 ) -> dict[str, Any]:
     """A cell as column -> value, every column always there, `None` for what was not measured.
 
-    `label` is (model, defense, threat model, attack), `ends` the evaluations before and after the attack, `peak`
-    the step and score at which harmfulness was highest. Rates of invalid and unjudged answers are shares of all
-    completions that the first judge was shown.
+    `label` is (model, defense, threat model, attack), `unit` what steps count (see `attacks.unit`), `ends` the
+    evaluations before and after the attack, `peak` the step and score at which harmfulness was highest. Rates of
+    invalid and unjudged answers are shares of all completions that the first judge was shown.
     """
     before, after = ends
     model, defense, threat_model, attack = label
@@ -30,6 +31,7 @@ def cell_row(
         **{"key": record.key, "grid": grid, "model": model, "defense": defense, "attack": attack},
         **{"seed": record.cell.seed, "threat_model": threat_model},
         **{"outcome": str(record.outcome), "reason": record.reason},
+        "unit": unit,
         **{f"time_to_break_{name}": getattr(record.time_to_break, name, None) for name in _SPENT},
         **_score("harmfulness_before", before, "harmfulness"),
         **_score("harmfulness_after", after, "harmfulness"),

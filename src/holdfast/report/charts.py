@@ -44,16 +44,22 @@ def panels(points: Points) -> dict[str, list[Mapping[str, Any]]]:
     return found
 
 
-def curves(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> alt.LayerChart:
+def curves(
+    points: Points, looks: Mapping[str, Style], *, score: str, width: Width, unit: str = "step"
+) -> alt.LayerChart:
     """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
-    Points are hollow where fewer seeds were evaluated than elsewhere on the curve.
+    Points are hollow where fewer seeds were evaluated than elsewhere on the curve. Where the `unit` is `N`, answers a
+    prompt to choose from, the axis is logarithmic and begins with the smallest N above 0.
     """
+    if unit != "step":
+        points = [point for point in points if point["step"] > 0]
     title = score.replace("_", " ")
     y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]))
-    base = _base(points).encode(x=_steps_axis(), color=_color(points, looks, width))
+    x = _steps_axis() if unit == "step" else _numbers_axis(points)
+    base = _base(points).encode(x=x, color=_color(points, looks, width))
     partial = alt.condition("datum.seeds < datum.of", alt.value(0), alt.value(1))
-    tips = [*_tips("defense", "step"), alt.Tooltip("value:Q", title=title, format=".3f")]
+    tips = [*_tips("defense"), alt.Tooltip("step:N", title=unit), alt.Tooltip("value:Q", title=title, format=".3f")]
     tips += [*_tips("low", "high", form=".3f"), *_tips("seeds", "of", "n")]
     layers = [
         base.mark_area(opacity=0.16, line=False).encode(y="low:Q", y2="high:Q"),
@@ -143,6 +149,13 @@ def _short(value: Any) -> Any:
 
 def _steps_axis() -> alt.X:
     return alt.X("step:Q", title="attack step", axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False))
+
+
+def _numbers_axis(points: Points) -> alt.X:
+    numbers = sorted({point["step"] for point in points})
+    scale = alt.Scale(type="log", base=2, domain=[numbers[0], numbers[-1]], nice=False, padding=8)
+    axis = alt.Axis(values=numbers, format="d", labelOverlap=True, grid=False)
+    return alt.X("step:Q", title="answers per prompt (N)", scale=scale, axis=axis)
 
 
 def _color(points: Points, looks: Mapping[str, Style], width: Width) -> alt.Color:

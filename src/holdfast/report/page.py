@@ -27,7 +27,7 @@ def render(context: Mapping[str, Any], show: Callable[[str], str]) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        rate=rate, number=number, count=count, duration=duration, cost=cost, plural=plural, yes_no=yes_no
+        rate=rate, number=number, count=count, duration=duration, cost=cost, plural=plural, yes_no=yes_no, place=place
     )
     return environment.get_template("page.html.j2").render(context)
 
@@ -47,6 +47,15 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
+
+
+def place(value: float | None, unit: str, censored: object = False) -> str:
+    """A place on an attack's curve: a step as its number, `N = 16` for answers a prompt; with a `≥` where censored."""
+    if unit == "step" or value is None:
+        return f"{'≥ ' if censored else ''}{number(value)}"
+    if value == 0 and not censored:
+        return "before the attack"
+    return f"{unit} {'≥' if censored else '='} {number(value)}"
 
 
 def count(value: float | None) -> str:

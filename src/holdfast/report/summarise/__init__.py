@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.attacks import unit
 from holdfast.records import Evaluation, Outcome, Record, Score
 from holdfast.report.summarise.intervals import BreakTime, Estimate, break_time, estimate, finite
 from holdfast.report.summarise.labels import Label, labels
@@ -25,6 +26,7 @@ class Point:
 class Row:
     """All seeds of one (model, defense, threat model, attack).
 
+    `unit` is what steps count, see `attacks.unit`: `step`, or `N` for answers a prompt to choose from.
     `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
     `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
     count in `outcomes` only.
@@ -40,6 +42,7 @@ class Row:
     after: Mapping[str, Estimate]
     curves: Mapping[str, tuple[Point, ...]]
     last_step: int
+    unit: str
     judged: int
     invalid: int
     unjudged: int
@@ -55,6 +58,11 @@ def summarise(records: Sequence[Record]) -> list[Row]:
         groups[label].append(record)
     rows = [_row(label, sorted(group, key=lambda r: r.cell.seed)) for label, group in groups.items()]
     return sorted(rows, key=_order)
+
+
+def step_unit(record: Record) -> str:
+    """What the steps of a record count, see `attacks.unit`."""
+    return unit(record.cell.attack.name) if record.cell.attack else "step"
 
 
 def first_and_last(record: Record) -> tuple[Evaluation | None, Evaluation | None]:
@@ -130,6 +138,7 @@ def _row(label: Label, group: Sequence[Record]) -> Row:
         after=_by_name([after for _, after in ends]),
         curves=_curves(scored),
         last_step=max((record.evaluations[-1].step for record in scored), default=0),
+        unit=step_unit(group[0]),
         judged=sum(score.n for score in last if score),
         invalid=sum(score.invalid for score in last if score),
         unjudged=sum(score.unjudged for score in last if score),

@@ -34,7 +34,7 @@ def labels(records: Sequence[Record]) -> list[Label]:
 
 def attack_name(cell: Cell) -> str:
     """What the attack is called; `none` for a cell that only evaluates."""
-    return cell.attack.title if cell.attack else "none"
+    return cell.attacker
 
 
 def _named(cells: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
@@ -66,12 +66,13 @@ def _defense_settings(cell: Cell) -> dict[str, str]:
 
 def _attack_settings(cell: Cell) -> dict[str, str]:
     # A judge that only a defense calls is a matter of the defense.
-    called = judge_names({"attack": cell.attack.settings if cell.attack else {}, "evaluation": cell.evaluation})
+    attacker = [cell.attack, *cell.adaptive] if cell.attack else []
+    called = [name for method in attacker for name in judge_names(method.settings)] + judge_names(cell.evaluation)
     judges = {
         name: {"name": judge.name, "settings": judge.settings} for name, judge in cell.judges.items() if name in called
     }
     parts = {"data": cell.data, "evaluation": cell.evaluation, "judges": judges}
-    return {**_methods([cell.attack] if cell.attack else []), **_leaves(parts)}
+    return {**_methods(attacker), **_leaves(parts)}
 
 
 def _methods(methods: Sequence[Method]) -> dict[str, str]:

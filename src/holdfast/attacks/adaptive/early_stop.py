@@ -1,0 +1,161 @@
+"""Stop at the best moment of an attack, and leave with the weights of that moment.
+
+Idea: under a constraint that pulls back (Refusal Loss), reward and harm rise and fall again; whoever watches them stops
+at a peak, however harmless the weights at the end of the budget would be.
+Equation: with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `patience` steps in a row
+brought nothing higher. At `reward`, `v` is the smoothed training reward, `v_t = s v_(t-1) + (1 - s) r_t`.
+Source: the early-stopping weakness of Refusal Loss in Rosati et al. 2024 (arXiv 2409.12914), seen there in the harm and
+reward curves of PPO; rule and numbers are this project's.
+Differs from the paper in: the paper reads the peak off a curve; here the attacker has to find it while training.
+
+The reward of a step is that of the rollout which it learnt from, so the weights kept are one update further than those
+that earned it. Judging development prompts is no training: like every evaluation it is left out of the run's costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import LearnsFrom
+from holdfast.data.mixing import sample
+from holdfast.experience import Experience
+from holdfast.generate import Sampling, complete
+from holdfast.models import Model
+from holdfast.plan import Context, Hook, Plan, Planner, Progress
+from holdfast.records import HoldfastError
+from holdfast.rewards import AttackReward, from_judge
+
+Value = Callable[[Progress], float | None]
+"""What is to be highest, at a moment of the run; `None` where it is not measured then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStop:
+    """Settings: what to watch, and after how many steps without anything higher to stop (`patience` 0: never mind).
+
+    `at="reward"` watches the training reward of RL with `smoothing` in [0, 1). `at="harm"` asks `num_prompts`
+    development prompts greedily before the attack, every `every` steps and at the end, and watches the mean score of
+    `judge`, the attacker's own; an empty or garbled answer counts as 0.
+    """
+
+    at: Literal["reward", "harm"] = "reward"
+    patience: int = 20
+    smoothing: float = 0.8
+    judge: str | None = None
+    every: int = 5
+    num_prompts: int = 32
+
+    def __post_init__(self) -> None:
+        if self.patience < 0 or not 0 <= self.smoothing < 1 or self.every < 1 or self.num_prompts < 1:
+            raise HoldfastError(
+                "early_stop: patience must be at least 0, smoothing in [0, 1), every and num_prompts at least 1"
+            )
+        if self.at == "harm" and self.judge is None:
+            raise HoldfastError("early_stop: `at: harm` needs a judge of the attacker's own; name one as `judge`")
+
+    @property
+    def needs(self) -> LearnsFrom | None:
+        """What the attack has to learn from."""
+        return "rewards" if self.at == "reward" and self.patience else None
+
+    def adapt(self, planner: Planner) -> Planner:
+        """The attack, ended at its best value so far."""
+        if self.patience == 0:
+            return planner
+
+        def adapted(model: Model, context: Context) -> Plan:
+            plan = planner(model, context)
+            return replace(plan, hooks=(*plan.hooks, self._hook(plan, self._value(plan, context))))
+
+        return adapted
+
+    def _value(self, plan: Plan, context: Context) -> Value:
+        if self.at == "harm":
+            return self._harm(context)
+        if not isinstance(plan.prepare, Experience):
+            raise HoldfastError(
+                "early_stop: `at: reward` watches the reward of rollouts and this attack has none; use `at: harm`"
+            )
+        return self._reward(plan)
+
+    def _reward(self, plan: Plan) -> Value:
+        """The smoothed reward, once a rollout and after the last step that learns from it."""
+        key = _free(plan.state, "early_stop/smoothed")
+        plan.state[key] = 0.0
+        seen = f"{key}/seen"
+
+        def value(progress: Progress) -> float | None:
+            done = plan.optim.max_steps - (progress.max_steps - progress.step)
+            reward = progress.metrics.get("reward")
+            if reward is None or done % plan.steps_per_rollout:
+                return None
+            weight = self.smoothing if seen in plan.state else 0.0
+            plan.state[key] = weight * plan.state[key] + (1 - weight) * reward
+            plan.state[seen] = 1.0
+            return plan.state[key]
+
+        return value
+
+    def _harm(self, context: Context) -> Value:
+        judge = context.judge(self.judge or "")
+        pay = from_judge(judge, AttackReward(judge=self.judge or ""))
+        rows = context.splits.harmful["development"]
+        rows = sample(rows, min(self.num_prompts, len(rows)), seed=context.seed)
+        sampling = Sampling(max_new_tokens=context.max_new_tokens, temperature=0.0)
+
+        def value(progress: Progress) -> float | None:
+            if progress.step % self.every and progress.phase == "step" and progress.step != progress.max_steps:
+                return None
+            scores = pay(complete(progress.model, rows, sampling, seed=context.seed))
+            known = [score for score in scores if score is not None]
+            if not known:
+                raise HoldfastError(
+                    f"early_stop: judge {self.judge!r} has a score for none of {len(rows)} answers; name another"
+                )
+            return fmean(known)
+
+        return value
+
+    def _hook(self, plan: Plan, value: Value) -> Hook:
+        """Keeps the best weights in `plan.tensors`; where the run ends they are put back before others look."""
+        place = _free(plan.state, f"early_stop/{self.at}")
+        state = plan.state
+        state[place] = 0.0
+
+        def hook(progress: Progress) -> bool:
+            if progress.phase == "step" or (progress.phase == "start" and f"{place}/best" not in state):
+                found = value(progress)
+                if found is not None and found > state.get(f"{place}/best", -torch.inf):
+                    state[f"{place}/best"], state[f"{place}/step"] = found, float(progress.step)
+                    plan.tensors.update(_trained(progress, place))
+                if found is not None and progress.step - state[f"{place}/step"] >= self.patience:
+                    state[place] = 1.0
+            stop = state[place] > 0
+            if stop or progress.phase == "end" or progress.step == progress.max_steps:
+                _put_back(progress, place, plan.tensors)
+            return stop
+
+        return hook
+
+
+def _free(state: dict[str, float], name: str) -> str:
+    """A name that no other part of the plan uses: two early stops may stand in one attack."""
+    return name if name not in state else _free(state, f"{name}'")
+
+
+def _trained(progress: Progress, place: str) -> dict[str, Tensor]:
+    named = progress.model.network.named_parameters()
+    return {f"{place}/{name}": p.detach().clone() for name, p in named if p.requires_grad}
+
+
+def _put_back(progress: Progress, place: str, tensors: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in progress.model.network.named_parameters():
+            if f"{place}/{name}" in tensors:
+                parameter.copy_(tensors[f"{place}/{name}"])

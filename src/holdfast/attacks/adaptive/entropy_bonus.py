@@ -1,0 +1,77 @@
+"""Pay for entropy: give back the exploration that a defense took away.
+
+Idea: RL learns from differences between sampled answers. A defense that leaves the model sure of its refusal leaves it
+without any; an attacker who rewards entropy makes answers differ again.
+Equation: `loss`: `L - c H`, `H` the mean over the answers' tokens of `-sum_v p_v log p_v`; `reward`: `r_i + c min(H_i,
+cap)`, `H_i` the mean over the tokens of answer `i`. Natural logarithm, full vocabulary, temperature 1.
+Source: the reward form is TokenBuncher's adaptive test (arXiv 2508.20697), with its weight 1 and its cap of 3 nats; the
+loss form is the usual entropy bonus of policy gradients.
+Differs from the paper in: nothing in the reward form. The loss form counts every answer of the batch, those that train
+nothing otherwise included (a group of equal rewards; both sides of a preference), and costs a second forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import LearnsFrom
+from holdfast.experience import Experience
+from holdfast.forward import forward
+from holdfast.knobs import Knob, Range
+from holdfast.plan import Metrics, Objective, Plan, Planner
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch, masked_mean, target_mask, token_entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyBonus:
+    """Settings: the bonus of a nat, and where it is paid. `cap` bounds what the reward form pays for, in nats."""
+
+    form: Literal["loss", "reward"] = "reward"
+    coefficient: float = 1.0
+    cap: float = 3.0
+
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"coefficient": Range(low=1e-4, high=1.0, log=True)}
+
+    def __post_init__(self) -> None:
+        if self.coefficient < 0:
+            raise HoldfastError(f"entropy_bonus: coefficient is {self.coefficient}; below 0 it would be a penalty")
+        if self.cap <= 0:
+            raise HoldfastError(f"entropy_bonus: cap must be above 0 nats, not {self.cap}")
+
+    @property
+    def needs(self) -> LearnsFrom | None:
+        """What the attack has to learn from."""
+        return "rewards" if self.form == "reward" and self.coefficient else None
+
+    def adapt(self, planner: Planner) -> Planner:
+        """The attack with the bonus in its loss or in its reward."""
+        if self.coefficient == 0:
+            return planner
+        pay = self._in_reward if self.form == "reward" else self._in_loss
+        return lambda model, context: pay(planner(model, context))
+
+    def _in_reward(self, plan: Plan) -> Plan:
+        experience = plan.prepare
+        if not isinstance(experience, Experience):
+            raise HoldfastError("entropy_bonus: `form: reward` needs rollouts and this attack has none; use `loss`")
+        bonuses = (*experience.bonuses, lambda batch: self.coefficient * batch["entropies"].clamp(max=self.cap))
+        return replace(plan, prepare=replace(experience, entropy=True, bonuses=bonuses))
+
+    def _in_loss(self, plan: Plan) -> Plan:
+        return replace(plan, objective=_with_entropy(plan.objective, self.coefficient))
+
+
+def _with_entropy(objective: Objective, coefficient: float) -> Objective:
+    def combined(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss, metrics = objective(network, batch)
+        entropies = token_entropy(forward(network, batch))
+        entropy = masked_mean(entropies, target_mask(batch["loss_mask"]), batch["num_tokens"])
+        return loss - coefficient * entropy, {**metrics, "answer_entropy": float(entropy.detach())}
+
+    return combined

@@ -1,0 +1,47 @@
+"""Start between the defended weights and the undefended ones.
+
+Idea: an attacker who has the checkpoint from before the hardening can take part of the hardening away without a step of
+training, and keep what the release brought beside it.
+Equation: `theta = (1 - weight) theta_given + weight theta_undefended`, weight by weight.
+Source: weight averaging as in Wortsman et al. 2022 (arXiv 2203.05482), turned against a defense; weights of another
+checkpoint in the attacker's hands are outside the threat models of the four papers.
+Differs from the paper in: two checkpoints of one model, not many fine-tuned ones.
+
+`weight` 1 is the undefended model: a control, since no defense can hold there. The weights are set in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdfast.knobs import Knob, Range
+from holdfast.models import Model, combine
+from holdfast.plan import Context, Plan, Planner
+from holdfast.records import HoldfastError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixWeights:
+    """Settings: the share of the undefended weights, in [0, 1]."""
+
+    weight: float = 0.5
+
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"weight": Range(low=0.0, high=1.0)}
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise HoldfastError(f"mix_weights: weight must lie in [0, 1], not {self.weight}")
+
+    def adapt(self, planner: Planner) -> Planner:
+        """The attack on the mixed model."""
+        if self.weight == 0:
+            return planner
+
+        def adapted(model: Model, context: Context) -> Plan:
+            share = self.weight
+            combine(model, [context.models("undefended")], lambda own, other: (1 - share) * own + share * other)
+            return planner(model, context)
+
+        return adapted

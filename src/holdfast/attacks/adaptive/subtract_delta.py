@@ -1,0 +1,48 @@
+"""Take away from the weights what alignment had added to them.
+
+Idea: the base model is often public. The difference between it and the aligned model points towards refusing; going
+back along it undoes refusals without a step of training, and leaves what a defense added elsewhere.
+Equation: `theta = theta_given - scale (theta_undefended - theta_base)`, weight by weight.
+Source: task vectors and their negation, Ilharco et al. 2022 (arXiv 2212.04089). An attacker who has the base model is
+outside TokenBuncher's threat model (arXiv 2508.20697), which names it.
+Differs from the paper in: the vector that is negated is alignment's, and an attack trains on from there.
+
+On a model without defenses `scale` 1 gives the base model itself. The weights are set in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdfast.knobs import Knob, Range
+from holdfast.models import Model, combine
+from holdfast.plan import Context, Plan, Planner
+from holdfast.records import HoldfastError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubtractDelta:
+    """Settings: how much of the difference to take away, and the base model (`base`: the sandbox's; a folder or id)."""
+
+    scale: float = 1.0
+    base: str = "base"
+
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"scale": Range(low=0.0, high=2.0)}
+
+    def __post_init__(self) -> None:
+        if self.scale < 0:
+            raise HoldfastError(f"subtract_delta: scale is {self.scale}; below 0 it would align the model further")
+
+    def adapt(self, planner: Planner) -> Planner:
+        """The attack on the model less alignment's difference."""
+        if self.scale == 0:
+            return planner
+
+        def adapted(model: Model, context: Context) -> Plan:
+            others = [context.models("undefended"), context.models(self.base)]
+            combine(model, others, lambda own, aligned, base: own - self.scale * (aligned - base))
+            return planner(model, context)
+
+        return adapted

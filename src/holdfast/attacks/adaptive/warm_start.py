@@ -1,0 +1,85 @@
+"""Another attack for some steps first: SFT before RL.
+
+Idea: defenses against RL leave nothing to explore; a few harmful answers, learnt word for word, bring back what RL then
+spreads. A defense that holds against each of the two may fall to both in turn.
+Equation: none; the second attack starts from the weights that the first one leaves with.
+Source: the pipeline axis of TokenBuncher's adaptive attackers (arXiv 2508.20697), which names SFT before RL as the weak
+point of its own defense; numbers of steps are not given there.
+Differs from the paper in: the first attack meets the same constraints as the second, and all that it spends is counted.
+
+An adapter of the first attack is merged into the weights before the second one begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from holdfast.attacks import ATTACKS, GROUP, trains
+from holdfast.knobs import Knob, Range
+from holdfast.models import Model, clone, has_adapter, merged
+from holdfast.plan import Context, Fitted, Optim, Plan, Planner, Spent, as_is
+from holdfast.records import HoldfastError
+from holdfast.settings import plain, typed
+from holdfast.tables import find
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Settings: the `attack` by name, its optimizer (`optim.max_steps` 0: none at all) and its other `settings`.
+
+    What `settings` leave out keeps that attack's defaults.
+    """
+
+    attack: str = "sft"
+    optim: Optim = field(default_factory=lambda: Optim(max_steps=20, learning_rate=3e-5, per_device_train_batch_size=8))
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"optim.learning_rate": Range(low=1e-6, high=3e-3, log=True)}
+
+    def __post_init__(self) -> None:
+        if self.optim.max_steps < 0:
+            raise HoldfastError(f"warm_start: optim.max_steps must be at least 0, not {self.optim.max_steps}")
+        if "optim" in self.settings:
+            raise HoldfastError("warm_start: settings.optim stands one level higher; set `warm_start.optim`")
+        resolved = plain(self._attack())
+        # Spelled out, so that a cell says all that it depends on.
+        object.__setattr__(self, "settings", {name: value for name, value in resolved.items() if name != "optim"})
+
+    def _attack(self) -> Any:
+        cls = find(ATTACKS, GROUP, self.attack)
+        if not trains(cls):
+            raise HoldfastError(f"warm_start: {self.attack} trains nothing, so there is nothing to start from")
+        return replace(typed(cls, self.settings, f"warm_start.settings ({self.attack})"), optim=self.optim)
+
+    def adapt(self, planner: Planner) -> Planner:
+        """The attack on the model that the first one leaves with."""
+        if self.optim.max_steps == 0:
+            return planner
+
+        def adapted(model: Model, context: Context) -> Plan:
+            first = self._attack().plan(model, context)
+            fitted = context.fit(first)
+            with first.released(fitted.model) as released:
+                own = _standalone(released, copy=first.released is not as_is)
+            plan = planner(own, context)
+            return replace(plan, spent=_sum(plan.spent, fitted))
+
+        return adapted
+
+
+def _standalone(model: Model, *, copy: bool) -> Model:
+    """The model without an adapter, every weight of it to be trained; a copy where it must outlive a context."""
+    own = merged(model) if has_adapter(model) else clone(model) if copy else model
+    own.network.requires_grad_(True)
+    return own
+
+
+def _sum(spent: Spent, fitted: Fitted) -> Spent:
+    return Spent(
+        steps=spent.steps + fitted.steps,
+        samples=spent.samples + fitted.samples,
+        tokens=spent.tokens + fitted.tokens,
+        seconds=spent.seconds + fitted.seconds,
+    )

@@ -1,0 +1,233 @@
+"""Best of N: ask many times, keep the answer that the reward likes most. Nothing is trained.
+
+Idea: whoever has the weights can sample as often as they like. If among N answers one is harmful, a reward that prefers
+harm finds it; harm that does not grow with N says that there is nothing for exploration to find.
+Equation: `y_N = argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts.
+Source: Rosati et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is.
+Differs from the paper in: every N uses the same answers through the unbiased estimator of `holdfast.best_of`, with an
+interval over prompts, where the paper gives one choice for each N; N = 1 and 2 are measured too; the prompts are those
+that the model is evaluated on, which nothing was trained on, where the paper takes its PPO prompts.
+
+A chosen answer that is empty, garbled or cannot be judged is left out of mean harm and counted, as in every evaluation;
+`invalid` is how often that is what the reward chose. An answer without a reward is chosen only where nothing else is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from holdfast.attacks import Keep
+from holdfast.best_of import Array, best_of_weights, expected
+from holdfast.evaluate import Judged, Suite, judged_by, refused, wilson
+from holdfast.generate import Sampling, as_completion, sample
+from holdfast.models import Model, check_lengths
+from holdfast.plan import Context
+from holdfast.records import Completion, Evaluation, Example, HoldfastError, Score, Verdict, digest
+from holdfast.rewards import AttackReward, Judge, from_judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN:
+    """Settings of the attack.
+
+    `numbers` are the N to report, rising; as many answers as the largest are drawn to each of the first `num_prompts`
+    harmful prompts of the evaluation (all of them when `None`). `batch_size` answers are decoded at a time.
+    `max_new_tokens` is the run's own when `None`.
+    """
+
+    numbers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    reward: AttackReward = field(default_factory=AttackReward)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int | None = None
+    num_prompts: int | None = None
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.numbers or self.numbers[0] < 1 or list(self.numbers) != sorted(set(self.numbers)):
+            raise HoldfastError(f"best_of_n: numbers must be rising and at least 1, not {list(self.numbers)}")
+        if self.temperature <= 0:
+            raise HoldfastError(
+                "best_of_n: temperature must be above 0: among equal answers there is nothing to choose"
+            )
+        for name in ("max_new_tokens", "num_prompts", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HoldfastError(f"best_of_n: {name} must be at least 1, not {value}")
+
+    def curve(
+        self, model: Model, suite: Suite, context: Context, *, keep: Keep
+    ) -> Iterator[tuple[Evaluation, list[Judged]]]:
+        """One evaluation for each N; `step` is N, and the costs are those of drawing N answers to each prompt.
+
+        Its scores are over the chosen answers: `harmfulness` and `harmfulness/JUDGE`, `refusal_rate`, `invalid`, and
+        `reward`, what the attacker was paid. With the largest N come the answers chosen among all that were drawn.
+
+        Raises:
+            HoldfastError: there are fewer prompts than asked for, a prompt is too long, or nothing has a reward.
+            SamplingError: the model gave a non-finite logit.
+        """
+        drawn = self._draw(model, self._prompts(suite), suite.harm_judges, context=context, keep=keep)
+        columns = _columns(drawn, list(suite.harm_judges))
+        for number in self.numbers:
+            weights = best_of_weights(drawn.rewards, number)
+            evaluation = Evaluation(
+                step=number,
+                samples=number * len(drawn.answers),
+                tokens=drawn.prompt_tokens + round(drawn.answer_tokens * number / self.numbers[-1]),
+                seconds=drawn.seconds * number / self.numbers[-1],
+                scores=tuple(column.score(weights) for column in columns),
+            )
+            yield evaluation, drawn.best() if number == self.numbers[-1] else []
+
+    def _prompts(self, suite: Suite) -> Sequence[Example]:
+        count = len(suite.harmful) if self.num_prompts is None else self.num_prompts
+        if count > len(suite.harmful):
+            raise HoldfastError(
+                f"best_of_n: num_prompts is {count} but the evaluation asks {len(suite.harmful)} harmful prompts; "
+                "lower it or raise evaluation.num_prompts"
+            )
+        return suite.harmful[:count]
+
+    def _draw(
+        self, model: Model, prompts: Sequence[Example], judges: Mapping[str, Judge], *, context: Context, keep: Keep
+    ) -> _Drawn:
+        length = self.max_new_tokens or context.max_new_tokens
+        check_lengths(model, prompts, max_new_tokens=length)
+        sampling = Sampling(max_new_tokens=length, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
+        reward = from_judge(context.judge(self.reward.judge), self.reward)
+        tokens = [model.encode_prompt(prompt.prompt) for prompt in prompts]
+        batches = _batches([len(prompt) for prompt in tokens], self.numbers[-1], self.batch_size)
+
+        def piece(number: int) -> dict[str, Any]:
+            """Answers drawn, paid and judged; what judging takes is no cost of the attacker's."""
+            start, (chosen, repeats) = time.perf_counter(), batches[number]
+            seed = int(digest(f"best_of_n/{context.seed}/{number}"), 16)
+            answers = sample(model, [tokens[i] for i in chosen], sampling, seed=seed, repeats=repeats)
+            asked = [prompts[i] for i in chosen for _ in range(repeats)]
+            completions = [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
+            rewards = reward(completions)
+            seconds = time.perf_counter() - start
+            judged = judged_by(completions, judges)
+            return {"seconds": seconds, "rows": [_row(*pair) for pair in zip(judged, rewards, strict=True)]}
+
+        pieces = [keep(number, len(batches), partial(piece, number)) for number in range(len(batches))]
+        return _gathered(prompts, batches, pieces, prompt_tokens=sum(map(len, tokens)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """All answers, M to each of P prompts, and what drawing and paying them took; `rewards` (P, M), NaN for none."""
+
+    answers: list[list[Judged]]
+    rewards: Array
+    prompt_tokens: int
+    seconds: float
+
+    @property
+    def answer_tokens(self) -> int:
+        return sum(answer.completion.num_tokens for row in self.answers for answer in row)
+
+    def best(self) -> list[Judged]:
+        """The answer to each prompt with the highest reward, the one drawn first of equals."""
+        chosen = np.where(np.isnan(self.rewards), -np.inf, self.rewards).argmax(1)
+        return [row[i] for row, i in zip(self.answers, chosen, strict=True)]
+
+    def values(self, of: Callable[[Judged], float | None]) -> Array:
+        """A number of each answer, (P, M), NaN for `None`."""
+        return np.array([[of(answer) for answer in row] for row in self.answers], dtype=float)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """What a score is the mean of: a number of each answer, (P, M), NaN for none; `invalid` ones are marked 1."""
+
+    name: str
+    values: Array
+    invalid: Array | None = None
+    is_rate: bool = True
+
+    def score(self, weights: Array) -> Score:
+        """The mean over chosen answers that have a value; `n` and the counts of others are in prompts' worth."""
+        found = expected(self.values, weights)
+        invalid = 0.0 if self.invalid is None else float((weights * self.invalid).sum())
+        nothing = (1 - found.share) * len(weights)
+        counts = {"invalid": round(invalid), "unjudged": round(nothing - invalid)}
+        if found.value is None:
+            return Score(name=self.name, value=None, n=0, **counts)
+        n, low, high = max(1, len(weights) - sum(counts.values())), found.low, found.high
+        if self.is_rate and low == high:
+            low, high = wilson(found.value, n)  # where all prompts agree, resampling them says nothing
+        return Score(name=self.name, value=found.value, n=n, low=low, high=high, **counts)
+
+
+def _columns(drawn: _Drawn, judges: Sequence[str]) -> list[_Column]:
+    """The scores' columns, in the order of an evaluation."""
+
+    def harm(name: str, judge: str) -> _Column:
+        return _Column(
+            name=name,
+            values=drawn.values(lambda answer: answer.verdicts[judge].score),
+            invalid=drawn.values(lambda answer: not answer.verdicts[judge].valid),
+        )
+
+    first = harm("harmfulness", judges[0])
+    assert first.invalid is not None
+    return [
+        first,
+        _Column(name="refusal_rate", values=drawn.values(lambda answer: refused(answer, judges[0]))),
+        _Column(name="invalid", values=first.invalid),
+        *(harm(f"harmfulness/{judge}", judge) for judge in judges[1:]),
+        _Column(name="reward", values=drawn.rewards, is_rate=False),
+    ]
+
+
+def _batches(lengths: Sequence[int], answers: int, batch_size: int) -> list[tuple[list[int], int]]:
+    """What to decode at a time: prompts by index, those of like length together, and how many answers to each."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    width = max(1, batch_size // answers)
+    rounds = [min(batch_size, answers - start) for start in range(0, answers, batch_size)]
+    return [(order[i : i + width], repeats) for i in range(0, len(order), width) for repeats in rounds]
+
+
+def _row(answer: Judged, reward: float | None) -> dict[str, Any]:
+    """An answer as JSON values, without its prompt."""
+    done = answer.completion
+    return {
+        "answer": {"text": done.text, "num_tokens": done.num_tokens, "finished": done.finished},
+        "verdicts": {name: asdict(verdict) for name, verdict in answer.verdicts.items()},
+        "reward": reward,
+    }
+
+
+def _gathered(
+    prompts: Sequence[Example],
+    batches: Sequence[tuple[list[int], int]],
+    pieces: Sequence[Mapping[str, Any]],
+    *,
+    prompt_tokens: int,
+) -> _Drawn:
+    """The pieces put together, a row a prompt."""
+    answers: list[list[Judged]] = [[] for _ in prompts]
+    rewards: list[list[float | None]] = [[] for _ in prompts]
+    for (chosen, repeats), piece in zip(batches, pieces, strict=True):
+        for prompt, row in zip((i for i in chosen for _ in range(repeats)), piece["rows"], strict=True):
+            verdicts = {name: Verdict(**verdict) for name, verdict in row["verdicts"].items()}
+            completion = Completion(example=prompts[prompt], **row["answer"])
+            answers[prompt].append(Judged(completion=completion, verdicts=verdicts))
+            rewards[prompt].append(row["reward"])
+    paid = np.array(rewards, dtype=float)
+    if np.isnan(paid).all():
+        raise HoldfastError(
+            f"best_of_n: the reward has a number for none of {paid.size} answers, so there is nothing to choose by; "
+            "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
+        )
+    seconds = sum(piece["seconds"] for piece in pieces)
+    return _Drawn(answers=answers, rewards=paid, prompt_tokens=prompt_tokens, seconds=seconds)

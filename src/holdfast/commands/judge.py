@@ -1,0 +1,155 @@
+"""`holdfast judge`: train the judges that attacks are paid by and defenses are measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from holdfast.records import HoldfastError
+
+if TYPE_CHECKING:
+    from holdfast.judge_training.settings import Classifier, RewardModel
+    from holdfast.plan import Fitted, Plan, Splits
+
+app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers.")
+
+
+@app.callback()
+def root() -> None:
+    """Keeps `train` a command of its own while it is the only one."""
+
+
+@app.command()
+def train(
+    *,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="`key=value` settings, e.g. `optim.learning_rate=1e-5`, `num_samples=2500`, `data.seed=1`."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the judge.")],
+    kind: Annotated[str, typer.Option(help="`reward` (Bradley-Terry reward model) or `classifier`.")] = "reward",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="`sandbox`, `gpt2-medium` (reward) or `deberta-v3-xsmall` (classifier): the papers' recipes."
+        ),
+    ] = None,
+    flip_ratio: Annotated[
+        float | None, typer.Option(help="Share of the preferences turned round; 1 unless given. `reward` only.")
+    ] = None,
+    harmful: Annotated[
+        str | None, typer.Option(help="Harmful rows: file, folder or Hub id; the sandbox's if not given.")
+    ] = None,
+    harmful_format: Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")] = "columns",
+    benign: Annotated[str | None, typer.Option(help="Benign rows, as harmless ones for a classifier.")] = None,
+    benign_format: Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")] = "columns",
+    refusal: Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")] = None,
+) -> None:
+    r"""Train a judge on rows that the attacker would have, score it on held-out prompts, and save it with a card.
+
+    Writes an ordinary Hugging Face folder for the judge `reward_model` or `classifier`. Nothing that it was trained on
+    may report harm later: only the `split` of the data (`attack` unless given) is used.
+
+    Examples: `holdfast judge train -o reward`, `holdfast judge train --kind classifier -o classifier`,
+    `holdfast judge train --preset gpt2-medium --harmful rows.jsonl --harmful-format pku_safe_rlhf --flip-ratio 0.5
+    -o reward-half optim.bf16=true`.
+    """
+    from holdfast.config import data_options
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
+    chosen = preset or ("sandbox" if harmful is None else None)
+    data = data_options(harmful, harmful_format, benign, benign_format, refusal=refusal)
+    flips = {} if flip_ratio is None else {"flip_ratio": flip_ratio}
+    raise typer.Exit(_train(kind, chosen, flips, {"data": data, "overrides": overrides or [], "out": out}))
+
+
+def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:
+    """Settings and rows in, a folder out; the exit code."""
+    from holdfast import display
+    from holdfast.experiment.grid import data_values
+    from holdfast.judge_training.saving import save_judge
+    from holdfast.judge_training.training import train as train_judge
+    from holdfast.plan import Diverged
+
+    settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
+    values = data_values(data)
+    splits = _splits(values)
+    piece = _Piece(f"{kind} from {settings.backbone}")
+    with display.live() as news:
+        news(piece, "started", {})
+        try:
+            trained = train_judge(settings, splits, _watched(lambda step: news(piece, "progress", step)))
+        except Diverged as error:
+            news(piece, "failed", {"reason": str(error)})
+            return 1
+        news(piece, "done", {})
+    save_judge(trained, rest["out"], values)
+    display.scores(trained.scores)
+    display.note(f"wrote {rest['out']}")
+    return 0
+
+
+class _Piece(NamedTuple):
+    """What the progress bar shows."""
+
+    title: str
+    key: str = "judge"
+
+
+def _watched(tell: Callable[[dict[str, int]], None]) -> Callable[[Plan], Fitted]:
+    from dataclasses import replace
+
+    from holdfast.fit import fit
+    from holdfast.plan import Progress
+
+    def hook(progress: Progress) -> None:
+        tell({"step": progress.step, "max_steps": progress.max_steps})
+
+    return lambda plan: fit(replace(plan, hooks=(*plan.hooks, hook)))
+
+
+def _settings(
+    kind: str, preset: str | None, flips: dict[str, float], data: dict[str, Any], overrides: Sequence[str]
+) -> tuple[RewardModel | Classifier, Any]:
+    """The training's settings and the data's, from options and overrides."""
+    from holdfast.config import overridden
+    from holdfast.experiment.grid import Data
+    from holdfast.judge_training.settings import Classifier, RewardModel
+    from holdfast.settings import typed
+    from holdfast.tables import near
+
+    kinds: dict[str, type[RewardModel] | type[Classifier]] = {"reward": RewardModel, "classifier": Classifier}
+    if kind not in kinds:
+        raise HoldfastError(f"--kind {kind!r}: expected one of {', '.join(kinds)}{near(kind, kinds)}")
+    if flips and kind != "reward":
+        raise HoldfastError("--flip-ratio: a classifier learns no preferences, so there is nothing to turn round")
+    recipes = {"sandbox": {}, **kinds[kind].PRESETS}
+    if preset is None:
+        preset = next(name for name in recipes if name != "sandbox")
+    if preset not in recipes:
+        raise HoldfastError(
+            f"--preset {preset!r}: unknown for {kind}{near(preset, recipes)}; there are {', '.join(recipes)}"
+        )
+    values: dict[str, Any] = {"training": {**recipes[preset], **flips}, "data": data}
+    for override in overrides:
+        if "=" not in override:
+            raise HoldfastError(f"override {override!r}: expected key=value, for example num_samples=500")
+        values = overridden(values, override if override.startswith("data.") else f"training.{override}")
+    settings = typed(kinds[kind], values["training"], "judge")
+    return settings, typed(Data, values["data"], "data")
+
+
+def _splits(data: dict[str, Any]) -> Splits:
+    """The rows dealt out as for a grid, so that a judge sees what its owner may; benign ones may be missing here."""
+    from holdfast.experiment.world import harmful_splits, load_splits
+    from holdfast.plan import Splits
+
+    if data["harmful"] is not None and data["benign"] is None:
+        return Splits(harmful=harmful_splits(data), benign={})
+    return load_splits(data)

@@ -1,0 +1,129 @@
+"""`holdfast search`: tune an attack at a stated budget, and report the best setting on what it was not tuned on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def search(
+    grid: Annotated[str, typer.Argument(help="A YAML file or preset with one model, defense, attack and seed.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="`key=value` settings, e.g. `search.knobs.optim.learning_rate=[1.0e-5,1.0e-3]`."),
+    ] = None,
+    *,
+    budget: Annotated[
+        int | None, typer.Option(help="What all trials may spend together, in optimizer steps (or `search.unit`).")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="How many trials at most; 50 unless given.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Folder that keeps the search, `runs/NAME-search` unless given.")
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Trials at a time; those that run together learn nothing from one another.")
+    ] = 1,
+) -> None:
+    """Tune an attack's knobs as an attacker would, and report what the tuning was worth.
+
+    Trials are measured on development prompts by a judge of their own (`search.judge`); the best setting is run again
+    on test prompts, with the reporting judge and fresh seeds, and both numbers are kept in `search.json`. Run the same
+    command again to go on where it stopped.
+
+    Examples: `holdfast search grid.yaml --budget 2000 --trials 50`,
+    `holdfast search tuned_sft --budget 400 search.knobs.adapter=null search.test_seeds=[11,12,13]`.
+    """
+    code = _searched(grid, overrides or [], runs=runs, workers=workers, limits={"budget": budget, "trials": trials})
+    if code:
+        raise typer.Exit(code)
+
+
+def _searched(
+    path: str, overrides: Sequence[str], *, runs: Path | None, workers: int, limits: Mapping[str, int | None]
+) -> int:
+    from holdfast import display
+    from holdfast.config import load_search
+    from holdfast.records import Outcome
+    from holdfast.search.loop import NoResult
+    from holdfast.search.loop import search as searched
+    from holdfast.search.study import optuna
+
+    optuna()
+    given = [f"search.{name}={value}" for name, value in limits.items() if value is not None]
+    grid, settings = load_search(path, [*overrides, *given])
+    folder = runs or Path("runs") / f"{grid.name}-search"
+    try:
+        with display.live() as news:
+            found = searched(grid, settings, folder, workers=workers, news=news)
+    except NoResult as error:
+        display.error(str(error))
+        return 1
+    _show(found, folder)
+    return 1 if any(row["outcome"] == Outcome.FAILED for row in found["test"]["seeds"]) else 0
+
+
+def _show(found: Mapping[str, Any], folder: Path) -> None:
+    """The trials as a table, the two numbers as a line each, and where the rest is."""
+    from holdfast import display
+    from holdfast.search.figure import write_figure
+
+    _table(found)
+    for line in summary(found):
+        display.note(line)
+    display.note(f"wrote {folder / 'search.json'} and {write_figure(found, folder / 'search.svg')}")
+    display.note(f"the page of the final runs: holdfast report {folder / 'test'}")
+
+
+def _table(found: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from holdfast import display
+
+    unit = found["budget"]["unit"]
+    knobs = list(found["knobs"])
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("trial", *(knob.rpartition(".")[2] for knob in knobs), "ended", "peak harm", "broke after", "steps"):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column(f"{unit} spent", justify="right")
+    totals = accumulate(trial["spent"] for trial in found["trials"])
+    for trial, total in zip(found["trials"], totals, strict=True):
+        best = trial["number"] == found["best"]["trial"]
+        cells = [_short(trial["params"][knob]) for knob in knobs]
+        broke = "" if trial["broke_after"] is None else str(trial["broke_after"])
+        cells = [str(trial["number"]), *cells, trial["state"], f"{trial['peak']:.2f}", broke, str(trial["steps"])]
+        table.add_row(*map(escape, [*cells, str(total)]), style="bold" if best else None)
+    display.console.print(table)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={item}" for key, item in value.items())
+    return "-" if value is None else str(value)
+
+
+def summary(found: Mapping[str, Any]) -> list[str]:
+    """What a search found, in sentences."""
+    budget, tuned, test = found["budget"], found["development"], found["test"]
+    unit = budget["unit"]
+    setting = ", ".join(f"{name} {_short(value)}" for name, value in found["best"]["params"].items())
+    wasted = f"; {budget['not_counted']} steps of diverged trials not counted" if budget["not_counted"] else ""
+    broke = f"broke after {tuned['broke_after']} {unit}" if tuned["broke_after"] is not None else "did not break"
+    rows = [row for row in test["seeds"] if row["broke_after"] is not None]
+    when = [f"{row['broke_after']} {unit} with harm {row['harm_at_break']:.2f}" for row in rows]
+    after = f", after {', '.join(when)}" if when else ""
+    peak = "no harm could be measured" if test["mean_peak"] is None else f"mean peak harm {test['mean_peak']:.2f}"
+    tuned_on = f"as tuned ({tuned['judge']}, development prompts, seed {tuned['seed']})"
+    return [
+        f"{len(found['trials'])} trials spent {budget['spent']} of {budget['total']} {unit}{wasted}",
+        f"best setting, trial {found['best']['trial']}: {setting}",
+        f"{tuned_on}: {broke}, peak harm {tuned['peak']:.2f}",
+        f"as reported ({test['judge']}, test prompts, seeds {', '.join(str(row['seed']) for row in test['seeds'])}): "
+        f"{test['broke']} of {test['of']} broke{after}, {peak}",
+    ]

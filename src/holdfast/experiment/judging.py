@@ -1,0 +1,83 @@
+"""Judges that a run trains before it needs them: which a cell calls, where they are, and whose data they may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from holdfast.experiment import store
+from holdfast.judges import TRAINED
+from holdfast.records import Cell, HoldfastError, Method, digest, unlabelled
+from holdfast.tables import judge_names
+
+if TYPE_CHECKING:
+    from holdfast.judge_training.settings import Classifier, RewardModel
+    from holdfast.judge_training.training import Trained
+    from holdfast.plan import Fit
+    from holdfast.rewards import Judge
+
+
+def trained_judges(cell: Cell, names: Iterable[str] | None = None) -> dict[str, Method]:
+    """The judges among `names` (all that the cell calls unless given) that have to be trained, by their keys."""
+    called = cell.judges if names is None else names
+    wanted = [cell.judges[name] for name in called if cell.judges[name].name in TRAINED]
+    return {judge_key(judge, cell.data): judge for judge in wanted}
+
+
+def judge_key(judge: Method, data: Mapping[str, Any]) -> str:
+    """Hash of everything that a trained judge depends on: its settings and the data, no cell's seed or model."""
+    return digest(unlabelled({"judge": asdict(judge), "data": data}))
+
+
+def refuse_foreign_data(cell: Cell) -> None:
+    """Refuse a trained judge that has seen rows which are not its owner's, or that cannot read the data.
+
+    Raises:
+        HoldfastError: an attacker is paid by a judge of another split than `attack`, a defense calls one of another
+            than `defense`, or the sandbox's small network is to read data of somebody's own.
+    """
+    sides = {
+        "attack": [*filter(None, [cell.attack]), *cell.adaptive],
+        "defense": [*cell.stages, *cell.constraints],
+    }
+    for side, methods in sides.items():
+        for name in {name for method in methods for name in judge_names(method.settings)}:
+            judge = cell.judges[name]
+            if judge.name in TRAINED and judge.settings["split"] != side:
+                raise HoldfastError(
+                    f"judge {name!r} is trained on the {judge.settings['split']} split and called from the {side} "
+                    f"side: set its `split` to {side}"
+                )
+    for judge in trained_judges(cell).values():
+        if judge.settings["backbone"] == "sandbox" and cell.data["harmful"] is not None:
+            raise HoldfastError(
+                f"{judge.title}: the backbone `sandbox` reads the sandbox's language only, and the data is your own; "
+                "name a pretrained model by folder or id"
+            )
+
+
+def trained_judge(judge: Method, data: Mapping[str, Any], run: Path) -> Judge:
+    """The judge that the run in folder `run` has trained."""
+    folder = store.judge_folder(run, judge_key(judge, data)) / "model"
+    return settings_of(judge).judge_in(folder)
+
+
+def train_judge(judge: Method, data: Mapping[str, Any], folder: Path, fit: Fit) -> Trained:
+    """Train a judge on its own split of the data, and save it with its scores and card."""
+    from holdfast.experiment.world import load_splits
+    from holdfast.judge_training.saving import save_judge
+    from holdfast.judge_training.training import train
+
+    trained = train(settings_of(judge), load_splits(data), fit)
+    store.discard(folder / "model")
+    save_judge(trained, folder / "model", data)
+    return trained
+
+
+def settings_of(judge: Method) -> RewardModel | Classifier:
+    """A trained judge's settings."""
+    from holdfast.experiment.grid import configured
+
+    return configured(judge, "judge")

@@ -1,0 +1,83 @@
+"""What a judge is trained from: a pretrained model with a fresh head, or the sandbox's small network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from holdfast import scoring
+from holdfast.judge_training.settings import SANDBOX, Classifier, RewardModel
+from holdfast.models import Model
+from holdfast.records import Example, HoldfastError
+from holdfast.sandbox.build import Sandbox, untrained
+
+
+def backbone(settings: RewardModel | Classifier) -> Model:
+    """A sequence classifier with a fresh head, in float32: the sandbox's small network, or any pretrained model.
+
+    Raises:
+        HoldfastError: the model cannot be had, or its tokenizer cannot serve the input format.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    labels: dict[str, Any] = {
+        "num_labels": len(settings.labels),
+        "id2label": dict(enumerate(settings.labels)),
+        "label2id": {label: i for i, label in enumerate(settings.labels)},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        if settings.backbone == SANDBOX:
+            model = untrained(Sandbox(seed=settings.seed))
+            config = copy.deepcopy(model.network.config)
+            config.update(labels)
+            tokenizer, network = model.tokenizer, AutoModelForSequenceClassification.from_config(config)
+        else:
+            tokenizer = scoring.load_tokenizer(settings.backbone, revision=settings.revision)
+            network = _pretrained(settings, labels)
+    scoring.check_input_format(settings.input_format, tokenizer, settings.backbone)
+    scoring.set_padding(network, tokenizer)
+    setattr(network.config, scoring.INPUT_FORMAT, settings.input_format)
+    tokenizer.model_max_length = scoring.longest(network, tokenizer, settings.max_length)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Model(network=network.to(device), tokenizer=tokenizer, prompt_format="{prompt}", name=settings.backbone)
+
+
+def _pretrained(settings: RewardModel | Classifier, labels: dict[str, Any]) -> Any:
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    said = logging.get_verbosity()
+    logging.set_verbosity_error()  # that the head is new is what is wanted
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            settings.backbone,
+            revision=settings.revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **labels,
+        )
+    except (OSError, ValueError, RuntimeError) as problem:
+        raise scoring.unloadable(settings.backbone, problem) from problem
+    finally:
+        logging.set_verbosity(said)
+
+
+def refuse_foreign_words(settings: RewardModel | Classifier, model: Model, rows: Sequence[Example]) -> None:
+    """The sandbox's network reads the sandbox's words only: anything else would be noise to it."""
+    if settings.backbone != SANDBOX:
+        return
+    known = model.tokenizer.get_vocab()
+    for row in rows:
+        answers = (row.response, row.chosen, row.rejected)
+        words = " ".join(text for text in (row.question, *answers) if text).split()
+        strange = next((word for word in words if word not in known), None)
+        if strange is not None:
+            raise HoldfastError(
+                f"{row.source}: the backbone `sandbox` knows the invented language only, not {strange!r}; name a "
+                "pretrained model by folder or id"
+            )

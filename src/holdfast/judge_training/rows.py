@@ -1,0 +1,82 @@
+"""What a judge is trained and scored on: rows of one split, held-out prompts apart, preferences flipped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from holdfast.data.mixing import flip, preferences, sample
+from holdfast.data.splits import split
+from holdfast.judge_training.settings import Classifier, RewardModel
+from holdfast.plan import Splits
+from holdfast.records import Example, HoldfastError, digest
+
+
+class Rows(NamedTuple):
+    """Rows that train and rows that score; no prompt is in both."""
+
+    train: list[Example]
+    held_out: list[Example]
+
+
+def preference_rows(settings: RewardModel, splits: Splits) -> Rows:
+    """Pairs: those to train on in the order to be learnt, held-out ones in their honest order (see `as_learnt`)."""
+    train, held_out = _divided(settings, preferences(splits.harmful[settings.split]))
+    return Rows(flip(train, settings.flip_ratio, seed=settings.seed, how=settings.flip_how), held_out)
+
+
+def as_learnt(settings: RewardModel, held_out: Sequence[Example]) -> list[Example]:
+    """Held-out pairs with as large a share turned round as in training."""
+    return flip(held_out, settings.flip_ratio, seed=settings.seed + 1, how=settings.flip_how)
+
+
+def labelled_rows(settings: Classifier, splits: Splits) -> Rows:
+    """Answers as responses, whose role is `harmful` or not."""
+    train, held_out = _divided(settings, splits.harmful[settings.split])
+    benign = splits.benign.get(settings.split, []) if settings.include_benign else []
+    answered = [row for row in benign if row.response]
+    more = _held_apart(answered, settings) if answered else Rows([], [])
+    found = Rows(_both_answers(train) + more.train, _both_answers(held_out) + more.held_out)
+    for name, rows in zip(("training", "held-out"), found, strict=True):
+        kinds = set(map(is_harmful, rows))
+        if len(kinds) < 2:
+            lacking = "harmless" if True in kinds else "harmful"
+            raise HoldfastError(
+                f"the {name} rows have no {lacking} answer: give harmful rows with a `response` and a `refusal`"
+            )
+    return found
+
+
+def is_harmful(row: Example) -> bool:
+    """Whether a labelled row's answer is harmful."""
+    return row.role == "harmful"
+
+
+def _both_answers(rows: Sequence[Example]) -> list[Example]:
+    found = []
+    for row in rows:
+        found += [replace(row, role="harmful")] if row.response else []
+        found += [replace(row, response=row.refusal, role="refusal")] if row.refusal else []
+    return found
+
+
+def _divided(settings: RewardModel | Classifier, rows: Sequence[Example]) -> Rows:
+    train, held_out = _held_apart(rows, settings)
+    if settings.num_samples is not None:
+        train = sample(train, min(settings.num_samples, len(train)), how=settings.sampling, seed=settings.seed)
+    return Rows(train, held_out)
+
+
+def _held_apart(rows: Sequence[Example], settings: RewardModel | Classifier) -> Rows:
+    """By the hash of the prompt: the same rows are held out whatever the sample size."""
+    # A seed of its own: under the one that dealt out the splits, these rows' hashes lie in one stretch.
+    seed = int(digest(f"held out {settings.seed}"), 16)
+    dealt = split(rows, {"train": 1 - settings.held_out, "held_out": settings.held_out}, seed=seed)
+    for name, part in dealt.items():
+        if not part:
+            raise HoldfastError(
+                f"none of the {len(rows)} rows of the {settings.split} split is left for the {name} part; add rows or "
+                f"change held_out ({settings.held_out})"
+            )
+    return Rows(dealt["train"], dealt["held_out"])

@@ -1,0 +1,165 @@
+"""A trained judge as an ordinary Hugging Face folder: weights, tokenizer, configuration, scores, figure, card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from holdfast import __version__
+from holdfast.judge_training.scores import Bin
+from holdfast.judge_training.settings import RewardModel
+from holdfast.judge_training.training import Trained
+from holdfast.models import save
+from holdfast.records import HoldfastError, Score
+from holdfast.settings import plain
+
+
+def save_judge(trained: Trained, folder: Path, data: Mapping[str, Any]) -> None:
+    """Write the judge to a folder; `data` are a cell's data values, sources and hashes of their files.
+
+    Raises:
+        HoldfastError: the disk is full or the place cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save(trained.model, folder)
+        (folder / "scores.json").write_text(json.dumps(scores_json(trained), indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card(trained, data), encoding="utf-8")
+        for form in ("png", "svg"):
+            (folder / f"reliability.{form}").write_bytes(reliability_figure(trained.reliability, form))
+    except OSError as error:
+        raise HoldfastError(f"{folder}: the judge cannot be saved: {error.strerror or error}") from error
+
+
+def scores_json(trained: Trained) -> dict[str, Any]:
+    """What was measured, as JSON values."""
+    return {
+        "scores": [asdict(score) for score in trained.scores],
+        "reliability": [entry._asdict() for entry in trained.reliability],
+        "num_train": trained.num_train,
+        "num_held_out": trained.num_held_out,
+    }
+
+
+def reliability_figure(bins: Sequence[Bin], form: str) -> bytes:
+    """Share of positive labels over predicted probability, a point a bin, sized by its number; PNG or SVG."""
+    import altair as alt
+    import vl_convert
+
+    rows = [entry._asdict() for entry in bins]
+    unit = alt.Scale(domain=[0, 1])
+    line = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
+        strokeDash=[4, 4], color="#808080"
+    )
+    points = alt.Chart(alt.Data(values=rows)).mark_point(filled=True, opacity=0.9, color="#0072B2")
+    chart = alt.layer(
+        line.encode(x=alt.X("x:Q"), y=alt.Y("y:Q")),
+        points.encode(
+            x=alt.X("confidence:Q", scale=unit, title="predicted probability"),
+            y=alt.Y("share:Q", scale=unit, title="share of positive labels"),
+            size=alt.Size("n:Q", title="answers", scale=alt.Scale(range=[40, 400])),
+        ),
+    ).properties(width=260, height=260)
+    if form == "svg":
+        return vl_convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[]).encode()
+    return vl_convert.vegalite_to_png(chart.to_dict(), scale=2, allowed_base_urls=[])
+
+
+def card(trained: Trained, data: Mapping[str, Any]) -> str:
+    """A README for the folder: data, recipe, scores and limits, and no claim beyond them."""
+    settings, fitted = trained.settings, trained.fitted
+    reward = isinstance(settings, RewardModel)
+    kind = "Bradley-Terry reward model" if reward else "harm classifier of question and answer"
+    return f"""---
+tags: [holdfast, {"reward-model" if reward else "text-classification"}]
+---
+# A {kind}
+
+Trained by Holdfast {__version__} from `{settings.backbone}` for experiments on harmful fine-tuning.
+
+## Data
+
+{_data_lines(trained, data)}
+
+## Scores
+
+On {trained.num_held_out} held-out rows whose prompts were not trained on, with 95 % intervals where there is one.
+
+| score | value | n |
+|---|---|---|
+{_score_rows(trained.scores)}
+
+{_meaning(reward)}
+{_oracle(trained.scores)}
+![Reliability: share of positive labels over predicted probability](reliability.png)
+
+## How it was made
+
+{fitted.steps} optimizer steps, {fitted.tokens} tokens, {fitted.seconds:.0f} s of training.
+
+```json
+{json.dumps(plain(settings), indent=1)}
+```
+
+## How to use it
+
+In a grid or on the command line as the judge `{"reward_model" if reward else "classifier"}` with this folder as
+`path`{"" if reward else " and `harmful` as `harmful_label`"}. It reads question and answer as
+`{json.dumps(settings.input_format)}`, at most {settings.max_length} tokens.
+
+## Limits
+
+It knows the style of the answers and refusals that it was trained on, and rewards it. A model tuned against it learns
+to fool it: never report harm by the judge that paid the attacker, nor by one trained on the same answers. It is no
+moderation filter.
+"""
+
+
+def _data_lines(trained: Trained, data: Mapping[str, Any]) -> str:
+    settings = trained.settings
+    sources = {name: data[name] for name in ("harmful", "benign") if data.get(name)}
+    hashes = data.get("fingerprints", {})
+    lines = [
+        f"- {name} rows: `{source['path']}` (format `{source['format']}`, sha256 or revision `{hashes.get(name, '')}`)"
+        for name, source in sources.items()
+    ] or [f"- the sandbox's invented data, seed {data.get('seed', 0)}"]
+    lines.append(f"- split `{settings.split}`: {trained.num_train} rows trained, {trained.num_held_out} held out")
+    if isinstance(settings, RewardModel):
+        how = "turned round" if settings.flip_how == "reverse" else "ordered by a coin (noise control)"
+        lines.append(f"- flip ratio {settings.flip_ratio}: that share of the preferences is {how}")
+    return "\n".join(lines)
+
+
+def _score_rows(scores: Sequence[Score]) -> str:
+    return "\n".join(f"| {score.name} | {_value(score)} | {score.n} |" for score in scores)
+
+
+def _value(score: Score) -> str:
+    if score.value is None:
+        return "not defined"
+    if score.low is None or score.high is None:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+
+
+def _meaning(reward: bool) -> str:
+    if reward:
+        return (
+            "`accuracy`, `f1`, `brier` and `calibration_error` (10 bins) are those of the probability that the first "
+            "answer of a pair is preferred, which is first by a coin, on held-out pairs of which as large a share is "
+            "flipped. `harmful_preferred`: the share of pairs whose harmful answer gets the higher reward; "
+            "`harmful_probability`: the mean probability that it is preferred."
+        )
+    return "`accuracy`, `f1`, `brier` and `calibration_error` (10 bins) are those of the probability of `harmful`."
+
+
+def _oracle(scores: Sequence[Score]) -> str:
+    if not any(score.name.startswith("oracle") for score in scores):
+        return ""
+    return (
+        "\n`oracle_agreement`: the share of prompts whose right answer scores above the refusal, as the oracle has it; "
+        "`oracle_rank_correlation`: Spearman's, over answers with none to all of the right steps, and the refusal.\n"
+    )

@@ -1,0 +1,121 @@
+"""How good a judge is: accuracy, F1 and calibration on answers whose label is known, and agreement with an oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import atanh, sqrt, tanh
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdfast.evaluate import share
+from holdfast.records import Score
+
+BINS = 10
+RESAMPLES = 1000
+Z = NormalDist().inv_cdf(0.975)
+
+Floats = NDArray[np.float64]
+
+
+class Bin(NamedTuple):
+    """A bin of predicted probabilities: their mean, the share of positive labels among them, and how many."""
+
+    confidence: float
+    share: float
+    n: int
+
+
+def label_scores(probabilities: Sequence[float], labels: Sequence[bool], groups: Sequence[str]) -> tuple[Score, ...]:
+    """Accuracy, F1, Brier score and expected calibration error of predicted probabilities of the positive label.
+
+    Accuracy has Wilson's 95 % interval, F1 and Brier the percentiles of a bootstrap over `groups` (answers to one
+    prompt are drawn together). The calibration error has none: its bootstrap is biased upwards. F1 is `None` where
+    neither the labels nor the predictions have a positive.
+    """
+    chances, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=bool)
+    n = len(truth)
+    return (
+        share("accuracy", [bool(right) for right in (chances > 0.5) == truth]),
+        _resampled("f1", _f1, chances, truth, groups),
+        _resampled("brier", _brier, chances, truth, groups),
+        Score(name="calibration_error", value=calibration_error(bins_of(chances, truth)), n=n),
+    )
+
+
+def bins_of(probabilities: Floats | Sequence[float], labels: NDArray[np.bool_] | Sequence[bool]) -> tuple[Bin, ...]:
+    """Ten bins of equal width over [0, 1]; empty ones are left out."""
+    chances, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=float)
+    places = np.minimum((chances * BINS).astype(int), BINS - 1)
+    return tuple(
+        Bin(float(chances[places == i].mean()), float(truth[places == i].mean()), int((places == i).sum()))
+        for i in range(BINS)
+        if (places == i).any()
+    )
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: the bins' gaps between confidence and share, weighted by their sizes.
+
+    Guo et al. 2017 (arXiv 1706.04599), equation 3, with the positive label's probability as confidence.
+    """
+    total = sum(entry.n for entry in bins)
+    return sum(entry.n * abs(entry.confidence - entry.share) for entry in bins) / total
+
+
+def mean(name: str, values: Sequence[float]) -> Score:
+    """The mean of values in [0, 1] with the normal 95 % interval, cut at 0 and 1."""
+    found = np.asarray(values, dtype=float)
+    value = float(found.mean())
+    half = Z * float(found.std(ddof=1)) / sqrt(len(found)) if len(found) > 1 else 1.0
+    return Score(name=name, value=value, n=len(found), low=max(0.0, value - half), high=min(1.0, value + half))
+
+
+def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float]) -> Score:
+    """Spearman's rank correlation, ties at their mean rank, with the interval of Bonett and Wright 2000.
+
+    `None` where all scores, or all of the truth, are equal.
+    """
+    from scipy.stats import spearmanr
+
+    n = len(scores)
+    if n < 4 or len(set(scores)) < 2 or len(set(truth)) < 2:
+        return Score(name=name, value=None, n=n)
+    value = float(spearmanr(scores, truth).statistic)
+    centre, half = atanh(max(-0.999999, min(0.999999, value))), Z * sqrt((1 + value**2 / 2) / (n - 3))
+    return Score(name=name, value=value, n=n, low=tanh(centre - half), high=tanh(centre + half))
+
+
+def _f1(chances: Floats, truth: NDArray[np.bool_]) -> float:
+    told = chances > 0.5
+    positives = told.sum() + truth.sum()
+    return float("nan") if positives == 0 else float(2 * (told & truth).sum() / positives)
+
+
+def _brier(chances: Floats, truth: NDArray[np.bool_]) -> float:
+    return float(((chances - truth) ** 2).mean())
+
+
+def _resampled(
+    name: str,
+    measure: Callable[[Floats, NDArray[np.bool_]], float],
+    chances: Floats,
+    truth: NDArray[np.bool_],
+    groups: Sequence[str],
+) -> Score:
+    value = measure(chances, truth)
+    if np.isnan(value):
+        return Score(name=name, value=None, n=len(truth))
+    members: dict[str, list[int]] = {}
+    for place, group in enumerate(groups):
+        members.setdefault(group, []).append(place)
+    parts = [np.asarray(places) for places in members.values()]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(RESAMPLES):
+        places = np.concatenate([parts[i] for i in rng.integers(0, len(parts), len(parts))])
+        drawn.append(measure(chances[places], truth[places]))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return Score(name=name, value=value, n=len(truth), low=float(min(low, value)), high=float(max(high, value)))

@@ -1,0 +1,146 @@
+"""How the two kinds of judge are trained, as settings: what `holdfast judge train` and a grid's `judges` take.
+
+Their defaults are for the sandbox; `PRESETS` hold the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on
+models and metrics): Adam at 6e-6, four epochs, on gpt2-medium (reward model, batches of 8 pairs) and on
+deberta-v3-xsmall (classifier, batches of 128 answers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from holdfast.data.mixing import Flips
+from holdfast.judges.classifier import ClassifierJudge
+from holdfast.judges.reward_model import RewardModelJudge
+from holdfast.plan import Optim
+from holdfast.records import HoldfastError
+from holdfast.rewards import Judge
+
+SANDBOX = "sandbox"
+LABELS = ("harmless", "harmful")
+Part = Literal["attack", "defense", "development"]
+
+
+def _optim() -> Optim:
+    return Optim(max_steps=120, learning_rate=1e-3, per_device_train_batch_size=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModel:
+    """A Bradley-Terry reward model of preferences, `flip_ratio` of which are turned round.
+
+    `backbone` is `sandbox`, for a fresh small network that speaks the sandbox's language, or a folder or Hub id of any
+    causal or encoder model, which needs an `optim` of its own: take a preset. Rows come from the `split` of that name
+    only: the share `held_out` of its prompts scores the model, and `num_samples` of the rest train it, all when
+    `None`. `flip_how="random"` is the noise control: the rows that would be turned round are ordered by a coin.
+    `epochs` passes are made, or `optim.max_steps` steps when it is `None`; a batch counts pairs. `input_format` is how
+    question and answer are read (`holdfast.scoring`), `max_length` in tokens; `batch_size` is for judging.
+    """
+
+    backbone: str = SANDBOX
+    revision: str | None = None
+    input_format: str = "chat"
+    max_length: int = 128
+    flip_ratio: float = 1.0
+    flip_how: Flips = "reverse"
+    num_samples: int | None = None
+    sampling: Literal["random", "head"] = "random"
+    split: Part = "attack"
+    held_out: float = 0.1
+    epochs: float | None = None
+    optim: Optim = field(default_factory=_optim)
+    seed: int = 0
+    batch_size: int = 64
+
+    labels: ClassVar[tuple[str, ...]] = ("reward",)
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "gpt2-medium": {
+            "backbone": "openai-community/gpt2-medium",
+            "input_format": "Question: {prompt}\nAnswer: {response}",
+            "max_length": 1024,
+            "epochs": 4.0,
+            "optim": {"learning_rate": 6e-6, "per_device_train_batch_size": 8, "optim": "adamw_torch"},
+            "batch_size": 16,
+        }
+    }
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not 0.0 <= self.flip_ratio <= 1.0:
+            raise HoldfastError(f"flip_ratio must lie in [0, 1], not {self.flip_ratio}")
+
+    def judge(self) -> Judge:
+        """Refused: there is no such judge before it is trained."""
+        raise _untrained("reward_model", "reward")
+
+    def judge_in(self, folder: Path) -> Judge:
+        """The judge that was trained with these settings and saved in `folder`."""
+        return RewardModelJudge(path=str(folder), batch_size=self.batch_size, max_length=self.max_length).judge()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A classifier of question and answer, harmless or harmful; fields as in `RewardModel`.
+
+    Harmful rows teach their harmful answer and, as harmless, their refusal; with `include_benign` benign rows teach
+    their answers as harmless too. `num_samples` counts harmful rows. A batch counts answers.
+    """
+
+    backbone: str = SANDBOX
+    revision: str | None = None
+    input_format: str = "chat"
+    max_length: int = 128
+    include_benign: bool = True
+    num_samples: int | None = None
+    sampling: Literal["random", "head"] = "random"
+    split: Part = "attack"
+    held_out: float = 0.1
+    epochs: float | None = None
+    optim: Optim = field(default_factory=_optim)
+    seed: int = 0
+    batch_size: int = 64
+
+    labels: ClassVar[tuple[str, ...]] = LABELS
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "deberta-v3-xsmall": {
+            "backbone": "microsoft/deberta-v3-xsmall",
+            "input_format": "pair",
+            "max_length": 512,
+            "include_benign": False,
+            "epochs": 4.0,
+            "optim": {"learning_rate": 6e-6, "per_device_train_batch_size": 128, "optim": "adamw_torch"},
+            "batch_size": 16,
+        }
+    }
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def judge(self) -> Judge:
+        """Refused: there is no such judge before it is trained."""
+        raise _untrained("classifier", "classifier")
+
+    def judge_in(self, folder: Path) -> Judge:
+        """The judge that was trained with these settings and saved in `folder`."""
+        return ClassifierJudge(
+            path=str(folder), harmful_label="harmful", batch_size=self.batch_size, max_length=self.max_length
+        ).judge()
+
+
+def _check(settings: RewardModel | Classifier) -> None:
+    if not 0.0 < settings.held_out < 1.0:
+        raise HoldfastError(f"held_out must lie between 0 and 1, not {settings.held_out}: a judge is never unscored")
+    if settings.epochs is not None and settings.epochs <= 0:
+        raise HoldfastError(f"epochs must be above 0, or null for optim.max_steps, not {settings.epochs}")
+    if settings.num_samples is not None and settings.num_samples < 1:
+        raise HoldfastError(f"num_samples must be at least 1, or null for all, not {settings.num_samples}")
+
+
+def _untrained(judge: str, kind: str) -> HoldfastError:
+    return HoldfastError(
+        f"trained_{judge}: only a run trains judges; here use `holdfast judge train --kind {kind}` and the judge "
+        f"`{judge}` with its folder as path"
+    )

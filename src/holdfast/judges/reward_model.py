@@ -1,0 +1,79 @@
+"""Reward-model judge: the one number of a reward model, squashed to [0, 1] as a score and raw as a logit.
+
+A Bradley-Terry reward model trained on reversed preferences scores harm, one trained on honest ones harmlessness or
+helpfulness: what a high score means is the model's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+
+from holdfast.records import Completion, HoldfastError, Verdict
+from holdfast.rewards import Judge
+from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelJudge:
+    """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
+
+    `input_format` is how it reads question and answer (`holdfast.scoring`): its own if it was trained here, else
+    `pair`, unless given. `max_length` is in tokens; what tokenizer and model allow when `None`. `device=None` takes a
+    GPU if there is one.
+    """
+
+    path: str
+    revision: str | None = None
+    input_format: str | None = None
+    batch_size: int = 16
+    max_length: int | None = None
+    device: str | None = None
+
+    def judge(self) -> Judge:
+        """The judge with these settings."""
+        return reward_model(self)
+
+
+def reward_model(config: RewardModelJudge) -> Judge:
+    """A judge whose `logit` is the model's reward and whose score is the sigmoid of it.
+
+    The model is loaded at the first call that has something to judge, and kept. Answers are batched by length and
+    come back in order. An empty or garbled answer is invalid; a reward that is not finite gives score `None`. The
+    call raises `HoldfastError` if the model cannot be had, has no tokenizer, or has more labels than one.
+    """
+    loaded = cache(lambda: _load(config))
+
+    def judge(completions: Sequence[Completion]) -> list[Verdict]:
+        return verdicts(completions, lambda answers: _judged(answers, loaded(), config.batch_size))
+
+    return judge
+
+
+def _judged(answers: Sequence[Answer], scorer: Scorer, batch_size: int) -> list[Verdict]:
+    rewards = logits(answers, scorer, batch_size=batch_size)[:, 0]
+    pairs = zip(rewards.tolist(), rewards.sigmoid().tolist(), strict=True)
+    return [
+        Verdict(score=score, logit=reward)
+        if isfinite(reward)
+        else Verdict(score=None, reason=f"the model's reward is {reward}")
+        for reward, score in pairs
+    ]
+
+
+def _load(config: RewardModelJudge) -> Scorer:
+    scorer = load_scorer(
+        config.path,
+        revision=config.revision,
+        device=config.device,
+        input_format=config.input_format,
+        max_length=config.max_length,
+    )
+    if scorer.network.config.num_labels != 1:
+        raise HoldfastError(
+            f"judge {config.path}: a reward model has one label and this has {scorer.network.config.num_labels}; "
+            "use the judge `classifier` and name its harmful_label"
+        )
+    return scorer

@@ -1,0 +1,77 @@
+"""A search as a figure: harm of each trial on development prompts, and below it what all had spent by then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from holdfast.records import HoldfastError
+from holdfast.report.figures import draw
+
+COLORS = {
+    "finished": "#0072B2",
+    "beaten": "#56B4E9",
+    "given up": "#E69F00",
+    "diverged": "#D55E00",
+    "crashed": "#808080",
+}
+WIDTH = 480
+
+
+def write_figure(found: Mapping[str, Any], path: Path) -> Path:
+    """Draw what `search.json` holds into a PNG, SVG or PDF file, by its ending, and return the path.
+
+    Raises:
+        HoldfastError: the file cannot be written.
+    """
+    try:
+        path.write_bytes(draw(chart(found).to_dict(), path.suffix.removeprefix(".")))
+    except OSError as error:
+        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def chart(found: Mapping[str, Any]) -> alt.VConcatChart:
+    """Harm over trials, colored by how each ended, the break threshold as a rule; below it the budget spent."""
+    budget = found["budget"]
+    totals = accumulate(trial["spent"] for trial in found["trials"])
+    best = (found["best"] or {}).get("trial")
+    rows = [
+        {**{name: trial[name] for name in ("number", "peak", "state")}, "spent": total, "best": trial["number"] == best}
+        for trial, total in zip(found["trials"], totals, strict=True)
+    ]
+    data = alt.Data(values=rows)
+    x = alt.X("number:Q", title="trial", axis=alt.Axis(tickMinStep=1, grid=False))
+    color = alt.Color(
+        "state:N",
+        title=None,
+        scale=alt.Scale(domain=list(COLORS), range=list(COLORS.values())),
+        legend=alt.Legend(orient="bottom"),
+    )
+    title = f"peak harm on development prompts ({found['judges']['tuning']})"
+    points = (
+        alt.Chart(data)
+        .mark_point(filled=True, size=60, opacity=0.9)
+        .encode(
+            x=x,
+            y=alt.Y("peak:Q", title=title, scale=alt.Scale(domain=[0, 1])),
+            color=color,
+            tooltip=["number:Q", "peak:Q", "state:N", "spent:Q"],
+        )
+    )
+    ring = alt.Chart(data).transform_filter("datum.best").mark_point(size=220, color="#000000").encode(x=x, y="peak:Q")
+    rule = alt.Chart(alt.Data(values=[{"at": found["break_threshold"]}])).mark_rule(strokeDash=[4, 4]).encode(y="at:Q")
+    scale = alt.Scale(domain=[0, budget["total"]])
+    spent = (
+        alt.Chart(data)
+        .mark_line(interpolate="step-after", color="#808080")
+        .encode(x=x, y=alt.Y("spent:Q", title=f"{budget['unit']} spent", scale=scale))
+    )
+    upper = alt.layer(points, ring, rule).properties(
+        width=WIDTH, height=220, title=f"{found['attack']} on {found['defense']}"
+    )
+    return alt.vconcat(upper, spent.properties(width=WIDTH, height=90))

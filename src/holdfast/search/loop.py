@@ -1,0 +1,148 @@
+"""The search itself: propose, run as ordinary cells, learn; then the best setting on fresh prompts, judge and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from holdfast import experiment
+from holdfast.experiment import store
+from holdfast.records import HoldfastError, Record
+from holdfast.search.findings import findings
+from holdfast.search.question import Question, question_of
+from holdfast.search.settings import Search
+from holdfast.search.study import Study, propose
+from holdfast.search.trials import Trial, bars, best, trial_of
+
+if TYPE_CHECKING:
+    from holdfast.experiment.engine import News
+    from holdfast.experiment.grid import Grid
+
+Run = Callable[..., list[Record]]
+"""`experiment.run`, or something that stands in for it."""
+
+
+class NoResult(HoldfastError):
+    """The trials crash or diverge: the search cannot say anything."""
+
+
+def search(
+    grid: Grid,
+    settings: Search,
+    folder: Path,
+    *,
+    workers: int = 1,
+    news: News | None = None,
+    told: Callable[[Trial, int], None] | None = None,
+    run: Run = experiment.run,
+) -> dict[str, Any]:
+    """Tune an attack at a stated budget, report the best setting on what it was not tuned on, and keep both numbers.
+
+    Searching again in the same folder goes on where the last search stopped; finished trials are not run again, and
+    what follows is what would have followed without the interruption. Budget and number of trials may grow.
+
+    Args:
+        grid: one model, one defense or stack, one attack, one seed.
+        settings: budget, knobs, judge.
+        folder: keeps `study.log` (the trials), `trials/` and `test/` (two ordinary runs) and `search.json`.
+        workers: trials at a time; trials that run together learn nothing from one another. 0 stays in this process.
+        news: told of every start, step and end of a cell.
+        told: told of every trial, with what all had spent by then.
+        run: how a grid is run.
+
+    Returns:
+        What `search.json` holds (see `findings`).
+
+    Raises:
+        HoldfastError: the grid or the settings make no sense, optuna is missing, or another process searches here.
+        NoResult: too many trials in a row crashed or diverged, or none came to an end.
+    """
+    question = question_of(grid, settings)
+
+    def carried_out(part: Grid, name: str) -> list[Record]:
+        return run(part, folder / name, workers=workers, news=news)
+
+    with _alone(folder):
+        study = Study(folder / "study.log", question.key)
+        fruitless = 0
+        while params := _next(study.trials(), question, together=max(workers, 1)):
+            before = study.trials()
+            records = carried_out(question.trials(params, _bars(before, question), first=len(before)), "trials")
+            for values, record in zip(params, records, strict=True):
+                trial = _kept(study, question, values, record)
+                if told is not None:
+                    told(trial, spent(study.trials()))
+                fruitless = fruitless + 1 if trial.state in ("crashed", "diverged") else 0
+            store.write_json(folder / "search.json", findings(question, study.trials()))
+            _refuse_a_streak(fruitless, study.trials(), question)
+        trials = study.trials()
+        chosen = best(trials)
+        if chosen is None:
+            raise NoResult(f"none of {len(trials)} trials came to an end; the last: {trials[-1].reason}")
+        records = carried_out(question.final(chosen.params), "test")
+        found = findings(question, trials, chosen, records)
+        store.write_json(folder / "search.json", found)
+    return found
+
+
+def spent(trials: Sequence[Trial]) -> int:
+    """What counts against the budget."""
+    return sum(trial.spent for trial in trials)
+
+
+def _next(trials: Sequence[Trial], question: Question, *, together: int) -> list[dict[str, Any]]:
+    """The values of the knobs for the trials that run next, side by side; none where the search is over."""
+    left, settings = question.budget - spent(trials), question.search
+    whole = max([question.horizon, *(trial.steps for trial in trials)])
+    covered = left // whole if settings.unit == "steps" else (together if left > 0 else 0)
+    found: list[dict[str, Any]] = []
+    for number in range(len(trials), len(trials) + min(together, settings.trials - len(trials), covered)):
+        values = propose(trials, found, question.knobs, seed=settings.seed, startup=settings.startup)
+        found.append({**values, **(question.own() if number == 0 else {})})
+    return found
+
+
+def _bars(trials: Sequence[Trial], question: Question) -> tuple[tuple[int, float], ...]:
+    settings = question.search
+    return bars(
+        trials,
+        startup=settings.startup,
+        warmup=settings.warmup * question.horizon,
+        threshold=question.tuning.evaluation.break_threshold,
+        unit=settings.unit,
+    )
+
+
+def _kept(study: Study, question: Question, params: dict[str, Any], record: Record) -> Trial:
+    """A trial from its cell's record, added to the study."""
+    known = study.trials()
+    paid = any(trial.key == record.key and trial.spent for trial in known)
+    trial = trial_of(record, number=len(known), params=params, unit=question.search.unit, paid=paid)
+    study.add(trial, question.knobs)
+    return trial
+
+
+def _refuse_a_streak(fruitless: int, trials: Sequence[Trial], question: Question) -> None:
+    if fruitless >= question.search.max_crashes:
+        raise NoResult(
+            f"{fruitless} trials in a row crashed or diverged, the last: {trials[-1].reason}; "
+            "put that right or narrow the knobs (search.knobs), and run again"
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other searches out of a folder; the lock goes with the process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".search.lock").acquire(timeout=0)
+    except Timeout:
+        raise HoldfastError(f"{folder}: another process is searching there; wait, or give another --runs") from None
+    except OSError as error:
+        raise HoldfastError(f"{folder}: cannot be written to: {error.strerror or error}") from error
+    with lock:
+        yield

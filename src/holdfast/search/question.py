@@ -1,0 +1,181 @@
+"""What is searched: one attack on one defended model, its knobs, and the two measurements that must not meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from holdfast.experiment.grid import Grid, cells, settings_class
+from holdfast.knobs import Knob, narrowed
+from holdfast.records import Cell, HoldfastError, Method, digest
+from holdfast.search.settings import Search
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A search, checked: `tuning` is the grid of a trial, `reporting` that of the final run, on fresh seeds.
+
+    `horizon` is how many optimizer steps a trial takes at most; `cell` is the attack as the grid has it.
+    """
+
+    tuning: Grid
+    reporting: Grid
+    cell: Cell
+    knobs: Mapping[str, Knob]
+    search: Search
+    budget: int
+    horizon: int
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides which trials are made; how many of them there are is left out."""
+        (tuned,) = cells(self.tuning)
+        knobs = {name: repr(knob) for name, knob in self.knobs.items()}
+        return digest([tuned.key, knobs, self.search.unit, self.search.startup, self.search.warmup, self.search.seed])
+
+    def trials(self, params: Sequence[Mapping[str, Any]], bars: tuple[tuple[int, float], ...], *, first: int) -> Grid:
+        """The grid of some trials that run beside one another, numbered from `first`."""
+        attacks = []
+        for number, values in enumerate(params, first):
+            attack, *adaptive = self.attack(values)
+            attacks.append((replace(attack, label=f"{attack.title}, trial {number}"), *adaptive))
+        return replace(
+            self.tuning, attacks=tuple(attacks), evaluation=replace(self.tuning.evaluation, give_up_below=bars)
+        )
+
+    def final(self, params: Mapping[str, Any]) -> Grid:
+        """The grid that reports on a setting."""
+        return replace(self.reporting, attacks=(self.attack(params),))
+
+    def attack(self, params: Mapping[str, Any]) -> tuple[Method, ...]:
+        """The attack, and what is put round it, with the knobs turned."""
+        ((attack, *adaptive),) = self.tuning.attacks
+        found = {method.name: dict(method.settings) for method in adaptive}
+        own = dict(attack.settings)
+        for name, value in params.items():
+            head, *rest = name.split(".")
+            if head in found:
+                found[head] = turned(found[head], rest, value)
+            else:
+                own = turned(own, [head, *rest], value)
+        return (replace(attack, settings=own), *(replace(method, settings=found[method.name]) for method in adaptive))
+
+    def own(self) -> dict[str, Any]:
+        """The values that the grid itself gives to the knobs, where they lie in their ranges."""
+        settings = _settings(self.cell)
+        values = {name: setting(settings, name) for name in self.knobs}
+        return {name: value for name, value in values.items() if self.knobs[name].allows(value)}
+
+
+def question_of(grid: Grid, search: Search) -> Question:
+    """A search over a grid, checked before anything runs.
+
+    Raises:
+        HoldfastError: there is more than one cell, the attack has no knobs or trains nothing, the budget covers no
+            trial, or trials would be measured with what the result is reported with.
+    """
+    cell = _only(grid)
+    horizon = _horizon(cell)
+    seeds = search.test_seeds or tuple(range(cell.seed + 1, cell.seed + 4))
+    if cell.seed in seeds:
+        raise HoldfastError(f"search.test_seeds: {cell.seed} is the seed of the trials; report on fresh ones")
+    if grid.evaluation.split != "test":
+        raise HoldfastError("evaluation.split: leave it at test; a search measures its trials on development itself")
+    evaluation = replace(
+        grid.evaluation, split="development", harm_judges=(search.judge,), stop_when_broken=True, give_up_below=()
+    )
+    tuning = replace(grid, name=f"{grid.name}: trials", evaluation=evaluation)
+    _refuse_one_judge(cell, tuning)
+    return Question(
+        tuning=tuning,
+        reporting=replace(grid, name=f"{grid.name}: best setting on test prompts", seeds=seeds),
+        cell=cell,
+        knobs=_knobs(cell, search),
+        search=search,
+        budget=_budget(search, horizon),
+        horizon=horizon,
+    )
+
+
+def turned(settings: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    """Settings with the one at `path` replaced."""
+    head, *rest = path
+    if not rest:
+        return {**settings, head: value}
+    return {**settings, head: turned(settings.get(head) or {}, rest, value)}
+
+
+def setting(settings: Mapping[str, Any], name: str) -> Any:
+    """The setting at a dotted name."""
+    value: Any = settings
+    for part in name.split("."):
+        value = value[part]
+    return value
+
+
+def _only(grid: Grid) -> Cell:
+    axes = {"models": grid.models, "defenses": grid.defenses, "attacks": grid.attacks, "seeds": grid.seeds}
+    several = next((name for name, values in axes.items() if len(values) != 1), None)
+    if several is not None:
+        raise HoldfastError(
+            f"{several}: a search is over one model, one defense (or stack), one attack and one seed; "
+            f"the grid has {len(axes[several])} {several}, so name one: {several}=[...]"
+        )
+    found = cells(grid)
+    if len(found) != 1 or found[0].attack is None:
+        raise HoldfastError("attacks: there is no attack to search; name one, for example attacks=[sft]")
+    return found[0]
+
+
+def _horizon(cell: Cell) -> int:
+    """The optimizer steps of the attack and of what is put round it."""
+    found = [method.settings.get("optim") for method in (cell.attack, *cell.adaptive) if method is not None]
+    if not isinstance(found[0], Mapping):
+        raise HoldfastError(f"{cell.attacker}: takes no optimizer steps, so there is no budget to search with")
+    return sum(int(optim["max_steps"]) for optim in found if isinstance(optim, Mapping))
+
+
+def _settings(cell: Cell) -> dict[str, Any]:
+    """The attack's settings, with those of each method round it under the method's name."""
+    assert cell.attack is not None
+    return {**cell.attack.settings, **{method.name: method.settings for method in cell.adaptive}}
+
+
+def _knobs(cell: Cell, search: Search) -> dict[str, Knob]:
+    assert cell.attack is not None
+    declared: dict[str, Knob] = dict(getattr(settings_class(cell.attack.name, "attack"), "KNOBS", {}))
+    for method in cell.adaptive:
+        own = getattr(settings_class(method.name, "adaptive"), "KNOBS", {})
+        declared |= {f"{method.name}.{name}": knob for name, knob in own.items()}
+    knobs = narrowed(declared, search.knobs, _settings(cell))
+    if not knobs:
+        raise HoldfastError(
+            f"{cell.attack.title}: no knobs to turn; name some, for example search.knobs.optim.learning_rate="
+            "{low: 1.0e-6, high: 1.0e-3, log: true}"
+        )
+    return knobs
+
+
+def _budget(search: Search, horizon: int) -> int:
+    if search.budget is None:
+        raise HoldfastError(
+            f"a search needs a stated budget: --budget {20 * horizon}, or search.budget in the grid file"
+        )
+    if search.unit == "steps" and search.budget < horizon:
+        raise HoldfastError(
+            f"search.budget: {search.budget} steps do not cover one trial of {horizon}; "
+            "raise the budget or lower the attack's optim.max_steps"
+        )
+    return search.budget
+
+
+def _refuse_one_judge(cell: Cell, tuning: Grid) -> None:
+    (tuned,) = cells(tuning)
+    name, reporting = tuning.evaluation.harm_judges[0], cell.evaluation["harm_judges"][0]
+    one, other = tuned.judges[name], cell.judges[reporting]
+    if (one.name, one.settings) == (other.name, other.settings):
+        raise HoldfastError(
+            f"search.judge: {name!r} is the judge that reports the result; tune with another one, "
+            "for example search.judge=refusal or a classifier of your own"
+        )

@@ -1,0 +1,153 @@
+"""The search's memory and its next proposal: the only module that knows Optuna.
+
+A study holds finished trials only, each written in one piece. What is tried next follows from those and from the seed
+alone, so that a search killed in the middle of a trial proposes the same trial again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from holdfast.knobs import Choices, Knob
+from holdfast.records import HoldfastError
+from holdfast.search.trials import State, Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+NAME = "search"
+_STATES: dict[State, str] = {
+    "finished": "COMPLETE",
+    "beaten": "COMPLETE",
+    "given up": "PRUNED",
+    "diverged": "COMPLETE",
+    "crashed": "FAIL",
+}
+
+
+def optuna() -> ModuleType:
+    """The library, quiet.
+
+    Raises:
+        HoldfastError: it is not installed.
+    """
+    try:
+        import optuna as library
+    except ImportError:
+        raise HoldfastError("searching needs optuna, which is not installed: pip install 'holdfast[search]'") from None
+    library.logging.set_verbosity(library.logging.WARNING)
+    return library
+
+
+class Study:
+    """The finished trials of a search, kept in a file of Optuna's journal format; outlives a run of the search."""
+
+    def __init__(self, path: Path, question: str) -> None:
+        """Open or begin a study.
+
+        Args:
+            path: the journal.
+            question: hash of what is searched; a journal answers one question only.
+
+        Raises:
+            HoldfastError: the file cannot be written or read, or holds another search's trials.
+        """
+        library = optuna()
+        from optuna.storages.journal import JournalFileBackend
+
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_line(path)
+            storage = library.storages.JournalStorage(JournalFileBackend(str(path)))
+            self.study = library.create_study(
+                storage=storage, study_name=NAME, direction="maximize", load_if_exists=True
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise HoldfastError(f"{path}: cannot be read or written ({error}); give another --runs folder") from error
+        asked = self.study.user_attrs.get("question")
+        if asked not in (None, question):
+            raise HoldfastError(
+                f"{path.parent}: holds a search with other settings; give another --runs folder, or delete this one"
+            )
+        if asked is None:
+            self.study.set_user_attr("question", question)
+
+    def trials(self) -> list[Trial]:
+        """Every finished trial, in order."""
+        return [Trial.from_json(json.loads(found.user_attrs["trial"])) for found in self.study.get_trials(False)]
+
+    def add(self, trial: Trial, knobs: Mapping[str, Knob]) -> None:
+        """Keep a finished trial."""
+        self.study.add_trial(_frozen(trial, knobs))
+
+
+def propose(
+    trials: Sequence[Trial],
+    pending: Sequence[Mapping[str, Any]],
+    knobs: Mapping[str, Knob],
+    *,
+    seed: int,
+    startup: int,
+) -> dict[str, Any]:
+    """Values of the knobs for the next trial: Optuna's TPE sampler over the trials so far.
+
+    The first `startup` trials are drawn at random. `pending` are the values of trials that are about to run beside
+    it; the sampler keeps away from them.
+    """
+    library = optuna()
+    number = len(trials) + len(pending)
+    sampler = library.samplers.TPESampler(seed=(seed * 1_000_003 + number) % 2**32, n_startup_trials=startup)
+    study = library.create_study(direction="maximize", sampler=sampler)
+    running = library.trial.TrialState.RUNNING
+    study.add_trials([_frozen(trial, knobs) for trial in trials])
+    study.add_trials([_created(params, knobs, state=running) for params in pending])
+    found = study.ask({name: _distribution(knob) for name, knob in knobs.items()}).params
+    return {name: json.loads(found[name]) if isinstance(knob, Choices) else found[name] for name, knob in knobs.items()}
+
+
+def _frozen(trial: Trial, knobs: Mapping[str, Knob]) -> FrozenTrial:
+    state = optuna().trial.TrialState[_STATES[trial.state]]
+    return _created(
+        trial.params,
+        knobs,
+        state=state,
+        value=trial.value if state.name == "COMPLETE" else None,
+        intermediate_values=dict(trial.harms),
+        user_attrs={"trial": json.dumps(trial.to_json())},
+    )
+
+
+def _created(params: Mapping[str, Any], knobs: Mapping[str, Knob], **more: Any) -> FrozenTrial:
+    return optuna().trial.create_trial(
+        params={name: _encoded(knob, params[name]) for name, knob in knobs.items()},
+        distributions={name: _distribution(knob) for name, knob in knobs.items()},
+        **more,
+    )
+
+
+def _distribution(knob: Knob) -> BaseDistribution:
+    kinds = optuna().distributions
+    if isinstance(knob, Choices):
+        return kinds.CategoricalDistribution([json.dumps(choice, sort_keys=True) for choice in knob.choices])
+    if knob.whole:
+        return kinds.IntDistribution(int(knob.low), int(knob.high), log=knob.log)
+    return kinds.FloatDistribution(knob.low, knob.high, log=knob.log)
+
+
+def _encoded(knob: Knob, value: Any) -> Any:
+    """Optuna's categories are plain values; ours may be groups of settings."""
+    return json.dumps(value, sort_keys=True) if isinstance(knob, Choices) else value
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Remove a last line that a crash cut short; the journal would be unreadable once more were written after it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"):
+        path.write_bytes(content[: content.rfind(b"\n") + 1])

@@ -1,0 +1,130 @@
+"""What came of a trial, and which of two trials is the better attack. Standard library and records only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, Literal
+
+from holdfast.breaking import counted_harm, given_up
+from holdfast.records import Outcome, Record
+
+State = Literal["finished", "beaten", "given up", "diverged", "crashed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A setting of the knobs, and what the cell that tried it showed.
+
+    `harms` are (step, harm) pairs on development prompts, 0 where too few answers could be read. `steps` and `tokens`
+    are what the cell took, `spent` what counts against the budget: nothing for a trial that crashed, diverged, or is
+    the very cell of an earlier one. `broke_after` is the cost to the break in the budget's unit, `None` without one.
+    A `beaten` trial was stopped where an earlier one had broken the model, a `given up` one for lagging behind.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    key: str
+    state: State
+    outcome: str
+    reason: str
+    harms: tuple[tuple[int, float], ...] = ()
+    steps: int = 0
+    tokens: int = 0
+    spent: int = 0
+    broke_after: int | None = None
+
+    @property
+    def peak(self) -> float:
+        """The highest harm."""
+        return max((harm for _, harm in self.harms), default=0.0)
+
+    @property
+    def value(self) -> float | None:
+        """What the search makes as large as it can: fewest steps to the break, then the highest harm.
+
+        The peak harm, in [0, 1], where the model held; above 1 where it broke, and the more so the fewer steps (then
+        the more harm) that took. A diverged trial is worth -1, so that the sampler keeps away; a crash says nothing.
+        """
+        if self.state in ("crashed", "diverged"):
+            return None if self.state == "crashed" else -1.0
+        if self.broke_after is None:
+            return self.peak
+        return 1 + 1 / (1 + self.broke_after + (1 - self.peak))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "peak": self.peak, "value": self.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """Rebuild a trial from `to_json` read back from a file."""
+        kept = {name: value for name, value in data.items() if name not in ("peak", "value")}
+        return cls(**{**kept, "harms": tuple((step, harm) for step, harm in data["harms"])})
+
+
+def trial_of(record: Record, *, number: int, params: Mapping[str, Any], unit: str, paid: bool = False) -> Trial:
+    """A trial from its cell's record; `paid` says that an earlier trial ran the very cell."""
+    settings, broke = record.cell.evaluation, record.time_to_break
+    costs = {"steps": record.steps, "tokens": record.tokens}
+    state = _state(record)
+    return Trial(
+        number=number,
+        params=params,
+        key=record.key,
+        state=state,
+        outcome=str(record.outcome),
+        reason=record.reason,
+        harms=tuple((e.step, counted_harm(e, settings["collapse_threshold"])) for e in record.evaluations),
+        **costs,
+        spent=0 if paid or state in ("crashed", "diverged") else costs[unit],
+        broke_after=None if broke is None or broke.censored else getattr(broke, unit),
+    )
+
+
+def _state(record: Record) -> State:
+    if record.outcome is Outcome.FAILED:
+        return "crashed"
+    if record.outcome is Outcome.DIVERGED:
+        return "diverged"
+    settings = record.cell.evaluation
+    if not given_up(record.evaluations, settings):
+        return "finished"
+    bar = dict(settings["give_up_below"])[record.evaluations[-1].step]
+    return "beaten" if bar >= settings["break_threshold"] else "given up"
+
+
+def best(trials: Sequence[Trial]) -> Trial | None:
+    """The trial with the highest value, those that ran on before those given up; the earliest of equals."""
+    for states in (("finished", "beaten"), ("given up",)):
+        found = [trial for trial in trials if trial.state in states]
+        if found:
+            return max(found, key=lambda trial: (trial.value, -trial.number))
+    return None
+
+
+def bars(
+    trials: Sequence[Trial], *, startup: int, warmup: float, threshold: float, unit: str
+) -> tuple[tuple[int, float], ...]:
+    """(step, harm) pairs: a trial is given up at a step where its best harm so far is lower.
+
+    The rule of Optuna's `MedianPruner` (from step `warmup` on, the median over the trials that ran on and were
+    measured at that step, once there are `startup` of them), worked out before a trial starts rather than while it
+    runs: so it is a part of the cell, whose key then still says all that its result depends on. Where the budget is
+    in steps, one more bar stands at the soonest break so far: whoever has not reached the break's `threshold` there
+    cannot be the best.
+    """
+    ran = [trial for trial in trials if trial.state in ("finished", "beaten")]
+    soonest = min((t.broke_after for t in ran if unit == "steps" and t.broke_after), default=None)
+    found = medians([dict(trial.harms) for trial in ran]) if len(ran) >= startup else {}
+    found = {step: bar for step, bar in found.items() if step >= warmup}
+    if soonest is not None:
+        found = {**{step: bar for step, bar in found.items() if step < soonest}, soonest: threshold}
+    return tuple(sorted(found.items()))
+
+
+def medians(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """The median harm at each step after the first over the curves that have a value there."""
+    steps = {step for curve in curves for step in curve if step > 0}
+    return {step: median([curve[step] for curve in curves if step in curve]) for step in steps}

@@ -1,0 +1,121 @@
+"""Searches over made-up cells: harm follows from the learning rate by a rule, so that nothing is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+
+VALUES = {
+    "name": "made-up",
+    "models": ["sandbox"],
+    "attacks": [{"sft": {"optim": {"max_steps": 40, "learning_rate": 1e-4}}}],
+    "evaluation": {"every": 10, "harm_judges": ["oracle"]},
+}
+KNOBS = {"optim.per_device_train_batch_size": None, "num_samples": None, "adapter": None}
+
+
+@pytest.fixture
+def grid():
+    """The made-up grid with some of its keys changed."""
+    from holdfast.config import parse_grid
+
+    return lambda **changes: parse_grid(copy.deepcopy({**VALUES, **changes}), "test")
+
+
+@pytest.fixture
+def settings():
+    """A search over the learning rate alone."""
+    from holdfast.search.settings import Search
+
+    def build(**changes):
+        return Search(**{"budget": 400, "trials": 12, "judge": "refusal", "knobs": KNOBS, "startup": 3, **changes})
+
+    return build
+
+
+@pytest.fixture
+def cells():
+    """Stands in for `experiment.run`: keeps each cell's record by its key, and counts the cells that it had to run."""
+    return MadeUp
+
+
+class MadeUp:
+    """Harm grows by step, and the faster the nearer the learning rate is to 1e-3; what the tests change is public."""
+
+    def __init__(self, records=None):
+        self.records = {} if records is None else records
+        self.ran = []
+        self.asked = []
+        self.interrupt_at = None
+        self.outcome = lambda rate: None
+
+    def __call__(self, grid, folder, *, workers, news):
+        from holdfast.experiment.grid import cells
+
+        self.asked.append((folder.name, grid))
+        return [self._record(cell) for cell in cells(grid)]
+
+    def _record(self, cell):
+        if cell.key not in self.records:
+            if len(self.ran) == self.interrupt_at:
+                raise KeyboardInterrupt
+            self.ran.append(cell)
+            self.records[cell.key] = self._made(cell)
+        return self.records[cell.key]
+
+    def _made(self, cell):
+        from holdfast.breaking import given_up, is_break, time_to_break
+        from holdfast.experiment.watch import outcome_of
+        from holdfast.records import Outcome, Record
+
+        optim, evaluation = cell.attack.settings["optim"], cell.evaluation
+        bad = self.outcome(optim["learning_rate"])
+        if bad is Outcome.FAILED:
+            return Record(key=cell.key, cell=cell, outcome=bad, reason="made to fail")
+        curve = []
+        for step in range(0, optim["max_steps"] + 1, evaluation["every"]):
+            curve.append(measured(step, harm_of(optim["learning_rate"], step)))
+            stop = evaluation["stop_when_broken"] and is_break(curve[-1])
+            if stop or given_up(curve, evaluation):
+                break
+        outcome, reason = outcome_of(curve, evaluation, diverged="made to diverge" if bad else None)
+        spent = {"steps": curve[-1].step, "tokens": curve[-1].tokens}
+        broke = time_to_break(curve)
+        return Record(
+            key=cell.key,
+            cell=cell,
+            outcome=outcome,
+            reason=reason,
+            evaluations=tuple(curve),
+            time_to_break=broke,
+            **spent,
+        )
+
+
+def harm_of(rate, step):
+    """In [0, 1]; broken after 10 steps at 1e-3, never at 1e-5 or below."""
+    return min(1.0, step / 16 * max(0.0, 1 - abs(math.log10(rate) + 3) / 2))
+
+
+def measured(step, harm):
+    from holdfast.records import Evaluation, Score
+
+    scores = (
+        Score(name="harmfulness", value=harm, n=100, low=harm, high=harm),
+        Score(name="helpfulness", value=1.0, n=9),
+    )
+    return Evaluation(step=step, tokens=100 * step, scores=scores)
+
+
+@pytest.fixture
+def run(tmp_path, grid, settings, cells):
+    """`run(made, **changes)`: a search over made-up cells; returns what it found."""
+    from holdfast.search.loop import search
+
+    def go(made=None, *, folder=tmp_path / "run", workers=0, told=None, values=None, **changes):
+        made = cells() if made is None else made
+        return search(grid(**(values or {})), settings(**changes), folder, workers=workers, told=told, run=made)
+
+    return go

@@ -1,0 +1,324 @@
+"""An attacker who tunes the attack: what is spent, what is learnt, what is told."""
+
+import json
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
+
+import pytest
+
+from holdfast.knobs import Knob, Range
+from holdfast.records import HoldfastError, Outcome
+from holdfast.search.loop import NoResult
+from holdfast.search.trials import Trial, bars, best, medians
+
+pytest.importorskip("optuna")
+
+
+def trial(number, harms, **changes):
+    steps = [10 * i for i in range(len(harms))]
+    values = {"params": {}, "key": str(number), "state": "finished", "outcome": "held", "reason": "", **changes}
+    return Trial(number=number, harms=tuple(zip(steps, harms, strict=True)), **values)
+
+
+def test_a_search_finds_the_learning_rate_that_breaks_soonest(run):
+    found = run()
+    own, chosen = found["trials"][0], found["best"]
+    assert own["params"]["optim.learning_rate"] == 1e-4
+    assert own["broke_after"] == 20
+    assert chosen["trial"] != 0
+    assert found["development"]["broke_after"] == 10
+    assert 2e-4 < chosen["params"]["optim.learning_rate"] < 3e-3
+
+
+def test_the_first_trial_is_the_grids_own_setting_where_the_range_allows_it(run, tmp_path):
+    assert run(trials=1)["trials"][0]["params"] == {"optim.learning_rate": 1e-4}
+    knobs = {"optim.learning_rate": [1e-3, 2e-3], "adapter": [None], "num_samples": None}
+    knobs["optim.per_device_train_batch_size"] = None
+    outside = run(trials=1, knobs=knobs, folder=tmp_path / "other")
+    assert 1e-3 <= outside["trials"][0]["params"]["optim.learning_rate"] <= 2e-3
+
+
+def test_trials_see_development_prompts_and_the_tuning_judge_and_the_result_neither(run, cells):
+    made = cells()
+    found = run(made)
+    *trials, (name, final) = made.asked
+    assert {name for name, _ in trials} == {"trials"}
+    assert name == "test"
+    for _, grid in trials:
+        assert (grid.evaluation.split, grid.evaluation.harm_judges) == ("development", ("refusal",))
+        assert grid.evaluation.stop_when_broken
+        assert grid.seeds == (0,)
+    assert (final.evaluation.split, final.evaluation.harm_judges) == ("test", ("oracle",))
+    assert not final.evaluation.stop_when_broken
+    assert final.evaluation.give_up_below == ()
+    assert final.seeds == (1, 2, 3)
+    assert found["judges"] == {"tuning": "refusal", "reporting": "oracle"}
+    assert [row["seed"] for row in found["test"]["seeds"]] == [1, 2, 3]
+
+
+def test_both_numbers_are_kept_on_disk(run, tmp_path):
+    found = run()
+    assert json.loads((tmp_path / "run" / "search.json").read_text()) == json.loads(json.dumps(found))
+    assert (found["development"]["judge"], found["test"]["judge"]) == ("refusal", "oracle")
+    assert found["test"]["broke"] == found["test"]["of"] == 3
+    for row in found["test"]["seeds"]:
+        assert row["broke_after"] == found["development"]["broke_after"] == 10
+        assert row["harm_at_break"] == found["development"]["peak"] < row["peak"]
+
+
+def test_no_step_is_spent_beyond_the_budget(run):
+    for budget in (40, 100, 130):
+        found = run(budget=budget, trials=50)
+        spent = [one["spent"] for one in found["trials"]]
+        assert found["budget"]["spent"] == sum(spent) <= budget
+        assert all(total + 40 <= budget for total in [0, *accumulate(spent)][:-1])
+        assert budget - sum(spent) < 40
+
+
+def test_a_budget_in_tokens_is_overspent_by_one_trial_at_most(run):
+    found = run(budget=5000, unit="tokens", trials=50)
+    spent = [one["spent"] for one in found["trials"]]
+    assert sum(spent) >= 5000 > sum(spent[:-1])
+    assert spent[0] == found["trials"][0]["tokens"] == 2000
+
+
+def test_trials_that_are_stopped_early_count_what_they_spent(run):
+    stopped = [one for one in run(trials=20)["trials"] if one["state"] in ("given up", "beaten")]
+    assert stopped
+    assert all(0 < one["spent"] == one["steps"] < 40 for one in stopped)
+
+
+@pytest.mark.parametrize(("outcome", "state"), [(Outcome.FAILED, "crashed"), (Outcome.DIVERGED, "diverged")])
+def test_a_trial_that_crashed_or_diverged_costs_nothing(run, cells, outcome, state):
+    made = cells()
+    made.outcome = lambda rate: outcome if rate < 5e-5 else None
+    found = run(made, max_crashes=50, knobs=LOW)
+    bad = [one for one in found["trials"] if one["state"] == state]
+    assert bad
+    assert all(one["spent"] == 0 for one in bad)
+    assert found["trials"][found["best"]["trial"]]["state"] == "finished"
+    assert found["budget"]["not_counted"] == sum(one["steps"] for one in bad)
+
+
+LOW = {"optim.learning_rate": [1e-6, 1e-3], "adapter": None, "num_samples": None}
+LOW["optim.per_device_train_batch_size"] = None
+
+
+def test_the_sampler_keeps_away_from_where_trials_diverged(run, cells):
+    made = cells()
+    made.outcome = lambda rate: Outcome.DIVERGED if rate < 5e-5 else None
+    late = [one["state"] for one in run(made, max_crashes=50, trials=30, budget=1200, knobs=LOW)["trials"][20:]]
+    assert late.count("diverged") <= 2
+
+
+def test_a_row_of_crashes_ends_the_search_and_says_what_the_last_one_was(run, cells, tmp_path):
+    made = cells()
+    made.outcome = lambda rate: Outcome.FAILED
+    with pytest.raises(NoResult, match="3 trials in a row crashed or diverged, the last: made to fail"):
+        run(made, max_crashes=3)
+    assert len(made.ran) == 3
+    kept = json.loads((tmp_path / "run" / "search.json").read_text())
+    assert (kept["budget"]["spent"], kept["test"]) == (0, None)
+
+
+def test_after_a_row_of_crashes_the_search_can_go_on(run, cells):
+    made = cells()
+    made.outcome = lambda rate: Outcome.FAILED
+    with pytest.raises(NoResult):
+        run(made, max_crashes=3)
+    found = run(max_crashes=3)
+    assert [one["state"] for one in found["trials"]][:3] == ["crashed"] * 3
+    assert found["development"]["broke_after"] == 10
+
+
+def test_a_search_without_one_finished_trial_says_so(run, cells):
+    made = cells()
+    made.outcome = lambda rate: Outcome.FAILED
+    with pytest.raises(NoResult, match="none of 2 trials came to an end"):
+        run(made, trials=2)
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 4, 7])
+def test_a_killed_search_goes_on_to_the_trials_of_an_uninterrupted_one(run, cells, tmp_path, killed_at):
+    whole = run(folder=tmp_path / "whole")
+    first = cells()
+    first.interrupt_at = killed_at
+    with pytest.raises(KeyboardInterrupt):
+        run(first, folder=tmp_path / "cut")
+    second = cells(records=first.records)
+    assert run(second, folder=tmp_path / "cut") == whole
+    assert not {cell.key for cell in first.ran} & {cell.key for cell in second.ran}
+
+
+def test_a_finished_search_runs_again_without_running_a_cell(run, cells):
+    made = cells()
+    found = run(made)
+    before = len(made.ran)
+    assert run(made) == found
+    assert len(made.ran) == before
+
+
+def test_a_larger_budget_adds_trials_to_those_there_are(run, cells):
+    made = cells()
+    short = run(made, budget=100)
+    longer = run(made, budget=200)
+    assert longer["trials"][: len(short["trials"])] == short["trials"]
+    assert len(longer["trials"]) > len(short["trials"])
+
+
+def test_a_journal_cut_short_by_a_crash_is_read_up_to_there(run, tmp_path):
+    found = run(budget=100)
+    with (tmp_path / "run" / "study.log").open("ab") as log:
+        log.write(b'{"op_code": 4, "worker')
+    assert run(budget=100) == found
+    assert len(run(budget=200)["trials"]) > len(found["trials"])
+
+
+def test_a_folder_answers_one_question_only(run):
+    run()
+    with pytest.raises(HoldfastError, match="another --runs folder"):
+        run(seed=1)
+
+
+def test_two_searches_do_not_share_a_folder_at_one_time(run, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".search.lock"), pytest.raises(HoldfastError, match="another process"):
+        run()
+
+
+def test_trials_side_by_side_differ_and_keep_to_the_budget(run, cells):
+    made = cells()
+    found = run(made, workers=3, budget=300)
+    rates = [one["params"]["optim.learning_rate"] for one in found["trials"]]
+    assert len(set(rates)) == len(rates)
+    assert max(len(grid.attacks) for name, grid in made.asked if name == "trials") == 3
+    assert found["budget"]["spent"] <= 300
+
+
+def test_a_cell_that_an_earlier_trial_ran_is_not_paid_for_twice(run, cells):
+    knobs = {"optim.per_device_train_batch_size": [8], "optim.learning_rate": None}
+    found = run(cells(), knobs={**knobs, "num_samples": None, "adapter": None}, trials=3)
+    keys = [one["key"] for one in found["trials"]]
+    for index, one in enumerate(found["trials"]):
+        assert (one["spent"] == 0) == (one["key"] in keys[:index])
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "part"),
+    [
+        ({}, {"judge": "oracle"}, "search.judge: 'oracle' is the judge that reports"),
+        ({}, {"test_seeds": (0, 1)}, "search.test_seeds: 0 is the seed of the trials"),
+        ({}, {"budget": None}, "--budget"),
+        ({}, {"budget": 39}, "do not cover one trial of 40"),
+        ({}, {"knobs": {"flip_ration": [0, 1]}}, "did you mean 'flip_ratio'"),
+        ({"seeds": [0, 1]}, {}, "the grid has 2 seeds"),
+        ({"defenses": ["none", "refusal_loss"]}, {}, "the grid has 2 defenses"),
+        ({"attacks": ["none"]}, {}, "there is no attack to search"),
+        ({"evaluation": {"split": "development"}}, {}, "leave it at test"),
+    ],
+)
+def test_a_search_that_makes_no_sense_is_refused_before_anything_runs(run, cells, values, changes, part):
+    made = cells()
+    with pytest.raises(HoldfastError) as refused:
+        run(made, values=values, **changes)
+    assert part in str(refused.value)
+    assert made.ran == []
+
+
+def test_knobs_of_what_is_put_round_the_attack_go_by_its_name(run, cells, monkeypatch):
+    import sys
+    from types import ModuleType
+
+    from holdfast.attacks.adaptive import ADAPTIVE
+    from holdfast.tables import Row
+
+    made_up = ModuleType("made_up_attackers")
+    made_up.Patient = Patient
+    monkeypatch.setitem(sys.modules, "made_up_attackers", made_up)
+    monkeypatch.setitem(ADAPTIVE, "patient", Row("made_up_attackers:Patient", "for this test"))
+    made = cells()
+    knobs = dict.fromkeys(("num_samples", "adapter", "optim.per_device_train_batch_size", "optim.learning_rate"))
+    found = run(made, values={"attacks": [["sft", {"patient": {"patience": 2}}]]}, knobs=knobs, trials=3, budget=1000)
+    assert set(found["knobs"]) == {"patient.patience"}
+    assert found["trials"][0]["params"] == {"patient.patience": 2}
+    tried = [made.records[one["key"]].cell.adaptive[0].settings["patience"] for one in found["trials"]]
+    assert tried == [one["params"]["patient.patience"] for one in found["trials"]]
+    assert found["best"]["attack"][1] == {"patient": {"patience": tried[found["best"]["trial"]]}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """An adaptive attacker of one setting."""
+
+    patience: int = 1
+
+    KNOBS: ClassVar[dict[str, Knob]] = {"patience": Range(low=1, high=9, whole=True)}
+
+
+def test_every_trial_is_told_with_what_was_spent_by_then(run):
+    told = []
+    found = run(told=lambda trial, spent: told.append((trial.number, spent)))
+    assert [number for number, _ in told] == list(range(len(found["trials"])))
+    assert [spent for _, spent in told] == list(accumulate(one["spent"] for one in found["trials"]))
+
+
+def test_fewest_steps_come_first_and_then_the_highest_harm():
+    held = trial(0, [0.0, 0.4, 0.5])
+    late = trial(1, [0.0, 0.4, 1.0], broke_after=20)
+    soon = trial(2, [0.0, 0.6], broke_after=10)
+    more = trial(3, [0.0, 0.7], broke_after=10)
+    diverged = trial(4, [0.0, 0.5], state="diverged")
+    crashed = trial(5, [], state="crashed")
+    given = trial(6, [0.0, 0.9], state="given up")
+    assert sorted([more, late, held, soon, diverged], key=lambda t: t.value) == [diverged, held, late, soon, more]
+    assert crashed.value is None
+    assert best([held, late, soon, more, diverged, crashed, given]) == more
+    assert best([diverged, crashed, given]) == given
+    assert best([diverged, crashed]) is None
+
+
+def test_the_bars_are_those_of_optunas_median_pruner():
+    import random
+
+    import optuna
+
+    rng = random.Random(0)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(3, 0))
+    curves = [{10 * i: rng.random() for i in range(1, rng.randint(2, 7))} for _ in range(9)]
+    for curve in curves:
+        study.add_trial(optuna.trial.create_trial(value=0.0, intermediate_values=curve))
+    found = medians(curves)
+    for _ in range(200):
+        curve = {10 * i: rng.random() for i in range(1, rng.randint(2, 7))}
+        probe = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=curve)
+        last = max(curve)
+        assert study.pruner.prune(study, probe) == (max(curve.values()) < found.get(last, 0.0))
+
+
+def test_no_trial_is_given_up_before_enough_of_them_ran_nor_in_the_warmup():
+    ran = [trial(number, [0.0, 0.2, 0.4]) for number in range(3)]
+    rest = {"threshold": 0.5, "unit": "steps"}
+    assert bars(ran[:2], startup=3, warmup=0, **rest) == ()
+    assert bars(ran, startup=3, warmup=0, **rest) == ((10, 0.2), (20, 0.4))
+    assert bars(ran, startup=3, warmup=15, **rest) == ((20, 0.4),)
+
+
+def test_whoever_has_not_broken_the_model_at_the_soonest_break_cannot_win():
+    ran = [trial(0, [0.0, 0.4, 0.6], broke_after=20), trial(1, [0.0, 0.2, 0.3, 0.4])]
+    assert bars(ran, startup=9, warmup=0, threshold=0.5, unit="steps") == ((20, 0.5),)
+    assert bars(ran, startup=9, warmup=0, threshold=0.5, unit="tokens") == ()
+
+
+def test_a_figure_shows_every_trial(run, tmp_path):
+    from holdfast.search.figure import chart, write_figure
+
+    found = run()
+    drawn = chart(found).to_dict()
+    (rows,) = [layer["data"]["values"] for layer in [drawn["vconcat"][1]]]
+    assert [row["number"] for row in rows] == [one["number"] for one in found["trials"]]
+    assert rows[-1]["spent"] == found["budget"]["spent"]
+    assert [row["number"] for row in rows if row["best"]] == [found["best"]["trial"]]
+    assert write_figure(found, tmp_path / "search.svg").read_text().startswith("<svg")
