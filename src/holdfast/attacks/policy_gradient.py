@@ -32,6 +32,7 @@ from typing import Any, ClassVar
 from holdfast.attacks import LearnsFrom
 from holdfast.critic import Critic
 from holdfast.data.mixing import sample
+from holdfast.knobs import Choices, Knob, Range
 from holdfast.models import LoRA, Model, adapt
 from holdfast.plan import Context, Optim, Plan
 from holdfast.policy import Policy, policy_plan
@@ -54,6 +55,13 @@ class GRPO:
     num_prompts: int | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "rewards"
+    KNOBS: ClassVar[Mapping[str, Knob]] = {
+        "optim.learning_rate": Range(low=1e-7, high=1e-3, log=True),
+        "policy.group_size": Choices(choices=(2, 4, 8, 16)),
+        "policy.temperature": Range(low=0.5, high=2.0),
+        "policy.kl_coef": Choices(choices=(0.0, 0.001, 0.01, 0.05, 0.2)),
+        "adapter": Choices(choices=(None, {"r": 16})),
+    }
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
@@ -63,6 +71,13 @@ class GRPO:
         reward = from_judge(context.judge(self.reward.judge), self.reward)
         adapted = adapt(model, self.adapter, seed=context.seed)
         return policy_plan(adapted, rows, policy=self.policy, reward=reward, optim=self.optim, context=context)
+
+
+_WHOLE_BATCH: Mapping[str, Knob] = {
+    **{name: knob for name, knob in GRPO.KNOBS.items() if name != "policy.group_size"},
+    "policy.kl_coef": Range(low=1e-4, high=0.5, log=True),
+}
+"""Knobs of attacks that compare an answer with the whole batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +118,8 @@ class ReinforcePlusPlus(GRPO):
         )
     )
 
+    KNOBS: ClassVar[Mapping[str, Knob]] = _WHOLE_BATCH
+
 
 @dataclass(frozen=True, kw_only=True)
 class PPO(GRPO):
@@ -128,6 +145,7 @@ class PPO(GRPO):
         )
     )
 
+    KNOBS: ClassVar[Mapping[str, Knob]] = _WHOLE_BATCH
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "tokenbuncher": {
             "optim": {
