@@ -1,21 +1,21 @@
 """Finished run folders -> one HTML page that opens offline, a CSV file beside it, and figures.
 
 This module joins the parts, which know nothing of one another: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `training`, `samples` and `accounting` (what tables and lists show), `charts` and
-`figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text` (text that others wrote, made safe).
+rows over seeds), `cells`, `counts`, `flips`, `training`, `samples` and `accounting` (what sentences, tables and lists
+show), `charts` and `figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text` (text that others wrote,
+made safe).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.records import HoldfastError, Record
 
 if TYPE_CHECKING:
     from holdfast.report.charts import Style, Width
@@ -32,11 +32,15 @@ _METRICS = ("reward", "loss")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Findings:
-    """What the run folders hold, read and summarised once; `labels` has one entry per cell."""
+    """What the run folders hold, read and summarised once.
+
+    `labels` has one entry per cell; `shown` are the labels of what gets panels and samples, see `flips.drawn`.
+    """
 
     cells: tuple[Finished, ...]
     labels: Sequence[Label]
     rows: Sequence[Row]
+    shown: Set[Label]
     looks: dict[str, Style]
     grids: tuple[tuple[str, str], ...]
     unfinished: int
@@ -53,6 +57,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be written.
     """
     from holdfast.report import page, text
+    from holdfast.report.counts import counts
 
     out = Path(out)
     if out.suffix.lower() == ".csv":
@@ -61,7 +66,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     cells = _cell_rows(found)
     context = {
         **{"title": title, "cells": cells, "samples": _samples(found, samples_per_cell)},
-        **_counts(found),
+        **{"unfinished": found.unfinished, **counts(found.records, found.rows)},
         **_tables(found),
         **_drawings(found),
     }
@@ -90,6 +95,7 @@ def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] 
 
 def _find(runs: Sequence[Path]) -> _Findings:
     from holdfast.report.charts import styles
+    from holdfast.report.flips import drawn
     from holdfast.report.read import load
     from holdfast.report.summarise import summarise
     from holdfast.report.summarise.labels import labels
@@ -106,6 +112,7 @@ def _find(runs: Sequence[Path]) -> _Findings:
         cells=tuple(cell for cell, _ in labelled),
         labels=[label for _, label in labelled],
         rows=rows,
+        shown={row.label for row in drawn(rows)},
         looks=styles([row.label.defense for row in rows if row.time_to_break is not None]),
         grids=loaded.grids,
         unfinished=loaded.unfinished,
@@ -115,6 +122,7 @@ def _find(runs: Sequence[Path]) -> _Findings:
 def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
     from holdfast.report.cells import cell_row
     from holdfast.report.summarise import first_and_last, peak, step_unit
+    from holdfast.report.summarise.labels import flip_of
 
     return [
         cell_row(
@@ -122,6 +130,7 @@ def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
             label,
             grid=cell.grid,
             unit=step_unit(cell.record),
+            flip=flip_of(cell.record.cell),
             ends=first_and_last(cell.record),
             peak=peak(cell.record),
         )
@@ -142,58 +151,25 @@ def _samples(found: _Findings, count: int) -> list[dict[str, Any]]:
             "samples": pick(read_completions(cell.folder), count),
         }
         for cell, label in zip(found.cells, found.labels, strict=True)
+        if label in found.shown
     ]
     return [group for group in groups if group["samples"]]
-
-
-def _counts(found: _Findings) -> dict[str, Any]:
-    """What the page's sentences say."""
-    rows, records = found.rows, found.records
-    ended = Counter(record.outcome for record in records)
-    harm = [s for r in records for e in r.evaluations if (s := e.score("harmfulness")) is not None]
-    attacked = [row for row in rows if row.time_to_break is not None]
-    points = [point for row in attacked for name in _CURVES for point in row.curves.get(name, ())]
-    return {
-        "total": len(records),
-        "unfinished": found.unfinished,
-        "outcomes": {str(outcome): ended[outcome] for outcome in Outcome if ended[outcome]},
-        "num_models": len({row.label.model for row in rows}),
-        "num_defenses": len({(row.label.defense, row.label.threat_model) for row in rows}),
-        "num_attacks": len({row.label.attack for row in attacked}),
-        "num_seeds": len({record.cell.seed for record in records}),
-        "one_seed": any(len(row.seeds) == 1 for row in rows),
-        "partial": any(point.estimate.seeds < point.of for point in points),
-        "thresholds": sorted({row.threshold for row in rows if row.threshold is not None}),
-        "budgets": _budgets(attacked),
-        "left_out": {
-            "invalid": sum(score.invalid for score in harm),
-            "unjudged": sum(score.unjudged for score in harm),
-            "shown": sum(score.n + score.invalid + score.unjudged for score in harm),
-        },
-    }
-
-
-def _budgets(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
-    """The last evaluated step of each attack, with its unit."""
-    budgets: dict[tuple[str, str], int] = {}
-    for row in rows:
-        name = (row.label.attack, row.unit)
-        budgets[name] = max(row.last_step, budgets.get(name, 0))
-    return [(attack, last, unit) for (attack, unit), last in budgets.items()]
 
 
 def _tables(found: _Findings) -> dict[str, Any]:
     """What the page's tables say."""
     from holdfast.report import accounting
+    from holdfast.report.flips import flipped
     from holdfast.report.read import read_judges
 
     scores = dict.fromkeys(name for row in found.rows for name in (*row.before, *row.after))
     return {
         **{"rows": found.rows, "grids": found.grids, **_choices(found)},
+        **{"flipped": flipped(found.rows), "strongest_only": len(found.shown) < len(found.rows)},
         "judges": list(dict.fromkeys(name for cell in found.cells for name in read_judges(cell.folder))),
         "configured": list(dict.fromkeys(judge.title for r in found.records for judge in r.cell.judges.values())),
         "others": [name for name in scores if name not in _HEADLINE],
-        "costs": accounting.costs(found.records, [label.attack for label in found.labels]),
+        "costs": accounting.costs(found.records, [label.family for label in found.labels]),
         "stages": accounting.stages(found.records),
         "environment": accounting.environments(found.records),
     }
@@ -213,8 +189,9 @@ def _drawings(found: _Findings) -> dict[str, Any]:
     """The page's charts: what stands where, their specifications, and the script that draws them."""
     from markupsafe import Markup
 
-    from holdfast.report import figures, page, text, training
+    from holdfast.report import charts, figures, page, text, training
 
+    hows = {row.label.flip.how for row in found.rows if row.label.flip}
     specs: dict[str, Markup] = {}
     places: dict[str, list[dict[str, str]]] = {}
     for name, panels in _charts(found, width="container").items():
@@ -225,7 +202,9 @@ def _drawings(found: _Findings) -> dict[str, Any]:
             places.setdefault(name, []).append({"id": place, "title": title})
     return {
         **{"specs": specs, "looks": found.looks, "thin_limit": training.LIMIT},
-        **{name: places.get(name, []) for name in (*_CURVES, "best_of_n", "time_to_break")},
+        "flip_looks": _flip_looks(found),
+        "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
+        **{name: places.get(name, []) for name in (*_CURVES, "best_of_n", "flip_ratio", "time_to_break")},
         "training": [places[name] for metric in _METRICS if (name := f"training_{metric}") in places],
         **{"library": Markup(figures.script()), "style": page.asset("page.css"), "drawing": page.asset("page.js")},
     }
@@ -233,13 +212,17 @@ def _drawings(found: _Findings) -> dict[str, Any]:
 
 def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
     """Every chart by name, then by panel; a chart without data is not there."""
-    from holdfast.report import charts
+    from holdfast.report import charts, flips
     from holdfast.report.summarise import curve_points, time_points
 
+    shown = [row for row in found.rows if row.label in found.shown]
+    trained = [row for row in shown if row.unit == "step"]
+    chosen = [row for row in shown if row.unit != "step" and row.last_step > 0]
     drawn: dict[str, dict[str, Any]] = {}
-    trained = [row for row in found.rows if row.unit == "step"]
-    chosen = [row for row in found.rows if row.unit != "step" and row.last_step > 0]
     for score in _CURVES:
+        for panel, points in charts.panels(flips.points(found.rows, score), "defense").items():
+            chart = charts.flips(points, _flip_looks(found), score=score, width=width)
+            drawn.setdefault("flip_ratio", {})[f"{score}, defense: {panel}"] = chart
         for panel, points in charts.panels(curve_points(trained, score)).items():
             chart = charts.curves(points, found.looks, score=score, width=width)
             drawn.setdefault(score, {})[panel] = chart
@@ -255,6 +238,14 @@ def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
     return drawn
 
 
+def _flip_looks(found: _Findings) -> dict[str, Style]:
+    """A style for each attack that was run at several flip ratios."""
+    from holdfast.report.charts import styles
+    from holdfast.report.flips import flipped
+
+    return styles([row.label.family for row in flipped(found.rows)])
+
+
 def _training_points(found: _Findings, metric: str) -> list[dict[str, Any]]:
     from holdfast.report.read import read_curves
     from holdfast.report.training import thin
@@ -262,7 +253,7 @@ def _training_points(found: _Findings, metric: str) -> list[dict[str, Any]]:
     return [
         {**label._asdict(), "seed": cell.record.cell.seed, "step": step, "value": value}
         for cell, label in zip(found.cells, found.labels, strict=True)
-        if cell.record.cell.attack is not None
+        if cell.record.cell.attack is not None and label in found.shown
         for step, value in thin(read_curves(cell.folder), metric)
     ]
 

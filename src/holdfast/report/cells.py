@@ -12,23 +12,27 @@ _SPENT = ("steps", "samples", "tokens", "seconds", "censored", "threshold")
 
 def cell_row(
     record: Record,
-    label: Sequence[str],
+    label: Sequence[Any],
     *,
     grid: str,
     unit: str,
+    flip: tuple[float, str] | None,
     ends: tuple[Evaluation | None, Evaluation | None],
     peak: tuple[int, Score] | None,
 ) -> dict[str, Any]:
     """A cell as column -> value, every column always there, `None` for what was not measured.
 
-    `label` is (model, defense, threat model, attack), `unit` what steps count (see `attacks.unit`), `ends` the
-    evaluations before and after the attack, `peak` the step and score at which harmfulness was highest. Rates of
-    invalid and unjudged answers are shares of all completions that the first judge was shown.
+    `label` begins with (model, defense, threat model, attack), `unit` is what steps count (see `attacks.unit`), `flip`
+    the ratio of flipped preferences and how they were flipped, `ends` the evaluations before and after the attack,
+    `peak` the step and score at which harmfulness was highest. Rates of invalid and unjudged answers are shares of all
+    completions that the first judge was shown.
     """
     before, after = ends
-    model, defense, threat_model, attack = label
+    model, defense, threat_model, attack, *_ = label
+    ratio, how = flip or (None, None)
     return {
         **{"key": record.key, "grid": grid, "model": model, "defense": defense, "attack": attack},
+        **{"flip_ratio": ratio, "flip_how": how},
         **{"seed": record.cell.seed, "threat_model": threat_model},
         **{"outcome": str(record.outcome), "reason": record.reason},
         "unit": unit,

@@ -1,4 +1,7 @@
-"""Charts as altair values: one small chart per (model, attack), one color and dash per defense throughout."""
+"""Charts as altair values: one small chart per (model, attack), one color and dash per defense throughout.
+
+Over the flip ratio it is the other way round: one small chart per (model, defense), one color per attack.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ Points = Sequence[Mapping[str, Any]]
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((1, 0), (6, 3), (2, 2))
 _UNDEFENDED = "#808080"
-_PANEL = frozenset({"model", "attack", "threat_model"})
+_PANEL = frozenset({"model", "attack", "threat_model", "family", "flip"})
+HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
 _HEIGHT, _BAR = 230, 38
 
 
@@ -34,12 +38,12 @@ def styles(defenses: Sequence[str]) -> dict[str, Style]:
     return {name: found.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
 
 
-def panels(points: Points) -> dict[str, list[Mapping[str, Any]]]:
-    """Points by attack, or by model and attack where there are several models."""
+def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, Any]]]:
+    """Points by attack (or what else `by` says), or by model and attack where there are several models."""
     several = len({point["model"] for point in points}) > 1
     found: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
-        name = f"{point['model']} · {point['attack']}" if several else str(point["attack"])
+        name = f"{point['model']} · {point[by]}" if several else str(point[by])
         found.setdefault(name, []).append(point)
     return found
 
@@ -68,10 +72,9 @@ def curves(
             y=y, fillOpacity=partial, stroke=_color(points, looks, width), tooltip=tips
         ),
     ]
-    thresholds = sorted({point["threshold"] for point in points if point["threshold"] is not None})
     chart = alt.layer(*layers)
-    if score == "harmfulness" and thresholds:
-        chart = alt.layer(chart, _rule(thresholds))  # nested, or each layer would carry its own copy of the data
+    if score == "harmfulness":
+        chart = _with_thresholds(chart, points)
     return chart.properties(width=width, height=_HEIGHT)
 
 
@@ -109,6 +112,38 @@ def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.La
     return layers.properties(width=width, height=_BAR * len(order))
 
 
+def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> alt.LayerChart:
+    """A score in [0, 1] at the end of attacks over their flip ratio: a color per attack, 95 % intervals as whiskers.
+
+    Dashed lines with hollow points are of preferences that a coin ordered.
+    """
+    rows = [{**point, "attack": point["family"]} for point in points]
+    there = {how: dash for how, dash in HOWS.items() if how in {point["how"] for point in points}}
+    hows = alt.Scale(domain=list(there), range=[list(dash) for dash in there.values()])
+    ratios = sorted({point["ratio"] for point in points})
+    axis = alt.Axis(values=ratios, format=".4~f", labelOverlap=True, grid=False)
+    base = alt.Chart(alt.Data(values=[_kept(row, "model", "family", "defense") for row in rows])).encode(
+        x=alt.X(
+            "ratio:Q", title="share of preferences flipped (flip ratio)", scale=alt.Scale(domain=[0, 1]), axis=axis
+        ),
+        y=alt.Y("value:Q", title=f"{score} at the end", scale=alt.Scale(domain=[0, 1])),
+        color=_color(rows, looks, width, "attack"),
+    )
+    hollow = alt.condition("datum.how == 'random'", alt.value(0), alt.value(1))
+    tips = [*_tips("attack", "ratio", "how"), alt.Tooltip("value:Q", title=score, format=".3f")]
+    tips += [*_tips("low", "high", form=".3f"), *_tips("seeds", "of", "n", "outcomes")]
+    chart = alt.layer(
+        base.mark_rule(strokeWidth=1.2, opacity=0.5).encode(y="low:Q", y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(strokeDash=alt.StrokeDash("how:N", scale=hows, legend=_legend(width))),
+        base.mark_point(size=40, filled=True, opacity=1, strokeWidth=1.5).encode(
+            fillOpacity=hollow, stroke=_color(rows, looks, width, "attack"), tooltip=tips
+        ),
+    )
+    if score == "harmfulness":
+        chart = _with_thresholds(chart, points)
+    return chart.properties(width=width, height=_HEIGHT)
+
+
 def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> alt.Chart:
     """A training metric over attack steps, one thin line per seed."""
     y = alt.Y("value:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False))
@@ -139,8 +174,11 @@ def _looks(count: int) -> list[Style]:
 
 def _base(points: Points) -> alt.Chart:
     """A chart of the points without what its panel says already."""
-    rows = [{name: _short(value) for name, value in point.items() if name not in _PANEL} for point in points]
-    return alt.Chart(alt.Data(values=rows))
+    return alt.Chart(alt.Data(values=[_kept(point, *_PANEL) for point in points]))
+
+
+def _kept(point: Mapping[str, Any], *without: str) -> dict[str, Any]:
+    return {name: _short(value) for name, value in point.items() if name not in without}
 
 
 def _short(value: Any) -> Any:
@@ -158,10 +196,10 @@ def _numbers_axis(points: Points) -> alt.X:
     return alt.X("step:Q", title="answers per prompt (N)", scale=scale, axis=axis)
 
 
-def _color(points: Points, looks: Mapping[str, Style], width: Width) -> alt.Color:
-    names = list(dict.fromkeys(point["defense"] for point in points))
+def _color(points: Points, looks: Mapping[str, Style], width: Width, by: str = "defense") -> alt.Color:
+    names = list(dict.fromkeys(point[by] for point in points))
     scale = alt.Scale(domain=names, range=[looks[name].color for name in names])
-    return alt.Color("defense:N", scale=scale, legend=_legend(width))
+    return alt.Color(f"{by}:N", scale=scale, legend=_legend(width))
 
 
 def _dash(points: Points, looks: Mapping[str, Style], width: Width) -> alt.StrokeDash:
@@ -177,9 +215,14 @@ def _legend(width: Width) -> alt.Legend | None:
     return alt.Legend(title=None, orient="bottom", labelLimit=0, columns=2, symbolType="stroke", symbolOpacity=1)
 
 
-def _rule(thresholds: Sequence[float]) -> alt.Chart:
+def _with_thresholds(chart: alt.LayerChart, points: Points) -> alt.LayerChart:
+    """The chart with a rule at each break threshold."""
+    thresholds = sorted({point["threshold"] for point in points if point["threshold"] is not None})
+    if not thresholds:
+        return chart
     data = alt.Data(values=[{"threshold": value} for value in thresholds])
-    return alt.Chart(data).mark_rule(strokeDash=[4, 4], opacity=0.8).encode(y="threshold:Q")
+    rule = alt.Chart(data).mark_rule(strokeDash=[4, 4], opacity=0.8).encode(y="threshold:Q")
+    return alt.layer(chart, rule)  # nested, or each layer would carry its own copy of the data
 
 
 def _beside(base: alt.Chart, which: str, field: str, dy: int) -> alt.Chart:

@@ -166,4 +166,7 @@ def _curves(records: Sequence[Record]) -> dict[str, tuple[Point, ...]]:
 
 def _order(row: Row) -> tuple[Any, ...]:
     label = row.label
-    return label.model, label.attack, label.defense != "none", label.threat_model, label.defense
+    flip = (label.flip.how == "random", label.flip.ratio) if label.flip else ()
+    defense = (label.defense != "none", label.threat_model, label.defense)
+    # A family's rows are ordered as its curves run: one defense after the other, each over its flips.
+    return label.model, label.family, defense, flip, label.attack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from holdfast.records import Cell, Method, Record, digest
@@ -11,15 +12,30 @@ from holdfast.tables import judge_names
 
 _LONGEST_SUFFIX = 80
 _UNTOLD = frozenset({"seed", "label"})
+_FLIP = ("flip_ratio", "flip_how")
+_REWARD_MODEL = "reward model"
+
+
+class Flip(NamedTuple):
+    """The share of preferences in [0, 1] that an attack flips, and how: `reverse`, or `random` as a control."""
+
+    ratio: float
+    how: str
 
 
 class Label(NamedTuple):
-    """What a cell is called in tables and charts: cells with equal labels differ by seed only."""
+    """What a cell is called in tables and charts: cells with equal labels differ by seed only.
+
+    Where cells of one attack differ in flip ratio, `family` is what that attack is called without its flip, and `flip`
+    that flip. Elsewhere they are `attack` and `None`.
+    """
 
     model: str
     defense: str
     threat_model: str
     attack: str
+    family: str
+    flip: Flip | None
 
 
 def labels(records: Sequence[Record]) -> list[Label]:
@@ -27,14 +43,45 @@ def labels(records: Sequence[Record]) -> list[Label]:
     cells = [record.cell for record in records]
     models = _named([(str(cell.model.get("name") or "model"), _leaves(cell.model)) for cell in cells])
     defenses = _named([(cell.defense, _defense_settings(cell)) for cell in cells])
-    attacks = _named([(attack_name(cell), _attack_settings(cell)) for cell in cells])
+    attacks = _named([(cell.attacker, {**_attack_settings(cell), **_flip_settings(cell)}) for cell in cells])
     threats = [cell.threat_model for cell in cells]
-    return [Label(*parts) for parts in zip(models, defenses, threats, attacks, strict=True)]
+    told = zip(models, defenses, threats, attacks, strict=True)
+    return [Label(*parts, *sweep) for parts, sweep in zip(told, _sweeps(cells, models, attacks), strict=True)]
 
 
-def attack_name(cell: Cell) -> str:
-    """What the attack is called; `none` for a cell that only evaluates."""
-    return cell.attacker
+def flip_of(cell: Cell) -> Flip | None:
+    """The flip of a cell: its attack's own, or that of the reward model which pays it; `None` where there is none."""
+    found = _flipped(cell)
+    if found is None:
+        return None
+    return Flip(float(found.settings["flip_ratio"]), str(found.settings.get("flip_how", "reverse")))
+
+
+def _flipped(cell: Cell) -> Method | None:
+    """The attack or the judge that it calls, whichever learns from flipped preferences."""
+    if cell.attack is None:
+        return None
+    called = [cell.judges[name] for name in judge_names(cell.attack.settings) if name in cell.judges]
+    return next((m for m in (cell.attack, *called) if isinstance(m.settings.get("flip_ratio"), int | float)), None)
+
+
+def _sweeps(cells: Sequence[Cell], models: Sequence[str], attacks: Sequence[str]) -> list[tuple[str, Flip | None]]:
+    """(family, flip) of each cell, see `Label`."""
+    flips = [flip_of(cell) for cell in cells]
+    # Methods' names, not their titles: somebody may have labelled each flip of an attack.
+    names = _named(
+        [
+            (" + ".join(method.name for method in _attackers(cell)) if flip else attack, _attack_settings(cell))
+            for cell, flip, attack in zip(cells, flips, attacks, strict=True)
+        ]
+    )
+    ratios: dict[tuple[str, str], set[float]] = defaultdict(set)
+    for model, name, flip in zip(models, names, flips, strict=True):
+        ratios[model, name] |= {flip.ratio} if flip else set()
+    return [
+        (name, flip) if flip and len(ratios[model, name]) > 1 else (attack, None)
+        for model, name, flip, attack in zip(models, names, flips, attacks, strict=True)
+    ]
 
 
 def _named(cells: Sequence[tuple[str, Mapping[str, str]]]) -> list[str]:
@@ -65,14 +112,34 @@ def _defense_settings(cell: Cell) -> dict[str, str]:
 
 
 def _attack_settings(cell: Cell) -> dict[str, str]:
+    """What the attack is, and what it is measured by, but for its flip (see `_flip_settings`)."""
+    flipped = _flipped(cell)
+    attackers = [_without_flip(method) if method is flipped else method for method in _attackers(cell)]
     # A judge that only a defense calls is a matter of the defense.
-    attacker = [cell.attack, *cell.adaptive] if cell.attack else []
-    called = [name for method in attacker for name in judge_names(method.settings)] + judge_names(cell.evaluation)
-    judges = {
+    called = [name for method in attackers for name in judge_names(method.settings)] + judge_names(cell.evaluation)
+    judges: dict[str, Any] = {
         name: {"name": judge.name, "settings": judge.settings} for name, judge in cell.judges.items() if name in called
     }
+    # A grid has a reward model for each flip, each under a name of its own: they go by what they are.
+    names = {name for name in judges if cell.judges[name] is flipped}
+    for name in names:
+        judges[_REWARD_MODEL] = {**judges.pop(name), "settings": _without_flip(cell.judges[name]).settings}
     parts = {"data": cell.data, "evaluation": cell.evaluation, "judges": judges}
-    return {**_methods(attacker), **_leaves(parts)}
+    found = {**_methods(attackers), **_leaves(parts)}
+    return {key: value for key, value in found.items() if not (key.endswith("judge") and value in names)}
+
+
+def _flip_settings(cell: Cell) -> dict[str, str]:
+    flip = flip_of(cell)
+    return {"flip_ratio": f"{flip.ratio:g}", "flip_how": flip.how} if flip else {}
+
+
+def _without_flip(method: Method) -> Method:
+    return replace(method, settings={key: value for key, value in method.settings.items() if key not in _FLIP})
+
+
+def _attackers(cell: Cell) -> tuple[Method, ...]:
+    return (cell.attack, *cell.adaptive) if cell.attack else ()
 
 
 def _methods(methods: Sequence[Method]) -> dict[str, str]:
