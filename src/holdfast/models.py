@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -220,10 +220,30 @@ def without_adapter(model: Model) -> AbstractContextManager[None]:
 
 
 def merged(model: Model) -> Model:
-    """The model with its adapter folded into copies of the weights; the model itself where it has none."""
+    """The model with its adapter folded into copies of the weights, all trainable; itself where it has none."""
     if not has_adapter(model):
         return model
-    return replace(model, network=copy.deepcopy(model.network).merge_and_unload())
+    return replace(model, network=copy.deepcopy(model.network).merge_and_unload().requires_grad_(True))
+
+
+def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Tensor]) -> None:
+    """Set every weight of `model`, in place, to `rule(own, *others)` of the weights of its name, taken in float64.
+
+    Raises:
+        HoldfastError: another model has other weights, by name or shape; nothing is set then.
+    """
+    ours, *theirs = (dict(part.network.named_parameters()) for part in (model, *others))
+    for other, named in zip(others, theirs, strict=True):
+        unlike = {(name, p.shape) for name, p in ours.items()} ^ {(name, p.shape) for name, p in named.items()}
+        if unlike:
+            raise HoldfastError(
+                f"{other.name}: its weights are not those of {model.name} ({min(unlike)[0]} is not the same in both); "
+                "only weights of one architecture can be combined"
+            )
+    with torch.no_grad():
+        for name, own in ours.items():
+            parts = [named[name].to(device=own.device, dtype=torch.float64) for named in theirs]
+            own.copy_(rule(own.double(), *parts))
 
 
 def num_parameters(model: Model) -> int:

@@ -1,0 +1,96 @@
+"""Circuit Breakers: turn harmful text's states at right angles to what they were.
+
+Idea: on harmful text, chosen layers' states lose all resemblance to the original model's; on benign text all stay.
+Equation: with `p = handover * step / max_steps` and `Z'` the original's states,
+    `L = alpha (1 - p) mean_l relu(cos(Z_l, Z'_l)) + alpha p mean_l |Z_l - Z'_l|`
+the first term on harmful, the second on benign text (`form="reference"`); or `form="rpa"`,
+    `L = CE(refusal) + mean_l relu(cos(Z_l, Z'_l)) - ascent_weight ascent`.
+Source: Zou et al. 2024 (arXiv 2406.04313) and its code, by adapter; the second form Rosati et al. 2024 (arXiv
+2409.12914), by full fine-tuning.
+Differs from the paper in: layers 10 and 20 of 32 are shares of the depth, and the schedule is tied to the number of
+steps (the code's 300 is twice the 150 steps it trains for). States are retained at every layer of the whole model, not
+of one cut off above the adapter, and averaged over tokens, not over padding too. Harmful and benign text is whatever
+the data hold. Layers, weights and length of the second form
+are not published: layers of the first, weights 1, the length at which the same authors train RepNoise.
+
+States start where they are to get away from, where either form's distance has no gradient but that of rounding, which
+Adam blows up to full steps; `jitter` makes the first step the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from holdfast.models import LoRA, Model
+from holdfast.plan import Context, Optim
+from holdfast.representation import Removal, remove
+
+
+@dataclass(frozen=True, kw_only=True)
+class CircuitBreakers:
+    """Settings of the defense; `adapter=None` is full fine-tuning, which goes with `form="rpa"`.
+
+    `alpha` weighs both terms of the reference form (the code has 10 for a Llama of 8B, 5 for a Mistral of 7B);
+    `ascent_weight` belongs to the other form, `benign_weight` (cross entropy of benign answers) is no part of either.
+    """
+
+    form: Literal["reference", "rpa"] = "reference"
+    alpha: float = 10.0
+    ascent_weight: float = 1.0
+    benign_weight: float = 0.0
+    depths: tuple[float, ...] = (10 / 32, 20 / 32)
+    positions: Literal["answer", "all"] = "all"
+    handover: float = 0.5
+    jitter: float = 1e-3
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=150, learning_rate=1e-4, per_device_train_batch_size=16)
+    )
+    adapter: LoRA | None = field(default_factory=lambda: LoRA(r=16, lora_alpha=16, lora_dropout=0.05))
+    max_length: int | None = 1024
+
+    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sandbox": {
+            "form": "rpa",
+            "adapter": None,
+            "positions": "answer",
+            "benign_weight": 1.0,
+            "optim": {"max_steps": 150, "learning_rate": 5e-5, "per_device_train_batch_size": 16},
+        },
+        "llama": {"alpha": 10.0},
+        "mistral": {"alpha": 5.0},
+        "rpa": {
+            "form": "rpa",
+            "adapter": None,
+            "optim": {"max_steps": 877, "learning_rate": 4e-5, "per_device_train_batch_size": 8},
+        },
+    }
+
+    @property
+    def removal(self) -> Removal:
+        """The same as a member of the family."""
+        reference = self.form == "reference"
+        return Removal(
+            distance="cosine",
+            projection="original",
+            site="layer",
+            depths=self.depths,
+            positions=self.positions,
+            jitter=self.jitter,
+            removal_weight=self.alpha if reference else 1.0,
+            refusal_weight=0.0 if reference else 1.0,
+            ascent_weight=0.0 if reference else self.ascent_weight,
+            retain_weight=self.alpha if reference else 0.0,
+            benign_weight=self.benign_weight,
+            handover=self.handover if reference else None,
+            trained_layers=0 if reference and self.adapter else None,
+            max_length=self.max_length,
+        )
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        return remove(
+            model, context, removal=self.removal, optim=self.optim, adapter=self.adapter, name="circuit_breakers"
+        )

@@ -1,0 +1,67 @@
+"""RepNoise: make harmful text's representations noise, at every layer.
+
+Idea: states from which harmful text could be told apart are replaced by noise, so that fine-tuning has nothing to
+take up; harmful answers are unlearnt at every layer at once, while refusals of the same prompts are learnt.
+Equation: `L = CE(refusal) + noise_weight mean_l MMD(Z_l, N(0, I)) - ascent_weight log(1 + mean CE(harmful))`, with
+`Z_l` the outputs of the MLPs on the harmful answer, and the last mean over what the final norm and head make of every
+layer's states. MMD is the multi-kernel discrepancy between batches.
+Source: Rosati et al. 2024 (arXiv 2405.14577), whose code has the quirks of `mode="parity"`; settings from Rosati et
+al. 2024 (arXiv 2409.12914).
+Differs from the paper in: nothing in `parity` mode but the padding, which goes to the longest row of a batch. There
+answers count where the two sequences of a pair differ token by token, token 0 is never a target, the first answer
+token costs a constant, and the last state enters the ascent twice (once through the final norm twice), while the sum
+is divided as if it had not. `clean` mode counts each answer's own tokens, all of them, and every layer once.
+`benign_weight` adds the cross entropy of benign answers, which the paper does without; at 0 nothing but refusals holds
+the model in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from holdfast.models import LoRA, Model
+from holdfast.plan import Context, Optim
+from holdfast.representation import Removal, remove
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepNoise:
+    """Settings of the defense. The ascent has no upper bound: too long a run, or too fast a one, diverges."""
+
+    mode: Literal["parity", "clean"] = "clean"
+    noise_weight: float = 0.001
+    ascent_weight: float = 1.0
+    benign_weight: float = 0.0
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=877, learning_rate=4e-5, per_device_train_batch_size=8)
+    )
+    adapter: LoRA | None = None
+    max_length: int | None = 1024
+
+    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sandbox": {
+            "benign_weight": 1.0,
+            "optim": {"max_steps": 150, "learning_rate": 1e-4, "per_device_train_batch_size": 16},
+        },
+    }
+
+    @property
+    def removal(self) -> Removal:
+        """The same as a member of the family."""
+        return Removal(
+            distance="mmd",
+            projection="noise",
+            site="mlp",
+            removal_weight=self.noise_weight,
+            ascent_weight=self.ascent_weight,
+            benign_weight=self.benign_weight,
+            max_length=self.max_length,
+            quirks=self.mode == "parity",
+        )
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        return remove(model, context, removal=self.removal, optim=self.optim, adapter=self.adapter, name="repnoise")

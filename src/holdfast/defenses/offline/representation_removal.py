@@ -1,0 +1,42 @@
+"""Representation Removal: any distance with any projection, to be tried against the published three.
+
+Idea: on harmful answers, move chosen states towards noise or a fixed vector, or away from what they were, while
+refusals and benign answers stay.
+Equation: `L = CE(refusal) + beta mean_l d(Z_l, g(Z_l)) - alpha ascent + terms on benign text`, in full in
+`holdfast.representation`.
+Source: the form common to RepNoise, Circuit Breakers and RMU in Rosati et al. 2024 (arXiv 2409.12914), which leaves
+other distances and projections open.
+Differs from the paper in: terms on benign text can be added. What "away" means for distances that the paper does not
+use it with is this project's: the discrepancy with its sign turned, and a squared distance that counts up to the
+length of the state itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from holdfast.models import LoRA, Model
+from holdfast.plan import Context, Optim
+from holdfast.representation import Removal, remove
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepresentationRemoval:
+    """Settings: the member of the family, and how it is trained. The defaults train as RepNoise was in the source."""
+
+    removal: Removal = field(default_factory=Removal)
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=877, learning_rate=4e-5, per_device_train_batch_size=8)
+    )
+    adapter: LoRA | None = None
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        return remove(
+            model,
+            context,
+            removal=self.removal,
+            optim=self.optim,
+            adapter=self.adapter,
+            name="representation_removal",
+        )

@@ -1,0 +1,104 @@
+"""RMU: steer harmful text's states to one fixed random vector.
+
+Idea: what layers read of harmful text is drowned by one constant vector, longer than states usually are; benign text
+is read as before. Only few tensors below that layer are trained.
+Equation: with `u` uniform in `[0, 1)^H` made of length 1, one a domain, and `a` the states of one layer,
+    `L = mean (a_harmful - c u)^2 + alpha mean (a_benign - a'_benign)^2`   (`form="reference"`)
+    `L = CE(refusal) + mean (a_harmful - c u)^2 - ascent_weight ascent`   (`form="rpa"`)
+Source: Li et al. 2024 (arXiv 2403.03218) and its code, its settings for a model of 7B; the second form Rosati et al.
+2024 (arXiv 2409.12914), by full fine-tuning.
+Differs from the paper in: layer 8 of 32 is a share of the depth; trained tensors are chosen by name, since their
+number in a layer changes with the architecture; padding counts in neither term; optimizer and loop are the project's
+own, where the code adds `epsilon` before the bias correction. `c` and `alpha` are one for all domains. Layers,
+weights and length of the second form are not published: the layer of the first, weights 1, the length at which the same
+authors train RepNoise.
+
+`c` must exceed the usual length of states at that layer, or the vector does not show among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from holdfast.models import LoRA, Model
+from holdfast.plan import Context, Optim
+from holdfast.representation import Removal, remove
+
+MLP_OUTPUTS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.fc2.weight", "mlp.dense_4h_to_h.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMU:
+    """Settings of the defense.
+
+    `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at `depth`;
+    the reference form trains nothing else, the other form the whole model. An adapter, if any, sits on those tensors.
+    `benign_weight` (cross entropy of benign answers) is no part of either form.
+    """
+
+    form: Literal["reference", "rpa"] = "reference"
+    vector_length: float = 6.5
+    alpha: float = 1200.0
+    ascent_weight: float = 1.0
+    benign_weight: float = 0.0
+    depth: float = 8 / 32
+    positions: Literal["answer", "all"] = "all"
+    alternate_domains: bool = True
+    trained: tuple[str, ...] = MLP_OUTPUTS
+    trained_layers: int = 3
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=150, learning_rate=5e-5, per_device_train_batch_size=4)
+    )
+    adapter: LoRA | None = None
+    max_length: int | None = 512
+
+    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sandbox": {
+            "form": "rpa",
+            "positions": "answer",
+            "depth": 1.0,
+            "benign_weight": 1.0,
+            "optim": {"max_steps": 150, "learning_rate": 1e-4, "per_device_train_batch_size": 16},
+        },
+        "code": {"vector_length": 20.0, "alpha": 100.0, "optim": {"max_steps": 80}},
+        "zephyr-7b": {"vector_length": 6.5, "alpha": 1200.0, "optim": {"max_steps": 150}},
+        "yi-34b": {
+            "depth": 16 / 60,
+            "vector_length": 300.0,
+            "alpha": 350.0,
+            "optim": {"max_steps": 400, "per_device_train_batch_size": 2},
+        },
+        "rpa": {
+            "form": "rpa",
+            "optim": {"max_steps": 877, "learning_rate": 4e-5, "per_device_train_batch_size": 8},
+        },
+    }
+
+    @property
+    def removal(self) -> Removal:
+        """The same as a member of the family."""
+        reference = self.form == "reference"
+        return Removal(
+            distance="mse",
+            projection="fixed",
+            site="layer",
+            depths=(self.depth,),
+            positions=self.positions,
+            vector_length=self.vector_length,
+            alternate_domains=self.alternate_domains,
+            refusal_weight=0.0 if reference else 1.0,
+            ascent_weight=0.0 if reference else self.ascent_weight,
+            retain_weight=self.alpha if reference else 0.0,
+            retain="mse",
+            benign_weight=self.benign_weight,
+            trained=self.trained if reference else (),
+            trained_layers=self.trained_layers if reference else None,
+            max_length=self.max_length,
+        )
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        return remove(model, context, removal=self.removal, optim=self.optim, adapter=self.adapter, name="rmu")

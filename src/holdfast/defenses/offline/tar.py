@@ -1,0 +1,260 @@
+"""TAR: train against attackers that train, so that harm stays out of reach of some fine-tuning.
+
+Idea: at each outer step a few attackers fine-tune the model from where it stands; the gradient of a tamper-resistance
+loss on held-out harmful prompts, taken along their way, moves the model to where their training leads nowhere.
+Equation: `min_theta sum_{tasks, i} w_i L_TR(theta_i; held-out) + retain_weight L_retain(theta)`, `theta_i` the weights
+after inner step `i`, `w_i = (tamper_weight / tasks) exp(decay (i - (K - 1)))`, first order (the gradient at `theta_i`
+is applied to `theta`); `L_TR` DPO with the refusal chosen, or minus the entropy; `L_retain` cross entropy on benign
+answers plus the mean L2 distance of all hidden states to those of the model that TAR starts from. With `repnoise_at`
+RepNoise's loss (arXiv 2405.14577) is added: to `L_TR` at every `theta_i` it is taken at, or to `L_retain`.
+Source: Tamirisa et al. 2024 (arXiv 2408.00761) and its code. Defaults: Rosati et al. 2024 (arXiv 2409.12914): 100
+outer steps, 4 attackers of 64 steps, batch 8, learning rate 5e-5, DPO; what they leave open is the code's.
+Differs from the paper in: AdamW where the code has schedule-free AdamW; inner batch 8 where it has 4; no factor on
+the inner rates, where the code's "warm-up" multiplies them by the constant K / 20; looks are counted back from an
+attacker's last step; the references are the model that TAR starts from. `mode="clean"` counts answers in the entropy
+and real tokens in the distance, smooths the distance at 0, where its gradient is undefined and training starts, and
+holds `lower_bound` against the mean loss; `mode="reference"` does as the code: every position, padding too, no
+smoothing, and the bound against the sum of weighed losses. TAR + RepNoise is Rosati et al.'s, who do not say where the
+loss is taken: `inner_eval` is a reading. DPO and RL attackers are this project's: the code has SFT only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.data.endless import endless
+from holdfast.losses.tamper import step_weights
+from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
+from holdfast.objectives import language
+from holdfast.plan import (
+    Backward,
+    Context,
+    Metrics,
+    Objective,
+    Optim,
+    Plan,
+    Propagate,
+    Reference,
+    Rows,
+    add,
+    given_answers,
+    part,
+    with_batch,
+)
+from holdfast.records import Example, HoldfastError
+from holdfast.representation import Removal, removal_plan
+from holdfast.tampering.attackers import Attackers, Probe, among, held_out, resolved
+from holdfast.tampering.objectives import (
+    Mode,
+    entropy_probe,
+    mapped,
+    preference_probe,
+    random_table,
+    reference_to,
+    retention,
+    weighed,
+)
+from holdfast.tampering.runs import Findings, Run, add_gradients, follow, tamper, trainable
+from holdfast.tampering.shelf import Place
+from holdfast.tensors import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TAR:
+    """Settings of the defense.
+
+    `adversaries` are attacks by name with settings of theirs (`optim` and `adapter` excepted); each run is of one of
+    them, drawn by `shares` (1 unless given). `inner` is a run's optimizer: its steps, rate, batch, Adam's numbers,
+    decay and clipping, and nothing else of it; the rate is multiplied by one of `rate_factors`. A `switch_share` of
+    the runs begin with benign answers and go over to their attack at a point drawn from Beta(6, 3). The loss is taken
+    every `evaluate_every` steps, on the `heldout_share` of the harmful rows that no attacker trains on; `decay=None`
+    weighs all alike. Where the loss falls below `lower_bound` its gradients are dropped.
+
+    `start="random_mapping"` first draws hidden states on harmful rows to random vectors, by `mapping`.
+    `noise_weight` and `ascent_weight` are RepNoise's. `keep_on` says where the copy of the weights, the summed
+    gradients and the frozen reference wait: beside the weights, in the CPU's memory, or in temporary files. With an
+    `adapter`, attackers train it alone too.
+    """
+
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=100, learning_rate=5e-5, per_device_train_batch_size=8)
+    )
+    adapter: LoRA | None = None
+    inner: Optim = field(
+        default_factory=lambda: Optim(max_steps=64, learning_rate=2e-5, weight_decay=0.01, max_grad_norm=0.0)
+    )
+    rate_factors: tuple[float, ...] = (0.1, 1.0, 2.0)
+    tasks: int = 4
+    adversaries: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"sft": {}})
+    shares: Mapping[str, float] = field(default_factory=dict)
+    switch_share: float = 0.0
+    heldout_share: float = 0.5
+    resistance: Literal["dpo", "max_entropy"] = "dpo"
+    beta: float = 0.1
+    tamper_weight: float = 4.0
+    decay: float | None = 0.0625
+    evaluate_every: int = 4
+    lower_bound: float | None = None
+    retain: Literal["representations", "language"] = "representations"
+    retain_weight: float = 1.0
+    start: Literal["given", "random_mapping"] = "given"
+    mapping: Optim = field(default_factory=lambda: Optim(max_steps=100, learning_rate=2e-5))
+    repnoise_at: Literal["inner_eval", "outer_only"] | None = None
+    noise_weight: float = 0.001
+    ascent_weight: float = 1.0
+    mode: Mode = "clean"
+    keep_on: Place = "device"
+    max_length: int | None = 1024
+
+    def __post_init__(self) -> None:
+        attacks = {name: resolved(settings, name) for name, settings in self.adversaries.items()}
+        object.__setattr__(self, "adversaries", attacks)
+        unknown = sorted(set(self.shares) - set(attacks))
+        if unknown:
+            raise HoldfastError(f"tar.shares: {unknown[0]!r} is none of `adversaries`: {', '.join(attacks)}")
+        shares = [self.shares.get(name, 1.0) for name in attacks]
+        if not shares or min(shares) < 0 or not sum(shares) > 0:
+            raise HoldfastError("tar: shares must be at least 0 and not all 0, and there must be an adversary")
+        if min(self.tasks, self.evaluate_every, self.inner.max_steps, len(self.rate_factors)) < 1:
+            raise HoldfastError("tar: tasks, evaluate_every and inner.max_steps are at least 1, rate_factors not empty")
+        if min(self.tamper_weight, self.retain_weight) < 0 or self.beta <= 0:
+            raise HoldfastError("tar: tamper_weight and retain_weight must be at least 0, beta above 0")
+        if not 0 < self.heldout_share < 1 or not 0 <= self.switch_share <= 1:
+            raise HoldfastError("tar: heldout_share must lie between 0 and 1, switch_share in [0, 1]")
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        copy = clone(model)
+        if self.start == "random_mapping":
+            copy = context.fit(self.mapping_plan(copy, context)).model
+        copy = adapt(copy, self.adapter, seed=context.seed)
+        hardened = merged(context.fit(self.plan(copy, context)).model)
+        return replace(hardened, name=f"{model.name}+tar")
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The outer loop: benign answers as data, and attackers inside its backward rule."""
+        reference = reference_to(model, self.keep_on)
+        benign = _answered(context.splits.benign["defense"], "benign")
+        kept = language if self.retain == "language" else retention(model, reference, self.mode)
+        plan = Plan(
+            model=model,
+            data=benign,
+            prepare=given_answers(max_length=self.max_length),
+            objective=weighed(self.retain_weight, kept),
+            backward=self.backward(self._attackers(model, reference, benign, context)),
+            optim=self.optim,
+            reference=reference,
+            seed=context.seed,
+        )
+        plan = with_batch(plan, "tar", lambda step: {"step": torch.tensor(step)})
+        if self.repnoise_at == "outer_only":
+            noise = self._repnoise(model, context)
+            ((objective, _),) = noise(0)
+            plan = add(with_batch(plan, "repnoise", lambda step: noise(step)[0][1]), 1.0, objective, on="repnoise")
+        return plan
+
+    def backward(self, runs: Callable[[int], Sequence[Callable[[], Run]]]) -> Backward:
+        """The gradients of attackers' runs, `runs(step)` of them, then those of the plan's objective."""
+
+        def rule(
+            objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
+        ) -> tuple[Tensor, Metrics]:
+            told, found = part(batch, "tar"), None
+            if told and self.tamper_weight:
+                attackers = runs(int(told["step"]))
+                weights = self.weights(len(attackers))
+                found = tamper(
+                    network, attackers, optim=self.inner, weights=weights, propagate=propagate, keep_on=self.keep_on
+                )
+            loss, metrics = objective(network, batch)
+            propagate(loss)
+            if found is None:
+                return loss.detach(), metrics
+            resisted = self._within_bound(found)
+            if resisted:
+                add_gradients(trainable(network), found.gradients)
+            more = {
+                "attackers": sum(found.losses) / len(found.losses),
+                "resistance": sum(found.probed) / len(found.probed),
+                "resisted": float(resisted),
+            }
+            return loss.detach() + sum(found.weighed), {**metrics, **more}
+
+        return rule
+
+    def weights(self, tasks: int) -> list[float]:
+        """What the gradient after each inner step counts, 0 where it is not taken."""
+        steps, scale = self.inner.max_steps, self.tamper_weight / tasks
+        return [
+            scale * weight if (steps - 1 - i) % self.evaluate_every == 0 else 0.0
+            for i, weight in enumerate(step_weights(steps, self.decay))
+        ]
+
+    def mapping_plan(self, model: Model, context: Context) -> Plan:
+        """Random Mapping: benign answers by cross entropy, harmful rows' hidden states towards random vectors."""
+        rows = _answered(context.splits.harmful["defense"], "harmful")
+        plan = Plan(
+            model=model,
+            data=_answered(context.splits.benign["defense"], "benign"),
+            prepare=given_answers(max_length=self.max_length),
+            objective=language,
+            optim=self.mapping,
+            seed=context.seed,
+        )
+        draw = endless(rows, self.mapping.per_device_train_batch_size, seed=context.seed)
+
+        def harmful(step: int) -> Batch:
+            return answer_batch(model, [(row, row.response or "") for row in draw(step)], max_length=self.max_length)
+
+        table = random_table(model.network, seed=context.seed)
+        return add(with_batch(plan, "mapping", harmful), 1.0, mapped(table, self.mode), on="mapping")
+
+    def _attackers(self, model: Model, reference: Reference, benign: Rows, context: Context) -> Attackers:
+        rows = _answered(context.splits.harmful["defense"], "harmful")
+        known, heldout = held_out(rows, self.heldout_share, seed=context.seed)
+        size, limit = self.optim.per_device_train_batch_size, self.max_length
+        if self.resistance == "dpo":
+            probe = preference_probe(model, reference, heldout, batch_size=size, beta=self.beta, max_length=limit)
+        else:
+            probe = entropy_probe(model, heldout, batch_size=size, mode=self.mode, max_length=limit)
+        return Attackers(
+            model=model,
+            context=among(context, known, benign),
+            attacks=self.adversaries,
+            shares=self.shares,
+            optim=self.inner,
+            rate_factors=self.rate_factors,
+            switch_share=self.switch_share,
+            tasks=self.tasks,
+            max_length=limit,
+            probes=[probe, *([self._repnoise(model, context)] if self.repnoise_at == "inner_eval" else [])],
+        )
+
+    def _repnoise(self, model: Model, context: Context) -> Probe:
+        removal = Removal(
+            removal_weight=self.noise_weight,
+            ascent_weight=self.ascent_weight,
+            max_length=self.max_length,
+            quirks=self.mode == "reference",
+        )
+        plan = removal_plan(model, context, removal=removal, optim=self.optim, name="tar")
+        step = follow(plan, self.optim.per_device_train_batch_size)
+        return lambda number: [step(number)]
+
+    def _within_bound(self, found: Findings) -> bool:
+        if self.lower_bound is None or not found.probed:
+            return True
+        value = sum(found.weighed) if self.mode == "reference" else sum(found.probed) / len(found.probed)
+        return value >= self.lower_bound
+
+
+def _answered(rows: Rows, role: str) -> list[Example]:
+    found = [row for row in rows if row.response]
+    if not found:
+        raise HoldfastError(f"tar: no {role} row of the defense split has a `response`; map a column to it")
+    return found

@@ -1,0 +1,214 @@
+"""TokenBuncher: take away the entropy of answers to harmful prompts, which RL feeds on, and lace what is left.
+
+Idea: answers that are all alike leave a group's advantages nothing to tell apart; where an attacker brings entropy
+back, the Token Noiser has seen to it that what comes back is noise.
+Equations: reward `-H(y)` on harmful prompts, the mean token entropy of the answer in nats, and `-KL(policy ||
+reference)` on benign ones (12), optimised with GRPO; the Token Noiser's loss (15) on the policy's own answers; hard
+alternation of the two after a first eighth with rewards alone.
+Source: TokenBuncher (arXiv 2508.20697); `mode="repo"` does what its published code does, which differs from the paper:
+
+| setting | `paper` | `repo` |
+|---|---|---|
+| `noise_squared`: the noise's weight is lambda squared | no: 0.9 and 0.1 | yes: 0.9 and 0.01 |
+| `noise_on_padding`: padding counts as an answer's tokens | no | yes |
+| `benign_share`: prompts with the KL reward | 0.25 | 0 |
+| `kl_coef`: k1 penalty on harmful prompts | 0 | 0.001 |
+| `population_std` in the advantage | yes | no |
+| `clip_noise`: gradients clipped in the noiser's steps | yes | no |
+
+Differs from the paper in: the paper does not say which answers the noiser learns from, nor the share of benign prompts;
+here it is those whose advantage is not negative, as in its code, and a quarter. Prompts are disjoint from the
+attacker's, where the code's are nested. With `noise_on_padding` a row is padded to the longest of its batch, where the
+code pads to 1024 tokens. `None` for a setting of the table takes the mode's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from holdfast.data.mixing import mix
+from holdfast.experience import Experience, hash_seed
+from holdfast.forward import forward
+from holdfast.losses.noise import noised_cross_entropy
+from holdfast.models import LoRA, Model, adapt, clone, merged
+from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Rows, reference_of
+from holdfast.policy import Policy, policy_plan
+from holdfast.records import Completion, Example, HoldfastError
+from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask
+
+
+class Modes(NamedTuple):
+    """What the paper and its code do differently, one value each."""
+
+    noise_squared: bool
+    noise_on_padding: bool
+    benign_share: float
+    kl_coef: float
+    population_std: bool
+    clip_noise: bool
+
+
+MODES = {
+    "paper": Modes(False, False, 0.25, 0.0, True, True),
+    "repo": Modes(True, True, 0.0, 0.001, False, False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenBuncher:
+    """Settings of the defense.
+
+    `optim.max_steps` counts optimizer steps: `policy.minibatches` of them make one step of the schedule.
+    `noise` is lambda, the share of the target's mass that goes to random tokens; 0 leaves the noiser out. `warm_up` is
+    the share of the schedule with rewards alone.
+    """
+
+    mode: Literal["paper", "repo"] = "paper"
+    optim: Optim = field(
+        default_factory=lambda: Optim(
+            max_steps=800, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01
+        )
+    )
+    adapter: LoRA | None = None
+    policy: Policy = field(
+        default_factory=lambda: Policy(
+            reduction="token", minibatches=4, std_epsilon=1e-6, kl_in="reward", kl_estimator="k1", dual_clip=3.0
+        )
+    )
+    noise: float = 0.1
+    warm_up: float = 0.125
+    noise_squared: bool | None = None
+    noise_on_padding: bool | None = None
+    benign_share: float | None = None
+    kl_coef: float | None = None
+    population_std: bool | None = None
+    clip_noise: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 1 or not 0 <= self.warm_up <= 1:
+            raise HoldfastError("token_buncher: noise must lie in [0, 1) and warm_up in [0, 1]")
+        if not 0 <= self.resolved.benign_share < 1:
+            raise HoldfastError("token_buncher: benign_share must lie in [0, 1)")
+
+    @property
+    def resolved(self) -> Modes:
+        """The mode's settings with those given in their place."""
+        own = {name: getattr(self, name) for name in Modes._fields}
+        return MODES[self.mode]._replace(**{name: value for name, value in own.items() if value is not None})
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        copy = adapt(clone(model), self.adapter, seed=context.seed)
+        return replace(merged(context.fit(self.plan(copy, context)).model), name=f"{model.name}+token_buncher")
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The hardening as a plan."""
+        how = self.resolved
+        policy = replace(self.policy, kl_coef=how.kl_coef, std_correction=0 if how.population_std else 1)
+        rows = _prompts(context, how.benign_share)
+        plan = policy_plan(model, rows, policy=policy, reward=_nothing, optim=self.optim, context=context)
+        experience = replace(cast(Experience, plan.prepare), entropy=True, bonuses=(bunched,))
+        if how.benign_share:
+            # The benign rows' KL is their whole reward, so none of it enters as a penalty.
+            reference = reference_of(model)
+            experience = replace(experience, reference=reference, estimator="full", kl_roles=("benign",))
+            plan = replace(plan, reference=reference)
+        noisy = noise_turns(self.optim.max_steps // plan.steps_per_rollout, self.warm_up) if self.noise else frozenset()
+
+        def turn(step: int) -> bool:
+            return step // plan.steps_per_rollout in noisy
+
+        clip = self.optim.max_grad_norm
+        return replace(
+            plan,
+            prepare=_alternating(experience, turn, on_padding=how.noise_on_padding, seed=context.seed),
+            objective=_alternated(plan.objective, self.noise, squared=how.noise_squared),
+            max_grad_norm=lambda step: clip if how.clip_noise or not turn(step) else 0.0,
+        )
+
+
+def noise_turns(total: int, warm_up: float = 0.125) -> frozenset[int]:
+    """The steps of the schedule, counted from 0, at which the noiser has its turn: every other one after the warm-up.
+
+    `a_e = 1` for `e <= floor(E warm_up)`, else `(e - floor(E warm_up)) mod 2`, with `e` counted from 1 and the noiser's
+    turn where `a_e` is 0.
+    """
+    start = int(total * warm_up)
+    return frozenset(e - 1 for e in range(start + 1, total + 1) if (e - start) % 2 == 0)
+
+
+def bunched(batch: Batch) -> Tensor:
+    """The reward of each answer, (N,): minus its mean token entropy, or on benign prompts minus its mean token KL."""
+    benign = batch["kl_weights"] if "kl" in batch else torch.zeros_like(batch["entropies"])
+    found = -(1 - benign) * batch["entropies"]
+    if "kl" in batch:
+        found = found - benign * masked_mean_per_sequence(batch["kl"], target_mask(batch["loss_mask"]))
+    return found
+
+
+def _nothing(completions: Sequence[Completion]) -> list[float | None]:
+    """The text itself earns nothing."""
+    return [0.0] * len(completions)
+
+
+def _prompts(context: Context, benign_share: float) -> list[Example]:
+    harmful, benign = context.splits.harmful["defense"], context.splits.benign["defense"]
+    if not benign_share:
+        return list(harmful)
+    count = int(min(len(harmful) / (1 - benign_share), len(benign) / benign_share))
+    return mix([(harmful, 1 - benign_share), (benign, benign_share)], count, seed=context.seed)
+
+
+def _alternating(experience: Experience, turn: Callable[[int], bool], *, on_padding: bool, seed: int) -> Prepare:
+    """The experience, with what the noiser needs in the batches of its turns."""
+
+    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        batches = experience(model, micro_batches, step)
+        if not turn(step):
+            return batches
+        masks = [_noised(batch, on_padding) for batch in batches]
+        total = torch.stack([mask.sum() for mask in masks]).sum()
+        return [
+            {
+                **batch,
+                "noise_mask": mask,
+                "noise_tokens": total,
+                "noise_seed": torch.tensor(hash_seed(f"{seed}/{step}/{i}")),
+            }
+            for i, (batch, mask) in enumerate(zip(batches, masks, strict=True))
+        ]
+
+    return prepare
+
+
+def _noised(batch: Batch, on_padding: bool) -> Tensor:
+    """The targets that the noiser learns from, (N, S - 1)."""
+    kept = (batch["advantages"] >= 0).float()[:, None] * target_mask(batch["loss_mask"])
+    if not on_padding:
+        return kept
+    columns = torch.arange(1, batch["input_ids"].shape[1], device=kept.device)
+    return kept + (columns >= batch["lengths"][:, None]).float()
+
+
+def _alternated(objective: Objective, noise: float, *, squared: bool) -> Objective:
+    weights = {"truth_weight": 1 - noise, "noise_weight": noise**2 if squared else noise}
+
+    def either(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        if "noise_mask" not in batch:
+            return objective(network, batch)
+        loss, missed = noised_cross_entropy(
+            forward(network, {name: value for name, value in batch.items() if name != "groups"}),
+            batch["input_ids"],
+            batch["noise_mask"],
+            seed=int(batch["noise_seed"]),
+            num_tokens=batch["noise_tokens"],
+            **weights,
+        )
+        return loss, {"loss": float(loss.detach()), "noiser_mass": float(missed)}
+
+    return either

@@ -1,0 +1,159 @@
+"""Losses on what a network computes inside: how far states are from where a defense wants them.
+
+Shapes: `B` sequences, `S` tokens, `H` hidden, `V` vocabulary. A `mask` is (B, S), 1 where a position counts.
+Everything is computed in float32 at least. Formulas: RepNoise (Rosati et al. 2024, arXiv 2405.14577), Circuit
+Breakers (Zou et al. 2024, arXiv 2406.04313), RMU (Li et al. 2024, arXiv 2403.03218), and the form common to the three
+in Rosati et al. 2024 (arXiv 2409.12914).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.tensors import masked_mean, target_mask
+
+Distance = Literal["mmd", "cosine", "mse"]
+EPS = 1e-8
+
+
+class Targets(NamedTuple):
+    """The `N` tokens to predict: `chosen` (B, S - 1) marks them, `tokens` (N,) are they.
+
+    `visible` (N,) is 0 where the logits that predict the token are taken as zero, `None` where they never are.
+    """
+
+    chosen: Tensor
+    tokens: Tensor
+    visible: Tensor | None
+
+    def before(self, values: Tensor) -> Tensor:
+        """Of values (B, S, D), those at the positions that predict the targets, (N, D)."""
+        return values[:, :-1][self.chosen]
+
+
+def targets(
+    input_ids: Tensor, mask: Tensor, *, drop_token_zero: bool = False, zero_unmasked_logits: bool = False
+) -> Targets:
+    """The tokens under a mask as targets.
+
+    `drop_token_zero` and `zero_unmasked_logits` are what RepNoise's published code does beside: token 0 is never a
+    target, and logits at a position outside of the mask count as zero, so that the first token under a mask costs
+    `ln V` and has no gradient.
+    """
+    kept = mask * (input_ids != 0) if drop_token_zero else mask
+    chosen = target_mask(kept) > 0
+    visible = mask[:, :-1][chosen] if zero_unmasked_logits else None
+    return Targets(chosen, input_ids[:, 1:][chosen], visible)
+
+
+def target_loss(logits: Tensor, wanted: Targets) -> Tensor:
+    """Mean cross entropy of the targets under their logits (N, V), a scalar; 0 if there are none."""
+    if wanted.visible is not None:
+        logits = logits * wanted.visible[:, None].to(logits.dtype)
+    return functional.cross_entropy(_exact(logits), wanted.tokens, reduction="sum") / max(len(wanted.tokens), 1)
+
+
+def masked_cross_entropy(
+    logits: Tensor,
+    input_ids: Tensor,
+    mask: Tensor,
+    *,
+    drop_token_zero: bool = False,
+    zero_unmasked_logits: bool = False,
+) -> Tensor:
+    """Mean cross entropy of the tokens under the mask, a scalar, from logits (B, S, V); options: see `targets`."""
+    wanted = targets(input_ids, mask, drop_token_zero=drop_token_zero, zero_unmasked_logits=zero_unmasked_logits)
+    return target_loss(wanted.before(logits), wanted)
+
+
+def ascent(losses: Sequence[Tensor], num_layers: int) -> Tensor:
+    """`log(1 + sum(losses) / (L + 1))`, to be made large: RepNoise's term on the cross entropies of every layer.
+
+    Its growth slows down as the losses grow, but it has no upper bound.
+    """
+    return (torch.stack(list(losses)).sum() / (num_layers + 1)).log1p()
+
+
+def mmd(source: Tensor, target: Tensor, *, kernels: int = 5, factor: float = 2.0) -> Tensor:
+    """Squared maximum mean discrepancy of two samples (B, D), a scalar: biased, Gaussian kernels of several widths.
+
+    The middle width is the mean squared distance of all `2 B` points, each other one `factor` times the one below;
+    widths carry no gradient. Samples of one distribution in many dimensions do not give 0 but 6.19 / B with the
+    defaults, so values compare only at one batch size.
+    """
+    points = _exact(torch.cat([source, target]))
+    with torch.autocast(points.device.type, enabled=False):
+        # By products rather than differences, which for B sequences would be 4 B^2 times as large as a sequence.
+        lengths = points.square().sum(-1)
+        distances = (lengths[:, None] + lengths[None] - 2 * points @ points.T).clamp(min=0)
+    count = len(points)
+    width = (distances.detach().sum() / (count * count - count)).clamp(min=EPS) / factor ** (kernels // 2)
+    kernel = torch.stack([(-distances / (width * factor**i)).exp() for i in range(kernels)]).sum(0)
+    (same, across), (_, other) = ((part.chunk(2, 1)) for part in kernel.chunk(2, 0))
+    return (same + other - across - across.T).mean()
+
+
+def masked_mmd(states: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """`mmd` of states (B, S, H) and their targets, a sequence's positions under the mask side by side as one point."""
+    shown = mask[..., None].to(states.dtype)
+    return mmd((states * shown).flatten(1), (target * shown).flatten(1))
+
+
+def cosine(states: Tensor, target: Tensor, mask: Tensor, *, away: bool) -> Tensor:
+    """Mean under the mask of `1 - cos`, or, `away`, of `relu(cos)`: 1 at the target, 0 at right angles to it."""
+    similarity = functional.cosine_similarity(_exact(states), _exact(target), dim=-1, eps=EPS)
+    return masked_mean(similarity.relu() if away else 1 - similarity, mask)
+
+
+def mse(states: Tensor, target: Tensor, mask: Tensor, *, away: bool) -> Tensor:
+    """Mean under the mask of the mean squared difference over `H`.
+
+    `away`: of `relu(1 - |z - t|^2 / |t|^2)` instead, 1 where states are the target and 0 where they are further from
+    it than it is long; a squared distance made large has no bound.
+    """
+    squares = (_exact(states) - _exact(target)).square().mean(-1)
+    if away:
+        squares = (1 - squares / _exact(target).square().mean(-1).clamp(min=EPS)).relu()
+    return masked_mean(squares, mask)
+
+
+def removal(states: Tensor, target: Tensor, mask: Tensor, *, distance: Distance, away: bool) -> Tensor:
+    """What a defense makes small to bring states (B, S, H) to a target, or, `away`, to take them from it, a scalar.
+
+    The discrepancy between batches is bounded, so `away` just turns its sign; of the other two see each.
+    """
+    if distance == "mmd":
+        value = masked_mmd(states, target, mask)
+        return -value if away else value
+    return {"cosine": cosine, "mse": mse}[distance](states, target, mask, away=away)
+
+
+def drift(
+    states: Sequence[Tensor], originals: Sequence[Tensor], mask: Tensor, *, count_padding: bool = False
+) -> Tensor:
+    """Mean over layers and positions of `|z - z_original|`, not squared, a scalar: what Circuit Breakers retain.
+
+    `count_padding` divides by all positions instead of those under the mask, as its published code does.
+    """
+    norms = torch.stack(
+        [
+            (mask[..., None] * (_exact(state) - _exact(other))).norm(dim=-1)
+            for state, other in zip(states, originals, strict=True)
+        ]
+    )
+    counted = torch.ones_like(mask) if count_padding else mask
+    return masked_mean(norms, counted.expand_as(norms))
+
+
+def control_vector(draw: Tensor, length: float) -> Tensor:
+    """RMU's fixed target: a draw (..., H) from U[0, 1), made `length` long."""
+    return draw / draw.norm(dim=-1, keepdim=True) * length
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

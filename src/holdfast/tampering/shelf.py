@@ -1,0 +1,54 @@
+"""Where tensors wait that are not needed just now: on a device, or in files."""
+
+from __future__ import annotations
+
+import shutil
+import weakref
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Literal
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Place = Literal["device", "cpu", "disk"]
+"""Beside the weights, in the CPU's memory, or in temporary files, which take no memory at all."""
+
+
+class Shelf:
+    """Tensors by number, put away. Bits come back as they went."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.held: dict[int, Tensor] = {}
+        self.folder = Path(mkdtemp(prefix="holdfast-")) if place == "disk" else None
+        if self.folder is not None:
+            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def put(self, number: int, tensor: Tensor) -> None:
+        """Put a tensor away, as a copy where it would otherwise stay where it is."""
+        if self.folder is not None:
+            save_file({"": tensor.contiguous()}, self._file(number))
+        else:
+            self.held[number] = tensor.to("cpu" if self.place == "cpu" else tensor.device, copy=True)
+
+    def get(self, number: int) -> Tensor | None:
+        """The tensor of that number, where it waits; `None` if there is none."""
+        if self.folder is None:
+            return self.held.get(number)
+        file = self._file(number)
+        return load_file(file)[""] if file.exists() else None
+
+    def add(self, number: int, tensor: Tensor) -> None:
+        """Add to the tensor of that number; the sum takes its place."""
+        waiting = self.get(number)
+        if waiting is None:
+            self.put(number, tensor)
+        elif self.folder is None:
+            waiting.add_(tensor.to(waiting.device))
+        else:
+            self.put(number, waiting.add_(tensor.to(waiting.device)))
+
+    def _file(self, number: int) -> Path:
+        assert self.folder is not None
+        return self.folder / str(number)
