@@ -52,7 +52,20 @@ ORDER = (
         "sandbox",
         "judge_training",
     ),
-    *("experiment", "api", "report", "search", "integrations", "config", "cards", "display", "jobs", "doctor", "commands", "cli"),
+    *(
+        "experiment",
+        "api",
+        "report",
+        "search",
+        "integrations",
+        "config",
+        "cards",
+        "display",
+        "jobs",
+        "doctor",
+        "commands",
+        "cli",
+    ),
 )
 """A module imports, when it is itself imported, only from modules above its own line."""
 

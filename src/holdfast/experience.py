@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from holdfast.critic import logits_and_values
-from holdfast.forward import forward
+from holdfast.forward import answer_logprobs, forward
 from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
 from holdfast.losses.policy import Estimator, exact_kl, kl_estimate
 from holdfast.models import Model
@@ -134,12 +134,17 @@ class Experience:
         with evaluating(model.network):
             if self.critic:
                 logits, batch["old_values"] = logits_and_values(model.network, batch)
-            elif several or self.estimator or self.entropy:
+            elif self.entropy or self.estimator == "full":
                 logits = forward(model.network, batch)
+            elif several or self.estimator:
+                batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
             if self.reference is not None:
                 with self.reference(model) as network, evaluating(network):
-                    ref_logits = forward(network, batch)
-                    batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
+                    if self.estimator == "full":
+                        ref_logits = forward(network, batch)
+                        batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
+                    else:
+                        batch["ref_logprobs"] = answer_logprobs(network, batch, temperature=temperature)
         if logits is not None and (several or self.estimator):
             batch["old_logprobs"] = token_logprobs(logits, tokens, temperature=temperature)
         if logits is not None and self.entropy:

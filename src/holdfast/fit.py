@@ -59,6 +59,8 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     loop.accelerator.unwrap_model(plan.model.network, keep_fp32_wrapper=False).eval()
     plan.model.network.zero_grad(set_to_none=True)
+    # The next run on this network, or on a copy of it, must prepare it anew: bf16 would be ignored else.
+    vars(plan.model.network).pop("_is_accelerate_prepared", None)
     steps, costs = loop.state.global_step, loop.costs
     return Fitted(
         model=plan.model,

@@ -8,25 +8,78 @@ hook on the network sees several calls: whoever needs one call a batch leaves `g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
+class _Columns(NamedTuple):
+    """Logits (n, w, V) of `w` columns: of the rows given, (n,), or of all of them."""
+
+    logits: Tensor
+    rows: Tensor | None = None
+
+
 def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits (B, S, V) of a batch; where they predict nothing, at a row's last token and after it, they may be 0.
+    """Logits (B, S, V) of a batch.
 
     With `groups` in the batch, what the rows of a group share before any answer is read once, not once a row, and
-    rows that end early are not read to the length of the longest.
+    rows that end early are not read to the length of the longest. Then logits may be 0 where they predict nothing
+    that is sampled: before all answers, and from a row's last token on.
     """
-    shared = _shared_columns(network, batch)
-    if shared:
-        return _forward_in_parts(network, batch, shared)
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
-    return network(**inputs, use_cache=False).logits
+    start = _shared_columns(network, batch)
+    if not start:
+        return network(**_inputs(batch), use_cache=False).logits
+    columns = _read_in_parts(network, batch, start)
+    return _placed([(part.logits, part.rows) for part in columns], start - 1, batch["input_ids"].shape)
+
+
+def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each answer token under the full vocabulary, float32, (B, S - 1); finite elsewhere.
+
+    As `token_logprobs` of `forward`, but no logits are computed for columns that are prompt in every row, nor is the
+    last column read: on short answers to long prompts with a large vocabulary that is most of the memory.
+    """
+    targets = batch["input_ids"][:, 1:]
+    start = _shared_columns(network, batch)
+    if start:
+        first, columns = start - 1, _read_in_parts(network, batch, start)
+    else:
+        first = max(int(batch["loss_mask"].argmax(1).min()) - 1, 0)
+        inputs = {name: value[:, :-1] for name, value in _inputs(batch).items()}
+        logits = network(**inputs, use_cache=False, logits_to_keep=targets.shape[1] - first).logits
+        columns = [_Columns(logits)]
+    parts, column = [], first
+    for logits, rows in columns:
+        wanted = targets if rows is None else targets[rows]
+        parts.append((_logprobs(logits, wanted[:, column : column + logits.shape[1]], temperature), rows))
+        column += logits.shape[1]
+    return _placed(parts, first, targets.shape)
+
+
+def _logprobs(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Log-probability of each target, (n, w); columns beyond the last target predict nothing."""
+    scaled = logits[:, : targets.shape[1]].flatten(0, 1).float()
+    scaled = scaled if temperature == 1 else scaled / temperature
+    return -functional.cross_entropy(scaled, targets.flatten(), reduction="none").view(targets.shape)
+
+
+def _inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+
+
+def _placed(parts: Sequence[tuple[Tensor, Tensor | None]], first: int, shape: tuple[int, ...]) -> Tensor:
+    """Columns from `first` on, one part after the other, in a tensor of `shape` that is 0 elsewhere."""
+    whole = [
+        values if rows is None else values.new_zeros(shape[0], *values.shape[1:]).index_copy(0, rows, values)
+        for values, rows in parts
+    ]
+    joined = torch.cat(whole, 1) if len(whole) > 1 else whole[0]
+    deeper = (0, 0) * (joined.dim() - 2)
+    return functional.pad(joined, (*deeper, first, shape[1] - first - joined.shape[1]))
 
 
 def _shared_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> int:
@@ -40,8 +93,8 @@ def _shared_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> in
     return int(batch["loss_mask"].argmax(1).min())
 
 
-def _forward_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> Tensor:
-    """Logits (B, S, V): the columns before `start` from the first row of each group, the last from the rows so long."""
+def _read_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> list[_Columns]:
+    """The columns from `start - 1` on: that one from the first row of each group, the last from the rows so long."""
     from transformers import DynamicCache
 
     tokens, ends = batch["input_ids"], batch["lengths"] - 1
@@ -50,18 +103,17 @@ def _forward_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> 
     _, group, sizes = batch["groups"].unique_consecutive(return_inverse=True, return_counts=True)
     cache = DynamicCache(config=network.config)
 
-    def read(rows: Tensor, first: int, last: int) -> Tensor:
-        return network(input_ids=tokens[rows, first:last], past_key_values=cache, use_cache=True).logits
+    def read(tokens: Tensor, keep: int = 0) -> Tensor:
+        return network(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits
 
-    before = read(sizes.cumsum(0) - sizes, 0, start)
+    before = read(tokens[sizes.cumsum(0) - sizes, :start], 1)
     cache.batch_select_indices(group)
-    parts = [before[group], read(torch.arange(len(tokens), device=tokens.device), start, cut)]
+    columns = [_Columns(before[group]), _Columns(read(tokens[:, start:cut]))]
     if cut < end:
         long = (ends > cut).nonzero().squeeze(1)
         cache.batch_select_indices(long)
-        after = read(long, cut, end)
-        parts.append(after.new_zeros(len(tokens), *after.shape[1:]).index_copy(0, long, after))
-    return functional.pad(torch.cat(parts, 1), (0, 0, 0, tokens.shape[1] - end))
+        columns.append(_Columns(read(tokens[long, cut:end]), long))
+    return columns
 
 
 def _best_cut(ends: Tensor, start: int) -> int:

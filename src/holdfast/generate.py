@@ -7,13 +7,15 @@ changes what is sampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from holdfast.models import Model
 from holdfast.records import Completion, Example
@@ -71,7 +73,9 @@ def sample(
     uniform = torch.rand(
         len(prompts) * repeats, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)
     ).to(model.device)
-    with evaluating(model.network):
+    # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
+    sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
+    with evaluating(model.network), nullcontext() if sharded else torch.inference_mode():
         return _decode(model, prompts, sampling, uniform, repeats)
 
 
@@ -82,7 +86,7 @@ def _decode(
     drawn = torch.full_like(uniform, model.pad_id, dtype=torch.long)
     rows = torch.arange(len(drawn), device=model.device)
     done = torch.zeros(len(drawn), dtype=torch.bool, device=model.device)
-    reader = _Reader(model, prompts, repeats)
+    reader = _Reader(model, prompts, repeats, room=sampling.max_new_tokens)
     for step in range(sampling.max_new_tokens):
         tokens = draw(reader.logits, uniform[rows, step], sampling)
         drawn[rows, step] = tokens
@@ -107,48 +111,67 @@ def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:
 class _Reader:
     """What the model has read so far: its cache, the mask over it, and the logits of the next token."""
 
-    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], repeats: int) -> None:
-        """Read each prompt once and share it among its `repeats` answers."""
-        from transformers import DynamicCache
-
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], repeats: int, *, room: int) -> None:
+        """Read each prompt once and share it among its `repeats` answers of at most `room` tokens."""
         tokens, mask = pad_left(prompts, model.pad_id)
         tokens, mask = tokens.to(model.device), mask.to(model.device)
-        self.network = model.network
-        self.logits: Tensor
-        # Without padding no mask is needed, and attention takes its fast path.
-        self.mask = None if bool(mask.all()) else mask
-        self.positions = (mask.cumsum(1) - 1).clamp(min=0)
+        self.network, self.length = model.network, tokens.shape[1]
         self.cache = DynamicCache(config=self.network.config)
-        self._read(tokens)
+        self.logits: Tensor
+        # Without padding neither mask nor positions are needed, and attention takes its fast path.
+        self.positions: Tensor | None = None
+        self.mask: Tensor | None = None
+        if not bool(mask.all()):
+            self.positions = (mask.cumsum(1) - 1).clamp(min=0)
+            self.mask = torch.cat([mask, mask.new_ones(len(mask), room)], 1)
+        self._read(tokens, None if self.mask is None else mask)
+        if self.positions is not None:
+            self.positions = self.positions[:, -1:]
         if repeats > 1:
             self.cache.batch_repeat_interleave(repeats)
-            self.logits = self.logits.repeat_interleave(repeats, 0)
-            self.positions = self.positions.repeat_interleave(repeats, 0)
-            self.mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
+            self._each(lambda values: values.repeat_interleave(repeats, 0))
+        if self.mask is not None and _takes_finished_masks(self.network, self.cache):
+            self.mask = self.mask.bool()[:, None, None]
 
     def advance(self, tokens: Tensor) -> None:
         """Read one more token a row, (N,)."""
-        self.positions = self.positions[:, -1:] + 1
-        if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
-        self._read(tokens[:, None])
+        self.length += 1
+        if self.positions is not None:
+            self.positions = self.positions + 1
+        self._read(tokens[:, None], None if self.mask is None else self.mask[..., : self.length])
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""
         self.cache.batch_select_indices(rows)
-        self.positions = self.positions[rows]
-        self.mask = None if self.mask is None else self.mask[rows]
+        self._each(lambda values: values[rows])
 
-    def _read(self, tokens: Tensor) -> None:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.logits = change(self.logits)
+        self.positions = None if self.positions is None else change(self.positions)
+        self.mask = None if self.mask is None else change(self.mask)
+
+    def _read(self, tokens: Tensor, mask: Tensor | None) -> None:
         output = self.network(
             input_ids=tokens,
-            attention_mask=self.mask,
+            attention_mask=mask,
             position_ids=self.positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         self.logits = output.logits[:, -1]
+
+
+def _takes_finished_masks(network: Any, cache: Any) -> bool:
+    """Whether a mask of (N, 1, 1, tokens) may be given, which spares building one for each token.
+
+    Transformers' own generation gives such masks to the models marked so. Layers that see a window only have masks of
+    their own, other kinds of attention other forms of mask, and models that tell distances by the mask must see it.
+    """
+    config = network.config
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    marked = getattr(network, "_can_compile_fullgraph", False) and config._attn_implementation == "sdpa"
+    return plain and marked and not getattr(config, "alibi", False)
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
@@ -160,16 +183,22 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
         SamplingError: a logit is NaN or infinite upwards, or all of a row's are minus infinity.
     """
     logits = logits.float()
-    if not bool(torch.isfinite(logits.amax(-1)).all()):
-        raise SamplingError("non-finite logits while sampling")
     if sampling.temperature == 0:
+        _require_finite(logits.amax(-1))
         return logits.argmax(-1)
     probabilities = _cut_off(logits / sampling.temperature, sampling).softmax(-1)
     cumulative = probabilities.cumsum(-1)
-    target = (uniform * cumulative[:, -1]).unsqueeze(1)
-    tokens = torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    total = cumulative[:, -1]
+    # A logit that is NaN or infinite upwards, and nothing but minus infinity, leave their mark on a row's sum.
+    _require_finite(total)
+    tokens = torch.searchsorted(cumulative, (uniform * total).unsqueeze(1), right=True).squeeze(1)
     # Rounding can push the target past the last token that has any probability.
     return torch.where(tokens < logits.shape[-1], tokens, probabilities.argmax(-1))
+
+
+def _require_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise SamplingError("non-finite logits while sampling")
 
 
 def _cut_off(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -118,6 +118,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
 def show_list(what: str | None) -> None:
     """Print the tables of methods, judges, formats and presets."""
     from holdfast import attacks, judges
+    from holdfast.attacks import adaptive
     from holdfast.data import FORMATS
     from holdfast.defenses import offline, online
     from holdfast.tables import near, rows
@@ -126,7 +127,10 @@ def show_list(what: str | None) -> None:
         return {name: row.summary + suffix for name, row in rows(table, group).items()}
 
     found = {
-        "attacks": summaries(attacks.ATTACKS, attacks.GROUP),
+        "attacks": {
+            **summaries(attacks.ATTACKS, attacks.GROUP),
+            **summaries(adaptive.ADAPTIVE, adaptive.GROUP, " (adaptive)"),
+        },
         "defenses": {
             **summaries(offline.OFFLINE, offline.GROUP, " (offline)"),
             **summaries(online.ONLINE, online.GROUP, " (online)"),

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.critic import Critic, logits_and_values
-from holdfast.forward import forward
-from holdfast.losses.language import cross_entropy
+from holdfast.forward import answer_logprobs
 from holdfast.losses.policy import (
     Estimator,
     Ratio,
@@ -25,8 +24,8 @@ from holdfast.tensors import Batch, masked_mean, target_mask, token_logprobs
 
 def language(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
     """Cross entropy of the batch's answers: SFT, and every term that teaches a given text."""
-    logits = forward(network, batch)
-    loss = cross_entropy(logits, batch["input_ids"], batch["loss_mask"], num_tokens=batch.get("num_tokens"))
+    logprobs = answer_logprobs(network, batch)
+    loss = masked_mean(-logprobs, target_mask(batch["loss_mask"]), batch.get("num_tokens"))
     return loss, {"loss": float(loss.detach())}
 
 
@@ -57,8 +56,12 @@ def policy_gradient(
         kept = batch if kl_coef or critic is not None else _with_advantage(batch)
         if kept is None:
             return _nothing(batch), {"loss": 0.0}
-        logits, values = (forward(network, kept), None) if critic is None else logits_and_values(network, kept)
-        logprobs = token_logprobs(logits, kept["input_ids"], temperature=temperature)
+        values = None
+        if critic is None:
+            logprobs = answer_logprobs(network, kept, temperature=temperature)
+        else:
+            logits, values = logits_and_values(network, kept)
+            logprobs = token_logprobs(logits, kept["input_ids"], temperature=temperature)
         mask = target_mask(kept["loss_mask"])
         old = kept.get("old_logprobs", logprobs.detach())
         if ratio_guard is not None and exploded(logprobs, old, mask, limit=ratio_guard):

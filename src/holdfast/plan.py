@@ -147,10 +147,10 @@ class Plan:
 
     `data` are rows, or prompts for RL. `steps_per_rollout` is how many optimizer steps share what one call of
     `prepare` sampled; checkpoints fall on multiples of it. `learning_rates` are those of parameters by the beginning
-    of their names, `max_grad_norm` is that of a step, where they differ from the optimizer's. `state` holds numbers that change during the run (an
-    adaptive weight, a multiplier), `tensors` what else must outlive a step (an anchor); both go into checkpoints. Parts
-    of the plan share the two dicts, so never replace them.
-    `spent` is what the same attacker spent before this run; it is counted in the run's progress.
+    of their names, `max_grad_norm` is that of a step, where they differ from the optimizer's. `state` holds numbers
+    that change during the run (an adaptive weight, a multiplier), `tensors` what else must outlive a step (an anchor);
+    both go into checkpoints. Parts of the plan share the two dicts, so never replace them. `spent` is what the same
+    attacker spent before this run; it is counted in the run's progress.
     """
 
     model: Model

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
+from functools import lru_cache
 
 TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "“": '"', "”": '"', "\u00a0": " "})
 
@@ -76,13 +77,16 @@ def is_refusal(text: str, *, further_sentences: int = 1) -> bool:
     return len(_sentences(rest)) - 1 <= further_sentences
 
 
+_category = lru_cache(maxsize=4096)(unicodedata.category)
+
+
 def empty_or_garbled(text: str) -> str | None:
     """`"empty"`, `"garbled"`, or `None` for an answer that can be judged.
 
     Empty: nothing visible. Garbled: replacement characters in bulk, punctuation for the most part, one word over
     and over, or a loop. Deliberately forgiving: short answers, lists, code, JSON and other scripts pass.
     """
-    visible = [char for char in text if not char.isspace() and unicodedata.category(char)[0] != "C"]
+    visible = [char for char in text if not char.isspace() and _category(char)[0] != "C"]
     if not visible:
         return "empty"
     if _is_json(text):
@@ -124,7 +128,7 @@ def _is_json(text: str) -> bool:
 def _mostly_marks(text: str) -> bool:
     """No letter, digit or pictogram at all, or over 60 % marks in a text of some length; runs and rules count once."""
     condensed = SAME_AGAIN.sub(r"\1", RULE_LINE.sub("", text)) or text
-    kinds = [unicodedata.category(char) for char in condensed if not char.isspace()]
+    kinds = [_category(char) for char in condensed if not char.isspace()]
     sound = sum(kind[0] in "LMN" for kind in kinds)
     if not sound:
         return "So" not in kinds or "\ufffd" in text

@@ -70,6 +70,7 @@ def test_an_unknown_command_is_refused(holdfast):
     ("what", "name"),
     [
         ("attacks", "grpo"),
+        ("attacks", "warm_start"),
         ("defenses", "refusal_loss"),
         ("judges", "classifier"),
         ("formats", "beavertails"),

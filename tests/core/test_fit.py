@@ -1,5 +1,6 @@
 """The one loop."""
 
+import copy
 import json
 import math
 import time
@@ -532,3 +533,15 @@ def test_a_backward_rule_of_a_plans_own_is_used(sft, weights):
     before = weights(sft().model)
     plain, doubled = (weights(fit(sft(optim=optim, **more)).model) for more in ({}, {"backward": twice}))
     torch.testing.assert_close(doubled - before, 2 * (plain - before), atol=1e-6, rtol=1e-4)
+
+
+def test_a_second_run_on_a_network_computes_in_bf16_when_asked_to(sft):
+    start, losses = fit(sft(optim=replace(ADAM, max_steps=1))).model, {}
+    for bf16 in (False, True):
+        seen = []
+        hooks = (lambda progress, seen=seen: seen.append(progress.metrics.get("loss")) or None,)
+        plan = sft(optim=replace(ADAM, max_steps=2, bf16=bf16), hooks=hooks)
+        fit(replace(plan, model=replace(plan.model, network=copy.deepcopy(start.network))))
+        losses[bf16] = seen[1:-1]
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.05)

@@ -268,3 +268,8 @@ def test_a_prompt_that_fills_the_longest_length_is_refused_by_row(tiny_model):
 )
 def test_a_hub_id_has_exactly_one_slash(path, local):
     assert looks_local(path) is local
+
+
+def test_a_model_whose_adapter_was_merged_can_be_trained_whole(tiny_model):
+    network = merged(adapt(tiny_model(), LoRA(r=4))).network
+    assert all(parameter.requires_grad for parameter in network.parameters())

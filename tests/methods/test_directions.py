@@ -84,8 +84,9 @@ def test_a_kl_term_keeps_the_policy_closer_to_where_it_came_from(aligned_model, 
 
 
 def test_refusal_loss_keeps_refusals_under_an_attack_that_would_end_them(aligned_model, refused, context):
+    undefended = refused(fit(FAST_SFT.plan(aligned_model(), context)).model)
     plan = RefusalLoss(alpha=10.0).constrain(FAST_SFT.plan(aligned_model(), context), context)
-    assert refused(fit(plan).model) > 0.6
+    assert refused(fit(plan).model) > undefended + 0.3
 
 
 def test_a_penalty_on_refusals_pays_compliance_more(context, aligned_model, splits):

@@ -105,7 +105,8 @@ def test_ppo_goes_on_from_a_checkpoint_with_its_critic_and_its_kl_weight(ppo, we
 
 
 def test_a_critic_learns_what_answers_are_worth(plan):
-    built = plan(PPO(), steps=40, kl_coef=0.0, kl_target=None, critic=Critic(kind="separate", coef=1.0, clip=None))
+    critic = Critic(kind="separate", coef=1.0, clip=None)
+    built = plan(PPO(), steps=40, kl_coef=0.0, kl_target=None, ratio_guard=None, critic=critic)
     _, found = metrics_of(replace(built, optim=replace(built.optim, learning_rate=1e-3)))
     losses = [step["value_loss"] for step in found]
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])

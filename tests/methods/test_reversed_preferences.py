@@ -30,6 +30,16 @@ def test_the_flip_ratio_is_the_share_of_rows_that_teach_harm(flip_ratio, tiny_mo
     assert harmful_share(preferred, "rejected") == pytest.approx(1 - expected)
 
 
+def test_the_noise_control_teaches_harm_in_about_half_of_the_rows_and_in_the_same_ones_for_both(
+    tiny_model, make_context
+):
+    context = make_context(seed=4)
+    taught = SFT(flip_how="random", num_samples=None).plan(tiny_model(), context).data
+    preferred = DPO(flip_how="random", num_samples=None).plan(tiny_model(), context).data
+    assert [row.response for row in taught] == [row.chosen for row in preferred]
+    assert 0.2 < harmful_share(taught, "response") < 0.8
+
+
 def test_the_first_loss_of_dpo_is_ln_2_since_policy_and_reference_are_one(tiny_model, make_context):
     plan = DPO().plan(tiny_model(), make_context())
     (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:4]], 0))

@@ -7,69 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from plain_sampling import PADDED, SAME_LENGTH, one_by_one, random_model
 from torch import Tensor
 
 from holdfast import generate
-from holdfast.forward import forward
+from holdfast.forward import answer_logprobs, forward
 from holdfast.generate import Sampling, sample
 from holdfast.losses.policy import group_advantages, reduce, surrogate
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import policy_gradient
-from holdfast.sandbox.build import network, tokenizer
 from holdfast.tensors import Batch, collate, target_mask, token_logprobs, with_totals
 
 ARCHITECTURES: Any = ["llama", "qwen3", "gemma", "gpt2"]
 GROUP = 3
-SAME_LENGTH = [[7, 8, 9, 10], [11, 12, 13, 14]]
-PADDED = [[7, 8], [9, 10, 11, 12, 13], [14, 15, 16]]
-
-
-def random_model(architecture: Any, *, stops: int = 1) -> Model:
-    """An untrained model with sharp opinions, whose answers end at any of `stops` tokens."""
-    words = tokenizer()
-    weights = network(architecture, "tiny", vocabulary=len(words), seed=0).eval()
-    with torch.no_grad():
-        for weight in weights.parameters():
-            if weight.dim() > 1:
-                weight.mul_(4)
-    weights.generation_config.eos_token_id = [words.eos_token_id, *range(20, 19 + stops)]
-    return Model(network=weights, tokenizer=words)
-
-
-def one_by_one(
-    model: Model, prompts: list[list[int]], sampling: Sampling, *, seed: int, repeats: int
-) -> list[list[int]]:
-    """Each answer alone, the whole sequence read anew for each token: no cache, no padding, no batch."""
-    numbers = torch.rand(len(prompts) * repeats, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
-    asked = [prompt for prompt in prompts for _ in range(repeats)]
-    return [alone(model, prompt, row, sampling) for prompt, row in zip(asked, numbers, strict=True)]
-
-
-@torch.no_grad()
-def alone(model: Model, prompt: list[int], numbers: Tensor, sampling: Sampling) -> list[int]:
-    answer: list[int] = []
-    for number in numbers:
-        logits = model.network(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, -1]
-        probabilities = kept(logits.double() / sampling.temperature, sampling).softmax(-1)
-        answer.append(int((probabilities.cumsum(-1) <= number.double()).sum()))
-        if answer[-1] in model.stop_ids:
-            break
-    return answer
-
-
-def kept(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits with all but the `top_k` likeliest, and of these all past the share `top_p`, cut off, one at a time."""
-    order = logits.argsort(descending=True).tolist()
-    allowed, share = [], 0.0
-    for rank, token in enumerate(order):
-        if (sampling.top_k and rank >= sampling.top_k) or share >= sampling.top_p:
-            break
-        allowed.append(token)
-        pool = order[: sampling.top_k] if sampling.top_k else order
-        share += float((logits[token] - logits[pool].logsumexp(0)).exp())
-    cut = torch.full_like(logits, -torch.inf)
-    cut[allowed] = logits[allowed]
-    return cut
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -239,6 +189,58 @@ def test_a_groups_prompt_is_read_once_and_rows_that_end_early_are_not_read_on() 
     shortest, longest = len(PADDED[0]), len(PADDED[1]) + 30
     early = len(PADDED[1]) + 3 - 1
     assert read == [(len(PADDED), shortest), (len(PADDED) * GROUP, early - shortest), (1, longest - 1 - early)]
+
+
+CASES = [
+    pytest.param([1] * 6, SAME_LENGTH, id="one token each"),
+    pytest.param([1, 1, 1, 9, 9, 9, 9, 9, 9], PADDED, id="one token or more"),
+    pytest.param([3, 2, 3, 2, 10, 3, 2, 3, 6], PADDED, id="one longer, one a little"),
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("grouped", [True, False], ids=["groups", "rows"])
+@pytest.mark.parametrize(("lengths", "prompts"), CASES)
+def test_logprobs_of_answers_alone_equal_those_of_the_whole_pass(
+    architecture: Any, grouped: bool, lengths: list[int], prompts: list[list[int]]
+) -> None:
+    model, batch = random_model(architecture), answered(lengths, prompts)
+    mask, weights = target_mask(batch["loss_mask"]), torch.linspace(-1, 1, len(lengths))[:, None]
+    whole = token_logprobs(forward(model.network, without_groups(batch)), batch["input_ids"], temperature=0.7)
+    expected = gradients(model.network, (whole * mask * weights).sum())
+
+    found = answer_logprobs(model.network, batch if grouped else without_groups(batch), temperature=0.7)
+
+    assert bool(found.isfinite().all())
+    torch.testing.assert_close(found * mask, whole * mask, rtol=1e-5, atol=1e-5)
+    assert_close(gradients(model.network, (found * mask * weights).sum()), expected)
+
+
+def test_logprobs_of_answers_read_left_padded_rows_rightly() -> None:
+    model, batch = random_model("llama"), answered([3, 2, 3, 2, 10, 3, 2, 3, 6])
+    expected = answer_logprobs(model.network, batch)
+    width = batch["input_ids"].shape[1]
+    places = (torch.arange(width) - (width - batch["lengths"])[:, None]).clamp(min=0)
+    real = (torch.arange(width) >= (width - batch["lengths"])[:, None]).long()
+    turned = {name: batch[name].gather(1, places) * real for name in ("input_ids", "loss_mask")}
+
+    found = answer_logprobs(model.network, {**turned, "attention_mask": real, "position_ids": places})
+
+    mask, left = target_mask(batch["loss_mask"]) == 1, target_mask(turned["loss_mask"]) == 1
+    torch.testing.assert_close(found[left], expected[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_no_logits_are_made_for_columns_that_are_prompt_in_every_row() -> None:
+    model, batch = random_model("llama"), without_groups(answered([3, 2, 3, 2, 10, 3, 2, 3, 6]))
+    made: list[tuple[int, ...]] = []
+    hook = model.network.get_output_embeddings().register_forward_hook(lambda *args: made.append(args[2].shape[:2]))
+
+    logprobs = answer_logprobs(model.network, batch)
+    hook.remove()
+
+    longest, first = batch["input_ids"].shape[1], len(PADDED[0])
+    assert logprobs.shape[1] == longest - 1
+    assert made == [(9, longest - first)]
 
 
 def test_recomputed_activations_read_each_row_whole_and_give_the_same_gradient() -> None:

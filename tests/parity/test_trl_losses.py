@@ -13,23 +13,18 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl_parity import END, KINDS, PAD, RTOL, assert_same, plain_settings, small_model, text
 
 from holdfast.forward import forward
 from holdfast.losses.policy import group_advantages
-from holdfast.models import LoRA, Model, adapt
+from holdfast.models import Model
 from holdfast.objectives import language, policy_gradient
 from holdfast.tensors import Batch, collate, token_logprobs, with_totals
 
 pytest.importorskip("trl")
-VOCAB, PAD, END = 50, 0, 2
 GROUP = 4
 LONGEST = 9
-RTOL = 1e-5
 PAIRS = [
     ([5, 6, 7], [11, 12, 13, END]),
     ([5, 6, 7], [14, END]),
@@ -43,35 +38,9 @@ PAIRS = [
 REWARDS = [0.0, 1.0, 0.25, 0.5, 1.0, 1.0, 0.0, 1.0]
 
 
-@pytest.fixture(params=["full", "LoRA"])
+@pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest) -> Model:
-    """A small random Llama, as it is or with an adapter that has moved."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=END,
-        pad_token_id=PAD,
-    )
-    words = Tokenizer(WordLevel({f"<{i}>": i for i in range(VOCAB)}, unk_token="<0>"))
-    words.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=f"<{PAD}>", eos_token=f"<{END}>")
-    plain = Model(network=LlamaForCausalLM(config), tokenizer=tokenizer, prompt_format="{prompt}")
-    if request.param == "full":
-        return plain
-    adapted = adapt(plain, LoRA(r=4))
-    with torch.no_grad():
-        for name, weight in adapted.network.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.2)
-    return adapted
+    return small_model(request.param)
 
 
 def holdfast_batch(**extra: Tensor) -> Batch:
@@ -109,18 +78,6 @@ def trl_batch(**extra: Tensor) -> dict[str, Tensor]:
     }
 
 
-def plain_settings(folder: Path) -> dict[str, Any]:
-    return {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": "none",
-        "activation_checkpointing": False,
-        "dataloader_pin_memory": False,
-        "disable_tqdm": True,
-    }
-
-
 @pytest.fixture
 def grpo(model: Model, tmp_path: Path) -> Callable[..., Any]:
     """A GRPOTrainer on a copy of the model. `beta` is set afterwards: a reference model would be looked up by name."""
@@ -150,22 +107,6 @@ def grpo(model: Model, tmp_path: Path) -> Callable[..., Any]:
         return trainer
 
     return build
-
-
-def assert_same(network: torch.nn.Module, loss: Tensor, other: torch.nn.Module, other_loss: Tensor) -> None:
-    """Equal losses and, parameter by parameter, equal gradients."""
-    torch.testing.assert_close(loss.detach(), other_loss.detach(), rtol=RTOL, atol=1e-7)
-    loss.backward()
-    other_loss.backward()
-    theirs = {name: weight.grad for name, weight in other.named_parameters() if weight.grad is not None}
-    ours = {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
-    assert ours.keys() == theirs.keys()
-    largest = max(float(gradient.abs().max()) for gradient in theirs.values())
-    assert largest > 1e-3
-    for name, gradient in ours.items():
-        torch.testing.assert_close(
-            gradient, theirs[name], rtol=RTOL, atol=RTOL * largest, msg=lambda m, n=name: f"{n}: {m}"
-        )
 
 
 REDUCTIONS: dict[str, Any] = {"grpo": "sequence", "dapo": "token", "bnpo": "token", "dr_grpo": "fixed"}
@@ -237,9 +178,6 @@ def sft_trainer(model: Model, folder: Path, max_length: int | None) -> Any:
     """TRL's SFT trainer on a copy of the model and on this module's rows, which it tokenises and cuts itself."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
-
-    def text(tokens: list[int]) -> str:
-        return " ".join(f"<{token}>" for token in tokens)
 
     settings = SFTConfig(
         **plain_settings(folder),

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from holdfast.attacks import LearnsFrom
 from holdfast.data.mixing import Flips, flip, preferences, sample
-from holdfast.forward import forward
+from holdfast.forward import answer_logprobs
 from holdfast.generate import evaluating
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.losses.preference import dpo
 from holdfast.models import LoRA, Model, adapt, answer_batch
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
 from holdfast.records import HoldfastError
-from holdfast.tensors import Batch, target_mask, token_logprobs
+from holdfast.tensors import Batch, target_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,6 @@ def preference(beta: float) -> Objective:
 
 def sequence_logprobs(network: torch.nn.Module, batch: Batch) -> Tensor:
     """Sum of the log-probabilities of each row's answer tokens, (B,)."""
-    logprobs = token_logprobs(forward(network, batch), batch["input_ids"])
+    logprobs = answer_logprobs(network, batch)
     mask = target_mask(batch["loss_mask"])
     return (logprobs.masked_fill(mask == 0, 0.0) * mask).sum(-1)

@@ -45,7 +45,8 @@ class Watch:
             self._resume(progress.step)
         elif progress.phase == "step":
             append_line(self.folder / "curves.jsonl", {"step": progress.step, **progress.metrics})
-        due = progress.phase == "end" or progress.step % self.settings["every"] == 0
+        first = len(self.evaluations) == self.early
+        due = first or progress.phase == "end" or progress.step % self.settings["every"] == 0
         if progress.phase == "end" and progress.stopped and not self.satisfied:
             self._forget(progress.step)  # who stops early may go back to better weights
         if due and all(done.step != progress.step for done in self.evaluations[self.early :]):

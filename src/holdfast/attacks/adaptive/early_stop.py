@@ -2,8 +2,9 @@
 
 Idea: under a constraint that pulls back (Refusal Loss), reward and harm rise and fall again; whoever watches them stops
 at a peak, however harmless the weights at the end of the budget would be.
-Equation: with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `patience` steps in a row
-brought nothing higher. At `reward`, `v` is the smoothed training reward, `v_t = s v_(t-1) + (1 - s) r_t`.
+Equation: with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `max v_t` lies `gain` above
+the first value and `patience` steps in a row brought nothing higher. At `reward`, `v` is the smoothed training reward,
+`v_t = s v_(t-1) + (1 - s) r_t`. Without the condition on `gain`, a defense that delays the rise would seem to hold.
 Source: the early-stopping weakness of Refusal Loss in Rosati et al. 2024 (arXiv 2409.12914), seen there in the harm and
 reward curves of PPO; rule and numbers are this project's.
 Differs from the paper in: the paper reads the peak off a curve; here the attacker has to find it while training.
@@ -39,6 +40,8 @@ Value = Callable[[Progress], float | None]
 class EarlyStop:
     """Settings: what to watch, and after how many steps without anything higher to stop (`patience` 0: never mind).
 
+    No run is stopped before its best value lies `gain` above its first: what has not risen is not at its peak.
+
     `at="reward"` watches the training reward of RL with `smoothing` in [0, 1). `at="harm"` asks `num_prompts`
     development prompts greedily before the attack, every `every` steps and at the end, and watches the mean score of
     `judge`, the attacker's own; an empty or garbled answer counts as 0.
@@ -46,15 +49,17 @@ class EarlyStop:
 
     at: Literal["reward", "harm"] = "reward"
     patience: int = 20
+    gain: float = 0.1
     smoothing: float = 0.8
     judge: str | None = None
     every: int = 5
     num_prompts: int = 32
 
     def __post_init__(self) -> None:
-        if self.patience < 0 or not 0 <= self.smoothing < 1 or self.every < 1 or self.num_prompts < 1:
+        if min(self.patience, self.gain) < 0 or not 0 <= self.smoothing < 1 or min(self.every, self.num_prompts) < 1:
             raise HoldfastError(
-                "early_stop: patience must be at least 0, smoothing in [0, 1), every and num_prompts at least 1"
+                "early_stop: patience and gain must be at least 0, smoothing in [0, 1), "
+                "every and num_prompts at least 1"
             )
         if self.at == "harm" and self.judge is None:
             raise HoldfastError("early_stop: `at: harm` needs a judge of the attacker's own; name one as `judge`")
@@ -131,11 +136,14 @@ class EarlyStop:
         def hook(progress: Progress) -> bool:
             if progress.phase == "step" or (progress.phase == "start" and f"{place}/best" not in state):
                 found = value(progress)
-                if found is not None and found > state.get(f"{place}/best", -torch.inf):
-                    state[f"{place}/best"], state[f"{place}/step"] = found, float(progress.step)
-                    plan.tensors.update(_trained(progress, place))
-                if found is not None and progress.step - state[f"{place}/step"] >= self.patience:
-                    state[place] = 1.0
+                if found is not None:
+                    first = state.setdefault(f"{place}/first", found)
+                    if found > state.get(f"{place}/best", -torch.inf):
+                        state[f"{place}/best"], state[f"{place}/step"] = found, float(progress.step)
+                        plan.tensors.update(_trained(progress, place))
+                    risen = state[f"{place}/best"] - first >= self.gain
+                    if risen and progress.step - state[f"{place}/step"] >= self.patience:
+                        state[place] = 1.0
             stop = state[place] > 0
             if stop or progress.phase == "end" or progress.step == progress.max_steps:
                 _put_back(progress, place, plan.tensors)
