@@ -40,7 +40,7 @@ from runs import SYSTEMS, WARM_UP, Run, add_options, comparison, figures, keep, 
 from trl_trainers import plain_settings, train_policy
 
 from holdfast import api, models
-from holdfast.attacks.policy_gradient import RLOO
+from holdfast.attacks.policy_gradient import GRPO, PPO, RLOO
 from holdfast.fit import fit
 from holdfast.judges.keyword import keyword
 from holdfast.models import Model
@@ -72,6 +72,8 @@ def main() -> None:
     found["results"] = results
     if options.model is None and options.model_size == "sandbox":
         found[ALIKE] = alike(attack, steps, options.seeds, results[0]["Holdfast"])
+    if attack == "grpo":
+        found["ppo"] = with_critic(model, steps, options.seeds, results[0]["Holdfast"])
     found["profile"] = {case: profile(model, attack, case) for case in CASES}
     show(results)
     keep(found, options.out)
@@ -104,12 +106,21 @@ def trl_run(model: Model, attack: str, steps: int, run: Run) -> Run:
 def attack_plan(model: Model, attack: str, steps: int, run: Run, tick: Callable[[], None]) -> Plan:
     """The attack on a copy of the model, its rewards noted in `run`."""
     kl = CASES.get(run.case, 0.0)
-    optim = api.Optim(max_steps=steps, learning_rate=LEARNING_RATE, per_device_train_batch_size=PROMPTS)
+    # A model that is to go on answering alike must not learn from the rare answer that is not.
+    rate = 1e-12 if run.case == ALIKE else LEARNING_RATE
+    optim = api.Optim(max_steps=steps, learning_rate=rate, per_device_train_batch_size=PROMPTS)
+    if attack == "ppo":
+        own = PPO(optim=optim, reward=PAID)
+        once = replace(own.policy, group_size=GROUP, kl_coef=kl, kl_target=None, passes=1)
+        return watching(replace(own, policy=once), model, run, tick)
     rloo = {"baseline": "leave_one_out", "scale": "none", "ratio": "sequence", "kl_in": "reward", "kl_estimator": "k1"}
     policy = api.Policy(group_size=GROUP, kl_coef=kl, **(rloo if attack == "rloo" else {}))
-    chosen = (RLOO if attack == "rloo" else api.GRPO)(optim=optim, policy=policy, reward=PAID)
-    plan = chosen.plan(models.clone(model), api.context(api.splits(), seed=run.seed, max_new_tokens=LENGTH))
-    hooks = (lambda progress: None if progress.phase == "end" else tick(),)
+    return watching((RLOO if attack == "rloo" else api.GRPO)(optim=optim, policy=policy, reward=PAID), model, run, tick)
+
+
+def watching(attack: GRPO, model: Model, run: Run, tick: Callable[[], None]) -> Plan:
+    plan = attack.plan(models.clone(model), api.context(api.splits(), seed=run.seed, max_new_tokens=LENGTH))
+    hooks = (*plan.hooks, lambda progress: None if progress.phase == "end" else tick())
     return replace(plan, prepare=replace(plan.prepare, reward=watched(run)), hooks=hooks)  # type: ignore[type-var]
 
 
@@ -153,6 +164,15 @@ def alike(attack: str, steps: int, seeds: int, undefended: dict[str, Any]) -> di
     found = figures(runs)
     shares = {f"{clock}_share": found[clock] / undefended[clock] for clock in ("wall", "cpu")}
     print(f"rollouts all alike: {found['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of an undefended model's")
+    return {**shares, "Holdfast": found}
+
+
+def with_critic(model: Model, steps: int, seeds: int, undefended: dict[str, Any]) -> dict[str, Any]:
+    """Holdfast's PPO steps, one epoch, value head, no KL term, and their share of `undefended` ones."""
+    runs = [holdfast_run(model, "ppo", steps, Run(system="", case="no KL", seed=seed)) for seed in range(seeds)]
+    found = figures(runs)
+    shares = {f"{clock}_share": found[clock] / undefended[clock] for clock in ("wall", "cpu")}
+    print(f"PPO: {found['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of GRPO's")
     return {**shares, "Holdfast": found}
 
 
