@@ -57,7 +57,7 @@ def test_a_wrong_search_is_found_where_it_stands():
 def test_a_search_keeps_its_trials_and_both_numbers(holdfast, searched, tmp_path):
     pytest.importorskip("optuna")
     code, out, err = holdfast("search", searched(), "--budget", "16", "--runs", "s", "--workers", "0")
-    assert (code, err) == (0, "")
+    assert code == 0, err
     found = json.loads((tmp_path / "s" / "search.json").read_text())
     keys = {trial["key"] for trial in found["trials"]}
     assert {path.name for path in (tmp_path / "s" / "trials" / "cells").iterdir()} == keys

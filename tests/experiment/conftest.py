@@ -46,7 +46,7 @@ def sft():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def values():
     """The plain values of the small grid with some of its keys changed; groups are merged one level deep."""
 
@@ -66,7 +66,7 @@ def neutral():
     return copy.deepcopy(NEUTRAL)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def grid(values):
     """The small grid, parsed."""
     from holdfast.config import parse_grid

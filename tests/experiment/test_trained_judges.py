@@ -87,24 +87,17 @@ def test_the_sandboxs_network_is_refused_for_data_of_ones_own(found, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory, cache):
+def finished_run(tmp_path_factory, cache, grid):
     """Two attacks paid by one trained reward model, reported beside a trained classifier."""
-    import copy
-
-    from conftest import VALUES
-    from holdfast.config import parse_grid
-
-    values = copy.deepcopy(VALUES)
-    values["attacks"] = [paid_by("rm"), paid_by("rm", "rloo")]
-    values["judges"] = {
-        "rm": RM,
-        "seen": {"trained_classifier": {**RM["trained_reward_model"], "split": "development", "held_out": 0.4}},
-    }
-    values["data"] = {"train": 40, "held_out": 12}
-    values["evaluation"]["harm_judges"] = ["oracle", "seen"]
-    grid = parse_grid(values, "test")
+    seen = {"trained_classifier": {**RM["trained_reward_model"], "split": "development", "held_out": 0.4}}
+    chosen = grid(
+        attacks=[paid_by("rm"), paid_by("rm", "rloo")],
+        judges={"rm": RM, "seen": seen},
+        data={"train": 40, "held_out": 12},
+        evaluation={"harm_judges": ["oracle", "seen"]},
+    )
     folder = tmp_path_factory.mktemp("run")
-    return folder, grid, run(grid, folder, workers=0)
+    return folder, chosen, run(chosen, folder, workers=0)
 
 
 @pytest.mark.slow
