@@ -100,7 +100,14 @@ class Experience:
     def _roll_out(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         rows = [row for batch in micro_batches for row in batch]
         prompts = [model.encode_prompt(row.prompt) for row in rows]
-        answers = sample(model, prompts, self.sampling, seed=self.seed * 1_000_003 + step, repeats=self.group_size)
+        answers = sample(
+            model,
+            prompts,
+            self.sampling,
+            seed=self.seed * 1_000_003 + step,
+            repeats=self.group_size,
+            logprobs=self._sampled_logprobs(model),
+        )
         asked = [row for row in rows for _ in range(self.group_size)]
         rewards = self.reward([as_completion(model, row, a) for row, a in zip(asked, answers, strict=True)])
         paid = torch.tensor([float("nan") if r is None else r for r in rewards])
@@ -116,7 +123,8 @@ class Experience:
             batch = collate([(prompts[i // self.group_size], answers[i].tokens) for i in chosen], pad_id=model.pad_id)
             groups = torch.arange(len(micro)).repeat_interleave(self.group_size)
             weights = torch.tensor([float(asked[i].role in self.kl_roles) for i in chosen])
-            batches.append(self._measure(model, batch | {"groups": groups, "kl_weights": weights}))
+            batch |= {"groups": groups, "kl_weights": weights} | _old_logprobs(batch, [answers[i] for i in chosen])
+            batches.append(self._measure(model, batch))
             start = end
         learnt = self.advantage(self._rollout(paid, batches))
         for batch, part in zip(batches, _dealt(learnt, batches), strict=True):
@@ -124,6 +132,15 @@ class Experience:
         batches[0] |= _log(paid, answers, self.group_size, sum(len(prompt) for prompt in prompts))
         batches[0] |= {f"log/{name}": value for name, value in _measured(batches).items()}
         return batches
+
+    def _sampled_logprobs(self, model: Model) -> bool:
+        """Whether sampling supplies `old_logprobs`, which spares a pass over the answers.
+
+        In float32 they equal that pass's to the last digits; with fewer bits they would not.
+        """
+        read_anyway = self.critic or self.entropy or self.estimator == "full"
+        wanted = self.passes * self.minibatches > 1 or self.estimator is not None
+        return wanted and not read_anyway and next(model.network.parameters()).dtype == torch.float32
 
     def _measure(self, model: Model, batch: Batch) -> Batch:
         """The batch with everything about it that the policy as it sampled, and the reference, have to say."""
@@ -136,7 +153,7 @@ class Experience:
                 logits, batch["old_values"] = logits_and_values(model.network, batch)
             elif self.entropy or self.estimator == "full":
                 logits = forward(model.network, batch)
-            elif several or self.estimator:
+            elif (several or self.estimator) and "old_logprobs" not in batch:
                 batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
             if self.reference is not None:
                 with self.reference(model) as network, evaluating(network):
@@ -169,6 +186,15 @@ class Experience:
             kl=kl,
             values=_joined([batch["old_values"] for batch in batches]) if self.critic else None,
         )
+
+
+def _old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
+    """The sampled log-probabilities at their targets, (N, T), 0 elsewhere; nothing where sampling gave none."""
+    if any(answer.logprobs is None for answer in answers):
+        return {}
+    mask = target_mask(batch["loss_mask"])
+    flat = torch.tensor([value for answer in answers for value in answer.logprobs or ()])
+    return {"old_logprobs": mask.masked_scatter(mask > 0, flat)}
 
 
 def hash_seed(name: str) -> int:

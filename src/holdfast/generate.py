@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -35,10 +36,11 @@ class Sampling:
 
 
 class Answer(NamedTuple):
-    """Sampled tokens, the end token included where the model gave one."""
+    """Sampled tokens, the end token included where the model gave one; on request the log-probability of each."""
 
     tokens: list[int]
     finished: bool
+    logprobs: list[float] | None = None
 
 
 class SamplingError(ArithmeticError):
@@ -58,7 +60,13 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 
 
 def sample(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int, repeats: int = 1
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    repeats: int = 1,
+    logprobs: bool = False,
 ) -> list[Answer]:
     """`repeats` answers to each prompt, those of one prompt side by side.
 
@@ -66,6 +74,7 @@ def sample(
         prompts: token lists.
         seed: fixes the draw; answer `i` of prompt `p` has its own stream of random numbers.
         repeats: group size.
+        logprobs: also give each token's log-probability at the sampling temperature, under the full vocabulary.
 
     Raises:
         SamplingError: the model gave a non-finite logit.
@@ -76,20 +85,23 @@ def sample(
     # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
     sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
     with evaluating(model.network), nullcontext() if sharded else torch.inference_mode():
-        return _decode(model, prompts, sampling, uniform, repeats)
+        return _decode(model, prompts, sampling, uniform, repeats=repeats, logprobs=logprobs)
 
 
 def _decode(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, uniform: Tensor, repeats: int
+    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, uniform: Tensor, *, repeats: int, logprobs: bool
 ) -> list[Answer]:
     stops = torch.tensor(model.stop_ids, device=model.device)
     drawn = torch.full_like(uniform, model.pad_id, dtype=torch.long)
+    chances = torch.zeros_like(uniform)
     rows = torch.arange(len(drawn), device=model.device)
     done = torch.zeros(len(drawn), dtype=torch.bool, device=model.device)
     reader = _Reader(model, prompts, repeats, room=sampling.max_new_tokens)
     for step in range(sampling.max_new_tokens):
         tokens = draw(reader.logits, uniform[rows, step], sampling)
         drawn[rows, step] = tokens
+        if logprobs:
+            chances[rows, step] = _logprobs(reader.logits, tokens, sampling.temperature)
         done |= torch.isin(tokens, stops)
         finished = int(done.sum())
         if finished == len(done) or step + 1 == sampling.max_new_tokens:
@@ -100,7 +112,19 @@ def _decode(
             rows, tokens, done = rows[kept], tokens[kept], done[kept]
             reader.keep(kept)
         reader.advance(tokens)
-    return [_until_stop(row, set(model.stop_ids), step + 1) for row in drawn.tolist()]
+    answers = [_until_stop(row, set(model.stop_ids), step + 1) for row in drawn.tolist()]
+    if not logprobs:
+        return answers
+    return [
+        answer._replace(logprobs=row[: len(answer.tokens)])
+        for answer, row in zip(answers, chances.tolist(), strict=True)
+    ]
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
+    """Log-probability of the token taken in each row, (N,)."""
+    scaled = logits.float() / (temperature or 1.0)
+    return -functional.cross_entropy(scaled, tokens, reduction="none")
 
 
 def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:

@@ -115,7 +115,7 @@ class Optim:
     learning_rate: float = 5e-5
     per_device_train_batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    optim: str = "adamw_torch"
+    optim: str = "adamw_torch_fused"
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8

@@ -134,6 +134,30 @@ def test_several_passes_learn_from_one_rollout_under_the_policy_that_sampled(tin
     assert calls == [12, 12]
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_sampling_supplies_the_log_probabilities_that_a_pass_would(temperature, top_p, tiny_model, rows, monkeypatch):
+    model = tiny_model()
+    prepare = experience(passes=2, sampling=Sampling(max_new_tokens=6, temperature=temperature, top_p=top_p))
+    sampled = prepare(model, [rows[:3], rows[3:]], 0)
+    monkeypatch.setattr(Experience, "_sampled_logprobs", lambda self, model: False)
+    prepare = experience(passes=2, sampling=Sampling(max_new_tokens=6, temperature=temperature, top_p=top_p))
+    for mine, slow in zip(sampled, prepare(model, [rows[:3], rows[3:]], 0), strict=True):
+        kept = target_mask(mine["loss_mask"]) == 1
+        assert torch.equal(mine["input_ids"], slow["input_ids"])
+        torch.testing.assert_close(mine["old_logprobs"][kept], slow["old_logprobs"][kept], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_fewer_bits_are_read_again_for_their_log_probabilities(tiny_model, rows):
+    model = tiny_model()
+    model.network.to(torch.bfloat16)
+    (batch,) = experience(passes=2)(model, [rows], 0)
+    with torch.no_grad():
+        again = token_logprobs(forward(model.network, batch), batch["input_ids"])
+    kept = target_mask(batch["loss_mask"]) == 1
+    assert torch.equal(batch["old_logprobs"][kept], again[kept])
+
+
 def test_what_a_consumer_takes_out_of_a_batch_is_there_in_the_next_pass(tiny_model, rows):
     prepare, model = experience(passes=2), tiny_model()
     prepare(model, [rows], 0)[0].clear()
