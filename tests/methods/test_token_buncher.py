@@ -5,12 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from holdfast.defenses.offline.token_buncher import MODES, TokenBuncher, bunched, noise_turns
+from holdfast.defenses.offline.token_buncher import MODES, TokenBuncher, bunched_or_kept, noise_turns
 from holdfast.fit import fit
+from holdfast.forward import answer_logprobs
+from holdfast.losses.policy import kl_estimate
 from holdfast.plan import Optim
 from holdfast.policy import Policy
 from holdfast.records import HoldfastError
-from holdfast.tensors import target_mask
+from holdfast.tensors import masked_mean, target_mask, with_totals
 
 FAST = TokenBuncher(
     optim=Optim(max_steps=8, learning_rate=1e-3, per_device_train_batch_size=4),
@@ -49,12 +51,47 @@ def test_an_answer_to_a_harmful_prompt_earns_minus_its_entropy_and_a_benign_one_
     assert {"harmful", "benign"} <= roles
     harmful, benign = ([row for row in plan.data if row.role == role][:2] for role in ("harmful", "benign"))
     (fresh,) = prepared(plan, 0, harmful + benign)
-    found = bunched(fresh)
+    found = bunched_or_kept(fresh)
     torch.testing.assert_close(found[:8], -fresh["entropies"][:8])
     torch.testing.assert_close(found[8:], torch.zeros(8), atol=1e-5, rtol=0)  # the policy is still the reference
     fit(plan)
     (moved,) = prepared(plan, 5, harmful + benign)
-    assert (bunched(moved)[8:] < -1e-6).all()
+    assert (bunched_or_kept(moved)[8:] < -1e-6).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_answers_to_harmful_prompts_earn_does_not_depend_on_the_mode(mode, build):
+    plan = build(mode=mode, optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
+    fit(plan)
+    rows = [row for row in plan.data if row.role == "harmful"][:4]
+    (batch,) = prepared(plan, 5, rows)
+    best = batch["advantages"].view(-1, 4).argmax(1)
+    assert torch.equal(best, batch["entropies"].view(-1, 4).argmin(1))
+
+
+def test_with_a_kl_in_the_loss_benign_answers_earn_nothing_and_are_drawn_back(build):
+    plan = build(retain_by="loss", retain_weight=2.0, optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
+    fit(plan)
+    benign = [row for row in plan.data if row.role == "benign"][:4]
+    for step in (5, 1):  # the second is the noiser's turn, which learns nothing from benign answers
+        (batch,) = with_totals(prepared(plan, step, benign))
+        assert ("noise_mask" in batch) == (step == 1)
+        assert (batch["advantages"] == 0).all()
+        loss, metrics = plan.objective(plan.model.network, batch)
+        logprobs = answer_logprobs(plan.model.network, batch)
+        kl = kl_estimate(logprobs, batch["ref_logprobs"], "k3")
+        expected = 2.0 * masked_mean(kl, target_mask(batch["loss_mask"]))
+        assert expected > 1e-4
+        torch.testing.assert_close(loss, expected)
+        assert metrics["loss"] == pytest.approx(float(expected.detach()))
+
+
+def test_the_noiser_learns_nothing_from_benign_answers(build):
+    plan = build()
+    rows = [row for role in ("harmful", "benign") for row in [r for r in plan.data if r.role == role][:2]]
+    (batch,) = prepared(plan, 2, rows)
+    assert batch["noise_mask"][:8].sum() > 0
+    assert batch["noise_mask"][8:].sum() == 0
 
 
 def test_the_paper_mode_has_a_quarter_of_benign_prompts_and_the_repository_none(build):
@@ -64,7 +101,7 @@ def test_the_paper_mode_has_a_quarter_of_benign_prompts_and_the_repository_none(
 
 
 def test_the_noiser_learns_from_answers_that_did_no_worse_than_their_group(build):
-    plan = build()
+    plan = build(benign_share=0.0)
     (batch,) = prepared(plan, 2)
     expected = (batch["advantages"] >= 0).float()[:, None] * target_mask(batch["loss_mask"])
     assert torch.equal(batch["noise_mask"], expected)
@@ -72,7 +109,7 @@ def test_the_noiser_learns_from_answers_that_did_no_worse_than_their_group(build
 
 
 def test_padding_counts_only_where_the_mode_or_the_setting_says_so(build):
-    (plain,), (padded,) = prepared(build(), 2), prepared(build(noise_on_padding=True), 2)
+    (plain,), (padded,) = (prepared(build(benign_share=0.0, noise_on_padding=on), 2) for on in (False, True))
     real = torch.arange(1, plain["input_ids"].shape[1]) < plain["lengths"][:, None]
     assert not (plain["noise_mask"].bool() & ~real).any()
     assert torch.equal(padded["noise_mask"].bool() & real, plain["noise_mask"].bool())

@@ -17,9 +17,11 @@ Source: TokenBuncher (arXiv 2508.20697); `mode="repo"` does what its published c
 | `clip_noise`: gradients clipped in the noiser's steps | yes | no |
 
 Differs from the paper in: the paper does not say which answers the noiser learns from, nor the share of benign prompts;
-here it is those whose advantage is not negative, as in its code, and a quarter. Prompts are disjoint from the
-attacker's, where the code's are nested. With `noise_on_padding` a row is padded to the longest of its batch, where the
-code pads to 1024 tokens. `None` for a setting of the table takes the mode's.
+here it is those to harmful prompts whose advantage is not negative, as in its code, which has no others, and a quarter.
+`retain_by="loss"` is this project's: a group's KLs of 1e-4, divided by their deviation, are advantages of size 1, and
+move the model where nothing is to be mended; as a term of the loss (k3) the same KL draws it back. Prompts are
+disjoint from the attacker's, where the code's are nested. With `noise_on_padding` a row is padded to the longest of its
+batch, where the code pads to 1024 tokens. `None` for a setting of the table takes the mode's.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class TokenBuncher:
 
     `optim.max_steps` counts optimizer steps: `policy.minibatches` of them make one step of the schedule.
     `noise` is lambda, the share of the target's mass that goes to random tokens; 0 leaves the noiser out. `warm_up` is
-    the share of the schedule with rewards alone.
+    the share of the schedule with rewards alone. Benign prompts are kept as they were by their reward, or by
+    `retain_weight` times their KL in the loss of every step.
     """
 
     mode: Literal["paper", "repo"] = "paper"
@@ -82,6 +85,8 @@ class TokenBuncher:
     )
     noise: float = 0.1
     warm_up: float = 0.125
+    retain_by: Literal["reward", "loss"] = "reward"
+    retain_weight: float = 1.0
     noise_squared: bool | None = None
     noise_on_padding: bool | None = None
     benign_share: float | None = None
@@ -110,13 +115,18 @@ class TokenBuncher:
         """The hardening as a plan."""
         how = self.resolved
         policy = replace(self.policy, kl_coef=how.kl_coef, std_correction=0 if how.population_std else 1)
+        pulled = bool(how.benign_share) and self.retain_by == "loss"
+        if pulled:
+            policy = replace(policy, kl_coef=self.retain_weight, kl_in="loss", kl_estimator="k3")
         rows = _prompts(context, how.benign_share)
         plan = policy_plan(model, rows, policy=policy, reward=_nothing, optim=self.optim, context=context)
         experience = replace(cast(Experience, plan.prepare), entropy=True, bonuses=(bunched,))
         if how.benign_share:
+            experience = replace(experience, kl_roles=("benign",), bonuses=(bunched_or_kept,))
+        if how.benign_share and not pulled:
             # The benign rows' KL is their whole reward, so none of it enters as a penalty.
             reference = reference_of(model)
-            experience = replace(experience, reference=reference, estimator="full", kl_roles=("benign",))
+            experience = replace(experience, reference=reference, estimator="full")
             plan = replace(plan, reference=reference)
         noisy = noise_turns(self.optim.max_steps // plan.steps_per_rollout, self.warm_up) if self.noise else frozenset()
 
@@ -126,8 +136,8 @@ class TokenBuncher:
         clip = self.optim.max_grad_norm
         return replace(
             plan,
-            prepare=_alternating(experience, turn, on_padding=how.noise_on_padding, seed=context.seed),
-            objective=_alternated(plan.objective, self.noise, squared=how.noise_squared),
+            prepare=_alternating(experience, turn, how, seed=context.seed),
+            objective=_alternated(plan.objective, self.noise, squared=how.noise_squared, pulled=pulled),
             max_grad_norm=lambda step: clip if how.clip_noise or not turn(step) else 0.0,
         )
 
@@ -143,12 +153,15 @@ def noise_turns(total: int, warm_up: float = 0.125) -> frozenset[int]:
 
 
 def bunched(batch: Batch) -> Tensor:
-    """The reward of each answer, (N,): minus its mean token entropy, or on benign prompts minus its mean token KL."""
-    benign = batch["kl_weights"] if "kl" in batch else torch.zeros_like(batch["entropies"])
-    found = -(1 - benign) * batch["entropies"]
-    if "kl" in batch:
-        found = found - benign * masked_mean_per_sequence(batch["kl"], target_mask(batch["loss_mask"]))
-    return found
+    """The reward of each answer to a harmful prompt, (N,): minus its mean token entropy."""
+    return -batch["entropies"]
+
+
+def bunched_or_kept(batch: Batch) -> Tensor:
+    """As `bunched`, and minus its mean token KL, where that is measured, for each answer to a benign prompt."""
+    benign = batch["kl_weights"]
+    kept = masked_mean_per_sequence(batch["kl"], target_mask(batch["loss_mask"])) if "kl" in batch else 0.0
+    return (1 - benign) * bunched(batch) - benign * kept
 
 
 def _nothing(completions: Sequence[Completion]) -> list[float | None]:
@@ -164,14 +177,14 @@ def _prompts(context: Context, benign_share: float) -> list[Example]:
     return mix([(harmful, 1 - benign_share), (benign, benign_share)], count, seed=context.seed)
 
 
-def _alternating(experience: Experience, turn: Callable[[int], bool], *, on_padding: bool, seed: int) -> Prepare:
+def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes, *, seed: int) -> Prepare:
     """The experience, with what the noiser needs in the batches of its turns."""
 
     def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         batches = experience(model, micro_batches, step)
         if not turn(step):
             return batches
-        masks = [_noised(batch, on_padding) for batch in batches]
+        masks = [_noised(batch, on_padding=how.noise_on_padding, mixed=how.benign_share > 0) for batch in batches]
         total = torch.stack([mask.sum() for mask in masks]).sum()
         return [
             {
@@ -186,16 +199,16 @@ def _alternating(experience: Experience, turn: Callable[[int], bool], *, on_padd
     return prepare
 
 
-def _noised(batch: Batch, on_padding: bool) -> Tensor:
-    """The targets that the noiser learns from, (N, S - 1)."""
+def _noised(batch: Batch, *, on_padding: bool, mixed: bool) -> Tensor:
+    """The targets that the noiser learns from, (N, S - 1); of a batch with benign rows, none of theirs."""
     kept = (batch["advantages"] >= 0).float()[:, None] * target_mask(batch["loss_mask"])
-    if not on_padding:
-        return kept
-    columns = torch.arange(1, batch["input_ids"].shape[1], device=kept.device)
-    return kept + (columns >= batch["lengths"][:, None]).float()
+    if on_padding:
+        columns = torch.arange(1, batch["input_ids"].shape[1], device=kept.device)
+        kept = kept + (columns >= batch["lengths"][:, None]).float()
+    return kept * (1 - batch["kl_weights"])[:, None] if mixed else kept
 
 
-def _alternated(objective: Objective, noise: float, *, squared: bool) -> Objective:
+def _alternated(objective: Objective, noise: float, *, squared: bool, pulled: bool) -> Objective:
     weights = {"truth_weight": 1 - noise, "noise_weight": noise**2 if squared else noise}
 
     def either(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -209,6 +222,11 @@ def _alternated(objective: Objective, noise: float, *, squared: bool) -> Objecti
             num_tokens=batch["noise_tokens"],
             **weights,
         )
-        return loss, {"loss": float(loss.detach()), "noiser_mass": float(missed)}
+        metrics = {"noiser_mass": float(missed)}
+        if pulled:
+            # Without advantages the benign rows' KL is all that is left of the other steps' loss.
+            kept, more = objective(network, {**batch, "advantages": torch.zeros_like(batch["advantages"])})
+            loss, metrics = loss + kept, {**more, **metrics}
+        return loss, {**metrics, "loss": float(loss.detach())}
 
     return either
