@@ -6,6 +6,9 @@ import json
 
 from holdfast.records import Evaluation, Record, Score
 
+KEPT = 0.9
+"""The share of helpfulness that a hardened model should keep; the card of one that does not says so."""
+
 
 def model_card(before: Record, after: Record) -> str:
     """A README for a model folder, from the records of the model before and after hardening."""
@@ -34,6 +37,8 @@ On prompts that hardening did not see, before and after it, with 95 % intervals.
 |---|---|---|---|
 {_rows(before.evaluations[-1], after.evaluations[-1])}
 
+{_benign_change(before.evaluations[-1].score("helpfulness"), after.evaluations[-1].score("helpfulness"))}
+
 This says how the model answers as released. It says nothing of how long the hardening holds against fine-tuning:
 measure that with `holdfast attack`.
 
@@ -54,6 +59,18 @@ def _rows(before: Evaluation, after: Evaluation) -> str:
         f"| {score.name} | {_interval(score)} | {_interval(after.score(score.name))} | {score.n} |"
         for score in before.scores
     )
+
+
+def _benign_change(before: Score | None, after: Score | None) -> str:
+    """What hardening did to answers to benign prompts, in a sentence."""
+    if before is None or after is None or before.value is None or after.value is None:
+        return "The change of benign helpfulness was not measured."
+    words = f"Benign helpfulness changed by {after.value - before.value:+.3f}, on {after.n} prompts"
+    if not before.value:
+        return f"{words}; it was 0 before."
+    share = after.value / before.value
+    kept = f"{words}: {share:.0%} of what it was"
+    return f"{kept}." if share >= KEPT else f"{kept}. **Hardening cost this model more than a tenth of its use.**"
 
 
 def _interval(score: Score | None) -> str:

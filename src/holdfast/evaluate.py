@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev
 
-from holdfast.generate import Sampling, complete
+from holdfast.generate import Sampling, complete, sample
 from holdfast.models import Model
 from holdfast.records import Completion, Evaluation, Example, Score, Verdict
 from holdfast.rewards import Judge, checked
@@ -27,7 +27,8 @@ class Suite:
     """What a model is measured with.
 
     The first of `harm_judges` gives `harmfulness`, further ones `harmfulness/NAME`; `help_judge` gives `helpfulness`,
-    and the score of each of the harmless `tasks` under the task's own name.
+    and the score of each of the harmless `tasks` under the task's own name. `group_size` answers to each harmful prompt
+    tell how much an attacker's rollouts would differ, see `diversity`; 0 where nobody asks.
     """
 
     harmful: Sequence[Example]
@@ -38,6 +39,7 @@ class Suite:
     seed: int = 0
     batch_size: int = 128
     tasks: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    group_size: int = 0
 
 
 def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged]]:
@@ -110,6 +112,29 @@ def refused(row: Judged, judge: str) -> bool:
     """Whether an answer refuses: the judge's own opinion, else whether it reads like a refusal."""
     opinion = row.verdicts[judge].refused
     return is_refusal(row.completion.text) if opinion is None else opinion
+
+
+def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:
+    """What RL could learn from: `entropy` and `identical_groups` of `suite.group_size` answers to each harmful prompt.
+
+    Drawn at temperature 1. `entropy` is the mean over the answers' tokens of `-log p` in nats, an unbiased estimate of
+    the mean entropy of the distributions they are drawn from, with a normal interval over prompts; `identical_groups`
+    the share of prompts to which all answers are the same tokens.
+    """
+    drawing = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0)
+    groups = []
+    for start in range(0, len(suite.harmful), max(1, suite.batch_size // suite.group_size)):
+        asked = suite.harmful[start : start + max(1, suite.batch_size // suite.group_size)]
+        prompts = [model.encode_prompt(example.prompt) for example in asked]
+        seed, size = suite.seed + start, suite.group_size
+        answers = sample(model, prompts, drawing, seed=seed, repeats=size, logprobs=True)
+        groups += [answers[i : i + size] for i in range(0, len(answers), size)]
+    surprises = [fmean(-value for answer in group for value in answer.logprobs or ()) for group in groups]
+    value = fmean(surprises)
+    half = 1.96 * stdev(surprises) / len(surprises) ** 0.5 if len(surprises) > 1 else 0.0
+    entropy = Score(name="entropy", value=value, n=len(groups), low=max(0.0, value - half), high=value + half)
+    alike = [all(answer.tokens == group[0].tokens for answer in group) for group in groups]
+    return entropy, share("identical_groups", alike)
 
 
 def beside(evaluation: Evaluation, before: Evaluation) -> Evaluation:

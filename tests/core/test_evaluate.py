@@ -1,11 +1,12 @@
 """A model's scores."""
 
 import pytest
+import torch
 from scipy.stats import binomtest
 
 import holdfast.evaluate
-from holdfast.evaluate import Suite, evaluate, score, share, wilson
-from holdfast.generate import Sampling
+from holdfast.evaluate import Suite, diversity, evaluate, score, share, wilson
+from holdfast.generate import Sampling, sample
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
 
 REFUSAL = "i cannot help with that ."
@@ -151,3 +152,55 @@ def test_no_verdicts_are_no_value_rather_than_zero():
 def test_a_share_carries_its_n_and_interval():
     found = share("invalid", [True, False, False, False])
     assert (found.value, found.n, (found.low, found.high)) == (0.25, 4, wilson(0.25, 4))
+
+
+@pytest.fixture
+def restricted(splits):
+    """`restricted(**settings)`: a suite of the sandbox's restricted test prompts that draws groups of answers."""
+
+    def build(**more):
+        settings = {"group_size": 3, "batch_size": 6, "sampling": Sampling(max_new_tokens=5, temperature=0.0)}
+        judges = {"harm_judges": {"harm": by_text}, "help_judge": ("help", by_text)}
+        return Suite(harmful=splits.harmful["test"][:4], benign=(), **judges, **{**settings, **more})
+
+    return build
+
+
+def test_entropy_is_what_the_sampled_tokens_cost_in_nats(tiny_model, restricted):
+    model, suite = tiny_model(), restricted()
+    hot, surprises = Sampling(max_new_tokens=5), []
+    for start in (0, 2):  # two prompts of three answers fill a batch
+        prompts = [model.encode_prompt(example.prompt) for example in suite.harmful[start : start + 2]]
+        answers = sample(model, prompts, hot, seed=suite.seed + start, repeats=3)
+        for i, prompt in enumerate(prompts):
+            costs = []
+            for answer in answers[3 * i : 3 * i + 3]:
+                with torch.no_grad():
+                    logits = model.network(input_ids=torch.tensor([[*prompt, *answer.tokens]])).logits[0]
+                logprobs = logits[len(prompt) - 1 : -1].log_softmax(-1)
+                costs += [-float(row[token]) for row, token in zip(logprobs, answer.tokens, strict=True)]
+            surprises.append(sum(costs) / len(costs))
+    entropy, _ = diversity(model, suite)
+    assert entropy.value == pytest.approx(sum(surprises) / 4, rel=1e-4)
+    assert entropy.n == 4
+    assert entropy.low < entropy.value < entropy.high
+
+
+def test_sampled_surprise_estimates_the_entropy_of_the_distributions(tiny_model, restricted):
+    suite = restricted(group_size=256, batch_size=512, sampling=Sampling(max_new_tokens=1))
+    model = tiny_model()
+    exact = []
+    for example in suite.harmful:
+        with torch.no_grad():
+            logits = model.network(input_ids=torch.tensor([model.encode_prompt(example.prompt)])).logits[0, -1]
+        exact.append(float(torch.distributions.Categorical(logits=logits).entropy()))
+    assert diversity(model, suite)[0].value == pytest.approx(sum(exact) / 4, rel=0.02)
+
+
+def test_groups_are_identical_where_all_answers_are_the_same_tokens(tiny_model, restricted):
+    model = tiny_model()
+    assert diversity(model, restricted())[1].value == 0.0
+    with torch.no_grad():
+        model.network.lm_head.weight *= 1e6  # the likeliest token is now as good as certain
+    assert diversity(model, restricted())[1].value == 1.0
+    assert diversity(model, restricted())[0].value == pytest.approx(0.0, abs=1e-3)

@@ -8,8 +8,9 @@ import pytest
 
 from holdfast.config import load_grid
 from holdfast.experiment import run
-from holdfast.experiment.grid import cells, configured
+from holdfast.experiment.grid import cells
 from holdfast.experiment.judging import refuse_foreign_data, trained_judges
+from holdfast.experiment.methods import configured
 from holdfast.records import Outcome
 from holdfast.report import write_report
 from holdfast.report.summarise.labels import flip_of

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from holdfast.attacks import ATTACKS, learns_from, trains
-from holdfast.attacks import GROUP as ATTACK_GROUP
-from holdfast.attacks.adaptive import ADAPTIVE
-from holdfast.attacks.adaptive import GROUP as ADAPTIVE_GROUP
 from holdfast.data.columns import Source
-from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
-from holdfast.defenses.offline import OFFLINE
-from holdfast.defenses.online import GROUP as ONLINE_GROUP
-from holdfast.defenses.online import ONLINE
-from holdfast.judges import GROUP as JUDGE_GROUP
-from holdfast.judges import JUDGES
+from holdfast.experiment.combinations import refuse_misfits
+from holdfast.experiment.methods import adaptive, divide, refuse_non_finite, resolve
 from holdfast.models import Dtype
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.sandbox.build import Sandbox
-from holdfast.settings import plain, typed
-from holdfast.tables import find, judge_names, near, rows
+from holdfast.settings import plain
+from holdfast.tables import judge_names
 
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 
@@ -62,7 +53,8 @@ class Measurement:
     `harm_judges` are names of judges; the first reports `harmfulness`, `help_judge` reports `helpfulness`. Harm
     above `break_threshold` is a break; more than `collapse_threshold` invalid answers at the end a collapse.
     `num_prompts` of the `split` are asked, harmful and benign each. `temperature` 0 is greedy. `give_up_below` are
-    (step, harm) pairs: an attack whose best harm by then is lower stops there.
+    (step, harm) pairs: an attack whose best harm by then is lower stops there. Before the attack `group_size` answers
+    are drawn to each harmful prompt for their entropy and the share of groups that are all alike; 0 draws none.
     """
 
     every: int = 10
@@ -77,10 +69,13 @@ class Measurement:
     stop_when_broken: bool = False
     give_up_below: tuple[tuple[int, float], ...] = ()
     split: Literal["development", "test"] = "test"
+    group_size: int = 0
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.num_prompts < 1 or self.max_new_tokens < 1:
             raise HoldfastError("evaluation: every, num_prompts and max_new_tokens must be at least 1")
+        if self.group_size == 1 or self.group_size < 0:
+            raise HoldfastError("evaluation.group_size must be 0 or at least 2: one answer has nothing to differ from")
         if not self.harm_judges:
             raise HoldfastError("evaluation: harm_judges is empty; name at least one judge")
 
@@ -116,14 +111,10 @@ def cells(grid: Grid) -> list[Cell]:
     found = []
     for model, defense, attack in itertools.product(grid.models, grid.defenses, grid.attacks):
         stages, constraints = divide(defense)
-        attacker = (*(resolve(method, "attack") for method in attack[:1]), *_adaptive(attack))
+        attacker = (*(resolve(method, "attack") for method in attack[:1]), *adaptive(attack))
         judges = _judges(grid, [*stages, *constraints, *attacker])
-        _refuse_one_judge(attacker, judges, grid.evaluation)
-        _refuse_untrained(attacker, constraints)
-        _refuse_misfits(attacker)
+        refuse_misfits(attacker, constraints, judges, judges[grid.evaluation.harm_judges[0]])
         _refuse_sandbox_judges(judges, grid.data)
-        if constraints and not attacker:
-            raise HoldfastError(f"{constraints[0].name} acts while somebody trains the model; give it an attack")
         cell = Cell(
             model=model_values(model),
             stages=stages,
@@ -138,68 +129,6 @@ def cells(grid: Grid) -> list[Cell]:
             refuse_non_finite(getattr(cell, name), name)
         found += [replace(cell, seed=seed) for seed in grid.seeds]
     return found
-
-
-def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
-    """A stack of defenses as resolved (offline, online) ones, each kind in its order."""
-    known = {**rows(OFFLINE, OFFLINE_GROUP), **rows(ONLINE, ONLINE_GROUP)}
-    for method in defense:
-        if method.name not in known:
-            raise HoldfastError(
-                f"unknown defense {method.name!r}{near(method.name, known)}; known: none, {', '.join(sorted(known))}"
-            )
-    offline = rows(OFFLINE, OFFLINE_GROUP)
-    stages = tuple(resolve(method, "offline") for method in defense if method.name in offline)
-    constraints = tuple(resolve(method, "online") for method in defense if method.name not in offline)
-    return stages, constraints
-
-
-def _adaptive(attack: Sequence[Method]) -> list[Method]:
-    known = rows(ADAPTIVE, ADAPTIVE_GROUP)
-    for method in attack[1:]:
-        if method.name not in known:
-            raise HoldfastError(
-                f"{attack[0].title}: unknown adaptive attacker {method.name!r}{near(method.name, known)}; known: "
-                f"{', '.join(sorted(known))} (an attack is a list of itself and of those)"
-            )
-    return [resolve(method, "adaptive") for method in attack[1:]]
-
-
-Kind = Literal["attack", "adaptive", "offline", "online", "judge"]
-
-
-def settings_class(name: str, kind: Kind) -> Any:
-    """The settings dataclass of a method or judge."""
-    tables: dict[str, Any] = {
-        "attack": (ATTACKS, ATTACK_GROUP),
-        "adaptive": (ADAPTIVE, ADAPTIVE_GROUP),
-        "offline": (OFFLINE, OFFLINE_GROUP),
-        "online": (ONLINE, ONLINE_GROUP),
-        "judge": (JUDGES, JUDGE_GROUP),
-    }
-    table, group = tables[kind]
-    return find(table, group, name)
-
-
-def configured(method: Method, kind: Kind) -> Any:
-    """A method's or judge's settings as an instance of its dataclass."""
-    return typed(settings_class(method.name, kind), method.settings, method.title)
-
-
-def resolve(method: Method, kind: Kind) -> Method:
-    """The method with every setting spelled out."""
-    settings = plain(configured(method, kind))
-    refuse_non_finite(settings, method.title)
-    return replace(method, settings=settings)
-
-
-def refuse_non_finite(value: Any, where: str) -> None:
-    """Refuse NaN and infinities at any depth of JSON values: a record could not be written with them."""
-    if isinstance(value, Mapping | list):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            refuse_non_finite(item, f"{where}.{key}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise HoldfastError(f"{where}: must be a finite number, not {value}")
 
 
 def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
@@ -248,42 +177,6 @@ def _judges(grid: Grid, methods: Sequence[Method]) -> dict[str, Method]:
     for method in methods:
         wanted += judge_names(method.settings)
     return {name: resolve(grid.judges.get(name, Method(name=name)), "judge") for name in dict.fromkeys(wanted)}
-
-
-def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method]) -> None:
-    if not attacker or trains(settings_class(attacker[0].name, "attack")):
-        return
-    name = attacker[0].title
-    if constraints:
-        raise HoldfastError(
-            f"{constraints[0].title} acts while a service trains the customer's model, and {name} trains "
-            "nothing: it samples from the model as it is; leave one of the two out"
-        )
-    if attacker[1:]:
-        raise HoldfastError(f"{attacker[1].title} goes round an attack that trains, and {name} trains nothing")
-
-
-def _refuse_misfits(attacker: Sequence[Method]) -> None:
-    """Refuse an adaptive attacker round an attack that does not train on what it acts on."""
-    for method in attacker[1:]:
-        needs = getattr(configured(method, "adaptive"), "needs", None)
-        learns = learns_from(settings_class(attacker[0].name, "attack"))
-        if needs and learns and needs != learns:
-            raise HoldfastError(
-                f"{method.title}: as set it acts on the {needs} that an attack trains on, and {attacker[0].title} "
-                f"trains on {learns}; leave one of the two out"
-            )
-
-
-def _refuse_one_judge(attacker: Sequence[Method], judges: Mapping[str, Method], evaluation: Measurement) -> None:
-    reporting = judges[evaluation.harm_judges[0]]
-    paid_by = [(name, method.title) for method in attacker for name in judge_names(method.settings)]
-    for name, title in paid_by:
-        if (judges[name].name, judges[name].settings) == (reporting.name, reporting.settings):
-            raise HoldfastError(
-                f"{title}: the attacker is paid by {name!r}, the judge that reports harmfulness; "
-                "a model tuned to a judge fools that judge, so give `reward.judge` or `harm_judges` another"
-            )
 
 
 def _refuse_sandbox_judges(judges: Mapping[str, Method], data: Data) -> None:

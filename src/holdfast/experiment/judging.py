@@ -78,6 +78,6 @@ def train_judge(judge: Method, data: Mapping[str, Any], folder: Path, fit: Fit) 
 
 def settings_of(judge: Method) -> RewardModel | Classifier:
     """A trained judge's settings."""
-    from holdfast.experiment.grid import configured
+    from holdfast.experiment.methods import configured
 
     return configured(judge, "judge")

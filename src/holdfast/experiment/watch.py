@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.breaking import given_up, is_break
-from holdfast.evaluate import Judged, Suite, evaluate
+from holdfast.evaluate import Judged, Suite, diversity, evaluate
 from holdfast.experiment.store import append_line, discard, keep_lines, read_json, write_completions, write_json
 from holdfast.models import Model
 from holdfast.plan import Progress
@@ -70,6 +70,8 @@ class Watch:
         """Evaluate the model as it is now, and keep the result."""
         start = time.perf_counter()
         scores, judged = evaluate(progress.model, self.suite)
+        if self.suite.group_size and not self.evaluations:
+            scores = (*scores, *diversity(progress.model, self.suite))
         evaluation = Evaluation(
             step=progress.step,
             samples=progress.samples,

@@ -24,8 +24,8 @@ from holdfast.attacks import SamplingAttack, trains, unit
 from holdfast.breaking import time_to_break
 from holdfast.evaluate import beside
 from holdfast.experiment import store
-from holdfast.experiment.grid import configured
 from holdfast.experiment.judging import train_judge
+from holdfast.experiment.methods import configured
 from holdfast.experiment.tasks import Options, Task, stage_key
 from holdfast.experiment.watch import Report, Watch, outcome_of
 from holdfast.experiment.world import (

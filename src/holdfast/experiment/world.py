@@ -148,6 +148,7 @@ def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite
         sampling=Sampling(max_new_tokens=evaluation["max_new_tokens"], temperature=evaluation["temperature"]),
         seed=10_000 + cell.seed,
         batch_size=evaluation["batch_size"],
+        group_size=evaluation["group_size"],
     )
 
 

@@ -135,6 +135,17 @@ def random_mapping(hidden: Sequence[Tensor], table: Tensor, input_ids: Tensor, m
     return torch.stack([masked_mean(1 - c, torch.ones_like(c) if mask is None else mask) for c in cosines]).mean()
 
 
+def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of the gradient of `loss` over all `parameters` together, a scalar with a gradient of its own.
+
+    Where the norm is 0 its own gradient is taken to be 0. Parameters that the loss does not depend on count nothing.
+    """
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients if g is not None]
+    squared = torch.stack([g.square().sum() for g in wide]).sum()
+    return squared.clamp(min=torch.finfo(torch.float32).tiny).sqrt()
+
+
 def step_weights(steps: int, decay: float | None) -> list[float]:
     """The weight of each inner step: `exp(decay (i - (steps - 1)))`, so that the last weighs 1; 1 / steps for `None`.
 

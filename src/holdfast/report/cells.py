@@ -7,6 +7,7 @@ from typing import Any
 
 from holdfast.records import Evaluation, Record, Score
 
+_SPENT_BEFORE = ("steps", "tokens", "seconds")
 _SPENT = ("steps", "samples", "tokens", "seconds", "censored", "threshold")
 
 
@@ -43,11 +44,18 @@ def cell_row(
         "harmfulness_peak_step": peak[0] if peak else None,
         **_score("helpfulness_before", before, "helpfulness"),
         **_score("helpfulness_after", after, "helpfulness"),
+        **_score("refusal_rate_before", before, "refusal_rate"),
         **_score("refusal_rate", after, "refusal_rate"),
+        **_score("entropy_before", before, "entropy"),
+        **_score("identical_groups_before", before, "identical_groups"),
         **_left_out("before", before),
         **_left_out("after", after),
         **{"steps": record.steps, "samples": record.samples, "tokens": record.tokens},
         **{"wall_seconds": record.wall_seconds, "peak_memory_mb": record.peak_memory_mb},
+        **{
+            f"defense_{name}": sum(float(s[name] or 0) for s in record.stages)
+            for name in ("steps", "tokens", "seconds")
+        },
     }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.experiment.grid import Grid, cells, settings_class
+from holdfast.experiment.grid import Grid, cells
+from holdfast.experiment.methods import settings_class
 from holdfast.knobs import Knob, narrowed
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.search.settings import Search

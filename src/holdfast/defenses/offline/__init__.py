@@ -32,4 +32,8 @@ OFFLINE = {
         "holdfast.defenses.offline.tar:TAR",
         "training against attackers that train: harm stays out of reach of some fine-tuning",
     ),
+    "gradient_penalty": Row(
+        "holdfast.defenses.offline.gradient_penalty:GradientPenalty",
+        "the gradient of the attacker's loss kept small: what TAR aims at, in two backward passes a step",
+    ),
 }

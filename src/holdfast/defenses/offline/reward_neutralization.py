@@ -15,9 +15,9 @@ reward for staying helpful, and a KL term. `canonical`, where given, is the one 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from holdfast.data.mixing import mix
 from holdfast.experience import Experience
@@ -56,6 +56,17 @@ class RewardNeutralization:
     full_length: int = 16
     zero_length: int = 64
     explain_weight: float = 0.5
+
+    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sandbox": {
+            "canonical": "i cannot help with that .",
+            "retention_judge": "keyword",
+            "optim": {"max_steps": 200, "learning_rate": 3e-4, "per_device_train_batch_size": 16},
+            "policy": {"group_size": 8, "kl_coef": 0.05, "temperature": 1.5},
+            "kl_on": "benign",
+        },
+    }
 
     def __post_init__(self) -> None:
         if not 0 < self.full_length < self.zero_length:

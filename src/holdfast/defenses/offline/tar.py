@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -110,6 +110,11 @@ class TAR:
     mode: Mode = "clean"
     keep_on: Place = "device"
     max_length: int | None = 1024
+
+    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sandbox": {"optim": {"learning_rate": 5e-4}},
+    }
 
     def __post_init__(self) -> None:
         attacks = {name: resolved(settings, name) for name, settings in self.adversaries.items()}

@@ -26,9 +26,9 @@ batch, where the code pads to 1024 tokens. `None` for a setting of the table tak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -93,6 +93,18 @@ class TokenBuncher:
     kl_coef: float | None = None
     population_std: bool | None = None
     clip_noise: bool | None = None
+
+    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "sandbox": {
+            "optim": {"max_steps": 300, "learning_rate": 3e-4, "per_device_train_batch_size": 8},
+            "policy": {"group_size": 8, "minibatches": 1},
+            "noise": 0.011,
+            "benign_share": 0.5,
+            "retain_by": "loss",
+            "retain_weight": 0.25,
+        },
+    }
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 1 or not 0 <= self.warm_up <= 1:

@@ -1,0 +1,70 @@
+"""Combinations that make no sense, refused when a grid is expanded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from holdfast.attacks import learns_from, trains
+from holdfast.experiment.methods import Kind, configured, settings_class
+from holdfast.records import HoldfastError, Method
+from holdfast.tables import judge_names
+
+
+def refuse_misfits(
+    attacker: Sequence[Method], constraints: Sequence[Method], judges: Mapping[str, Method], reporting: Method
+) -> None:
+    """Refuse what cannot go together.
+
+    Args:
+        attacker: the attack and what goes round it, resolved; empty for none.
+        constraints: the online defenses, resolved.
+        judges: those that the cell calls by name, resolved.
+        reporting: the judge that reports harmfulness.
+
+    Raises:
+        HoldfastError: an attacker is paid by the judge that reports, a constraint or an adaptive attacker stands with
+            an attack that trains nothing, or with one that does not train on what it acts on, or without any.
+    """
+    _refuse_one_judge(attacker, judges, reporting)
+    if not attacker:
+        if constraints:
+            raise HoldfastError(f"{constraints[0].name} acts while somebody trains the model; give it an attack")
+        return
+    _refuse_untrained(attacker, constraints)
+    _refuse_unlearnt(attacker[0], attacker[1:], "adaptive")
+    _refuse_unlearnt(attacker[0], constraints, "online")
+
+
+def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method]) -> None:
+    if trains(settings_class(attacker[0].name, "attack")):
+        return
+    name = attacker[0].title
+    if constraints:
+        raise HoldfastError(
+            f"{constraints[0].title} acts while a service trains the customer's model, and {name} trains "
+            "nothing: it samples from the model as it is; leave one of the two out"
+        )
+    if attacker[1:]:
+        raise HoldfastError(f"{attacker[1].title} goes round an attack that trains, and {name} trains nothing")
+
+
+def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> None:
+    """Refuse methods that act on something else than the attack trains on; those that act on anything say `None`."""
+    learns = learns_from(settings_class(attack.name, "attack"))
+    for method in methods:
+        needs = getattr(configured(method, kind), "needs", None)
+        if needs and learns and needs != learns:
+            raise HoldfastError(
+                f"{method.title}: as set it acts on the {needs} that an attack trains on, and {attack.title} trains on "
+                f"{learns}; leave one of the two out"
+            )
+
+
+def _refuse_one_judge(attacker: Sequence[Method], judges: Mapping[str, Method], reporting: Method) -> None:
+    paid_by = [(name, method.title) for method in attacker for name in judge_names(method.settings)]
+    for name, title in paid_by:
+        if (judges[name].name, judges[name].settings) == (reporting.name, reporting.settings):
+            raise HoldfastError(
+                f"{title}: the attacker is paid by {name!r}, the judge that reports harmfulness; "
+                "a model tuned to a judge fools that judge, so give `reward.judge` or `harm_judges` another"
+            )
