@@ -91,7 +91,7 @@ def main() -> None:
         print({key: value for key, value in results[-1].items() if key != "calls"}, flush=True)
     found = settings(model, options, rows=ROWS, max_new_tokens=LENGTH)
     show(results)
-    keep({"settings": {**found, "model": "random weights"}, "results": results}, options.out)
+    keep({"settings": {**found, "model": "random weights", "warm_up": 1}, "results": results}, options.out)
 
 
 def measured(model: Model, name: str, steps: int) -> dict[str, Any]:
