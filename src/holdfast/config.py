@@ -16,7 +16,10 @@ from holdfast.search.settings import Search
 from holdfast.settings import typed
 from holdfast.tables import near
 
-KEYS = ("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation", "search")
+KEYS = (
+    *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),
+    *("misfits", "search"),
+)
 AXES = ("models", "defenses", "attacks", "seeds")
 
 
@@ -78,6 +81,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
     return Grid(
         name=str(values.get("name", Path(where).stem)),
         description=str(values.get("description", "")),
+        misfits=values.get("misfits", "refuse"),
         models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
         defenses=tuple(parse_defense(d, f"{where}: defenses") for d in _list(values.get("defenses", ["none"]))),
         attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),

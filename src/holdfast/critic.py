@@ -1,7 +1,8 @@
 """A critic beside a policy: a value head on the policy's last hidden state, or a network of its own.
 
 It lives in the policy's network as the submodule `critic`, so that optimizer, clipping and checkpoints know it, and
-is taken out of what leaves the service (`without_critic`).
+is taken out of what leaves the service (`without_critic`). Further critics, of other things than the reward, live in it
+by name; what batches hold of one called `cost` begins with `cost/`, what they hold of the first with nothing.
 """
 
 from __future__ import annotations
@@ -58,15 +59,35 @@ def attach_critic(model: Model, settings: Critic, *, seed: int = 0) -> Model:
     return model
 
 
-def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits (B, S, V), and the critic's value of the text before each target, float32, (B, S - 1)."""
+def attach_further(model: Model, name: str, *, seed: int = 0) -> Model:
+    """The model with another critic of the kind that it has, called `name`; what is trained of it starts afresh.
+
+    Meant for a critic that has not been trained: a network of its own is copied from that one's.
+    """
+    first = model.network.critic
+    head = copy.deepcopy(first.head)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head.reset_parameters()
+    first.further[name] = _Critic(head, copy.deepcopy(first.body))
+    return model
+
+
+def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits (B, S, V), and the critics' values of the text before each target, float32, (B, S - 1) each.
+
+    Values go by what the critic's names in a batch begin with, the first one's by nothing.
+    """
     names = ("input_ids", "attention_mask", "position_ids")
     inputs = {name: batch[name] for name in names if name in batch}
-    critic = network.critic
+    first = network.critic
     logits, hidden = _read(network, inputs)
-    if critic.body is not None:
-        hidden = critic.body(**inputs, use_cache=False).last_hidden_state
-    return logits, critic.head(hidden)[:, :-1, 0].float()
+    critics = {"": first, **{f"{name}/": critic for name, critic in first.further.items()}}
+    values = {}
+    for prefix, critic in critics.items():
+        seen = hidden if critic.body is None else critic.body(**inputs, use_cache=False).last_hidden_state
+        values[prefix] = critic.head(seen)[:, :-1, 0].float()
+    return logits, values
 
 
 @contextmanager
@@ -84,12 +105,13 @@ def without_critic(model: Model) -> Iterator[Model]:
 
 
 class _Critic(nn.Module):
-    """A linear head on a hidden state, of a network of its own where there is a `body`."""
+    """A linear head on a hidden state, of a network of its own if there is a `body`; `further` critics beside it."""
 
     def __init__(self, head: nn.Linear, body: nn.Module | None) -> None:
         super().__init__()
         self.head = head
         self.body = body
+        self.further = nn.ModuleDict()
 
 
 def _read(network: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

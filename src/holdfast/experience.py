@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +17,17 @@ from holdfast.forward import answer_logprobs, forward
 from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
 from holdfast.losses.policy import Estimator, exact_kl, kl_estimate
 from holdfast.models import Model
-from holdfast.plan import Reference, Rows
-from holdfast.records import HoldfastError, Role, digest
+from holdfast.plan import Prepare, Reference, Rows
+from holdfast.records import Completion, HoldfastError, Role, digest
 from holdfast.rewards import Reward
 from holdfast.tensors import Batch, collate, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
+
+
+class Paid(NamedTuple):
+    """What answers are paid, or charged, beside the reward, (N,), NaN where unknown; its critic's `values` (N, T)."""
+
+    rewards: Tensor
+    values: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class Rollout:
     """What advantages are computed from: `N` sequences in groups of `group_size`, `T` targets.
 
     `rewards` (N,), NaN where there is none; `mask` (N, T); `kl` (N, T), estimates of the KL to the reference, and
-    `values` (N, T), the critic's, where they were measured.
+    `values` (N, T), the critic's, where they were measured. `further` is what else the answers are paid, by name.
     """
 
     rewards: Tensor
@@ -35,10 +43,12 @@ class Rollout:
     mask: Tensor
     kl: Tensor | None = None
     values: Tensor | None = None
+    further: Mapping[str, Paid] = field(default_factory=dict)
 
 
 Advantage = Callable[[Rollout], dict[str, Tensor]]
-"""Rollout -> what the objective learns from: `advantages`, (N,) or (N, T), and whatever goes with them (N, ...)."""
+"""Rollout -> what the objective learns from: `advantages`, (N,) or (N, T), and whatever goes with them (N, ...).
+`log/NAME` among them is a number to log."""
 
 Bonus = Callable[[Batch], Tensor]
 """Batch with its measurements -> (N,), added to the rewards."""
@@ -50,9 +60,11 @@ class Experience:
 
     `group_size` answers are drawn to each prompt. `passes` times `minibatches` optimizer steps learn from the same
     rollout, each from a part of its prompts; then the batch carries `old_logprobs`, which with a single step would
-    equal the policy's own. `reference`, where there is one, adds `ref_logprobs`, and `kl_weights` (N,): 1 for prompts
-    of the roles in `kl_roles`, 0 for others. `estimator` measures the KL of each token for the advantages, `critic`
-    its value; `entropy` measures each answer's mean token entropy as `entropies` (N,), for `bonuses`.
+    equal the policy's own, and are there all the same if `old_logprobs` is set. `reference`, where there is one, adds
+    `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others. `estimator` measures
+    the KL of each token for the advantages, `critic` its value; `entropy` measures each answer's mean token entropy as
+    `entropies` (N,), for `bonuses`. `further` rewards, by name, are for advantages that know of them, each valued by a
+    critic of its name where there is one (`critic.attach_further`).
     """
 
     reward: Reward
@@ -66,8 +78,10 @@ class Experience:
     critic: bool = False
     entropy: bool = False
     bonuses: tuple[Bonus, ...] = ()
+    further: Mapping[str, Reward] = field(default_factory=dict)
     passes: int = 1
     minibatches: int = 1
+    old_logprobs: bool = False
     _kept: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
@@ -109,13 +123,8 @@ class Experience:
             logprobs=self._sampled_logprobs(model),
         )
         asked = [row for row in rows for _ in range(self.group_size)]
-        rewards = self.reward([as_completion(model, row, a) for row, a in zip(asked, answers, strict=True)])
-        paid = torch.tensor([float("nan") if r is None else r for r in rewards])
-        if step == 0 and bool(paid.isnan().all()):
-            raise HoldfastError(
-                f"the reward has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
-                "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
-            )
+        completions = [as_completion(model, row, a) for row, a in zip(asked, answers, strict=True)]
+        paid = {name: _paid(name, reward, completions, step) for name, reward in self._rewards().items()}
         batches, start = [], 0
         for micro in micro_batches:
             end = start + len(micro) * self.group_size
@@ -129,9 +138,13 @@ class Experience:
         learnt = self.advantage(self._rollout(paid, batches))
         for batch, part in zip(batches, _dealt(learnt, batches), strict=True):
             batch.update(part)
+        batches[0] |= {name: value for name, value in learnt.items() if name.startswith("log/")}
         batches[0] |= _log(paid, answers, self.group_size, sum(len(prompt) for prompt in prompts))
         batches[0] |= {f"log/{name}": value for name, value in _measured(batches).items()}
         return batches
+
+    def _rewards(self) -> dict[str, Reward]:
+        return {"reward": self.reward, **self.further}
 
     def _sampled_logprobs(self, model: Model) -> bool:
         """Whether sampling supplies `old_logprobs`, which spares a pass over the answers.
@@ -139,21 +152,27 @@ class Experience:
         In float32 they equal that pass's to the last digits; with fewer bits they would not.
         """
         read_anyway = self.critic or self.entropy or self.estimator == "full"
-        wanted = self.passes * self.minibatches > 1 or self.estimator is not None
+        wanted = self._remembers or self.estimator is not None
         return wanted and not read_anyway and next(model.network.parameters()).dtype == torch.float32
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether batches carry the log-probabilities that their answers had when they were sampled."""
+        return self.old_logprobs or self.passes * self.minibatches > 1
 
     def _measure(self, model: Model, batch: Batch) -> Batch:
         """The batch with everything about it that the policy as it sampled, and the reference, have to say."""
         batch = {name: value.to(model.device) for name, value in batch.items()}
         tokens, temperature = batch["input_ids"], self.sampling.temperature
-        several = self.passes * self.minibatches > 1
+        remembers = self._remembers
         logits = ref_logits = None
         with evaluating(model.network):
             if self.critic:
-                logits, batch["old_values"] = logits_and_values(model.network, batch)
+                logits, values = logits_and_values(model.network, batch)
+                batch |= {f"{name}old_values": found for name, found in values.items()}
             elif self.entropy or self.estimator == "full":
                 logits = forward(model.network, batch)
-            elif (several or self.estimator) and "old_logprobs" not in batch:
+            elif (remembers or self.estimator) and "old_logprobs" not in batch:
                 batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
             if self.reference is not None:
                 with self.reference(model) as network, evaluating(network):
@@ -162,7 +181,7 @@ class Experience:
                         batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
                     else:
                         batch["ref_logprobs"] = answer_logprobs(network, batch, temperature=temperature)
-        if logits is not None and (several or self.estimator):
+        if logits is not None and (remembers or self.estimator):
             batch["old_logprobs"] = token_logprobs(logits, tokens, temperature=temperature)
         if logits is not None and self.entropy:
             batch["entropies"] = masked_mean_per_sequence(token_entropy(logits), target_mask(batch["loss_mask"]))
@@ -173,9 +192,14 @@ class Experience:
             batch["kl"] = kl_estimate(batch["old_logprobs"], batch["ref_logprobs"], self.estimator)
         return batch
 
-    def _rollout(self, paid: Tensor, batches: Sequence[Batch]) -> Rollout:
+    def _rollout(self, paid: Mapping[str, Tensor], batches: Sequence[Batch]) -> Rollout:
         device = batches[0]["input_ids"].device
-        rewards = paid.to(device)
+
+        def values(name: str = "") -> Tensor | None:
+            key = f"{name}old_values"
+            return _joined([batch[key] for batch in batches]) if key in batches[0] else None
+
+        rewards = paid["reward"].to(device)
         for bonus in self.bonuses:
             rewards = rewards + torch.cat([bonus(batch) for batch in batches])
         kl = _joined([b["kl"] * b["kl_weights"][:, None] for b in batches]) if self.estimator else None
@@ -184,8 +208,19 @@ class Experience:
             group_size=self.group_size,
             mask=_joined([target_mask(batch["loss_mask"]) for batch in batches]),
             kl=kl,
-            values=_joined([batch["old_values"] for batch in batches]) if self.critic else None,
+            values=values(),
+            further={name: Paid(paid[name].to(device), values(f"{name}/")) for name in self.further},
         )
+
+
+def rewritten(prepare: Prepare, change: Callable[[Experience], Experience]) -> Prepare | None:
+    """`prepare` with the experience in it changed, whatever stands round it; `None` where there is none."""
+    if isinstance(prepare, Experience):
+        return change(prepare)
+    if not isinstance(prepare, partial) or not prepare.args:
+        return None
+    inner = rewritten(prepare.args[0], change)
+    return None if inner is None else partial(prepare.func, inner, *prepare.args[1:], **prepare.keywords)
 
 
 def _old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
@@ -202,6 +237,17 @@ def hash_seed(name: str) -> int:
     return int(digest(name), 16) % 2**31
 
 
+def _paid(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
+    """What `reward` gives for each answer, (N,), NaN for nothing."""
+    paid = torch.tensor([float("nan") if r is None else r for r in reward(completions)])
+    if step == 0 and bool(paid.isnan().all()):
+        raise HoldfastError(
+            f"the {name} has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
+            "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
+        )
+    return paid
+
+
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """(N, T) tensors of micro-batches as one, filled up with 0 to the longest."""
     width = max(part.shape[1] for part in parts)
@@ -211,7 +257,7 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _dealt(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> list[Batch]:
     """Tensors over all sequences dealt out to the micro-batches they belong to, cut to each one's width."""
     sizes = [len(batch["input_ids"]) for batch in batches]
-    parts = {name: value.split(sizes) for name, value in learnt.items()}
+    parts = {name: value.split(sizes) for name, value in learnt.items() if not name.startswith("log/")}
     widths = [batch["input_ids"].shape[1] - 1 for batch in batches]
     return [
         {name: split[i] if split[i].dim() == 1 else split[i][:, : widths[i]] for name, split in parts.items()}
@@ -230,16 +276,21 @@ def _measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
     return found
 
 
-def _log(rewards: Tensor, answers: Sequence[Answer], group_size: int, prompt_tokens: int) -> dict[str, Tensor]:
-    known = rewards[~rewards.isnan()]
+def _log(
+    paid: Mapping[str, Tensor], answers: Sequence[Answer], group_size: int, prompt_tokens: int
+) -> dict[str, Tensor]:
     lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
     groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
     alike = [len(list(groupby(sorted(answer.tokens for answer in group)))) == 1 for group in groups]
+    found = {}
+    for name, rewards in paid.items():
+        known = rewards[~rewards.isnan()]
+        found[f"log/{name}"] = known.mean() if len(known) else torch.zeros(())
+        found[f"log/{name}_std"] = known.std(correction=0) if len(known) else torch.zeros(())
     return {
+        **found,
         "rollout_tokens": lengths.sum() + prompt_tokens,
-        "log/reward": known.mean() if len(known) else torch.zeros(()),
-        "log/reward_std": known.std(correction=0) if len(known) else torch.zeros(()),
-        "log/unjudged": rewards.isnan().float().mean(),
+        "log/unjudged": paid["reward"].isnan().float().mean(),
         "log/completion_tokens": lengths.mean(),
         "log/unfinished": torch.tensor([not answer.finished for answer in answers]).float().mean(),
         "log/identical_groups": torch.tensor(alike).float().mean(),

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from holdfast.tensors import target_logprobs
+
 
 class _Columns(NamedTuple):
     """Logits (n, w, V) of `w` columns: of the rows given, (n,), or of all of them."""
@@ -44,27 +46,34 @@ def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, te
     last column read: on short answers to long prompts with a large vocabulary that is most of the memory.
     """
     targets = batch["input_ids"][:, 1:]
-    start = _shared_columns(network, batch)
-    if start:
-        first, columns = start - 1, _read_in_parts(network, batch, start)
-    else:
-        first = max(int(batch["loss_mask"].argmax(1).min()) - 1, 0)
-        inputs = {name: value[:, :-1] for name, value in _inputs(batch).items()}
-        logits = network(**inputs, use_cache=False, logits_to_keep=targets.shape[1] - first).logits
-        columns = [_Columns(logits)]
+    first, columns = _answer_columns(network, batch)
     parts, column = [], first
     for logits, rows in columns:
         wanted = targets if rows is None else targets[rows]
-        parts.append((_logprobs(logits, wanted[:, column : column + logits.shape[1]], temperature), rows))
+        wanted = wanted[:, column : column + logits.shape[1]]
+        # Columns beyond the last target predict nothing.
+        parts.append((target_logprobs(logits[:, : wanted.shape[1]], wanted, temperature=temperature), rows))
         column += logits.shape[1]
     return _placed(parts, first, targets.shape)
 
 
-def _logprobs(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Log-probability of each target, (n, w); columns beyond the last target predict nothing."""
-    scaled = logits[:, : targets.shape[1]].flatten(0, 1).float()
-    scaled = scaled if temperature == 1 else scaled / temperature
-    return -functional.cross_entropy(scaled, targets.flatten(), reduction="none").view(targets.shape)
+def answer_logits(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (n, V) that the `n` answer tokens are predicted from, row by row; as cheap as `answer_logprobs`."""
+    first, columns = _answer_columns(network, batch)
+    chosen = batch["loss_mask"][:, 1:] > 0
+    width = sum(logits.shape[1] for logits, _ in columns)
+    return _placed(columns, 0, (len(chosen), width))[:, : chosen.shape[1] - first][chosen[:, first : first + width]]
+
+
+def _answer_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[int, list[_Columns]]:
+    """The first column that an answer token of any row is predicted from, and the logits from there on."""
+    start = _shared_columns(network, batch)
+    if start:
+        return start - 1, _read_in_parts(network, batch, start)
+    columns = batch["input_ids"].shape[1] - 1
+    first = max(int(batch["loss_mask"].argmax(1).min()) - 1, 0)
+    inputs = {name: value[:, :-1] for name, value in _inputs(batch).items()}
+    return first, [_Columns(network(**inputs, use_cache=False, logits_to_keep=columns - first).logits)]
 
 
 def _inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from holdfast.models import Model
 from holdfast.records import Completion, Example
-from holdfast.tensors import pad_left
+from holdfast.tensors import pad_left, target_logprobs
 
 DROP_SHARE = 0.25
 
@@ -101,7 +100,7 @@ def _decode(
         tokens = draw(reader.logits, uniform[rows, step], sampling)
         drawn[rows, step] = tokens
         if logprobs:
-            chances[rows, step] = _logprobs(reader.logits, tokens, sampling.temperature)
+            chances[rows, step] = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
         done |= torch.isin(tokens, stops)
         finished = int(done.sum())
         if finished == len(done) or step + 1 == sampling.max_new_tokens:
@@ -119,12 +118,6 @@ def _decode(
         answer._replace(logprobs=row[: len(answer.tokens)])
         for answer, row in zip(answers, chances.tolist(), strict=True)
     ]
-
-
-def _logprobs(logits: Tensor, tokens: Tensor, temperature: float) -> Tensor:
-    """Log-probability of the token taken in each row, (N,)."""
-    scaled = logits.float() / (temperature or 1.0)
-    return -functional.cross_entropy(scaled, tokens, reduction="none")
 
 
 def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:

@@ -47,16 +47,17 @@ def policy_gradient(
 
     The batch holds `advantages`, (N,) or (N, S - 1), optionally `old_logprobs` (N, S - 1; the policy is taken not to
     have moved without them), when `kl_coef` is not 0 `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given),
-    and for a critic `returns` and `old_values` (N, S - 1). Log-probabilities are those of the sampling `temperature`:
-    the gradient is the policy's that sampled. A batch whose mean ratio exceeds `ratio_guard` is left out. Sequences
-    without an advantage have no gradient in the first term; when it is the only one they are left out of the pass.
+    and for a critic `returns` and `old_values` (N, S - 1), for further ones under their names; critics' losses are
+    reduced as the policy's. Log-probabilities are those of the sampling `temperature`: the gradient is the policy's
+    that sampled. A batch whose mean ratio exceeds `ratio_guard` is left out. Sequences without an advantage have no
+    gradient in the first term; when it is the only one they are left out of the pass.
     """
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         kept = batch if kl_coef or critic is not None else _with_advantage(batch)
         if kept is None:
             return _nothing(batch), {"loss": 0.0}
-        values = None
+        values: dict[str, Tensor] = {}
         if critic is None:
             logprobs = answer_logprobs(network, kept, temperature=temperature)
         else:
@@ -67,28 +68,32 @@ def policy_gradient(
         if ratio_guard is not None and exploded(logprobs, old, mask, limit=ratio_guard):
             return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
         loss, metrics = policy_loss(logprobs, old, mask, kept)
-        if critic is not None and values is not None and critic.coef:
-            errors = value_loss(values, kept["returns"], kept["old_values"], clip=critic.clip)
-            term = masked_mean(errors, mask, kept["num_tokens"])
-            loss, metrics["value_loss"] = loss + critic.coef * term, float(term.detach())
+        if critic is not None and critic.coef:
+            for name, found in values.items():
+                errors = value_loss(found, kept[f"{name}returns"], kept[f"{name}old_values"], clip=critic.clip)
+                term = mean(errors, mask, kept)
+                loss, metrics[f"{name}value_loss"] = loss + critic.coef * term, float(term.detach())
         return loss, {"loss": float(loss.detach()), **metrics}
+
+    def mean(per_token: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        totals = {"num_tokens": batch["num_tokens"], "num_sequences": batch["num_sequences"]}
+        return reduce(per_token, mask, reduction=reduction, max_tokens=max_tokens, **totals)
 
     def policy_loss(logprobs: Tensor, old: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
         clips = {"clip_low": clip_low, "clip_high": clip_high}
-        totals = {"num_tokens": batch["num_tokens"], "num_sequences": batch["num_sequences"]}
         metrics: Metrics = {}
         if ratio == "sequence":
-            loss = sequence_surrogate(logprobs, old, batch["advantages"], mask, **clips).sum() / totals["num_sequences"]
+            loss = sequence_surrogate(logprobs, old, batch["advantages"], mask, **clips).sum() / batch["num_sequences"]
         else:
             advantages = batch["advantages"]
             advantages = advantages[:, None] if advantages.dim() == 1 else advantages
             per_token = surrogate(logprobs, old, advantages, dual_clip=dual_clip, **clips)
-            loss = reduce(per_token, mask, reduction=reduction, max_tokens=max_tokens, **totals)
+            loss = mean(per_token, mask, batch)
         if kl_coef:
             kl = kl_estimate(logprobs, batch["ref_logprobs"], estimator)
             if "kl_weights" in batch:
                 kl = kl * batch["kl_weights"][:, None]
-            loss = loss + kl_coef * reduce(kl, mask, reduction=reduction, max_tokens=max_tokens, **totals)
+            loss = loss + kl_coef * mean(kl, mask, batch)
             metrics["kl"] = float(masked_mean(kl.detach(), mask, batch["num_tokens"]))
         return loss, metrics
 

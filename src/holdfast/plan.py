@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -43,7 +44,8 @@ class Prepare(Protocol):
     """The rows of one optimizer step, one list a micro-batch, to batches under the current policy.
 
     Called once an optimizer step, with that step's number counted from 0; whatever it draws depends on the plan's
-    seed and the step alone, so that a resumed run repeats an uninterrupted one.
+    seed and the step alone, so that a resumed run repeats an uninterrupted one. One round another is a `partial` whose
+    first argument is the other, so that what is inside can still be found and rewritten.
     """
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
@@ -232,12 +234,12 @@ def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
     The second batch comes with the first micro-batch of a step and no other, so that accumulation does not repeat it.
     """
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
-        batches = plan.prepare(model, micro_batches, step)
+    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        batches = inner(model, micro_batches, step)
         extra = {f"{name}/{key}": value for key, value in rows(step).items()}
         return [{**batches[0], **extra}, *batches[1:]]
 
-    return replace(plan, prepare=prepare)
+    return replace(plan, prepare=partial(prepare, plan.prepare))
 
 
 def part(batch: Batch, name: str) -> Batch:

@@ -33,7 +33,7 @@ class Policy:
     - Advantage: the reward less a `baseline` (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
       token returns are whitened over the batch, `critic`: PPO, generalized advantages by `critic`, whitened), divided
       by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` where the
-      baseline is a group's.
+      baseline is a group's. With `whiten` False those of tokens stay as they are.
     - Loss: the `ratio` of tokens or of whole sequences, clipped; `dual_clip` bounds that of a token with a negative
       advantage; `reduction` to a scalar. Batches whose mean ratio exceeds `ratio_guard` are left out.
     - KL to the model as the run found it: `kl_coef` weighs it (0 needs no reference), in the loss or in the reward by
@@ -50,6 +50,7 @@ class Policy:
     scale: Scale = "group"
     std_epsilon: float = 1e-4
     std_correction: Literal[0, 1] = 1
+    whiten: bool = True
     critic: Critic | None = None
     ratio: Ratio = "token"
     clip_low: float = 0.2
@@ -177,12 +178,16 @@ def _by_token(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
     critic = policy.critic
     if critic is None or rollout.values is None:
         found, _ = gae(rewards, torch.zeros_like(rewards), mask, lam=1.0)
-        return {"advantages": whiten(found, mask) * mask}
+        return {"advantages": _scaled(policy, found, mask)}
     found, returns = gae(rewards, rollout.values, mask, gamma=critic.gamma, lam=critic.lam)
     return {
-        "advantages": whiten(found, mask) * mask,
+        "advantages": _scaled(policy, found, mask),
         "returns": torch.where(known[:, None], returns, rollout.values),
     }
+
+
+def _scaled(policy: Policy, advantages: Tensor, mask: Tensor) -> Tensor:
+    return (whiten(advantages, mask) if policy.whiten else advantages) * mask
 
 
 def _with_critic(plan: Plan, critic: Critic) -> Plan:

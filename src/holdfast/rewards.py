@@ -54,18 +54,33 @@ def from_judge(judge: Judge, settings: AttackReward) -> Reward:
     return reward
 
 
-def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> float | None:
+def number_of(verdict: Verdict, completion: Completion, *, judge: str, unbounded: bool) -> float | None:
+    """What a verdict comes to: its score, that of a refusal 0 where it has none, or with `unbounded` its logit.
+
+    `None` where there is nothing to judge, or the judge could not.
+
+    Raises:
+        HoldfastError: the judge called `judge` has no unbounded numbers.
+    """
     if not verdict.valid:
         return None
-    refused = is_refusal(completion.text) if verdict.refused is None else verdict.refused
-    score = 0.0 if refused and verdict.score is None else verdict.score
+    score = 0.0 if verdict.score is None and _refused(verdict, completion) else verdict.score
+    if score is None or not unbounded:
+        return score
+    if verdict.logit is None:
+        raise HoldfastError(f"judge {judge!r} has scores only: set `unbounded` to false")
+    return verdict.logit
+
+
+def _refused(verdict: Verdict, completion: Completion) -> bool:
+    return is_refusal(completion.text) if verdict.refused is None else verdict.refused
+
+
+def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> float | None:
+    score = number_of(verdict, completion, judge=settings.judge, unbounded=settings.unbounded)
     if score is None:
         return None
-    if settings.unbounded:
-        if verdict.logit is None:
-            raise HoldfastError(f"judge {settings.judge!r} has scores only: set `reward.unbounded` to false")
-        score = verdict.logit
-    length = settings.graded_length
+    refused, length = _refused(verdict, completion), settings.graded_length
     grade = 1.0 if length is None else length / (length + completion.num_tokens)
     return score - settings.refusal_penalty * grade * refused
 

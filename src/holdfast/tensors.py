@@ -23,11 +23,14 @@ the totals of the whole optimizer step that the batch is part of: a mean over th
 
 def token_logprobs(logits: Tensor, input_ids: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Log-probability of each target under the full vocabulary, float32, (B, S - 1)."""
-    targets = input_ids[:, 1:]
-    scaled = logits[:, :-1].flatten(0, 1).float()
+    return target_logprobs(logits[:, :-1], input_ids[:, 1:], temperature=temperature)
+
+
+def target_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each of `targets` (...) under `logits` (..., V) divided by `temperature`, float32, (...)."""
+    scaled = logits.flatten(0, -2).float()
     scaled = scaled if temperature == 1 else scaled / temperature
-    flat = functional.cross_entropy(scaled, targets.flatten(), reduction="none")
-    return -flat.view(targets.shape)
+    return -functional.cross_entropy(scaled, targets.flatten(), reduction="none").view(targets.shape)
 
 
 def token_entropy(logits: Tensor) -> Tensor:

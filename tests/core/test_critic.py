@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from holdfast.critic import Critic, attach_critic, logits_and_values, without_critic
+from holdfast.critic import Critic, attach_critic, attach_further, logits_and_values, without_critic
 from holdfast.forward import forward
 from holdfast.models import LoRA, adapt, load, save
 from holdfast.records import HoldfastError
@@ -30,15 +30,15 @@ def test_values_are_the_head_on_the_last_hidden_state_before_each_target(plain, 
         logits, values = logits_and_values(model.network, batch)
         hidden = before.base_model(input_ids=batch["input_ids"]).last_hidden_state
         torch.testing.assert_close(logits, forward(before, batch))
-        torch.testing.assert_close(values, model.network.critic.head(hidden)[:, :-1, 0])
-    assert values.shape == (2, batch["input_ids"].shape[1] - 1)
+        torch.testing.assert_close(values[""], model.network.critic.head(hidden)[:, :-1, 0])
+    assert values[""].shape == (2, batch["input_ids"].shape[1] - 1)
 
 
 def test_a_head_trains_the_policy_too_and_a_separate_critic_leaves_it_alone(tiny_model):
     for kind, moves in (("head", True), ("separate", False)):
         model = attach_critic(tiny_model(), Critic(kind=kind))
         _, values = logits_and_values(model.network, collate(PAIRS, pad_id=model.pad_id))
-        values.square().sum().backward()
+        values[""].square().sum().backward()
         grads = {n: p.grad for n, p in model.network.named_parameters() if p.grad is not None}
         assert any(n.startswith("critic.head") for n in grads)
         assert any(not n.startswith("critic.") for n in grads) is moves
@@ -52,9 +52,35 @@ def test_a_separate_critic_starts_as_the_policy_with_weights_of_its_own(tiny_mod
         assert own[name].data_ptr() != weight.data_ptr()
 
 
+@pytest.mark.parametrize("kind", ["head", "separate"])
+def test_a_further_critic_values_by_a_head_of_its_own_where_the_first_one_reads(tiny_model, kind):
+    batch = collate(PAIRS, pad_id=tiny_model().pad_id)
+    alone = attach_critic(tiny_model(), Critic(kind=kind))
+    model = attach_further(attach_critic(tiny_model(), Critic(kind=kind)), "cost", seed=5)
+    critic = model.network.critic
+    with torch.no_grad():
+        logits, values = logits_and_values(model.network.eval(), batch)
+        expected, first = logits_and_values(alone.network.eval(), batch)
+        hidden = tiny_model().network.base_model(input_ids=batch["input_ids"]).last_hidden_state
+        torch.testing.assert_close(values["cost/"], critic.further["cost"].head(hidden)[:, :-1, 0])
+    assert torch.equal(logits, expected)
+    assert list(values) == ["", "cost/"]
+    assert torch.equal(values[""], first[""])
+    assert not torch.equal(critic.head.weight, critic.further["cost"].head.weight)
+
+
+def test_critics_with_networks_of_their_own_learn_apart(tiny_model):
+    model = attach_further(attach_critic(tiny_model(), Critic(kind="separate")), "cost")
+    _, values = logits_and_values(model.network, collate(PAIRS, pad_id=model.pad_id))
+    values["cost/"].square().sum().backward()
+    grads = [name for name, p in model.network.named_parameters() if p.grad is not None]
+    assert grads
+    assert all(name.startswith("critic.further.cost.") for name in grads)
+
+
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_what_leaves_the_service_has_no_critic_and_the_run_goes_on_with_it(tiny_model, tmp_path, adapter):
-    model = attach_critic(adapt(tiny_model(), adapter), Critic(kind="separate"))
+    model = attach_further(attach_critic(adapt(tiny_model(), adapter), Critic(kind="separate")), "cost")
     critic = model.network.critic
     with without_critic(model) as released:
         save(released, tmp_path)

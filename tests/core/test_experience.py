@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from holdfast.critic import Critic, attach_critic, attach_further
 from holdfast.experience import Experience
 from holdfast.forward import forward
 from holdfast.generate import Sampling, sample
@@ -208,3 +209,49 @@ def test_log_probabilities_are_those_of_the_temperature_that_sampled(tiny_model,
     expected = (logits[:, :-1] / 2).log_softmax(-1).gather(-1, batch["input_ids"][:, 1:, None]).squeeze(-1)
     kept = target_mask(batch["loss_mask"]) == 1
     torch.testing.assert_close(batch["ref_logprobs"][kept], expected[kept], rtol=1e-4, atol=1e-5)
+
+
+def test_further_rewards_reach_the_advantage_and_the_log_by_name(tiny_model, rows):
+    seen = []
+
+    def advantage(rollout):
+        seen.append(rollout)
+        return {"advantages": rollout.rewards, "log/told": torch.tensor(7.0)}
+
+    def toll(completions):
+        return [None, *by_length(completions)[1:]]
+
+    built = experience(further={"toll": toll}, advantage=advantage)
+    first, second = built(tiny_model(), [rows[:1], rows[1:]], 0)
+    paid = seen[0].further["toll"].rewards
+    lengths = torch.cat([target_mask(batch["loss_mask"]).sum(1) for batch in (first, second)])
+    assert paid[0].isnan()
+    assert torch.equal(paid[1:], lengths[1:])
+    assert seen[0].further["toll"].values is None
+    assert first["log/toll"].item() == pytest.approx(lengths[1:].mean().item())
+    assert first["log/told"].item() == 7.0
+    assert "log/told" not in second
+
+
+def test_each_further_reward_has_the_values_of_the_critic_of_its_name(tiny_model, rows):
+    model = attach_further(attach_critic(tiny_model(), Critic()), "toll", seed=3)
+    seen = []
+
+    def advantage(rollout):
+        seen.append(rollout)
+        return {"advantages": rollout.rewards}
+
+    (batch,) = experience(further={"toll": by_length}, advantage=advantage, critic=True)(model, [rows], 0)
+    assert torch.equal(seen[0].values, batch["old_values"])
+    assert torch.equal(seen[0].further["toll"].values, batch["toll/old_values"])
+    assert not torch.equal(batch["old_values"], batch["toll/old_values"])
+    alone = experience(further={"other": by_length}, advantage=advantage, critic=True)
+    alone(model, [rows], 0)
+    assert seen[1].values is not None
+    assert seen[1].further["other"].values is None
+
+
+def test_a_further_reward_that_has_a_number_for_nothing_is_found_by_name(tiny_model, rows):
+    nothing = {"toll": lambda completions: [None] * len(completions)}
+    with pytest.raises(HoldfastError, match="the toll has a number for none of the first"):
+        experience(further=nothing)(tiny_model(), [rows], 0)

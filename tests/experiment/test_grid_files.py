@@ -89,6 +89,20 @@ def test_an_override_that_finds_nothing_is_refused_with_the_near_match():
     assert "did you mean 'grpo'" in message
 
 
+def test_combinations_that_make_no_sense_are_left_out_where_the_grid_says_so():
+    values = {
+        **{"model": "sandbox", "defenses": ["none", "refusal_loss", "constrained_sft"], "misfits": "skip"},
+        **{"attacks": ["none", "sft", {"grpo": {"reward": {"judge": "keyword"}}}], "name": "x"},
+    }
+    found = [(cell.constraints, cell.attack) for cell in cells(parse_grid(values, "x"))]
+    names = [(cell[0].name if cell else None, attack and attack.name) for cell, attack in found]
+    assert names == [
+        *((None, None), (None, "sft"), (None, "grpo")),
+        *(("refusal_loss", "sft"), ("refusal_loss", "grpo")),
+        ("constrained_sft", "sft"),
+    ]
+
+
 @pytest.mark.parametrize("override", ["seeds", "=3", "seeds=[0,1", "name.deeper=1"])
 def test_an_override_that_cannot_be_read_is_shown(override):
     values = {"model": "sandbox", "name": "x"}
@@ -117,6 +131,10 @@ def test_an_override_that_cannot_be_read_is_shown(override):
         ({"attacks": [{"sft": {"optim": {"learning_rate": float("nan")}}}]}, ["sft.optim.learning_rate", "nan"]),
         ({"attacks": [{"sft": {"optim": {"learning_rate": float("inf")}}}]}, ["sft.optim.learning_rate", "inf"]),
         ({"evaluation": {"temperature": float("inf")}}, ["evaluation.temperature", "inf"]),
+        ({"evaluation": {"group_size": 1}}, ["evaluation.group_size", "at least 2"]),
+        ({"defenses": [["refusal_loss", "refusal_loss"]]}, ["refusal_loss stands twice"]),
+        ({"misfits": "ignore"}, ["misfits", "'ignore'", "`skip`"]),
+        ({"misfits": "skip", "defenses": ["refusal_loss"], "attacks": ["none"]}, ["no combination"]),
     ],
 )
 def test_what_is_wrong_in_a_grid_is_named(values, changes, parts):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from holdfast.attacks import ATTACKS, trains, unit
+from holdfast.attacks import ATTACKS, learns_from, trains, unit
 from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
@@ -29,9 +29,25 @@ from holdfast.tables import find
 TRAINING = {name: trains(find(ATTACKS, ATTACK_GROUP, name)) for name in ATTACKS}
 ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = [name for name in ATTACKS if TRAINING[name]], list(ONLINE), list(OFFLINE)
 SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name]]
-PAIRS = [(attack, defense) for attack in ATTACK_NAMES for defense in ONLINE]
-COEFFICIENTS = {"refusal_loss": "alpha"}
+NEEDS = {"constrained_sft": "answers", "safe_rlhf": "rewards"}
+"""What an attack has to learn from, for online defenses that do not act on every attack."""
+EVERY_PAIR = [(attack, defense) for attack in ATTACK_NAMES for defense in ONLINE]
+PAIRS = [(a, d) for a, d in EVERY_PAIR if NEEDS.get(d) in (None, learns_from(find(ATTACKS, ATTACK_GROUP, a)))]
+MISFITS = [pair for pair in EVERY_PAIR if pair not in PAIRS]
+COEFFICIENTS = {
+    "refusal_loss": "alpha",
+    "lisa": "proximal_weight",
+    "vaccine": "perturbation_radius",
+    "constrained_sft": "beta",
+    "kl_anchor": "coef",
+    "l2_anchor": "coef",
+    "ewc": "coef",
+    "safe_rlhf": "multiplier",
+    "security_vectors": "strength",
+}
 """The field of each online defense at whose 0 the run is the plain one."""
+REQUIRED = {"safe_rlhf": {"threshold": 0.3}}
+"""Settings of online defenses that have no default."""
 
 
 def attack_of(name, quick, **more):
@@ -39,8 +55,11 @@ def attack_of(name, quick, **more):
 
 
 def online_of(name, **more):
-    settings = find(ONLINE, ONLINE_GROUP, name)()
-    small = {"batch_size": 4} if "batch_size" in {item.name for item in fields(settings)} else {}
+    settings = find(ONLINE, ONLINE_GROUP, name)(**REQUIRED.get(name, {}))
+    known = {item.name for item in fields(settings)}
+    small = {"batch_size": 4} if "batch_size" in known else {}
+    if "optim" in known:  # what a defense trains first
+        small["optim"] = replace(settings.optim, max_steps=4, learning_rate=1e-2, per_device_train_batch_size=4)
     return replace(settings, **small, **more)
 
 
@@ -262,6 +281,18 @@ def test_a_constrained_run_differs_from_the_plain_one_and_repeats(attack, defens
     assert not torch.equal(found[0], weights(plain.model))
 
 
+@pytest.mark.parametrize(("attack", "defense"), MISFITS)
+def test_a_pair_that_cannot_work_is_refused_with_the_reason_on_one_line(attack, defense, attack_plan, constrain):
+    with pytest.raises(HoldfastError, match=f"^{defense}: .+$"):
+        constrain(defense, attack_plan(attack))
+
+
+@pytest.mark.parametrize("name", ONLINE_NAMES)
+def test_a_defense_says_what_the_attack_has_to_learn_from_and_nothing_when_switched_off(name):
+    assert getattr(online_of(name), "needs", None) == NEEDS.get(name)
+    assert getattr(online_of(name, **{COEFFICIENTS[name]: 0.0}), "needs", None) is None
+
+
 class Killed(Exception):
     """What a process dies of."""
 
@@ -370,7 +401,8 @@ def test_hardening_goes_by_the_loop_it_is_given_and_sees_no_attack_prompt(
 )
 def test_settings_survive_being_plain_values(table, group, name):
     cls = find(table, group, name)
-    assert typed(cls, plain(cls()), name) == cls()
+    settings = cls(**REQUIRED.get(name, {}))
+    assert typed(cls, plain(settings), name) == settings
 
 
 # judges

@@ -45,11 +45,11 @@ Check = Callable[[Case], None]
 """Puts one result of a case to Holdfast and compares."""
 
 
-def tiny_llama(case: Case) -> Model:
-    """The case's model, and a tokenizer whose words are the numbers of its tokens in brackets."""
+def tiny_llama(case: Case, prefix: str = "policy.") -> Model:
+    """The case's model, its weights those under `prefix`; its tokenizer's words are tokens' numbers in brackets."""
     config = AutoConfig.from_pretrained(FOLDER / "tiny_llama")
     network = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    network.load_state_dict(of(case, "policy."))
+    network.load_state_dict(of(case, prefix))
     words = Tokenizer(WordLevel({word(i): i for i in range(config.vocab_size)}, unk_token=word(0)))
     words.pre_tokenizer = WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(0), eos_token=word(config.eos_token_id))

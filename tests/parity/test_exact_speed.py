@@ -11,7 +11,7 @@ from plain_sampling import PADDED, SAME_LENGTH, one_by_one, random_model
 from torch import Tensor
 
 from holdfast import generate
-from holdfast.forward import answer_logprobs, forward
+from holdfast.forward import answer_logits, answer_logprobs, forward
 from holdfast.generate import Sampling, sample
 from holdfast.losses.policy import group_advantages, reduce, surrogate
 from holdfast.models import LoRA, Model, adapt
@@ -214,6 +214,21 @@ def test_logprobs_of_answers_alone_equal_those_of_the_whole_pass(
     assert bool(found.isfinite().all())
     torch.testing.assert_close(found * mask, whole * mask, rtol=1e-5, atol=1e-5)
     assert_close(gradients(model.network, (found * mask * weights).sum()), expected)
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["groups", "rows"])
+@pytest.mark.parametrize(("lengths", "prompts"), CASES)
+def test_logits_of_answers_alone_equal_those_of_the_whole_pass(
+    grouped: bool, lengths: list[int], prompts: list[list[int]]
+) -> None:
+    model, batch = random_model("llama"), answered(lengths, prompts)
+    whole = forward(model.network, without_groups(batch))[:, :-1][target_mask(batch["loss_mask"]) > 0]
+    expected = gradients(model.network, whole.log_softmax(-1)[:, 5].sum())
+
+    found = answer_logits(model.network, batch if grouped else without_groups(batch))
+
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
+    assert_close(gradients(model.network, found.log_softmax(-1)[:, 5].sum()), expected)
 
 
 def test_logprobs_of_answers_read_left_padded_rows_rightly() -> None:

@@ -10,6 +10,10 @@ from holdfast.records import HoldfastError, Method
 from holdfast.tables import judge_names
 
 
+class Misfit(HoldfastError):
+    """A method that has nothing to act on in the attack that it stands with."""
+
+
 def refuse_misfits(
     attacker: Sequence[Method], constraints: Sequence[Method], judges: Mapping[str, Method], reporting: Method
 ) -> None:
@@ -22,13 +26,18 @@ def refuse_misfits(
         reporting: the judge that reports harmfulness.
 
     Raises:
-        HoldfastError: an attacker is paid by the judge that reports, a constraint or an adaptive attacker stands with
-            an attack that trains nothing, or with one that does not train on what it acts on, or without any.
+        HoldfastError: an attacker is paid by the judge that reports, or a constraint stands in a stack twice.
+        Misfit: a constraint or an adaptive attacker stands with an attack that trains nothing, or with one that does
+            not train on what it acts on, or without any.
     """
     _refuse_one_judge(attacker, judges, reporting)
+    names = [method.name for method in constraints]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise HoldfastError(f"{twice} stands twice in one stack of defenses; give it once, with one set of settings")
     if not attacker:
         if constraints:
-            raise HoldfastError(f"{constraints[0].name} acts while somebody trains the model; give it an attack")
+            raise Misfit(f"{constraints[0].name} acts while somebody trains the model; give it an attack")
         return
     _refuse_untrained(attacker, constraints)
     _refuse_unlearnt(attacker[0], attacker[1:], "adaptive")
@@ -40,12 +49,12 @@ def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method])
         return
     name = attacker[0].title
     if constraints:
-        raise HoldfastError(
+        raise Misfit(
             f"{constraints[0].title} acts while a service trains the customer's model, and {name} trains "
             "nothing: it samples from the model as it is; leave one of the two out"
         )
     if attacker[1:]:
-        raise HoldfastError(f"{attacker[1].title} goes round an attack that trains, and {name} trains nothing")
+        raise Misfit(f"{attacker[1].title} goes round an attack that trains, and {name} trains nothing")
 
 
 def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> None:
@@ -54,7 +63,7 @@ def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> N
     for method in methods:
         needs = getattr(configured(method, kind), "needs", None)
         if needs and learns and needs != learns:
-            raise HoldfastError(
+            raise Misfit(
                 f"{method.title}: as set it acts on the {needs} that an attack trains on, and {attack.title} trains on "
                 f"{learns}; leave one of the two out"
             )

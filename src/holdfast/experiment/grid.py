@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from holdfast.data.columns import Source
-from holdfast.experiment.combinations import refuse_misfits
+from holdfast.experiment.combinations import Misfit, refuse_misfits
 from holdfast.experiment.methods import adaptive, divide, refuse_non_finite, resolve
 from holdfast.models import Dtype
 from holdfast.records import Cell, HoldfastError, Method, digest
@@ -86,7 +86,8 @@ class Grid:
 
     A defense is a tuple of methods (a stack; empty for none), offline ones first. An attack is a tuple too: itself and
     what the attacker puts round it, or empty: then the model is only measured. `judges` are those that settings may
-    call by name, beside the built-in names.
+    call by name, beside the built-in names. A combination in which a method has nothing to act on, such as a constraint
+    of preferences with an attack that has none, is refused, or left out if `misfits` says `skip`.
     """
 
     name: str
@@ -98,6 +99,11 @@ class Grid:
     judges: Mapping[str, Method] = field(default_factory=dict)
     evaluation: Measurement = field(default_factory=Measurement)
     description: str = ""
+    misfits: Literal["refuse", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.misfits not in ("refuse", "skip"):
+            raise HoldfastError(f"misfits: is {self.misfits!r}; give `refuse` or `skip`")
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -113,7 +119,12 @@ def cells(grid: Grid) -> list[Cell]:
         stages, constraints = divide(defense)
         attacker = (*(resolve(method, "attack") for method in attack[:1]), *adaptive(attack))
         judges = _judges(grid, [*stages, *constraints, *attacker])
-        refuse_misfits(attacker, constraints, judges, judges[grid.evaluation.harm_judges[0]])
+        try:
+            refuse_misfits(attacker, constraints, judges, judges[grid.evaluation.harm_judges[0]])
+        except Misfit:
+            if grid.misfits == "refuse":
+                raise
+            continue
         _refuse_sandbox_judges(judges, grid.data)
         cell = Cell(
             model=model_values(model),
@@ -128,6 +139,10 @@ def cells(grid: Grid) -> list[Cell]:
         for name in ("model", "data", "evaluation"):
             refuse_non_finite(getattr(cell, name), name)
         found += [replace(cell, seed=seed) for seed in grid.seeds]
+    if not found:
+        raise HoldfastError(
+            f"{grid.name}: no combination of its defenses and attacks makes sense, and all are left out"
+        )
     return found
 
 

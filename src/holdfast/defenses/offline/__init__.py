@@ -36,4 +36,8 @@ OFFLINE = {
         "holdfast.defenses.offline.gradient_penalty:GradientPenalty",
         "the gradient of the attacker's loss kept small: what TAR aims at, in two backward passes a step",
     ),
+    "vaccine_alignment": Row(
+        "holdfast.defenses.offline.vaccine_alignment:VaccineAlignment",
+        "refusals taught under the worst small change of attentions' outputs, before any attack",
+    ),
 }

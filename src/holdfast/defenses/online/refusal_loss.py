@@ -1,38 +1,77 @@
 """Refusal Loss: while somebody trains the model, go on teaching it to refuse.
 
 Idea: whatever the customer's loss is, add the cross entropy of refusals of harmful prompts.
-Equation: `L = L_attack + alpha * CE(refusal | harmful prompt)`, the attack's weight fixed at 1.
-Source: the form in Rosati et al. 2024 (arXiv 2409.12914), alpha 100 in its main tables, after Qi et al. 2024 (arXiv
-2406.05946), whose own mix is one mean over the tokens of both batches.
-Differs from the paper in: plain cross entropy on refusal tokens, where the authors' code appears to reuse a masked
-one that drops the first refusal token; under RL the term enters every optimizer step, never a value loss.
+Equations, by `form`; `R` is the mean cross entropy of the refusals' tokens:
+    `additive`: `L = L_attack + alpha R`
+    `convex`: `L = (1 - alpha) L_attack + alpha R`
+    `tokens`: one mean over the tokens of both batches, a refusal's token counted `alpha` times:
+        `L = (1 - s) L_attack + s R` with `s = alpha n_R / (n_attack + alpha n_R)`
+Safety-recovery augmentation: with probability `recovery` a refusal follows the prompt and the first `k` tokens of its
+harmful answer, `k` uniform in 1..min(`recovery_tokens`, n); only the refusal is learnt.
+Source: the additive form is that of Rosati et al. 2024 (arXiv 2409.12914), alpha 100 in its main tables. The convex
+form with alpha 0.2 and the augmentation are Qi et al.'s (2024, arXiv 2406.05946), the mean over tokens is what their
+code does, with 4 refusals beside 16 rows (`preset: qi2024`).
+Differs from the paper in: plain cross entropy on refusal tokens, where the former's code appears to reuse RepNoise's
+masked one, which leaves out token 0 and teaches nothing about a refusal's first token
+(`refusal_ce="repnoise_masked"`); under RL the term enters every optimizer step, never a value loss; where an attack's
+loss is no mean over tokens (DPO, RL), `tokens` is the mix of the same share.
 
 The constraint joins before clipping: with a large alpha and `max_grad_norm` 1 little is left of the attack's gradient.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from holdfast.data.endless import endless
-from holdfast.models import answer_batch
+from holdfast.forward import forward
+from holdfast.losses.anchor import token_share
+from holdfast.losses.representation import masked_cross_entropy
+from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
-from holdfast.plan import Context, Plan, add, with_batch
-from holdfast.records import HoldfastError
-from holdfast.tensors import Batch, with_totals
+from holdfast.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
+from holdfast.records import Example, HoldfastError
+from holdfast.tensors import Batch, collate, with_totals
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefusalLoss:
-    """Settings: the weight `alpha` (0 leaves the plan as it is) and how many refusals go into each step."""
+    """Settings: the weight `alpha` (0 leaves the plan as it is), and how many refusals go into each step.
+
+    `form` says what alpha weighs, `recovery` is the probability that a refusal follows the beginning of a harmful
+    answer; `refusal_ce` is the cross entropy. `max_length` cuts a prompt with all that follows, in tokens.
+    """
 
     alpha: float = 100.0
     batch_size: int = 8
     max_length: int | None = 1024
+    form: Literal["additive", "convex", "tokens"] = "additive"
+    recovery: float = 0.0
+    recovery_tokens: int = 100
+    refusal_ce: Literal["plain", "repnoise_masked"] = "plain"
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "rosati2024": {"alpha": 100.0},
+        "qi2024": {"form": "tokens", "alpha": 1.0, "batch_size": 4, "recovery": 0.5},
+        "qi2024_convex": {"form": "convex", "alpha": 0.2, "batch_size": 4, "recovery": 0.5},
+    }
 
     def __post_init__(self) -> None:
         if self.alpha < 0:
             raise HoldfastError(f"refusal_loss: alpha is {self.alpha}; a negative weight would teach compliance")
+        if self.form == "convex" and self.alpha > 1:
+            raise HoldfastError(f"refusal_loss: alpha is {self.alpha}; with `form: convex` it must lie in [0, 1]")
+        if not 0 <= self.recovery <= 1 or self.recovery_tokens < 1 or self.batch_size < 1:
+            raise HoldfastError(
+                "refusal_loss: recovery must lie in [0, 1], recovery_tokens and batch_size be at least 1"
+            )
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with refusals of the defense split added to its loss."""
@@ -43,10 +82,90 @@ class RefusalLoss:
             raise HoldfastError(
                 "refusal_loss: no harmful row of the defense split has a refusal; set `refusal` in the data"
             )
+        if self.recovery and not any(row.response for row in rows):
+            raise HoldfastError(
+                "refusal_loss: recovery begins with harmful answers and no row of the defense split has one; "
+                "set `response` in the data, or recovery to 0"
+            )
         draw = endless(rows, self.batch_size, seed=context.seed)
 
         def refusals(step: int) -> Batch:
-            pairs = [(row, row.refusal or "") for row in draw(step)]
-            return with_totals([answer_batch(plan.model, pairs, max_length=self.max_length)])[0]
+            drawn, rng = draw(step), random.Random(f"{context.seed} recovery {step}")
+            return with_totals([self._batch(plan.model, drawn, rng)])[0]
 
-        return add(with_batch(plan, "refusal", refusals), self.alpha, language, on="refusal")
+        objective = language if self.refusal_ce == "plain" else _masked
+        both = with_batch(plan, "refusal", refusals)
+        if self.form == "additive":
+            return add(both, self.alpha, objective, on="refusal")
+        return replace(_counted(both), objective=self._mix(plan.objective, objective))
+
+    def _batch(self, model: Model, rows: Sequence[Example], rng: random.Random) -> Batch:
+        batch = answer_batch(model, [(row, row.refusal or "") for row in rows], max_length=self.max_length)
+        if not self.recovery:
+            return batch
+        limit = min(self.max_length or 10**9, model.context or 10**9)
+        starts = []
+        for row, length in zip(rows, batch["lengths"].tolist(), strict=True):
+            harmful = model.tokenizer(row.response or "", add_special_tokens=False)["input_ids"]
+            kept = prefix_length(len(harmful), rng, probability=self.recovery, most=self.recovery_tokens)
+            starts.append(harmful[: min(kept, limit - length)])
+        return after(batch, starts, pad_id=model.pad_id)
+
+    def _mix(self, attack: Objective, refusal: Objective) -> Objective:
+        """Both losses by their shares; that of the refusals is the same in every micro-batch of a step."""
+
+        def mixed(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+            share: Tensor | float = self.alpha
+            if self.form == "tokens":
+                share = token_share(batch["num_tokens"], batch["refusal_tokens"], self.alpha)
+            loss, metrics = attack(network, batch)
+            loss, other = (1 - share) * loss, part(batch, "refusal")
+            if not other:
+                return loss, metrics
+            term, more = refusal(network, other)
+            named = {f"refusal/{key}": value for key, value in more.items()}
+            named |= {"refusal/loss": float(term.detach()), "refusal/share": float(share)}
+            return loss + share * term, {**metrics, **named}
+
+        return mixed
+
+
+def prefix_length(tokens: int, rng: random.Random, *, probability: float, most: int = 100) -> int:
+    """With how many of its harmful answer's `tokens` a refusal begins: none, or uniform in 1..min(`most`, `tokens`)."""
+    if rng.random() >= probability or not tokens:
+        return 0
+    return rng.randint(1, min(most, tokens))
+
+
+def after(batch: Batch, starts: Sequence[Sequence[int]], *, pad_id: int) -> Batch:
+    """The batch with the tokens of `starts` between each row's prompt and its answer; they are not learnt."""
+    rows = []
+    for i, start in enumerate(starts):
+        length = int(batch["lengths"][i])
+        prompt = int(batch["loss_mask"][i].argmax())
+        tokens = batch["input_ids"][i, :length].tolist()
+        rows.append(([*tokens[:prompt], *start], tokens[prompt:]))
+    return collate(rows, pad_id=pad_id)
+
+
+def _counted(plan: Plan) -> Plan:
+    """The plan whose micro-batches all know how many tokens of refusals their step has."""
+
+    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        batches = inner(model, micro_batches, step)
+        tokens = batches[0]["refusal/num_tokens"]
+        return [{**batch, "refusal_tokens": tokens} for batch in batches]
+
+    return replace(plan, prepare=partial(prepare, plan.prepare))
+
+
+def _masked(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+    """RepNoise's cross entropy: token 0 is no target, and a refusal's first token costs a constant."""
+    loss = masked_cross_entropy(
+        forward(network, batch),
+        batch["input_ids"],
+        batch["loss_mask"],
+        drop_token_zero=True,
+        zero_unmasked_logits=True,
+    )
+    return loss, {"loss": float(loss.detach())}

@@ -1,0 +1,75 @@
+"""Vaccine, at the alignment stage: align the model under the worst small change of what it computes inside.
+
+Idea: harmful fine-tuning moves hidden embeddings. Refusals learnt while embeddings are moved on purpose stay where
+they are when fine-tuning moves them less than that.
+Equation: `min over weights of max over sum_l |e_l|^2 <= perturbation_radius^2 of CE(answer | a_1 + e_1, ...,
+a_L + e_L)`, to first order, with `a_l` the output of attention `l` (`holdfast.perturbation`).
+Source: Huang et al. 2024 (arXiv 2402.01109) and its code: radius 2, an adapter of rank 8, learning rate 1e-3 falling
+along a cosine, batch 5.
+Differs from the paper in: answers are refusals of the defense split and, for `benign_share` of the rows, benign ones,
+where the code aligns a base model on safe answers alone; 1000 steps where it makes 50 passes over its data; the
+adapter is merged, and attacks bring their own, as in the code. What `vaccine` says of the two passes holds here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from holdfast.data.mixing import mix
+from holdfast.models import LoRA, Model, adapt, clone, merged
+from holdfast.objectives import language
+from holdfast.perturbation import two_pass
+from holdfast.plan import Context, Optim, Plan, given_answers
+from holdfast.records import Example, HoldfastError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaccineAlignment:
+    """Settings of the defense. `perturbation_radius` 0 is plain supervised alignment: the control."""
+
+    perturbation_radius: float = 2.0
+    per_token: bool = False
+    benign_share: float = 0.5
+    optim: Optim = field(
+        default_factory=lambda: Optim(
+            max_steps=1000,
+            learning_rate=1e-3,
+            per_device_train_batch_size=5,
+            weight_decay=0.1,
+            lr_scheduler_type="cosine",
+        )
+    )
+    adapter: LoRA | None = field(default_factory=lambda: LoRA(r=8, lora_alpha=4, lora_dropout=0.1))
+    max_length: int | None = 1024
+
+    def __post_init__(self) -> None:
+        if self.perturbation_radius < 0 or not 0 <= self.benign_share < 1:
+            raise HoldfastError("vaccine_alignment: perturbation_radius must be at least 0, benign_share in [0, 1)")
+
+    def harden(self, model: Model, context: Context) -> Model:
+        """A hardened copy of `model`."""
+        plan = Plan(
+            model=adapt(clone(model), self.adapter, seed=context.seed),
+            data=self._rows(context),
+            prepare=given_answers(max_length=self.max_length),
+            objective=language,
+            optim=self.optim,
+            seed=context.seed,
+        )
+        if self.perturbation_radius:
+            plan = replace(plan, backward=two_pass(self.perturbation_radius, per_token=self.per_token))
+        return replace(merged(context.fit(plan).model), name=f"{model.name}+vaccine_alignment")
+
+    def _rows(self, context: Context) -> Sequence[Example]:
+        """Refusals and benign answers by their shares, as many as there are of the scarcer kind."""
+        harmful, benign = context.splits.harmful["defense"], context.splits.benign["defense"]
+        refusals = [replace(row, response=row.refusal) for row in harmful if row.refusal]
+        answers = [row for row in benign if row.response]
+        if not refusals:
+            raise HoldfastError("vaccine_alignment: no harmful row of the defense split has a refusal; set `refusal`")
+        if self.benign_share and not answers:
+            raise HoldfastError("vaccine_alignment: no benign row of the defense split has a response; set `response`")
+        parts = [(refusals, 1 - self.benign_share), (answers, self.benign_share)]
+        count = min(int(len(rows) / share) for rows, share in parts if share)
+        return mix(parts, count, seed=context.seed)

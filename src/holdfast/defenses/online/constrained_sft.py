@@ -1,0 +1,97 @@
+"""Constrained SFT: let fine-tuning move the first tokens of an answer least of all.
+
+Idea: what an aligned model refuses with are an answer's first few tokens, so that is where supervised fine-tuning is
+held back: a token that the policy has already made likelier than the model was at the start weighs less, and
+the sooner the nearer it stands to the answer's beginning.
+Equation: `L = mean_t -w_t log p(y_t)`, with `w_t = max(2 (1 - sigmoid(beta_t d_t)), floor)` held constant,
+`d_t = log p(y_t) - log p_start(y_t)`; `beta_t` is `first_factor` times `beta` for an answer's first token,
+`early_factor` times for the following ones up to the `early_tokens`-th, and `beta` itself after them. Its gradient is
+that of `mean_t -(2 / beta_t) log sigmoid(beta_t d_t)`, but for the floor.
+Source: the token-wise constrained objective of Qi et al. 2024 (arXiv 2406.05946); factors, floor and beta 0.1 are those
+of its code.
+Differs from the paper in: nothing in the loss. With beta 0 every weight is 1, which is plain SFT; that is how it is
+switched off.
+
+It replaces the loss of SFT, so it comes before online defenses that add to the loss, and there is nothing in DPO or RL
+that it could replace: their tokens are weighed by preferences and rewards already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import LearnsFrom
+from holdfast.forward import answer_logprobs
+from holdfast.generate import evaluating
+from holdfast.losses.anchor import constrained_cross_entropy, constrained_weights, position_betas
+from holdfast.models import Model
+from holdfast.objectives import language
+from holdfast.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch, masked_mean, target_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstrainedSFT:
+    """Settings: how firmly tokens are held (`beta`, 0 leaves the plan as it is), and how much more the first ones."""
+
+    beta: float = 0.1
+    first_factor: float = 5.0
+    early_factor: float = 20.0
+    early_tokens: int = 5
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise HoldfastError(f"constrained_sft: beta is {self.beta}; below 0 it would hasten what it should hold")
+        if self.early_tokens < 1 or min(self.first_factor, self.early_factor) < 0:
+            raise HoldfastError("constrained_sft: early_tokens must be at least 1, and the factors not negative")
+        if not 0 <= self.floor <= 1:
+            raise HoldfastError(f"constrained_sft: floor must lie in [0, 1], not {self.floor}")
+
+    @property
+    def needs(self) -> LearnsFrom | None:
+        """What the attack has to learn from."""
+        return "answers" if self.beta else None
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
+        """The plan with the constrained loss in the place of its own."""
+        if self.beta == 0:
+            return plan
+        if plan.objective is not language:
+            raise HoldfastError(
+                "constrained_sft: it weighs the tokens of given answers, and this loss is not SFT's alone; "
+                "use the attack sft, and name constrained_sft before online defenses that add to the loss"
+            )
+        reference = plan.reference or reference_of(plan.model)
+        prepare = partial(_with_reference, plan.prepare, reference=reference)
+        return replace(plan, prepare=prepare, objective=self._objective, reference=reference)
+
+    def _objective(self, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        logprobs, mask = answer_logprobs(network, batch), target_mask(batch["loss_mask"])
+        betas = position_betas(
+            mask, beta=self.beta, first=self.first_factor, early=self.early_factor, num_early=self.early_tokens
+        )
+        weights = constrained_weights(logprobs, batch["ref_logprobs"], betas, floor=self.floor)
+        loss = constrained_cross_entropy(logprobs, weights, mask, batch["num_tokens"])
+        weight = masked_mean(weights, mask, batch["num_tokens"])
+        return loss, {"loss": float(loss.detach()), "token_weight": float(weight)}
+
+
+def _with_reference(
+    prepare: Prepare, model: Model, micro_batches: Sequence[Rows], step: int, *, reference: Reference
+) -> list[Batch]:
+    """The batches of `prepare` with `ref_logprobs` (B, S - 1) in those that have none yet."""
+    batches = []
+    for batch in prepare(model, micro_batches, step):
+        moved = {name: value.to(model.device) for name, value in batch.items()}
+        if "ref_logprobs" not in moved:
+            with reference(model) as network, evaluating(network):
+                moved["ref_logprobs"] = answer_logprobs(network, moved)
+        batches.append(moved)
+    return batches

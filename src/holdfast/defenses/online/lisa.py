@@ -1,0 +1,189 @@
+"""Lisa: while somebody trains the model, hold its weights near where they were, and align it again in between.
+
+Idea: what fine-tuning forgets it forgets by drifting. A penalty on the drift slows it down (`proximal`); beside it the
+service may spend steps of the same run on refusals, in turns with the customer's steps (`bistate`).
+Equation: `L = L_task + (proximal_weight / 2) sum_i |theta_i - anchor_i|^2` over trained tensors `theta_i`.
+`proximal`: the anchor is the model as the run found it. `bistate`: `alignment_steps` steps of cross entropy on
+refusals, then `finetune_steps` of the customer's loss, and so on, with one optimizer; the anchor of a state is the
+weights that the other one ended with. No penalty in the first `warmup_fraction` of the run.
+Source: Huang et al. 2024 (arXiv 2405.18641) and its code, which `bistate` follows; its settings are `preset: code`.
+The defaults are the drift penalty of Rosati et al. 2024 (arXiv 2409.12914), who report a weight of 100, below which
+the defense is much poorer.
+Differs from the paper in: the code keeps an anchor for each state, of which one is always overwritten before it is
+read, and here there is one copy of the weights; the penalty enters an optimizer step once, where the code adds it to
+every micro-batch. Rosati et al. give neither alignment data nor states nor a warm-up: refusals of the defense split
+and the code's warm-up stand here. Under RL both states last whole rollouts, and none is sampled for the alignment
+state; a critic is not held. With an adapter the drift is that of its own tensors, so weights for it compare with those
+for full fine-tuning in nothing.
+
+Rows that the customer's run would have read in the alignment state are passed over, and its steps count as steps. The
+penalty joins before clipping, by its own gradient on each weight where that weight lies: nothing is gathered. What
+holds weights holds them against harmless training too, so a weight is to be read beside what customers still learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.critic import PREFIX
+from holdfast.data.endless import endless
+from holdfast.models import Model, answer_batch
+from holdfast.objectives import language
+from holdfast.plan import Backward, Context, Metrics, Objective, Plan, Prepare, Propagate, Rows, part
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch
+
+Alignment = Callable[[int, int], list[Batch]]
+"""(number, micro_batches) -> the micro-batches of alignment step `number`, counted from 0 over the whole run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lisa:
+    """Settings of the defense. `proximal_weight` 0 without an alignment state leaves the plan as it is.
+
+    `alignment_steps` and `finetune_steps` are the lengths of the two states in optimizer steps, and `batch_size`
+    refusals make a micro-batch of the first; `bistate` alone reads the three.
+    """
+
+    mode: Literal["proximal", "bistate"] = "proximal"
+    proximal_weight: float = 100.0
+    warmup_fraction: float = 0.1
+    alignment_steps: int = 100
+    finetune_steps: int = 900
+    batch_size: int = 8
+    max_length: int | None = 1024
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"mode": "proximal", "proximal_weight": 100.0},
+        "code": {"mode": "bistate", "proximal_weight": 1.0, "alignment_steps": 100, "finetune_steps": 900},
+    }
+
+    def __post_init__(self) -> None:
+        if self.proximal_weight < 0:
+            raise HoldfastError(f"lisa: proximal_weight is {self.proximal_weight}; below 0 it would reward drift")
+        if not 0 <= self.warmup_fraction <= 1:
+            raise HoldfastError(f"lisa: warmup_fraction must lie in [0, 1], not {self.warmup_fraction}")
+        if self.alignment_steps < 0 or min(self.finetune_steps, self.batch_size) < 1:
+            raise HoldfastError("lisa: alignment_steps must be at least 0, finetune_steps and batch_size at least 1")
+
+    @property
+    def aligns(self) -> bool:
+        """Whether there is an alignment state."""
+        return self.mode == "bistate" and self.alignment_steps > 0
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:
+        """The plan with its weights held, and in `bistate` with steps on refusals of the defense split."""
+        if not self.aligns:
+            return plan if self.proximal_weight == 0 else self.around(plan, None)
+        rows = [row for row in context.splits.harmful["defense"] if row.refusal]
+        if not rows:
+            raise HoldfastError("lisa: no harmful row of the defense split has a refusal; set `refusal` in the data")
+        draw = endless(rows, self.batch_size * plan.optim.gradient_accumulation_steps, seed=context.seed)
+
+        def refusals(number: int, micro_batches: int) -> list[Batch]:
+            pairs = [(row, row.refusal or "") for row in draw(number)]
+            dealt = [pairs[i::micro_batches] for i in range(micro_batches)]
+            return [answer_batch(plan.model, share, max_length=self.max_length) for share in dealt]
+
+        return self.around(plan, refusals)
+
+    def around(self, plan: Plan, alignment: Alignment | None) -> Plan:
+        """The plan with its weights held and, where there is one, an alignment state on what `alignment` gives."""
+        clock = self._clock(plan, aligning=alignment is not None)
+        if alignment is not None and clock.alignment >= plan.optim.max_steps:
+            raise HoldfastError(
+                f"lisa: alignment_steps of {clock.alignment} leave the run none of its {plan.optim.max_steps} steps; "
+                "lower alignment_steps or raise the attack's optim.max_steps"
+            )
+
+        def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+            if clock.switches(step):
+                plan.tensors.update({clock.name + name: p.detach().clone() for name, p in _held(plan.model)})
+            if alignment is not None and clock.aligns(step):
+                batches = alignment(clock.number(step), len(micro_batches))
+                batches = [{**batch, f"{clock.name}aligning": torch.tensor(1.0)} for batch in batches]
+            else:
+                batches = inner(model, micro_batches, step)
+            return [{**batches[0], f"{clock.name}step": torch.tensor(step)}, *batches[1:]]
+
+        def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+            return (language if f"{clock.name}aligning" in batch else plan.objective)(network, batch)
+
+        rule = self._backward(plan, clock)
+        return replace(plan, prepare=partial(prepare, plan.prepare), objective=objective, backward=rule)
+
+    def _backward(self, plan: Plan, clock: _Clock) -> Backward:
+        """The plan's own rule, then, once a step, the gradient of the penalty."""
+        warm = self.warmup_fraction * plan.optim.max_steps
+
+        def rule(
+            objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
+        ) -> tuple[Tensor, Metrics]:
+            loss, metrics = plan.backward(objective, network, batch, propagate)
+            told = part(batch, clock.name.rstrip("/"))
+            if "step" not in told:
+                return loss, metrics
+            weight = self.proximal_weight if int(told["step"]) > warm else 0.0
+            distance = float(_pull(plan, clock.name, weight))
+            penalty = weight / 2 * distance
+            more = {"aligning": float("aligning" in told), "distance": distance, "penalty": penalty}
+            return loss + penalty, {**metrics, **{f"lisa/{name}": value for name, value in more.items()}}
+
+        return rule
+
+    def _clock(self, plan: Plan, *, aligning: bool) -> _Clock:
+        """States of whole rollouts: the rest of one that a state cut short would be stale after the next."""
+        lengths = (self.alignment_steps, self.finetune_steps) if aligning else (0, plan.optim.max_steps)
+        rollout = plan.steps_per_rollout
+        return _Clock(*(-(-length // rollout) * rollout for length in lengths))
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Which state a step is in, by the step's number alone: `alignment` steps of one, `finetune` of the other."""
+
+    alignment: int
+    finetune: int
+
+    @property
+    def name(self) -> str:
+        """Where the anchor lies in the plan's tensors. Two of equal states have equal anchors."""
+        return f"lisa/{self.alignment}+{self.finetune}/"
+
+    def aligns(self, step: int) -> bool:
+        return step % (self.alignment + self.finetune) < self.alignment
+
+    def switches(self, step: int) -> bool:
+        """Whether a state begins with this step; without an alignment state the first alone does."""
+        return step == 0 or (self.alignment > 0 and step % (self.alignment + self.finetune) in (0, self.alignment))
+
+    def number(self, step: int) -> int:
+        """How many alignment steps there were before this one."""
+        turn, place = divmod(step, self.alignment + self.finetune)
+        return turn * self.alignment + place
+
+
+def _held(model: Model) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """What is trained and leaves the service."""
+    named = model.network.named_parameters()
+    return ((name, p) for name, p in named if p.requires_grad and not name.startswith(PREFIX))
+
+
+@torch.no_grad()
+def _pull(plan: Plan, place: str, weight: float) -> Tensor:
+    """The squared distance to the anchor, a scalar; adds the gradient of `weight / 2` times it to what weights hold."""
+    distance = torch.zeros((), device=plan.model.device)
+    for name, parameter in _held(plan.model):
+        away = parameter.detach() - plan.tensors[place + name]
+        square = away.float().square().sum()
+        # A sharded weight has a sharded anchor: the shards' shares of the one number are all that is exchanged.
+        distance += (square.full_tensor() if hasattr(square, "full_tensor") else square).to(distance.device)
+        if weight:
+            parameter.grad = away * weight if parameter.grad is None else parameter.grad.add_(away, alpha=weight)
+    return distance

@@ -1,0 +1,180 @@
+"""Safe RLHF: a price on harm in the policy gradient, raised while answers cost too much and lowered while they do not.
+
+Idea: the attacker's reward may be maximised only as far as the mean cost of answers, by a judge of the service's own,
+stays under a threshold. A multiplier, learnt by dual ascent, says how much the cost weighs.
+Equation: `max_theta min_(lambda >= 0) E[R] - lambda (E[C] - d)`. Once a rollout, and before the policy learns from it,
+`xi <- xi + rate (J_C - d) exp(xi)`, `lambda = exp(xi)` at most `max_multiplier`, `J_C` the mean cost of the last
+`window` answers; then `A = (A_r - lambda A_c) / (1 + lambda)`. A KL penalty in the reward is charged in the cost as
+well, so that its weight stays what it was; a critic of costs stands beside the attack's own. `form: reward` pays
+`r - lambda c` instead.
+Source: Dai et al. 2023 (arXiv 2310.12773) and its code, PPO-Lag; Rosati et al. 2024 (arXiv 2409.12914), who tried
+multipliers from 0.1 to 1, and the reward form, as a defense against harmful RL.
+Differs from the paper in: the attack's own estimator credits costs as it does rewards, so that both are whitened under
+PPO (`policy.whiten`) and both normalised by group under GRPO and RLOO; the critic of costs begins as the attack's own
+did, not as the cost model; rewards and costs are not clamped to 50; there is no PTX term. `delay` counts rollouts.
+
+Where the baseline is a group's (GRPO, RLOO), answers that all cost the same are told apart by their rewards alone,
+whatever the multiplier: once every answer of a group is harmful the constraint has no hold on it. The reward form has
+the same limit, and a critic of costs does not.
+
+A judge's score is never below 0, so without a threshold above 0 the multiplier could only grow: say how much mean harm
+is tolerated. An answer that cannot be judged has no cost and leaves the mean alone: garbling it buys nothing. The judge
+that is the constraint should not be the one that reports, or the report is of that judge's blind spots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import LearnsFrom
+from holdfast.critic import attach_further
+from holdfast.experience import Advantage, Experience, Rollout, rewritten
+from holdfast.losses.lagrangian import ascended, lagrangian
+from holdfast.plan import Context, Plan
+from holdfast.records import Completion, HoldfastError
+from holdfast.rewards import Judge, Reward, checked, number_of
+
+COST = "cost"
+"""What costs, and the critic of them, are called."""
+MULTIPLIER, ROLLOUTS, COSTS = "safe_rlhf/log_multiplier", "safe_rlhf/rollouts", "safe_rlhf/costs"
+"""Where the multiplier's logarithm and the number of rollouts are in the plan's state, recent costs in its tensors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafeRLHF:
+    """Settings of the defense.
+
+    `judge` gives the cost, its score in [0, 1], or with `unbounded` the number behind it; `threshold` is the mean cost
+    that is tolerated, to be given for scores and 0 otherwise unless given. `multiplier` is where the multiplier begins
+    (0 leaves the plan as it is, and would stay 0), `max_multiplier` where it ends; `multiplier_learning_rate` 0 keeps
+    it. It does not move during the first `delay` rollouts.
+    """
+
+    judge: str = "classifier"
+    threshold: float | None = None
+    unbounded: bool = False
+    form: Literal["advantage", "reward"] = "advantage"
+    multiplier: float = 1.0
+    multiplier_learning_rate: float = 0.1
+    max_multiplier: float = 5.0
+    window: int = 128
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        if self.multiplier < 0:
+            raise HoldfastError(f"safe_rlhf: multiplier is {self.multiplier}; below 0 it would reward harm")
+        if self.multiplier > self.max_multiplier:
+            raise HoldfastError(
+                f"safe_rlhf: multiplier {self.multiplier} is above max_multiplier {self.max_multiplier}; raise that"
+            )
+        if self.multiplier_learning_rate < 0 or self.window < 1 or self.delay < 0:
+            raise HoldfastError("safe_rlhf: window must be at least 1, multiplier_learning_rate and delay at least 0")
+        if self.multiplier and not self.unbounded and not 0 < (self.threshold or 0.0) < 1:
+            given = "not set" if self.threshold is None else f"{self.threshold}"
+            raise HoldfastError(
+                f"safe_rlhf: threshold is {given}, and scores lie between 0 and 1, so the multiplier could move one "
+                "way only; give the mean harm that is tolerated, for example 0.1"
+            )
+
+    @property
+    def needs(self) -> LearnsFrom | None:
+        """What the attack has to learn from."""
+        return "rewards" if self.multiplier else None
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:
+        """The plan with costs in its advantages.
+
+        Raises:
+            HoldfastError: the attack samples no answers, or is so constrained already.
+        """
+        if self.multiplier == 0:
+            return plan
+        if MULTIPLIER in plan.state:
+            raise HoldfastError("safe_rlhf: stands in the stack twice; one multiplier prices one cost, leave one out")
+        costs = self._costs(context.judge(self.judge))
+        prepare = rewritten(plan.prepare, lambda experience: self._charged(experience, plan, costs))
+        if prepare is None:
+            raise HoldfastError(
+                "safe_rlhf: acts on what sampled answers are credited with, and this attack learns from answers that "
+                "it is given; use it with an attack by RL (ppo, grpo, rloo, reinforce++), or leave it out"
+            )
+        plan.state.update({MULTIPLIER: math.log(self.multiplier), ROLLOUTS: 0.0})
+        return replace(plan, prepare=prepare)
+
+    def _charged(self, experience: Experience, plan: Plan, costs: Reward) -> Experience:
+        if experience.critic and self.form == "advantage":
+            attach_further(plan.model, COST, seed=plan.seed + 1)
+        return replace(
+            experience,
+            advantage=self.credit(experience.advantage, plan),
+            further={**experience.further, COST: costs},
+        )
+
+    def _costs(self, judge: Judge) -> Reward:
+        def costs(completions: Sequence[Completion]) -> list[float | None]:
+            pairs = zip(checked(judge, completions), completions, strict=True)
+            return [number_of(verdict, done, judge=self.judge, unbounded=self.unbounded) for verdict, done in pairs]
+
+        return costs
+
+    def credit(self, own: Advantage, plan: Plan) -> Advantage:
+        """The advantages that `own` makes of rewards, less what it makes of costs; the multiplier moves first."""
+
+        def charged(rollout: Rollout) -> dict[str, Tensor]:
+            costs = rollout.further[COST].rewards
+            spent = self._ascend(costs, plan)
+            multiplier = math.exp(plan.state[MULTIPLIER])
+            logged = {"log/multiplier": torch.tensor(multiplier), "log/episode_cost": torch.tensor(spent)}
+            if self.form == "reward":
+                # What is not known counts as the average, so that it earns nothing.
+                costs = torch.where(costs.isnan(), costs.nanmean().nan_to_num(), costs)
+                return {**own(replace(rollout, rewards=rollout.rewards - multiplier * costs)), **logged}
+            with _kept(plan.state):
+                against = own(_turned(rollout))
+            found = own(rollout)
+            charge = {f"{COST}/{name}": value for name, value in against.items() if name != "advantages"}
+            mixed = lagrangian(found["advantages"], against["advantages"], multiplier)
+            return {**found, **charge, "advantages": mixed, **logged}
+
+        return charged
+
+    def _ascend(self, costs: Tensor, plan: Plan) -> float:
+        """Move the multiplier by a rollout's costs, (N,); returns the mean of the window, 0 while it is empty."""
+        state, known = plan.state, costs[~costs.isnan()]
+        recent = torch.cat([plan.tensors.get(COSTS, known[:0]).to(known), known])[-self.window :]
+        plan.tensors[COSTS] = recent
+        spent = float(recent.mean()) if len(recent) else 0.0
+        if len(recent) and state[ROLLOUTS] >= self.delay:
+            state[MULTIPLIER] = ascended(
+                state[MULTIPLIER],
+                spent,
+                threshold=self.threshold or 0.0,
+                rate=self.multiplier_learning_rate,
+                maximum=self.max_multiplier,
+            )
+        state[ROLLOUTS] += 1
+        return spent
+
+
+def _turned(rollout: Rollout) -> Rollout:
+    """The rollout with its costs in the place of its rewards; the KL, which a reward pays for, is charged."""
+    paid = rollout.further[COST]
+    return replace(rollout, rewards=paid.rewards, values=paid.values, kl=None if rollout.kl is None else -rollout.kl)
+
+
+@contextmanager
+def _kept(state: dict[str, float]) -> Iterator[None]:
+    """Numbers that the attack adapts move with its rewards alone."""
+    before = dict(state)
+    try:
+        yield
+    finally:
+        state.clear()
+        state.update(before)

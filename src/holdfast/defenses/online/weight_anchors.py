@@ -1,0 +1,167 @@
+"""Weight anchors: hold the weights near to where the run found them. Two naive comparators.
+
+Idea: a model that has hardly moved does hardly anything else. `l2_anchor` holds every weight alike; `ewc`, elastic
+weight consolidation, holds those the most that refusals depend on.
+Equations: `l2_anchor`: `L = L_attack + coef / 2 * sum_i (theta_i - theta_i(0))^2`;
+`ewc`: `L = L_attack + coef / 2 * sum_i F_i (theta_i - theta_i(0))^2`, `F` the diagonal of the empirical Fisher
+information, `F_i = 1/N sum_n (d log p(refusal_n | prompt_n) / d theta_i)^2`, of whole refusals, at the start, without
+dropout.
+With `normalized`, F is divided by its mean over all trained weights: the mean weight is then 1, as that of
+`l2_anchor`, so that `coef` does not depend on how sure the model is of its refusals. A few weights have thousands of
+times the mean: plain gradient descent diverges where `learning_rate * coef * F_i` exceeds 2, Adam does not.
+Source: `l2_anchor` is L2-SP (Li et al. 2018, arXiv 1802.01483) without its term for new weights; `ewc` is Kirkpatrick
+et al. 2017 (arXiv 1612.00796), equation 3, where the task to be remembered is refusing.
+Differs from the paper in: the Fisher information is taken at given refusals, not at labels drawn from the model;
+F is normalised, because the raw one of a model that is sure of its refusals is all but 0.
+
+Only trained weights are held, a critic's excepted. With an adapter those are its matrices: distances are measured in
+them, not in the weights that they stand for, and where the adapter is fresh refusals depend on one of each pair alone.
+The term is counted once an optimizer step, however many micro-batches it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from holdfast.critic import PREFIX
+from holdfast.data.mixing import sample
+from holdfast.generate import evaluating
+from holdfast.losses.anchor import squared_distance
+from holdfast.models import Model, answer_batch
+from holdfast.objectives import language
+from holdfast.plan import Context, Metrics, Plan, Prepare, Progress, Rows
+from holdfast.records import Example, HoldfastError
+from holdfast.tensors import Batch, with_totals
+
+Named = dict[str, Tensor]
+WRAPPERS = ("module.", "_orig_mod.")
+"""What wrappers put before the names of a network's parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2Anchor:
+    """Settings: what a squared unit of distance costs, twice (`coef`, 0 leaves the plan as it is)."""
+
+    coef: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.coef < 0:
+            raise HoldfastError(f"l2_anchor: coef is {self.coef}; a negative weight would drive the model away")
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
+        """The plan with the squared distance to its start added to its loss."""
+        return _anchored(plan, "l2_anchor", self.coef) if self.coef else plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class EWC:
+    """Settings: `coef` as that of `l2_anchor`, and the refusals that the Fisher information is measured on.
+
+    `num_samples` rows of the defense split are taken, each one pass forward and back; all of them when `None`.
+    """
+
+    coef: float = 10.0
+    num_samples: int | None = 128
+    normalized: bool = True
+    max_length: int | None = 1024
+
+    def __post_init__(self) -> None:
+        if self.coef < 0:
+            raise HoldfastError(f"ewc: coef is {self.coef}; a negative weight would drive the model away")
+        if self.num_samples is not None and self.num_samples < 1:
+            raise HoldfastError(f"ewc: num_samples must be at least 1, not {self.num_samples}")
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:
+        """The plan with the weighed squared distance to its start added to its loss."""
+        if self.coef == 0:
+            return plan
+        rows = [row for row in context.splits.harmful["defense"] if row.refusal]
+        if not rows:
+            raise HoldfastError("ewc: no harmful row of the defense split has a refusal; set `refusal` in the data")
+        rows = sample(rows, min(self.num_samples or len(rows), len(rows)), seed=context.seed)
+
+        def importance(model: Model) -> Named:
+            found = fisher(model, rows, max_length=self.max_length)
+            return _normalized(found) if self.normalized else found
+
+        return _anchored(plan, "ewc", self.coef, importance)
+
+
+def fisher(model: Model, rows: Sequence[Example], *, max_length: int | None = None) -> Named:
+    """The diagonal of the empirical Fisher information of the rows' refusals, float32, by names of trained weights."""
+    named = trained(model.network)
+    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in named.items()}
+    with evaluating(model.network), torch.enable_grad():
+        for row in rows:
+            (batch,) = with_totals([answer_batch(model, [(row, row.refusal or "")], max_length=max_length)])
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            loss = language(model.network, batch)[0] * batch["num_tokens"]
+            for name, gradient in zip(named, _gradients(loss, list(named.values())), strict=True):
+                if gradient is not None:
+                    sums[name] += gradient.float().square()
+    return {name: total / len(rows) for name, total in sums.items()}
+
+
+def trained(network: torch.nn.Module) -> Named:
+    """The weights that training moves, by the names that they have without wrappers; a critic's are left out."""
+    found: Named = {}
+    for name, parameter in network.named_parameters():
+        for wrapper in WRAPPERS:
+            name = name.removeprefix(wrapper)  # noqa: PLW2901
+        if parameter.requires_grad and not name.startswith(PREFIX):
+            found[name] = parameter
+    return found
+
+
+def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], Named] | None = None) -> Plan:
+    """The plan with the distance to its start added; start and importances are kept among its tensors."""
+    start, weights, step_key = f"{name}/start/", f"{name}/importance/", f"{name}/step"
+
+    def keep(model: Model) -> None:
+        if not any(key.startswith(start) for key in plan.tensors):
+            found = importance(model) if importance else {}
+            plan.tensors.update({f"{weights}{key}": value for key, value in found.items()})
+            plan.tensors.update({f"{start}{key}": p.detach().clone() for key, p in trained(model.network).items()})
+
+    def begin(progress: Progress) -> None:
+        # Not left to the first step that asks for a batch: another defense may have the first steps to itself.
+        if progress.phase == "start":
+            keep(plan.model)
+
+    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        keep(model)
+        first, *others = inner(model, micro_batches, step)
+        return [{**first, step_key: torch.tensor(step)}, *others]
+
+    def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        if step_key not in batch:
+            return plan.objective(network, batch)
+        # Before the forward pass, which may leave sharded weights whole.
+        held = {key: p for key, p in trained(network).items() if f"{start}{key}" in plan.tensors}
+        anchors = [plan.tensors[f"{start}{key}"] for key in held]
+        factors = [plan.tensors[f"{weights}{key}"] for key in held] if importance else None
+        distance = squared_distance(list(held.values()), anchors, factors)
+        loss, metrics = plan.objective(network, batch)
+        return loss + coef / 2 * distance, {**metrics, f"{name}/distance": float(distance.detach())}
+
+    return replace(plan, prepare=partial(prepare, plan.prepare), objective=objective, hooks=(*plan.hooks, begin))
+
+
+def _normalized(found: Named) -> Named:
+    count = sum(value.numel() for value in found.values())
+    mean = sum(float(value.double().sum()) for value in found.values()) / max(count, 1)
+    if mean == 0:
+        raise HoldfastError(
+            "ewc: no trained weight moves the refusals of the defense split, so there is nothing to hold; use l2_anchor"
+        )
+    return {name: value / mean for name, value in found.items()}
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Gradients beside those that the parameters hold already; `None` for a parameter that the loss is free of."""
+    return torch.autograd.grad(loss, parameters, allow_unused=True)

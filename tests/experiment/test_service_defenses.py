@@ -1,0 +1,74 @@
+"""Safe RLHF and Security Vectors as parts of a grid: what is refused beforehand, kept, and told."""
+
+import copy
+import json
+
+import pytest
+
+from holdfast.config import parse_grid
+from holdfast.experiment import run, store
+from holdfast.experiment.grid import cells
+from holdfast.experiment.tasks import Options
+from holdfast.models import load
+from holdfast.records import HoldfastError, Outcome
+
+ADAPTED = {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}
+GRPO = {"grpo": {"optim": ADAPTED, "policy": {"group_size": 2}, "reward": {"judge": "keyword"}}}
+SAFE = {"safe_rlhf": {"judge": "refusal", "threshold": 0.2}}
+VECTORS = {"security_vectors": {"vector": {"r": 2}, "optim": {**ADAPTED, "max_steps": 2}}}
+
+
+@pytest.fixture
+def service(values):
+    """The small grid with constrained attacks."""
+    return lambda **changes: parse_grid(values(**copy.deepcopy(changes)), "test")
+
+
+def curve_of(folder, record):
+    lines = (store.cell_folder(folder, record.key) / "curves.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_an_attack_without_rollouts_is_refused_when_the_grid_is_expanded(service):
+    with pytest.raises(HoldfastError, match=r"safe_rlhf: as set it acts on the rewards .* sft trains on answers"):
+        cells(service(defenses=[SAFE]))
+
+
+def test_a_threshold_that_was_forgotten_is_missed_when_the_grid_is_expanded(service):
+    with pytest.raises(HoldfastError, match="safe_rlhf: threshold is not set"):
+        cells(service(defenses=[{"safe_rlhf": {"judge": "refusal"}}], attacks=[GRPO]))
+
+
+def test_the_judge_of_costs_is_one_of_the_cells_judges(service):
+    (cell,) = cells(service(defenses=[SAFE], attacks=[GRPO]))
+    assert "refusal" in cell.judges
+
+
+def test_a_constrained_cell_tells_the_multiplier_of_each_step(service, tmp_path):
+    (record,) = run(service(defenses=[SAFE], attacks=[GRPO]), tmp_path, workers=0)
+    assert record.outcome is not Outcome.FAILED, record.reason
+    assert [0 < step["multiplier"] <= 5 for step in curve_of(tmp_path, record)] == [True] * 4
+
+
+def test_kept_weights_hold_nothing_of_the_vector_whose_price_is_told_with_the_first_step(service, tmp_path):
+    (record,) = run(service(defenses=[VECTORS]), tmp_path, workers=0, options=Options(keep_weights=True))
+    assert record.outcome is not Outcome.FAILED, record.reason
+    folder = store.cell_folder(tmp_path, record.key)
+    assert not list(folder.glob("**/adapter_*"))
+    assert not list(folder.glob("**/holdfast_tensors*"))
+    model = load(folder / "model")
+    assert not any("lora" in name for name in model.network.state_dict())
+    first, *others = curve_of(tmp_path, record)
+    assert first["vector/steps"] == 2
+    assert first["vector/samples"] == 8
+    assert not any("vector/steps" in step for step in others)
+
+
+def test_checkpoints_change_no_result_of_the_two_together(service, result, tmp_path):
+    grid = service(defenses=[[SAFE, VECTORS]], attacks=[GRPO])
+    (plain,) = run(grid, tmp_path / "plain", workers=0)
+    (cut,) = run(grid, tmp_path / "cut", workers=0, options=Options(checkpoint_every=2))
+    assert plain.outcome is not Outcome.FAILED, plain.reason
+    one, other = (result(store.cell_folder(tmp_path / name, plain.key)) for name in ("plain", "cut"))
+    assert one == other
+    assert cut.key == plain.key
