@@ -1,0 +1,127 @@
+"""What a trainer's inputs teach, as a batch of Holdfast's: the token layouts of transformers' and TRL's trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.models import Model
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch, num_targets
+
+PACKED = ("position_ids", "seq_idx", "cu_seq_lens_q", "pixel_values")
+"""Inputs that tokens and masks alone do not repeat: rows packed behind one another, and images."""
+
+
+class Layout(NamedTuple):
+    """Tokens, which of them are real, and which are an answer's and learnt; all (B, S)."""
+
+    tokens: Tensor
+    real: Tensor
+    learnt: Tensor
+
+
+class Unread(dict[str, Tensor]):
+    """A batch that says why it has no answers when somebody asks for them."""
+
+    def __init__(self, batch: Batch, why: str) -> None:
+        super().__init__(batch)
+        self.why = why
+
+    def __missing__(self, key: str) -> Tensor:
+        raise HoldfastError(f"a defense needs `{key}` of the trainer's own batches, and {self.why}")
+
+
+def answers_in(inputs: Any) -> Batch | None:
+    """The answers in a trainer's inputs, right-padded: `input_ids`, `loss_mask` (B, S) and `lengths` (B,).
+
+    `None` where the inputs do not say what is an answer.
+    """
+    layout = _layout(inputs)
+    if layout is None or layout.learnt.shape != layout.tokens.shape or layout.tokens.dim() != 2:
+        return None
+    order = layout.real.bool().long().argsort(dim=1, descending=True, stable=True)
+    lengths = layout.real.bool().sum(1)
+    width = int(lengths.max())
+    learnt = (layout.learnt.bool() & layout.real.bool()).long()
+    return {
+        "input_ids": layout.tokens.gather(1, order)[:, :width],
+        "loss_mask": learnt.gather(1, order)[:, :width],
+        "lengths": lengths,
+    }
+
+
+def _layout(inputs: Any) -> Layout | None:
+    if not isinstance(inputs, Mapping) or any(name in inputs for name in PACKED):
+        return None
+    if "prompt_ids" in inputs and "completion_ids" in inputs:
+        prompt, mask = inputs["prompt_mask"], inputs["completion_mask"]
+        learnt = mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+        return Layout(
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([prompt, mask], dim=1),
+            torch.cat([torch.zeros_like(prompt), learnt], dim=1),
+        )
+    if "input_ids" not in inputs or not ("completion_mask" in inputs or "labels" in inputs):
+        return None
+    tokens = inputs["input_ids"]
+    learnt = inputs["completion_mask"] if "completion_mask" in inputs else inputs["labels"] != -100
+    return Layout(tokens, inputs.get("attention_mask", torch.ones_like(tokens)), learnt)
+
+
+def sampled(trainer: Any, inputs: Any, *, place: int, of: int) -> Batch | str:
+    """The answers that an RL trainer of TRL's sampled, with their step's totals; or why they cannot be had.
+
+    Args:
+        trainer: the trainer.
+        inputs: its inputs for micro-batch `place` of the `of` that its optimizer step has.
+        place: see `inputs`.
+        of: see `inputs`.
+    """
+    own = answers_in(inputs)
+    if own is None:
+        return "its inputs do not say, as `input_ids` with `labels` or `completion_mask`, what is an answer"
+    step = [own] if of == 1 else _whole_step(trainer, trainer._step - place, of)
+    if step is None:
+        return (
+            "this trainer samples anew within an optimizer step, so that its number is not known in time; "
+            "set steps_per_generation to a multiple of gradient_accumulation_steps"
+        )
+    sequences = sum(len(batch["input_ids"]) for batch in step)
+    return {
+        **own,
+        "num_tokens": torch.stack([num_targets(batch) for batch in step]).sum(),
+        "num_sequences": torch.tensor(float(sequences), device=own["input_ids"].device),
+    }
+
+
+def _whole_step(trainer: Any, first: int, of: int) -> list[Batch] | None:
+    """All batches of the optimizer step that begins with micro-batch `first`, if one rollout holds them."""
+    buffered, rollout = trainer._buffered_inputs, trainer.args.steps_per_generation
+    lasts = rollout * trainer.num_iterations
+    if buffered is None or first // lasts != (first + of - 1) // lasts:
+        return None
+    found = [answers_in(buffered[i % rollout]) for i in range(first, first + of)]
+    return [batch for batch in found if batch is not None]
+
+
+class NoTokenizer:
+    """Stands where a trainer has no tokenizer, and says so when one is needed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise HoldfastError(
+            "the trainer has no tokenizer, with which the defense's rows are read; give it one as `processing_class`"
+        )
+
+
+def model_of(trainer: Any, prompt_format: str | None) -> Model:
+    """The trainer's model with its tokenizer."""
+    found = getattr(trainer, "processing_class", None)
+    tokenizer: Any = getattr(found, "tokenizer", found)
+    if tokenizer is None:
+        tokenizer = NoTokenizer()
+    network = trainer.accelerator.unwrap_model(trainer.model)
+    return Model(network=network, tokenizer=tokenizer, prompt_format=prompt_format, name="the trainer's model")

@@ -1,0 +1,192 @@
+"""The drop-in: online defenses on a trainer of transformers or TRL that somebody else has made.
+
+    from holdfast.integrations import constrain, defense_context
+
+    trainer = SFTTrainer(...)
+    held = constrain(trainer, RefusalLoss(alpha=1.0), context=defense_context(refusals))
+    trainer.train()
+    held.remove()
+
+The trainer stays the customer's: its data, loss, loop, optimizer, checkpoints and logs. A defense sees it as a plan
+whose objective is the trainer's own `compute_loss`. What a defense adds to the loss counts once an optimizer step, as
+in Holdfast's own loop, however the trainer accumulates. The class is untouched: methods of the one instance are
+replaced.
+
+A rule that asks for the loss twice a batch (`vaccine`) makes TRL count the batch's own metrics twice. Where the steps
+of a defense stand in for the customer's (`lisa` in its `bistate` mode), trainers that sample go on sampling for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from typing import Any, cast
+
+import torch
+
+from holdfast.api import context as make_context
+from holdfast.experience import Experience
+from holdfast.integrations.answers import model_of
+from holdfast.integrations.live import Constrained
+from holdfast.integrations.rollouts import check, experience_of, priced, samples, steps_per_rollout, taken_out
+from holdfast.methods import OnlineDefense
+from holdfast.models import check_prompt_format
+from holdfast.plan import Context, Optim, Plan, Reference, Splits
+from holdfast.records import HoldfastError
+
+CHANGED = ("model", "data", "optim", "seed", "learning_rates", "max_grad_norm", "steps_per_rollout", "spent")
+"""Parts of a plan that a trainer settles by itself."""
+
+
+def constrain(
+    trainer: Any, *defenses: OnlineDefense, context: Context | None = None, prompt_format: str | None = None
+) -> Constrained:
+    """Put online defenses on a live trainer, in order, before its `train`.
+
+    Args:
+        trainer: a `transformers.Trainer` or what is derived from it: TRL's SFT, DPO, KTO, GRPO and RLOO trainers, and
+            a user's own with its own `compute_loss`.
+        defenses: settings of online defenses; one whose coefficient is 0 leaves the trainer as it is, bit for bit.
+        context: the rows, seed and judges that defenses use (`defense_context`, `holdfast.api.context`).
+        prompt_format: how the defense's prompts are put to a model whose tokenizer has no chat template.
+
+    Returns:
+        What holds the defenses; its `remove` takes them off.
+
+    Raises:
+        HoldfastError: the trainer, or what a defense asks of it, cannot be mapped; says why.
+    """
+    _check_trainer(trainer)
+    if context is not None and any(context.splits.harmful.values()):
+        tokenizer = model_of(trainer, prompt_format).tokenizer
+        check_prompt_format("the trainer's model", tokenizer, prompt_format)
+    live = Constrained(trainer)
+    given = context or make_context(Splits(harmful=_nothing(), benign=_nothing()), seed=trainer.args.seed)
+    try:
+        _put_on(trainer, live, defenses, _plan(trainer, live, prompt_format), context=given)
+    except BaseException:
+        live.unhook()
+        raise
+    return live
+
+
+def _put_on(
+    trainer: Any, live: Constrained, defenses: Sequence[OnlineDefense], base: Plan, *, context: Context
+) -> None:
+    """Constrain the trainer's plan and attach what comes of it, if it is another."""
+    plan = base
+    with _copyable(base.model.network):
+        for defense in defenses:
+            _check_needs(trainer, defense)
+            plan = defense.constrain(plan, context)
+    if plan is base:
+        return
+    for name in CHANGED:
+        if getattr(plan, name) != getattr(base, name):
+            raise HoldfastError(f"a defense sets `{name}` of the run, which a trainer settles by itself; leave it out")
+    if samples(trainer):
+        plan, after = taken_out(plan, live.prepare)
+        before = cast(Experience, base.prepare)
+        check(trainer, before, after)
+        if after.advantage is not before.advantage:
+            live.also(priced(trainer, after, live.add))
+    live.attach(plan)
+
+
+@contextmanager
+def _copyable(network: torch.nn.Module) -> Iterator[None]:
+    """While it lasts, copies of the network run themselves.
+
+    TRL gives a network a `forward` of its own that holds on to the one it was made for: that of a copy would run the
+    original, whose weights move, so that a reference made of it would never differ from the policy.
+    """
+    taken = {part: vars(part).pop("forward") for part in network.modules() if _holds_itself(part)}
+    try:
+        yield
+    finally:
+        for part, forward in taken.items():
+            part.forward = forward
+
+
+def _holds_itself(part: torch.nn.Module) -> bool:
+    own = vars(part).get("forward")
+    cells = getattr(getattr(own, "__func__", own), "__closure__", None) or ()
+    return any(getattr(cell.cell_contents, "__self__", None) is part for cell in cells)
+
+
+def _nothing() -> dict[str, list[Any]]:
+    return {name: [] for name in ("defense", "attack", "development", "test")}
+
+
+def _plan(trainer: Any, live: Constrained, prompt_format: str | None) -> Plan:
+    """The trainer's run as a plan, without any defense."""
+    args, model = trainer.args, model_of(trainer, prompt_format)
+    named = {part.name: getattr(args, part.name) for part in fields(Optim) if hasattr(args, part.name)}
+    reference = _reference(trainer)
+    return Plan(
+        model=model,
+        data=(),
+        prepare=experience_of(trainer, seed=args.seed) if samples(trainer) else live.prepare,
+        objective=live.objective,
+        optim=Optim(**{**named, "max_steps": _max_steps(trainer), "optim": str(args.optim)}),
+        reference=reference,
+        seed=args.seed,
+        steps_per_rollout=steps_per_rollout(trainer) if samples(trainer) else 1,
+    )
+
+
+def _max_steps(trainer: Any) -> int:
+    """How many optimizer steps the trainer will take."""
+    if trainer.args.max_steps > 0:
+        return int(trainer.args.max_steps)
+    with torch.random.fork_rng():
+        found = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return int(found[-1])
+
+
+def _reference(trainer: Any) -> Reference | None:
+    """The trainer's reference model where it is the model as it stands, which defenses then need not copy."""
+    own = getattr(trainer, "ref_model", None)
+    if not isinstance(own, torch.nn.Module) or getattr(trainer.args, "sync_ref_model", False):
+        return None
+    reference: torch.nn.Module = trainer.accelerator.unwrap_model(own)
+    theirs = dict(reference.named_parameters())
+    ours = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
+    if theirs.keys() != ours.keys() or not all(torch.equal(p.detach(), theirs[n].detach()) for n, p in ours.items()):
+        return None
+    return lambda _: nullcontext(reference)
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Refuse trainers whose loop leaves no place for a defense."""
+    from transformers import Trainer
+
+    if not isinstance(trainer, Trainer):
+        raise HoldfastError(f"{type(trainer).__name__} is no transformers.Trainer, whose loop the defenses act in")
+    if hasattr(trainer, "_holdfast"):
+        raise HoldfastError("the trainer is constrained already: name all defenses in one call, or `remove()` first")
+    args, accelerator = trainer.args, trainer.accelerator
+    reasons = {
+        "model_init makes a new model when training begins; give the trainer a model": trainer.model_init is not None,
+        "DataParallel splits the loss over GPUs in one process; start the script with torchrun": args.n_gpu > 1,
+        "DeepSpeed runs the backward pass in an engine of its own; use DDP or FSDP": trainer.is_deepspeed_enabled,
+        "fp16 scales gradients by a factor that a defense's would lack; use bf16": accelerator.scaler is not None,
+        f"{args.optim} steps within the backward pass; use another optimizer": "lomo" in str(args.optim).lower(),
+    }
+    for reason, found in reasons.items():
+        if found:
+            raise HoldfastError(f"{type(trainer).__name__} cannot be constrained: {reason}")
+
+
+def _check_needs(trainer: Any, defense: OnlineDefense) -> None:
+    """Refuse a defense that needs what this trainer does not learn from."""
+    needs = getattr(defense, "needs", None)
+    name, own = type(defense).__name__, type(trainer).__name__
+    if needs == "rewards" and not samples(trainer):
+        raise HoldfastError(f"{name} prices sampled answers, and {own} learns from given ones; use GRPO or RLOO")
+    if needs == "answers":
+        raise HoldfastError(
+            f"{name} puts a loss of its own in the place of the trainer's, which would be dropped unseen; "
+            "use refusal_loss or kl_anchor, which add to it, or Holdfast's own SFT"
+        )
