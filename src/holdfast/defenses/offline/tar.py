@@ -113,7 +113,12 @@ class TAR:
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "sandbox": {"optim": {"learning_rate": 5e-4}},
+        "sandbox": {
+            "optim": {"max_steps": 60, "learning_rate": 5e-4, "per_device_train_batch_size": 16},
+            "inner": {"max_steps": 16, "learning_rate": 1e-4, "per_device_train_batch_size": 16},
+            "rate_factors": [0.5, 1.0, 2.0],
+            "tasks": 2,
+        },
     }
 
     def __post_init__(self) -> None:
