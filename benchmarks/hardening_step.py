@@ -1,7 +1,7 @@
 """What a step of each offline defense costs, beside the passes through the network that it consists of.
 
     python benchmarks/hardening_step.py
-    python benchmarks/hardening_step.py --model-size sandbox --steps 10 --out /tmp/hardening_step.json
+    python benchmarks/hardening_step.py --model-size sandbox --steps 10 --out hardening_step.json
 
 Every call of the network in a step is noted: rows, columns, with or without gradients. The floor of a defense is the
 time of the same calls made bare (forward alone, or forward, cross entropy and backward) plus its optimizers' steps and,
