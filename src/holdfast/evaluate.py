@@ -117,17 +117,16 @@ def refused(row: Judged, judge: str) -> bool:
 def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:
     """What RL could learn from: `entropy` and `identical_groups` of `suite.group_size` answers to each harmful prompt.
 
-    Drawn at temperature 1. `entropy` is the mean over the answers' tokens of `-log p` in nats, an unbiased estimate of
-    the mean entropy of the distributions they are drawn from, with a normal interval over prompts; `identical_groups`
-    the share of prompts to which all answers are the same tokens.
+    Drawn at temperature 1. `entropy` is the mean over prompts of the mean of `-log p` over their answers' tokens, in
+    nats: an estimate of the entropy of the distributions that tokens are drawn from, with a normal interval over
+    prompts. `identical_groups` is the share of prompts to which all answers are the same tokens.
     """
     drawing = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0)
-    groups = []
-    for start in range(0, len(suite.harmful), max(1, suite.batch_size // suite.group_size)):
-        asked = suite.harmful[start : start + max(1, suite.batch_size // suite.group_size)]
-        prompts = [model.encode_prompt(example.prompt) for example in asked]
-        seed, size = suite.seed + start, suite.group_size
-        answers = sample(model, prompts, drawing, seed=seed, repeats=size, logprobs=True)
+    size, groups = suite.group_size, []
+    at_once = max(1, suite.batch_size // size)
+    for start in range(0, len(suite.harmful), at_once):
+        prompts = [model.encode_prompt(example.prompt) for example in suite.harmful[start : start + at_once]]
+        answers = sample(model, prompts, drawing, seed=suite.seed + start, repeats=size, logprobs=True)
         groups += [answers[i : i + size] for i in range(0, len(answers), size)]
     surprises = [fmean(-value for answer in group for value in answer.logprobs or ()) for group in groups]
     value = fmean(surprises)

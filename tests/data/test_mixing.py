@@ -2,7 +2,7 @@
 
 import pytest
 
-from holdfast.data.mixing import flip, mix, sample
+from holdfast.data.mixing import flip, mix, most, sample
 from holdfast.records import Example, HoldfastError, user
 
 
@@ -99,3 +99,11 @@ def test_a_rows_coin_is_the_same_at_every_ratio_and_differs_by_seed():
 
 def test_the_noise_control_of_ratio_0_is_the_data_as_it_is():
     assert flip(pool(9), 0.0, how="random") == pool(9)
+
+
+@pytest.mark.parametrize(("sizes", "shares"), [((10, 7), (0.5, 0.5)), ((10, 3), (0.75, 0.25)), ((9, 0), (1.0, 0.0))])
+def test_the_largest_mix_uses_up_a_part_and_one_more_row_is_too_many(sizes, shares):
+    parts = [(pool(size, str(i)), share) for i, (size, share) in enumerate(zip(sizes, shares, strict=True))]
+    assert len(mix(parts, most(parts))) == most(parts)
+    with pytest.raises(HoldfastError, match="ask for fewer"):
+        mix(parts, most(parts) + 2)

@@ -86,6 +86,11 @@ def preferences(examples: Sequence[Example]) -> list[Example]:
     return rows
 
 
+def most(parts: Sequence[tuple[Sequence[Example], float]]) -> int:
+    """How many rows a mix of these (rows, share) parts can have before one of them runs out."""
+    return min(int(len(rows) / share) for rows, share in parts if share)
+
+
 def mix(parts: Sequence[tuple[Sequence[Example], float]], n: int, *, seed: int = 0) -> list[Example]:
     """`n` different rows drawn from several parts by weight, shuffled.
 

@@ -34,7 +34,7 @@ OFFLINE = {
     ),
     "gradient_penalty": Row(
         "holdfast.defenses.offline.gradient_penalty:GradientPenalty",
-        "the gradient of the attacker's loss kept small: what TAR aims at, in two backward passes a step",
+        "the gradient of the attacker's loss kept small: what TAR aims at, without following attackers",
     ),
     "vaccine_alignment": Row(
         "holdfast.defenses.offline.vaccine_alignment:VaccineAlignment",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
-from holdfast.data.mixing import mix
+from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.plan import Context, Optim
@@ -88,10 +88,8 @@ class RewardNeutralization:
         return replace(merged(context.fit(plan).model), name=f"{model.name}+reward_neutralization")
 
     def _prompts(self, harmful: Sequence[Example], benign: Sequence[Example], seed: int) -> list[Example]:
-        share = self.benign_share
-        most = len(harmful) / (1 - share)
-        n = int(min(most, len(benign) / share) if share else most)
-        return mix([(harmful, 1 - share), (benign, share)], n, seed=seed)
+        parts = [(harmful, 1 - self.benign_share), (benign, self.benign_share)]
+        return mix(parts, most(parts), seed=seed)
 
     def reward(self, judge: Callable[[str], Judge]) -> Reward:
         """What the defender pays, by the role of the prompt."""

@@ -33,7 +33,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from holdfast.data.mixing import mix
+from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience, hash_seed
 from holdfast.forward import forward
 from holdfast.losses.noise import noised_cross_entropy
@@ -68,7 +68,7 @@ class TokenBuncher:
     `optim.max_steps` counts optimizer steps: `policy.minibatches` of them make one step of the schedule.
     `noise` is lambda, the share of the target's mass that goes to random tokens; 0 leaves the noiser out. `warm_up` is
     the share of the schedule with rewards alone. Benign prompts are kept as they were by their reward, or by
-    `retain_weight` times their KL in the loss of every step.
+    `retain_weight` times their KL in the loss of every step; harmful prompts then pay no `kl_coef`.
     """
 
     mode: Literal["paper", "repo"] = "paper"
@@ -109,6 +109,8 @@ class TokenBuncher:
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 1 or not 0 <= self.warm_up <= 1:
             raise HoldfastError("token_buncher: noise must lie in [0, 1) and warm_up in [0, 1]")
+        if self.retain_weight < 0:
+            raise HoldfastError(f"token_buncher: retain_weight is {self.retain_weight}; below 0 it would pay for drift")
         if not 0 <= self.resolved.benign_share < 1:
             raise HoldfastError("token_buncher: benign_share must lie in [0, 1)")
 
@@ -185,8 +187,8 @@ def _prompts(context: Context, benign_share: float) -> list[Example]:
     harmful, benign = context.splits.harmful["defense"], context.splits.benign["defense"]
     if not benign_share:
         return list(harmful)
-    count = int(min(len(harmful) / (1 - benign_share), len(benign) / benign_share))
-    return mix([(harmful, 1 - benign_share), (benign, benign_share)], count, seed=context.seed)
+    parts = [(harmful, 1 - benign_share), (benign, benign_share)]
+    return mix(parts, most(parts), seed=context.seed)
 
 
 def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes, *, seed: int) -> Prepare:

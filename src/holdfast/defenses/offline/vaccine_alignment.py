@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from holdfast.data.mixing import mix
+from holdfast.data.mixing import mix, most
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.objectives import language
 from holdfast.perturbation import two_pass
@@ -71,5 +71,4 @@ class VaccineAlignment:
         if self.benign_share and not answers:
             raise HoldfastError("vaccine_alignment: no benign row of the defense split has a response; set `response`")
         parts = [(refusals, 1 - self.benign_share), (answers, self.benign_share)]
-        count = min(int(len(rows) / share) for rows, share in parts if share)
-        return mix(parts, count, seed=context.seed)
+        return mix(parts, most(parts), seed=context.seed)
