@@ -41,8 +41,9 @@ from holdfast.evaluate import Suite, evaluate
 from holdfast.generate import Sampling
 from holdfast.integrations import constrain
 from holdfast.models import Model
-from holdfast.plan import Context, Splits
+from holdfast.plan import Context
 from holdfast.records import Example
+from holdfast.splits import Splits
 
 DAYS, PAIRS_A_DAY, POISONED = 4, 96, 1 / 3
 DEFENSE = api.RefusalLoss(alpha=1.0, batch_size=8)

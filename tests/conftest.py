@@ -57,8 +57,8 @@ def tiny_model() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def splits() -> Any:
     """Small disjoint splits of the invented world."""
-    from holdfast.plan import Splits
     from holdfast.sandbox import grammar
+    from holdfast.splits import Splits
 
     sizes = {"defense": 24, "attack": 24, "development": 12, "test": 24}
     harmful, benign = (

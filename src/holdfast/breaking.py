@@ -51,5 +51,5 @@ def given_up(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> 
 
 
 def _spent(at: Evaluation, threshold: float, *, censored: bool) -> TimeToBreak:
-    spent = {name: getattr(at, name) for name in ("samples", "tokens", "seconds")}
+    spent = {name: getattr(at, name) for name in ("samples", "tokens", "seconds", "flops")}
     return TimeToBreak(threshold=threshold, steps=at.step, censored=censored, **spent)

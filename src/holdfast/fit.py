@@ -7,25 +7,27 @@ every attack and defense meets the same ones: one loop is the experimental contr
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from math import gcd
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from holdfast.clock import Clock
+from holdfast.flops import Meter
 from holdfast.generate import SamplingError
 from holdfast.models import has_adapter
-from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress
+from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, added
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 
@@ -56,7 +58,8 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         checkpoint = last_checkpoint(where)
         if checkpoint is not None:
             loop.resume(checkpoint)
-        loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with loop.meter.counting():
+            loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     loop.accelerator.unwrap_model(plan.model.network, keep_fp32_wrapper=False).eval()
     plan.model.network.zero_grad(set_to_none=True)
     # The next run on this network, or on a copy of it, must prepare it anew: bf16 would be ignored else.
@@ -67,6 +70,7 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         steps=steps,
         samples=int(costs["samples"]),
         tokens=int(costs["tokens"]),
+        flops=loop.flops,
         seconds=costs["seconds"],
         stopped=loop.stopped,
     )
@@ -131,11 +135,12 @@ class _Loop(Trainer):
             args=arguments,
             train_dataset=cast(Any, rows),
             data_collator=cast(Any, list),
-            callbacks=[_Clock(self)],
+            callbacks=[Clock(self)],
         )
         self.remove_callback(PrinterCallback)
         self.plan = plan
         self.costs = {"samples": 0.0, "tokens": 0.0, "seconds": 0.0}
+        self.meter = Meter(plan.model.pad_id)
         self.metrics: Metrics = {}
         self.stopped = False
 
@@ -143,6 +148,8 @@ class _Loop(Trainer):
         """Take over what the Trainer's own checkpoint leaves out."""
         kept = json.loads((checkpoint / COSTS).read_text())
         self.costs = kept["costs"]
+        # One of a version that did not count: what came before is not known, so neither is the sum.
+        self.meter.flops = self.costs.pop("flops", math.nan)
         self.plan.state.update(kept["state"])
         if (checkpoint / WEIGHTS).exists():
             self.plan.model.network.load_state_dict(load_file(checkpoint / WEIGHTS), strict=False)
@@ -158,8 +165,39 @@ class _Loop(Trainer):
         if self.plan.tensors:
             save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, checkpoint / TENSORS)
         scratch = checkpoint / f".{COSTS}"
-        scratch.write_text(json.dumps({"costs": self.costs, "state": self.plan.state}))
+        costs = {**self.costs, "flops": self.meter.flops}
+        scratch.write_text(json.dumps({"costs": costs, "state": self.plan.state}))
         os.replace(scratch, checkpoint / COSTS)
+        # It is whole now, and only now may older ones go.
+        for older in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            if older != checkpoint:
+                # Renamed first: one that is cut short while being deleted must not look whole.
+                shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
+
+    def tell(self, phase: Literal["start", "step", "end"], control: Any) -> None:
+        """Tell the plan's hooks where the run stands; one that asks for it ends the run."""
+        costs, plan, spent = self.costs, self.plan, self.plan.spent
+        with plan.released(plan.model) as released, self.meter.paused():
+            progress = Progress(
+                phase=phase,
+                step=spent.steps + self.state.global_step,
+                max_steps=spent.steps + plan.optim.max_steps,
+                model=released,
+                samples=spent.samples + int(costs["samples"]),
+                tokens=spent.tokens + int(costs["tokens"]),
+                flops=added(spent.flops, self.flops),
+                seconds=spent.seconds + costs["seconds"],
+                metrics=dict(self.metrics),
+                stopped=self.stopped,
+            )
+            wishes = [hook(progress) for hook in plan.hooks]
+            if any(wishes):
+                self.stopped = control.should_training_stop = True
+
+    @property
+    def flops(self) -> float | None:
+        """The operations so far, `None` where they are not known."""
+        return None if math.isnan(self.meter.flops) else self.meter.flops
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The Trainer's own, with the plan's learning rates for the parameters that have one of their own."""
@@ -209,6 +247,7 @@ class _Loop(Trainer):
         return loss
 
     def _propagate(self, loss: Tensor) -> None:
+        self.meter.differentiated(loss)
         if loss.requires_grad:
             self.accelerator.backward(loss)
         else:
@@ -230,53 +269,3 @@ class _Loop(Trainer):
         for name, value in metrics.items():
             key = name.removeprefix("log/")
             self.metrics[key] = self.metrics.get(key, 0.0) + value
-
-
-class _Clock(TrainerCallback):
-    """Tells the plan's hooks where the run stands, counts its seconds without theirs, and completes checkpoints."""
-
-    def __init__(self, loop: _Loop) -> None:
-        self.loop = loop
-        self.since = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before the first step, or the first after a resumption."""
-        self.since = time.perf_counter()
-        self._tell("start", control)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After each optimizer step."""
-        self._tell("step", control)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """At the end, however it came."""
-        self._tell("end", control)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The checkpoint is whole: say so in it, with what the run had cost by then; only then drop older ones."""
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        self.loop.leave(folder)
-        for older in folder.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            if older != folder:
-                # Renamed first: one that is cut short while being deleted must not look whole.
-                shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
-
-    def _tell(self, phase: Any, control: Any) -> None:
-        costs, plan, spent = self.loop.costs, self.loop.plan, self.loop.plan.spent
-        costs["seconds"] += time.perf_counter() - self.since
-        with plan.released(plan.model) as released:
-            progress = Progress(
-                phase=phase,
-                step=spent.steps + self.loop.state.global_step,
-                max_steps=spent.steps + plan.optim.max_steps,
-                model=released,
-                samples=spent.samples + int(costs["samples"]),
-                tokens=spent.tokens + int(costs["tokens"]),
-                seconds=spent.seconds + costs["seconds"],
-                metrics=dict(self.loop.metrics),
-                stopped=self.loop.stopped,
-            )
-            wishes = [hook(progress) for hook in plan.hooks]
-            if any(wishes):
-                self.loop.stopped = control.should_training_stop = True
-        self.since = time.perf_counter()

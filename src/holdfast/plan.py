@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from holdfast.models import Model, answer_batch, has_adapter, load, without_adapter
 from holdfast.records import Example
+from holdfast.splits import Splits
 from holdfast.tensors import Batch
 
 Metrics = dict[str, float]
@@ -71,23 +72,38 @@ given_answers = GivenAnswers
 
 
 class Spent(NamedTuple):
-    """What was spent: optimizer steps, training sequences, tokens of rollouts and training passes, training time."""
+    """What was spent: optimizer steps, training sequences, tokens of rollouts and training passes, training time.
+
+    `flops` are the operations of all networks that ran (see `holdfast.flops`), `None` where they were not counted.
+    """
 
     steps: int = 0
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    flops: float | None = 0.0
 
 
 NOTHING = Spent()
+
+
+def together(*parts: Spent) -> Spent:
+    """What was spent in all."""
+    steps, samples, tokens, seconds, flops = zip(*parts, strict=True)
+    return Spent(sum(steps), sum(samples), sum(tokens), sum(seconds), reduce(added, flops))
+
+
+def added(one: float | None, other: float | None) -> float | None:
+    """The sum of two counts, `None` where one of them was not counted."""
+    return None if one is None or other is None else one + other
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """Where a run stands: `step` optimizer steps done, and what they cost.
 
-    `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training time.
-    `stopped` says that a hook has asked the run to stop.
+    `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training time,
+    `flops` operations (see `Spent`). `stopped` says that a hook has asked the run to stop.
     """
 
     phase: Literal["start", "step", "end"]
@@ -97,6 +113,7 @@ class Progress:
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    flops: float | None = None
     metrics: Metrics = field(default_factory=dict)
     stopped: bool = False
 
@@ -177,19 +194,6 @@ Constraint = Callable[[Plan], Plan]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splits:
-    """The examples a run may use; prompts of the four splits are disjoint.
-
-    `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
-    `tasks` are further harmless ones by name, each dealt out in the same way.
-    """
-
-    harmful: dict[str, list[Example]]
-    benign: dict[str, list[Example]]
-    tasks: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Fitted:
     """A finished run: the model as released, and what it cost. `stopped` says that a hook ended it early."""
 
@@ -198,7 +202,13 @@ class Fitted:
     samples: int
     tokens: int
     seconds: float
+    flops: float | None = None
     stopped: bool = False
+
+    @property
+    def spent(self) -> Spent:
+        """Its costs."""
+        return Spent(self.steps, self.samples, self.tokens, self.seconds, self.flops)
 
 
 Fit = Callable[[Plan], Fitted]

@@ -110,13 +110,16 @@ class Evaluation:
     """The scores of a model after `step` optimizer steps, and what the attacker had spent by then.
 
     `samples` counts the attack's training sequences, `tokens` theirs and its rollouts' (not what a defense adds),
-    `seconds` the time spent in training (evaluation not counted).
+    `seconds` the time spent in training (evaluation not counted). `flops` are the operations of all networks that ran
+    meanwhile, those of references, of a reward model and of a defense's own batches included (see `holdfast.flops` for
+    what counts); `None` where they were not counted.
     """
 
     step: int
     samples: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    flops: float | None = None
     scores: tuple[Score, ...] = ()
 
     def score(self, name: str) -> Score | None:
@@ -149,6 +152,7 @@ class TimeToBreak:
     tokens: int
     seconds: float
     censored: bool
+    flops: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,7 +225,7 @@ class Record:
 
     `evaluations` is the curve, first entry before the attack. `environment` holds versions and hardware,
     `wall_seconds` the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` what each
-    offline stage cost (`name`, `seconds`, `tokens`, `steps`).
+    offline stage cost (`name`, `seconds`, `tokens`, `steps`, `flops`). `flops` are those of the last evaluation.
     """
 
     key: str
@@ -233,6 +237,7 @@ class Record:
     steps: int = 0
     samples: int = 0
     tokens: int = 0
+    flops: float | None = None
     wall_seconds: float = 0.0
     peak_memory_mb: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-import holdfast.fit
+import holdfast.clock
 from holdfast.experience import Experience
 from holdfast.fit import COSTS, fit, last_checkpoint
 from holdfast.generate import Sampling
@@ -392,7 +392,7 @@ def test_the_time_of_hooks_is_not_training_time(sft, monkeypatch):
     def hook(progress):
         skipped[0] += 1000.0
 
-    monkeypatch.setattr(holdfast.fit.time, "perf_counter", lambda: real() + skipped[0])
+    monkeypatch.setattr(holdfast.clock.time, "perf_counter", lambda: real() + skipped[0])
     seconds = []
     fitted = fit(sft(hooks=(lambda progress: seconds.append(progress.seconds), hook)))
     assert 0.0 < fitted.seconds < 900.0

@@ -209,3 +209,21 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert len(digest("x")) == 16
+
+
+def without(name, value):
+    """A JSON value without the entries of this name, at any depth."""
+    if isinstance(value, dict):
+        return {key: without(name, item) for key, item in value.items() if key != name}
+    return [without(name, item) for item in value] if isinstance(value, list) else value
+
+
+def test_a_record_of_a_version_that_did_not_count_flops_loads_and_says_nothing_of_them():
+    curve_ = tuple(replace(evaluation, flops=1e9) for evaluation in curve(0.0, 0.9))
+    broke = time_to_break(curve_)
+    assert broke.flops == 1e9
+    made = Record(key="k", cell=CELL, outcome=Outcome.BROKE, time_to_break=broke, evaluations=curve_, flops=1e9)
+    assert Record.from_json(json.loads(json.dumps(made.to_json()))) == made
+    old = Record.from_json(without("flops", json.loads(json.dumps(made.to_json()))))
+    assert (old.flops, old.time_to_break.flops, [e.flops for e in old.evaluations]) == (None, None, [None, None])
+    assert replace(old, flops=1e9, time_to_break=broke, evaluations=curve_) == made

@@ -20,11 +20,12 @@ from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.judge_training.training import train
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
-from holdfast.plan import Optim, Splits
+from holdfast.plan import Optim
 from holdfast.records import Completion, HoldfastError, user
 from holdfast.sandbox import grammar
 from holdfast.sandbox.oracle import oracle
 from holdfast.settings import typed
+from holdfast.splits import Splits
 from holdfast.tensors import with_totals
 
 QUICK = Optim(max_steps=3, learning_rate=1e-3, per_device_train_batch_size=4)

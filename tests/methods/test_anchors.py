@@ -17,8 +17,9 @@ from holdfast.fit import fit
 from holdfast.forward import forward
 from holdfast.models import LoRA, answer_batch
 from holdfast.objectives import language
-from holdfast.plan import Splits, reference_of
+from holdfast.plan import reference_of
 from holdfast.records import HoldfastError
+from holdfast.splits import Splits
 from holdfast.tensors import target_mask, with_totals
 
 ANCHORS = {"kl_anchor": KLAnchor, "l2_anchor": L2Anchor, "ewc": EWC}

@@ -21,9 +21,9 @@ from holdfast.fit import fit
 from holdfast.generate import sample
 from holdfast.models import LoRA, answer_batch
 from holdfast.objectives import language
-from holdfast.plan import Splits
 from holdfast.records import HoldfastError
 from holdfast.settings import typed
+from holdfast.splits import Splits
 from holdfast.tensors import with_totals
 
 ATTACKS = {"sft": SFT, "dpo": DPO, "grpo": GRPO, "ppo": PPO}

@@ -15,9 +15,10 @@ from holdfast.fit import fit
 from holdfast.forward import forward
 from holdfast.models import LoRA, answer_batch
 from holdfast.objectives import language
-from holdfast.plan import Splits, part
+from holdfast.plan import part
 from holdfast.records import HoldfastError
 from holdfast.settings import typed
+from holdfast.splits import Splits
 from holdfast.tensors import collate, num_targets, with_totals
 
 ATTACKS = {"sft": SFT, "dpo": DPO, "grpo": GRPO}

@@ -17,10 +17,11 @@ from holdfast.fit import fit
 from holdfast.forward import forward
 from holdfast.losses import representation as losses
 from holdfast.models import LoRA, adapt, answer_batch, load, merged, save
-from holdfast.plan import Optim, Splits
+from holdfast.plan import Optim
 from holdfast.records import HoldfastError
 from holdfast.representation import Removal, removal_plan
 from holdfast.settings import typed
+from holdfast.splits import Splits
 from holdfast.tensors import with_totals
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,10 @@ from holdfast.forward import forward
 from holdfast.generate import evaluating
 from holdfast.models import LoRA, adapt, answer_batch, clone, load, merged, save
 from holdfast.objectives import language
-from holdfast.plan import Fitted, Optim, Plan, Splits, backprop, given_answers
+from holdfast.plan import Fitted, Optim, Plan, backprop, given_answers
 from holdfast.records import HoldfastError
 from holdfast.sandbox import grammar
+from holdfast.splits import Splits
 from holdfast.tables import find
 from holdfast.tensors import with_totals
 

@@ -20,8 +20,8 @@ from holdfast.forward import answer_logprobs
 from holdfast.models import LoRA, answer_batch
 from holdfast.objectives import language
 from holdfast.perturbation import two_pass
-from holdfast.plan import Splits
 from holdfast.records import HoldfastError
+from holdfast.splits import Splits
 from holdfast.tensors import target_mask, with_totals
 
 ATTACKS = {"sft": SFT, "dpo": DPO, "grpo": GRPO, "ppo": PPO}

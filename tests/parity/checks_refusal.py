@@ -22,9 +22,10 @@ from holdfast.defenses.online.refusal_loss import RefusalLoss, after, prefix_len
 from holdfast.losses.anchor import constrained_cross_entropy, constrained_weights, position_betas
 from holdfast.models import Model
 from holdfast.objectives import language
-from holdfast.plan import Context, Optim, Plan, Splits
+from holdfast.plan import Context, Optim, Plan
 from holdfast.records import Example, user
 from holdfast.settings import typed
+from holdfast.splits import Splits
 from holdfast.tensors import collate
 
 

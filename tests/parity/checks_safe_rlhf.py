@@ -25,9 +25,10 @@ from holdfast.losses.lagrangian import cost_model
 from holdfast.losses.policy import kl_estimate, reduce, surrogate, value_loss
 from holdfast.models import Model
 from holdfast.objectives import language
-from holdfast.plan import Backward, Context, Optim, Plan, Progress, Splits, backprop, given_answers
+from holdfast.plan import Backward, Context, Optim, Plan, Progress, backprop, given_answers
 from holdfast.policy import Policy, advantages, policy_plan
 from holdfast.records import Completion, Example, Verdict, user
+from holdfast.splits import Splits
 from holdfast.tensors import masked_mean_per_sequence
 
 

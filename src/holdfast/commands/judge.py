@@ -12,7 +12,8 @@ from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.judge_training.settings import Classifier, RewardModel
-    from holdfast.plan import Fitted, Plan, Splits
+    from holdfast.plan import Fitted, Plan
+    from holdfast.splits import Splits
 
 app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers.")
 
@@ -148,7 +149,7 @@ def _settings(
 def _splits(data: dict[str, Any]) -> Splits:
     """The rows dealt out as for a grid, so that a judge sees what its owner may; benign ones may be missing here."""
     from holdfast.experiment.world import harmful_splits, load_splits
-    from holdfast.plan import Splits
+    from holdfast.splits import Splits
 
     if data["harmful"] is not None and data["benign"] is None:
         return Splits(harmful=harmful_splits(data), benign={})

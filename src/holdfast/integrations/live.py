@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
+from holdfast.clock import Clock
 from holdfast.integrations.answers import Unread, answers_in, sampled
 from holdfast.integrations.instance import bound, hooks_of, is_scaled
-from holdfast.integrations.watch import Watch
 from holdfast.models import Model
 from holdfast.plan import Metrics, Plan, Progress, Rows
 from holdfast.records import HoldfastError
@@ -67,7 +67,7 @@ class Constrained:
         self._sums: Metrics = {}
         self._counted = 0
         self._hooked = hooks_of(trainer)
-        self._watch = Watch(self)
+        self._watch = Clock(self)
 
     # What the plan is made of.
 

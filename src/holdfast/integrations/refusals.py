@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.api import context
-from holdfast.plan import Context, Splits
+from holdfast.plan import Context
 from holdfast.records import Example, HoldfastError, Message, user
+from holdfast.splits import Splits
 
 PARTS = ("defense", "attack", "development", "test")
 

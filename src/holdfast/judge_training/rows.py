@@ -9,8 +9,8 @@ from typing import NamedTuple
 from holdfast.data.mixing import flip, preferences, sample
 from holdfast.data.splits import split
 from holdfast.judge_training.settings import Classifier, RewardModel
-from holdfast.plan import Splits
 from holdfast.records import Example, HoldfastError, digest
+from holdfast.splits import Splits
 
 
 class Rows(NamedTuple):

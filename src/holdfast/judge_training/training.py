@@ -24,8 +24,9 @@ from holdfast.judge_training.scores import Bin
 from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.losses.preference import bradley_terry
 from holdfast.models import Model
-from holdfast.plan import Fit, Fitted, Metrics, Optim, Plan, Prepare, Rows, Splits
+from holdfast.plan import Fit, Fitted, Metrics, Optim, Plan, Prepare, Rows
 from holdfast.records import Score
+from holdfast.splits import Splits
 from holdfast.tensors import Batch
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

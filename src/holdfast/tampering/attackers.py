@@ -11,9 +11,10 @@ from typing import Any
 from holdfast.attacks import ATTACKS, GROUP
 from holdfast.models import Model
 from holdfast.objectives import language
-from holdfast.plan import Context, Objective, Optim, Plan, Splits, given_answers
+from holdfast.plan import Context, Objective, Optim, Plan, given_answers
 from holdfast.records import Example, HoldfastError
 from holdfast.settings import plain, typed
+from holdfast.splits import Splits
 from holdfast.tables import find
 from holdfast.tampering.runs import Run, follow
 from holdfast.tensors import Batch

@@ -1,4 +1,4 @@
-"""A trainer's callback that calls a plan's hooks and completes checkpoints."""
+"""A trainer's callback that tells of a run's moments, counts its seconds, and completes checkpoints."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-class Watched(Protocol):
-    """What is told of the run, and counts its seconds."""
+class Timed(Protocol):
+    """A run that is told of its moments, and counts its seconds."""
 
     costs: dict[str, float]
 
@@ -24,11 +24,11 @@ class Watched(Protocol):
         ...
 
 
-class Watch(TrainerCallback):
-    """Tells the plan's hooks where the run stands, counts seconds without theirs, and completes checkpoints."""
+class Clock(TrainerCallback):
+    """Tells the run that a moment has come, counts its seconds without what it then does, and completes checkpoints."""
 
-    def __init__(self, live: Watched) -> None:
-        self.live = live
+    def __init__(self, run: Timed) -> None:
+        self.run = run
         self.since = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -48,9 +48,9 @@ class Watch(TrainerCallback):
         """Complete the checkpoint."""
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if args.should_save and folder.exists():
-            self.live.leave(folder)
+            self.run.leave(folder)
 
     def _tell(self, phase: str, control: Any) -> None:
-        self.live.costs["seconds"] += time.perf_counter() - self.since
-        self.live.tell(phase, control)
+        self.run.costs["seconds"] += time.perf_counter() - self.since
+        self.run.tell(phase, control)
         self.since = time.perf_counter()
