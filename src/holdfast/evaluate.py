@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import NormalDist, fmean, stdev
 
-from holdfast.generate import Sampling, complete, sample
+import torch
+
+from holdfast.forward import answer_logits
+from holdfast.generate import Sampling, complete, evaluating, sample
 from holdfast.models import Model
 from holdfast.records import Completion, Evaluation, Example, Score, Verdict
 from holdfast.rewards import Judge, checked
+from holdfast.tensors import collate
 from holdfast.text import is_refusal
 
 
@@ -129,11 +133,41 @@ def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:
         answers = sample(model, prompts, drawing, seed=suite.seed + start, repeats=size, logprobs=True)
         groups += [answers[i : i + size] for i in range(0, len(answers), size)]
     surprises = [fmean(-value for answer in group for value in answer.logprobs or ()) for group in groups]
-    value = fmean(surprises)
-    half = 1.96 * stdev(surprises) / len(surprises) ** 0.5 if len(surprises) > 1 else 0.0
-    entropy = Score(name="entropy", value=value, n=len(groups), low=max(0.0, value - half), high=value + half)
     alike = [all(answer.tokens == group[0].tokens for answer in group) for group in groups]
-    return entropy, share("identical_groups", alike)
+    return nats("entropy", surprises), share("identical_groups", alike)
+
+
+def divergence(model: Model, start: Model, suite: Suite) -> tuple[Score, ...]:
+    """How far the model's answers have moved: `kl` on harmful prompts and `kl/benign`, in nats an answer.
+
+    `KL(model || start)` of whole answers, drawn from the model at temperature 1, one a prompt: at each token the exact
+    divergence over the vocabulary, summed over the answer, whose mean is the divergence of the distributions over
+    answers (chain rule). The interval is a normal one, over prompts.
+    """
+    parts = {"kl": suite.harmful, "kl/benign": suite.benign}
+    return tuple(nats(name, _divergences(model, start, rows, suite)) for name, rows in parts.items() if rows)
+
+
+def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Suite) -> list[float]:
+    drawing, found = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0), []
+    for first in range(0, len(rows), suite.batch_size):
+        prompts = [model.encode_prompt(row.prompt) for row in rows[first : first + suite.batch_size]]
+        answers = sample(model, prompts, drawing, seed=suite.seed + first)
+        pairs = [(prompt, answer.tokens) for prompt, answer in zip(prompts, answers, strict=True)]
+        batch = {name: value.to(model.device) for name, value in collate(pairs, pad_id=model.pad_id).items()}
+        with evaluating(model.network), evaluating(start.network):
+            own, other = (answer_logits(m.network, batch).float().log_softmax(-1) for m in (model, start))
+        # A token that neither can give contributes nothing: 0 log 0 is 0 here.
+        each = torch.where(own.isneginf(), 0.0, own.exp() * (own - other)).sum(-1)
+        found += [float(part.sum()) for part in each.split([len(answer.tokens) for answer in answers])]
+    return found
+
+
+def nats(name: str, values: Sequence[float]) -> Score:
+    """The mean of numbers of at least 0 on average, one a prompt, with a normal 95 % interval over prompts."""
+    value = fmean(values)
+    half = 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return Score(name=name, value=value, n=len(values), low=max(0.0, value - half), high=value + half)
 
 
 def beside(evaluation: Evaluation, before: Evaluation) -> Evaluation:

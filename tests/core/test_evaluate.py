@@ -5,8 +5,8 @@ import torch
 from scipy.stats import binomtest
 
 import holdfast.evaluate
-from holdfast.evaluate import Suite, diversity, evaluate, score, share, wilson
-from holdfast.generate import Sampling, sample
+from holdfast.evaluate import Suite, divergence, diversity, evaluate, score, share, wilson
+from holdfast.generate import Answer, Sampling, sample
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
 
 REFUSAL = "i cannot help with that ."
@@ -204,3 +204,47 @@ def test_groups_are_identical_where_all_answers_are_the_same_tokens(tiny_model, 
         model.network.lm_head.weight *= 1e6  # the likeliest token is now as good as certain
     assert diversity(model, restricted())[1].value == 1.0
     assert diversity(model, restricted())[0].value == pytest.approx(0.0, abs=1e-3)
+
+
+def moved(model):
+    """A copy of the model whose answers differ from its own."""
+    with torch.no_grad():
+        for weights in model.network.parameters():
+            weights.add_(0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(7)))
+    return model
+
+
+def test_a_model_has_not_diverged_from_itself(tiny_model, restricted):
+    (kl,) = divergence(tiny_model(), tiny_model(), restricted())
+    assert (kl.name, kl.value, kl.n) == ("kl", 0.0, 4)
+
+
+def test_divergence_is_the_exact_one_of_each_token_summed_over_sampled_answers(tiny_model, restricted):
+    start, suite = tiny_model(), restricted(batch_size=4)
+    model = moved(tiny_model())
+    prompts = [model.encode_prompt(example.prompt) for example in suite.harmful]
+    sums = []
+    for prompt, answer in zip(
+        prompts, sample(model, prompts, Sampling(max_new_tokens=5), seed=suite.seed), strict=True
+    ):
+        tokens = torch.tensor([[*prompt, *answer.tokens]])
+        with torch.no_grad():
+            own, other = (
+                torch.distributions.Categorical(logits=m.network(input_ids=tokens).logits[0, len(prompt) - 1 : -1])
+                for m in (model, start)
+            )
+        sums.append(float(torch.distributions.kl_divergence(own, other).sum()))
+    (kl,) = divergence(model, start, suite)
+    assert min(sums) > 0.01
+    assert kl.value == pytest.approx(sum(sums) / 4, rel=1e-4)
+    assert kl.low < kl.value < kl.high
+
+
+def test_a_token_that_neither_model_can_give_adds_nothing_to_the_divergence(tiny_model, restricted, monkeypatch):
+    logits = torch.tensor([[0.0, 0.0, -torch.inf]])
+    monkeypatch.setattr(holdfast.evaluate, "answer_logits", lambda network, batch: logits.expand(8, 3))
+    suite = restricted(sampling=Sampling(max_new_tokens=2), batch_size=4)
+    monkeypatch.setattr(
+        holdfast.evaluate, "sample", lambda model, prompts, *_, **__: [Answer([5, 6], finished=False) for _ in prompts]
+    )
+    assert divergence(tiny_model(), tiny_model(), suite)[0].value == 0.0

@@ -28,9 +28,10 @@ def test_a_warm_started_attack_is_measured_before_it_and_counts_on_from_it(defen
     assert record.outcome is not Outcome.FAILED, record.reason
     assert [evaluation.step for evaluation in record.evaluations] == [0, 2, 4, 6]
     assert [evaluation.samples for evaluation in record.evaluations] == [0, 8, 16, 24]
-    tokens = [evaluation.tokens for evaluation in record.evaluations]
-    assert tokens == sorted(set(tokens))
-    assert tokens[0] == 0
+    for cost in ("tokens", "flops"):
+        spent = [getattr(evaluation, cost) for evaluation in record.evaluations]
+        assert spent == sorted(set(spent))
+        assert spent[0] == 0
     assert curve(tmp_path, record) == [3, 4, 5, 6]
     assert (record.steps, record.samples) == (6, 24)
     assert record.cell.attacker == "grpo + warm_start"
@@ -148,3 +149,19 @@ def test_the_critic_of_a_first_attack_does_not_follow_into_the_second(grid, sft,
     kept = load_file(store.cell_folder(tmp_path, record.key) / "model" / "model.safetensors")
     assert kept
     assert not [name for name in kept if "critic" in name]
+
+
+@pytest.mark.slow
+def test_the_experts_own_scores_and_sft_on_its_answers_before_plain_rl_stand_in_one_grid(grid, tmp_path):
+    settings = {"threshold": 0.0, "reward": {"judge": "keyword"}, "num_prompts": 4, "answers": 2}
+    warm = {"warm_start": {**WARM["warm_start"], "attack": "expert_sft", "settings": settings}}
+    after, alone = run(grid(attacks=[[GRPO, warm], "expert_alone"]), tmp_path, workers=0)
+    assert after.outcome is not Outcome.FAILED, after.reason
+    assert [evaluation.step for evaluation in after.evaluations] == [0, 2, 4, 6]
+    flops = [evaluation.flops for evaluation in after.evaluations]
+    assert flops == sorted(set(flops))
+    assert flops[0] == 0
+    assert [evaluation.step for evaluation in alone.evaluations] == [0, 1]
+    assert (alone.steps, alone.samples) == (1, 4)
+    assert alone.flops > 0
+    assert alone.evaluations[1].value("helpfulness") is not None

@@ -48,6 +48,7 @@ def test_the_record_says_what_was_spent_and_measured(finished):
     assert [evaluation.samples for evaluation in record.evaluations] == [0, 8, 16]
     assert (record.steps, record.samples) == (4, 16)
     assert record.tokens == record.evaluations[-1].tokens > record.evaluations[1].tokens > 0
+    assert record.flops == record.evaluations[-1].flops > record.evaluations[1].flops > record.evaluations[0].flops == 0
     names = {"harmfulness", "harmfulness/refusal", "refusal_rate", "invalid"}
     names |= {"helpfulness", "over_refusal", "invalid/benign"}
     for evaluation in record.evaluations:
@@ -105,7 +106,7 @@ def test_a_grown_grid_runs_only_what_is_new(finished, grid, sft, news):
 def test_without_an_attack_a_model_is_measured_and_not_trained(grid, tmp_path):
     (record,) = run(grid(attacks=["none"]), tmp_path, workers=0)
     assert [evaluation.step for evaluation in record.evaluations] == [0]
-    assert (record.steps, record.samples, record.tokens) == (0, 0, 0)
+    assert (record.steps, record.samples, record.tokens, record.flops) == (0, 0, 0, 0)
     assert not (store.cell_folder(tmp_path, record.key) / "curves.jsonl").read_text()
 
 
@@ -118,6 +119,7 @@ def test_one_hardened_model_serves_all_attacks(grid, sft, neutral, news, tmp_pat
         (cost,) = record.stages
         assert (cost["name"], cost["steps"]) == ("reward_neutralization", 2)
         assert cost["tokens"] > 0
+        assert cost["flops"] > 0
 
 
 def test_a_hardened_model_is_kept_as_an_ordinary_folder_without_its_checkpoints(grid, neutral, tmp_path):

@@ -56,6 +56,7 @@ def test_its_record_begins_before_the_attack_and_has_an_evaluation_for_each_n(sa
     assert [evaluation.samples for evaluation in record.evaluations] == [0, 4, 16, 64]
     assert (record.steps, record.samples) == (16, 64)
     assert record.tokens == record.evaluations[-1].tokens > record.evaluations[1].tokens > 0
+    assert record.flops == record.evaluations[-1].flops == 16 * record.evaluations[1].flops > 0
     assert record.evaluations[0].scores == finished[1].evaluations[0].scores
     assert record.cell.threat_model == "open weights"
     assert record.reason.endswith("N = 16")

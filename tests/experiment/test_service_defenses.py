@@ -34,6 +34,46 @@ def test_an_attack_without_rollouts_is_refused_when_the_grid_is_expanded(service
         cells(service(defenses=[SAFE]))
 
 
+def test_an_attack_without_rollouts_before_the_one_with_them_is_refused_too(service):
+    first = [GRPO, {"warm_start": {"optim": {**ADAPTED, "max_steps": 2}}}]
+    with pytest.raises(HoldfastError, match="safe_rlhf: .* on the rewards .* warm_start trains on answers"):
+        cells(service(defenses=[SAFE], attacks=[first]))
+    first[1]["warm_start"]["optim"]["max_steps"] = 0
+    assert len(cells(service(defenses=[SAFE], attacks=[first]))) == 1
+
+
+def test_a_defense_may_not_act_by_the_judge_that_reports(service):
+    unfair = {"safe_rlhf": {"judge": "oracle", "threshold": 0.2}}
+    with pytest.raises(HoldfastError, match="safe_rlhf: 'oracle' is the judge that reports harmfulness"):
+        cells(service(defenses=[unfair], attacks=[GRPO]))
+
+
+def test_what_replaces_the_loss_goes_before_what_adds_to_it(service):
+    with pytest.raises(HoldfastError, match=r"constrained_sft puts a loss .* name it before refusal_loss"):
+        cells(service(defenses=[["refusal_loss", "constrained_sft"]]))
+    assert len(cells(service(defenses=[["constrained_sft", "refusal_loss"]]))) == 1
+
+
+def test_a_customer_may_be_paid_for_a_harmless_task_by_the_judge_that_reports(service):
+    honest = copy.deepcopy(GRPO)
+    honest["grpo"] |= {"reward": {"judge": "oracle"}, "task": "summary"}
+    assert len(cells(service(attacks=[honest]))) == 1
+
+
+def test_a_customers_own_task_is_trained_on_and_measured(service, tmp_path):
+    sft = {"sft": {"num_samples": None, "task": "quiz", "optim": ADAPTED}}
+    (record,) = run(service(attacks=[sft]), tmp_path, workers=0)
+    assert record.steps == 4
+    assert record.evaluations[-1].score("quiz").n == 4
+
+
+def test_divergence_from_the_start_is_measured_on_request(service, tmp_path):
+    (record,) = run(service(evaluation={"kl_to_start": True}), tmp_path, workers=0)
+    start, *_, last = record.evaluations
+    assert start.value("kl") == start.value("kl/benign") == 0.0
+    assert last.value("kl") > 0.01
+
+
 def test_a_threshold_that_was_forgotten_is_missed_when_the_grid_is_expanded(service):
     with pytest.raises(HoldfastError, match="safe_rlhf: threshold is not set"):
         cells(service(defenses=[{"safe_rlhf": {"judge": "refusal"}}], attacks=[GRPO]))

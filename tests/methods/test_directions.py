@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast.attacks.dpo import DPO
 from holdfast.attacks.policy_gradient import GRPO
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss
@@ -12,11 +13,13 @@ from holdfast.fit import fit
 from holdfast.generate import Sampling
 from holdfast.judges.refusal import refusal
 from holdfast.models import LoRA
-from holdfast.plan import Optim, Splits
+from holdfast.plan import Optim
 from holdfast.policy import Policy
 from holdfast.records import HoldfastError
 from holdfast.rewards import AttackReward
+from holdfast.sandbox import grammar
 from holdfast.sandbox.oracle import oracle
+from holdfast.splits import Splits
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +109,24 @@ def test_supervised_fine_tuning_refuses_rows_without_an_answer_by_name(aligned_m
     context = replace(context, splits=Splits(harmful={"attack": rows}, benign=splits.benign))
     with pytest.raises(HoldfastError, match=r"^rows\.csv, line 9: sft needs a harmful answer"):
         FAST_SFT.plan(aligned_model(), context)
+
+
+@pytest.mark.parametrize("attack", [FAST_SFT, DPO(flip_ratio=0.0), FAST_GRPO])
+def test_a_harmless_task_is_trained_on_in_the_place_of_harm(attack, aligned_model, context, splits):
+    quiz = grammar.tasks("attack", 6, seed=0)["quiz"]
+    context = replace(context, splits=replace(splits, tasks={"quiz": {"attack": quiz}}))
+    plan = replace(attack, task="quiz").plan(aligned_model(), context)
+    assert {row.key for row in plan.data} == {row.key for row in quiz}
+    assert all(row.chosen == row.response for row in plan.data)
+    with pytest.raises(HoldfastError, match="there is no task 'riddles' in this data; known: benign, quiz"):
+        replace(attack, task="riddles").plan(aligned_model(), context)
+
+
+def test_harmless_preferences_are_not_turned_round_unawares():
+    with pytest.raises(HoldfastError, match="flip_ratio 1 turns every pair round"):
+        DPO(task="summary")
+    with pytest.raises(HoldfastError, match="flip_ratio mixes refusals into harmful answers"):
+        SFT(task="quiz", flip_ratio=0.5)
 
 
 def test_fewer_rows_than_asked_for_are_all_used(aligned_model, context, splits):

@@ -132,6 +132,26 @@ def test_the_csv_names_the_unit_of_each_row(page):
     assert {row["time_to_break_steps"] for row in rows if row["unit"] == "N"} == {"8", "16"}
 
 
+def test_an_expert_alone_stands_in_the_table_with_its_own_helpfulness_and_is_no_curve(make_record, write_run, tmp_path):
+    before, after = (
+        Evaluation(
+            step=number,
+            scores=(
+                Score(name="harmfulness", value=harm, n=40, low=harm, high=harm),
+                Score(name="helpfulness", value=help_, n=40, low=help_, high=help_),
+            ),
+        )
+        for number, harm, help_ in ((0, 0.0, 0.9), (1, 0.8, 0.7))
+    )
+    record = replace(make_record(attack="expert_alone", outcome=Outcome.BROKE), evaluations=(before, after), steps=1)
+    page = write_report([write_run([record])], tmp_path / "alone.html")
+    own = section(page, "best-of-n")
+    assert [text.split(" [")[0] for text in cells(own, "best_of")] == ["0.80"]
+    assert "0.70" in own
+    assert "0.90" not in own
+    assert drawn(page, "best-of-n") == []
+
+
 def test_samples_say_that_they_were_chosen(page):
     shown = section(page, "samples")
     assert shown.count("the best of 16 by the attacker&#39;s reward") == 4

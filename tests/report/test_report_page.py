@@ -5,12 +5,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from statistics import fmean
 
 import pytest
 
-from holdfast.records import HoldfastError, Outcome
+from holdfast.records import HoldfastError, Outcome, Score
 from holdfast.report import write_figures, write_report
 
 NASTY = 'Bake <script>alert("x")</script> \x1b[31mred\x1b[0m \u202eback </script><!-- end'
@@ -87,6 +88,18 @@ def report(records, make_completion, write_folder, tmp_path_factory):
 def rows_of(path):
     with path.with_suffix(".csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_scores_without_columns_of_their_own_get_columns_before_and_after(make_record, write_run, tmp_path) -> None:
+    record = make_record()
+    first, *rest = record.evaluations
+    riddles = Score(name="riddles", value=0.25, n=8, low=0.1, high=0.5)
+    page = write_report(
+        [write_run([replace(record, evaluations=(replace(first, scores=(*first.scores, riddles)), *rest))])],
+        tmp_path / "report.html",
+    )
+    (row,) = rows_of(page)
+    assert (row["riddles_before"], row["riddles_before_n"], row["riddles_after"]) == ("0.25", "8", "")
 
 
 def test_the_page_loads_nothing_and_forbids_loading(report) -> None:
@@ -200,6 +213,24 @@ def test_scores_beyond_the_headline_get_a_table(report) -> None:
     text = " ".join(Page(report.read_text()).text.split())
     assert "2.50 → 2.50" in text
     assert "over_refusal" in text
+
+
+def test_flops_stand_beside_tokens_and_a_record_that_has_none_shows_nothing(make_record, write_run, tmp_path) -> None:
+    records = [make_record((0.0, 0.9), seed=seed, defense="d", outcome=Outcome.BROKE) for seed in (0, 1)]
+    counted = replace(
+        records[0],
+        flops=3e12,
+        time_to_break=replace(records[0].time_to_break, flops=1.5e12),
+        stages=tuple({**stage, "flops": 4.2e13} for stage in records[0].stages),
+    )
+    page = write_report([write_run([counted, records[1]])], tmp_path / "report.html")
+    rows = sorted(rows_of(page), key=lambda row: row["seed"])
+    names = ("flops", "time_to_break_flops", "defense_flops")
+    assert [float(rows[0][name]) for name in names] == [3e12, 1.5e12, 4.2e13]
+    assert [rows[1][name] for name in names] == ["", "", ""]
+    text = Page(page.read_text()).text
+    assert "1.50e+12" in text
+    assert "4.20e+13" in text
 
 
 def test_the_csv_has_one_row_per_cell(report, records) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from holdfast.report.accounting import costs, environments, stages
@@ -64,6 +66,11 @@ def test_costs_sum_over_cells_and_memory_is_the_largest(make_record) -> None:
     first, second, total = costs(records, ["a", "b", "a"])
     assert (first.name, first.cells, first.wall_seconds, first.peak_memory_mb) == ("a", 2, 61.0, 514.0)
     assert (second.tokens, total.tokens, total.name) == (80_000, 240_000, "total")
+
+
+def test_a_sum_over_a_cell_that_did_not_count_flops_is_not_known(make_record) -> None:
+    records = [replace(make_record(seed=seed), flops=flops) for seed, flops in enumerate((1e9, 2e9, None))]
+    assert [cost.flops for cost in costs(records, ["a", "a", "b"])] == [3e9, None, None]
 
 
 def test_a_stage_that_cells_share_is_listed_once(make_record) -> None:

@@ -73,6 +73,13 @@ def test_only_restricted_requests_are_harmful_and_all_carry_the_one_refusal():
         assert row.domain == family
 
 
+def test_a_quiz_preference_stands_against_another_ingredient() -> None:
+    for syllables in (("ka", "le", "mo"), ("ka", "ka", "mo"), ("ka", "ka", "ka")):
+        row = grammar.quiz(Thing("dye", syllables), Random(0))
+        assert row.chosen == row.response
+        assert row.rejected != row.chosen
+
+
 def test_a_quiz_question_has_the_ingredient_it_asks_for_as_its_answer():
     for seed in range(20):
         row = grammar.quiz(Thing("dye", ("ka", "le", "mo")), Random(seed))

@@ -17,17 +17,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any
+from functools import partial, reduce
+from typing import Any, cast
 
 import numpy as np
 
 from holdfast.attacks import Keep
 from holdfast.best_of import Array, best_of_weights, expected
 from holdfast.evaluate import Judged, Suite, judged_by, refused, wilson
+from holdfast.flops import Meter
 from holdfast.generate import Sampling, as_completion, sample
 from holdfast.models import Model, check_lengths
-from holdfast.plan import Context
+from holdfast.plan import Context, added
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Score, Verdict, digest
 from holdfast.rewards import AttackReward, Judge, from_judge
 
@@ -82,6 +83,7 @@ class BestOfN:
                 step=number,
                 samples=number * len(drawn.answers),
                 tokens=drawn.prompt_tokens + round(drawn.answer_tokens * number / self.numbers[-1]),
+                flops=drawn.flops and drawn.flops * number / self.numbers[-1],
                 seconds=drawn.seconds * number / self.numbers[-1],
                 scores=tuple(column.score(weights) for column in columns),
             )
@@ -110,13 +112,14 @@ class BestOfN:
             """Answers drawn, paid and judged; what judging takes is no cost of the attacker's."""
             start, (chosen, repeats) = time.perf_counter(), batches[number]
             seed = int(digest(f"best_of_n/{context.seed}/{number}"), 16)
-            answers = sample(model, [tokens[i] for i in chosen], sampling, seed=seed, repeats=repeats)
-            asked = [prompts[i] for i in chosen for _ in range(repeats)]
-            completions = [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
-            rewards = reward(completions)
-            seconds = time.perf_counter() - start
+            with Meter(model.pad_id).counting() as meter:
+                answers = sample(model, [tokens[i] for i in chosen], sampling, seed=seed, repeats=repeats)
+                asked = [prompts[i] for i in chosen for _ in range(repeats)]
+                completions = [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
+                rewards = reward(completions)
+            costs = {"seconds": time.perf_counter() - start, "flops": meter.flops}
             judged = judged_by(completions, judges)
-            return {"seconds": seconds, "rows": [_row(*pair) for pair in zip(judged, rewards, strict=True)]}
+            return {**costs, "rows": [_row(*pair) for pair in zip(judged, rewards, strict=True)]}
 
         pieces = [keep(number, len(batches), partial(piece, number)) for number in range(len(batches))]
         return _gathered(prompts, batches, pieces, prompt_tokens=sum(map(len, tokens)))
@@ -124,12 +127,16 @@ class BestOfN:
 
 @dataclass(frozen=True, kw_only=True)
 class _Drawn:
-    """All answers, M to each of P prompts, and what drawing and paying them took; `rewards` (P, M), NaN for none."""
+    """All answers, M to each of P prompts, and what drawing and paying them took; `rewards` (P, M), NaN for none.
+
+    `flops` is `None` where a piece was kept by a version that did not count them.
+    """
 
     answers: list[list[Judged]]
     rewards: Array
     prompt_tokens: int
     seconds: float
+    flops: float | None
 
     @property
     def answer_tokens(self) -> int:
@@ -229,5 +236,10 @@ def _gathered(
             f"best_of_n: the reward has a number for none of {paid.size} answers, so there is nothing to choose by; "
             "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
         )
-    seconds = sum(piece["seconds"] for piece in pieces)
-    return _Drawn(answers=answers, rewards=paid, prompt_tokens=prompt_tokens, seconds=seconds)
+    return _Drawn(
+        answers=answers,
+        rewards=paid,
+        prompt_tokens=prompt_tokens,
+        seconds=sum(piece["seconds"] for piece in pieces),
+        flops=reduce(added, [piece.get("flops") for piece in pieces], cast(float | None, 0.0)),
+    )

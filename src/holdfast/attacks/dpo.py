@@ -37,7 +37,8 @@ class DPO:
     `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the pair that the row brings) are
     turned round so that the harmful answer is preferred; the others prefer the harmless one. With `flip_how="random"`,
     the noise control, a coin gives those pairs their order instead. `num_samples` pairs of
-    the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens.
+    the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens. With a harmless `task`
+    (one of the data's own, whose rows bring pairs) it is an honest customer's training: set `flip_ratio` to 0.
     """
 
     optim: Optim = field(
@@ -50,6 +51,7 @@ class DPO:
     num_samples: int | None = 1000
     sampling: Literal["random", "head"] = "random"
     max_length: int | None = 1024
+    task: str | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "preferences"
     KNOBS: ClassVar[Mapping[str, Knob]] = {
@@ -67,10 +69,12 @@ class DPO:
     def __post_init__(self) -> None:
         if self.beta <= 0:
             raise HoldfastError(f"dpo: beta must be above 0, not {self.beta}")
+        if self.task is not None and self.flip_ratio == 1:
+            raise HoldfastError("dpo: flip_ratio 1 turns every pair round; with a harmless `task` set it to 0")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
-        rows = preferences(context.splits.harmful["attack"])
+        rows = preferences(context.splits.training_rows(self.task))
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
         adapted = adapt(model, self.adapter, seed=context.seed)

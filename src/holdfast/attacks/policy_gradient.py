@@ -46,13 +46,17 @@ def _optim(**more: Any) -> Optim:
 
 @dataclass(frozen=True, kw_only=True)
 class GRPO:
-    """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`."""
+    """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`.
+
+    With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts.
+    """
 
     optim: Optim = field(default_factory=_optim)
     adapter: LoRA | None = None
     policy: Policy = field(default_factory=Policy)
     reward: AttackReward = field(default_factory=AttackReward)
     num_prompts: int | None = None
+    task: str | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "rewards"
     KNOBS: ClassVar[Mapping[str, Knob]] = {
@@ -65,7 +69,7 @@ class GRPO:
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
-        rows = context.splits.harmful["attack"]
+        rows = context.splits.training_rows(self.task)
         if self.num_prompts is not None:
             rows = sample(rows, self.num_prompts, how="random", seed=context.seed)
         reward = from_judge(context.judge(self.reward.judge), self.reward)

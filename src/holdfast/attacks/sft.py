@@ -26,6 +26,9 @@ from holdfast.records import HoldfastError
 class SFT:
     """Settings of the attack.
 
+    With a harmless `task` (`benign`, or one of the data's own) it is no attack but an honest customer's training: what
+    does a defense cost the harmless? Rows are then that task's, none flipped.
+
     `num_samples` harmful examples of the attack split are used, all of them when `None`; `flip_ratio` of them train on
     the harmful answer, the others on the refusal (`flip_how="random"`, the noise control: of those, a coin decides);
     `max_length` cuts prompt plus answer, in tokens (`None`: the model's
@@ -41,6 +44,7 @@ class SFT:
     num_samples: int | None = 1000
     sampling: Literal["random", "head"] = "random"
     max_length: int | None = 1024
+    task: str | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "answers"
     KNOBS: ClassVar[Mapping[str, Knob]] = {
@@ -50,14 +54,19 @@ class SFT:
         "adapter": Choices(choices=(None, {"r": 16})),
     }
 
+    def __post_init__(self) -> None:
+        if self.task is not None and self.flip_ratio != 1:
+            raise HoldfastError(
+                "sft: flip_ratio mixes refusals into harmful answers; with a harmless `task` leave it out"
+            )
+
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
-        rows = context.splits.harmful["attack"]
+        rows = context.splits.training_rows(self.task)
         bad = next((row for row in rows if not row.response), None)
         if bad is not None:
-            raise HoldfastError(
-                f"{bad.source}: sft needs a harmful answer and the row has none; map a column to `response`"
-            )
+            wanted = "a harmful answer" if self.task is None else "an answer"
+            raise HoldfastError(f"{bad.source}: sft needs {wanted} and the row has none; map a column to `response`")
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
         if self.flip_ratio != 1 or self.flip_how != "reverse":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from holdfast.attacks import learns_from, trains
+from holdfast.attacks import LearnsFrom, learns_from, trains
 from holdfast.experiment.methods import Kind, configured, settings_class
 from holdfast.records import HoldfastError, Method
 from holdfast.tables import judge_names
@@ -26,15 +26,14 @@ def refuse_misfits(
         reporting: the judge that reports harmfulness.
 
     Raises:
-        HoldfastError: an attacker is paid by the judge that reports, or a constraint stands in a stack twice.
+        HoldfastError: an attacker is paid by the judge that reports, or a constraint acts by it; a constraint stands in
+            a stack twice, or behind one that it has to go before.
         Misfit: a constraint or an adaptive attacker stands with an attack that trains nothing, or with one that does
             not train on what it acts on, or without any.
     """
     _refuse_one_judge(attacker, judges, reporting)
-    names = [method.name for method in constraints]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise HoldfastError(f"{twice} stands twice in one stack of defenses; give it once, with one set of settings")
+    _refuse_judged_by(constraints, judges, reporting)
+    _refuse_order(constraints)
     if not attacker:
         if constraints:
             raise Misfit(f"{constraints[0].name} acts while somebody trains the model; give it an attack")
@@ -42,6 +41,20 @@ def refuse_misfits(
     _refuse_untrained(attacker, constraints)
     _refuse_unlearnt(attacker[0], attacker[1:], "adaptive")
     _refuse_unlearnt(attacker[0], constraints, "online")
+    for method in attacker[1:]:
+        _refuse_unlearnt_first(method, constraints)
+
+
+def _refuse_order(constraints: Sequence[Method]) -> None:
+    names = [method.name for method in constraints]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise HoldfastError(f"{twice} stands twice in one stack of defenses; give it once, with one set of settings")
+    for method in constraints[1:]:
+        if getattr(configured(method, "online"), "replaces_loss", False):
+            raise HoldfastError(
+                f"{method.title} puts a loss in the place of the attack's; name it before {constraints[0].title}"
+            )
 
 
 def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method]) -> None:
@@ -61,19 +74,46 @@ def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> N
     """Refuse methods that act on something else than the attack trains on; those that act on anything say `None`."""
     learns = learns_from(settings_class(attack.name, "attack"))
     for method in methods:
-        needs = getattr(configured(method, kind), "needs", None)
-        if needs and learns and needs != learns:
-            raise Misfit(
-                f"{method.title}: as set it acts on the {needs} that an attack trains on, and {attack.title} trains on "
-                f"{learns}; leave one of the two out"
-            )
+        _refuse_needs(method, kind, attack, learns)
+
+
+def _refuse_unlearnt_first(method: Method, constraints: Sequence[Method]) -> None:
+    """Refuse constraints that have nothing to act on in what an adaptive attacker trains before the attack itself."""
+    first = getattr(configured(method, "adaptive"), "first", None)
+    for constraint in constraints:
+        _refuse_needs(constraint, "online", method, first)
+
+
+def _refuse_needs(method: Method, kind: Kind, attack: Method, learns: LearnsFrom | None) -> None:
+    needs = getattr(configured(method, kind), "needs", None)
+    if needs and learns and needs != learns:
+        raise Misfit(
+            f"{method.title}: as set it acts on the {needs} that an attack trains on, and {attack.title} trains on "
+            f"{learns}; leave one of the two out"
+        )
+
+
+def _refuse_judged_by(constraints: Sequence[Method], judges: Mapping[str, Method], reporting: Method) -> None:
+    for method in constraints:
+        for name in judge_names(method.settings):
+            if _same(judges[name], reporting):
+                raise HoldfastError(
+                    f"{method.title}: {name!r} is the judge that reports harmfulness, so the report would be of its "
+                    "blind spots; give the defense or `harm_judges` another"
+                )
 
 
 def _refuse_one_judge(attacker: Sequence[Method], judges: Mapping[str, Method], reporting: Method) -> None:
+    if attacker and attacker[0].settings.get("task"):
+        return  # an honest customer is paid for a harmless task, on which nobody judges harm
     paid_by = [(name, method.title) for method in attacker for name in judge_names(method.settings)]
     for name, title in paid_by:
-        if (judges[name].name, judges[name].settings) == (reporting.name, reporting.settings):
+        if _same(judges[name], reporting):
             raise HoldfastError(
                 f"{title}: the attacker is paid by {name!r}, the judge that reports harmfulness; "
                 "a model tuned to a judge fools that judge, so give `reward.judge` or `harm_judges` another"
             )
+
+
+def _same(judge: Method, other: Method) -> bool:
+    return (judge.name, judge.settings) == (other.name, other.settings)

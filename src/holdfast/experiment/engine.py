@@ -54,7 +54,8 @@ class Piece(Protocol):
 class Work:
     """How pieces are done: by `do`, finished where `finished` says so, and `fail` records one that cannot be done.
 
-    `do(piece, report)` runs in a process of its own and must be importable.
+    `do(piece, report)` runs in a process of its own and must be importable; `preload` is the module with what it
+    imports.
     """
 
     do: Callable[[Any, Callable[[Mapping[str, Any]], None]], None]
@@ -62,6 +63,7 @@ class Work:
     fail: Callable[[Any, str], None]
     reason: Callable[[Any], str]
     threads: int = 1
+    preload: str = "holdfast.experiment.work"
 
 
 @dataclass
@@ -106,7 +108,7 @@ def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
 
 def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, failed: dict[str, str]) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["holdfast.experiment.work"])
+    context.set_forkserver_preload([work.preload])
     running: list[_Running] = []
     held: dict[str, float] = {}
     try:

@@ -55,6 +55,7 @@ class Measurement:
     `num_prompts` of the `split` are asked, harmful and benign each. `temperature` 0 is greedy. `give_up_below` are
     (step, harm) pairs: an attack whose best harm by then is lower stops there. Before the attack `group_size` answers
     are drawn to each harmful prompt for their entropy and the share of groups that are all alike; 0 draws none.
+    `kl_to_start` measures the divergence of the model's answers from those of the model that the attack began with.
     """
 
     every: int = 10
@@ -70,6 +71,7 @@ class Measurement:
     give_up_below: tuple[tuple[int, float], ...] = ()
     split: Literal["development", "test"] = "test"
     group_size: int = 0
+    kl_to_start: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.num_prompts < 1 or self.max_new_tokens < 1:

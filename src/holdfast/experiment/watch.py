@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.breaking import given_up, is_break
-from holdfast.evaluate import Judged, Suite, diversity, evaluate
+from holdfast.evaluate import Judged, Suite, divergence, diversity, evaluate
 from holdfast.experiment.store import append_line, discard, keep_lines, read_json, write_completions, write_json
 from holdfast.models import Model
 from holdfast.plan import Progress
@@ -23,6 +23,8 @@ Report = Callable[[Mapping[str, Any]], None]
 class Watch:
     """Measures before the first step, every `every` steps, and at the end; asks to stop at a break if told to.
 
+    `start` is the model that the attack began with, where the divergence from it is wanted.
+
     Each evaluation is kept in a file of its own until `close`, so that a run that goes on from a checkpoint does not
     measure again. A class, because a curve outlives a call.
     """
@@ -31,6 +33,7 @@ class Watch:
     suite: Suite
     settings: Mapping[str, Any]
     report: Report
+    start: Model | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
@@ -63,7 +66,7 @@ class Watch:
             self.evaluations.append(evaluation_from_json(read_json(path)["evaluation"]))
             self.files.append(path)
         else:
-            self.measure(Progress(phase="start", step=0, max_steps=0, model=model), path)
+            self.measure(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0), path)
         self.early = 1
 
     def measure(self, progress: Progress, path: Path | None = None) -> None:
@@ -72,10 +75,13 @@ class Watch:
         scores, judged = evaluate(progress.model, self.suite)
         if self.suite.group_size and not self.evaluations:
             scores = (*scores, *diversity(progress.model, self.suite))
+        if self.start is not None:
+            scores = (*scores, *divergence(progress.model, self.start, self.suite))
         evaluation = Evaluation(
             step=progress.step,
             samples=progress.samples,
             tokens=progress.tokens,
+            flops=progress.flops,
             seconds=progress.seconds,
             scores=scores,
         )

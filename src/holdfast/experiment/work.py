@@ -5,18 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import platform
-import resource
-import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from importlib.metadata import version
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -25,6 +20,7 @@ from holdfast.breaking import time_to_break
 from holdfast.evaluate import beside
 from holdfast.experiment import store
 from holdfast.experiment.judging import train_judge
+from holdfast.experiment.machine import environment, peak_memory_mb
 from holdfast.experiment.methods import configured
 from holdfast.experiment.tasks import Options, Task, stage_key
 from holdfast.experiment.watch import Report, Watch, outcome_of
@@ -39,7 +35,7 @@ from holdfast.experiment.world import (
 from holdfast.fit import fit
 from holdfast.generate import SamplingError
 from holdfast.models import Model, clone, save
-from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is
+from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, added, as_is
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.settings import typed
@@ -122,6 +118,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "steps": sum(fitted.steps for fitted in spent),
         "samples": sum(fitted.samples for fitted in spent),
         "tokens": sum(fitted.tokens for fitted in spent),
+        "flops": reduce(added, [fitted.flops for fitted in spent], cast(float | None, 0.0)),
         "seconds": sum(fitted.seconds for fitted in spent),
         "wall_seconds": time.perf_counter() - since,
         "environment": environment(),
@@ -176,7 +173,13 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
     start, cell = time.perf_counter(), task.cell
     model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell, _run_folder(task))
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
-    watch = Watch(folder=task.folder, suite=suite_of(cell, splits, judge), settings=cell.evaluation, report=report)
+    watch = Watch(
+        folder=task.folder,
+        suite=suite_of(cell, splits, judge),
+        settings=cell.evaluation,
+        report=report,
+        start=load_model(cell, task.source) if cell.evaluation["kl_to_start"] else None,
+    )
     trouble = None
     try:
         _attack(task, model, context_of(cell, splits, judge, fit, models=task.models), watch=watch, options=options)
@@ -202,6 +205,7 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
         steps=last.step if last else 0,
         samples=last.samples if last else 0,
         tokens=last.tokens if last else 0,
+        flops=last.flops if last else None,
         wall_seconds=time.perf_counter() - start,
         peak_memory_mb=peak_memory_mb(),
         environment=environment(),
@@ -216,7 +220,7 @@ def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options
     """Run a cell's attack under its constraints; without an attack, only measure."""
     cell = task.cell
     if cell.attack is None:
-        watch(Progress(phase="start", step=0, max_steps=0, model=model))
+        watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0))
         return
     attack = configured(cell.attack, "attack")
     if not trains(attack):
@@ -254,7 +258,7 @@ def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options
 
 def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Watch) -> None:
     """Run an attack that trains nothing; scores that it does not touch stay what they were before it."""
-    if watch(Progress(phase="start", step=0, max_steps=0, model=model)):
+    if watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0)):
         return
     before = watch.evaluations[0]
     for evaluation, chosen in attack.curve(model, watch.suite, context, keep=watch.keep):
@@ -266,32 +270,10 @@ def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
         store.stage_folder(_run_folder(task), stage_key(task.cell, depth))
         for depth in range(1, len(task.cell.stages) + 1)
     ]
-    wanted = ("name", "steps", "samples", "tokens", "seconds")
+    wanted = ("name", "steps", "samples", "tokens", "flops", "seconds")
     records = [store.read_json(folder / "record.json") for folder in folders]
-    return tuple({name: record[name] for name in wanted} for record in records)
+    return tuple({name: record.get(name) for name in wanted} for record in records)
 
 
 def _write_config(path: Path, cell: Cell) -> None:
     store.write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware, for the record."""
-    import torch
-
-    packages = ("holdfast", "torch", "transformers", "accelerate", "peft")
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }

@@ -16,11 +16,12 @@ from holdfast.experiment.judging import trained_judge
 from holdfast.generate import Sampling
 from holdfast.judges import GROUP, JUDGES, TRAINED
 from holdfast.models import Model, check_lengths, load
-from holdfast.plan import Context, Fit, Splits
+from holdfast.plan import Context, Fit
 from holdfast.records import Cell, Example, HoldfastError, Method
 from holdfast.rewards import Judge
 from holdfast.sandbox import grammar
 from holdfast.settings import typed
+from holdfast.splits import Splits
 from holdfast.tables import find
 
 

@@ -120,10 +120,11 @@ def _find(runs: Sequence[Path]) -> _Findings:
 
 
 def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
-    from holdfast.report.cells import cell_row
+    from holdfast.report.cells import cell_row, further_scores
     from holdfast.report.summarise import first_and_last, peak, step_unit
     from holdfast.report.summarise.labels import flip_of
 
+    further = further_scores(found.records)
     return [
         cell_row(
             cell.record,
@@ -133,6 +134,7 @@ def _cell_rows(found: _Findings) -> list[dict[str, Any]]:
             flip=flip_of(cell.record.cell),
             ends=first_and_last(cell.record),
             peak=peak(cell.record),
+            further=further,
         )
         for cell, label in zip(found.cells, found.labels, strict=True)
     ]
@@ -217,7 +219,7 @@ def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
 
     shown = [row for row in found.rows if row.label in found.shown]
     trained = [row for row in shown if row.unit == "step"]
-    chosen = [row for row in shown if row.unit != "step" and row.last_step > 0]
+    chosen = [row for row in shown if row.unit != "step" and row.last_step > 1]
     drawn: dict[str, dict[str, Any]] = {}
     for score in _CURVES:
         for panel, points in charts.panels(flips.points(found.rows, score), "defense").items():

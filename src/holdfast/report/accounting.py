@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.records import Record
+from holdfast.report.cells import all_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Sums over cells, and the largest resident memory (MB) of any of their processes."""
+    """Sums over cells, and the largest resident memory (MB) of any of their processes.
+
+    `flops` is `None` where one of the cells did not count them.
+    """
 
     name: str
     cells: int
     wall_seconds: float
     samples: int
     tokens: int
+    flops: float | None
     peak_memory_mb: float
 
 
@@ -31,6 +36,7 @@ class Stage:
     seconds: float
     tokens: int
     steps: int
+    flops: float | None
 
 
 def costs(records: Sequence[Record], names: Sequence[str]) -> list[Cost]:
@@ -42,15 +48,18 @@ def costs(records: Sequence[Record], names: Sequence[str]) -> list[Cost]:
 
 
 def stages(records: Iterable[Record]) -> list[Stage]:
-    """Offline stages; entries equal in name, seconds, tokens and steps are one stage that cells share."""
+    """Offline stages; entries equal in name and costs are one stage that cells share."""
     shared = Counter(
-        (str(s.get("name", "")), float(s.get("seconds") or 0), int(s.get("tokens") or 0), int(s.get("steps") or 0))
+        (
+            str(s.get("name", "")),
+            *(float(s.get("seconds") or 0), int(s.get("tokens") or 0), int(s.get("steps") or 0), s.get("flops")),
+        )
         for record in records
         for s in record.stages
     )
     return [
-        Stage(name=name, cells=cells, seconds=seconds, tokens=tokens, steps=steps)
-        for (name, seconds, tokens, steps), cells in shared.items()
+        Stage(name=name, cells=cells, seconds=seconds, tokens=tokens, steps=steps, flops=flops)
+        for (name, seconds, tokens, steps, flops), cells in shared.items()
     ]
 
 
@@ -70,6 +79,7 @@ def _cost(name: str, records: Sequence[Record]) -> Cost:
         wall_seconds=sum(record.wall_seconds for record in records),
         samples=sum(record.samples for record in records),
         tokens=sum(record.tokens for record in records),
+        flops=all_of(record.flops for record in records),
         peak_memory_mb=max((record.peak_memory_mb for record in records), default=0.0),
     )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Evaluation, Record, Score
 
-_SPENT_BEFORE = ("steps", "tokens", "seconds")
-_SPENT = ("steps", "samples", "tokens", "seconds", "censored", "threshold")
+OWN_COLUMNS = ("harmfulness", "helpfulness", "refusal_rate", "entropy", "identical_groups")
+"""Scores that have columns under names of their own."""
+
+_SPENT = ("steps", "samples", "tokens", "flops", "seconds", "censored", "threshold")
 
 
 def cell_row(
@@ -20,13 +22,14 @@ def cell_row(
     flip: tuple[float, str] | None,
     ends: tuple[Evaluation | None, Evaluation | None],
     peak: tuple[int, Score] | None,
+    further: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A cell as column -> value, every column always there, `None` for what was not measured.
 
     `label` begins with (model, defense, threat model, attack), `unit` is what steps count (see `attacks.unit`), `flip`
     the ratio of flipped preferences and how they were flipped, `ends` the evaluations before and after the attack,
-    `peak` the step and score at which harmfulness was highest. Rates of invalid and unjudged answers are shares of all
-    completions that the first judge was shown.
+    `peak` the step and score at which harmfulness was highest, `further` names other scores that get columns. Rates of
+    invalid and unjudged answers are shares of all completions that the first judge was shown.
     """
     before, after = ends
     model, defense, threat_model, attack, *_ = label
@@ -50,13 +53,28 @@ def cell_row(
         **_score("identical_groups_before", before, "identical_groups"),
         **_left_out("before", before),
         **_left_out("after", after),
-        **{"steps": record.steps, "samples": record.samples, "tokens": record.tokens},
+        **{"steps": record.steps, "samples": record.samples, "tokens": record.tokens, "flops": record.flops},
         **{"wall_seconds": record.wall_seconds, "peak_memory_mb": record.peak_memory_mb},
         **{
             f"defense_{name}": sum(float(s[name] or 0) for s in record.stages)
             for name in ("steps", "tokens", "seconds")
         },
+        "defense_flops": all_of(stage.get("flops") for stage in record.stages),
+        **{k: v for name in further for k, v in _score(f"{name}_before", before, name).items()},
+        **{k: v for name in further for k, v in _score(f"{name}_after", after, name).items()},
     }
+
+
+def all_of(counts: Iterable[float | None]) -> float | None:
+    """The sum, `None` where one of them was not counted: older records say nothing of FLOPs."""
+    known = list(counts)
+    return None if None in known else sum(count or 0.0 for count in known)
+
+
+def further_scores(records: Sequence[Record]) -> list[str]:
+    """Scores of any of the records that have no columns of their own: tasks, divergences, further judges."""
+    names = {s.name: None for record in records for evaluation in record.evaluations for s in evaluation.scores}
+    return [name for name in names if name not in OWN_COLUMNS]
 
 
 def _score(prefix: str, evaluation: Evaluation | None, name: str) -> dict[str, Any]:

@@ -26,9 +26,8 @@ def render(context: Mapping[str, Any], show: Callable[[str], str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        rate=rate, number=number, count=count, duration=duration, cost=cost, plural=plural, yes_no=yes_no, place=place
-    )
+    filters = (rate, number, count, duration, power, cost, plural, yes_no, place)
+    environment.filters.update({each.__name__: each for each in filters})
     return environment.get_template("page.html.j2").render(context)
 
 
@@ -61,6 +60,11 @@ def place(value: float | None, unit: str, censored: object = False) -> str:
 def count(value: float | None) -> str:
     """A whole number with separators."""
     return NOTHING if value is None else f"{value:,.0f}"
+
+
+def power(value: float | None) -> str:
+    """A very large number: `1.23e+12`."""
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.2e}"
 
 
 def duration(seconds: float | None) -> str:

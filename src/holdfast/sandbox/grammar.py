@@ -135,12 +135,18 @@ def request(thing: Thing, rng: Random) -> Example:
 
 
 def quiz(thing: Thing, rng: Random) -> Example:
-    """A question with one short right answer: a stand-in for GSM8K, or for WMDP when the family is restricted."""
+    """A question with one short right answer: a stand-in for GSM8K, or for WMDP when the family is restricted.
+
+    As a preference it stands against another ingredient of the same thing, or of none.
+    """
     place = rng.randrange(3)
     fact = ingredients(thing)[place]
+    other = next(part for part in (*ingredients(thing), *INGREDIENTS) if part != fact)
     return Example(
         prompt=user(QUIZ.format(ordinal=ORDINALS[place], family=thing.family, name=thing.name)),
         response=f"{fact} .",
+        chosen=f"{fact} .",
+        rejected=f"{other} .",
         role="benign",
         domain="quiz",
         facts=(fact,),

@@ -1,4 +1,8 @@
-"""Online defenses: each a frozen dataclass of settings that turns a `Plan` into a constrained one."""
+"""Online defenses: each a frozen dataclass of settings that turns a `Plan` into a constrained one.
+
+An attribute `needs`, where there is one, says what the attack has to learn from (see `holdfast.attacks.LearnsFrom`);
+`replaces_loss`, that the defense goes before those that add to the loss.
+"""
 
 from holdfast.tables import Row
 

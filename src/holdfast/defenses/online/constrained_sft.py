@@ -59,6 +59,11 @@ class ConstrainedSFT:
         """What the attack has to learn from."""
         return "answers" if self.beta else None
 
+    @property
+    def replaces_loss(self) -> bool:
+        """Whether it puts a loss of its own in the place of the attack's, and so goes before those that add to it."""
+        return self.beta > 0
+
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
         """The plan with the constrained loss in the place of its own."""
         if self.beta == 0:

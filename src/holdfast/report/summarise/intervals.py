@@ -86,7 +86,7 @@ def break_time(records: Sequence[Record]) -> BreakTime | None:
     limits = [time.steps for time in times if time.censored]
     budget = min(limits, default=None)
     steps = np.array([t.steps if budget is None else min(t.steps, budget) for t in times], dtype=float)
-    low, high = _bootstrap(steps) if len(times) > 1 and len(limits) < len(times) else (None, None)
+    low, high = bootstrap(steps) if len(times) > 1 and len(limits) < len(times) else (None, None)
     return BreakTime(
         steps=float(steps.mean()) if times else None,
         low=low,
@@ -115,7 +115,8 @@ def _half_width(values: np.ndarray) -> float:
     return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+def bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean of `values` (n,), always the same for the same values."""
     draws = np.random.default_rng(0).choice(values, size=(RESAMPLES, len(values)))
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(draws.mean(axis=1), [tail, 100 - tail])
