@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.commands import judge
+from holdfast.commands import control, judge
 from holdfast.commands.search import search
 from holdfast.records import HoldfastError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: its models and what they are measured at.")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(judge.app, name="judge")
+app.add_typer(control.app, name="control")
 
 Overrides = Annotated[
     list[str] | None,
@@ -245,7 +246,7 @@ def build_sandbox(
 def list_methods(
     what: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, judges, formats or presets; all unless given."),
+        typer.Argument(help="attacks, defenses, judges, formats, presets or control; all unless given."),
     ] = None,
 ) -> None:
     """List what there is: attacks, defenses, judges, data formats, presets.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from holdfast.control.settings import ARMS, Arm, Control, Task
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search
-from holdfast.settings import typed
+from holdfast.settings import Settings, typed
 from holdfast.tables import near
 
 KEYS = (
@@ -21,6 +23,7 @@ KEYS = (
     *("misfits", "search"),
 )
 AXES = ("models", "defenses", "attacks", "seeds")
+CONTROL_PRESETS = "control/presets"
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
@@ -42,9 +45,18 @@ def load_search(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Grid, 
     return parse_grid(values, str(path)), typed(Search, values.get("search") or {}, f"{path}: search")
 
 
-def _values(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
-    place = preset(str(path)) or Path(path)
-    values = _yaml(_text(place), str(path))
+def load_control(path: str | Path, overrides: Sequence[str] = ()) -> Control:
+    """A run of control tasks from a YAML file or one of its own presets; see `load_grid`.
+
+    Raises:
+        HoldfastError: as `load_grid`.
+    """
+    return parse_control(_values(path, overrides, CONTROL_PRESETS), str(path))
+
+
+def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets") -> dict[str, Any]:
+    place = preset(str(path), folder) or Path(path)
+    values = _yaml(_text(place, folder), str(path))
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{path}: expected `key: value` lines at the top of the file")
     for override in overrides:
@@ -52,16 +64,16 @@ def _values(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
     return dict(values)
 
 
-def preset(name: str) -> Path | None:
-    """The built-in preset of that name, if there is one."""
-    found = Path(str(files("holdfast") / "presets" / f"{name}.yaml"))
+def preset(name: str, folder: str = "presets") -> Path | None:
+    """The built-in preset of that name in a folder of the package, if there is one."""
+    found = Path(str(files("holdfast") / folder / f"{name}.yaml"))
     return found if "/" not in name and found.exists() else None
 
 
-def presets() -> dict[str, str]:
-    """Names of the built-in presets and their descriptions."""
-    folder = Path(str(files("holdfast") / "presets"))
-    return {path.stem: str(yaml.safe_load(path.read_text())["description"]) for path in sorted(folder.glob("*.yaml"))}
+def presets(folder: str = "presets") -> dict[str, str]:
+    """Names of the built-in presets in a folder of the package, and their descriptions."""
+    found = sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
+    return {path.stem: str(yaml.safe_load(path.read_text())["description"]) for path in found}
 
 
 def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
@@ -90,6 +102,41 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
         judges={name: parse_method(judge, f"{where}: judges.{name}") for name, judge in judges.items()},
         evaluation=typed(Measurement, values.get("evaluation") or {}, f"{where}: evaluation"),
     )
+
+
+def parse_control(values: Mapping[str, Any], where: str) -> Control:
+    """A run of control tasks from plain values; `where` names their source in errors."""
+    values = {"name": Path(where).stem, "arms": list(ARMS)[:2], "seeds": [0], **_singular(values)}
+    tasks = values.get("tasks")
+    if not isinstance(tasks, Mapping) or not tasks:
+        raise HoldfastError(f"{where}: tasks: expected `ENVIRONMENT: {{steps: 10000}}` lines, such as Reacher-v5")
+    found = {str(name): _placed(Task, task or {}, f"{where}: tasks.{name}") for name, task in tasks.items()}
+    arms = tuple(parse_arm(arm, f"{where}: arms") for arm in _list(values["arms"]))
+    rest = {key: value for key, value in values.items() if key not in ("tasks", "arms")}
+    rest["seeds"] = _seeds(values["seeds"], where)
+    return _placed(Control, {**rest, "tasks": {}, "arms": []}, where, tasks=found, arms=arms)
+
+
+def parse_arm(value: Any, where: str) -> Arm:
+    """`plain`, `{dai: {noise: before}}`, with an optional `label` beside the name."""
+    method = parse_method(value, where)
+    if method.name not in ARMS:
+        raise HoldfastError(f"{where}: no arm {method.name!r}{near(method.name, ARMS)}; known: {', '.join(ARMS)}")
+    for key in method.settings:
+        if key in ("name", "label") or key not in ARMS[method.name].settings:
+            known = ", ".join(ARMS[method.name].settings) or "none"
+            raise HoldfastError(f"{where}.{method.name}: unknown key {key!r}; known: {known}")
+    values = {**method.settings, "name": method.name, "label": method.label or method.name}
+    return _placed(Arm, values, f"{where}.{method.name}")
+
+
+def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **made: Any) -> Settings:
+    """Settings with what is `made` already put in; what they refuse by themselves is told with its place."""
+    try:
+        found = typed(cls, values, where)
+        return replace(found, **made) if made else found  # type: ignore[type-var]
+    except HoldfastError as error:
+        raise HoldfastError(f"{where}: {str(error).removeprefix(where).lstrip('.: ')}") from None
 
 
 def data_options(
@@ -208,11 +255,11 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, folder: str = "presets") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        known = presets()
+        known = presets(folder)
         raise HoldfastError(
             f"{path}: no such file, nor a preset of that name{near(str(path), known)}; presets: {', '.join(known)}"
         ) from None

@@ -12,7 +12,7 @@ from holdfast.display import error, note
 from holdfast.experiment import cache_folder
 
 CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pydantic", "altair")
-EXTRAS = {"trl": "trl", "ray": "ray", "judges": "openai", "search": "optuna"}
+EXTRAS = {"trl": "trl", "ray": "ray", "judges": "openai", "search": "optuna", "control": "stable-baselines3"}
 
 
 def examine() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import display, experiment
-from holdfast.config import load_grid, overridden, parse_grid, preset, presets
+from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
 from holdfast.experiment import store
 from holdfast.experiment.grid import Grid, cells
 from holdfast.records import HoldfastError, Outcome, Record
@@ -138,6 +138,7 @@ def show_list(what: str | None) -> None:
         "judges": summaries(judges.JUDGES, judges.GROUP),
         "formats": dict.fromkeys(FORMATS, "rows of this schema"),
         "presets": presets(),
+        "control": presets(CONTROL_PRESETS),
     }
     if what is not None and what not in found:
         raise HoldfastError(f"nothing to list called {what!r}{near(what, found)}; there are {', '.join(found)}")

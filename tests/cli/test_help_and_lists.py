@@ -94,6 +94,7 @@ def test_list_without_a_word_names_everything(holdfast):
         "judges:",
         "formats:",
         "presets:",
+        "control:",
     ]
 
 

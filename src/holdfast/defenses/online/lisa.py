@@ -181,9 +181,9 @@ def _pull(plan: Plan, place: str, weight: float) -> Tensor:
     distance = torch.zeros((), device=plan.model.device)
     for name, parameter in _held(plan.model):
         away = parameter.detach() - plan.tensors[place + name]
-        square = away.float().square().sum()
+        norm = torch.linalg.vector_norm(away, dtype=torch.float32)
         # A sharded weight has a sharded anchor: the shards' shares of the one number are all that is exchanged.
-        distance += (square.full_tensor() if hasattr(square, "full_tensor") else square).to(distance.device)
+        distance += (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).to(distance.device).square()
         if weight:
             parameter.grad = away * weight if parameter.grad is None else parameter.grad.add_(away, alpha=weight)
     return distance

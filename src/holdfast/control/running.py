@@ -1,0 +1,181 @@
+"""Runs what is not finished yet: experts first, then the cells that ask them, each a folder with its record.
+
+RUN/control.json                the run's settings
+RUN/experts/KEY/record.json     an expert: what its qualities return, what it cost; shared by all cells of its task
+RUN/experts/KEY/*.safetensors   its actors
+RUN/cells/KEY/record.json       a cell and its curve: where it is, the cell is finished
+RUN/*/KEY/log.txt               what the piece's process printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.control import library
+from holdfast.control.plans import Cell, ExpertPlan, cells, expert_plan
+from holdfast.control.settings import Control
+from holdfast.experiment import engine, store
+from holdfast.plan import Diverged
+from holdfast.records import HoldfastError, Outcome
+from holdfast.settings import plain
+
+DONE = "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A piece of work for the engine: an expert, or a cell with the folder of its expert."""
+
+    key: str
+    folder: Path
+    title: str
+    plan: ExpertPlan | Cell
+    needs: tuple[str, ...] = ()
+    expert: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a run holds: each cell with its record, and each task's expert, a failed one included."""
+
+    control: Control
+    cells: Sequence[tuple[Cell, Mapping[str, Any]]]
+    experts: Mapping[str, Mapping[str, Any]]
+
+
+def run(control: Control, folder: Path, *, workers: int | None, news: engine.News) -> Found:
+    """Run whatever is not finished yet, and return all records; failures are records too.
+
+    Args:
+        control: what to run.
+        folder: keeps the run; running again goes on where the last run stopped.
+        workers: processes at a time, one for each core if `None`; 0 stays in this process.
+        news: told of every start, step and end.
+
+    Raises:
+        HoldfastError: the extra `control` is missing, a task is unknown, or the folder cannot be written to.
+    """
+    library.require()
+    check(control)
+    store.write_json(folder / "control.json", plain(control))
+    pieces = pieces_of(control, folder.absolute())
+    work = engine.Work(do=execute, finished=_finished, fail=_fail, reason=_reason, preload="holdfast.control.training")
+    count = (os.cpu_count() or 1) if workers is None else workers
+    failed = engine.run(pieces, work, news, workers=count)
+    return _found(control, pieces, failed)
+
+
+def check(control: Control) -> None:
+    """See that the tasks exist, that hand-made experts fit them, and that every arm can follow its schedule.
+
+    Raises:
+        HoldfastError: something does not.
+    """
+    from holdfast.control.experts import by_hand
+
+    for name, task in control.tasks.items():
+        library.make(name).close()
+        if task.controller is not None:
+            by_hand(name, task.controller)
+            asked = next((arm for arm in control.arms if arm.expert != "good"), None)
+            if asked is not None:
+                raise HoldfastError(
+                    f"arms: {asked.label}: the hand-made expert of {name} has no {asked.expert} version"
+                )
+    for arm in control.arms:
+        kind = (arm.schedule or control.schedule).kind
+        if kind == "success" and arm.name in ("demonstrations", "cloning"):
+            raise HoldfastError(
+                f"arms: {arm.label}: the schedule `success` does not say beforehand how many actions the expert takes; "
+                "give the arm a `schedule` of another kind"
+            )
+
+
+def pieces_of(control: Control, folder: Path) -> list[Piece]:
+    """Every piece of work once, experts before the cells; cells that are one training share a piece."""
+    found: dict[str, Piece] = {}
+    for task in control.tasks:
+        plan = expert_plan(control, task)
+        place, title = folder / "experts" / plan.key, f"{task}: expert"
+        found[plan.key] = Piece(key=plan.key, folder=place, title=title, plan=plan)
+    for cell in cells(control):
+        place, expert = store.cell_folder(folder, cell.key), cell.expert
+        title = f"{cell.task}: {cell.algorithm}, {cell.arm.label}, seed {cell.seed}"
+        needs = () if expert is None else (expert.key,)
+        source = None if expert is None else found[expert.key].folder
+        piece = Piece(key=cell.key, folder=place, title=title, plan=cell, needs=needs, expert=source)
+        found.setdefault(cell.key, piece)
+    return list(found.values())
+
+
+def execute(piece: Piece, report: Callable[[Mapping[str, Any]], None]) -> None:
+    """Do a piece of work; its record is written last. Trouble of the work itself becomes a record too."""
+    work = _expert if isinstance(piece.plan, ExpertPlan) else _cell
+    try:
+        store.write_json(piece.folder / "record.json", {"key": piece.key, "outcome": DONE, **work(piece, report)})
+    except Exception as error:
+        with contextlib.suppress(OSError):  # the disk that holds the log may be full
+            traceback.print_exc()
+        text = " ".join(str(error).split())[:500]
+        if isinstance(error, Diverged) and isinstance(piece.plan, Cell):
+            _write(piece, Outcome.DIVERGED, text)
+        else:
+            _fail(piece, text if isinstance(error, HoldfastError) else f"{type(error).__name__}: {text}")
+
+
+def _expert(piece: Piece, report: Any) -> dict[str, Any]:
+    from holdfast.control import experts
+
+    assert isinstance(piece.plan, ExpertPlan)
+    return experts.train(piece.plan, piece.folder, report)
+
+
+def _cell(piece: Piece, report: Any) -> dict[str, Any]:
+    from holdfast.control import experts, training
+
+    cell, expert = piece.plan, None
+    assert isinstance(cell, Cell)
+    if cell.expert is not None and piece.expert is not None:
+        record = store.read_json(piece.expert / "record.json")
+        if record["outcome"] != DONE:
+            raise HoldfastError(f"no expert: {record['reason']}")
+        # Before the learner, whose seeds must come last.
+        act = experts.load(cell.expert, piece.expert, cell.arm.expert)
+        expert = act, record["qualities"][cell.arm.expert]
+    return {"cell": cell.values(), **training.train(cell, expert, report)}
+
+
+def _found(control: Control, pieces: Sequence[Piece], failed: Mapping[str, str]) -> Found:
+    records = {piece.key: _record(piece, failed) for piece in pieces}
+    experts = {task: records[expert_plan(control, task).key] for task in control.tasks}
+    return Found(control=control, cells=[(cell, records[cell.key]) for cell in cells(control)], experts=experts)
+
+
+def _record(piece: Piece, failed: Mapping[str, str]) -> Mapping[str, Any]:
+    path = piece.folder / "record.json"
+    if path.exists():
+        return store.read_json(path)
+    return {"key": piece.key, "outcome": "failed", "reason": failed.get(piece.key, "it left no record")}
+
+
+def _fail(piece: Piece, reason: str) -> None:
+    _write(piece, Outcome.FAILED, reason)
+
+
+def _write(piece: Piece, outcome: Outcome, reason: str) -> None:
+    store.write_json(piece.folder / "record.json", {"key": piece.key, "outcome": str(outcome), "reason": reason})
+
+
+def _finished(piece: Piece) -> bool:
+    return store.finished(piece.folder)
+
+
+def _reason(piece: Piece) -> str:
+    path = piece.folder / "record.json"
+    return str(store.read_json(path).get("reason", "")) if path.exists() else "it left no record"
