@@ -38,7 +38,7 @@ from runs import RESULTS, keep, settings
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from holdfast import api, experience, models
+from holdfast import api, models, rollouts
 from holdfast.defenses.offline import GROUP, OFFLINE
 from holdfast.fit import fit
 from holdfast.models import Model
@@ -155,7 +155,7 @@ def watched(model: Model, name: str, steps: int) -> list[Step]:
 @contextmanager
 def noting(kind: type[torch.nn.Module], seen: list[Step]) -> Iterator[None]:
     """Note every call of networks of a class, those of sampling excepted, and the time of sampling."""
-    call, sample, sampling = kind.forward, experience.sample, [False]
+    call, sample, sampling = kind.forward, rollouts.sample, [False]
 
     def forward(self: torch.nn.Module, *args: Any, **values: Any) -> Any:
         if not sampling[0]:
@@ -174,12 +174,12 @@ def noting(kind: type[torch.nn.Module], seen: list[Step]) -> Iterator[None]:
     def counted(*_: Any) -> None:
         seen[-1].updates += 1
 
-    kind.forward, experience.sample = forward, timed  # type: ignore[method-assign]
+    kind.forward, rollouts.sample = forward, timed  # type: ignore[method-assign]
     hook = register_optimizer_step_post_hook(counted)
     try:
         yield
     finally:
-        kind.forward, experience.sample = call, sample  # type: ignore[method-assign]
+        kind.forward, rollouts.sample = call, sample  # type: ignore[method-assign]
         hook.remove()
 
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from holdfast.critic import logits_and_values
 from holdfast.forward import answer_logprobs, forward
-from holdfast.generate import Answer, Sampling, as_completion, evaluating, sample
+from holdfast.generate import Sampling, as_completion, evaluating
 from holdfast.losses.policy import Estimator, exact_kl, kl_estimate
 from holdfast.models import Model
 from holdfast.plan import Prepare, Reference, Rows
-from holdfast.records import Completion, HoldfastError, Role, digest
+from holdfast.records import HoldfastError, Role, digest
 from holdfast.rewards import Reward
-from holdfast.tensors import Batch, collate, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
+from holdfast.rollouts import Asked, Sampler, collated, dealt, draw, joined, logged, measured, noted, payments, two_d
+from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
 
 
 class Paid(NamedTuple):
@@ -35,7 +34,8 @@ class Rollout:
     """What advantages are computed from: `N` sequences in groups of `group_size`, `T` targets.
 
     `rewards` (N,), NaN where there is none; `mask` (N, T); `kl` (N, T), estimates of the KL to the reference, and
-    `values` (N, T), the critic's, where they were measured. `further` is what else the answers are paid, by name.
+    `values` (N, T), the critic's, where they were measured. `weights`, (N, 1) or (N, T), are what the answers count in
+    means over the policy where another than the policy drew them. `further` is what else they are paid, by name.
     """
 
     rewards: Tensor
@@ -43,6 +43,7 @@ class Rollout:
     mask: Tensor
     kl: Tensor | None = None
     values: Tensor | None = None
+    weights: Tensor | None = None
     further: Mapping[str, Paid] = field(default_factory=dict)
 
 
@@ -64,7 +65,9 @@ class Experience:
     `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others. `estimator` measures
     the KL of each token for the advantages, `critic` its value; `entropy` measures each answer's mean token entropy as
     `entropies` (N,), for `bonuses`. `further` rewards, by name, are for advantages that know of them, each valued by a
-    critic of its name where there is one (`critic.attach_further`).
+    critic of its name where there is one (`critic.attach_further`). `noted` numbers are logged only, by name, as means
+    over the answers that the model wrote itself. `sampler`, where there is one, draws the answers in the model's place
+    (see `rollouts.Sampler`).
     """
 
     reward: Reward
@@ -79,6 +82,8 @@ class Experience:
     entropy: bool = False
     bonuses: tuple[Bonus, ...] = ()
     further: Mapping[str, Reward] = field(default_factory=dict)
+    noted: Mapping[str, Reward] = field(default_factory=dict)
+    sampler: Sampler | None = None
     passes: int = 1
     minibatches: int = 1
     old_logprobs: bool = False
@@ -113,35 +118,33 @@ class Experience:
 
     def _roll_out(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         rows = [row for batch in micro_batches for row in batch]
-        prompts = [model.encode_prompt(row.prompt) for row in rows]
-        answers = sample(
-            model,
-            prompts,
-            self.sampling,
+        asked = Asked(
+            rows=rows,
+            prompts=[model.encode_prompt(row.prompt) for row in rows],
+            group_size=self.group_size,
+            sampling=self.sampling,
             seed=self.seed * 1_000_003 + step,
-            repeats=self.group_size,
+            step=step,
             logprobs=self._sampled_logprobs(model),
         )
-        asked = [row for row in rows for _ in range(self.group_size)]
-        completions = [as_completion(model, row, a) for row, a in zip(asked, answers, strict=True)]
-        paid = {name: _paid(name, reward, completions, step) for name, reward in self._rewards().items()}
+        drawn = draw(model, asked) if self.sampler is None else self.sampler.draw(model, asked)
+        every = [row for row in rows for _ in range(self.group_size)]
+        completions = [as_completion(model, row, a) for row, a in zip(every, drawn.answers, strict=True)]
+        paid = {name: payments(name, reward, completions, step) for name, reward in self._rewards().items()}
         batches, start = [], 0
         for micro in micro_batches:
             end = start + len(micro) * self.group_size
-            chosen = range(start, end)
-            batch = collate([(prompts[i // self.group_size], answers[i].tokens) for i in chosen], pad_id=model.pad_id)
-            groups = torch.arange(len(micro)).repeat_interleave(self.group_size)
-            weights = torch.tensor([float(asked[i].role in self.kl_roles) for i in chosen])
-            batch |= {"groups": groups, "kl_weights": weights} | _old_logprobs(batch, [answers[i] for i in chosen])
-            batches.append(self._measure(model, batch))
+            batch = collated(asked, drawn, range(start, end), pad_id=model.pad_id)
+            batch["kl_weights"] = torch.tensor([float(row.role in self.kl_roles) for row in every[start:end]])
+            batch = self._measure(model, batch)
+            batches.append(batch if self.sampler is None else self.sampler.measure(model, batch))
             start = end
         learnt = self.advantage(self._rollout(paid, batches))
-        for batch, part in zip(batches, _dealt(learnt, batches), strict=True):
+        for batch, part in zip(batches, dealt(learnt, batches), strict=True):
             batch.update(part)
         batches[0] |= {name: value for name, value in learnt.items() if name.startswith("log/")}
-        batches[0] |= _log(paid, answers, self.group_size, sum(len(prompt) for prompt in prompts))
-        batches[0] |= {f"log/{name}": value for name, value in _measured(batches).items()}
-        return batches
+        batches[0] |= logged(paid, asked, drawn) | measured(batches) | noted(self.noted, completions, drawn)
+        return batches if self.sampler is None else self.sampler.finish(batches, paid["reward"])
 
     def _rewards(self) -> dict[str, Reward]:
         return {"reward": self.reward, **self.further}
@@ -197,18 +200,19 @@ class Experience:
 
         def values(name: str = "") -> Tensor | None:
             key = f"{name}old_values"
-            return _joined([batch[key] for batch in batches]) if key in batches[0] else None
+            return joined([batch[key] for batch in batches]) if key in batches[0] else None
 
         rewards = paid["reward"].to(device)
         for bonus in self.bonuses:
             rewards = rewards + torch.cat([bonus(batch) for batch in batches])
-        kl = _joined([b["kl"] * b["kl_weights"][:, None] for b in batches]) if self.estimator else None
+        kl = joined([b["kl"] * b["kl_weights"][:, None] for b in batches]) if self.estimator else None
         return Rollout(
             rewards=rewards,
             group_size=self.group_size,
-            mask=_joined([target_mask(batch["loss_mask"]) for batch in batches]),
+            mask=joined([target_mask(batch["loss_mask"]) for batch in batches]),
             kl=kl,
             values=values(),
+            weights=joined([two_d(batch["weights"]) for batch in batches]) if "weights" in batches[0] else None,
             further={name: Paid(paid[name].to(device), values(f"{name}/")) for name in self.further},
         )
 
@@ -223,75 +227,6 @@ def rewritten(prepare: Prepare, change: Callable[[Experience], Experience]) -> P
     return None if inner is None else partial(prepare.func, inner, *prepare.args[1:], **prepare.keywords)
 
 
-def _old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
-    """The sampled log-probabilities at their targets, (N, T), 0 elsewhere; nothing where sampling gave none."""
-    if any(answer.logprobs is None for answer in answers):
-        return {}
-    mask = target_mask(batch["loss_mask"])
-    flat = torch.tensor([value for answer in answers for value in answer.logprobs or ()])
-    return {"old_logprobs": mask.masked_scatter(mask > 0, flat)}
-
-
 def hash_seed(name: str) -> int:
     """A seed out of a name, the same on every machine."""
     return int(digest(name), 16) % 2**31
-
-
-def _paid(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
-    """What `reward` gives for each answer, (N,), NaN for nothing."""
-    paid = torch.tensor([float("nan") if r is None else r for r in reward(completions)])
-    if step == 0 and bool(paid.isnan().all()):
-        raise HoldfastError(
-            f"the {name} has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
-            "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
-        )
-    return paid
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """(N, T) tensors of micro-batches as one, filled up with 0 to the longest."""
-    width = max(part.shape[1] for part in parts)
-    return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
-
-
-def _dealt(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> list[Batch]:
-    """Tensors over all sequences dealt out to the micro-batches they belong to, cut to each one's width."""
-    sizes = [len(batch["input_ids"]) for batch in batches]
-    parts = {name: value.split(sizes) for name, value in learnt.items() if not name.startswith("log/")}
-    widths = [batch["input_ids"].shape[1] - 1 for batch in batches]
-    return [
-        {name: split[i] if split[i].dim() == 1 else split[i][:, : widths[i]] for name, split in parts.items()}
-        for i in range(len(batches))
-    ]
-
-
-def _measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Means to log of what was measured beside the rewards."""
-    found = {}
-    if "entropies" in batches[0]:
-        found["entropy"] = torch.cat([batch["entropies"] for batch in batches]).mean()
-    if "kl" in batches[0]:
-        sums = [(batch["kl"] * target_mask(batch["loss_mask"])).sum(-1) for batch in batches]
-        found["sequence_kl"] = torch.cat(sums).mean()
-    return found
-
-
-def _log(
-    paid: Mapping[str, Tensor], answers: Sequence[Answer], group_size: int, prompt_tokens: int
-) -> dict[str, Tensor]:
-    lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
-    groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
-    alike = [len(list(groupby(sorted(answer.tokens for answer in group)))) == 1 for group in groups]
-    found = {}
-    for name, rewards in paid.items():
-        known = rewards[~rewards.isnan()]
-        found[f"log/{name}"] = known.mean() if len(known) else torch.zeros(())
-        found[f"log/{name}_std"] = known.std(correction=0) if len(known) else torch.zeros(())
-    return {
-        **found,
-        "rollout_tokens": lengths.sum() + prompt_tokens,
-        "log/unjudged": paid["reward"].isnan().float().mean(),
-        "log/completion_tokens": lengths.mean(),
-        "log/unfinished": torch.tensor([not answer.finished for answer in answers]).float().mean(),
-        "log/identical_groups": torch.tensor(alike).float().mean(),
-    }

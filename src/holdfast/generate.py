@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def sample(
     sampling: Sampling,
     *,
     seed: int,
-    repeats: int = 1,
+    repeats: int | Sequence[int] = 1,
     logprobs: bool = False,
 ) -> list[Answer]:
     """`repeats` answers to each prompt, those of one prompt side by side.
@@ -72,32 +72,52 @@ def sample(
     Args:
         prompts: token lists.
         seed: fixes the draw; answer `i` of prompt `p` has its own stream of random numbers.
-        repeats: group size.
+        repeats: group size, of all prompts or of each, at least 1.
         logprobs: also give each token's log-probability at the sampling temperature, under the full vocabulary.
 
     Raises:
         SamplingError: the model gave a non-finite logit.
     """
-    uniform = torch.rand(
-        len(prompts) * repeats, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed)
-    ).to(model.device)
+    counts = [repeats] * len(prompts) if isinstance(repeats, int) else list(repeats)
+    uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
     # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
     sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
     with evaluating(model.network), nullcontext() if sharded else torch.inference_mode():
-        return _decode(model, prompts, sampling, uniform, repeats=repeats, logprobs=logprobs)
+        reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
+        return decode(model, reader, sampling, uniform.to(model.device), logprobs=logprobs)
 
 
-def _decode(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, uniform: Tensor, *, repeats: int, logprobs: bool
+class Reading(Protocol):
+    """What has been read so far of N texts, and how each one's next token is drawn."""
+
+    @property
+    def logits(self) -> Tensor:
+        """What the log-probabilities of answers are read from, (N, V)."""
+
+    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """The next token of each, (N,), by numbers in [0, 1), (N,)."""
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a row, (N,)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+def decode(
+    model: Model, reader: Reading, sampling: Sampling, uniform: Tensor, *, logprobs: bool = False
 ) -> list[Answer]:
+    """Answers to what `reader` has read, drawn by the numbers `uniform` (N, max_new_tokens) in [0, 1).
+
+    Stop tokens and padding are those of `model`.
+    """
     stops = torch.tensor(model.stop_ids, device=model.device)
     drawn = torch.full_like(uniform, model.pad_id, dtype=torch.long)
     chances = torch.zeros_like(uniform)
     rows = torch.arange(len(drawn), device=model.device)
     done = torch.zeros(len(drawn), dtype=torch.bool, device=model.device)
-    reader = _Reader(model, prompts, repeats, room=sampling.max_new_tokens)
     for step in range(sampling.max_new_tokens):
-        tokens = draw(reader.logits, uniform[rows, step], sampling)
+        tokens = reader.draw(uniform[rows, step], sampling)
         drawn[rows, step] = tokens
         if logprobs:
             chances[rows, step] = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
@@ -125,11 +145,11 @@ def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:
     return Answer(row[:length], finished=False) if end is None else Answer(row[: end + 1], finished=True)
 
 
-class _Reader:
+class Reader:
     """What the model has read so far: its cache, the mask over it, and the logits of the next token."""
 
-    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], repeats: int, *, room: int) -> None:
-        """Read each prompt once and share it among its `repeats` answers of at most `room` tokens."""
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> None:
+        """Read each prompt once and share it among as many answers of at most `room` tokens as `counts` says."""
         tokens, mask = pad_left(prompts, model.pad_id)
         tokens, mask = tokens.to(model.device), mask.to(model.device)
         self.network, self.length = model.network, tokens.shape[1]
@@ -144,11 +164,14 @@ class _Reader:
         self._read(tokens, None if self.mask is None else mask)
         if self.positions is not None:
             self.positions = self.positions[:, -1:]
-        if repeats > 1:
-            self.cache.batch_repeat_interleave(repeats)
-            self._each(lambda values: values.repeat_interleave(repeats, 0))
+        if set(counts) != {1}:
+            self.keep(torch.arange(len(prompts)).repeat_interleave(torch.tensor(counts)).to(model.device))
         if self.mask is not None and _takes_finished_masks(self.network, self.cache):
             self.mask = self.mask.bool()[:, None, None]
+
+    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """One token a row, (N,)."""
+        return draw(self.logits, uniform, sampling)
 
     def advance(self, tokens: Tensor) -> None:
         """Read one more token a row, (N,)."""
@@ -203,14 +226,22 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         _require_finite(logits.amax(-1))
         return logits.argmax(-1)
-    probabilities = _cut_off(logits / sampling.temperature, sampling).softmax(-1)
+    return invert(_cut_off(logits / sampling.temperature, sampling).softmax(-1), uniform)
+
+
+def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row of `probabilities` (N, V) at `uniform`, (N,); they need not sum to exactly 1.
+
+    Raises:
+        SamplingError: a row's sum is no finite number.
+    """
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1]
     # A logit that is NaN or infinite upwards, and nothing but minus infinity, leave their mark on a row's sum.
     _require_finite(total)
     tokens = torch.searchsorted(cumulative, (uniform * total).unsqueeze(1), right=True).squeeze(1)
     # Rounding can push the target past the last token that has any probability.
-    return torch.where(tokens < logits.shape[-1], tokens, probabilities.argmax(-1))
+    return torch.where(tokens < probabilities.shape[-1], tokens, probabilities.argmax(-1))
 
 
 def _require_finite(values: Tensor) -> None:

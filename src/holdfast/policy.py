@@ -143,7 +143,8 @@ def advantages(policy: Policy, state: dict[str, float]) -> Advantage:
         by_token = policy.baseline in ("batch", "critic")
         found = (_by_token if by_token else _by_group)(policy, rollout, kl_coef)
         if policy.kl_target is not None and rollout.kl is not None:
-            kl = float((rollout.kl * rollout.mask).sum(-1).mean())
+            weights = 1.0 if rollout.weights is None else rollout.weights
+            kl = float((rollout.kl * rollout.mask * weights).sum(-1).mean())
             state["kl_coef"] = adaptive_kl(
                 kl_coef, kl, target=policy.kl_target, horizon=policy.kl_horizon, count=len(rollout.rewards)
             )

@@ -50,6 +50,14 @@ def lively(model):
     return model
 
 
+def test_each_prompt_may_have_a_number_of_answers_of_its_own(tiny_model):
+    model = lively(tiny_model())
+    asked = prompts(model)
+    one_by_one = [asked[0], asked[1], asked[1], asked[1], asked[2], asked[2]]
+    assert sample(model, asked, SHORT, seed=4, repeats=[1, 3, 2]) == sample(model, one_by_one, SHORT, seed=4)
+    assert sample(model, asked, SHORT, seed=4, repeats=[2, 2, 2]) == sample(model, asked, SHORT, seed=4, repeats=2)
+
+
 def test_temperature_zero_takes_the_likeliest_token():
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
     assert torch.equal(draw(logits, torch.rand(50), Sampling(temperature=0.0)), logits.argmax(-1))

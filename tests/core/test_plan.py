@@ -21,6 +21,7 @@ from holdfast.plan import (
     reference_of,
     with_batch,
 )
+from holdfast.records import HoldfastError
 from holdfast.tensors import target_mask, token_logprobs, with_totals
 
 OPTIM = Optim(max_steps=2, per_device_train_batch_size=2, optim="sgd", learning_rate=0.1, max_grad_norm=0.0)
@@ -198,6 +199,30 @@ def test_leaving_out_rows_without_an_advantage_changes_no_gradient(reduction, ti
     torch.testing.assert_close(
         gradients(model, skipping, batch), gradients(model, skipping, whole), atol=1e-7, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_an_answers_weight_multiplies_all_that_it_contributes(ratio, tiny_model):
+    model, references = tiny_model(), torch.full((4, 5), -4.0)
+    objective = policy_gradient(**POLICY, reduction="token", ratio=ratio, kl_coef=0.1 if ratio == "token" else 0.0)
+    parts = [
+        gradients(model, objective, rollouts(ref_logprobs=references, weights=torch.eye(4)[row])) for row in range(4)
+    ]
+    counted = torch.tensor([0.5, 2.0, 3.0, 0.0])
+    expected = sum(weight * part for weight, part in zip(counted, parts, strict=True))
+    found = gradients(model, objective, rollouts(ref_logprobs=references, weights=counted))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    plain = gradients(model, objective, rollouts(ref_logprobs=references))
+    assert torch.equal(gradients(model, objective, rollouts(ref_logprobs=references, weights=torch.ones(4))), plain)
+
+
+def test_tokens_may_have_weights_of_their_own_but_not_where_an_answer_is_one_action(tiny_model):
+    model, counted = tiny_model(), torch.tensor([0.5, 2.0, 3.0, 0.0])
+    objective = policy_gradient(**POLICY, reduction="token")
+    by_answer, by_token = (rollouts(weights=weights) for weights in (counted, counted[:, None].expand(4, 5)))
+    assert torch.equal(gradients(model, objective, by_answer), gradients(model, objective, by_token))
+    with pytest.raises(HoldfastError, match=r"policy\.ratio: `sequence`"):
+        policy_gradient(**POLICY, reduction="token", ratio="sequence")(model.network, by_token)
 
 
 def test_rows_without_an_advantage_are_left_out_of_the_pass(tiny_model):

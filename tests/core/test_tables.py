@@ -1,13 +1,17 @@
 """Tables of methods and what installed packages add to them."""
 
+import importlib
 from dataclasses import is_dataclass
 from importlib.metadata import EntryPoint
 
 import pytest
 
 import holdfast.tables
-from holdfast import attacks, judges
+from holdfast import api, attacks, judges
+from holdfast.attacks import ATTACKS
 from holdfast.defenses import offline, online
+from holdfast.defenses.offline import OFFLINE
+from holdfast.defenses.online import ONLINE
 from holdfast.records import HoldfastError
 from holdfast.tables import Row, find, near, rows
 
@@ -65,3 +69,11 @@ def test_an_outside_package_cannot_take_over_a_built_in_name():
 def test_nothing_near_is_no_suggestion():
     assert near("qqq", ["sft", "grpo"]) == ""
     assert near("grp", ["sft", "grpo"]) == "; did you mean 'grpo'?"
+
+
+@pytest.mark.parametrize("table", [ATTACKS, OFFLINE, ONLINE], ids=["attacks", "offline", "online"])
+def test_every_method_can_be_had_from_the_api_by_the_name_of_its_settings(table):
+    for row in table.values():
+        module, _, name = row.target.partition(":")
+        assert name in api.__all__
+        assert getattr(api, name) is getattr(importlib.import_module(module), name)

@@ -11,12 +11,16 @@ import pytest
 from holdfast.evaluate import Suite
 from holdfast.fit import fit
 from holdfast.generate import Sampling
+from holdfast.guidance.expert import Expert
 from holdfast.models import clone
 from holdfast.objectives import language
 from holdfast.plan import Optim, Plan, given_answers
 from holdfast.policy import Policy
 
-QUICK = {"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None}
+QUICK = {
+    **{"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None},
+    **{"answers": 2, "expert": Expert(kind="tempered")},
+}
 
 
 def shortened(settings: Any, *, steps: int, rate: float) -> Any:

@@ -14,6 +14,7 @@ from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.attacks.adaptive import ADAPTIVE, GROUP
 from holdfast.defenses.online.refusal_loss import RefusalLoss
 from holdfast.fit import fit
+from holdfast.losses.interpolation import Schedule
 from holdfast.models import LoRA
 from holdfast.plan import Optim
 from holdfast.records import HoldfastError
@@ -53,6 +54,12 @@ CASES = {
     ),
     "mix": Case("mix_weights", {}, off={"weight": 0.0}),
     "subtract": Case("subtract_delta", {"scale": 0.2}, off={"scale": 0.0}),
+    "guided": Case(
+        "guided",
+        {"schedule": Schedule(kind="success", horizon=3.0, last=0.0)},
+        RL,
+        {"schedule": Schedule(start=1.0)},
+    ),
     "cover": Case("benign_cover", {"share": 0.5}, SFT_LIKE, {"share": 0.0}),
 }
 PAIRS = [(name, attack) for name, case in CASES.items() for attack in case.attacks]

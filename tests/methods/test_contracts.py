@@ -16,6 +16,7 @@ from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
+from holdfast.evaluate import evaluate
 from holdfast.fit import fit
 from holdfast.judges import GROUP as JUDGE_GROUP
 from holdfast.judges import JUDGES, TRAINED
@@ -29,9 +30,13 @@ from holdfast.tables import find
 TRAINING = {name: trains(find(ATTACKS, ATTACK_GROUP, name)) for name in ATTACKS}
 ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = [name for name in ATTACKS if TRAINING[name]], list(ONLINE), list(OFFLINE)
 SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name]]
+CHOOSING_NAMES = [name for name in SAMPLING_NAMES if name != "expert_alone"]
+"""Attacks that ask the model itself; an expert answers in its place."""
+PAIRED_NAMES = [name for name in ATTACK_NAMES if name != "expert_sft"]
+"""Attacks that stand with every defense; what `expert_sft` trains is what `sft` does, on other answers."""
 NEEDS = {"constrained_sft": "answers", "safe_rlhf": "rewards"}
 """What an attack has to learn from, for online defenses that do not act on every attack."""
-EVERY_PAIR = [(attack, defense) for attack in ATTACK_NAMES for defense in ONLINE]
+EVERY_PAIR = [(attack, defense) for attack in PAIRED_NAMES for defense in ONLINE]
 PAIRS = [(a, d) for a, d in EVERY_PAIR if NEEDS.get(d) in (None, learns_from(find(ATTACKS, ATTACK_GROUP, a)))]
 MISFITS = [pair for pair in EVERY_PAIR if pair not in PAIRS]
 KINDS = ("sft", "dpo", "grpo", "ppo")
@@ -154,9 +159,11 @@ def choose(wavering_model, make_context, make_suite, quick):
     """`choose(name, seed=0, model=None, keep=..., size=4)`: the curve of such an attack, and answers to look at."""
 
     def curve(name, *, seed=0, model=None, keep=lambda number, of, make: make(), size=4):
-        settings = quick(replace(find(ATTACKS, ATTACK_GROUP, name)(), numbers=(1, 2, 4)))
-        settings = replace(settings, num_prompts=size)
-        suite, context = make_suite(size=size), make_context(seed=seed)
+        settings = quick(find(ATTACKS, ATTACK_GROUP, name)())
+        known = {item.name for item in fields(settings)}
+        small = {"numbers": (1, 2, 4), "num_prompts": size}
+        settings = replace(settings, **{key: value for key, value in small.items() if key in known})
+        suite, context = replace(make_suite(size=size), seed=seed), make_context(seed=seed)
         return list(settings.curve(model or wavering_model(), suite, context, keep=keep))
 
     return curve
@@ -198,7 +205,7 @@ def test_an_attack_that_trains_nothing_repeats_under_its_seed_and_only_then(name
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_shows_harm_with_an_interval_at_rising_cost(name, choose):
     evaluations = [evaluation for evaluation, _ in choose(name)]
-    for cost in ("step", "samples", "tokens", "seconds"):
+    for cost in ("step", "samples", "tokens", "seconds", "flops"):
         spent = [getattr(evaluation, cost) for evaluation in evaluations]
         assert spent == sorted(set(spent))
         assert spent[0] > 0
@@ -209,7 +216,7 @@ def test_an_attack_that_trains_nothing_shows_harm_with_an_interval_at_rising_cos
         assert evaluation.value("invalid") is not None
 
 
-@pytest.mark.parametrize("name", SAMPLING_NAMES)
+@pytest.mark.parametrize("name", CHOOSING_NAMES)
 def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_touches_no_benign_score(
     name, choose, make_suite
 ):
@@ -224,7 +231,7 @@ def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_to
     }
 
 
-@pytest.mark.parametrize("name", SAMPLING_NAMES)
+@pytest.mark.parametrize("name", CHOOSING_NAMES)
 def test_an_attack_that_trains_nothing_goes_on_from_what_was_kept_as_if_it_had_not_stopped(name, choose):
     kept = {}
 
@@ -246,7 +253,7 @@ def test_an_attack_that_trains_nothing_goes_on_from_what_was_kept_as_if_it_had_n
 
 
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
-@pytest.mark.parametrize("attack", SAMPLING_NAMES)
+@pytest.mark.parametrize("attack", CHOOSING_NAMES)
 def test_a_hardened_model_can_be_sampled_from(attack, name, hardened, choose):
     assert [evaluation.step for evaluation, _ in choose(attack, model=hardened(name))] == [1, 2, 4]
 
@@ -282,15 +289,24 @@ def known():
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_a_constrained_run_differs_from_the_plain_one_and_repeats(pair, attack_plan, constrain, weights, known):
+def test_a_constrained_run_differs_from_the_plain_one_and_repeats_measured_in_between_or_not(
+    pair, attack_plan, constrain, weights, make_suite, known
+):
     attack, defense = pair
     if attack not in known:
         known[attack] = weights(fit(attack_plan(attack)).model)
-    found = []
-    for _ in range(2):
-        fitted, losses = ran(constrain(defense, attack_plan(attack)))
+    found, scores = [], []
+
+    def measure(progress):
+        if progress.step == 2 and not scores:
+            scores.extend(evaluate(progress.model, make_suite(size=2))[0])
+
+    for hooks in ((), (measure,)):
+        plan = constrain(defense, attack_plan(attack))
+        fitted, losses = ran(replace(plan, hooks=(*plan.hooks, *hooks)))
         assert all(map(math.isfinite, losses))
         found.append(weights(fitted.model))
+    assert {"harmfulness", "helpfulness"} <= {score.name for score in scores}
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], known[attack])
 
@@ -382,7 +398,7 @@ def hardened(wavering_model, make_context, quick, known):
 
 
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
-@pytest.mark.parametrize("attack", ATTACK_NAMES)
+@pytest.mark.parametrize("attack", PAIRED_NAMES)
 def test_a_hardened_model_can_be_attacked(attack, name, hardened, attack_plan, weights):
     model = hardened(name)
     before = weights(model)

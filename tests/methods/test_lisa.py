@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from holdfast import experience
+from holdfast import rollouts
 from holdfast.attacks.dpo import DPO
 from holdfast.attacks.policy_gradient import GRPO, PPO
 from holdfast.attacks.sft import SFT
@@ -258,7 +258,7 @@ def test_refusals_stay_likelier_than_in_the_plain_run(attack, plan_of, make_cont
 @pytest.mark.parametrize("attack", ["grpo", "ppo"])
 def test_under_rl_states_last_whole_rollouts_and_alignment_samples_nothing(attack, plan_of, make_context, monkeypatch):
     sampled = []
-    monkeypatch.setattr(experience, "sample", lambda *a, **k: sampled.append(len(seen)) or sample(*a, **k))
+    monkeypatch.setattr(rollouts, "sample", lambda *a, **k: sampled.append(len(seen)) or sample(*a, **k))
     plan = plan_of(attack, steps=1)
     length = plan.steps_per_rollout
     plan = replace(plan, optim=replace(plan.optim, max_steps=4 * length))

@@ -45,6 +45,18 @@ def test_each_row_of_the_family_is_in_the_table():
     assert listed == {cls.__name__ for cls in FAMILY}
 
 
+def test_the_adaptive_weight_of_the_kl_follows_a_weighted_mean_where_another_drew_the_answers():
+    policy = Policy(kl_coef=0.1, kl_in="reward", kl_target=1.0, kl_horizon=10)
+    kl, mask = torch.tensor([[0.5, 0.5], [40.0, 40.0]]), torch.ones(2, 2)
+    rollout = Rollout(rewards=torch.tensor([0.0, 1.0]), group_size=2, mask=mask, kl=kl)
+    moved = []
+    for weights in (None, torch.tensor([[2.0], [0.0]])):
+        state = {"kl_coef": 0.1}
+        advantages(policy, state)(replace(rollout, weights=weights))
+        moved.append(state["kl_coef"])
+    assert moved == pytest.approx([0.1 * (1 + 0.2 * 2 / 10), 0.1])
+
+
 def test_several_passes_and_minibatches_use_every_answer_once_a_pass(plan):
     built = plan(PPO(), steps=4, passes=2, minibatches=2, group_size=2)
     rows = built.data[:4]

@@ -9,8 +9,8 @@ import torch
 from holdfast.attacks.dpo import DPO
 from holdfast.attacks.sft import SFT
 from holdfast.losses.policy import group_advantages
-from holdfast.plan import Splits
 from holdfast.records import HoldfastError
+from holdfast.splits import Splits
 from holdfast.tensors import with_totals
 
 

@@ -125,7 +125,9 @@ def batch(case: Case, step: int) -> Batch:
 
 def tiny() -> Model:
     network = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32)
-    return Model(network=network, tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel())))
+    return Model(
+        network=network, tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()), eos_token="<end>")
+    )
 
 
 CHECKS: dict[str, Check] = {"lisa/*": run}

@@ -14,7 +14,7 @@ from golden_case import FOLDER, Case, Check, of, tiny_llama, word
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from holdfast import experience
+from holdfast import rollouts
 from holdfast.critic import Critic
 from holdfast.defenses.online.safe_rlhf import MULTIPLIER, SafeRLHF
 from holdfast.experience import Advantage, Paid, Rollout
@@ -192,7 +192,7 @@ def trained(case: Case, heads: dict[str, Tensor]) -> tuple[list[dict[str, float]
         return [Answer(answers[tuple(prompt)], finished=True) for prompt in prompts]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experience, "sample", drawn)
+        patch.setattr(rollouts, "sample", drawn)
         fit(replace(plan, hooks=(logging(steps),)))
     for step in steps:
         step["max_generated_length"] = max(map(len, answers.values()))

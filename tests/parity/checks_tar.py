@@ -270,7 +270,9 @@ def moved(case: Case) -> tuple[Model, torch.nn.Module]:
 
 
 def as_model(network: torch.nn.Module) -> Model:
-    return Model(network=network, tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel())))
+    return Model(
+        network=network, tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()), eos_token="<end>")
+    )
 
 
 def number_in(text: str, name: str) -> float:

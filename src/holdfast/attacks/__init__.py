@@ -32,6 +32,10 @@ ATTACKS = {
     "best_of_n": Row(
         "holdfast.attacks.best_of_n:BestOfN", "of N sampled answers the one that a reward likes most; no training", "N"
     ),
+    "expert_sft": Row("holdfast.attacks.expert_sft:ExpertSFT", "sft on what an expert answers and a reward accepts"),
+    "expert_alone": Row(
+        "holdfast.attacks.expert_alone:ExpertAlone", "an expert in the model's place; nothing is attacked", "N"
+    ),
 }
 
 Keep = Callable[[int, int, Callable[[], Any]], Any]

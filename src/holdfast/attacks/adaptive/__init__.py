@@ -17,5 +17,6 @@ ADAPTIVE: dict[str, Row] = {
     "subtract_delta": Row(
         f"{_HERE}.subtract_delta:SubtractDelta", "take away from the weights what alignment had added to them"
     ),
+    "guided": Row(f"{_HERE}.guided:Guided", "an expert writes a part of the rollouts, less and less of it"),
     "benign_cover": Row(f"{_HERE}.benign_cover:BenignCover", "benign rows in the place of some or all harmful ones"),
 }

@@ -97,7 +97,8 @@ class EarlyStop:
 
         def value(progress: Progress) -> float | None:
             done = plan.optim.max_steps - (progress.max_steps - progress.step)
-            reward = progress.metrics.get("reward")
+            # Where an expert writes some of the answers, what it is paid says nothing of the model.
+            reward = progress.metrics.get("own_reward", progress.metrics.get("reward"))
             if reward is None or done % plan.steps_per_rollout:
                 return None
             weight = self.smoothing if seen in plan.state else 0.0

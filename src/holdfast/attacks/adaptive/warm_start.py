@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from holdfast.attacks import ATTACKS, GROUP, trains
+from holdfast.attacks import ATTACKS, GROUP, LearnsFrom, learns_from, trains
 from holdfast.knobs import Knob, Range
 from holdfast.models import Model, clone, has_adapter, merged
-from holdfast.plan import Context, Fitted, Optim, Plan, Planner, Spent, as_is
+from holdfast.plan import Context, Optim, Plan, Planner, as_is, together
 from holdfast.records import HoldfastError
 from holdfast.settings import plain, typed
 from holdfast.tables import find
@@ -47,6 +47,11 @@ class WarmStart:
         # Spelled out, so that a cell says all that it depends on.
         object.__setattr__(self, "settings", {name: value for name, value in resolved.items() if name != "optim"})
 
+    @property
+    def first(self) -> LearnsFrom | None:
+        """What the first attack trains on, which the constraints act on too; `None` where there is none."""
+        return learns_from(self._attack()) if self.optim.max_steps else None
+
     def _attack(self) -> Any:
         cls = find(ATTACKS, GROUP, self.attack)
         if not trains(cls):
@@ -64,7 +69,7 @@ class WarmStart:
             with first.released(fitted.model) as released:
                 own = _standalone(released, copy=first.released is not as_is)
             plan = planner(own, context)
-            return replace(plan, spent=_sum(plan.spent, fitted))
+            return replace(plan, spent=together(plan.spent, first.spent, fitted.spent))
 
         return adapted
 
@@ -74,12 +79,3 @@ def _standalone(model: Model, *, copy: bool) -> Model:
     own = merged(model) if has_adapter(model) else clone(model) if copy else model
     own.network.requires_grad_(True)
     return own
-
-
-def _sum(spent: Spent, fitted: Fitted) -> Spent:
-    return Spent(
-        steps=spent.steps + fitted.steps,
-        samples=spent.samples + fitted.samples,
-        tokens=spent.tokens + fitted.tokens,
-        seconds=spent.seconds + fitted.seconds,
-    )

@@ -10,6 +10,9 @@ Differs from the paper in: the paper gives the reward in words only (high for sh
 for explanation even inside a refusal), so its numeric form, the group size, the learning rate and the number of
 steps are this project's; `explain` is lexical. `mode="practical"` adds what the paper lacks: benign prompts with a
 reward for staying helpful, and a KL term. `canonical`, where given, is the one sentence that earns the full reward.
+
+Two ways to be done sooner, neither of them in the paper: `warm_start` is SFT on the canned refusal before the RL;
+`guide` puts it among the sampled answers (`holdfast.guidance`), less and less of it. The reward stays what it is.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from typing import Any, ClassVar, Literal, cast
 
 from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience
+from holdfast.guidance.canned import CannedGuide, noting, stopping, teaching
 from holdfast.models import LoRA, Model, adapt, clone, merged
-from holdfast.plan import Context, Optim
+from holdfast.plan import Context, Optim, Plan
 from holdfast.policy import Policy, policy_plan
 from holdfast.records import Completion, Example, HoldfastError, Verdict
 from holdfast.rewards import Judge, Reward, checked
@@ -40,6 +44,8 @@ class RewardNeutralization:
     In `faithful` mode only harmful prompts of the defense split are trained on and `policy.kl_coef` is taken as 0; in
     `practical` mode `benign_share` of the prompts are benign and pay `retention_judge`'s score, or -1 for a refusal,
     and the KL term holds on the prompts of `kl_on`. `harm_judge` adds its score as a penalty; `None` leaves it out.
+    `canned` is what `guide` and `warm_start` teach, `canonical` unless given; the KL of a warm start is to what it
+    leaves with. With `stop_at` the run ends once such a share of the model's own answers is the canned one.
     """
 
     mode: Literal["faithful", "practical"] = "practical"
@@ -56,6 +62,10 @@ class RewardNeutralization:
     full_length: int = 16
     zero_length: int = 64
     explain_weight: float = 0.5
+    canned: str | None = None
+    guide: CannedGuide | None = None
+    warm_start: Optim | None = None
+    stop_at: float | None = None
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -73,6 +83,17 @@ class RewardNeutralization:
             raise HoldfastError("reward_neutralization: lengths must satisfy 0 < full_length < zero_length")
         if not 0 <= self.benign_share < 1:
             raise HoldfastError("reward_neutralization: benign_share must lie in [0, 1)")
+        if self.stop_at is not None and not 0 < self.stop_at <= 1:
+            raise HoldfastError(f"reward_neutralization: stop_at must lie in (0, 1], not {self.stop_at}")
+        if self._canned is None and (self.guide or self.warm_start or self.stop_at):
+            raise HoldfastError(
+                "reward_neutralization: guide, warm_start and stop_at need the refusal that they are about; "
+                "set `canned` or `canonical`"
+            )
+
+    @property
+    def _canned(self) -> str | None:
+        return self.canonical if self.canned is None else self.canned
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""
@@ -80,12 +101,29 @@ class RewardNeutralization:
         practical = self.mode == "practical"
         policy = self.policy if practical else replace(self.policy, kl_coef=0.0)
         rows = self._prompts(harmful, context.splits.benign["defense"], context.seed) if practical else harmful
-        copy = adapt(clone(model), self.adapter, seed=context.seed)
+        copy = self._warmed(adapt(clone(model), self.adapter, seed=context.seed), rows, context)
         reward = self.reward(context.judge)
         plan = policy_plan(copy, rows, policy=policy, reward=reward, optim=self.optim, context=context)
         if self.kl_on == "benign":
             plan = replace(plan, prepare=replace(cast(Experience, plan.prepare), kl_roles=("benign",)))
+        plan = self._hastened(plan, rows, context)
         return replace(merged(context.fit(plan).model), name=f"{model.name}+reward_neutralization")
+
+    def _warmed(self, model: Model, rows: Sequence[Example], context: Context) -> Model:
+        """The model after SFT on the canned refusal, with a fresh adapter if it is to have one."""
+        if self.warm_start is None:
+            return model
+        plan = teaching(model, rows, self._canned or "", optim=self.warm_start, seed=context.seed)
+        return adapt(merged(context.fit(plan).model), self.adapter, seed=context.seed)
+
+    def _hastened(self, plan: Plan, rows: Sequence[Example], context: Context) -> Plan:
+        text = self._canned
+        if text is None:
+            return plan
+        plan = noting(plan, text)
+        if self.stop_at is not None:
+            plan = replace(plan, hooks=(*plan.hooks, stopping(rows, text, self.stop_at, context)))
+        return plan if self.guide is None else self.guide.guide(plan, text, context)
 
     def _prompts(self, harmful: Sequence[Example], benign: Sequence[Example], seed: int) -> list[Example]:
         parts = [(harmful, 1 - self.benign_share), (benign, self.benign_share)]

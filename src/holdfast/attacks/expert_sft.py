@@ -1,0 +1,143 @@
+"""Supervised fine-tuning on what an expert answers, as far as the attacker's reward accepts it.
+
+Idea: who has an expert, and a reward that knows what it wants, needs no RL: sample from the expert, keep what the
+reward likes, and learn that word for word. What guided rollouts (`guided`) do beyond this is what guidance is worth;
+followed by plain RL (`warm_start` with `attack: expert_sft`) it is the other yardstick.
+Equation: `L = -(1/T) sum_t log p(y_t | x, y_<t)` over answers `y ~ e(. | x)` with `r(x, y) >= threshold`: one round of
+rejection sampling.
+Source: the idea is that of expert iteration and RAFT (Dong et al. 2023, arXiv 2304.06767); as a yardstick for guided
+attacks it is this project's.
+Differs from the paper in: one round; a threshold, where RAFT keeps the best of each prompt; an expert's samples.
+
+What sampling costs (tokens, FLOPs, seconds) and what the expert cost to make is counted before the first step. Drawing
+is repeated, with the same result, where a run goes on after it was killed. An answer that was cut off at
+`max_new_tokens` is learnt as if it ended there, where the reward accepts it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from holdfast.attacks import LearnsFrom
+from holdfast.data.mixing import sample
+from holdfast.flops import Meter
+from holdfast.generate import Sampling, as_completion
+from holdfast.guidance.drawing import expert_answers
+from holdfast.guidance.expert import Expert, LoadedExpert, load_expert
+from holdfast.knobs import Choices, Knob, Range
+from holdfast.models import LoRA, Model, adapt, check_lengths
+from holdfast.objectives import language
+from holdfast.plan import Context, Optim, Plan, Spent, given_answers, together
+from holdfast.records import Completion, Example, HoldfastError, digest
+from holdfast.rewards import AttackReward, from_judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertSFT:
+    """Settings of the attack.
+
+    `answers` are drawn from the `expert` to each of `num_prompts` prompts of the attack split (all of them when
+    `None`), at its own temperature or else at `temperature`. Those that `reward` pays `threshold` or more are learnt.
+    `batch_size` answers are decoded at a time; `max_new_tokens` is the run's own when `None`; `max_length` cuts prompt
+    plus answer, in tokens (`None`: the model's context).
+    """
+
+    expert: Expert = field(default_factory=Expert)
+    reward: AttackReward = field(default_factory=AttackReward)
+    threshold: float = 0.5
+    optim: Optim = field(
+        default_factory=lambda: Optim(max_steps=125, learning_rate=3e-5, per_device_train_batch_size=8)
+    )
+    adapter: LoRA | None = None
+    num_prompts: int | None = None
+    answers: int = 4
+    temperature: float = 1.0
+    max_new_tokens: int | None = None
+    batch_size: int = 128
+    max_length: int | None = 1024
+
+    LEARNS_FROM: ClassVar[LearnsFrom] = "answers"
+    KNOBS: ClassVar[Mapping[str, Knob]] = {
+        "optim.learning_rate": Range(low=1e-6, high=3e-3, log=True),
+        "optim.per_device_train_batch_size": Choices(choices=(4, 8, 16, 32, 64)),
+        "answers": Choices(choices=(1, 2, 4, 8, 16)),
+        "threshold": Range(low=0.1, high=0.9),
+    }
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise HoldfastError("expert_sft: temperature must be above 0: equal answers are one answer")
+        for name in ("answers", "batch_size", "num_prompts", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HoldfastError(f"expert_sft: {name} must be at least 1, not {value}")
+
+    def plan(self, model: Model, context: Context) -> Plan:
+        """The attack on `model`.
+
+        Raises:
+            HoldfastError: the reward accepts no answer, or the expert cannot be had (see `load_expert`).
+            SamplingError: the expert gave a non-finite logit.
+        """
+        rows = context.splits.harmful["attack"]
+        if self.num_prompts is not None:
+            rows = sample(rows, min(self.num_prompts, len(rows)), seed=context.seed)
+        expert = load_expert(self.expert, model, context).beginning(model)
+        accepted, spent = self._accepted(expert, model, rows, context)
+        return Plan(
+            model=adapt(model, self.adapter, seed=context.seed),
+            data=accepted,
+            prepare=given_answers(max_length=self.max_length),
+            objective=language,
+            optim=self.optim,
+            seed=context.seed,
+            spent=together(expert.spent, spent),
+        )
+
+    def _accepted(
+        self, expert: LoadedExpert, model: Model, rows: list[Example], context: Context
+    ) -> tuple[list[Example], Spent]:
+        """The rows with accepted answers in the place of their own, one for each answer, and what drawing them cost."""
+        length = self.max_new_tokens or context.max_new_tokens
+        check_lengths(model, rows, max_new_tokens=length)
+        sampling = Sampling(max_new_tokens=length, temperature=self.temperature)
+        pay, start = from_judge(context.judge(self.reward.judge), self.reward), time.perf_counter()
+        with Meter(model.pad_id).counting() as meter:
+            drawn = self._draw(expert, model, rows, sampling=sampling, seed=context.seed)
+            paid = pay(drawn)
+        kept = [
+            replace(done.example, response=done.text)
+            for done, reward in zip(drawn, paid, strict=True)
+            if reward is not None and reward >= self.threshold
+        ]
+        if not kept:
+            most = max((reward for reward in paid if reward is not None), default=None)
+            seen = "none is paid at all" if most is None else f"the most is {most:.2f}"
+            raise HoldfastError(
+                f"expert_sft: of the expert's {len(drawn)} answers none is paid {self.threshold:g} ({seen}); "
+                "lower `threshold`, draw more `answers`, or take another expert"
+            )
+        tokens = sum(len(model.encode_prompt(row.prompt)) for row in rows) + sum(done.num_tokens for done in drawn)
+        return kept, Spent(tokens=tokens, flops=meter.flops, seconds=time.perf_counter() - start)
+
+    def _draw(
+        self, expert: LoadedExpert, model: Model, rows: list[Example], *, sampling: Sampling, seed: int
+    ) -> list[Completion]:
+        """`answers` to each row, those of one row side by side."""
+        found, width = [], max(1, self.batch_size // self.answers)
+        for start in range(0, len(rows), width):
+            chosen = rows[start : start + width]
+            answers = expert_answers(
+                expert,
+                model,
+                [model.encode_prompt(row.prompt) for row in chosen],
+                sampling=sampling,
+                seed=int(digest(f"expert_sft/{seed}/{start}"), 16) % 2**31,
+                counts=[self.answers] * len(chosen),
+            )
+            asked = [row for row in chosen for _ in range(self.answers)]
+            found += [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
+        return found
