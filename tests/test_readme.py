@@ -51,7 +51,7 @@ def test_the_readmes_grid_file_parses_with_its_models_and_data_at_hand(tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beavertails.jsonl").write_text("{}\n")
     (tmp_path / "help.jsonl").write_text("{}\n")
-    [text] = blocks("yaml")
+    [text] = [block for block in blocks("yaml") if "model" in block]
     grid = parse_grid(yaml.safe_load(text), "README.md")
     assert len(cells(grid)) == 4 * 2 * 3
     assert {cell.defense for cell in cells(grid)} == {
@@ -60,6 +60,18 @@ def test_the_readmes_grid_file_parses_with_its_models_and_data_at_hand(tmp_path,
         "reward_neutralization",
         "reward_neutralization + refusal_loss",
     }
+
+
+def test_the_readmes_parts_of_grid_files_are_attacks_on_the_sandbox():
+    import yaml
+
+    from holdfast.config import parse_grid
+    from holdfast.experiment.grid import cells
+
+    parts = [yaml.safe_load(block) for block in blocks("yaml") if "model" not in block]
+    assert parts
+    for part in parts:
+        assert len(cells(parse_grid({"model": "sandbox", **part}, "README.md"))) == len(part["attacks"])
 
 
 def test_every_command_in_the_readme_is_one_that_the_program_has():

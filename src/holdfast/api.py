@@ -10,12 +10,31 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.attacks import trains
-from holdfast.attacks.policy_gradient import GRPO
+from holdfast.attacks.best_of_n import BestOfN
+from holdfast.attacks.dpo import DPO
+from holdfast.attacks.expert_alone import ExpertAlone
+from holdfast.attacks.expert_sft import ExpertSFT
+from holdfast.attacks.policy_gradient import DAPO, GRPO, PPO, RLOO, DrGRPO, ReinforcePlusPlus
 from holdfast.attacks.sft import SFT
 from holdfast.breaking import time_to_break
 from holdfast.data.columns import Source
+from holdfast.defenses.offline.circuit_breakers import CircuitBreakers
+from holdfast.defenses.offline.gradient_penalty import GradientPenalty
+from holdfast.defenses.offline.repnoise import RepNoise
+from holdfast.defenses.offline.representation_removal import RepresentationRemoval
 from holdfast.defenses.offline.reward_neutralization import RewardNeutralization
+from holdfast.defenses.offline.rmu import RMU
+from holdfast.defenses.offline.tar import TAR
+from holdfast.defenses.offline.token_buncher import TokenBuncher
+from holdfast.defenses.offline.vaccine_alignment import VaccineAlignment
+from holdfast.defenses.online.constrained_sft import ConstrainedSFT
+from holdfast.defenses.online.kl_anchor import KLAnchor
+from holdfast.defenses.online.lisa import Lisa
 from holdfast.defenses.online.refusal_loss import RefusalLoss
+from holdfast.defenses.online.safe_rlhf import SafeRLHF
+from holdfast.defenses.online.security_vectors import SecurityVectors
+from holdfast.defenses.online.vaccine import Vaccine
+from holdfast.defenses.online.weight_anchors import EWC, L2Anchor
 from holdfast.evaluate import Suite, evaluate
 from holdfast.experiment.grid import Data, data_values
 from holdfast.experiment.world import load_splits, make_judge
@@ -23,24 +42,50 @@ from holdfast.fit import fit
 from holdfast.generate import Sampling
 from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense
 from holdfast.models import LoRA, Model, load, save
-from holdfast.plan import Context, Optim, Progress, Splits
+from holdfast.plan import Context, Optim, Progress
 from holdfast.policy import Policy
 from holdfast.records import Evaluation, HoldfastError, Method, Score
 from holdfast.rewards import AttackReward, Judge
 from holdfast.sandbox.build import Sandbox
+from holdfast.splits import Splits
 
 __all__ = [
+    "DAPO",
+    "DPO",
+    "EWC",
     "GRPO",
+    "PPO",
+    "RLOO",
+    "RMU",
     "SFT",
+    "TAR",
     "AttackReward",
+    "BestOfN",
+    "CircuitBreakers",
+    "ConstrainedSFT",
     "Data",
+    "DrGRPO",
+    "ExpertAlone",
+    "ExpertSFT",
+    "GradientPenalty",
+    "KLAnchor",
+    "L2Anchor",
+    "Lisa",
     "LoRA",
     "Optim",
     "Policy",
     "RefusalLoss",
+    "ReinforcePlusPlus",
+    "RepNoise",
+    "RepresentationRemoval",
     "RewardNeutralization",
+    "SafeRLHF",
     "Sandbox",
+    "SecurityVectors",
     "Source",
+    "TokenBuncher",
+    "Vaccine",
+    "VaccineAlignment",
     "attack",
     "context",
     "harden",
@@ -150,7 +195,7 @@ def _recorder(curve: list[Evaluation], suite: Suite, every: int) -> Callable[[Pr
         if (curve and curve[-1].step == progress.step) or (progress.phase == "step" and progress.step % every):
             return
         scores, _ = evaluate(progress.model, suite)
-        costs = {name: getattr(progress, name) for name in ("step", "samples", "tokens", "seconds")}
+        costs = {name: getattr(progress, name) for name in ("step", "samples", "tokens", "flops", "seconds")}
         curve.append(Evaluation(scores=scores, **costs))
 
     return record
