@@ -36,7 +36,7 @@ def test_an_attack_without_rollouts_is_refused_when_the_grid_is_expanded(service
 
 def test_an_attack_without_rollouts_before_the_one_with_them_is_refused_too(service):
     first = [GRPO, {"warm_start": {"optim": {**ADAPTED, "max_steps": 2}}}]
-    with pytest.raises(HoldfastError, match="safe_rlhf: .* on the rewards .* warm_start trains on answers"):
+    with pytest.raises(HoldfastError, match=r"safe_rlhf: .* on the rewards .* warm_start trains on answers"):
         cells(service(defenses=[SAFE], attacks=[first]))
     first[1]["warm_start"]["optim"]["max_steps"] = 0
     assert len(cells(service(defenses=[SAFE], attacks=[first]))) == 1

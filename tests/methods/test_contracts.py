@@ -288,13 +288,28 @@ def known():
     return {}
 
 
+@pytest.fixture
+def plain_weights(attack_plan, weights, known):
+    """`plain_weights(attack)`: those that the attack ends with, made once."""
+
+    def ended(attack):
+        if attack not in known:
+            known[attack] = weights(fit(attack_plan(attack)).model)
+        return known[attack]
+
+    return ended
+
+
+@pytest.fixture
+def constrained(attack_plan, constrain):
+    """`constrained((attack, defense))`: the attack under the defense."""
+    return lambda pair: constrain(pair[1], attack_plan(pair[0]))
+
+
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_a_constrained_run_differs_from_the_plain_one_and_repeats_measured_in_between_or_not(
-    pair, attack_plan, constrain, weights, make_suite, known
+    pair, constrained, plain_weights, weights, make_suite
 ):
-    attack, defense = pair
-    if attack not in known:
-        known[attack] = weights(fit(attack_plan(attack)).model)
     found, scores = [], []
 
     def measure(progress):
@@ -302,13 +317,13 @@ def test_a_constrained_run_differs_from_the_plain_one_and_repeats_measured_in_be
             scores.extend(evaluate(progress.model, make_suite(size=2))[0])
 
     for hooks in ((), (measure,)):
-        plan = constrain(defense, attack_plan(attack))
+        plan = constrained(pair)
         fitted, losses = ran(replace(plan, hooks=(*plan.hooks, *hooks)))
         assert all(map(math.isfinite, losses))
         found.append(weights(fitted.model))
     assert {"harmfulness", "helpfulness"} <= {score.name for score in scores}
     assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], known[attack])
+    assert not torch.equal(found[0], plain_weights(pair[0]))
 
 
 @pytest.mark.parametrize(("attack", "defense"), MISFITS)
