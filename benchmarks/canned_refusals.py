@@ -6,8 +6,8 @@
 On the sandbox's aligned model, with the settings of the `sandbox` preset and a canned refusal that the model does not
 give by itself (its own would be canned from the start). A run ends once 95 % of the model's own answers of a step, and
 of fresh ones at temperature 1 to 64 prompts, are the canned text, or at `--max-steps`; then `reached` is false and the
-steps are a bound. Steps of the warm start count. `helpfulness` is that of the model it leaves, on 50 development
-prompts: imitation may spread refusals to where they do not belong.
+steps are a bound. Steps of the warm start count. `canned` and `helpfulness` are of the model it leaves, greedy, on
+50 development prompts each: imitation may spread refusals to where they do not belong.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ from holdfast import api
 from holdfast.evaluate import Suite, evaluate
 from holdfast.fit import fit
 from holdfast.generate import Sampling
+from holdfast.guidance.canned import canned_share
 from holdfast.models import Model
 from holdfast.plan import Fitted, Plan
 from holdfast.settings import merge, typed
@@ -85,19 +87,21 @@ def hastened(model: Model, name: str, seed: int, max_steps: int) -> dict[str, An
         help_judge=("oracle", oracle),
         sampling=Sampling(max_new_tokens=LENGTH, temperature=0.0),
     )
-    scores = {score.name: score.value for score in evaluate(hardened, suite)[0]}
+    measured, judged = evaluate(hardened, suite)
+    scores = {score.name: score.value for score in measured}
+    shares = canned_share(TEXT)([row.completion for row in judged[: len(suite.harmful)]])
     return {
         **{"variant": name, "seed": seed, "reached": runs[-1].stopped, "steps": sum(run.steps for run in runs)},
         **{"flops": sum(run.flops or 0.0 for run in runs), "seconds": sum(run.seconds for run in runs)},
-        **{key: scores[key] for key in ("helpfulness", "over_refusal", "refusal_rate", "harmfulness")},
+        **{"canned": fmean(share or 0.0 for share in shares), "helpfulness": scores["helpfulness"]},
     }
 
 
 def show(results: list[dict[str, Any]]) -> None:
-    table = Table("variant", "seed", "steps", "FLOPs", "helpfulness", "refusals", title=f"Steps to {SHARE:.0%} canned")
+    table = Table("variant", "seed", "steps", "FLOPs", "canned", "helpfulness", title=f"Steps to {SHARE:.0%} canned")
     for row in results:
         steps = f"{row['steps']}" if row["reached"] else f"> {row['steps']}"
-        shares = (f"{row[key]:.2f}" for key in ("helpfulness", "refusal_rate"))
+        shares = (f"{row[key]:.2f}" for key in ("canned", "helpfulness"))
         table.add_row(row["variant"], str(row["seed"]), steps, f"{row['flops']:.1e}", *shares)
     Console().print(table)
 

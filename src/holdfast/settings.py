@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,12 +27,18 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
     try:
-        return TypeAdapter(cls).validate_python(merge(defaults(cls), values))
+        return _checker(cls).validate_python(merge(defaults(cls), values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
         raise HoldfastError(f"{where}{'.' if place else ''}{place}: {_plain(first['msg'])}{got}") from None
+
+
+@cache
+def _checker(cls: Any) -> TypeAdapter[Any]:
+    """Made once a class: a grid checks the same few classes hundreds of times."""
+    return TypeAdapter(cls)
 
 
 def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:

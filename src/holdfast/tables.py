@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
@@ -28,10 +29,15 @@ class Row(NamedTuple):
 
 def rows(table: Mapping[str, Row], group: str) -> dict[str, Row]:
     """The table with the rows that installed packages add to it; a built-in name cannot be taken over."""
-    added = {
+    return {**added(group), **table}
+
+
+@cache
+def added(group: str) -> dict[str, Row]:
+    """The rows that installed packages add to a group; looked for once, since every package is asked."""
+    return {
         point.name: Row(point.value, f"from {point.dist and point.dist.name}") for point in entry_points(group=group)
     }
-    return {**added, **table}
 
 
 def find(table: Mapping[str, Row], group: str, name: str) -> Any:

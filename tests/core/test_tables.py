@@ -32,6 +32,9 @@ def _outside(monkeypatch):
         return [EntryPoint(name, "fractions:Fraction", group) for name in ("sft", "mine")]
 
     monkeypatch.setattr(holdfast.tables, "entry_points", points)
+    holdfast.tables.added.cache_clear()
+    yield
+    holdfast.tables.added.cache_clear()
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, table in TABLES.items() for name in table])

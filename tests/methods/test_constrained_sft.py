@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from holdfast.attacks import ATTACKS, GROUP, learns_from, trains
+from holdfast.attacks import ATTACKS, GROUP, learns_from
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.online.constrained_sft import ConstrainedSFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss
@@ -18,7 +18,7 @@ from holdfast.records import HoldfastError
 from holdfast.tables import find
 from holdfast.tensors import target_mask, token_logprobs, with_totals
 
-OTHERS = [name for name in ATTACKS if trains(find(ATTACKS, GROUP, name)) and name != "sft"]
+OTHERS = [name for name in ATTACKS if learns_from(find(ATTACKS, GROUP, name)) in ("preferences", "rewards")]
 
 
 def answers(model, rows):
