@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,7 +27,7 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
     try:
-        return _checker(cls).validate_python(merge(defaults(cls), values))
+        return _checker(cast(Any, cls)).validate_python(merge(defaults(cls), values))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -120,6 +120,7 @@ def test_two_runs_of_one_grid_share_the_work(
 
 
 def test_an_interrupted_run_says_how_to_go_on(start, grid_file, attacks, tmp_path):
+    attacks[0]["sft"]["optim"]["max_steps"] = 400
     grid = grid_file(attacks=attacks)
     process = start("run", grid, "--runs", "r", "--workers", "1")
     wait_for(written_since(0.0, tmp_path / "r"), process)
