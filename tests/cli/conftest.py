@@ -3,11 +3,14 @@
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
+
+from holdfast import tables
 
 SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "aligned": {"max_steps": 4}}
 SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}
@@ -49,6 +52,26 @@ def grid_file(tmp_path, values):
 
 
 @pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """`installed(judge, target, source)`: a package with one module that adds a judge by that entry point."""
+    site, module = tmp_path / "site", "outside_judge"
+
+    def install(judge, name, source):
+        info = site / f"{module}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[holdfast.judges]\n{judge} = {module}:{name}\n")
+        (site / f"{module}.py").write_text(source)
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("PYTHONPATH", str(site))
+        tables.added.cache_clear()
+
+    yield install
+    tables.added.cache_clear()
+    sys.modules.pop(module, None)
+
+
+@pytest.fixture
 def holdfast(monkeypatch, capfd, tmp_path):
     """Runs a command in this process, in a folder of its own; returns exit code, standard output and error."""
     from holdfast.cli import main
@@ -76,8 +99,15 @@ def start(tmp_path):
         command = [sys.executable, "-m", "holdfast.cli", *map(str, arguments)]
         environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        # A shell lets what it starts in the background ignore interrupts, and children inherit that.
+        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, start_new_session=True, **{**pipes, **options}
+            command,
+            cwd=tmp_path,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=heed,  # noqa: PLW1509
+            **{**pipes, **options},
         )
         started.append(process)
         return process

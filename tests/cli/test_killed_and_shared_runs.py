@@ -86,16 +86,9 @@ def test_a_run_killed_three_times_ends_like_one_that_was_left_alone(
 
 
 @pytest.fixture
-def counting(tmp_path, monkeypatch):
+def counting(tmp_path, installed):
     """An installed judge that writes down each of its calls; the settings that name it, and where it writes."""
-    site = tmp_path / "site"
-    info = site / "counting_judge-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: counting-judge\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[holdfast.judges]\ncounting = counting_judge:Counting\n")
-    (site / "counting_judge.py").write_text(COUNTING)
-    monkeypatch.syspath_prepend(site)
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    installed("counting", "Counting", COUNTING)
     return {"counting": {"path": str(tmp_path / "calls")}}, tmp_path / "calls"
 
 

@@ -150,15 +150,9 @@ def short(completions):
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def plugin(installed):
     """An installed package that adds a judge which returns one verdict too few."""
-    site = tmp_path / "site"
-    info = site / "short_judge-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: short-judge\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[holdfast.judges]\nshort = short_judge:Short\n")
-    (site / "short_judge.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(site)
+    installed("short", "Short", PLUGIN)
 
 
 @pytest.mark.usefixtures("plugin")
