@@ -43,7 +43,7 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_key(text, message, tmp_pa
 
 def test_the_presets_are_read_and_have_the_papers_tasks():
     names = presets(CONTROL_PRESETS)
-    assert set(names) == {"control", "smoke", "hopper", "humanoid"}
+    assert set(names) == {"control", "double_pendulum", "smoke", "hopper", "humanoid"}
     tasks = {task for name in names for task in load_control(name).tasks}
     assert tasks >= {"InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Reacher-v5", "Hopper-v5", "Humanoid-v5"}
     assert len(load_control("control").seeds) >= 5

@@ -23,7 +23,7 @@ def root() -> None:
 
 @app.command()
 def run(
-    grid: Annotated[str, typer.Argument(help="A YAML file, or a preset: control, smoke, hopper, humanoid.")],
+    grid: Annotated[str, typer.Argument(help="A YAML file, or a preset: control, smoke, double_pendulum, hopper...")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]`, `learner.batch_size=256`.")
     ] = None,
