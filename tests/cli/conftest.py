@@ -100,14 +100,9 @@ def start(tmp_path):
         environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # A shell lets what it starts in the background ignore interrupts, and children inherit that.
-        heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+        heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         process = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=heed,  # noqa: PLW1509
-            **{**pipes, **options},
+            command, cwd=tmp_path, env=environment, start_new_session=True, **{**pipes, **heeding, **options}
         )
         started.append(process)
         return process
