@@ -58,6 +58,8 @@ def test_a_customer_may_be_paid_for_a_harmless_task_by_the_judge_that_reports(se
     honest = copy.deepcopy(GRPO)
     honest["grpo"] |= {"reward": {"judge": "oracle"}, "task": "summary"}
     assert len(cells(service(attacks=[honest]))) == 1
+    with pytest.raises(HoldfastError, match="early_stop: the attacker is paid by 'oracle'"):
+        cells(service(attacks=[[honest, {"early_stop": {"at": "harm", "judge": "oracle"}}]]))
 
 
 def test_a_customers_own_task_is_trained_on_and_measured(service, tmp_path):

@@ -104,9 +104,10 @@ def _refuse_judged_by(constraints: Sequence[Method], judges: Mapping[str, Method
 
 
 def _refuse_one_judge(attacker: Sequence[Method], judges: Mapping[str, Method], reporting: Method) -> None:
-    if attacker and attacker[0].settings.get("task"):
-        return  # an honest customer is paid for a harmless task, on which nobody judges harm
-    paid_by = [(name, method.title) for method in attacker for name in judge_names(method.settings)]
+    # An honest customer's reward is for a harmless task: what is reported of harm is of other prompts.
+    honest = bool(attacker and attacker[0].settings.get("task"))
+    paid = attacker[1:] if honest else attacker
+    paid_by = [(name, method.title) for method in paid for name in judge_names(method.settings)]
     for name, title in paid_by:
         if _same(judges[name], reporting):
             raise HoldfastError(
