@@ -427,6 +427,14 @@ def test_an_adapters_folder_is_the_learner_with_that_adapter(tiny_model, make_co
         load_expert(Expert(kind="adapter", name=str(tmp_path / "none")), model, make_context())
 
 
+def test_an_adapter_whose_weights_are_pickled_is_not_read(tiny_model, make_context, tmp_path):
+    tuned = adapt(tiny_model(), LoRA(r=4))
+    tuned.network.save_pretrained(tmp_path, safe_serialization=False)
+    assert (tmp_path / "adapter_model.bin").exists()
+    with pytest.raises(HoldfastError, match="only safetensors are read"):
+        load_expert(Expert(kind="adapter", name=str(tmp_path)), tiny_model(), make_context())
+
+
 def test_another_vocabulary_is_refused_with_the_reason(tiny_model, make_context):
     other = tiny_model(seed=1)
     more = replace(other, tokenizer=copy.deepcopy(other.tokenizer))

@@ -151,9 +151,15 @@ def _tuning(settings: Expert, model: Model, context: Context) -> Plan:
 
 def _with_adapter(model: Model, folder: str) -> Model:
     from peft import PeftModel
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
     if not (Path(folder) / "adapter_config.json").exists():
         raise HoldfastError(f"expert.name: {folder} holds no adapter_config.json, so it is no adapter's folder")
+    if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).exists():  # peft would go on to read pickled weights
+        raise HoldfastError(
+            f"expert.name: {folder} holds no {SAFETENSORS_WEIGHTS_NAME}; only safetensors are read, so save the "
+            "adapter as such (`save_pretrained(..., safe_serialization=True)`)"
+        )
     own: Any = clone(merged(model)).network
     try:
         network = PeftModel.from_pretrained(own, folder).merge_and_unload()
