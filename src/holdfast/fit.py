@@ -27,7 +27,7 @@ from holdfast.clock import Clock
 from holdfast.flops import Meter
 from holdfast.generate import SamplingError
 from holdfast.models import has_adapter
-from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, added
+from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, in_all
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 
@@ -185,7 +185,7 @@ class _Loop(Trainer):
                 model=released,
                 samples=spent.samples + int(costs["samples"]),
                 tokens=spent.tokens + int(costs["tokens"]),
-                flops=added(spent.flops, self.flops),
+                flops=in_all((spent.flops, self.flops)),
                 seconds=spent.seconds + costs["seconds"],
                 metrics=dict(self.metrics),
                 stopped=self.stopped,

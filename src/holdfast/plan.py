@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -51,7 +51,6 @@ class Prepare(Protocol):
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         """The batches, in order."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +89,13 @@ NOTHING = Spent()
 def together(*parts: Spent) -> Spent:
     """What was spent in all."""
     steps, samples, tokens, seconds, flops = zip(*parts, strict=True)
-    return Spent(sum(steps), sum(samples), sum(tokens), sum(seconds), reduce(added, flops))
+    return Spent(sum(steps), sum(samples), sum(tokens), sum(seconds), in_all(flops))
 
 
-def added(one: float | None, other: float | None) -> float | None:
-    """The sum of two counts, `None` where one of them was not counted."""
-    return None if one is None or other is None else one + other
+def in_all(counts: Sequence[float | None]) -> float | None:
+    """The sum of counts, `None` where one of them was not counted."""
+    known = [count for count in counts if count is not None]
+    return sum(known, 0.0) if len(known) == len(counts) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial, reduce
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from holdfast.evaluate import Judged, Suite, judged_by, refused, wilson
 from holdfast.flops import Meter
 from holdfast.generate import Sampling, as_completion, sample
 from holdfast.models import Model, check_lengths
-from holdfast.plan import Context, added
+from holdfast.plan import Context, in_all
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Score, Verdict, digest
 from holdfast.rewards import AttackReward, Judge, from_judge
 
@@ -241,5 +241,5 @@ def _gathered(
         rewards=paid,
         prompt_tokens=prompt_tokens,
         seconds=sum(piece["seconds"] for piece in pieces),
-        flops=reduce(added, [piece.get("flops") for piece in pieces], cast(float | None, 0.0)),
+        flops=in_all([piece.get("flops") for piece in pieces]),
     )

@@ -9,9 +9,9 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -35,7 +35,7 @@ from holdfast.experiment.world import (
 from holdfast.fit import fit
 from holdfast.generate import SamplingError
 from holdfast.models import Model, clone, save
-from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, added, as_is
+from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is, in_all
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.settings import typed
@@ -118,7 +118,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "steps": sum(fitted.steps for fitted in spent),
         "samples": sum(fitted.samples for fitted in spent),
         "tokens": sum(fitted.tokens for fitted in spent),
-        "flops": reduce(added, [fitted.flops for fitted in spent], cast(float | None, 0.0)),
+        "flops": in_all([fitted.flops for fitted in spent]),
         "seconds": sum(fitted.seconds for fitted in spent),
         "wall_seconds": time.perf_counter() - since,
         "environment": environment(),
