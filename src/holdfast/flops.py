@@ -11,8 +11,8 @@ embeddings (of tokens, of positions): it is looked up and not multiplied. The ou
 to such a table; Kaplan et al. leave it out, which small networks with large vocabularies would not bear. A critic's
 head is not counted; a critic with a network of its own is, as any network. Mixtures of experts count all.
 
-Left out: attention's term quadratic in length, losses, the optimizer, and what checkpointed activations cost to compute
-again. Padding is left out. What is read once for several answers (a group's prompt) counts once, what is read several
+Left out: attention's term quadratic in length, losses, the optimizer, what checkpointed activations cost to compute
+again, and what `ewc` measures before the first step. Padding is left out. What is read once for several answers (a group's prompt) counts once, what is read several
 times (old log-probabilities, a reference, a defense's second pass) as often; an answer that has ended counts until it
 leaves the batch that is decoded. Where a padding token also ends answers, that one token of each answer is left out.
 A pass with a gradient is taken to be differentiated whole and once: too much for one whose gradient is wanted at

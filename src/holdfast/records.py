@@ -225,7 +225,8 @@ class Record:
 
     `evaluations` is the curve, first entry before the attack. `environment` holds versions and hardware,
     `wall_seconds` the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` what each
-    offline stage cost (`name`, `seconds`, `tokens`, `steps`, `flops`). `flops` are those of the last evaluation.
+    offline stage cost, and what online defenses train before the attack (`name`, `seconds`, `tokens`, `steps`,
+    `flops`). `flops` are those of the last evaluation.
     """
 
     key: str

@@ -104,6 +104,9 @@ def test_kept_weights_hold_nothing_of_the_vector_whose_price_is_told_with_the_fi
     assert first["vector/steps"] == 2
     assert first["vector/samples"] == 8
     assert not any("vector/steps" in step for step in others)
+    (cost,) = record.stages
+    assert (cost["name"], cost["steps"], cost["samples"]) == ("security_vectors", 2, 8)
+    assert 0 < cost["flops"] < record.flops
 
 
 def test_checkpoints_change_no_result_of_the_two_together(service, result, tmp_path):

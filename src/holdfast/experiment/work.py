@@ -180,9 +180,10 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
         report=report,
         start=load_model(cell, task.source) if cell.evaluation["kl_to_start"] else None,
     )
-    trouble = None
+    trouble, prepared = None, list[Mapping[str, Any]]()
     try:
-        _attack(task, model, context_of(cell, splits, judge, fit, models=task.models), watch=watch, options=options)
+        context = context_of(cell, splits, judge, fit, models=task.models)
+        _attack(task, model, context, watch=watch, options=options, prepared=prepared)
     except (Diverged, SamplingError) as error:
         trouble = str(error)
     counted = unit(cell.attack.name) if cell.attack else "step"
@@ -209,15 +210,26 @@ def _run_cell(task: Task, options: Options, report: Report) -> None:
         wall_seconds=time.perf_counter() - start,
         peak_memory_mb=peak_memory_mb(),
         environment=environment(),
-        stages=_stage_costs(task),
+        stages=(*_stage_costs(task), *prepared),
     )
     _write_config(task.folder / "config.yaml", cell)
     store.write_json(task.folder / "record.json", record.to_json())
     watch.clear()
 
 
-def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options: Options) -> None:
-    """Run a cell's attack under its constraints; without an attack, only measure."""
+def _attack(
+    task: Task,
+    model: Model,
+    context: Context,
+    *,
+    watch: Watch,
+    options: Options,
+    prepared: list[Mapping[str, Any]],
+) -> None:
+    """Run a cell's attack under its constraints; without an attack, only measure.
+
+    What constraints train first is added to `prepared`, with its costs.
+    """
     cell = task.cell
     if cell.attack is None:
         watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0))
@@ -234,7 +246,8 @@ def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options
 
     def constrained(plan: Plan) -> Plan:
         for constraint in cell.constraints:
-            plan = configured(constraint, "online").constrain(plan, context)
+            first = partial(_prepare, constraint.name, prepared)
+            plan = configured(constraint, "online").constrain(plan, replace(context, fit=first))
         return plan
 
     done = itertools.count()
@@ -254,6 +267,12 @@ def _attack(task: Task, model: Model, context: Context, *, watch: Watch, options
     if options.keep_weights:
         with plan.released(fitted.model) as released:
             _save(released, task.folder)
+
+
+def _prepare(name: str, prepared: list[Mapping[str, Any]], plan: Plan) -> Fitted:
+    fitted = fit(plan)
+    prepared.append({"name": name, **fitted.spent._asdict()})
+    return fitted
 
 
 def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Watch) -> None:

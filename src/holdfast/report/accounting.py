@@ -48,7 +48,7 @@ def costs(records: Sequence[Record], names: Sequence[str]) -> list[Cost]:
 
 
 def stages(records: Iterable[Record]) -> list[Stage]:
-    """Offline stages; entries equal in name and costs are one stage that cells share."""
+    """What defenses trained before attacks; entries equal in name and costs are one stage that cells share."""
     shared = Counter(
         (
             str(s.get("name", "")),
