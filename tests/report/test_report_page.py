@@ -201,6 +201,14 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     assert "grpo 80, sft 80." in summary
 
 
+@pytest.mark.parametrize("attacks", [6, 7])
+def test_where_each_of_many_attacks_ended_stands_apart_from_the_summary(make_record, write_run, tmp_path, attacks):
+    run = write_run([make_record(attack=f"attack{number}") for number in range(attacks)])
+    html = write_report([run], tmp_path / "r.html").read_text()
+    sentence, ends = html.index("counts as robust"), html.index("attack0 <span")
+    assert ("</p>" in html[sentence:ends]) == (attacks > 6)
+
+
 def test_the_page_says_how_many_invalid_answers_the_means_leave_out(report, records) -> None:
     scores = [evaluation.score("harmfulness") for record in records for evaluation in record.evaluations]
     invalid, unjudged = sum(s.invalid for s in scores), sum(s.unjudged for s in scores)
