@@ -1,9 +1,9 @@
 """Finished run folders -> one HTML page that opens offline, a CSV file beside it, and figures.
 
 This module joins the parts, which know nothing of one another: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `counts`, `flips`, `training`, `samples` and `accounting` (what sentences, tables and lists
-show), `charts` and `figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text` (text that others wrote,
-made safe).
+rows over seeds), `cells`, `counts`, `flips`, `spending`, `training`, `samples` and `accounting` (what sentences, tables
+and lists show), `charts` and `figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text` (text that others
+wrote, made safe).
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _drawings(found: _Findings) -> dict[str, Any]:
         **{"specs": specs, "looks": found.looks, "thin_limit": training.LIMIT},
         "flip_looks": _flip_looks(found),
         "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
-        **{name: places.get(name, []) for name in (*_CURVES, "best_of_n", "flip_ratio", "time_to_break")},
+        **{name: places.get(name, []) for name in (*_CURVES, "best_of_n", "flip_ratio", "time_to_break", "spending")},
         "training": [places[name] for metric in _METRICS if (name := f"training_{metric}") in places],
         **{"library": Markup(figures.script()), "style": page.asset("page.css"), "drawing": page.asset("page.js")},
     }
@@ -214,7 +214,7 @@ def _drawings(found: _Findings) -> dict[str, Any]:
 
 def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
     """Every chart by name, then by panel; a chart without data is not there."""
-    from holdfast.report import charts, flips
+    from holdfast.report import charts, flips, spending
     from holdfast.report.summarise import curve_points, time_points
 
     shown = [row for row in found.rows if row.label in found.shown]
@@ -233,6 +233,10 @@ def _charts(found: _Findings, *, width: Width) -> dict[str, dict[str, Any]]:
         drawn.setdefault("best_of_n", {})[panel] = chart
     for panel, points in charts.panels(time_points(trained)).items():
         drawn.setdefault("time_to_break", {})[panel] = charts.times(points, found.looks, width=width)
+    cells = zip(found.records, found.labels, strict=True)
+    spent = spending.comparable(spending.points((record, label) for record, label in cells if label in found.shown))
+    for panel, points in charts.panels(spent, "defense").items():
+        drawn.setdefault("spending", {})[panel] = charts.spending(points, span=spending.span(spent), width=width)
     for metric in _METRICS:
         for panel, points in charts.panels(_training_points(found, metric)).items():
             chart = charts.training(points, found.looks, metric=metric, width=width)

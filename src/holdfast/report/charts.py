@@ -19,8 +19,9 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((1, 0), (6, 3), (2, 2))
 _UNDEFENDED = "#808080"
 _PANEL = frozenset({"model", "attack", "threat_model", "family", "flip"})
+_ENDS = {"broke": ("circle", "#D55E00"), "held": ("triangle-right", "#009E73"), "neither": ("cross", "#808080")}
 HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
-_HEIGHT, _BAR = 230, 38
+_HEIGHT, _BAR, _ROW = 230, 38, 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +111,33 @@ def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.La
     ]
     layers = alt.layer(bars, spans, *texts)
     return layers.properties(width=width, height=_BAR * len(order))
+
+
+def spending(points: Points, *, span: tuple[float, float], width: Width) -> alt.Chart:
+    """FLOPs until the break on a logarithmic axis over `span`: a row for each attack, a mark for each seed.
+
+    Models that held have a triangle where the budget ended; a cross where text collapsed or training diverged.
+    """
+    order = list(dict.fromkeys(point["attack"] for point in points))
+    shapes, colors = (alt.Scale(domain=list(_ENDS), range=list(looks)) for looks in zip(*_ENDS.values(), strict=True))
+    axis = alt.Axis(labelLimit=280, ticks=False, domain=False, grid=True, gridDash=[1, 3])
+    base = alt.Chart(alt.Data(values=[_kept(point, *(_PANEL - {"attack"}), "defense") for point in points]))
+    return (
+        base.mark_point(size=44, filled=True, opacity=0.8)
+        .encode(
+            x=alt.X(
+                "flops:Q",
+                title="FLOPs until broken, or in all",
+                scale=alt.Scale(type="log", domain=list(span), nice=False),
+                axis=alt.Axis(format=".0e", tickCount=4, ticks=False, grid=False, labelOverlap=True),
+            ),
+            y=alt.Y("attack:N", sort=order, title=None, axis=axis),
+            shape=alt.Shape("ended:N", scale=shapes, legend=_legend(width)),
+            color=alt.Color("ended:N", scale=colors, legend=_legend(width)),
+            tooltip=[*_tips("attack", "seed", "ended"), *_tips("flops", form=".2e")],
+        )
+        .properties(width=width, height=_ROW * len(order))
+    )
 
 
 def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> alt.LayerChart:
