@@ -35,6 +35,6 @@ def comparable(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def span(points: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """A little less than the fewest FLOPs and more than the most, for axes that can be held beside one another."""
+    """Somewhat less than the fewest FLOPs and more than the most, for axes that can be held beside one another."""
     flops = [point["flops"] for point in points]
-    return min(flops) / 1.2, max(flops) * 1.2
+    return min(flops) / 1.6, max(flops) * 1.6
