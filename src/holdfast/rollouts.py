@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -167,7 +166,7 @@ def logged(paid: Mapping[str, Tensor], asked: Asked, drawn: Drawn) -> Batch:
     answers, group_size = drawn.answers, asked.group_size
     lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
     groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
-    alike = [len(list(groupby(sorted(answer.tokens for answer in group)))) == 1 for group in groups]
+    alike = [len({tuple(answer.tokens) for answer in group}) == 1 for group in groups]
     found = {}
     for name, rewards in paid.items():
         known = rewards[~rewards.isnan()]
