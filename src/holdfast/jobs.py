@@ -136,7 +136,7 @@ def show_list(what: str | None) -> None:
             **summaries(online.ONLINE, online.GROUP, " (online)"),
         },
         "judges": summaries(judges.JUDGES, judges.GROUP),
-        "formats": dict.fromkeys(FORMATS, "rows of this schema"),
+        "formats": {name: _columns(reader) for name, reader in FORMATS.items()},
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
     }
@@ -146,6 +146,11 @@ def show_list(what: str | None) -> None:
         display.note(f"{title}:")
         for name, summary in found[title].items():
             display.note(f"  {name:<24} {summary}")
+
+
+def _columns(reader: Any) -> str:
+    """Which columns a schema has, as its reader says in the first line of its docstring."""
+    return (reader.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
 
 
 def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:

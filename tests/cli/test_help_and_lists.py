@@ -11,7 +11,7 @@ import pytest
 from holdfast import __version__
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
-COMMANDS += (["list"], ["doctor"], ["search"], ["judge", "train"])
+COMMANDS += (["list"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )
@@ -96,6 +96,13 @@ def test_list_without_a_word_names_everything(holdfast):
         "presets:",
         "control:",
     ]
+
+
+def test_list_tells_the_columns_of_every_format(holdfast):
+    _, out, _ = holdfast("list", "formats")
+    _, *rows = out.splitlines()
+    assert len(rows) == 6
+    assert all("Columns" in row and "`" not in row for row in rows)
 
 
 def test_list_says_which_side_of_release_a_defense_acts_on(holdfast):

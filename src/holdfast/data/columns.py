@@ -45,7 +45,7 @@ class Source:
 
 
 def examples(row: RawRow) -> list[Example]:
-    """One row whose columns are an `Example`'s fields, by their own names or by the user's map.
+    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, by these names or a map.
 
     `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`,
     `domain`) may be absent unless the map names them, and may be null. Raises `HoldfastError`.
