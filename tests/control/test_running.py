@@ -126,6 +126,24 @@ def test_the_files_of_a_run_hold_every_measurement_and_names_of_others_as_text(m
     assert "&lt;script&gt;" in page
 
 
+def test_experts_of_two_qualities_that_are_one_checkpoint_share_a_line_in_the_figure(make_control):
+    from holdfast.control.figure import chart
+    from holdfast.control.plans import cells
+    from holdfast.control.running import Found
+
+    arms = ["plain", {"dai": {}}, *({"dai": {"expert": name}, "label": name} for name in ("medium", "poor"))]
+    control = make_control(arms=arms)
+    point = {"step": 0, "learner_return": 1.0, "behavior_return": 1.0, "behavior_episodes": 1}
+    record = {"outcome": "done", "curve": [point], "hand_over": 0}
+    qualities = {name: {"return": value} for name, value in (("good", 374.0), ("medium", 190.0), ("poor", 190.0))}
+    experts = {"InvertedPendulum-v5": {"outcome": "done", "qualities": qualities}}
+    found = Found(control=control, cells=[(cell, record) for cell in cells(control)], experts=experts)
+    drawn = str(chart(found).to_dict())
+    assert "expert (medium, poor)" in drawn
+    assert "expert (good)" in drawn
+    assert "expert (poor)" not in drawn
+
+
 def test_cells_depend_on_what_changes_them_and_on_no_label(cell_of):
     key = cell_of("dai").key
     assert cell_of({"dai": {}, "label": "other"}).key == key

@@ -112,11 +112,14 @@ def _behavior(runs: Iterable[tuple[Cell, Mapping[str, Any]]]) -> list[dict[str, 
 
 
 def _experts(runs: Iterable[tuple[Cell, Mapping[str, Any]]], expert: Mapping[str, Any]) -> list[alt.Chart]:
-    """A line for each quality of the expert that an arm here asks, with its name."""
+    """A line for each quality of the expert that an arm here asks, with its name; qualities can be one checkpoint."""
     if expert["outcome"] != DONE:
         return []
     asked = {cell.arm.expert for cell, _ in runs if cell.expert is not None} or {"good"}
-    values = [{"value": expert["qualities"][name]["return"], "text": f"expert ({name})"} for name in sorted(asked)]
+    names: dict[float, list[str]] = {}
+    for name in sorted(asked):
+        names.setdefault(expert["qualities"][name]["return"], []).append(name)
+    values = [{"value": value, "text": f"expert ({', '.join(each)})"} for value, each in names.items()]
     base = alt.Chart(alt.Data(values=values)).encode(y="value:Q")
     rule = base.mark_rule(color=_EXPERT, strokeWidth=1.2)
     text = base.mark_text(align="left", dx=4, color=_EXPERT, fontSize=10).encode(x=alt.value(_WIDTH), text="text:N")
