@@ -99,9 +99,11 @@ def test_list_without_a_word_names_everything(holdfast):
 
 
 def test_list_tells_the_columns_of_every_format(holdfast):
+    from holdfast.data import FORMATS
+
     _, out, _ = holdfast("list", "formats")
     _, *rows = out.splitlines()
-    assert len(rows) == 6
+    assert [row.split()[0] for row in rows] == list(FORMATS)
     assert all("Columns" in row and "`" not in row for row in rows)
 
 

@@ -246,7 +246,7 @@ def _attack(
 
     def constrained(plan: Plan) -> Plan:
         for constraint in cell.constraints:
-            first = partial(_prepare, constraint.name, prepared)
+            first = partial(_fit_first, constraint.name, prepared)
             plan = configured(constraint, "online").constrain(plan, replace(context, fit=first))
         return plan
 
@@ -269,7 +269,8 @@ def _attack(
             _save(released, task.folder)
 
 
-def _prepare(name: str, prepared: list[Mapping[str, Any]], plan: Plan) -> Fitted:
+def _fit_first(name: str, prepared: list[Mapping[str, Any]], plan: Plan) -> Fitted:
+    """What the constraint `name` trains before the attack, its costs noted."""
     fitted = fit(plan)
     prepared.append({"name": name, **fitted.spent._asdict()})
     return fitted
