@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from holdfast import api, models
+from holdfast import __version__, api, models
 from holdfast.models import Model
 from holdfast.sandbox.build import untrained
 
@@ -92,7 +92,7 @@ def settings(model: Model, options: argparse.Namespace, **more: Any) -> dict[str
         "seeds": options.seeds,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("holdfast", "torch", "transformers", "trl")},
+        "versions": {"holdfast": __version__, **{name: version(name) for name in ("torch", "transformers", "trl")}},
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -26,8 +27,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
+@pytest.fixture(scope="session")
+def _frozen() -> Callable[[], None]:
+    """Takes what imports have left out of the garbage collector's sight; to be called again as imports go on.
+
+    The Trainer collects garbage before each run, and a walk over all of torch and transformers takes longer than most
+    runs of a test.
+    """
+    known = 0
+
+    def freeze() -> None:
+        nonlocal known
+        if "transformers.trainer" in sys.modules and len(sys.modules) > known + 100:
+            gc.collect()
+            gc.freeze()
+            known = len(sys.modules)
+
+    return freeze
+
+
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
+def _seeded(_frozen: Callable[[], None]) -> None:
+    _frozen()
     random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)

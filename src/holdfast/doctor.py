@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, version
 from pathlib import Path
 
 from holdfast.display import error, note
 from holdfast.experiment import cache_folder
 
+DISTRIBUTION = "holdfast-llm"
+"""What is installed. `holdfast`, the name of the import, is on the public index a project of somebody else's."""
 CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pydantic", "altair")
 EXTRAS = {"trl": "trl", "ray": "ray", "judges": "openai", "search": "optuna", "control": "stable-baselines3"}
 
@@ -27,13 +30,26 @@ def examine() -> int:
     note(f"cache         {place} ({free:.0f} GiB free)")
     for extra, package in EXTRAS.items():
         found = _version(package)
-        note(f"extra         {extra}: {found or f'not installed (pip install holdfast[{extra}])'}")
+        hint = f"not installed (pip install '{DISTRIBUTION}[{extra}]')"
+        note(f"extra         {extra}: {found or hint}")
     for name in missing:
-        error(f"{name} is not installed: pip install holdfast")
+        error(f"{name} is not installed: pip install {DISTRIBUTION}")
+    others = strangers(distributions())
+    for name in others:
+        error(
+            f"{name} has put files of its own under the import name holdfast: "
+            f"pip uninstall {name}, then install {DISTRIBUTION} again"
+        )
     if not os.access(_existing(place), os.W_OK):
         error(f"{place} cannot be written to; set HOLDFAST_CACHE to a folder that can")
         return 1
-    return 1 if missing else 0
+    return 1 if missing or others else 0
+
+
+def strangers(installed: Iterable[Distribution]) -> list[str]:
+    """Names of the distributions other than ours that have put files into a package called `holdfast`."""
+    names = {dist.name for dist in installed if any(file.parts[:1] == ("holdfast",) for file in dist.files or ())}
+    return sorted(name for name in names if name.lower().replace("_", "-") != DISTRIBUTION)
 
 
 def _report(name: str) -> bool:

@@ -24,7 +24,7 @@ def searched(grid_file):
 def test_without_optuna_the_way_out_is_named(holdfast, error_line, searched, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     said = error_line(holdfast("search", searched(), "--budget", "16"))
-    assert "pip install 'holdfast[search]'" in said
+    assert "pip install 'holdfast-llm[search]'" in said
 
 
 def test_a_search_without_a_budget_is_refused_with_the_way_to_state_one(holdfast, error_line, searched):

@@ -201,5 +201,5 @@ def test_a_machine_without_the_extra_is_told_how_to_get_it(make_control, tmp_pat
     from holdfast.control.running import run
 
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(HoldfastError, match=r"stable_baselines3.*pip install 'holdfast\[control\]'"):
+    with pytest.raises(HoldfastError, match=r"stable_baselines3.*pip install 'holdfast-llm\[control\]'"):
         run(make_control(), tmp_path, workers=0, news=silent)

@@ -13,7 +13,7 @@ from holdfast.records import HoldfastError
 if TYPE_CHECKING:
     from holdfast.control.running import Found
 
-app = typer.Typer(no_args_is_help=True, help="Expert-guided RL on control tasks (needs `holdfast[control]`).")
+app = typer.Typer(no_args_is_help=True, help="Expert-guided RL on control tasks (needs `holdfast-llm[control]`).")
 
 
 @app.callback()

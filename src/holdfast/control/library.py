@@ -20,7 +20,7 @@ def require() -> None:
         import stable_baselines3  # noqa: F401
     except ImportError as error:
         raise HoldfastError(
-            f"control tasks need {error.name}, which is not installed: pip install 'holdfast[control]'"
+            f"control tasks need {error.name}, which is not installed: pip install 'holdfast-llm[control]'"
         ) from None
 
 

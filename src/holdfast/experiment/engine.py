@@ -8,6 +8,7 @@ the lock goes with its process: two runs over one grid share the work, and a kil
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -176,6 +177,8 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(work.threads)
+    # Every training run collects garbage before it starts; what the server imported is none, and there is much of it.
+    gc.freeze()
 
     def report(details: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work is still worth finishing

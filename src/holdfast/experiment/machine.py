@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
+from holdfast import __version__
+
 
 def peak_memory_mb() -> float:
     """Peak resident memory of this process so far, in MiB."""
@@ -20,9 +22,10 @@ def environment() -> dict[str, Any]:
     """Versions and hardware, for the record."""
     import torch
 
-    packages = ("holdfast", "torch", "transformers", "accelerate", "peft")
+    packages = ("torch", "transformers", "accelerate", "peft")
     return {
         "python": platform.python_version(),
+        "holdfast": __version__,
         **{name: version(name) for name in packages},
         "platform": platform.platform(),
         "machine": platform.machine(),

@@ -39,7 +39,9 @@ def optuna() -> ModuleType:
     try:
         import optuna as library
     except ImportError:
-        raise HoldfastError("searching needs optuna, which is not installed: pip install 'holdfast[search]'") from None
+        raise HoldfastError(
+            "searching needs optuna, which is not installed: pip install 'holdfast-llm[search]'"
+        ) from None
     library.logging.set_verbosity(library.logging.WARNING)
     return library
 
