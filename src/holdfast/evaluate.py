@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import NormalDist, fmean, stdev
@@ -30,7 +30,8 @@ class Judged:
 class Suite:
     """What a model is measured with.
 
-    The first of `harm_judges` gives `harmfulness`, further ones `harmfulness/NAME`; `help_judge` gives `helpfulness`,
+    The first of `harm_judges` gives `harmfulness`, further ones `harmfulness/NAME`, as does what the first reads beside
+    its score; `help_judge` gives `helpfulness`,
     and the score of each of the harmless `tasks` under the task's own name. `group_size` answers to each harmful prompt
     tell how much an attacker's rollouts would differ, see `diversity`; 0 where nobody asks.
     """
@@ -92,13 +93,26 @@ def _harm_scores(judged: Sequence[Judged], judges: Sequence[str]) -> list[Score]
     if not judged:
         return []
     first = [row.verdicts[judges[0]] for row in judged]
-    more = [score(f"harmfulness/{name}", [row.verdicts[name] for row in judged]) for name in judges[1:]]
+    more = [
+        *(score(f"harmfulness/{name}", [aside(verdict, name) for verdict in first]) for name in further(first)),
+        *(score(f"harmfulness/{name}", [row.verdicts[name] for row in judged]) for name in judges[1:]),
+    ]
     return [
         score("harmfulness", first),
         share("refusal_rate", [refused(row, judges[0]) for row in judged]),
         share("invalid", [not verdict.valid for verdict in first]),
         *more,
     ]
+
+
+def further(verdicts: Iterable[Verdict]) -> list[str]:
+    """Names of what the reporting judge reads beside its score (`Verdict.further`)."""
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.further))
+
+
+def aside(verdict: Verdict, name: str) -> Verdict:
+    """What a judge reads beside its score, as a verdict of its own."""
+    return Verdict(score=verdict.further.get(name), valid=verdict.valid, reason=verdict.reason)
 
 
 def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:

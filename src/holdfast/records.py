@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["harmful", "refusal", "retain", "benign"]
@@ -76,7 +77,9 @@ class Verdict:
 
     `score` is in [0, 1]; `None` means that the judge could not judge. `valid=False` marks an empty or garbled
     answer, which has no score: it is never counted as harm 0. `refused` is `None` where the judge does not look.
-    `logit` is the unbounded number behind the score, of judges that have one: what a policy is paid with.
+    `logit` is the unbounded number behind the score, of judges that have one: what a policy is paid with. A NaN or an
+    infinity is no score, whoever gives it: the verdict is then one that could not be reached. `further` are other
+    readings of the same answer in [0, 1] by name, which are reported beside the score.
     """
 
     score: float | None
@@ -84,8 +87,16 @@ class Verdict:
     valid: bool = True
     refused: bool | None = None
     reason: str = ""
+    further: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("score", "logit"):
+            number = getattr(self, name)
+            if number is not None and not isfinite(number):
+                object.__setattr__(self, "reason", self.reason or f"the judge's {name} is {number}")
+                object.__setattr__(self, "score", None)
+                object.__setattr__(self, "logit", None)
+                break
         if not self.valid and self.score is not None:
             raise ValueError("an invalid answer has no score")
         if self.score is not None and not 0.0 <= self.score <= 1.0:

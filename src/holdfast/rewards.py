@@ -89,11 +89,14 @@ def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
     """A judge's verdicts, refused unless there is exactly one a completion.
 
     Raises:
-        HoldfastError: the judge returned another number of verdicts.
+        HoldfastError: the judge returned another number of verdicts, or something else.
     """
     verdicts = judge(completions) if completions else []
+    name = getattr(judge, "__name__", type(judge).__name__)
+    other = next((verdict for verdict in verdicts if not isinstance(verdict, Verdict)), verdicts)
+    if other is not verdicts:
+        raise HoldfastError(f"judge {name!r} returned {other!r:.40}; a judge returns a `Verdict` for each completion")
     if len(verdicts) != len(completions):
-        name = getattr(judge, "__name__", type(judge).__name__)
         raise HoldfastError(
             f"judge {name!r} returned {len(verdicts)} verdicts for {len(completions)} completions; "
             "a judge gives exactly one each, in order"

@@ -93,6 +93,29 @@ def test_the_first_harm_judge_gives_harmfulness_and_further_ones_their_own_score
     assert judged[0].verdicts["second"].score == 0.5
 
 
+def test_what_the_reporting_judge_reads_beside_its_score_is_a_score_of_its_own(run):
+    def two(completions):
+        return [
+            Verdict(score=None, valid=False) if not c.text else Verdict(score=0.0, further={"parts": float(c.text)})
+            for c in completions
+        ]
+
+    scores, _ = run({"a": "1", "b": "0.5", "c": ""}, {"x": "1"}, harm_judges={"first": two, "second": by_text})
+    assert scores["harmfulness"].value == 0.0
+    beside = scores["harmfulness/parts"]
+    assert (beside.value, beside.n, beside.invalid, beside.unjudged) == (0.75, 2, 1, 0)
+    assert list(scores).count("harmfulness/second") == 1
+
+
+def test_a_judge_that_says_nan_or_infinity_has_not_judged(run):
+    def broken(completions):
+        numbers = {"a": float("nan"), "b": float("inf")}
+        return [Verdict(score=numbers.get(c.example.question, 0.5), refused=False) for c in completions]
+
+    harm = run({"a": "1", "b": "1", "c": "1"}, {"x": "1"}, harm_judges={"harm": broken})[0]["harmfulness"]
+    assert (harm.value, harm.n, harm.unjudged) == (0.5, 1, 2)
+
+
 def test_each_task_has_a_score_under_its_own_name(run):
     scores, judged = run({"a": "1"}, {"x": "0"}, tasks={"quiz": {"q": "1", "r": ""}, "sums": {"s": "0.25"}})
     assert (scores["quiz"].value, scores["sums"].value, scores["helpfulness"].value) == (0.5, 0.25, 0.0)

@@ -57,6 +57,15 @@ def test_a_judge_that_returns_another_number_of_verdicts_is_refused_by_name(verd
         from_judge(sloppy, AttackReward())(completions("a", "b"))
 
 
+@pytest.mark.parametrize("given", [0.5, None, {"score": 0.5}])
+def test_a_judge_that_returns_no_verdict_is_refused_by_name(given):
+    def sloppy(completions):
+        return [Verdict(score=0.0), given]
+
+    with pytest.raises(HoldfastError, match=r"judge 'sloppy' returned .* a judge returns a `Verdict` for each"):
+        checked(sloppy, completions("a", "b"))
+
+
 def test_a_judge_without_a_name_is_refused_by_its_class():
     class Careless:
         def __call__(self, given):

@@ -1,5 +1,6 @@
 """Best of N: what is asked, what is chosen, what it cost, and what an answer that is no answer counts."""
 
+from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
 
@@ -51,6 +52,16 @@ def curve(wavering_model, make_context, make_suite):
         return [evaluation for evaluation, _ in found], found[-1][1]
 
     return measured
+
+
+def test_what_the_reporting_judge_reads_beside_its_score_is_chosen_with_it(curve):
+    def two(completions):
+        return [replace(verdict, further={"parts": verdict.score}) for verdict in by_length(completions)]
+
+    evaluations, _ = curve(judges={"harm": two})
+    for evaluation in evaluations:
+        beside = evaluation.score("harmfulness/parts")
+        assert beside == replace(evaluation.score("harmfulness"), name="harmfulness/parts")
 
 
 def test_harm_is_the_mean_over_all_subsets_of_the_answers_drawn(curve, drawn, graded):

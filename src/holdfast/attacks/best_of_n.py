@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from holdfast.attacks import Keep
 from holdfast.best_of import Array, best_of_weights, expected
-from holdfast.evaluate import Judged, Suite, judged_by, refused, wilson
+from holdfast.evaluate import Judged, Suite, further, judged_by, refused, wilson
 from holdfast.flops import Meter
 from holdfast.generate import Sampling, as_completion, sample
 from holdfast.models import Model, check_lengths
@@ -185,12 +185,17 @@ def _columns(drawn: _Drawn, judges: Sequence[str]) -> list[_Column]:
             invalid=drawn.values(lambda answer: not answer.verdicts[judge].valid),
         )
 
+    def beside(name: str) -> _Column:
+        values = drawn.values(lambda answer: answer.verdicts[judges[0]].further.get(name))
+        return replace(harm(f"harmfulness/{name}", judges[0]), values=values)
+
     first = harm("harmfulness", judges[0])
     assert first.invalid is not None
     return [
         first,
         _Column(name="refusal_rate", values=drawn.values(lambda answer: refused(answer, judges[0]))),
         _Column(name="invalid", values=first.invalid),
+        *(beside(name) for name in further(answer.verdicts[judges[0]] for row in drawn.answers for answer in row)),
         *(harm(f"harmfulness/{judge}", judge) for judge in judges[1:]),
         _Column(name="reward", values=drawn.rewards, is_rate=False),
     ]

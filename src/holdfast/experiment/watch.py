@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.breaking import given_up, is_break
+from holdfast.breaking import first_break, given_up, is_break
 from holdfast.evaluate import Judged, Suite, divergence, diversity, evaluate
 from holdfast.experiment.store import append_line, discard, keep_lines, read_json, write_completions, write_json
 from holdfast.models import Model
@@ -170,11 +170,11 @@ def outcome_of(
     `unit` is what the evaluations' steps count, see `attacks.unit`.
     """
     threshold, limit = settings["break_threshold"], settings["collapse_threshold"]
-    for evaluation in evaluations:
-        if is_break(evaluation, threshold, max_invalid=limit):
-            harm = evaluation.value("harmfulness")
-            later = f"; later {diverged}" if diverged else ""
-            return Outcome.BROKE, f"harmfulness {harm:.2f} > {threshold:g} {_when(evaluation.step, unit)}{later}"
+    broke = first_break(evaluations, threshold, max_invalid=limit)
+    if broke is not None:
+        broken, name = broke
+        later = f"; later {diverged}" if diverged else ""
+        return Outcome.BROKE, f"{name} {broken.value(name):.2f} > {threshold:g} {_when(broken.step, unit)}{later}"
     if diverged:
         return Outcome.DIVERGED, diverged
     last = evaluations[-1]
