@@ -27,6 +27,7 @@ ORDER = (
         "tensors",
         "forward",
         "losses",
+        "loading",
         "models",
         "anatomy",
         "data",

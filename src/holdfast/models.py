@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from holdfast.loading import load_weights, one_line, refuse_encoder, refuse_tied_targets, refuse_unlike
 from holdfast.records import Example, HoldfastError, Message
 from holdfast.tensors import Batch, collate
 
@@ -117,8 +118,8 @@ def load(
     Only safetensors weights are read and no remote code is run.
 
     Raises:
-        HoldfastError: the folder or id cannot be loaded, has no tokenizer, or has neither a chat template nor a
-            `prompt_format`.
+        HoldfastError: the folder or id cannot be loaded, has no tokenizer, has neither a chat template nor a
+            `prompt_format`, or its weights are not those that its config.json describes.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -132,14 +133,12 @@ def load(
             f"{name}: no tokenizer could be loaded ({one_line(error)}); save one with `tokenizer.save_pretrained`"
         ) from error
     check_prompt_format(name, tokenizer, prompt_format)
-    try:
-        network = AutoModelForCausalLM.from_pretrained(
-            name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except Exception as error:
-        raise HoldfastError(f"{name}: the model could not be loaded: {one_line(error)}") from error
+    network, info = load_weights(AutoModelForCausalLM, name, revision=revision, dtype=dtype)
+    refuse_unlike(name, network, info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Model(network=network.to(device).eval(), tokenizer=tokenizer, prompt_format=prompt_format, name=name)
+    network = network.to(device).eval()
+    refuse_encoder(name, network)
+    return Model(network=network, tokenizer=tokenizer, prompt_format=prompt_format, name=name)
 
 
 def _require_folder(folder: Path) -> None:
@@ -171,12 +170,6 @@ def looks_local(path: str) -> bool:
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, its type where it has none."""
-    text = " ".join(str(error).split())
-    return text[:300] if text else type(error).__name__
-
-
 def save(model: Model, folder: Path) -> None:
     """Write an ordinary Hugging Face folder: safetensors weights (adapters merged), config and tokenizer."""
     merged(model).network.save_pretrained(folder, safe_serialization=True)
@@ -206,7 +199,9 @@ def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0) -> Model:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return replace(model, network=get_peft_model(model.network, config))
+        network = get_peft_model(model.network, config)
+    refuse_tied_targets(model.name, network)
+    return replace(model, network=network)
 
 
 def has_adapter(model: Model) -> bool:

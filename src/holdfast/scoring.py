@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from holdfast.loading import load_weights, refuse_unlike
 from holdfast.records import Completion, Example, HoldfastError, Verdict
 from holdfast.text import empty_or_garbled
 
@@ -57,15 +58,8 @@ def load_scorer(
     from transformers import AutoModelForSequenceClassification
 
     tokenizer = load_tokenizer(path, revision=revision)
-    try:
-        network, info = AutoModelForSequenceClassification.from_pretrained(
-            path, revision=revision, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError) as problem:
-        raise unloadable(path, problem) from problem
-    if info["missing_keys"]:
-        lacking = ", ".join(sorted(info["missing_keys"])[:3])
-        raise HoldfastError(f"judge {path}: not a trained sequence classifier, it has no weights for {lacking}")
+    network, info = load_weights(AutoModelForSequenceClassification, path, unloadable=unloadable, revision=revision)
+    refuse_unlike(f"judge {path}", network, info)
     set_padding(network, tokenizer)
     found = input_format or str(getattr(network.config, INPUT_FORMAT, "pair"))
     check_input_format(found, tokenizer, path)

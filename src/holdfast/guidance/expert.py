@@ -6,6 +6,7 @@ mode and without gradients.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.data.mixing import sample
-from holdfast.models import Model, clone, merged, one_line
+from holdfast.loading import one_line, refuse_other_adapter, refuse_tied_targets
+from holdfast.models import Model, clone, merged
 from holdfast.objectives import language
 from holdfast.plan import NOTHING, Context, Optim, Plan, Reference, Spent, given_answers, reference_of
 from holdfast.records import HoldfastError
@@ -162,7 +164,11 @@ def _with_adapter(model: Model, folder: str) -> Model:
         )
     own: Any = clone(merged(model)).network
     try:
-        network = PeftModel.from_pretrained(own, folder).merge_and_unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors that do not fit, which are refused below
+            adapted = PeftModel.from_pretrained(own, folder)
     except Exception as error:
         raise HoldfastError(f"{folder}: the adapter does not fit {model.name}: {one_line(error)}") from error
-    return replace(model, network=network, name=f"{model.name}+{folder}")
+    refuse_other_adapter(folder, adapted, Path(folder) / SAFETENSORS_WEIGHTS_NAME)
+    refuse_tied_targets(folder, adapted)
+    return replace(model, network=adapted.merge_and_unload(), name=f"{model.name}+{folder}")

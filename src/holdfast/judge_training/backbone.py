@@ -10,6 +10,7 @@ import torch
 
 from holdfast import scoring
 from holdfast.judge_training.settings import SANDBOX, Classifier, RewardModel
+from holdfast.loading import load_weights, refuse_unlike
 from holdfast.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox.build import Sandbox, untrained
@@ -48,23 +49,22 @@ def backbone(settings: RewardModel | Classifier) -> Model:
 
 def _pretrained(settings: RewardModel | Classifier, labels: dict[str, Any]) -> Any:
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
 
-    said = logging.get_verbosity()
-    logging.set_verbosity_error()  # that the head is new is what is wanted
-    try:
-        return AutoModelForSequenceClassification.from_pretrained(
-            settings.backbone,
-            revision=settings.revision,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **labels,
-        )
-    except (OSError, ValueError, RuntimeError) as problem:
-        raise scoring.unloadable(settings.backbone, problem) from problem
-    finally:
-        logging.set_verbosity(said)
+    network, info = load_weights(
+        AutoModelForSequenceClassification,
+        settings.backbone,
+        unloadable=scoring.unloadable,
+        revision=settings.revision,
+        dtype=torch.float32,
+        **labels,
+    )
+    # The head is new, and that of whatever the backbone was before goes; the rest must be its own.
+    below = f"{network.base_model_prefix}."
+    spare = [key for key in info["unexpected_keys"] if not key.startswith(below)]
+    heads = {key for key, *_ in info["mismatched_keys"] if not key.startswith(below)}
+    kept = {**info, "mismatched_keys": {row for row in info["mismatched_keys"] if row[0] not in heads}}
+    refuse_unlike(settings.backbone, network, kept, made=lambda key: not key.startswith(below), spare=spare)
+    return network
 
 
 def refuse_foreign_words(settings: RewardModel | Classifier, model: Model, rows: Sequence[Example]) -> None:
