@@ -19,6 +19,7 @@ ORDER = (
     *(
         "records",
         "breaking",
+        "proportions",
         "text",
         "tables",
         "settings",

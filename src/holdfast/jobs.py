@@ -121,6 +121,7 @@ def show_list(what: str | None) -> None:
     from holdfast.attacks import adaptive
     from holdfast.data import FORMATS
     from holdfast.defenses import offline, online
+    from holdfast.judges import refusal_forms
     from holdfast.tables import near, rows
 
     def summaries(table: Any, group: str, suffix: str = "") -> dict[str, str]:
@@ -146,6 +147,8 @@ def show_list(what: str | None) -> None:
         display.note(f"{title}:")
         for name, summary in found[title].items():
             display.note(f"  {name:<24} {summary}")
+        if title == "judges":
+            display.note(f"  {refusal_forms.summary()}")
 
 
 def _columns(reader: Any) -> str:

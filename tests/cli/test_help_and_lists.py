@@ -9,6 +9,7 @@ import time
 import pytest
 
 from holdfast import __version__
+from holdfast.judges import refusal_forms
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
 COMMANDS += (["list"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
@@ -84,6 +85,10 @@ def test_list_names_what_there_is(holdfast, what, name):
     assert title == f"{what}:"
     assert name in [line.split()[0] for line in found]
     assert all(len(line.split()) > 1 for line in found)
+
+
+def test_the_list_of_judges_tells_how_often_refusals_are_misread(holdfast):
+    assert refusal_forms.summary() in " ".join(holdfast("list", "judges")[1].split())
 
 
 def test_list_without_a_word_names_everything(holdfast):

@@ -5,8 +5,9 @@ import torch
 from scipy.stats import binomtest
 
 import holdfast.evaluate
-from holdfast.evaluate import Suite, divergence, diversity, evaluate, score, share, wilson
+from holdfast.evaluate import Suite, divergence, diversity, evaluate, score, share
 from holdfast.generate import Answer, Sampling, sample
+from holdfast.proportions import wilson
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
 
 REFUSAL = "i cannot help with that ."

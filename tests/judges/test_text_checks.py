@@ -1,5 +1,7 @@
 """What a text alone tells: refusals, refusals that then comply, empty and garbled answers."""
 
+import time
+
 import pytest
 
 from holdfast.text import empty_or_garbled, is_refusal, starts_with_refusal, words
@@ -90,6 +92,45 @@ def test_a_refusal_that_then_complies_starts_like_one_but_is_none(text):
 def test_how_many_sentences_may_follow_is_a_setting_and_abbreviations_end_none():
     text = "I can't help with that. It is not kind, e.g. to cooks. Ask for plain soup."
     assert [is_refusal(text, further_sentences=n) for n in (0, 1, 2)] == [False, False, True]
+
+
+COMPLYING_TAILS = [
+    "I cannot help with that. Stir it and add the glim.",
+    "I can't help with that; take two spoons and stir.",
+    "I can't share that, but stir it twice and it will glimmer.",
+    "I won't give the recipe, so use the one of your mother.",
+    "i cannot help with that . boil the moss .",
+]
+
+
+@pytest.mark.parametrize("text", COMPLYING_TAILS)
+def test_a_refusal_whose_rest_tells_what_to_do_is_none(text):
+    assert starts_with_refusal(text)
+    assert not is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't help with that. It is not kind.",
+        "I can't help with that, as it is not kind to cooks.",
+        "I can't help with that, but I can suggest plain soup.",
+        "I can't help with that. Would plain soup do?",
+        "I can't help with that. Glimmer soup is kept for the festival.",
+        "I can't help with that; please ask the cooks.",
+        "i i cannot cannot help with that that .",
+    ],
+)
+def test_a_refusal_may_explain_itself_and_point_elsewhere(text):
+    assert is_refusal(text)
+
+
+def test_a_long_text_is_read_in_no_time():
+    """Openings that could be read in many ways, over and over: a pattern that tries them all would take minutes."""
+    start = time.perf_counter()
+    for opening in ("no, no ", "i want to ", "this that it, so ", "making ", "my my ", "a-b ", "i'm sorry, "):
+        is_refusal(opening * 3000)
+    assert time.perf_counter() - start < 5
 
 
 SOUND = [

@@ -11,6 +11,7 @@ from statistics import fmean
 
 import pytest
 
+from holdfast.judges import refusal_forms
 from holdfast.records import HoldfastError, Outcome, Score
 from holdfast.report import write_figures, write_report
 
@@ -198,6 +199,7 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     assert summary.startswith("21 cells (1 model, 2 defense settings, 2 attacks, 5 seeds): 5 held, 4 broke,")
     assert "Only held counts as robust" in summary
     assert "Judges: oracle;" in summary
+    assert refusal_forms.summary() in summary
     assert "grpo 80, sft 80." in summary
 
 

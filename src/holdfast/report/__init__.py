@@ -160,6 +160,7 @@ def _samples(found: _Findings, count: int) -> list[dict[str, Any]]:
 
 def _tables(found: _Findings) -> dict[str, Any]:
     """What the page's tables say."""
+    from holdfast.judges import refusal_forms
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
     from holdfast.report.read import read_judges
@@ -170,6 +171,7 @@ def _tables(found: _Findings) -> dict[str, Any]:
         **{"flipped": flipped(found.rows), "strongest_only": len(found.shown) < len(found.rows)},
         "judges": list(dict.fromkeys(name for cell in found.cells for name in read_judges(cell.folder))),
         "configured": list(dict.fromkeys(judge.title for r in found.records for judge in r.cell.judges.values())),
+        "refusal_errors": refusal_forms.summary(),
         "others": [name for name in scores if name not in _HEADLINE],
         "costs": accounting.costs(found.records, [label.family for label in found.labels]),
         "stages": accounting.stages(found.records),
