@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
@@ -12,6 +13,7 @@ import yaml
 
 from holdfast.control.settings import ARMS, Arm, Control, Task
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
+from holdfast.ranges import SEED, SettingsError, shown
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search
@@ -136,7 +138,8 @@ def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **made: 
         found = typed(cls, values, where)
         return replace(found, **made) if made else found  # type: ignore[type-var]
     except HoldfastError as error:
-        raise HoldfastError(f"{where}: {str(error).removeprefix(where).lstrip('.: ')}") from None
+        message = error.message if isinstance(error, SettingsError) else str(error)
+        raise HoldfastError(f"{where}: {message.removeprefix(where).lstrip('.: ')}") from None
 
 
 def data_options(
@@ -249,9 +252,12 @@ def _list(value: Any) -> list[Any]:
 
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     seeds = _list(value)
-    bad = [seed for seed in seeds if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0]
+    bad = [seed for seed in seeds if seed not in SEED or not isinstance(seed, int)]
     if bad or not seeds:
-        raise HoldfastError(f"{where}: seeds must be whole numbers from 0 up, not {value!r}")
+        raise HoldfastError(f"{where}: seeds: each must be {SEED}, not {shown(bad[0] if bad else value)}")
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise HoldfastError(f"{where}: seeds: {twice} stands there twice; a run is not repeated by its own seed")
     return tuple(seeds)
 
 
@@ -267,9 +273,18 @@ def _text(path: Path, folder: str = "presets") -> str:
         raise HoldfastError(f"{path}: cannot be read: {error}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of version 1.1, but for numbers: `1e-4` is one, as in version 1.2, and no text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.models import Model, merged
+from holdfast.ranges import NonNegative, Share, ranged
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch
 
@@ -25,6 +26,7 @@ PREFIX = "critic."
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Critic:
     """A critic's settings: what it is, how it learns, and how its values become advantages.
 
@@ -34,17 +36,15 @@ class Critic:
     """
 
     kind: Literal["head", "separate"] = "head"
-    learning_rate: float | None = None
-    coef: float = 0.1
-    clip: float | None = 0.2
-    gamma: float = 1.0
-    lam: float = 0.95
+    learning_rate: NonNegative | None = None
+    coef: NonNegative = 0.1
+    clip: NonNegative | None = 0.2
+    gamma: Share = 1.0
+    lam: Share = 0.95
 
     def __post_init__(self) -> None:
-        if self.coef < 0 or not 0 <= self.gamma <= 1 or not 0 <= self.lam <= 1:
-            raise HoldfastError("policy.critic: coef must be at least 0, gamma and lam in [0, 1]")
         if self.kind == "separate" and self.coef == 0:
-            raise HoldfastError("policy.critic: a separate critic with coef 0 would learn nothing; raise coef")
+            raise HoldfastError("coef: a separate critic with coef 0 would learn nothing; raise it")
 
 
 def attach_critic(model: Model, settings: Critic, *, seed: int = 0) -> Model:

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from holdfast.models import Model
+from holdfast.ranges import Count, NonNegative, PositiveShare, Whole, ranged
 from holdfast.records import Completion, Example
 from holdfast.tensors import pad_left, target_logprobs
 
@@ -25,13 +26,14 @@ DROP_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Sampling:
     """How answers are drawn. `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 cut nothing off."""
 
-    max_new_tokens: int = 128
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+    max_new_tokens: Count = 128
+    temperature: NonNegative = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: Whole = 0
 
 
 class Answer(NamedTuple):

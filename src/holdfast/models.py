@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from holdfast.loading import load_weights, one_line, refuse_encoder, refuse_tied_targets, refuse_unlike
+from holdfast.ranges import Count, PartialShare, ranged
 from holdfast.records import Example, HoldfastError, Message
 from holdfast.tensors import Batch, collate
 
@@ -23,12 +24,13 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class LoRA:
     """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning."""
 
-    r: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
+    r: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: PartialShare = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
 
 

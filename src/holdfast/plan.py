@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from holdfast.models import Model, answer_batch, has_adapter, load, without_adapter
+from holdfast.optim import Optim
 from holdfast.records import Example
 from holdfast.splits import Splits
 from holdfast.tensors import Batch
@@ -120,30 +121,6 @@ class Progress:
 
 Hook = Callable[[Progress], bool | None]
 """Called before the first step, after each, and at the end. `True` asks the run to stop."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
-
-    `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL. `max_grad_norm` 0 clips nothing.
-    `bf16` computes in bfloat16 with float32 weights.
-    """
-
-    max_steps: int = 100
-    learning_rate: float = 5e-5
-    per_device_train_batch_size: int = 8
-    gradient_accumulation_steps: int = 1
-    optim: str = "adamw_torch_fused"
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
-    adam_epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    lr_scheduler_type: str = "constant"
-    warmup_steps: int = 0
-    bf16: bool = False
-    gradient_checkpointing: bool = False
 
 
 def backprop(

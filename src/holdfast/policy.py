@@ -17,6 +17,7 @@ from holdfast.losses.policy import Estimator, Ratio, Reduction, Scale, group_adv
 from holdfast.models import Model
 from holdfast.objectives import policy_gradient
 from holdfast.plan import Context, Diverged, Optim, Plan, Progress, reference_of
+from holdfast.ranges import AboveOne, Count, NonNegative, Positive, PositiveShare, Share, Whole, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.rewards import Reward
 
@@ -26,6 +27,7 @@ GUARD_PATIENCE = 10
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Policy:
     """How sampled answers become a gradient: advantage x loss x reduction x critic.
 
@@ -41,45 +43,41 @@ class Policy:
     - Updates: each rollout serves `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
     """
 
-    group_size: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int | None = None
+    group_size: Count = 4
+    temperature: Positive = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: Whole = 0
+    max_new_tokens: Count | None = None
     baseline: Baseline = "group_mean"
     scale: Scale = "group"
-    std_epsilon: float = 1e-4
+    std_epsilon: NonNegative = 1e-4
     std_correction: Literal[0, 1] = 1
     whiten: bool = True
     critic: Critic | None = None
     ratio: Ratio = "token"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    ratio_guard: float | None = None
+    clip_low: Share = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: AboveOne | None = None
+    ratio_guard: Positive | None = None
     reduction: Reduction = "sequence"
-    kl_coef: float = 0.0
+    kl_coef: NonNegative = 0.0
     kl_in: Literal["loss", "reward"] = "loss"
     kl_estimator: Estimator = "k3"
-    kl_target: float | None = None
-    kl_horizon: int = 10_000
-    passes: int = 1
-    minibatches: int = 1
+    kl_target: Positive | None = None
+    kl_horizon: Count = 10_000
+    passes: Count = 1
+    minibatches: Count = 1
 
     def __post_init__(self) -> None:
         grouped = self.baseline in ("group_mean", "leave_one_out")
         if self.group_size < 2 and grouped and (self.scale == "group" or self.baseline == "leave_one_out"):
-            raise HoldfastError("group_size must be at least 2: one answer has nothing to be compared with")
-        if self.temperature <= 0:
-            raise HoldfastError("temperature must be above 0 while training: equal answers teach nothing")
+            raise HoldfastError("group_size: must be at least 2, not 1: one answer has nothing to be compared with")
         if (self.baseline == "critic") != (self.critic is not None):
-            raise HoldfastError("policy: `critic` and `baseline: critic` go together; set both or neither")
-        if self.kl_target is not None and (self.kl_in == "loss" or not self.kl_coef or self.kl_target <= 0):
-            raise HoldfastError("policy.kl_target: must be above 0, with `kl_in: reward` and a kl_coef to start from")
+            raise HoldfastError("critic: goes together with `baseline: critic`; set both or neither")
+        if self.kl_target is not None and (self.kl_in == "loss" or not self.kl_coef):
+            raise HoldfastError("kl_target: goes with `kl_in: reward` and a kl_coef to start from")
         if self.kl_in == "loss" and self.kl_estimator == "full":
-            raise HoldfastError("policy.kl_estimator: `full` is for `kl_in: reward`; in the loss use k1, k2 or k3")
-        if min(self.passes, self.minibatches, self.group_size) < 1:
-            raise HoldfastError("policy: passes, minibatches and group_size must be at least 1")
+            raise HoldfastError("kl_estimator: `full` is for `kl_in: reward`; in the loss use k1, k2 or k3")
 
     @property
     def pays_kl(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from holdfast.ranges import Count, NonNegative, Number, ranged
 from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.text import is_refusal
 
@@ -15,6 +16,7 @@ Judge = Callable[[Sequence[Completion]], list[Verdict]]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class AttackReward:
     """What an attacker pays: a judge's harm score, less `refusal_penalty` for a refusal.
 
@@ -26,14 +28,10 @@ class AttackReward:
     """
 
     judge: str = "classifier"
-    refusal_penalty: float = 0.0
-    invalid_reward: float | None = None
+    refusal_penalty: NonNegative = 0.0
+    invalid_reward: Number | None = None
     unbounded: bool = False
-    graded_length: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.graded_length is not None and self.graded_length < 1:
-            raise HoldfastError("reward.graded_length must be at least 1 token, or null for a flat penalty")
+    graded_length: Count | None = None
 
 
 def from_judge(judge: Judge, settings: AttackReward) -> Reward:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from holdfast.ranges import SettingsError, described, placed
 from holdfast.records import HoldfastError
 from holdfast.tables import near
 
@@ -19,20 +22,56 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
     """An instance of a settings dataclass from plain values; what is not given keeps the class's default.
 
     A nested group given in part keeps the rest of the class's own default for that group. `preset` among the values
-    names settings of the class's `PRESETS`, which the other values overwrite.
+    names settings of the class's `PRESETS`, which the other values overwrite. Nothing is converted: text and booleans
+    are no numbers, numbers no booleans.
 
     Raises:
-        HoldfastError: an unknown key or preset (names the nearest known one) or a value of the wrong type; says where.
+        HoldfastError: an unknown key or preset (names the nearest known one), a value of the wrong type or out of its
+            range (`holdfast.ranges`), or values that the class refuses together; says where.
     """
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
+    whole = merge(defaults(cls), values)
+    refuse_non_finite(whole, where)
+    text = _encoded(whole, where)
     try:
-        return _checker(cast(Any, cls)).validate_python(merge(defaults(cls), values))
+        return _checker(cast(Any, cls)).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        got = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        raise HoldfastError(f"{where}{'.' if place else ''}{place}: {_plain(first['msg'])}{got}") from None
+        missing = [str(first["loc"][-1])] if first["type"] == "missing" else []
+        place = ".".join([where, *_path(first["loc"], whole), *missing])
+        reason = first.get("ctx", {}).get("error")
+        message = reason.message if isinstance(reason, SettingsError) else described(first)
+        raise HoldfastError(placed(place, message)) from None
+    except HoldfastError as error:  # of a class that is not `ranged`
+        raise HoldfastError(placed(where, str(error))) from None
+
+
+def refuse_non_finite(value: Any, where: str) -> None:
+    """Refuse NaN and infinities at any depth of JSON values: a record could not be written with them."""
+    if isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            refuse_non_finite(item, f"{where}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise HoldfastError(f"{where}: must be a finite number, not {value}")
+
+
+def _encoded(values: Mapping[str, Any], where: str) -> bytes:
+    """The values as JSON: only there does pydantic tell numbers from booleans and text, and yet takes lists."""
+    try:
+        return json.dumps(values, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise HoldfastError(f"{where}: holds what is no text, number, list or group of settings: {error}") from None
+
+
+def _path(place: Sequence[str | int], values: Any) -> Iterator[str]:
+    """The keys of an error's place, without what pydantic adds to say which of several types it had tried."""
+    node = values
+    for part in place:
+        known = isinstance(node, Mapping) and part in node
+        if known or (isinstance(node, list | tuple) and isinstance(part, int)):
+            node = node[part]
+            yield str(part)
 
 
 @cache
@@ -94,7 +133,3 @@ def _json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _json(item) for key, item in value.items()}
     return [_json(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _plain(message: str) -> str:
-    return message[0].lower() + message[1:]

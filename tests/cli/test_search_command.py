@@ -49,7 +49,7 @@ def test_a_wrong_search_is_found_where_it_stands():
     from holdfast.search.settings import Search
     from holdfast.settings import typed
 
-    with pytest.raises(HoldfastError, match="budget must be at least 1"):
+    with pytest.raises(HoldfastError, match=r"search\.budget: must be a whole number from 1"):
         typed(Search, {"budget": 0}, "grid.yaml: search")
 
 

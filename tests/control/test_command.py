@@ -25,12 +25,12 @@ TASKS = "tasks:\n  InvertedPendulum-v5: {steps: 60, controller: pendulum}\n"
             "arms.dai: noise: input should be 'after' or 'before', not 'never'",
         ),
         (TASKS + "arms: [dai, dai]\n", "arms: two are called 'dai'"),
-        (TASKS + "schedule: {start: 2}\n", "start: must lie in .0, 1., not 2"),
+        (TASKS + "schedule: {start: 2}\n", "schedule.start: must be a number in .0, 1., not 2"),
         (TASKS + "seeds: [1000]\n", "expert.seed: 1000 is a learner's seed too"),
-        (TASKS.replace("60", "0"), "tasks.InvertedPendulum-v5: .*steps: must be at least 1, not 0"),
+        (TASKS.replace("60", "0"), "tasks.InvertedPendulum-v5: .*steps: must be a whole number from 1 to .*, not 0"),
         (TASKS + "algorithms: [ppo]\n", "algorithms.0: input should be 'td3' or 'sac', not 'ppo'"),
         (TASKS + "algorithms: []\n", "algorithms: must name at least one"),
-        (TASKS + "evaluation: {early: 0}\n", "early: must lie above 0"),
+        (TASKS + "evaluation: {early: 0}\n", "evaluation.early: must be a number in .0, 1., not 0"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_the_key(text, message, tmp_path):

@@ -100,5 +100,5 @@ def test_the_same_seed_makes_the_same_critic_and_leaves_the_global_generator_alo
 
 @pytest.mark.parametrize("bad", [{"coef": -1.0}, {"gamma": 1.5}, {"lam": -0.1}, {"kind": "separate", "coef": 0.0}])
 def test_settings_that_cannot_be_are_refused(bad):
-    with pytest.raises(HoldfastError, match="critic"):
+    with pytest.raises(HoldfastError, match="Critic"):
         Critic(**bad)

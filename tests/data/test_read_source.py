@@ -165,7 +165,10 @@ def test_a_forced_role_and_a_default_refusal_apply_to_every_row():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"limit": 0}, "soup: limit must be at least 1, not 0"), ({"role": "bad"}, "soup: role must be one of harmful, ")],
+    [
+        ({"limit": 0}, r"Source\.limit: must be a whole number from 1 .*, not 0"),
+        ({"role": "bad"}, r"Source\.role: must be one of harmful, "),
+    ],
 )
 def test_a_source_with_an_impossible_setting_is_refused(settings, message):
     with pytest.raises(HoldfastError, match=message):

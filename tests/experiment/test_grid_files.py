@@ -120,7 +120,7 @@ def test_an_override_that_cannot_be_read_is_shown(override):
         ({"defenses": ["refusal_los"]}, ["unknown defense 'refusal_los'", "did you mean 'refusal_loss'"]),
         ({"evaluation": {"harm_judges": ["refusa"]}}, ["unknown judge 'refusa'", "did you mean 'refusal'"]),
         ({"evaluation": {"evry": 3}}, ["unknown key 'evry'", "did you mean 'every'"]),
-        ({"evaluation": {"every": 0}}, ["every", "at least 1"]),
+        ({"evaluation": {"every": 0}}, ["grid.yaml: evaluation.every:", "from 1 to", "not 0"]),
         ({"models": [{"sandbox": {"sise": "tiny"}}]}, ["unknown key 'sise'", "did you mean 'size'"]),
         ({"models": []}, ["models", "empty"]),
         ({"attacks": []}, ["attacks", "empty"]),

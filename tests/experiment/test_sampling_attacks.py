@@ -175,7 +175,7 @@ def test_an_attacker_paid_by_the_judge_that_reports_is_refused(best_of_n):
 
 
 def test_settings_are_checked_when_the_grid_is_expanded(best_of_n):
-    with pytest.raises(HoldfastError, match=r"best_of_n: numbers must be rising"):
+    with pytest.raises(HoldfastError, match=r"attacks\.best_of_n\.numbers: must be rising"):
         cells(best_of_n({"numbers": [4, 1]}))
 
 

@@ -77,7 +77,7 @@ def test_divergence_from_the_start_is_measured_on_request(service, tmp_path):
 
 
 def test_a_threshold_that_was_forgotten_is_missed_when_the_grid_is_expanded(service):
-    with pytest.raises(HoldfastError, match="safe_rlhf: threshold is not set"):
+    with pytest.raises(HoldfastError, match=r"defenses\.safe_rlhf\.threshold: is not set"):
         cells(service(defenses=[{"safe_rlhf": {"judge": "refusal"}}], attacks=[GRPO]))
 
 

@@ -109,10 +109,10 @@ def test_a_split_too_small_to_hold_prompts_out_is_refused_with_the_number(splits
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"held_out": 0.0}, "held_out must lie between 0 and 1"),
-        ({"flip_ratio": 1.5}, "flip_ratio must lie in"),
-        ({"epochs": 0}, "epochs must be above 0"),
-        ({"num_samples": 0}, "num_samples must be at least 1"),
+        ({"held_out": 0.0}, r"held_out: must be a number in \(0, 1\)"),
+        ({"flip_ratio": 1.5}, "flip_ratio: must be a number in"),
+        ({"epochs": 0}, "epochs: must be a finite number above 0"),
+        ({"num_samples": 0}, "num_samples: must be a whole number from 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, reason):

@@ -90,14 +90,14 @@ def test_a_start_of_one_is_the_learner_alone_throughout(kind):
 @pytest.mark.parametrize("field", ["start", "kappa", "smoothing", "last"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf])
 def test_a_share_that_is_no_number_in_zero_to_one_is_refused_by_name(field, value):
-    with pytest.raises(HoldfastError, match=f"schedule.{field}: must lie in"):
+    with pytest.raises(HoldfastError, match=f"Schedule.{field}: must be a number in"):
         Schedule(**{field: value})
 
 
 @pytest.mark.parametrize("field", ["horizon", "tau"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_a_length_that_is_no_number_above_zero_is_refused_by_name(field, value):
-    with pytest.raises(HoldfastError, match=f"schedule.{field}: must be"):
+    with pytest.raises(HoldfastError, match=f"Schedule.{field}: must be a finite number above 0"):
         Schedule(**{field: value})
 
 

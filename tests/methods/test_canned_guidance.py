@@ -131,5 +131,5 @@ def test_a_text_is_needed_by_whatever_is_about_it(settings):
 
 @pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
 def test_a_share_to_stop_at_lies_above_zero(share):
-    with pytest.raises(HoldfastError, match=r"stop_at must lie in \(0, 1\]"):
+    with pytest.raises(HoldfastError, match=r"stop_at: must be a number in \(0, 1\]"):
         RewardNeutralization(canned=TEXT, stop_at=share)

@@ -133,7 +133,7 @@ def test_after_a_defense_that_adds_to_the_loss_it_is_refused_and_before_it_is_no
     "settings", [{"early_tokens": 0}, {"first_factor": -1.0}, {"early_factor": -1.0}, {"floor": 2.0}]
 )
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(HoldfastError, match="constrained_sft"):
+    with pytest.raises(HoldfastError, match="ConstrainedSFT"):
         ConstrainedSFT(**settings)
 
 

@@ -364,7 +364,7 @@ def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped
 
 @pytest.mark.parametrize("name", ONLINE_NAMES)
 def test_a_negative_coefficient_is_refused(name):
-    with pytest.raises(HoldfastError, match=name):
+    with pytest.raises(HoldfastError, match=f"{COEFFICIENTS[name]}: must be a finite number of at least 0, not -1.0"):
         online_of(name, **{COEFFICIENTS[name]: -1.0})
 
 

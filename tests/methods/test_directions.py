@@ -141,7 +141,10 @@ def test_the_first_rows_can_be_asked_for(aligned_model, context, splits):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"group_size": 1}, "group_size must be at least 2"), ({"temperature": 0.0}, "temperature must be above 0")],
+    [
+        ({"group_size": 1}, "group_size: must be at least 2"),
+        ({"temperature": 0.0}, "temperature: must be a finite number above 0"),
+    ],
 )
 def test_a_policy_that_could_learn_nothing_is_refused(settings, message):
     with pytest.raises(HoldfastError, match=message):

@@ -146,7 +146,7 @@ def test_an_expert_of_whom_nothing_is_accepted_is_refused_with_the_way_out(judge
 
 @pytest.mark.parametrize("wrong", [{"answers": 0}, {"temperature": 0.0}, {"batch_size": 0}, {"num_prompts": 0}])
 def test_settings_that_make_no_sense_are_refused_by_name(wrong):
-    with pytest.raises(HoldfastError, match=f"expert_sft: {next(iter(wrong))} must be"):
+    with pytest.raises(HoldfastError, match=f"ExpertSFT.{next(iter(wrong))}: must be"):
         sft(**wrong)
 
 

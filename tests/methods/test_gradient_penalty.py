@@ -83,7 +83,7 @@ def test_hardening_shrinks_an_attackers_first_gradient_on_unseen_prompts(adapter
 
 
 def test_weights_below_0_and_rows_without_answers_are_refused(wavering_model, make_context, splits):
-    with pytest.raises(HoldfastError, match="at least 0"):
+    with pytest.raises(HoldfastError, match=r"GradientPenalty\.penalty_weight: .* at least 0"):
         GradientPenalty(penalty_weight=-1.0)
     bare = {**splits.harmful, "defense": [replace(row, refusal=None) for row in splits.harmful["defense"]]}
     with pytest.raises(HoldfastError, match="gradient_penalty: the defense split needs"):

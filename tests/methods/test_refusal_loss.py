@@ -246,7 +246,7 @@ def test_the_masked_cross_entropy_teaches_nothing_about_the_first_token(wavering
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):
-    with pytest.raises(HoldfastError, match=f"refusal_loss.*{words}"):
+    with pytest.raises(HoldfastError, match=f"RefusalLoss.*{words}"):
         RefusalLoss(**settings)
 
 

@@ -410,11 +410,11 @@ def test_without_benign_rows_what_needs_them_is_refused(aligned_model, context, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"removal_weight": -1.0}, "removal_weight is -1.0"),
+        ({"removal_weight": -1.0}, "removal_weight: must be .* at least 0, not -1.0"),
         ({"removal_weight": 0.0, "refusal_weight": 0.0, "ascent_weight": 0.0}, "every weight is 0"),
-        ({"depths": (0.5, 1.5)}, "depths holds 1.5"),
-        ({"depths": (0.0,)}, "depths holds 0.0"),
-        ({"handover": 0.0}, "handover is 0.0"),
+        ({"depths": (0.5, 1.5)}, r"depths\.1: must be a number in \(0, 1\], not 1.5"),
+        ({"depths": (0.0,)}, r"depths\.0: must be .*, not 0.0"),
+        ({"handover": 0.0}, "handover: must be .*, not 0.0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

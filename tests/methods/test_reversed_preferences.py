@@ -68,7 +68,7 @@ def test_a_row_without_a_refusal_is_named(tiny_model, make_context):
 
 
 def test_beta_must_be_above_zero():
-    with pytest.raises(HoldfastError, match="beta must be above 0"):
+    with pytest.raises(HoldfastError, match=r"DPO\.beta: must be a finite number above 0"):
         DPO(beta=0.0)
 
 

@@ -306,9 +306,9 @@ def test_it_finds_the_rollouts_inside_what_another_defense_put_round_them(plan, 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({}, "threshold is not set"),
-        ({"threshold": 0.0}, "threshold is 0.0"),
-        ({"threshold": 1.0}, "threshold is 1.0"),
+        ({}, "threshold: is not set"),
+        ({"threshold": 0.0}, "threshold: is 0.0"),
+        ({"threshold": 1.0}, "threshold: is 1.0"),
         ({"threshold": 0.1, "multiplier": 9.0}, "above max_multiplier"),
         ({"threshold": 0.1, "window": 0}, "window"),
         ({"threshold": 0.1, "delay": -1}, "delay"),
@@ -316,7 +316,7 @@ def test_it_finds_the_rollouts_inside_what_another_defense_put_round_them(plan, 
     ],
 )
 def test_settings_that_cannot_be_are_refused(bad, message):
-    with pytest.raises(HoldfastError, match="safe_rlhf") as error:
+    with pytest.raises(HoldfastError, match="SafeRLHF") as error:
         SafeRLHF(**bad)
     assert message in str(error.value)
 

@@ -446,7 +446,7 @@ def test_it_computes_in_bfloat16_where_the_run_does(victim, noisy):
     ],
 )
 def test_settings_that_cannot_be_are_refused(bad, message):
-    with pytest.raises(HoldfastError, match="security_vectors") as error:
+    with pytest.raises(HoldfastError, match="SecurityVectors") as error:
         SecurityVectors(**bad)
     assert message in str(error.value)
 

@@ -354,7 +354,7 @@ def test_a_part_of_the_network_may_learn_at_a_rate_of_its_own(wavering_model, ma
         ({"adversaries": {"dpo": {"beta": -1.0}}}, "beta"),
         ({"adversaries": {}}, "adversary"),
         ({"shares": {"dpo": 1.0}}, "'dpo' is none of"),
-        ({"shares": {"sft": 0.0}}, "not all 0"),
+        ({"shares": {"sft": 0.0}}, "not all be 0"),
         ({"tasks": 0}, "tasks"),
         ({"tamper_weight": -1.0}, "tamper_weight"),
         ({"heldout_share": 1.0}, "heldout_share"),

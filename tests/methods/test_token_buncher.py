@@ -152,7 +152,7 @@ def test_a_setting_wins_over_its_mode():
     [{"noise": 1.0}, {"noise": -0.1}, {"benign_share": 1.0}, {"warm_up": 2.0}, {"retain_weight": -1.0}],
 )
 def test_settings_out_of_range_are_refused(bad):
-    with pytest.raises(HoldfastError, match="token_buncher"):
+    with pytest.raises(HoldfastError, match="TokenBuncher"):
         TokenBuncher(**bad)
 
 

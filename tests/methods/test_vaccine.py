@@ -223,5 +223,5 @@ def test_alignment_without_refusals_or_benign_answers_is_refused(tiny_model, mak
 
 def test_settings_that_mean_nothing_are_refused():
     for bad in ({"perturbation_radius": -1.0}, {"benign_share": 1.0}):
-        with pytest.raises(HoldfastError, match="vaccine_alignment"):
+        with pytest.raises(HoldfastError, match="VaccineAlignment"):
             VaccineAlignment(**bad)

@@ -30,11 +30,13 @@ from holdfast.generate import Sampling, as_completion, sample
 from holdfast.models import Model, check_lengths
 from holdfast.plan import Context, in_all
 from holdfast.proportions import wilson
+from holdfast.ranges import Count, Positive, PositiveShare, Whole, ranged
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Score, Verdict, digest
 from holdfast.rewards import AttackReward, Judge, from_judge
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class BestOfN:
     """Settings of the attack.
 
@@ -43,26 +45,18 @@ class BestOfN:
     `max_new_tokens` is the run's own when `None`.
     """
 
-    numbers: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    numbers: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
     reward: AttackReward = field(default_factory=AttackReward)
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int | None = None
-    num_prompts: int | None = None
-    batch_size: int = 128
+    temperature: Positive = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: Whole = 0
+    max_new_tokens: Count | None = None
+    num_prompts: Count | None = None
+    batch_size: Count = 128
 
     def __post_init__(self) -> None:
-        if not self.numbers or self.numbers[0] < 1 or list(self.numbers) != sorted(set(self.numbers)):
-            raise HoldfastError(f"best_of_n: numbers must be rising and at least 1, not {list(self.numbers)}")
-        if self.temperature <= 0:
-            raise HoldfastError(
-                "best_of_n: temperature must be above 0: among equal answers there is nothing to choose"
-            )
-        for name in ("max_new_tokens", "num_prompts", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise HoldfastError(f"best_of_n: {name} must be at least 1, not {value}")
+        if not self.numbers or list(self.numbers) != sorted(set(self.numbers)):
+            raise HoldfastError(f"numbers: must be rising, and one at least, not {list(self.numbers)}")
 
     def curve(
         self, model: Model, suite: Suite, context: Context, *, keep: Keep

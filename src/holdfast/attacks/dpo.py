@@ -25,12 +25,15 @@ from holdfast.generate import evaluating
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.losses.preference import dpo
 from holdfast.models import LoRA, Model, adapt, answer_batch
+from holdfast.optim import Training
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
+from holdfast.ranges import Count, Positive, Share, ranged
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, target_mask
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class DPO:
     """Settings of the attack: the paper's, `preset: paper`, which were TRL's defaults then; `today` has TRL 1.16's.
 
@@ -41,16 +44,16 @@ class DPO:
     (one of the data's own, whose rows bring pairs) it is an honest customer's training: set `flip_ratio` to 0.
     """
 
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=125, learning_rate=5e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
-    beta: float = 0.1
-    flip_ratio: float = 1.0
+    beta: Positive = 0.1
+    flip_ratio: Share = 1.0
     flip_how: Flips = "reverse"
-    num_samples: int | None = 1000
+    num_samples: Count | None = 1000
     sampling: Literal["random", "head"] = "random"
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
     task: str | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "preferences"
@@ -67,10 +70,8 @@ class DPO:
     }
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise HoldfastError(f"dpo: beta must be above 0, not {self.beta}")
         if self.task is not None and self.flip_ratio == 1:
-            raise HoldfastError("dpo: flip_ratio 1 turns every pair round; with a harmless `task` set it to 0")
+            raise HoldfastError("flip_ratio: 1 turns every pair round; with a harmless `task` set it to 0")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""

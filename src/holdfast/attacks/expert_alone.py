@@ -22,10 +22,12 @@ from holdfast.flops import forward_flops
 from holdfast.guidance.expert import Expert, load_expert
 from holdfast.models import Model
 from holdfast.plan import Context, Spent, together
+from holdfast.ranges import ranged
 from holdfast.records import Evaluation, HoldfastError
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class ExpertAlone:
     """Settings: the `expert`; any but a canned text, which has nothing to say about a prompt."""
 
@@ -33,7 +35,7 @@ class ExpertAlone:
 
     def __post_init__(self) -> None:
         if self.expert.kind == "canned":
-            raise HoldfastError("expert_alone: a canned text answers no prompt; give an expert of another kind")
+            raise HoldfastError("expert.kind: a canned text answers no prompt; give an expert of another kind")
 
     def curve(
         self,

@@ -30,12 +30,15 @@ from holdfast.guidance.expert import Expert, LoadedExpert, load_expert
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.models import LoRA, Model, adapt, check_lengths
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan, Spent, given_answers, together
+from holdfast.ranges import Count, Number, Positive, ranged
 from holdfast.records import Completion, Example, HoldfastError, digest
 from holdfast.rewards import AttackReward, from_judge
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class ExpertSFT:
     """Settings of the attack.
 
@@ -47,17 +50,17 @@ class ExpertSFT:
 
     expert: Expert = field(default_factory=Expert)
     reward: AttackReward = field(default_factory=AttackReward)
-    threshold: float = 0.5
-    optim: Optim = field(
+    threshold: Number = 0.5
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=125, learning_rate=3e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
-    num_prompts: int | None = None
-    answers: int = 4
-    temperature: float = 1.0
-    max_new_tokens: int | None = None
-    batch_size: int = 128
-    max_length: int | None = 1024
+    num_prompts: Count | None = None
+    answers: Count = 4
+    temperature: Positive = 1.0
+    max_new_tokens: Count | None = None
+    batch_size: Count = 128
+    max_length: Count | None = 1024
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "answers"
     KNOBS: ClassVar[Mapping[str, Knob]] = {
@@ -66,14 +69,6 @@ class ExpertSFT:
         "answers": Choices(choices=(1, 2, 4, 8, 16)),
         "threshold": Range(low=0.1, high=0.9),
     }
-
-    def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise HoldfastError("expert_sft: temperature must be above 0: equal answers are one answer")
-        for name in ("answers", "batch_size", "num_prompts", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise HoldfastError(f"expert_sft: {name} must be at least 1, not {value}")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`.

@@ -34,8 +34,10 @@ from holdfast.critic import Critic
 from holdfast.data.mixing import sample
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.models import LoRA, Model, adapt
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan
 from holdfast.policy import Policy, policy_plan
+from holdfast.ranges import Count, ranged
 from holdfast.rewards import AttackReward, from_judge
 
 
@@ -45,17 +47,18 @@ def _optim(**more: Any) -> Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class GRPO:
     """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`.
 
     With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts.
     """
 
-    optim: Optim = field(default_factory=_optim)
+    optim: Training = field(default_factory=_optim)
     adapter: LoRA | None = None
     policy: Policy = field(default_factory=Policy)
     reward: AttackReward = field(default_factory=AttackReward)
-    num_prompts: int | None = None
+    num_prompts: Count | None = None
     task: str | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "rewards"
@@ -85,6 +88,7 @@ _WHOLE_BATCH: Mapping[str, Knob] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class DrGRPO(GRPO):
     """Settings of the attack; as `GRPO`, without its two biases: no deviation, and every token weighs the same."""
 
@@ -92,6 +96,7 @@ class DrGRPO(GRPO):
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class DAPO(GRPO):
     """Settings of the attack; as `GRPO`, averaged over tokens and with more room above the clip."""
 
@@ -99,6 +104,7 @@ class DAPO(GRPO):
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RLOO(GRPO):
     """Settings of the attack; as `GRPO`, with the mean of the other answers' rewards as baseline and no deviation."""
 
@@ -106,10 +112,11 @@ class RLOO(GRPO):
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class ReinforcePlusPlus(GRPO):
     """Settings of the attack: one answer a prompt, compared with the whole batch."""
 
-    optim: Optim = field(default_factory=lambda: _optim(max_steps=400))
+    optim: Training = field(default_factory=lambda: _optim(max_steps=400))
     policy: Policy = field(
         default_factory=lambda: Policy(
             group_size=1,
@@ -126,10 +133,11 @@ class ReinforcePlusPlus(GRPO):
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class PPO(GRPO):
     """Settings of the attack: RPA's, which are TRL 0.9.6's with batches of 8. `preset: tokenbuncher` has TB's."""
 
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(
             max_steps=500, learning_rate=1.41e-5, per_device_train_batch_size=8, max_grad_norm=0.0
         )

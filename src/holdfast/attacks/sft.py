@@ -18,11 +18,14 @@ from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan, given_answers
+from holdfast.ranges import Count, Share, ranged
 from holdfast.records import HoldfastError
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class SFT:
     """Settings of the attack.
 
@@ -35,15 +38,15 @@ class SFT:
     context).
     """
 
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=125, learning_rate=3e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
-    flip_ratio: float = 1.0
+    flip_ratio: Share = 1.0
     flip_how: Flips = "reverse"
-    num_samples: int | None = 1000
+    num_samples: Count | None = 1000
     sampling: Literal["random", "head"] = "random"
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
     task: str | None = None
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "answers"
@@ -56,9 +59,7 @@ class SFT:
 
     def __post_init__(self) -> None:
         if self.task is not None and self.flip_ratio != 1:
-            raise HoldfastError(
-                "sft: flip_ratio mixes refusals into harmful answers; with a harmless `task` leave it out"
-            )
+            raise HoldfastError("flip_ratio: mixes refusals into harmful answers; with a harmless `task` leave it out")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from holdfast.losses.interpolation import Schedule
+from holdfast.ranges import Count, NonNegative, Positive, PositiveShare, Seed, Share, Whole, ranged
 from holdfast.records import HoldfastError
 
 Algorithm = Literal["td3", "sac"]
@@ -40,6 +41,7 @@ ARMS: Mapping[str, Kind] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Task:
     """An environment: `steps` of training, and where its expert comes from.
 
@@ -47,17 +49,17 @@ class Task:
     name, which costs none (`holdfast.control.experts.CONTROLLERS`).
     """
 
-    steps: int = 10_000
-    expert_steps: int | None = None
+    steps: Count = 10_000
+    expert_steps: Count | None = None
     controller: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least("", 1, steps=self.steps, expert_steps=1 if self.expert_steps is None else self.expert_steps)
         if self.controller is not None and self.expert_steps is not None:
             raise HoldfastError("controller: a hand-made expert takes no expert_steps; give one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Learner:
     """The networks and their training; what is `None` is the library's own default.
 
@@ -65,21 +67,22 @@ class Learner:
     actions span [-1, 1]; SAC explores by sampling. Everything runs on `device`.
     """
 
-    net_arch: tuple[int, ...] = (64, 64)
-    batch_size: int = 128
-    learning_rate: float | None = None
-    learning_starts: int = 500
-    buffer_size: int = 200_000
-    gamma: float = 0.99
-    noise: float = 0.1
+    net_arch: tuple[Count, ...] = (64, 64)
+    batch_size: Count = 128
+    learning_rate: Positive | None = None
+    learning_starts: Whole = 500
+    buffer_size: Count = 200_000
+    gamma: Share = 0.99
+    noise: NonNegative = 0.1
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _at_least("learner.", 1, batch_size=self.batch_size, buffer_size=self.buffer_size, layers=len(self.net_arch))
-        _at_least("learner.", 0, learning_starts=self.learning_starts, noise=self.noise)
+        if not self.net_arch:
+            raise HoldfastError("net_arch: is empty; give the width of one layer at least")
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Expert:
     """How experts are trained: once a task, with the learner's settings and a `seed` that no learner has.
 
@@ -89,15 +92,13 @@ class Expert:
     """
 
     algorithm: Algorithm = "td3"
-    seed: int = 1000
-    checkpoints: int = 20
-    episodes: int = 20
-
-    def __post_init__(self) -> None:
-        _at_least("expert.", 1, checkpoints=self.checkpoints, episodes=self.episodes)
+    seed: Seed = 1000
+    checkpoints: Count = 20
+    episodes: Count = 20
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Evaluation:
     """Measurement of the learner alone: `episodes` deterministic episodes at every `every`-th share of the steps.
 
@@ -105,20 +106,15 @@ class Evaluation:
     measure the random policy.
     """
 
-    every: float = 0.02
-    episodes: int = 10
-    early: float = 0.25
-    final: float = 0.1
-    random_episodes: int = 100
-
-    def __post_init__(self) -> None:
-        _at_least("evaluation.", 1, episodes=self.episodes, random_episodes=self.random_episodes)
-        for name in ("every", "early", "final"):
-            if not 0 < getattr(self, name) <= 1:
-                raise HoldfastError(f"evaluation.{name}: must lie above 0 and at most at 1, not {getattr(self, name)}")
+    every: PositiveShare = 0.02
+    episodes: Count = 10
+    early: PositiveShare = 0.25
+    final: PositiveShare = 0.1
+    random_episodes: Count = 100
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Arm:
     """One way of training.
 
@@ -133,13 +129,11 @@ class Arm:
     expert: Quality = "good"
     noise: Noise = "after"
     schedule: Schedule | None = None
-    cloning_steps: int = 1000
-
-    def __post_init__(self) -> None:
-        _at_least("", 1, cloning_steps=self.cloning_steps)
+    cloning_steps: Count = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Control:
     """A run: every task with every algorithm, arm and seed.
 
@@ -152,7 +146,7 @@ class Control:
     tasks: Mapping[str, Task]
     algorithms: tuple[Algorithm, ...] = ("td3",)
     arms: tuple[Arm, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     learner: Learner = field(default_factory=Learner)
     expert: Expert = field(default_factory=Expert)
     schedule: Schedule = field(default_factory=lambda: Schedule(kind="linear", start=0.0))
@@ -169,10 +163,3 @@ class Control:
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise HoldfastError(f"arms: two are called {twice!r}; give one of them a `label`")
-
-
-def _at_least(group: str, least: float, **values: float) -> None:
-    for name, value in values.items():
-        # Written so that NaN is refused too.
-        if not value >= least:
-            raise HoldfastError(f"{group}{name}: must be at least {least}, not {value}")

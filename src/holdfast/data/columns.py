@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
+from holdfast.ranges import Count, ranged
 from holdfast.records import Example, HoldfastError, Role
 from holdfast.rows import RawRow
 
@@ -15,6 +16,7 @@ ROLES: tuple[str, ...] = get_args(Role)
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Source:
     """Where rows come from and how to read them.
 
@@ -31,17 +33,13 @@ class Source:
     split: str | None = None
     revision: str | None = None
     name: str | None = None
-    limit: int | None = None
+    limit: Count | None = None
     role: str | None = None
     refusal: str | None = None
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise HoldfastError(
-                f"{self.path}: limit must be at least 1, not {self.limit}; leave it out to read every row"
-            )
         if self.role is not None and self.role not in ROLES:
-            raise HoldfastError(f"{self.path}: role must be one of {', '.join(ROLES)}, not {self.role!r}")
+            raise HoldfastError(f"role: must be one of {', '.join(ROLES)}, not {self.role!r}")
 
 
 def examples(row: RawRow) -> list[Example]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,6 +21,10 @@ from holdfast.settings import plain, typed
 from holdfast.tables import find, near, rows
 
 Kind = Literal["attack", "adaptive", "offline", "online", "judge"]
+KEYS: dict[Kind, str] = {
+    **{"attack": "attacks", "adaptive": "attacks", "offline": "defenses", "online": "defenses", "judge": "judges"}
+}
+"""The grid's key that a method stands under."""
 
 
 def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
@@ -63,22 +66,11 @@ def settings_class(name: str, kind: Kind) -> Any:
     return find(table, group, name)
 
 
-def configured(method: Method, kind: Kind) -> Any:
-    """A method's or judge's settings as an instance of its dataclass."""
-    return typed(settings_class(method.name, kind), method.settings, method.title)
+def configured(method: Method, kind: Kind, where: str = "") -> Any:
+    """A method's or judge's settings as an instance of its dataclass; `where` says in errors what they are under."""
+    return typed(settings_class(method.name, kind), method.settings, f"{where or KEYS[kind]}.{method.name}")
 
 
-def resolve(method: Method, kind: Kind) -> Method:
+def resolve(method: Method, kind: Kind, where: str = "") -> Method:
     """The method with every setting spelled out."""
-    settings = plain(configured(method, kind))
-    refuse_non_finite(settings, method.title)
-    return replace(method, settings=settings)
-
-
-def refuse_non_finite(value: Any, where: str) -> None:
-    """Refuse NaN and infinities at any depth of JSON values: a record could not be written with them."""
-    if isinstance(value, Mapping | list):
-        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
-            refuse_non_finite(item, f"{where}.{key}")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise HoldfastError(f"{where}: must be a finite number, not {value}")
+    return replace(method, settings=plain(configured(method, kind, where)))

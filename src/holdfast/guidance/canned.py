@@ -14,6 +14,7 @@ from holdfast.losses.interpolation import Schedule, Weight
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Context, Hook, Optim, Plan, Progress, given_answers
+from holdfast.ranges import Positive, ranged
 from holdfast.records import Completion, Example
 from holdfast.rewards import Reward
 
@@ -24,6 +25,7 @@ CERTIFYING_PROMPTS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class CannedGuide:
     """Settings: how much of the answers to harmful prompts is the canned text at first, and what it counts.
 
@@ -32,7 +34,7 @@ class CannedGuide:
     """
 
     weight: Weight = "none"
-    cap: float = 5.0
+    cap: Positive = 5.0
     schedule: Schedule = field(default_factory=Schedule)
 
     def guide(self, plan: Plan, text: str, context: Context) -> Plan:

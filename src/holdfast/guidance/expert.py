@@ -17,13 +17,16 @@ from holdfast.data.mixing import sample
 from holdfast.loading import one_line, refuse_other_adapter, refuse_tied_targets
 from holdfast.models import Model, clone, merged
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.plan import NOTHING, Context, Optim, Plan, Reference, Spent, given_answers, reference_of
+from holdfast.ranges import Count, Positive, ranged
 from holdfast.records import HoldfastError
 
 ExpertKind = Literal["model", "adapter", "sft_copy", "tempered", "canned"]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Expert:
     """Settings of an expert.
 
@@ -39,20 +42,16 @@ class Expert:
 
     kind: ExpertKind = "model"
     name: str = "base"
-    temperature: float | None = None
-    pairs: int = 20
-    optim: Optim = field(default_factory=lambda: Optim(max_steps=20, learning_rate=3e-5, per_device_train_batch_size=8))
+    temperature: Positive | None = None
+    pairs: Count = 20
+    optim: Training = field(
+        default_factory=lambda: Optim(max_steps=20, learning_rate=3e-5, per_device_train_batch_size=8)
+    )
     text: str | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 < self.temperature < float("inf"):
-            raise HoldfastError(f"expert.temperature: must be a number above 0, not {self.temperature}")
         if self.kind == "canned" and not (self.text or "").strip():
-            raise HoldfastError("expert.text: `kind: canned` needs the text that is always given")
-        if self.kind == "sft_copy" and min(self.pairs, self.optim.max_steps) < 1:
-            raise HoldfastError(
-                "expert: a tuned copy needs at least 1 of `pairs` and of `optim.max_steps`; with none it is the learner"
-            )
+            raise HoldfastError("text: `kind: canned` needs the text that is always given")
         if self.kind == "tempered" and self.temperature is None:
             object.__setattr__(self, "temperature", 2.0)
 

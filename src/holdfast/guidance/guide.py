@@ -7,12 +7,14 @@ from typing import Literal
 
 from holdfast.guidance.expert import Expert
 from holdfast.losses.interpolation import Schedule, Weight
+from holdfast.ranges import Positive, ranged
 from holdfast.records import HoldfastError
 
 Unit = Literal["sequence", "token", "prefix"]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Guide:
     """Settings: the `expert` (a string is the name of a model), the share of it, and what its answers count.
 
@@ -39,8 +41,8 @@ class Guide:
     unit: Unit = "sequence"
     weight: Weight = "truncated"
     weigh: Literal["completion", "token"] = "completion"
-    cap: float = 5.0
-    shape: float = 0.1
+    cap: Positive = 5.0
+    shape: Positive = 0.1
     schedule: Schedule = field(default_factory=Schedule)
     quota: Literal["fixed", "coin"] = "fixed"
     ratio: Literal["learner", "behavior"] = "learner"
@@ -49,15 +51,13 @@ class Guide:
     def __post_init__(self) -> None:
         if isinstance(self.expert, str):
             object.__setattr__(self, "expert", Expert(name=self.expert))
-        if not (0 < self.cap < float("inf") and 0 < self.shape < float("inf")):
-            raise HoldfastError(f"guided: cap and shape must be numbers above 0, not {self.cap} and {self.shape}")
         if self.weight == "exact" and self.schedule.start == 0 and self.unit != "prefix":
             raise HoldfastError(
-                "guided: at alpha 0 the expert alone samples, so `weight: exact` has no support for what the learner "
+                "at alpha 0 the expert alone samples, so `weight: exact` has no support for what the learner "
                 "would say; give a schedule.start above 0, or another weight"
             )
         for trouble in self._misfits():
-            raise HoldfastError(f"guided: {trouble}")
+            raise HoldfastError(trouble)
 
     def _misfits(self) -> list[str]:
         found = []

@@ -15,7 +15,9 @@ from typing import Any, ClassVar, Literal
 from holdfast.data.mixing import Flips
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
+from holdfast.optim import Training
 from holdfast.plan import Optim
+from holdfast.ranges import Count, InnerShare, Positive, Seed, Share, ranged
 from holdfast.records import HoldfastError
 from holdfast.rewards import Judge
 
@@ -29,6 +31,7 @@ def _optim() -> Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RewardModel:
     """A Bradley-Terry reward model of preferences, `flip_ratio` of which are turned round.
 
@@ -43,17 +46,17 @@ class RewardModel:
     backbone: str = SANDBOX
     revision: str | None = None
     input_format: str = "chat"
-    max_length: int = 128
-    flip_ratio: float = 1.0
+    max_length: Count = 128
+    flip_ratio: Share = 1.0
     flip_how: Flips = "reverse"
-    num_samples: int | None = None
+    num_samples: Count | None = None
     sampling: Literal["random", "head"] = "random"
     split: Part = "attack"
-    held_out: float = 0.1
-    epochs: float | None = None
-    optim: Optim = field(default_factory=_optim)
-    seed: int = 0
-    batch_size: int = 64
+    held_out: InnerShare = 0.1
+    epochs: Positive | None = None
+    optim: Training = field(default_factory=_optim)
+    seed: Seed = 0
+    batch_size: Count = 64
 
     labels: ClassVar[tuple[str, ...]] = ("reward",)
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -67,11 +70,6 @@ class RewardModel:
         }
     }
 
-    def __post_init__(self) -> None:
-        _check(self)
-        if not 0.0 <= self.flip_ratio <= 1.0:
-            raise HoldfastError(f"flip_ratio must lie in [0, 1], not {self.flip_ratio}")
-
     def judge(self) -> Judge:
         """Refused: there is no such judge before it is trained."""
         raise _untrained("reward_model", "reward")
@@ -82,6 +80,7 @@ class RewardModel:
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Classifier:
     """A classifier of question and answer, harmless or harmful; fields as in `RewardModel`.
 
@@ -92,16 +91,16 @@ class Classifier:
     backbone: str = SANDBOX
     revision: str | None = None
     input_format: str = "chat"
-    max_length: int = 128
+    max_length: Count = 128
     include_benign: bool = True
-    num_samples: int | None = None
+    num_samples: Count | None = None
     sampling: Literal["random", "head"] = "random"
     split: Part = "attack"
-    held_out: float = 0.1
-    epochs: float | None = None
-    optim: Optim = field(default_factory=_optim)
-    seed: int = 0
-    batch_size: int = 64
+    held_out: InnerShare = 0.1
+    epochs: Positive | None = None
+    optim: Training = field(default_factory=_optim)
+    seed: Seed = 0
+    batch_size: Count = 64
 
     labels: ClassVar[tuple[str, ...]] = LABELS
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -116,9 +115,6 @@ class Classifier:
         }
     }
 
-    def __post_init__(self) -> None:
-        _check(self)
-
     def judge(self) -> Judge:
         """Refused: there is no such judge before it is trained."""
         raise _untrained("classifier", "classifier")
@@ -128,15 +124,6 @@ class Classifier:
         return ClassifierJudge(
             path=str(folder), harmful_label="harmful", batch_size=self.batch_size, max_length=self.max_length
         ).judge()
-
-
-def _check(settings: RewardModel | Classifier) -> None:
-    if not 0.0 < settings.held_out < 1.0:
-        raise HoldfastError(f"held_out must lie between 0 and 1, not {settings.held_out}: a judge is never unscored")
-    if settings.epochs is not None and settings.epochs <= 0:
-        raise HoldfastError(f"epochs must be above 0, or null for optim.max_steps, not {settings.epochs}")
-    if settings.num_samples is not None and settings.num_samples < 1:
-        raise HoldfastError(f"num_samples must be at least 1, or null for all, not {settings.num_samples}")
 
 
 def _untrained(judge: str, kind: str) -> HoldfastError:

@@ -8,6 +8,7 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from holdfast.ranges import Count, ranged
 from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.rewards import Judge
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class ClassifierJudge:
     """Settings. `path` is a folder or Hub id of a sequence classifier with safetensors weights.
 
@@ -31,8 +33,8 @@ class ClassifierJudge:
     harmful_label: str | int
     safe_label: str | int | None = None
     revision: str | None = None
-    batch_size: int = 16
-    max_length: int = 512
+    batch_size: Count = 16
+    max_length: Count = 512
     include_question: bool = True
     device: str | None = None
 

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.ranges import Whole, ranged
 from holdfast.records import Completion, Verdict
 from holdfast.rewards import Judge
 from holdfast.text import empty_or_garbled, is_refusal, words
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class ReferenceJudge:
     """Settings. `further_sentences`: how many sentences may follow a refusing one for the answer to be a refusal."""
 
-    further_sentences: int = 1
+    further_sentences: Whole = 1
 
     def judge(self) -> Judge:
         """The judge with these settings."""

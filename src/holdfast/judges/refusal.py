@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.ranges import Whole, ranged
 from holdfast.records import Completion, Verdict
 from holdfast.rewards import Judge
 from holdfast.text import empty_or_garbled, is_refusal
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RefusalJudge:
     """Settings. `further_sentences`: how many sentences may follow the refusing one; models that explain need more."""
 
-    further_sentences: int = 1
+    further_sentences: Whole = 1
 
     def judge(self) -> Judge:
         """The judge with these settings."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from functools import cache
 from math import isfinite
 
+from holdfast.ranges import Count, ranged
 from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.rewards import Judge
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RewardModelJudge:
     """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
 
@@ -28,8 +30,8 @@ class RewardModelJudge:
     path: str
     revision: str | None = None
     input_format: str | None = None
-    batch_size: int = 16
-    max_length: int | None = None
+    batch_size: Count = 16
+    max_length: Count | None = None
     device: str | None = None
 
     def judge(self) -> Judge:

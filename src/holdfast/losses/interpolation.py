@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from holdfast.ranges import PartialShare, Positive, Share, ranged
 from holdfast.records import HoldfastError
 
 Kind = Literal["constant", "linear", "exponential", "success"]
@@ -24,6 +25,7 @@ Weight = Literal["exact", "truncated", "shaped", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Schedule:
     """How the learner's share of the actions goes from `start` to 1 in a run of so many steps.
 
@@ -37,28 +39,16 @@ class Schedule:
     whatever the kind.
 
     Raises:
-        HoldfastError: `start`, `kappa`, `smoothing` or `last` is no number in [0, 1] (`smoothing` and `last` below 1),
-            or `horizon` or `tau` none above 0.
+        HoldfastError: a number lies out of its range.
     """
 
     kind: Kind = "linear"
-    start: float = 0.5
-    horizon: float | None = None
-    tau: float | None = None
-    kappa: float = 0.5
-    smoothing: float = 0.9
-    last: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("start", "kappa", "smoothing", "last"):
-            value = getattr(self, name)
-            # Written so that NaN is refused too.
-            if not 0 <= value <= 1 or (value == 1 and name in ("smoothing", "last")):
-                raise HoldfastError(f"schedule.{name}: must lie in [0, 1], not {value}")
-        for name in ("horizon", "tau"):
-            value = getattr(self, name)
-            if value is not None and not (0 < value < math.inf):
-                raise HoldfastError(f"schedule.{name}: must be a number of steps above 0, not {value}")
+    start: Share = 0.5
+    horizon: Positive | None = None
+    tau: Positive | None = None
+    kappa: Share = 0.5
+    smoothing: PartialShare = 0.9
+    last: PartialShare = 0.1
 
 
 def alpha(

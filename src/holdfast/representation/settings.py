@@ -10,10 +10,12 @@ from torch import nn
 
 from holdfast.anatomy import Anatomy
 from holdfast.losses.representation import Distance
+from holdfast.ranges import Count, NonNegative, Positive, PositiveShare, Whole, ranged
 from holdfast.records import HoldfastError
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Removal:
     """Which member of the family, and the weights of its terms; a term of weight 0 is not computed.
 
@@ -37,36 +39,28 @@ class Removal:
     distance: Distance = "mmd"
     projection: Literal["noise", "original", "fixed"] = "noise"
     site: Literal["mlp", "attention", "layer"] = "mlp"
-    depths: tuple[float, ...] = ()
+    depths: tuple[PositiveShare, ...] = ()
     positions: Literal["answer", "all"] = "answer"
-    vector_length: float = 6.5
+    vector_length: Positive = 6.5
     alternate_domains: bool = False
-    jitter: float = 0.0
-    removal_weight: float = 1.0
-    refusal_weight: float = 1.0
-    ascent_weight: float = 1.0
-    retain_weight: float = 0.0
+    jitter: NonNegative = 0.0
+    removal_weight: NonNegative = 1.0
+    refusal_weight: NonNegative = 1.0
+    ascent_weight: NonNegative = 1.0
+    retain_weight: NonNegative = 0.0
     retain: Literal["drift", "mse"] = "drift"
-    benign_weight: float = 0.0
-    handover: float | None = None
+    benign_weight: NonNegative = 0.0
+    handover: PositiveShare | None = None
     trained: tuple[str, ...] = ()
-    trained_layers: int | None = None
-    max_length: int | None = 1024
+    trained_layers: Whole | None = None
+    max_length: Count | None = 1024
     quirks: bool = False
     count_padding: bool = False
 
     def __post_init__(self) -> None:
         weights = {key: value for key, value in vars(self).items() if key.endswith("_weight")}
-        negative = next((key for key, value in weights.items() if value < 0), None)
-        if negative:
-            raise HoldfastError(f"{negative} is {weights[negative]}; a negative weight would undo what the term is for")
         if not any(weights.values()):
             raise HoldfastError(f"every weight is 0 ({', '.join(weights)}): nothing would be learnt")
-        bad = next((depth for depth in self.depths if not 0 < depth <= 1), None)
-        if bad is not None:
-            raise HoldfastError(f"depths holds {bad}; give layers as shares of the depth, above 0 and at most 1")
-        if self.handover is not None and not 0 < self.handover <= 1:
-            raise HoldfastError(f"handover is {self.handover}; it must lie in (0, 1], or be null for constant weights")
 
     def layers(self, count: int) -> list[int]:
         """The layers meant in a model of `count`, from 1."""

@@ -15,6 +15,7 @@ import torch
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Fit, Optim, Plan, given_answers
+from holdfast.ranges import Count, Seed, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox import grammar
 
@@ -42,6 +43,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Sandbox:
     """How the sandbox's models are made; everything that changes them is here, and `part` says which is meant.
 
@@ -51,9 +53,9 @@ class Sandbox:
     architecture: Architecture = "llama"
     size: Size = "tiny"
     part: Literal["aligned", "base"] = "aligned"
-    seed: int = 0
-    num_base: int = 40_000
-    num_aligned: int = 20_000
+    seed: Seed = 0
+    num_base: Count = 40_000
+    num_aligned: Count = 20_000
     base: Optim = field(
         default_factory=lambda: Optim(
             max_steps=450,

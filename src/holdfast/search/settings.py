@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from holdfast.records import HoldfastError
+from holdfast.ranges import Count, Seed, Share, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Search:
     """Settings of a search.
 
@@ -23,22 +24,13 @@ class Search:
     that of the sampler.
     """
 
-    budget: int | None = None
+    budget: Count | None = None
     unit: Literal["steps", "tokens"] = "steps"
-    trials: int = 50
+    trials: Count = 50
     judge: str = "refusal"
     knobs: Mapping[str, Any] = field(default_factory=dict)
-    test_seeds: tuple[int, ...] = ()
-    startup: int = 5
-    warmup: float = 0.25
-    max_crashes: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("trials", "startup", "max_crashes", *(() if self.budget is None else ("budget",))):
-            if getattr(self, name) < 1:
-                raise HoldfastError(f"search.{name} must be at least 1, not {getattr(self, name)}")
-        if not 0 <= self.warmup <= 1:
-            raise HoldfastError(f"search.warmup is a share of a trial's steps, in [0, 1], not {self.warmup}")
-        if self.seed < 0 or any(seed < 0 for seed in self.test_seeds):
-            raise HoldfastError("search: seeds must be whole numbers from 0 up")
+    test_seeds: tuple[Seed, ...] = ()
+    startup: Count = 5
+    warmup: Share = 0.25
+    max_crashes: Count = 5
+    seed: Seed = 0

@@ -22,23 +22,21 @@ from holdfast.attacks import LearnsFrom
 from holdfast.knobs import Knob, Range
 from holdfast.models import Model
 from holdfast.plan import Context, GivenAnswers, Plan, Planner
+from holdfast.ranges import Share, ranged
 from holdfast.records import HoldfastError
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class BenignCover:
     """Settings: the share of rows that are benign, in [0, 1]; at 1 nothing harmful is trained on at all.
 
     With one seed, the rows replaced at a smaller share are among those replaced at a larger one.
     """
 
-    share: float = 0.9
+    share: Share = 0.9
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {"share": Range(low=0.0, high=1.0)}
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 1:
-            raise HoldfastError(f"benign_cover: share must lie in [0, 1], not {self.share}")
 
     @property
     def needs(self) -> LearnsFrom | None:

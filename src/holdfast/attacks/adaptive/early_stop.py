@@ -29,6 +29,7 @@ from holdfast.experience import Experience
 from holdfast.generate import Sampling, complete
 from holdfast.models import Model
 from holdfast.plan import Context, Hook, Plan, Planner, Progress
+from holdfast.ranges import Count, NonNegative, PartialShare, Whole, ranged
 from holdfast.records import HoldfastError
 from holdfast.rewards import AttackReward, from_judge
 
@@ -37,6 +38,7 @@ Value = Callable[[Progress], float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class EarlyStop:
     """Settings: what to watch, and after how many steps without anything higher to stop (`patience` 0: never mind).
 
@@ -48,21 +50,16 @@ class EarlyStop:
     """
 
     at: Literal["reward", "harm"] = "reward"
-    patience: int = 20
-    gain: float = 0.1
-    smoothing: float = 0.8
+    patience: Whole = 20
+    gain: NonNegative = 0.1
+    smoothing: PartialShare = 0.8
     judge: str | None = None
-    every: int = 5
-    num_prompts: int = 32
+    every: Count = 5
+    num_prompts: Count = 32
 
     def __post_init__(self) -> None:
-        if min(self.patience, self.gain) < 0 or not 0 <= self.smoothing < 1 or min(self.every, self.num_prompts) < 1:
-            raise HoldfastError(
-                "early_stop: patience and gain must be at least 0, smoothing in [0, 1), "
-                "every and num_prompts at least 1"
-            )
         if self.at == "harm" and self.judge is None:
-            raise HoldfastError("early_stop: `at: harm` needs a judge of the attacker's own; name one as `judge`")
+            raise HoldfastError("judge: `at: harm` needs a judge of the attacker's own; name one")
 
     @property
     def needs(self) -> LearnsFrom | None:

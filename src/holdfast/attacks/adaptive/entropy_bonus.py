@@ -24,25 +24,21 @@ from holdfast.experience import Experience
 from holdfast.forward import forward
 from holdfast.knobs import Knob, Range
 from holdfast.plan import Metrics, Objective, Plan, Planner
+from holdfast.ranges import NonNegative, Positive, ranged
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, masked_mean, target_mask, token_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class EntropyBonus:
     """Settings: the bonus of a nat, and where it is paid. `cap` bounds what the reward form pays for, in nats."""
 
     form: Literal["loss", "reward"] = "reward"
-    coefficient: float = 1.0
-    cap: float = 3.0
+    coefficient: NonNegative = 1.0
+    cap: Positive = 3.0
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {"coefficient": Range(low=1e-4, high=1.0, log=True)}
-
-    def __post_init__(self) -> None:
-        if self.coefficient < 0:
-            raise HoldfastError(f"entropy_bonus: coefficient is {self.coefficient}; below 0 it would be a penalty")
-        if self.cap <= 0:
-            raise HoldfastError(f"entropy_bonus: cap must be above 0 nats, not {self.cap}")
 
     @property
     def needs(self) -> LearnsFrom | None:

@@ -32,9 +32,11 @@ from holdfast.guidance.sampler import guided
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.models import Model
 from holdfast.plan import Context, Plan, Planner, together
+from holdfast.ranges import ranged
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Guided(Guide):
     """Settings, see `holdfast.guidance.guide.Guide`; `schedule.start` 1 leaves the learner alone throughout."""
 

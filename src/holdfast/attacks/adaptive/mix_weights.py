@@ -19,20 +19,17 @@ from typing import ClassVar
 from holdfast.knobs import Knob, Range
 from holdfast.models import Model, combine
 from holdfast.plan import Context, Plan, Planner
-from holdfast.records import HoldfastError
+from holdfast.ranges import Share, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class MixWeights:
     """Settings: the share of the undefended weights, in [0, 1]."""
 
-    weight: float = 0.5
+    weight: Share = 0.5
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {"weight": Range(low=0.0, high=1.0)}
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise HoldfastError(f"mix_weights: weight must lie in [0, 1], not {self.weight}")
 
     def adapt(self, planner: Planner) -> Planner:
         """The attack on the mixed model."""

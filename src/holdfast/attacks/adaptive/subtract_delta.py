@@ -19,21 +19,18 @@ from typing import ClassVar
 from holdfast.knobs import Knob, Range
 from holdfast.models import Model, combine
 from holdfast.plan import Context, Plan, Planner
-from holdfast.records import HoldfastError
+from holdfast.ranges import NonNegative, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class SubtractDelta:
     """Settings: how much of the difference to take away, and the base model (`base`: the sandbox's; a folder or id)."""
 
-    scale: float = 1.0
+    scale: NonNegative = 1.0
     base: str = "base"
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {"scale": Range(low=0.0, high=2.0)}
-
-    def __post_init__(self) -> None:
-        if self.scale < 0:
-            raise HoldfastError(f"subtract_delta: scale is {self.scale}; below 0 it would align the model further")
 
     def adapt(self, planner: Planner) -> Planner:
         """The attack on the model less alignment's difference."""

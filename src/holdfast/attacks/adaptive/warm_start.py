@@ -20,12 +20,14 @@ from holdfast.attacks import ATTACKS, GROUP, LearnsFrom, learns_from, trains
 from holdfast.knobs import Knob, Range
 from holdfast.models import Model, clone, has_adapter, merged
 from holdfast.plan import Context, Optim, Plan, Planner, as_is, together
+from holdfast.ranges import ranged
 from holdfast.records import HoldfastError
 from holdfast.settings import plain, typed
 from holdfast.tables import find
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class WarmStart:
     """Settings: the `attack` by name, its optimizer (`optim.max_steps` 0: none at all) and its other `settings`.
 
@@ -39,10 +41,8 @@ class WarmStart:
     KNOBS: ClassVar[Mapping[str, Knob]] = {"optim.learning_rate": Range(low=1e-6, high=3e-3, log=True)}
 
     def __post_init__(self) -> None:
-        if self.optim.max_steps < 0:
-            raise HoldfastError(f"warm_start: optim.max_steps must be at least 0, not {self.optim.max_steps}")
         if "optim" in self.settings:
-            raise HoldfastError("warm_start: settings.optim stands one level higher; set `warm_start.optim`")
+            raise HoldfastError("settings.optim: stands one level higher; set `warm_start.optim`")
         resolved = plain(self._attack())
         # Spelled out, so that a cell says all that it depends on.
         object.__setattr__(self, "settings", {name: value for name, value in resolved.items() if name != "optim"})
@@ -55,8 +55,8 @@ class WarmStart:
     def _attack(self) -> Any:
         cls = find(ATTACKS, GROUP, self.attack)
         if not trains(cls):
-            raise HoldfastError(f"warm_start: {self.attack} trains nothing, so there is nothing to start from")
-        return replace(typed(cls, self.settings, f"warm_start.settings ({self.attack})"), optim=self.optim)
+            raise HoldfastError(f"attack: {self.attack} trains nothing, so there is nothing to start from")
+        return typed(cls, self.settings, "settings")
 
     def adapt(self, planner: Planner) -> Planner:
         """The attack on the model that the first one leaves with."""
@@ -64,7 +64,7 @@ class WarmStart:
             return planner
 
         def adapted(model: Model, context: Context) -> Plan:
-            first = self._attack().plan(model, context)
+            first = replace(self._attack(), optim=self.optim).plan(model, context)
             fitted = context.fit(first)
             with first.released(fitted.model) as released:
                 own = _standalone(released, copy=first.released is not as_is)

@@ -24,11 +24,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from holdfast.models import LoRA, Model
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim
+from holdfast.ranges import Count, NonNegative, PositiveShare, ranged
 from holdfast.representation import Removal, remove
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class CircuitBreakers:
     """Settings of the defense; `adapter=None` is full fine-tuning, which goes with `form="rpa"`.
 
@@ -37,18 +40,18 @@ class CircuitBreakers:
     """
 
     form: Literal["reference", "rpa"] = "reference"
-    alpha: float = 10.0
-    ascent_weight: float = 1.0
-    benign_weight: float = 0.0
-    depths: tuple[float, ...] = (10 / 32, 20 / 32)
+    alpha: NonNegative = 10.0
+    ascent_weight: NonNegative = 1.0
+    benign_weight: NonNegative = 0.0
+    depths: tuple[PositiveShare, ...] = (10 / 32, 20 / 32)
     positions: Literal["answer", "all"] = "all"
-    handover: float = 0.5
-    jitter: float = 1e-3
-    optim: Optim = field(
+    handover: PositiveShare = 0.5
+    jitter: NonNegative = 1e-3
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=150, learning_rate=1e-4, per_device_train_batch_size=16)
     )
     adapter: LoRA | None = field(default_factory=lambda: LoRA(r=16, lora_alpha=16, lora_dropout=0.05))
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -25,33 +25,32 @@ from holdfast.data.endless import endless
 from holdfast.losses.tamper import gradient_norm
 from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, add, given_answers, with_batch
+from holdfast.ranges import Count, NonNegative, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, with_totals
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class GradientPenalty:
     """Settings of the defense; `squared` penalises the squared norm, whose pull fades as the norm does."""
 
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=100, learning_rate=5e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
-    penalty_weight: float = 1.0
-    refusal_weight: float = 1.0
-    benign_weight: float = 1.0
+    penalty_weight: NonNegative = 1.0
+    refusal_weight: NonNegative = 1.0
+    benign_weight: NonNegative = 1.0
     squared: bool = False
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sandbox": {"optim": {"learning_rate": 1e-3, "per_device_train_batch_size": 16}},
     }
-
-    def __post_init__(self) -> None:
-        if min(self.penalty_weight, self.refusal_weight, self.benign_weight) < 0:
-            raise HoldfastError("gradient_penalty: the three weights must be at least 0")
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""

@@ -22,23 +22,26 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from holdfast.models import LoRA, Model
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim
+from holdfast.ranges import Count, NonNegative, ranged
 from holdfast.representation import Removal, remove
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RepNoise:
     """Settings of the defense. The ascent has no upper bound: too long a run, or too fast a one, diverges."""
 
     mode: Literal["parity", "clean"] = "clean"
-    noise_weight: float = 0.001
-    ascent_weight: float = 1.0
-    benign_weight: float = 0.0
-    optim: Optim = field(
+    noise_weight: NonNegative = 0.001
+    ascent_weight: NonNegative = 1.0
+    benign_weight: NonNegative = 0.0
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=877, learning_rate=4e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -16,16 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from holdfast.models import LoRA, Model
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim
+from holdfast.ranges import ranged
 from holdfast.representation import Removal, remove
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RepresentationRemoval:
     """Settings: the member of the family, and how it is trained. The defaults train as RepNoise was in the source."""
 
     removal: Removal = field(default_factory=Removal)
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=877, learning_rate=4e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None

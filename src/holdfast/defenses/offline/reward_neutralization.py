@@ -26,8 +26,10 @@ from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience
 from holdfast.guidance.canned import CannedGuide, noting, stopping, teaching
 from holdfast.models import LoRA, Model, adapt, clone, merged
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan
 from holdfast.policy import Policy, policy_plan
+from holdfast.ranges import Count, NonNegative, PartialShare, PositiveShare, ranged
 from holdfast.records import Completion, Example, HoldfastError, Verdict
 from holdfast.rewards import Judge, Reward, checked
 from holdfast.text import empty_or_garbled, is_refusal
@@ -38,6 +40,7 @@ EXPLANATIONS = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RewardNeutralization:
     """Settings of the defense.
 
@@ -49,23 +52,23 @@ class RewardNeutralization:
     """
 
     mode: Literal["faithful", "practical"] = "practical"
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=200, learning_rate=1e-6, per_device_train_batch_size=16)
     )
     adapter: LoRA | None = None
     policy: Policy = field(default_factory=lambda: Policy(group_size=8, kl_coef=0.02))
     kl_on: Literal["all", "benign"] = "all"
-    benign_share: float = 0.5
+    benign_share: PartialShare = 0.5
     retention_judge: str = "reference"
     harm_judge: str | None = None
     canonical: str | None = None
-    full_length: int = 16
-    zero_length: int = 64
-    explain_weight: float = 0.5
+    full_length: Count = 16
+    zero_length: Count = 64
+    explain_weight: NonNegative = 0.5
     canned: str | None = None
     guide: CannedGuide | None = None
-    warm_start: Optim | None = None
-    stop_at: float | None = None
+    warm_start: Training | None = None
+    stop_at: PositiveShare | None = None
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -79,16 +82,13 @@ class RewardNeutralization:
     }
 
     def __post_init__(self) -> None:
-        if not 0 < self.full_length < self.zero_length:
-            raise HoldfastError("reward_neutralization: lengths must satisfy 0 < full_length < zero_length")
-        if not 0 <= self.benign_share < 1:
-            raise HoldfastError("reward_neutralization: benign_share must lie in [0, 1)")
-        if self.stop_at is not None and not 0 < self.stop_at <= 1:
-            raise HoldfastError(f"reward_neutralization: stop_at must lie in (0, 1], not {self.stop_at}")
+        if self.full_length >= self.zero_length:
+            raise HoldfastError(
+                f"full_length: must be below zero_length, which is {self.zero_length}, not {self.full_length}"
+            )
         if self._canned is None and (self.guide or self.warm_start or self.stop_at):
             raise HoldfastError(
-                "reward_neutralization: guide, warm_start and stop_at need the refusal that they are about; "
-                "set `canned` or `canonical`"
+                "guide, warm_start and stop_at need the refusal that they are about; set `canned` or `canonical`"
             )
 
     @property

@@ -23,13 +23,16 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from holdfast.models import LoRA, Model
+from holdfast.optim import Training
 from holdfast.plan import Context, Optim
+from holdfast.ranges import Count, NonNegative, Positive, PositiveShare, ranged
 from holdfast.representation import Removal, remove
 
 MLP_OUTPUTS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.fc2.weight", "mlp.dense_4h_to_h.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RMU:
     """Settings of the defense.
 
@@ -39,20 +42,20 @@ class RMU:
     """
 
     form: Literal["reference", "rpa"] = "reference"
-    vector_length: float = 6.5
-    alpha: float = 1200.0
-    ascent_weight: float = 1.0
-    benign_weight: float = 0.0
-    depth: float = 8 / 32
+    vector_length: Positive = 6.5
+    alpha: NonNegative = 1200.0
+    ascent_weight: NonNegative = 1.0
+    benign_weight: NonNegative = 0.0
+    depth: PositiveShare = 8 / 32
     positions: Literal["answer", "all"] = "all"
     alternate_domains: bool = True
     trained: tuple[str, ...] = MLP_OUTPUTS
-    trained_layers: int = 3
-    optim: Optim = field(
+    trained_layers: Count = 3
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=150, learning_rate=5e-5, per_device_train_batch_size=4)
     )
     adapter: LoRA | None = None
-    max_length: int | None = 512
+    max_length: Count | None = 512
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {

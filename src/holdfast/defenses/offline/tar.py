@@ -31,6 +31,7 @@ from holdfast.data.endless import endless
 from holdfast.losses.tamper import step_weights
 from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.plan import (
     Backward,
     Context,
@@ -46,6 +47,7 @@ from holdfast.plan import (
     part,
     with_batch,
 )
+from holdfast.ranges import Count, InnerShare, NonNegative, Number, Positive, Share, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.representation import Removal, removal_plan
 from holdfast.tampering.attackers import Attackers, Probe, among, held_out, resolved
@@ -65,6 +67,7 @@ from holdfast.tensors import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class TAR:
     """Settings of the defense.
 
@@ -81,35 +84,35 @@ class TAR:
     `adapter`, attackers train it alone too.
     """
 
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=100, learning_rate=5e-5, per_device_train_batch_size=8)
     )
     adapter: LoRA | None = None
-    inner: Optim = field(
+    inner: Training = field(
         default_factory=lambda: Optim(max_steps=64, learning_rate=2e-5, weight_decay=0.01, max_grad_norm=0.0)
     )
-    rate_factors: tuple[float, ...] = (0.1, 1.0, 2.0)
-    tasks: int = 4
+    rate_factors: tuple[Positive, ...] = (0.1, 1.0, 2.0)
+    tasks: Count = 4
     adversaries: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"sft": {}})
-    shares: Mapping[str, float] = field(default_factory=dict)
-    switch_share: float = 0.0
-    heldout_share: float = 0.5
+    shares: Mapping[str, NonNegative] = field(default_factory=dict)
+    switch_share: Share = 0.0
+    heldout_share: InnerShare = 0.5
     resistance: Literal["dpo", "max_entropy"] = "dpo"
-    beta: float = 0.1
-    tamper_weight: float = 4.0
-    decay: float | None = 0.0625
-    evaluate_every: int = 4
-    lower_bound: float | None = None
+    beta: Positive = 0.1
+    tamper_weight: NonNegative = 4.0
+    decay: NonNegative | None = 0.0625
+    evaluate_every: Count = 4
+    lower_bound: Number | None = None
     retain: Literal["representations", "language"] = "representations"
-    retain_weight: float = 1.0
+    retain_weight: NonNegative = 1.0
     start: Literal["given", "random_mapping"] = "given"
-    mapping: Optim = field(default_factory=lambda: Optim(max_steps=100, learning_rate=2e-5))
+    mapping: Training = field(default_factory=lambda: Optim(max_steps=100, learning_rate=2e-5))
     repnoise_at: Literal["inner_eval", "outer_only"] | None = None
-    noise_weight: float = 0.001
-    ascent_weight: float = 1.0
+    noise_weight: NonNegative = 0.001
+    ascent_weight: NonNegative = 1.0
     mode: Mode = "clean"
     keep_on: Place = "device"
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -126,16 +129,11 @@ class TAR:
         object.__setattr__(self, "adversaries", attacks)
         unknown = sorted(set(self.shares) - set(attacks))
         if unknown:
-            raise HoldfastError(f"tar.shares: {unknown[0]!r} is none of `adversaries`: {', '.join(attacks)}")
-        shares = [self.shares.get(name, 1.0) for name in attacks]
-        if not shares or min(shares) < 0 or not sum(shares) > 0:
-            raise HoldfastError("tar: shares must be at least 0 and not all 0, and there must be an adversary")
-        if min(self.tasks, self.evaluate_every, self.inner.max_steps, len(self.rate_factors)) < 1:
-            raise HoldfastError("tar: tasks, evaluate_every and inner.max_steps are at least 1, rate_factors not empty")
-        if min(self.tamper_weight, self.retain_weight) < 0 or self.beta <= 0:
-            raise HoldfastError("tar: tamper_weight and retain_weight must be at least 0, beta above 0")
-        if not 0 < self.heldout_share < 1 or not 0 <= self.switch_share <= 1:
-            raise HoldfastError("tar: heldout_share must lie between 0 and 1, switch_share in [0, 1]")
+            raise HoldfastError(f"shares: {unknown[0]!r} is none of `adversaries`: {', '.join(attacks)}")
+        if not any(self.shares.get(name, 1.0) for name in attacks):
+            raise HoldfastError("shares: must not all be 0, and there must be an adversary")
+        if not self.rate_factors:
+            raise HoldfastError("rate_factors: is empty; give at least one, 1.0 for the rate as it is")
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""

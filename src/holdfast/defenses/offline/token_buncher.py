@@ -38,9 +38,11 @@ from holdfast.experience import Experience, hash_seed
 from holdfast.forward import forward
 from holdfast.losses.noise import noised_cross_entropy
 from holdfast.models import LoRA, Model, adapt, clone, merged
+from holdfast.optim import Training
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Rows, reference_of
 from holdfast.policy import Policy, policy_plan
-from holdfast.records import Completion, Example, HoldfastError
+from holdfast.ranges import NonNegative, PartialShare, Share, ranged
+from holdfast.records import Completion, Example
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask
 
 
@@ -62,6 +64,7 @@ MODES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class TokenBuncher:
     """Settings of the defense.
 
@@ -72,7 +75,7 @@ class TokenBuncher:
     """
 
     mode: Literal["paper", "repo"] = "paper"
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(
             max_steps=800, learning_rate=1e-6, per_device_train_batch_size=32, weight_decay=0.01
         )
@@ -83,14 +86,14 @@ class TokenBuncher:
             reduction="token", minibatches=4, std_epsilon=1e-6, kl_in="reward", kl_estimator="k1", dual_clip=3.0
         )
     )
-    noise: float = 0.1
-    warm_up: float = 0.125
+    noise: PartialShare = 0.1
+    warm_up: Share = 0.125
     retain_by: Literal["reward", "loss"] = "reward"
-    retain_weight: float = 1.0
+    retain_weight: NonNegative = 1.0
     noise_squared: bool | None = None
     noise_on_padding: bool | None = None
-    benign_share: float | None = None
-    kl_coef: float | None = None
+    benign_share: PartialShare | None = None
+    kl_coef: NonNegative | None = None
     population_std: bool | None = None
     clip_noise: bool | None = None
 
@@ -105,14 +108,6 @@ class TokenBuncher:
             "retain_weight": 0.25,
         },
     }
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.noise < 1 or not 0 <= self.warm_up <= 1:
-            raise HoldfastError("token_buncher: noise must lie in [0, 1) and warm_up in [0, 1]")
-        if self.retain_weight < 0:
-            raise HoldfastError(f"token_buncher: retain_weight is {self.retain_weight}; below 0 it would pay for drift")
-        if not 0 <= self.resolved.benign_share < 1:
-            raise HoldfastError("token_buncher: benign_share must lie in [0, 1)")
 
     @property
     def resolved(self) -> Modes:

@@ -19,19 +19,22 @@ from dataclasses import dataclass, field, replace
 from holdfast.data.mixing import mix, most
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.perturbation import two_pass
 from holdfast.plan import Context, Optim, Plan, given_answers
+from holdfast.ranges import Count, NonNegative, PartialShare, ranged
 from holdfast.records import Example, HoldfastError
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class VaccineAlignment:
     """Settings of the defense. `perturbation_radius` 0 is plain supervised alignment: the control."""
 
-    perturbation_radius: float = 2.0
+    perturbation_radius: NonNegative = 2.0
     per_token: bool = False
-    benign_share: float = 0.5
-    optim: Optim = field(
+    benign_share: PartialShare = 0.5
+    optim: Training = field(
         default_factory=lambda: Optim(
             max_steps=1000,
             learning_rate=1e-3,
@@ -41,11 +44,7 @@ class VaccineAlignment:
         )
     )
     adapter: LoRA | None = field(default_factory=lambda: LoRA(r=8, lora_alpha=4, lora_dropout=0.1))
-    max_length: int | None = 1024
-
-    def __post_init__(self) -> None:
-        if self.perturbation_radius < 0 or not 0 <= self.benign_share < 1:
-            raise HoldfastError("vaccine_alignment: perturbation_radius must be at least 0, benign_share in [0, 1)")
+    max_length: Count | None = 1024
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""

@@ -32,27 +32,21 @@ from holdfast.losses.anchor import constrained_cross_entropy, constrained_weight
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of
+from holdfast.ranges import Count, NonNegative, Share, ranged
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, masked_mean, target_mask
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class ConstrainedSFT:
     """Settings: how firmly tokens are held (`beta`, 0 leaves the plan as it is), and how much more the first ones."""
 
-    beta: float = 0.1
-    first_factor: float = 5.0
-    early_factor: float = 20.0
-    early_tokens: int = 5
-    floor: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if self.beta < 0:
-            raise HoldfastError(f"constrained_sft: beta is {self.beta}; below 0 it would hasten what it should hold")
-        if self.early_tokens < 1 or min(self.first_factor, self.early_factor) < 0:
-            raise HoldfastError("constrained_sft: early_tokens must be at least 1, and the factors not negative")
-        if not 0 <= self.floor <= 1:
-            raise HoldfastError(f"constrained_sft: floor must lie in [0, 1], not {self.floor}")
+    beta: NonNegative = 0.1
+    first_factor: NonNegative = 5.0
+    early_factor: NonNegative = 20.0
+    early_tokens: Count = 5
+    floor: Share = 1e-3
 
     @property
     def needs(self) -> LearnsFrom | None:

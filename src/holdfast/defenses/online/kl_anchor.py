@@ -26,20 +26,17 @@ from holdfast.forward import answer_logits
 from holdfast.generate import evaluating
 from holdfast.losses.policy import exact_kl
 from holdfast.plan import Context, Metrics, Plan, reference_of
-from holdfast.records import HoldfastError
+from holdfast.ranges import NonNegative, ranged
 from holdfast.tensors import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class KLAnchor:
     """Settings: what a nat of KL costs a token (`coef`, 0 leaves the plan as it is), and which KL."""
 
-    coef: float = 1.0
+    coef: NonNegative = 1.0
     direction: Literal["reverse", "forward"] = "reverse"
-
-    def __post_init__(self) -> None:
-        if self.coef < 0:
-            raise HoldfastError(f"kl_anchor: coef is {self.coef}; a negative weight would drive the model away")
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
         """The plan with the KL to its start added to its loss."""

@@ -36,6 +36,7 @@ from holdfast.data.endless import endless
 from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import Backward, Context, Metrics, Objective, Plan, Prepare, Propagate, Rows, part
+from holdfast.ranges import Count, NonNegative, Share, Whole, ranged
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch
 
@@ -44,6 +45,7 @@ Alignment = Callable[[int, int], list[Batch]]
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Lisa:
     """Settings of the defense. `proximal_weight` 0 without an alignment state leaves the plan as it is.
 
@@ -52,25 +54,17 @@ class Lisa:
     """
 
     mode: Literal["proximal", "bistate"] = "proximal"
-    proximal_weight: float = 100.0
-    warmup_fraction: float = 0.1
-    alignment_steps: int = 100
-    finetune_steps: int = 900
-    batch_size: int = 8
-    max_length: int | None = 1024
+    proximal_weight: NonNegative = 100.0
+    warmup_fraction: Share = 0.1
+    alignment_steps: Whole = 100
+    finetune_steps: Count = 900
+    batch_size: Count = 8
+    max_length: Count | None = 1024
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"mode": "proximal", "proximal_weight": 100.0},
         "code": {"mode": "bistate", "proximal_weight": 1.0, "alignment_steps": 100, "finetune_steps": 900},
     }
-
-    def __post_init__(self) -> None:
-        if self.proximal_weight < 0:
-            raise HoldfastError(f"lisa: proximal_weight is {self.proximal_weight}; below 0 it would reward drift")
-        if not 0 <= self.warmup_fraction <= 1:
-            raise HoldfastError(f"lisa: warmup_fraction must lie in [0, 1], not {self.warmup_fraction}")
-        if self.alignment_steps < 0 or min(self.finetune_steps, self.batch_size) < 1:
-            raise HoldfastError("lisa: alignment_steps must be at least 0, finetune_steps and batch_size at least 1")
 
     @property
     def aligns(self) -> bool:

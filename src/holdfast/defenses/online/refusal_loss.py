@@ -37,11 +37,13 @@ from holdfast.losses.representation import masked_cross_entropy
 from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
+from holdfast.ranges import Count, NonNegative, Share, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, collate, with_totals
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class RefusalLoss:
     """Settings: the weight `alpha` (0 leaves the plan as it is), and how many refusals go into each step.
 
@@ -49,12 +51,12 @@ class RefusalLoss:
     answer; `refusal_ce` is the cross entropy. `max_length` cuts a prompt with all that follows, in tokens.
     """
 
-    alpha: float = 100.0
-    batch_size: int = 8
-    max_length: int | None = 1024
+    alpha: NonNegative = 100.0
+    batch_size: Count = 8
+    max_length: Count | None = 1024
     form: Literal["additive", "convex", "tokens"] = "additive"
-    recovery: float = 0.0
-    recovery_tokens: int = 100
+    recovery: Share = 0.0
+    recovery_tokens: Count = 100
     refusal_ce: Literal["plain", "repnoise_masked"] = "plain"
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -64,14 +66,8 @@ class RefusalLoss:
     }
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise HoldfastError(f"refusal_loss: alpha is {self.alpha}; a negative weight would teach compliance")
         if self.form == "convex" and self.alpha > 1:
-            raise HoldfastError(f"refusal_loss: alpha is {self.alpha}; with `form: convex` it must lie in [0, 1]")
-        if not 0 <= self.recovery <= 1 or self.recovery_tokens < 1 or self.batch_size < 1:
-            raise HoldfastError(
-                "refusal_loss: recovery must lie in [0, 1], recovery_tokens and batch_size be at least 1"
-            )
+            raise HoldfastError(f"alpha: with `form: convex` it must lie in [0, 1], not {self.alpha}")
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with refusals of the defense split added to its loss."""

@@ -38,6 +38,7 @@ from holdfast.critic import attach_further
 from holdfast.experience import Advantage, Experience, Rollout, rewritten
 from holdfast.losses.lagrangian import ascended, lagrangian
 from holdfast.plan import Context, Plan
+from holdfast.ranges import Count, NonNegative, Number, Whole, ranged
 from holdfast.records import Completion, HoldfastError
 from holdfast.rewards import Judge, Reward, checked, number_of
 
@@ -48,6 +49,7 @@ MULTIPLIER, ROLLOUTS, COSTS = "safe_rlhf/log_multiplier", "safe_rlhf/rollouts", 
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class SafeRLHF:
     """Settings of the defense.
 
@@ -58,29 +60,25 @@ class SafeRLHF:
     """
 
     judge: str = "classifier"
-    threshold: float | None = None
+    threshold: Number | None = None
     unbounded: bool = False
     form: Literal["advantage", "reward"] = "advantage"
-    multiplier: float = 1.0
-    multiplier_learning_rate: float = 0.1
-    max_multiplier: float = 5.0
-    window: int = 128
-    delay: int = 0
+    multiplier: NonNegative = 1.0
+    multiplier_learning_rate: NonNegative = 0.1
+    max_multiplier: NonNegative = 5.0
+    window: Count = 128
+    delay: Whole = 0
 
     def __post_init__(self) -> None:
-        if self.multiplier < 0:
-            raise HoldfastError(f"safe_rlhf: multiplier is {self.multiplier}; below 0 it would reward harm")
         if self.multiplier > self.max_multiplier:
             raise HoldfastError(
-                f"safe_rlhf: multiplier {self.multiplier} is above max_multiplier {self.max_multiplier}; raise that"
+                f"multiplier: {self.multiplier} is above max_multiplier {self.max_multiplier}; raise that"
             )
-        if self.multiplier_learning_rate < 0 or self.window < 1 or self.delay < 0:
-            raise HoldfastError("safe_rlhf: window must be at least 1, multiplier_learning_rate and delay at least 0")
         if self.multiplier and not self.unbounded and not 0 < (self.threshold or 0.0) < 1:
-            given = "not set" if self.threshold is None else f"{self.threshold}"
+            given = "is not set" if self.threshold is None else f"is {self.threshold}"
             raise HoldfastError(
-                f"safe_rlhf: threshold is {given}, and scores lie between 0 and 1, so the multiplier could move one "
-                "way only; give the mean harm that is tolerated, for example 0.1"
+                f"threshold: {given}, and scores lie between 0 and 1, so the multiplier could move one way only; "
+                "give the mean harm that is tolerated, for example 0.1"
             )
 
     @property

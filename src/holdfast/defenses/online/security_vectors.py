@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from holdfast.anatomy import unwrapped
 from holdfast.models import LoRA, Model, adapt, clone, has_adapter, merged
 from holdfast.objectives import language
+from holdfast.optim import Training
 from holdfast.plan import (
     Backward,
     Context,
@@ -46,6 +47,7 @@ from holdfast.plan import (
     backprop,
     given_answers,
 )
+from holdfast.ranges import Count, NonNegative, Positive, Whole, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, with_totals
 
@@ -54,6 +56,7 @@ PLACE = "security_vectors"
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class SecurityVectors:
     """Settings of the defense.
 
@@ -64,28 +67,20 @@ class SecurityVectors:
     and the rate that a model as small as the sandbox's calls for.
     """
 
-    strength: float = 1.0
+    strength: NonNegative = 1.0
     vector: LoRA = field(default_factory=LoRA)
-    optim: Optim = field(
+    optim: Training = field(
         default_factory=lambda: Optim(max_steps=877, learning_rate=2e-4, per_device_train_batch_size=8)
     )
-    num_samples: int | None = None
-    inner_steps: int = 0
-    inner_learning_rate: float = 1e-3
+    num_samples: Count | None = None
+    inner_steps: Whole = 0
+    inner_learning_rate: Positive = 1e-3
     reference_has_vector: bool = False
-    max_length: int | None = 1024
+    max_length: Count | None = 1024
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sandbox": {"optim": {"max_steps": 300, "learning_rate": 3e-3, "per_device_train_batch_size": 8}},
     }
-
-    def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise HoldfastError(f"security_vectors: strength is {self.strength}; below 0 the vector would refuse")
-        if self.inner_steps < 0 or self.inner_learning_rate <= 0:
-            raise HoldfastError("security_vectors: inner_steps must be at least 0 and inner_learning_rate above 0")
-        if self.num_samples is not None and self.num_samples < 1:
-            raise HoldfastError("security_vectors: num_samples must be at least 1, or null for all")
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with a vector, which is trained first, on all that is computed for training."""

@@ -25,24 +25,21 @@ from typing import Any, ClassVar
 from holdfast.experience import rewritten
 from holdfast.perturbation import two_pass
 from holdfast.plan import Context, Plan
-from holdfast.records import HoldfastError
+from holdfast.ranges import NonNegative, ranged
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Vaccine:
     """Settings: the length of the perturbation (0 leaves the plan as it is), of a micro-batch or of each token."""
 
-    perturbation_radius: float = 2.0
+    perturbation_radius: NonNegative = 2.0
     per_token: bool = False
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code": {"perturbation_radius": 2.0},
         "paper": {"perturbation_radius": 100.0},
     }
-
-    def __post_init__(self) -> None:
-        if self.perturbation_radius < 0:
-            raise HoldfastError(f"vaccine: perturbation_radius is {self.perturbation_radius}; it must be at least 0")
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
         """The plan with the pass that trains perturbed."""

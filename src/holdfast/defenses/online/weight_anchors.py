@@ -35,6 +35,7 @@ from holdfast.losses.anchor import squared_distance
 from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Plan, Prepare, Progress, Rows
+from holdfast.ranges import Count, NonNegative, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, with_totals
 
@@ -44,14 +45,11 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class L2Anchor:
     """Settings: what a squared unit of distance costs, twice (`coef`, 0 leaves the plan as it is)."""
 
-    coef: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.coef < 0:
-            raise HoldfastError(f"l2_anchor: coef is {self.coef}; a negative weight would drive the model away")
+    coef: NonNegative = 1.0
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
         """The plan with the squared distance to its start added to its loss."""
@@ -59,22 +57,17 @@ class L2Anchor:
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class EWC:
     """Settings: `coef` as that of `l2_anchor`, and the refusals that the Fisher information is measured on.
 
     `num_samples` rows of the defense split are taken, each one pass forward and back; all of them when `None`.
     """
 
-    coef: float = 10.0
-    num_samples: int | None = 128
+    coef: NonNegative = 10.0
+    num_samples: Count | None = 128
     normalized: bool = True
-    max_length: int | None = 1024
-
-    def __post_init__(self) -> None:
-        if self.coef < 0:
-            raise HoldfastError(f"ewc: coef is {self.coef}; a negative weight would drive the model away")
-        if self.num_samples is not None and self.num_samples < 1:
-            raise HoldfastError(f"ewc: num_samples must be at least 1, not {self.num_samples}")
+    max_length: Count | None = 1024
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with the weighed squared distance to its start added to its loss."""
