@@ -17,7 +17,7 @@ from holdfast.losses.policy import Estimator, Ratio, Reduction, Scale, group_adv
 from holdfast.models import Model
 from holdfast.objectives import policy_gradient
 from holdfast.plan import Context, Diverged, Optim, Plan, Progress, reference_of
-from holdfast.ranges import AboveOne, Count, NonNegative, Positive, PositiveShare, Share, Whole, ranged
+from holdfast.ranges import AboveOne, Count, NonNegative, Positive, PositiveShare, Share, Whole, ZeroOrOne, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.rewards import Reward
 
@@ -51,7 +51,7 @@ class Policy:
     baseline: Baseline = "group_mean"
     scale: Scale = "group"
     std_epsilon: NonNegative = 1e-4
-    std_correction: Literal[0, 1] = 1
+    std_correction: ZeroOrOne = 1
     whiten: bool = True
     critic: Critic | None = None
     ratio: Ratio = "token"
@@ -164,7 +164,7 @@ def _by_group(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
         scale=policy.scale,
         epsilon=policy.std_epsilon,
         baseline=baseline,
-        correction=policy.std_correction,
+        correction=1 if policy.std_correction else 0,
     )
     return {"advantages": found}
 

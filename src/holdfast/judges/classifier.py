@@ -8,7 +8,7 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from holdfast.ranges import Count, ranged
+from holdfast.ranges import Count, Whole, ranged
 from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.rewards import Judge
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
@@ -30,8 +30,8 @@ class ClassifierJudge:
     """
 
     path: str
-    harmful_label: str | int
-    safe_label: str | int | None = None
+    harmful_label: str | Whole
+    safe_label: str | Whole | None = None
     revision: str | None = None
     batch_size: Count = 16
     max_length: Count = 512
