@@ -14,6 +14,7 @@ from runs import Run
 from holdfast import models
 from holdfast.models import Model
 from holdfast.records import Completion, Example
+from holdfast.releasing import save
 from holdfast.rewards import Reward
 
 
@@ -113,7 +114,7 @@ def _train(
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # TRL loads its reference model from the folder that the model came from.
-        models.save(model, Path(scratch) / "model")
+        save(model, Path(scratch) / "model")
         own = models.load(Path(scratch) / "model")
         made = trainer(
             model=own.network,

@@ -41,10 +41,11 @@ from holdfast.experiment.world import load_splits, make_judge
 from holdfast.fit import fit
 from holdfast.generate import Sampling
 from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense
-from holdfast.models import LoRA, Model, load, save
+from holdfast.models import LoRA, Model, load
 from holdfast.plan import Context, Optim, Progress
 from holdfast.policy import Policy
 from holdfast.records import Evaluation, HoldfastError, Method, Score
+from holdfast.releasing import save
 from holdfast.rewards import AttackReward, Judge
 from holdfast.sandbox.build import Sandbox
 from holdfast.splits import Splits

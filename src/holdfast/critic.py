@@ -86,7 +86,7 @@ def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Ten
     values = {}
     for prefix, critic in critics.items():
         seen = hidden if critic.body is None else critic.body(**inputs, use_cache=False).last_hidden_state
-        values[prefix] = critic.head(seen)[:, :-1, 0].float()
+        values[prefix] = critic.head(seen.to(critic.head.weight.dtype))[:, :-1, 0].float()
     return logits, values
 
 

@@ -16,6 +16,7 @@ from holdfast.generate import Sampling, as_completion, evaluating
 from holdfast.losses.policy import Estimator, exact_kl, kl_estimate
 from holdfast.models import Model
 from holdfast.plan import Prepare, Reference, Rows
+from holdfast.precision import exact
 from holdfast.records import HoldfastError, Role, digest
 from holdfast.rewards import Reward
 from holdfast.rollouts import Asked, Sampler, collated, dealt, draw, joined, logged, measured, noted, payments, two_d
@@ -156,7 +157,7 @@ class Experience:
         """
         read_anyway = self.critic or self.entropy or self.estimator == "full"
         wanted = self._remembers or self.estimator is not None
-        return wanted and not read_anyway and next(model.network.parameters()).dtype == torch.float32
+        return wanted and not read_anyway and exact(model.network)
 
     @property
     def _remembers(self) -> bool:

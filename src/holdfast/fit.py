@@ -12,11 +12,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
@@ -28,6 +30,7 @@ from holdfast.flops import Meter
 from holdfast.generate import SamplingError
 from holdfast.models import has_adapter
 from holdfast.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, in_all
+from holdfast.precision import LEAN, in_bf16, mark, require_lean, widen
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 
@@ -40,7 +43,7 @@ TENSORS = "holdfast_tensors.safetensors"
 
 
 def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) -> Fitted:
-    """Run a plan; its model is trained in place.
+    """Run a plan; its model is trained in place, in float32 whatever type it comes in (see `holdfast.precision`).
 
     Args:
         plan: the run.
@@ -50,7 +53,17 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
 
     Raises:
         Diverged: a loss, gradient or sampling probability is not a finite number.
+        HoldfastError: the optimizer's library is not installed.
     """
+    require_lean(plan.optim.optim)
+    widen(plan.model.network, optim=plan.optim.optim)
+    try:
+        return _run(plan, folder, checkpoint_every)
+    finally:
+        _release(plan.model.network)
+
+
+def _run(plan: Plan, folder: Path | None, checkpoint_every: int) -> Fitted:
     with tempfile.TemporaryDirectory() as scratch:
         where = folder or Path(scratch)
         every = -(-checkpoint_every // plan.steps_per_rollout) * plan.steps_per_rollout
@@ -58,12 +71,10 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         checkpoint = last_checkpoint(where)
         if checkpoint is not None:
             loop.resume(checkpoint)
-        with loop.meter.counting():
+        with loop.meter.counting(), _uncompiled(plan.optim):
             loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    loop.accelerator.unwrap_model(plan.model.network, keep_fp32_wrapper=False).eval()
+    plan.model.network.eval()
     plan.model.network.zero_grad(set_to_none=True)
-    # The next run on this network, or on a copy of it, must prepare it anew: bf16 would be ignored else.
-    vars(plan.model.network).pop("_is_accelerate_prepared", None)
     steps, costs = loop.state.global_step, loop.costs
     return Fitted(
         model=plan.model,
@@ -74,6 +85,18 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         seconds=costs["seconds"],
         stopped=loop.stopped,
     )
+
+
+def _release(network: Any) -> None:
+    """Take off what a run put on a network: the next one on it, or on a copy, must prepare it anew."""
+    extract_model_from_parallel(network, keep_fp32_wrapper=False)
+    vars(network).pop("_is_accelerate_prepared", None)
+    mark(network, bf16=False)
+
+
+def _uncompiled(optim: Optim) -> AbstractContextManager[None]:
+    """A context for torchao's optimizers, which would compile themselves, and need a compiler."""
+    return cast(Any, torch.compiler.set_stance("force_eager")) if optim.optim in LEAN else nullcontext()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -101,7 +124,8 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         max_grad_norm=optim.max_grad_norm,
         lr_scheduler_type=optim.lr_scheduler_type,
         warmup_steps=optim.warmup_steps,
-        bf16=optim.bf16,
+        bf16=in_bf16(optim.bf16),
+        optim_args="bf16_stochastic_round=True" if optim.optim in LEAN else None,
         **({_CHECKPOINTING: True} if optim.gradient_checkpointing else {}),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps" if checkpoint_every else "no",
@@ -139,6 +163,7 @@ class _Loop(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.plan = plan
+        mark(plan.model.network, bf16=arguments.bf16)
         self.costs = {"samples": 0.0, "tokens": 0.0, "seconds": 0.0}
         self.meter = Meter(plan.model.pad_id)
         self.metrics: Metrics = {}

@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from holdfast.models import Model
+from holdfast.precision import computing
 from holdfast.ranges import Count, NonNegative, PositiveShare, Whole, ranged
 from holdfast.records import Completion, Example
 from holdfast.tensors import pad_left, target_logprobs
@@ -84,7 +85,7 @@ def sample(
     uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
     # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
     sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
-    with evaluating(model.network), nullcontext() if sharded else torch.inference_mode():
+    with evaluating(model.network), computing(model.network), nullcontext() if sharded else torch.inference_mode():
         reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
         return decode(model, reader, sampling, uniform.to(model.device), logprobs=logprobs)
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from holdfast.loading import load_weights, one_line, refuse_encoder, refuse_tied_targets, refuse_unlike
+from holdfast.precision import Dtype, stored_type, widen
 from holdfast.ranges import Count, PartialShare, ranged
 from holdfast.records import Example, HoldfastError, Message
 from holdfast.tensors import Batch, collate
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,15 @@ class LoRA:
 class Model:
     """A causal language model with its tokenizer and the format in which it is prompted.
 
-    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template.
+    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template. `stored` is
+    the type of numbers that its folder holds, and that `save` writes; `None` where it came from no folder.
     """
 
     network: Any
     tokenizer: PreTrainedTokenizerBase
     prompt_format: str | None = None
     name: str = "model"
+    stored: str | None = None
     _prompts: dict[tuple[Message, ...], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -117,7 +119,8 @@ def load(
 ) -> Model:
     """A model from a local folder or a Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
 
-    Only safetensors weights are read and no remote code is run.
+    Only safetensors weights are read and no remote code is run. Weights are held in float32 whatever type the folder
+    has, unless `dtype` says otherwise; those that are trained become float32 at any rate (see `holdfast.precision`).
 
     Raises:
         HoldfastError: the folder or id cannot be loaded, has no tokenizer, has neither a chat template nor a
@@ -135,12 +138,15 @@ def load(
             f"{name}: no tokenizer could be loaded ({one_line(error)}); save one with `tokenizer.save_pretrained`"
         ) from error
     check_prompt_format(name, tokenizer, prompt_format)
-    network, info = load_weights(AutoModelForCausalLM, name, revision=revision, dtype=dtype)
+    network, info = load_weights(
+        AutoModelForCausalLM, name, revision=revision, dtype="float32" if dtype == "auto" else dtype
+    )
     refuse_unlike(name, network, info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     refuse_encoder(name, network)
-    return Model(network=network, tokenizer=tokenizer, prompt_format=prompt_format, name=name)
+    stored = stored_type(name, revision)
+    return Model(network=network, tokenizer=tokenizer, prompt_format=prompt_format, name=name, stored=stored)
 
 
 def _require_folder(folder: Path) -> None:
@@ -170,12 +176,6 @@ def check_prompt_format(name: str, tokenizer: PreTrainedTokenizerBase, prompt_fo
 def looks_local(path: str) -> bool:
     """Whether a model or data path means a folder here and not a Hub id."""
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
-
-
-def save(model: Model, folder: Path) -> None:
-    """Write an ordinary Hugging Face folder: safetensors weights (adapters merged), config and tokenizer."""
-    merged(model).network.save_pretrained(folder, safe_serialization=True)
-    model.tokenizer.save_pretrained(folder)
 
 
 def clone(model: Model) -> Model:
@@ -237,6 +237,7 @@ def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Ten
                 f"{other.name}: its weights are not those of {model.name} ({min(unlike)[0]} is not the same in both); "
                 "only weights of one architecture can be combined"
             )
+    widen(model.network)
     with torch.no_grad():
         for name, own in ours.items():
             parts = [named[name].to(device=own.device, dtype=torch.float64) for named in theirs]

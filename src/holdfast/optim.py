@@ -43,7 +43,8 @@ class Optim:
     """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
 
     `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL. `max_grad_norm` 0 clips nothing.
-    `bf16` computes in bfloat16 with float32 weights.
+    `bf16` computes in bfloat16 (autocast), `None` where an accelerator supports it; weights are float32 whatever the
+    model's folder has. Only `adamw_torch_8bit` and `adamw_torch_4bit` leave bfloat16 ones (see `holdfast.precision`).
     """
 
     max_steps: Whole = 100
@@ -58,7 +59,7 @@ class Optim:
     max_grad_norm: NonNegative = 1.0
     lr_scheduler_type: Annotated[str, SCHEDULES] = "constant"
     warmup_steps: Whole = 0
-    bf16: bool = False
+    bf16: bool | None = None
     gradient_checkpointing: bool = False
 
 

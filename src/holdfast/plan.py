@@ -19,6 +19,7 @@ from torch import Tensor
 
 from holdfast.models import Model, answer_batch, has_adapter, load, without_adapter
 from holdfast.optim import Optim
+from holdfast.precision import reading
 from holdfast.records import Example
 from holdfast.splits import Splits
 from holdfast.tensors import Batch
@@ -231,8 +232,7 @@ def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
 
 def part(batch: Batch, name: str) -> Batch:
     """The batch that `with_batch` put under `name/`; empty where it is not there."""
-    prefix = f"{name}/"
-    return {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
+    return {key.removeprefix(f"{name}/"): value for key, value in batch.items() if key.startswith(f"{name}/")}
 
 
 def add(plan: Plan, weight: float, objective: Objective, *, on: str) -> Plan:
@@ -253,7 +253,7 @@ def add(plan: Plan, weight: float, objective: Objective, *, on: str) -> Plan:
 def frozen_copy(network: torch.nn.Module) -> Reference:
     """A reference that is a frozen copy of `network` as it is now; holds the weights a second time."""
     twin = copy.deepcopy(network).eval().requires_grad_(False)
-    return lambda model: nullcontext(twin.to(model.device))
+    return lambda model: reading(twin, model.network)
 
 
 @contextmanager
@@ -273,5 +273,4 @@ class Diverged(ArithmeticError):
 
     def __init__(self, step: int, cause: str) -> None:
         super().__init__(f"{cause} at step {step}")
-        self.step = step
-        self.cause = cause
+        self.step, self.cause = step, cause

@@ -8,8 +8,9 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from holdfast.anatomy import anatomy, outputs_of, residual_stream, unwrapped
-from holdfast.models import LoRA, Model, adapt, load, save
+from holdfast.models import LoRA, Model, adapt, load
 from holdfast.records import HoldfastError
+from holdfast.releasing import save
 from holdfast.sandbox.build import tokenizer
 
 LAYERS, HIDDEN = 3, 16

@@ -7,8 +7,9 @@ import torch
 
 from holdfast.critic import Critic, attach_critic, attach_further, logits_and_values, without_critic
 from holdfast.forward import forward
-from holdfast.models import LoRA, adapt, load, save
+from holdfast.models import LoRA, adapt, load
 from holdfast.records import HoldfastError
+from holdfast.releasing import save
 from holdfast.tensors import collate
 
 PAIRS = [([5, 6, 7], [8, 9]), ([5, 6], [10, 11, 12])]

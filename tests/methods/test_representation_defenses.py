@@ -16,9 +16,10 @@ from holdfast.defenses.offline.rmu import MLP_OUTPUTS, RMU
 from holdfast.fit import fit
 from holdfast.forward import forward
 from holdfast.losses import representation as losses
-from holdfast.models import LoRA, adapt, answer_batch, load, merged, save
+from holdfast.models import LoRA, adapt, answer_batch, load, merged
 from holdfast.plan import Optim
 from holdfast.records import HoldfastError
+from holdfast.releasing import save
 from holdfast.representation import Removal, removal_plan
 from holdfast.settings import typed
 from holdfast.splits import Splits

@@ -15,10 +15,11 @@ from holdfast.defenses.online.security_vectors import PLACE, SecurityVectors, lo
 from holdfast.fit import fit
 from holdfast.forward import forward
 from holdfast.generate import evaluating
-from holdfast.models import LoRA, adapt, answer_batch, clone, load, merged, save
+from holdfast.models import LoRA, adapt, answer_batch, clone, load, merged
 from holdfast.objectives import language
 from holdfast.plan import Fitted, Optim, Plan, backprop, given_answers
 from holdfast.records import HoldfastError
+from holdfast.releasing import save
 from holdfast.sandbox import grammar
 from holdfast.splits import Splits
 from holdfast.tables import find

@@ -7,9 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast.generate import Sampling, complete
-from holdfast.models import load, num_parameters, save
+from holdfast.models import load, num_parameters
 from holdfast.plan import Fitted
 from holdfast.records import HoldfastError, Message, user
+from holdfast.releasing import save
 from holdfast.sandbox import grammar
 from holdfast.sandbox.build import ANSWER_TOKENS, CONTEXT, Sandbox, build_aligned, build_base, untrained
 

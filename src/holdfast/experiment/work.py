@@ -34,9 +34,10 @@ from holdfast.experiment.world import (
 )
 from holdfast.fit import fit
 from holdfast.generate import SamplingError
-from holdfast.models import Model, clone, save
+from holdfast.models import Model, clone
 from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is, in_all
 from holdfast.records import Cell, HoldfastError, Outcome, Record
+from holdfast.releasing import save
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.settings import typed
 

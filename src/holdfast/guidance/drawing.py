@@ -17,6 +17,7 @@ from holdfast.generate import Answer, Reader, Sampling, decode, evaluating, inve
 from holdfast.guidance.expert import LoadedExpert
 from holdfast.losses.interpolation import blend
 from holdfast.models import Model
+from holdfast.precision import exact
 from holdfast.rollouts import Asked
 from holdfast.tensors import Batch, target_mask
 
@@ -69,13 +70,12 @@ def by_token(expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float) 
     size, prompts = asked.group_size, asked.prompts
     width = asked.sampling.max_new_tokens
     uniform = torch.rand(len(prompts) * size, width, generator=torch.Generator().manual_seed(asked.seed))
-    exact = next(model.network.parameters()).dtype == torch.float32
     with evaluating(model.network), expert.reading(model) as other, evaluating(other.network):
         theirs = Reader(other, prompts, [size] * len(prompts), room=width)
     with evaluating(model.network):
         own = Reader(model, prompts, [size] * len(prompts), room=width)
         mixture = _Mixture(own, theirs, lambda: expert.reading(model), alpha, expert.temperature)
-        answers = decode(model, mixture, asked.sampling, uniform.to(model.device), logprobs=exact)
+        answers = decode(model, mixture, asked.sampling, uniform.to(model.device), logprobs=exact(model.network))
     groups = [Group(answers[i : i + size], size) for i in range(0, len(answers), size)]
     return groups, sum(map(len, prompts)) + sum(len(answer.tokens) for answer in answers)
 

@@ -12,8 +12,8 @@ from holdfast import __version__
 from holdfast.judge_training.scores import Bin
 from holdfast.judge_training.settings import RewardModel
 from holdfast.judge_training.training import Trained
-from holdfast.models import save
 from holdfast.records import HoldfastError, Score
+from holdfast.releasing import save
 from holdfast.settings import plain
 
 

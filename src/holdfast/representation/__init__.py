@@ -13,10 +13,8 @@ before the defense, is what they are to get away from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +76,7 @@ def removal_plan(
         ),
         objective=Loss(
             removal=removal,
-            original=_original(model, bf16=optim.bf16) if removal.compares else None,
+            original=_original(model) if removal.compares else None,
             vectors=_vectors(removal, len(domains), model, context.seed),
         ),
         optim=optim,
@@ -133,17 +131,10 @@ def _trained_tensors(model: Model, removal: Removal) -> set[str]:
     return names
 
 
-def _original(model: Model, *, bf16: bool) -> Original:
-    """Opens the model as it is now, computing in the precision that the run computes in."""
-    reference, device = reference_of(model), model.device.type
-
-    @contextmanager
-    def opened() -> Iterator[nn.Module]:
-        precision: Any = torch.autocast(device, torch.bfloat16) if bf16 else nullcontext()
-        with reference(model) as network, precision:
-            yield network
-
-    return opened
+def _original(model: Model) -> Original:
+    """Opens the model as it is now."""
+    reference = reference_of(model)
+    return lambda: reference(model)
 
 
 def _vectors(removal: Removal, count: int, model: Model, seed: int) -> Tensor | None:

@@ -19,6 +19,7 @@ from holdfast.losses.language import cross_entropy
 from holdfast.losses.tamper import max_entropy, random_mapping, representation_distance
 from holdfast.models import Model, clone, has_adapter
 from holdfast.plan import Metrics, Objective, Reference, given_answers, reference_of
+from holdfast.precision import reading
 from holdfast.records import Example
 from holdfast.tampering.attackers import Probe
 from holdfast.tampering.shelf import Place, Shelf
@@ -143,7 +144,8 @@ def reference_to(model: Model, keep_on: Place) -> Reference:
                 value = shelf.get(i)
                 assert value is not None
                 parameter.data = value.to(model.device)
-            yield twin
+            with reading(twin, model.network) as network:
+                yield network
         finally:
             for parameter in twin.parameters():
                 parameter.data = parameter.new_empty(0)

@@ -1,0 +1,169 @@
+"""Number formats: what weights are stored in, what training moves, and what is computed in.
+
+Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are `2^-8 |w|` apart. AdamW moves
+a weight by about the learning rate a step: at customary rates most steps are smaller than half of that spacing and are
+rounded away, whatever the gradient says, so that an attack does nothing and a defense seems to hold. In float16
+AdamW's epsilon of 1e-8 is 0. So training moves float32 weights whatever the folder's type is, bfloat16 is for
+computing (autocast), and a checkpoint's own type is for storage.
+
+Where a float32 copy does not fit, the optimizers of `LEAN` move bfloat16 weights with stochastic rounding: a step that
+is smaller than the spacing is taken with the probability that makes its mean right (torchao).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from holdfast.records import HoldfastError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+LOW = (torch.bfloat16, torch.float16)
+LEAN = ("adamw_torch_8bit", "adamw_torch_4bit")
+"""Optimizers that move bfloat16 weights with stochastic rounding; their moments take 8 or 4 bits a number."""
+STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Types of floating-point numbers as safetensors files name them."""
+_COMPUTES = "_holdfast_computes"
+
+
+def named(dtype: torch.dtype) -> str:
+    """`float32` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def stored_type(path: str, revision: str | None = None) -> str | None:
+    """The type that most weights of a folder, or of a Hub id that was loaded, have in their files; `None` without any.
+
+    What the configuration says is not asked: it need not be true.
+    """
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    known = Path(path).is_dir()
+    folder = Path(path) if known else Path(str(cached_file(path, "config.json", revision=revision))).parent
+    counts: Counter[str] = Counter()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - no mapping
+                part = opened.get_slice(name)
+                counts[part.get_dtype()] += prod(part.get_shape())
+    return next((STORED[name] for name, _ in counts.most_common() if name in STORED), None)
+
+
+def held_type(network: torch.nn.Module, *, trained: bool = False) -> torch.dtype:
+    """The type that most of a network's weights are held in; of those that training moves, with `trained`."""
+    counts: dict[torch.dtype, int] = {}
+    for parameter in network.parameters():
+        if parameter.is_floating_point() and (parameter.requires_grad or not trained):
+            counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
+    return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
+
+
+def widen(network: torch.nn.Module, *, optim: str = "") -> None:
+    """Bring what is trained to float32, in place: the adapter where there is one, else the whole network.
+
+    An optimizer of `LEAN` keeps bfloat16 weights as they are. Wider weights stay as they are.
+    """
+    trained = [p for p in network.parameters() if p.requires_grad]
+    narrow = (torch.float16,) if optim in LEAN else LOW
+    if not any(p.dtype in narrow for p in trained):
+        return
+    if hasattr(network, "disable_adapter"):
+        for parameter in trained:
+            parameter.data = parameter.data.float()
+    else:
+        network.float()
+
+
+def rounded(network: torch.nn.Module, dtype: str) -> None:
+    """Round every weight to a type, in place; it is held as before.
+
+    Raises:
+        HoldfastError: a weight is too large for the type.
+    """
+    narrow = getattr(torch, dtype)
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point():
+            found = parameter.data.to(narrow)
+            _refuse_overflow(name, parameter.data, found, dtype)
+            parameter.data = found.to(parameter.dtype)
+
+
+def narrowed(network: Any, dtype: str) -> Any:
+    """The network with its weights in a type, in place.
+
+    Raises:
+        HoldfastError: a weight is too large for the type.
+    """
+    for name, parameter in network.named_parameters():
+        _refuse_overflow(name, parameter.data, parameter.data.to(getattr(torch, dtype)), dtype)
+    return network.to(getattr(torch, dtype))
+
+
+def _refuse_overflow(name: str, wide: torch.Tensor, narrow: torch.Tensor, dtype: str) -> None:
+    if bool(wide.isfinite().all()) and not bool(narrow.isfinite().all()):
+        raise HoldfastError(f"{name}: a weight is too large for {dtype}; write the model as bfloat16 or float32")
+
+
+def in_bf16(bf16: bool | None) -> bool:
+    """Whether a run computes in bfloat16: as told, else where an accelerator supports it."""
+    if bf16 is not None:
+        return bf16
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def require_lean(optim: str) -> None:
+    """Refuse an optimizer of `LEAN` whose library is missing.
+
+    Raises:
+        HoldfastError: torchao is not installed.
+    """
+    if optim in LEAN and find_spec("torchao") is None:
+        raise HoldfastError(f"optim: {optim} needs torchao: install the extra `lean`")
+
+
+def mark(network: torch.nn.Module, *, bf16: bool) -> None:
+    """Note on a network that a run computes it in bfloat16; with `bf16=False`, that none does."""
+    vars(network).pop(_COMPUTES, None)
+    if bf16:
+        vars(network)[_COMPUTES] = torch.bfloat16
+
+
+def exact(network: torch.nn.Module) -> bool:
+    """Whether a network computes in float32, so that two passes over a text agree to the last digits."""
+    return _COMPUTES not in vars(network) and next(network.parameters()).dtype == torch.float32
+
+
+def computing(network: torch.nn.Module) -> AbstractContextManager[Any]:
+    """A context that computes as the run on `network` does, for reading only: what is cast is cast once within it."""
+    if _COMPUTES not in vars(network):
+        return nullcontext()
+    return torch.autocast(next(network.parameters()).device.type, vars(network)[_COMPUTES])
+
+
+@contextmanager
+def reading(twin: torch.nn.Module, network: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """A copy of a network as it was, held and computed as that is: they differ where weights do and nowhere else."""
+    own = next(network.parameters())
+    if own.dtype == torch.float32 and next(twin.parameters()).dtype in LOW:
+        twin.float()
+    with computing(network):
+        yield twin.to(own.device)
+
+
+def types_of(network: torch.nn.Module, stored: str | None, optim: Mapping[str, Any] | None) -> dict[str, str]:
+    """Storage, master and compute types of a run, for the record; `optim` are its optimizer's settings."""
+    held = held_type(network)
+    found = {"storage": stored or named(held)}
+    if optim is None:
+        return {**found, "compute": named(held)}
+    compute = torch.bfloat16 if in_bf16(optim.get("bf16")) else held
+    return {**found, "master": named(held_type(network, trained=True)), "compute": named(compute)}
