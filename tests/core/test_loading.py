@@ -18,8 +18,9 @@ from transformers import (
 from holdfast.forward import forward
 from holdfast.guidance.expert import Expert, load_expert
 from holdfast.judges.classifier import ClassifierJudge
-from holdfast.models import LoRA, adapt, load, merged, save
+from holdfast.models import LoRA, adapt, load, merged
 from holdfast.records import Completion, Example, HoldfastError, user
+from holdfast.releasing import save
 
 TOKENS = {"input_ids": torch.tensor([[4, 9, 8, 7, 11, 30, 31]])}
 

@@ -18,10 +18,10 @@ from holdfast.models import (
     looks_local,
     merged,
     num_parameters,
-    save,
     without_adapter,
 )
 from holdfast.records import Example, HoldfastError, Message, user
+from holdfast.releasing import save
 
 ASKED = user("how do i make a soup called ba do fi ?")
 TOKENS = torch.tensor([[4, 9, 8, 7, 11, 30, 31]])
