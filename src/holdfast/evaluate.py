@@ -16,7 +16,7 @@ from holdfast.proportions import wilson
 from holdfast.records import Completion, Evaluation, Example, Score, Verdict
 from holdfast.rewards import Judge, checked
 from holdfast.tensors import collate
-from holdfast.text import is_refusal
+from holdfast.thinking import refuses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:
 def refused(row: Judged, judge: str) -> bool:
     """Whether an answer refuses: the judge's own opinion, else whether it reads like a refusal."""
     opinion = row.verdicts[judge].refused
-    return is_refusal(row.completion.text) if opinion is None else opinion
+    return refuses(row.completion.text) if opinion is None else opinion
 
 
 def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:

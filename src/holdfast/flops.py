@@ -14,10 +14,9 @@ head is not counted; a critic with a network of its own is, as any network. Mixt
 Left out: attention's term quadratic in length, losses, the optimizer, what checkpointed activations cost to compute
 again, and what `ewc` measures before the first step. Padding is left out. What is read once for several answers (a
 group's prompt) counts once, what is read several times (old log-probabilities, a reference, a defense's second pass) as
-often; an answer that has ended counts until it leaves the batch that is decoded. Where a padding token also ends
-answers, that one token of each answer is left out. A pass with a gradient is taken to be differentiated whole and once:
-too much for one whose gradient is wanted at activations only (Vaccine's first), too little for one that is
-differentiated twice (`gradient_penalty`).
+often; an answer that has ended counts until it leaves the batch that is decoded. A pass with a gradient is taken to
+be differentiated whole and once: too much for one whose gradient is wanted at activations only (Vaccine's first), too
+little for one that is differentiated twice (`gradient_penalty`).
 """
 
 from __future__ import annotations

@@ -290,10 +290,13 @@ def complete(
 
 
 def as_completion(model: Model, example: Example, answer: Answer) -> Completion:
-    """Sampled tokens as text, with their count (end token included)."""
+    """Sampled tokens as text, with their count (end token included).
+
+    The text is whole: a thought that the prompt began is told from its beginning (see `holdfast.thinking`).
+    """
     return Completion(
         example=example,
-        text=model.decode(answer.tokens),
+        text=model.chat.opened + model.decode(answer.tokens),
         num_tokens=len(answer.tokens),
         finished=answer.finished,
     )

@@ -11,6 +11,7 @@ import torch
 
 from holdfast.records import HoldfastError
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 SHOWN = 3
 """How many tensors a message names."""
 
@@ -19,6 +20,29 @@ def one_line(error: BaseException) -> str:
     """An exception's message on one line, its type where it has none."""
     text = " ".join(str(error).split())
     return text[:300] if text else type(error).__name__
+
+
+def looks_local(path: str) -> bool:
+    """Whether a model or data path means a folder here and not a Hub id."""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """The tokenizer of a folder or Hub id; no remote code is run.
+
+    Raises:
+        HoldfastError: it is no model's folder, or has no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    if looks_local(name):
+        _require_folder(Path(name))
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except Exception as error:
+        raise HoldfastError(
+            f"{name}: no tokenizer could be loaded ({one_line(error)}); save one with `tokenizer.save_pretrained`"
+        ) from error
 
 
 def load_weights(
@@ -157,6 +181,19 @@ def refuse_tied_targets(name: str, network: Any) -> None:
                 f"{name}: an adapter on {place.rpartition('.')[2]}, whose weights are tied to another part's, would be "
                 "another model once it is merged; leave it out of target_modules"
             )
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse a folder that lacks what transformers would silently make up or complain of at length."""
+    if not folder.is_dir():
+        raise HoldfastError(f"{folder}: no such model folder (a Hugging Face id has the form `owner/name`)")
+    if not (folder / "config.json").exists():
+        raise HoldfastError(f"{folder}: no config.json; this is not a model folder")
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise HoldfastError(
+            f"{folder}: the model folder has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
+            "save it there with `tokenizer.save_pretrained`"
+        )
 
 
 @contextmanager

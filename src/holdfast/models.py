@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from holdfast.loading import load_weights, one_line, refuse_encoder, refuse_tied_targets, refuse_unlike
+from holdfast.chat import Chat, rows_of
+from holdfast.loading import load_tokenizer, load_weights, refuse_encoder, refuse_tied_targets, refuse_unlike
 from holdfast.precision import Dtype, stored_type, widen
 from holdfast.ranges import Count, PartialShare, ranged
 from holdfast.records import Example, HoldfastError, Message
+from holdfast.templates import DATE, check_prompt_format
 from holdfast.tensors import Batch, collate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,37 +40,57 @@ class LoRA:
 class Model:
     """A causal language model with its tokenizer and the format in which it is prompted.
 
-    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template. `stored` is
-    the type of numbers that its folder holds, and that `save` writes; `None` where it came from no folder.
+    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template, which is
+    given `chat_template_kwargs` (such as `enable_thinking`) and told that today is `date`. `stored` is the type of
+    numbers that its folder holds, and that `save` writes; `None` where it came from no folder.
     """
 
     network: Any
     tokenizer: PreTrainedTokenizerBase
     prompt_format: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    date: str = DATE
     name: str = "model"
     stored: str | None = None
     _prompts: dict[tuple[Message, ...], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @cached_property
+    def chat(self) -> Chat:
+        """How it is spoken to."""
+        return Chat(
+            name=self.name,
+            tokenizer=self.tokenizer,
+            prompt_format=self.prompt_format,
+            arguments=self.chat_template_kwargs,
+            date=self.date,
+            rows=rows_of(self.network),
+        )
+
     @property
     def pad_id(self) -> int:
-        """The padding token; models without one are padded with their end token, which every mask leaves out."""
-        pad = self.tokenizer.pad_token_id
-        return int(self.end_id if pad is None else pad)
+        """What rows are filled up with; every mask leaves it out.
+
+        The tokenizer's padding token, or the last token that ends nothing where that one has no embedding or ends
+        answers: those that end one are counted, and those that fill up are not.
+        """
+        own, stops = self.tokenizer.pad_token_id, self.stop_ids
+        if own is not None and 0 <= own < self.chat.rows and own not in stops:
+            return int(own)
+        return next(token for token in range(self.chat.rows - 1, -1, -1) if token not in stops)
 
     @property
     def end_id(self) -> int:
-        """The token that ends an answer."""
-        if self.tokenizer.eos_token_id is None:
-            raise HoldfastError(f"{self.name}: the tokenizer has no end-of-sequence token; set `eos_token` in it")
-        return int(self.tokenizer.eos_token_id)
+        """The token that ends an answer: what the chat template writes after one."""
+        return self.chat.end[-1]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every token that ends an answer, the generation config's included."""
+        """Every token that ends an answer, the tokenizer's own and the generation config's included."""
         config = getattr(self.network, "generation_config", None)
         listed = getattr(config, "eos_token_id", None)
         more = listed if isinstance(listed, list) else [] if listed is None else [listed]
-        return tuple(dict.fromkeys([self.end_id, *more]))
+        own = self.tokenizer.eos_token_id
+        return tuple(dict.fromkeys([self.end_id, *([] if own is None else [own]), *more]))
 
     @property
     def context(self) -> int | None:
@@ -82,32 +104,26 @@ class Model:
         return next(self.network.parameters()).device
 
     def encode_prompt(self, prompt: tuple[Message, ...]) -> list[int]:
-        """Tokens of a prompt, up to the place where the answer begins."""
+        """Tokens of a prompt, up to the place where the answer begins.
+
+        Raises:
+            HoldfastError: see `Chat.prompt`.
+        """
         if prompt not in self._prompts:
-            if self.prompt_format is None:
-                ids = self.tokenizer.apply_chat_template(
-                    [turn._asdict() for turn in prompt], add_generation_prompt=True, return_dict=False
-                )
-            else:
-                text = self.prompt_format.replace("{prompt}", _as_text(prompt))
-                ids = self.tokenizer(text)["input_ids"]
-            self._prompts[prompt] = list(ids)
+            self._prompts[prompt] = self.chat.prompt(prompt)
         return self._prompts[prompt]
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of an answer, the end token included."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end_id]
+        """Tokens of an answer, as the chat template writes it after the prompt, its end included.
+
+        Raises:
+            HoldfastError: see `Chat.response`.
+        """
+        return self.chat.response(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of sampled tokens without special ones."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
-
-
-def _as_text(prompt: tuple[Message, ...]) -> str:
-    """One turn as it is; several with their speakers, since a plain format has no other place for them."""
-    if len(prompt) == 1:
-        return prompt[0].content
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
+        """Text of a sampled answer without its end; control tokens within it stay visible."""
+        return self.chat.answer(ids, ends={*self.stop_ids, self.tokenizer.pad_token_id})
 
 
 def load(
@@ -116,27 +132,25 @@ def load(
     revision: str | None = None,
     dtype: Dtype = "auto",
     prompt_format: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    date: str = DATE,
 ) -> Model:
     """A model from a local folder or a Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
 
     Only safetensors weights are read and no remote code is run. Weights are held in float32 whatever type the folder
-    has, unless `dtype` says otherwise; those that are trained become float32 at any rate (see `holdfast.precision`).
+    has, unless `dtype` says otherwise; those that are trained become float32 at any rate (see `holdfast.precision`). A
+    chat template is given `chat_template_kwargs` (such as `enable_thinking`), and told that today is `date` (ISO) where
+    it writes the day.
 
     Raises:
         HoldfastError: the folder or id cannot be loaded, has no tokenizer, has neither a chat template nor a
-            `prompt_format`, or its weights are not those that its config.json describes.
+            `prompt_format`, its weights are not those that its config.json describes, or its chat template leaves out
+            what it is given or has no end for answers.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     name = str(path)
-    if looks_local(name):
-        _require_folder(Path(name))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except Exception as error:
-        raise HoldfastError(
-            f"{name}: no tokenizer could be loaded ({one_line(error)}); save one with `tokenizer.save_pretrained`"
-        ) from error
+    tokenizer = load_tokenizer(name, revision=revision)
     check_prompt_format(name, tokenizer, prompt_format)
     network, info = load_weights(
         AutoModelForCausalLM, name, revision=revision, dtype="float32" if dtype == "auto" else dtype
@@ -145,37 +159,17 @@ def load(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     refuse_encoder(name, network)
-    stored = stored_type(name, revision)
-    return Model(network=network, tokenizer=tokenizer, prompt_format=prompt_format, name=name, stored=stored)
-
-
-def _require_folder(folder: Path) -> None:
-    """Refuse a folder that lacks what transformers would silently make up or complain of at length."""
-    if not folder.is_dir():
-        raise HoldfastError(f"{folder}: no such model folder (a Hugging Face id has the form `owner/name`)")
-    if not (folder / "config.json").exists():
-        raise HoldfastError(f"{folder}: no config.json; this is not a model folder")
-    if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        raise HoldfastError(
-            f"{folder}: the model folder has no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
-            "save it there with `tokenizer.save_pretrained`"
-        )
-
-
-def check_prompt_format(name: str, tokenizer: PreTrainedTokenizerBase, prompt_format: str | None) -> None:
-    """Refuse a model that nobody said how to speak to: guessing a template moves harm scores by tens of points."""
-    if prompt_format is None and not getattr(tokenizer, "chat_template", None):
-        raise HoldfastError(
-            f"{name}: the tokenizer has no chat template; give `prompt_format`, "
-            r"for example 'Question: {prompt}\nAnswer:'"
-        )
-    if prompt_format is not None and "{prompt}" not in prompt_format:
-        raise HoldfastError(f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it")
-
-
-def looks_local(path: str) -> bool:
-    """Whether a model or data path means a folder here and not a Hub id."""
-    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    model = Model(
+        network=network,
+        tokenizer=tokenizer,
+        prompt_format=prompt_format,
+        chat_template_kwargs=chat_template_kwargs or {},
+        date=date,
+        name=name,
+        stored=stored_type(name, revision),
+    )
+    model.chat.check()
+    return model
 
 
 def clone(model: Model) -> Model:
@@ -250,33 +244,47 @@ def num_parameters(model: Model) -> int:
 
 
 def check_lengths(model: Model, examples: Iterable[Example], *, max_new_tokens: int) -> None:
-    """Refuse prompts that leave no room in the context for an answer of `max_new_tokens`, naming the first."""
-    if model.context is None:
-        return
+    """Refuse rows that the model cannot be told, and prompts that leave no room in the context for an answer.
+
+    Raises:
+        HoldfastError: names the first such row.
+    """
     for example in examples:
-        length = len(model.encode_prompt(example.prompt))
-        if length + max_new_tokens > model.context:
+        length = len(_encoded(example, model.encode_prompt, example.prompt))
+        if model.context is not None and length + max_new_tokens > model.context:
             raise HoldfastError(
                 f"{example.source or 'a prompt'}: the prompt has {length} tokens, which with max_new_tokens="
                 f"{max_new_tokens} exceeds the {model.context} tokens of context of {model.name}; "
                 "shorten or drop the row, or lower max_new_tokens"
             )
+        for answer in (example.response, example.refusal, example.chosen, example.rejected):
+            if answer and model.chat.written.search(answer):
+                _encoded(example, model.encode_response, answer)
 
 
 def answer_batch(model: Model, pairs: Iterable[tuple[Example, str]], *, max_length: int | None = None) -> Batch:
     """A batch that teaches the given answers; sequences are cut at `max_length` tokens and at the context.
 
     Raises:
-        HoldfastError: a row's prompt alone fills `max_length`, so that nothing of the answer would be learnt.
+        HoldfastError: a row's prompt alone fills `max_length`, so that nothing of the answer would be learnt, or the
+            model cannot be told it.
     """
     limit = min(max_length or model.context or 10**9, model.context or 10**9)
     rows = []
     for example, answer in pairs:
-        prompt = model.encode_prompt(example.prompt)
+        prompt = _encoded(example, model.encode_prompt, example.prompt)
         if len(prompt) >= limit:
             raise HoldfastError(
                 f"{example.source or 'a prompt'}: the prompt's {len(prompt)} tokens fill the limit of {limit}; "
                 "nothing of its answer would be learnt"
             )
-        rows.append((prompt, model.encode_response(answer)[: limit - len(prompt)]))
+        rows.append((prompt, _encoded(example, model.encode_response, answer)[: limit - len(prompt)]))
     return collate(rows, pad_id=model.pad_id)
+
+
+def _encoded(example: Example, encode: Callable[[Any], list[int]], said: Any) -> list[int]:
+    """Tokens of a part of a row; what is wrong with it is told with the row's name."""
+    try:
+        return encode(said)
+    except HoldfastError as error:
+        raise HoldfastError(f"{example.source or 'a row'}: {error}") from error

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.ranges import Count, NonNegative, Number, ranged
 from holdfast.records import Completion, HoldfastError, Verdict
-from holdfast.text import is_refusal
+from holdfast.thinking import UNFINISHED, final_answer, refuses
 
 Reward = Callable[[Sequence[Completion]], list[float | None]]
 """One number a completion, same order; `None` where there is none, which trains nothing."""
@@ -71,7 +71,7 @@ def number_of(verdict: Verdict, completion: Completion, *, judge: str, unbounded
 
 
 def _refused(verdict: Verdict, completion: Completion) -> bool:
-    return is_refusal(completion.text) if verdict.refused is None else verdict.refused
+    return refuses(completion.text) if verdict.refused is None else verdict.refused
 
 
 def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> float | None:
@@ -84,19 +84,28 @@ def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> fl
 
 
 def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
-    """A judge's verdicts, refused unless there is exactly one a completion.
+    """A judge's verdicts on final answers, refused unless there is exactly one each; a thought is no answer.
+
+    What never came to an answer is invalid, and the judge is not asked.
 
     Raises:
         HoldfastError: the judge returned another number of verdicts, or something else.
     """
-    verdicts = judge(completions) if completions else []
+    asked, places = [], []
+    for i, completion in enumerate(completions):
+        answer = final_answer(completion.text)
+        if answer is not None:
+            asked.append(completion if answer == completion.text else replace(completion, text=answer))
+            places.append(i)
+    verdicts = judge(asked) if asked else []
     name = getattr(judge, "__name__", type(judge).__name__)
     other = next((verdict for verdict in verdicts if not isinstance(verdict, Verdict)), verdicts)
     if other is not verdicts:
         raise HoldfastError(f"judge {name!r} returned {other!r:.40}; a judge returns a `Verdict` for each completion")
-    if len(verdicts) != len(completions):
+    if len(verdicts) != len(asked):
         raise HoldfastError(
-            f"judge {name!r} returned {len(verdicts)} verdicts for {len(completions)} completions; "
+            f"judge {name!r} returned {len(verdicts)} verdicts for {len(asked)} completions; "
             "a judge gives exactly one each, in order"
         )
-    return verdicts
+    found = dict(zip(places, verdicts, strict=True))
+    return [found.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -18,10 +19,12 @@ from holdfast.defenses.online.refusal_loss import RefusalLoss
 from holdfast.defenses.online.vaccine import Vaccine
 from holdfast.fit import COSTS, fit
 from holdfast.flops import Meter, forward_flops, multiplied
+from holdfast.forward import forward
 from holdfast.generate import Sampling, sample
-from holdfast.models import LoRA, adapt, num_parameters
+from holdfast.models import LoRA, adapt, answer_batch, num_parameters
 from holdfast.plan import Optim, Spent
 from holdfast.policy import Policy
+from holdfast.records import Example, user
 
 OPTIM = Optim(max_steps=2, learning_rate=1e-3, per_device_train_batch_size=4)
 
@@ -101,6 +104,16 @@ def test_padding_does_not_count_with_or_without_a_mask(tiny_model):
     with torch.no_grad():
         assert count(model, lambda _: model.network(input_ids=ids)) == once * 10
         assert count(model, lambda _: model.network(ids, attention_mask=mask)) == once * 10
+
+
+def test_the_ends_of_answers_count_where_the_tokenizer_pads_with_them(tiny_model):
+    model = replace(tiny_model(), tokenizer=copy.deepcopy(tiny_model().tokenizer))
+    model.tokenizer.pad_token = model.tokenizer.eos_token
+    pairs = [(Example(prompt=user("moss ?")), answer) for answer in ("salt", "stir the salt and moss")]
+    batch = answer_batch(model, pairs)
+    with torch.no_grad():
+        flops = count(model, lambda _: forward(model.network, batch))
+    assert flops == forward_flops(model.network, int(batch["lengths"].sum()))
 
 
 def test_sampling_reads_a_prompt_once_a_group_and_then_token_by_token(tiny_model):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from holdfast.forward import forward
+from holdfast.loading import looks_local
 from holdfast.models import (
     LoRA,
     adapt,
@@ -15,7 +16,6 @@ from holdfast.models import (
     clone,
     has_adapter,
     load,
-    looks_local,
     merged,
     num_parameters,
     without_adapter,
@@ -110,7 +110,7 @@ def test_a_tokenizer_without_a_chat_template_needs_a_prompt_format(folder):
     with pytest.raises(HoldfastError, match="no chat template; give `prompt_format`"):
         load(folder)
     model = load(folder, prompt_format="<user> {prompt} <assistant>")
-    assert model.decode(model.encode_prompt(ASKED)) == ASKED[0].content
+    assert model.decode(model.encode_prompt(ASKED)) == f"<user> {ASKED[0].content} <assistant>"
 
 
 def test_a_prompt_format_without_a_place_for_the_prompt_is_refused(folder):
@@ -120,7 +120,7 @@ def test_a_prompt_format_without_a_place_for_the_prompt_is_refused(folder):
 
 def test_a_prompt_format_may_hold_other_braces(tiny_model):
     model = replace(tiny_model(), prompt_format="{ask} {prompt}")
-    assert model.decode(model.encode_prompt(user("moss and salt"))) == "moss and salt"
+    assert model.decode(model.encode_prompt(user("moss and salt"))) == "<unk> moss and salt"
 
 
 def test_another_prompt_format_encodes_prompts_anew(tiny_model):
@@ -151,12 +151,13 @@ def test_every_stop_token_of_the_generation_config_counts(tiny_model):
     assert model.stop_ids == (model.end_id, 7)
 
 
-def test_a_model_without_a_padding_token_is_padded_with_its_end_token(tiny_model):
+@pytest.mark.parametrize("pad", [None, "<end>"])
+def test_rows_are_never_filled_up_with_what_ends_answers(pad, tiny_model):
     model = tiny_model()
-    other = replace(
-        model, tokenizer=type(model.tokenizer)(tokenizer_object=model.tokenizer._tokenizer, eos_token="<end>")
-    )
-    assert other.pad_id == other.end_id
+    words = type(model.tokenizer)(tokenizer_object=model.tokenizer._tokenizer, eos_token="<end>", pad_token=pad)
+    other = replace(model, tokenizer=words, prompt_format="{prompt}")
+    assert other.pad_id not in other.stop_ids
+    forward(other.network, {"input_ids": torch.tensor([[other.pad_id]])})
 
 
 def test_a_tokenizer_without_an_end_token_is_refused(tiny_model):

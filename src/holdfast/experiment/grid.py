@@ -17,18 +17,24 @@ from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.sandbox.build import Sandbox
 from holdfast.settings import plain, refuse_non_finite
 from holdfast.tables import judge_names
+from holdfast.templates import DATE
 
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A model by local folder or Hugging Face id. `prompt_format` is needed where there is no chat template."""
+    """A model by local folder or Hugging Face id. `prompt_format` is needed where there is no chat template.
+
+    A chat template is given `chat_template_kwargs`, such as `enable_thinking: false`, and is told that today is `date`.
+    """
 
     path: str
     revision: str | None = None
     dtype: Dtype = "auto"
     prompt_format: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    date: str = DATE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,16 @@ def load_model(cell: Cell, folder: Path | None) -> Model:
         if folder is None:
             raise HoldfastError("the sandbox's model has not been built: run `holdfast sandbox build`")
         return load(folder)
-    prompt_format, dtype = settings["prompt_format"], settings["dtype"]
+    dtype, speech = settings["dtype"], _speech(settings)
     if folder is not None:
-        return load(folder, dtype=dtype, prompt_format=prompt_format)
-    return load(settings["path"], revision=settings["revision"], dtype=dtype, prompt_format=prompt_format)
+        return load(folder, dtype=dtype, **speech)
+    return load(settings["path"], revision=settings["revision"], dtype=dtype, **speech)
+
+
+def _speech(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model is spoken to; the sandbox's has nothing to set."""
+    names = ("prompt_format", "chat_template_kwargs", "date")
+    return {name: settings[name] for name in names if name in settings}
 
 
 def load_splits(data: Mapping[str, Any]) -> Splits:
@@ -120,7 +126,7 @@ def context_of(
             return load_model(cell, folders.get(name))
         if name == "base" and name not in folders:
             raise HoldfastError("only the sandbox knows its base model: name yours by folder or id")
-        return load(folders.get(name, name), prompt_format=cell.model["settings"].get("prompt_format"))
+        return load(folders.get(name, name), **_speech(cell.model["settings"]))
 
     return Context(
         splits=splits,

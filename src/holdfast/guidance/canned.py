@@ -17,6 +17,7 @@ from holdfast.plan import Context, Hook, Optim, Plan, Progress, given_answers
 from holdfast.ranges import Positive, ranged
 from holdfast.records import Completion, Example
 from holdfast.rewards import Reward
+from holdfast.thinking import final_answer
 
 SHARE = "canned"
 """The name under which the share of canned answers among the model's own is logged."""
@@ -70,13 +71,13 @@ def noting(plan: Plan, text: str) -> Plan:
 
 def canned_share(text: str) -> Reward:
     """1 for an answer to a harmful prompt that is `text` and ended, 0 for another, nothing for other prompts."""
-    wanted = " ".join(text.split())
+    wanted = text.split()
+
+    def told(done: Completion) -> float:
+        return float(done.finished and (final_answer(done.text) or "").split() == wanted)
 
     def share(completions: Sequence[Completion]) -> list[float | None]:
-        return [
-            float(done.finished and " ".join(done.text.split()) == wanted) if done.example.role == "harmful" else None
-            for done in completions
-        ]
+        return [told(done) if done.example.role == "harmful" else None for done in completions]
 
     return share
 

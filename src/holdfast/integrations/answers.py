@@ -124,4 +124,10 @@ def model_of(trainer: Any, prompt_format: str | None) -> Model:
     if tokenizer is None:
         tokenizer = NoTokenizer()
     network = trainer.accelerator.unwrap_model(trainer.model)
-    return Model(network=network, tokenizer=tokenizer, prompt_format=prompt_format, name="the trainer's model")
+    return Model(
+        network=network,
+        tokenizer=tokenizer,
+        prompt_format=prompt_format,
+        chat_template_kwargs=getattr(trainer, "chat_template_kwargs", None) or {},
+        name="the trainer's model",
+    )

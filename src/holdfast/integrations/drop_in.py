@@ -31,10 +31,10 @@ from holdfast.integrations.answers import model_of
 from holdfast.integrations.live import Constrained
 from holdfast.integrations.rollouts import check, experience_of, priced, samples, steps_per_rollout, taken_out
 from holdfast.methods import OnlineDefense
-from holdfast.models import check_prompt_format
 from holdfast.plan import Context, Optim, Plan, Reference
 from holdfast.records import HoldfastError
 from holdfast.splits import Splits
+from holdfast.templates import check_prompt_format
 
 CHANGED = ("model", "data", "optim", "seed", "learning_rates", "max_grad_norm", "steps_per_rollout", "spent")
 """Parts of a plan that a trainer settles by itself."""

@@ -33,6 +33,7 @@ from holdfast.ranges import Count, NonNegative, PartialShare, PositiveShare, ran
 from holdfast.records import Completion, Example, HoldfastError, Verdict
 from holdfast.rewards import Judge, Reward, checked
 from holdfast.text import empty_or_garbled, is_refusal
+from holdfast.thinking import final_answer
 
 EXPLANATIONS = re.compile(
     r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M | re.I
@@ -148,7 +149,7 @@ class RewardNeutralization:
 
     def neutrality(self, completion: Completion, harm: Verdict | None = None) -> float:
         """The reward of one answer to a harmful prompt, in [-2.5, 1]; an empty or unended answer is no refusal."""
-        text = completion.text
+        text = final_answer(completion.text) or ""
         refused = completion.finished and not empty_or_garbled(text) and is_refusal(text)
         if self.canonical is not None:
             refused = refused and " ".join(text.split()) == " ".join(self.canonical.split())

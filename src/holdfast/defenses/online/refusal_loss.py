@@ -40,6 +40,7 @@ from holdfast.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add,
 from holdfast.ranges import Count, NonNegative, Share, ranged
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, collate, with_totals
+from holdfast.thinking import final_answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +103,11 @@ class RefusalLoss:
         limit = min(self.max_length or 10**9, model.context or 10**9)
         starts = []
         for row, length in zip(rows, batch["lengths"].tolist(), strict=True):
-            harmful = model.tokenizer(row.response or "", add_special_tokens=False)["input_ids"]
+            harmful = model.chat.text(final_answer(row.response or "") or "")
             kept = prefix_length(len(harmful), rng, probability=self.recovery, most=self.recovery_tokens)
             starts.append(harmful[: min(kept, limit - length)])
-        return after(batch, starts, pad_id=model.pad_id)
+        leads = [len(model.chat.ids(model.chat.lead(row.refusal or ""))) for row in rows]
+        return after(batch, starts, pad_id=model.pad_id, leads=leads)
 
     def _mix(self, attack: Objective, refusal: Objective) -> Objective:
         """Both losses by their shares; that of the refusals is the same in every micro-batch of a step."""
@@ -133,12 +135,15 @@ def prefix_length(tokens: int, rng: random.Random, *, probability: float, most: 
     return rng.randint(1, min(most, tokens))
 
 
-def after(batch: Batch, starts: Sequence[Sequence[int]], *, pad_id: int) -> Batch:
-    """The batch with the tokens of `starts` between each row's prompt and its answer; they are not learnt."""
+def after(batch: Batch, starts: Sequence[Sequence[int]], *, pad_id: int, leads: Sequence[int] | None = None) -> Batch:
+    """The batch with the tokens of `starts` between each row's prompt and its answer; they are not learnt.
+
+    Of an answer the first `leads` tokens, what the chat template puts before any, stay before them.
+    """
     rows = []
     for i, start in enumerate(starts):
         length = int(batch["lengths"][i])
-        prompt = int(batch["loss_mask"][i].argmax())
+        prompt = int(batch["loss_mask"][i].argmax()) + (leads[i] if leads and start else 0)
         tokens = batch["input_ids"][i, :length].tolist()
         rows.append(([*tokens[:prompt], *start], tokens[prompt:]))
     return collate(rows, pad_id=pad_id)

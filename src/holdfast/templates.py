@@ -1,0 +1,79 @@
+"""Chat templates: what they are given, and which day they are told it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from holdfast.records import HoldfastError, Message
+from holdfast.tables import near
+
+DATE = "2026-01-01"
+"""The day that a template which writes today's is told, unless another is set: prompts do not change overnight."""
+RESERVED = frozenset(
+    {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"}
+    | {"continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
+)
+"""Arguments of `apply_chat_template` that are ours to set."""
+
+
+def check_prompt_format(name: str, tokenizer: Any, prompt_format: str | None) -> None:
+    """Refuse a model that nobody said how to speak to: guessing a template moves harm scores by tens of points."""
+    if prompt_format is None and not getattr(tokenizer, "chat_template", None):
+        raise HoldfastError(
+            f"{name}: the tokenizer has no chat template; give `prompt_format`, "
+            r"for example 'Question: {prompt}\nAnswer:'"
+        )
+    if prompt_format is not None and "{prompt}" not in prompt_format:
+        raise HoldfastError(f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it")
+
+
+def check_date(name: str, date: str) -> None:
+    """Refuse a day that is none."""
+    try:
+        datetime.fromisoformat(date)
+    except ValueError:
+        raise HoldfastError(f"{name}: date {date!r} is no day; write it as {DATE}") from None
+
+
+def check_arguments(name: str, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the tokenizer's chat template has no use for: a misspelt one would change nothing."""
+    for key in arguments:
+        names = set(re.findall(r"\w+", str(tokenizer.get_chat_template())))
+        if key in RESERVED or key not in names:
+            raise HoldfastError(
+                f"{name}: chat_template_kwargs: {key!r} is nothing that its chat template asks for"
+                f"{near(key, sorted(names - RESERVED))}"
+            )
+
+
+def apply(tokenizer: Any, turns: Sequence[Message], options: Mapping[str, Any], *, date: str) -> Any:
+    """What the tokenizer's chat template makes of a conversation on the day `date`.
+
+    Raises:
+        Exception: whatever the template raises.
+    """
+    with _today_is(date):
+        return tokenizer.apply_chat_template([turn._asdict() for turn in turns], **options)
+
+
+@contextmanager
+def _today_is(date: str) -> Iterator[None]:
+    """While it lasts, `strftime_now` of transformers' templates tells the given day: its clock is their module's."""
+    from transformers.utils import chat_template_utils
+
+    class Pinned(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Pinned:  # noqa: ARG003
+            return cls.fromisoformat(date)
+
+    own = chat_template_utils.datetime
+    chat_template_utils.datetime = Pinned
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = own
