@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,8 @@ def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
         return Pretrained(path=value)
     if isinstance(value, Mapping) and set(value) == {"sandbox"}:
         return typed(Sandbox, value["sandbox"] or {}, f"{where}.sandbox")
+    if isinstance(value, Mapping) and isinstance(value.get("date"), date):  # as YAML reads a day without quotes
+        value = {**value, "date": value["date"].isoformat()}
     return typed(Pretrained, value, where)
 
 

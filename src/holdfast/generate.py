@@ -290,10 +290,7 @@ def complete(
 
 
 def as_completion(model: Model, example: Example, answer: Answer) -> Completion:
-    """Sampled tokens as text, with their count (end token included).
-
-    The text is whole: a thought that the prompt began is told from its beginning (see `holdfast.thinking`).
-    """
+    """Sampled tokens as text, a thought from where the prompt began it, with their count (end token included)."""
     return Completion(
         example=example,
         text=model.chat.opened + model.decode(answer.tokens),
