@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class LoRA:

@@ -22,8 +22,9 @@ from chat_families import (
 )
 
 from holdfast.generate import Sampling, sample
-from holdfast.models import answer_batch, check_lengths, load, save
+from holdfast.models import answer_batch, check_lengths, load
 from holdfast.records import Example, HoldfastError, Message, user
+from holdfast.releasing import save
 
 ASKED = user("how do i make a soup ?")
 TURNS = (Message("user", "soup ?"), Message("assistant", "stir the moss"), Message("user", "and then ?"))
