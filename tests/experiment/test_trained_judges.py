@@ -134,12 +134,19 @@ def test_a_finished_run_trains_no_judge_again(finished_run):
     assert {place: (place / "record.json").stat().st_mtime_ns for place in stamps} == stamps
 
 
-@pytest.mark.slow
-def test_a_judge_that_cannot_be_trained_fails_its_cells_with_the_reason(grid, tmp_path):
+def test_a_judge_that_cannot_be_trained_is_refused_before_any_work(grid, tmp_path):
     judge = {"trained_reward_model": {"backbone": "/nowhere/model"}}
-    (record,) = run(grid(attacks=[paid_by("rm")], judges={"rm": judge}), tmp_path, workers=0)
+    with pytest.raises(HoldfastError, match="judge /nowhere/model: cannot be loaded"):
+        run(grid(attacks=[paid_by("rm")], judges={"rm": judge}), tmp_path, workers=0)
+    assert not (tmp_path / "judges").exists()
+
+
+@pytest.mark.slow
+def test_a_judge_that_cannot_be_trained_fails_its_cells_with_the_reason(grid, monkeypatch, tmp_path):
+    monkeypatch.setattr("holdfast.experiment.work.train_judge", lambda *_: 1 / 0)
+    (record,) = run(grid(attacks=[paid_by("rm")], judges={"rm": RM}), tmp_path, workers=0)
     assert record.outcome is Outcome.FAILED
-    assert "judge /nowhere/model: cannot be loaded" in record.reason
+    assert record.reason == "not attempted: ZeroDivisionError: division by zero"
     (place,) = (tmp_path / "judges").iterdir()
     assert not finished(place)
 

@@ -35,7 +35,8 @@ def run(
         news: told of every start, step and end.
 
     Raises:
-        HoldfastError: the grid makes no sense, its data cannot be read, or the folder cannot be written to.
+        HoldfastError: the grid makes no sense, its data cannot be read, something that its cells need is not there or
+            does not fit, or the folder cannot be written to.
     """
     from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
@@ -44,8 +45,10 @@ def run(
     store.write_json(folder / "grid.json", {"name": grid.name, "description": grid.description})
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
-    if not all(store.finished(piece.folder) for piece in pieces if piece.kind == "cell"):
+    unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
+    if unfinished:
         check_data(grid)
+        _look(unfinished, workers, options)
     work = engine.Work(
         do=partial(_do, options=options),
         finished=_finished,
@@ -57,6 +60,12 @@ def run(
     count = (os.cpu_count() or 1) if workers is None else workers
     failed = engine.run(needed, work, _silent if news is None else news, workers=count)
     return [_record(folder, cell, failed) for cell in cells]
+
+
+def _look(cells: list[Cell], workers: int | None, options: Options) -> None:
+    from holdfast.experiment import beforehand
+
+    beforehand.look(cells, apart=workers != 0, threads=options.threads)
 
 
 def check_data(grid: Grid) -> None:

@@ -92,7 +92,7 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[
         for piece in waiting:
             _here(piece, work, news, failed)
         return failed
-    with _single_threaded(work.threads):
+    with single_threaded(work.threads):
         _schedule(waiting, work, news, workers=workers, failed=failed)
     return failed
 
@@ -277,7 +277,7 @@ def locked(piece: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _single_threaded(threads: int) -> Iterator[None]:
+def single_threaded(threads: int) -> Iterator[None]:
     """Environment of the workers: a second thread slows small models down, and there are other cores' cells."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
     before = {name: os.environ.get(name) for name in names}

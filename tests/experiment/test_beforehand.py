@@ -1,0 +1,123 @@
+"""What cells need is looked at before the first of them starts, and looking changes nothing."""
+
+import copy
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from holdfast.config import load_grid, presets
+from holdfast.experiment import beforehand, run
+from holdfast.experiment.grid import cells
+from holdfast.records import HoldfastError
+from holdfast.releasing import save
+from holdfast.sandbox import grammar
+
+SHORT = {"num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["refusal"], "help_judge": "reference"}
+REFUSED = "no harmful row of the defense split has a refusal"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Writes harmful and benign rows, some columns left out, and returns the `data` of a grid over them."""
+
+    def write(*, without=()):
+        data = {}
+        for role, families in (("harmful", grammar.RESTRICTED), ("benign", grammar.BENIGN)):
+            found = [
+                {"prompt": row.question, "response": row.response, "refusal": row.refusal, "role": role}
+                for row in grammar.examples("attack", families, 40, seed=0)
+            ]
+            file = tmp_path / f"{role}.jsonl"
+            kept = [{key: value for key, value in row.items() if key not in without} for row in found]
+            file.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            data[role] = {"path": str(file)}
+        return data
+
+    return write
+
+
+@pytest.fixture
+def own(values, sft, rows, tiny_model, tmp_path):
+    """A grid over a model folder and rows of one's own."""
+    from holdfast.config import parse_grid
+
+    def build(*, without=(), **changes):
+        save(tiny_model(), tmp_path / "model")
+        found = {
+            **values(attacks=[sft()], models=[{"path": str(tmp_path / "model")}]),
+            "data": rows(without=without),
+            "evaluation": SHORT,
+            **changes,
+        }
+        return parse_grid(found, "test")
+
+    return build
+
+
+def begun(folder):
+    return list(folder.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"defenses": ["none", "refusal_loss"], "without": ["refusal"]}, REFUSED),
+        ({"defenses": ["none", "vaccine_alignment"], "without": ["refusal"]}, REFUSED),
+        ({"without": ["response"], "judges": {}}, "response"),
+        ({"attacks": ["none", [{"sft": {}}, {"subtract_delta": {"base": "./no/such"}}]]}, "no/such"),
+        ({"models": [{"path": "./no/such"}]}, "no/such"),
+    ],
+)
+def test_what_a_method_lacks_is_said_before_anything_runs(own, tmp_path, changes, says):
+    with pytest.raises(HoldfastError, match=says):
+        run(own(**changes), tmp_path / "run", workers=0)
+    assert begun(tmp_path / "run") == []
+
+
+def test_a_judge_that_can_judge_none_of_its_rows_is_named(own, tmp_path):
+    grid = own(attacks=["none"], without=["response"])
+    with pytest.raises(HoldfastError, match=r"judges\.reference: gives no score to .*benign\.jsonl.*response"):
+        run(grid, tmp_path / "run", workers=0)
+
+
+def test_a_judge_that_cannot_be_loaded_is_named_as_the_grid_does(own, tmp_path):
+    judge = {"classifier": {"path": "./no/such", "harmful_label": "x"}}
+    grid = own(judges={"mine": judge}, evaluation={**SHORT, "harm_judges": ["mine"]})
+    with pytest.raises(HoldfastError, match=r"judges\.mine: .*no/such"):
+        run(grid, tmp_path / "run", workers=0)
+
+
+@pytest.mark.slow
+def test_looking_in_a_process_of_its_own_says_the_same(own, tmp_path):
+    found = cells(own(defenses=["refusal_loss"], without=["refusal"]))
+    with pytest.raises(HoldfastError, match=REFUSED):
+        beforehand.look(found, apart=True)
+    beforehand.look(cells(own()), apart=True)
+
+
+def test_trouble_that_is_nobodys_to_put_right_is_left_to_the_cell(grid, monkeypatch):
+    monkeypatch.setattr("holdfast.attacks.sft.SFT.plan", lambda *_: 1 / 0)
+    beforehand.refuse_unready(cells(grid()))
+
+
+def test_looking_leaves_randomness_and_settings_as_they_were(grid, neutral):
+    found = cells(grid(defenses=["none", neutral, "ewc", "security_vectors"]))
+    before = copy.deepcopy(found)
+    random.seed(5)
+    torch.manual_seed(5)
+    expected = random.random(), torch.rand(1)
+    random.seed(5)
+    torch.manual_seed(5)
+    beforehand.refuse_unready(found)
+    assert (random.random(), torch.rand(1)) == expected
+    assert found == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_nothing_is_missing_for_any_preset(name):
+    grid = load_grid(name)
+    beforehand.refuse_unready(cells(replace(grid, seeds=grid.seeds[:1])))
