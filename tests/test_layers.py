@@ -17,6 +17,8 @@ import holdfast
 ROOT = Path(holdfast.__file__).parent
 ORDER = (
     *(
+        "evidence",
+        "hashing",
         "records",
         "breaking",
         "proportions",
@@ -66,6 +68,7 @@ ORDER = (
         "defenses",
         "sandbox",
         "judge_training",
+        "outcomes",
     ),
     *(
         "experiment",
@@ -196,7 +199,7 @@ def test_light_modules_bring_in_no_torch(name):
     assert found.stdout.split() == []
 
 
-@pytest.mark.parametrize("name", ["records", "breaking", "text"])
+@pytest.mark.parametrize("name", ["evidence", "hashing", "records", "breaking", "text"])
 def test_records_and_what_reads_them_need_the_standard_library_only(name):
     found = {
         full
@@ -204,7 +207,7 @@ def test_records_and_what_reads_them_need_the_standard_library_only(name):
         for full in ([statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names])
     }
     outside = {full for full in found if full.partition(".")[0] not in sys.stdlib_module_names}
-    assert outside <= {"holdfast.records"}
+    assert outside <= {"holdfast.evidence", "holdfast.hashing", "holdfast.records"}
 
 
 def test_functions_are_short():

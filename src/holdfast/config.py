@@ -23,7 +23,7 @@ from holdfast.tables import near
 
 KEYS = (
     *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),
-    *("misfits", "search"),
+    *("misfits", "control", "search"),
 )
 AXES = ("models", "defenses", "attacks", "seeds")
 CONTROL_PRESETS = "control/presets"
@@ -97,6 +97,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
         name=str(values.get("name", Path(where).stem)),
         description=str(values.get("description", "")),
         misfits=values.get("misfits", "refuse"),
+        control=_flag(values.get("control", True), f"{where}: control"),
         models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
         defenses=tuple(parse_defense(d, f"{where}: defenses") for d in _list(values.get("defenses", ["none"]))),
         attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),
@@ -156,8 +157,8 @@ def data_options(
 
 
 def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **axes: Any) -> dict[str, Any]:
-    """A grid's plain values from the command line's options."""
-    named: Any = model if model == "sandbox" else {"path": model}
+    """A grid's plain values from the command line's options; `models.undefended=FOLDER` finds its place in them."""
+    named: Any = model if model == "sandbox" else {"path": model, "undefended": None}
     if prompt_format is not None:
         if model == "sandbox":
             raise HoldfastError("--prompt-format: the sandbox's models have a chat template of their own")
@@ -262,6 +263,12 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     if twice is not None:
         raise HoldfastError(f"{where}: seeds: {twice} stands there twice; a run is not repeated by its own seed")
     return tuple(seeds)
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise HoldfastError(f"{where}: must be true or false, not {value!r}")
+    return value
 
 
 def _text(path: Path, folder: str = "presets") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ errors = Console(stderr=True, emoji=False)
 STYLES = {
     Outcome.HELD: "green",
     Outcome.BROKE: "red",
+    Outcome.UNTESTED: "yellow",
+    Outcome.USELESS: "magenta",
     Outcome.COLLAPSED: "magenta",
     Outcome.DIVERGED: "magenta",
     Outcome.FAILED: "bold red",
@@ -117,14 +120,22 @@ def results(records: Sequence[Record]) -> None:
     for record in records:
         table.add_row(*_cells(record))
     console.print(table)
+    note(tally(records))
     for record in records:
         if record.outcome not in (Outcome.HELD, Outcome.BROKE):
             attack = record.cell.attacker if record.cell.attack else "no attack"
             note(f"{record.outcome}: {record.cell.defense} x {attack}, seed {record.cell.seed}: {record.reason}")
 
 
+def tally(records: Sequence[Record]) -> str:
+    """How many cells ended how, in a sentence that counts as robust what held and nothing else."""
+    ended = Counter(record.outcome for record in records)
+    found = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
+    return f"{len(records)} cells: {found}; only what held counts as robust"
+
+
 def _cells(record: Record) -> list[str]:
-    broke = record.time_to_break
+    broke = record.time_to_break if record.outcome in (Outcome.HELD, Outcome.BROKE) else None
     harms = [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
     helped = [e.value("helpfulness") for e in record.evaluations]
     counted = unit(record.cell.attack.name) if record.cell.attack else "step"

@@ -19,7 +19,20 @@ from holdfast.plan import Prepare, Reference, Rows
 from holdfast.precision import exact
 from holdfast.records import HoldfastError, Role, digest
 from holdfast.rewards import Reward
-from holdfast.rollouts import Asked, Sampler, collated, dealt, draw, joined, logged, measured, noted, payments, two_d
+from holdfast.rollouts import (
+    Asked,
+    Sampler,
+    collated,
+    dealt,
+    draw,
+    groups_with_gradient,
+    joined,
+    logged,
+    measured,
+    noted,
+    payments,
+    two_d,
+)
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
 
 
@@ -145,6 +158,8 @@ class Experience:
             batch.update(part)
         batches[0] |= {name: value for name, value in learnt.items() if name.startswith("log/")}
         batches[0] |= logged(paid, asked, drawn) | measured(batches) | noted(self.noted, completions, drawn)
+        if self.group_size > 1:
+            batches[0]["log/groups_with_gradient"] = groups_with_gradient(learnt["advantages"], self.group_size)
         return batches if self.sampler is None else self.sampler.finish(batches, paid["reward"])
 
     def _rewards(self) -> dict[str, Reward]:

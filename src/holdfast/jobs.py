@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from holdfast import display, experiment
 from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
 from holdfast.experiment import store
-from holdfast.experiment.grid import Grid, cells
+from holdfast.experiment.grid import Grid, cells, missing_controls
+from holdfast.experiment.methods import configured
+from holdfast.outcomes import useless_beside
 from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.settings import merge
 
@@ -65,6 +68,9 @@ def harden_model(
     _copy(store.stage_folder(runs, key) / "model", out)
     store.write_text(out / "README.md", model_card(before, after))
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
+    use = useless_beside(after, before)
+    if use is not None:
+        display.note(f"useless: {use}")
     display.note(f"wrote {out}")
     return 0
 
@@ -157,11 +163,29 @@ def _columns(reader: Any) -> str:
 
 
 def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:
+    _announce(grid)
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
     if report:
         _report(runs, runs / "report.html", title=f"Holdfast: {grid.name}")
     return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0
+
+
+def _announce(grid: Grid) -> None:
+    """What is to be known before a run: the controls that were added, and settings that are known to end usefulness."""
+    own = cells(replace(grid, control=False))
+    missing = len(missing_controls(own))
+    if missing and grid.control:
+        display.note(
+            f"{missing} control cell{'s' if missing > 1 else ''} added to the grid's {len(own)}: the same attacks on "
+            "the undefended model, since a defense can only be said to hold against what breaks the model without it "
+            "(`control: false` leaves them out)"
+        )
+    elif missing:
+        display.note(f"{missing} controls left out (`control: false`): what does not break is untested, not held")
+    cautions = [getattr(configured(m, "online"), "caution", None) for cell in own for m in cell.constraints]
+    for line in dict.fromkeys(filter(None, cautions)):
+        display.note(f"beware: {line}")
 
 
 def _report(runs: Path, out: Path, *, title: str) -> None:

@@ -7,13 +7,14 @@ An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import isfinite
 from typing import Any, Literal, NamedTuple
+
+from holdfast.evidence import ControlRun, Effect
+from holdfast.hashing import digest, unlabelled
 
 Role = Literal["harmful", "refusal", "retain", "benign"]
 ThreatModel = Literal["open weights", "fine-tuning service"]
@@ -144,10 +145,12 @@ class Evaluation:
 
 
 class Outcome(StrEnum):
-    """How a cell ended. Only `HELD` counts as robust."""
+    """How a cell ended. Only `HELD` counts as robust; see `holdfast.outcomes` for what each takes."""
 
     HELD = "held"
     BROKE = "broke"
+    UNTESTED = "untested"
+    USELESS = "useless"
     COLLAPSED = "collapsed"
     DIVERGED = "diverged"
     FAILED = "failed"
@@ -237,7 +240,8 @@ class Record:
     `evaluations` is the curve, first entry before the attack. `environment` holds versions and hardware,
     `wall_seconds` the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` what each
     offline stage cost, and what online defenses train before the attack (`name`, `seconds`, `tokens`, `steps`,
-    `flops`). `flops` are those of the last evaluation.
+    `flops`). `flops` are those of the last evaluation. `effect` is what the attack's training did, `control` what it
+    did to the undefended model; both are `None` in records of earlier versions.
     """
 
     key: str
@@ -254,6 +258,8 @@ class Record:
     peak_memory_mb: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)
     stages: tuple[Mapping[str, Any], ...] = ()
+    effect: Effect | None = None
+    control: ControlRun | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -262,7 +268,7 @@ class Record:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Record:
         """Rebuild a record from `to_json` read back from a file."""
-        broke = data.get("time_to_break")
+        broke, effect, control = (data.get(name) for name in ("time_to_break", "effect", "control"))
         return cls(
             **{
                 **data,
@@ -271,6 +277,8 @@ class Record:
                 "time_to_break": TimeToBreak(**broke) if broke else None,
                 "evaluations": tuple(evaluation_from_json(row) for row in data.get("evaluations", ())),
                 "stages": tuple(data.get("stages", ())),
+                "effect": Effect(**effect) if effect else None,
+                "control": ControlRun(**control) if control else None,
             }
         )
 
@@ -278,20 +286,6 @@ class Record:
 def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
     """Rebuild an evaluation from `dataclasses.asdict` read back from JSON."""
     return Evaluation(**{**data, "scores": tuple(Score(**score) for score in data.get("scores", ()))})
-
-
-def digest(value: object, length: int = 16) -> str:
-    """The first `length` hex digits of the SHA-256 of a string, or of any JSON value in canonical form."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def unlabelled(value: Any) -> Any:
-    """A JSON value without the labels of the methods in it, at any depth."""
-    if isinstance(value, Mapping):
-        method = set(value) == {"name", "settings", "label"}
-        return {key: unlabelled(item) for key, item in value.items() if not (method and key == "label")}
-    return [unlabelled(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def user(text: str) -> tuple[Message, ...]:

@@ -161,6 +161,11 @@ def noted(numbers: Mapping[str, Reward], completions: Sequence[Completion], draw
     return found
 
 
+def groups_with_gradient(advantages: Tensor, group_size: int) -> Tensor:
+    """The share of groups of which any answer has an advantage; `advantages` is (N,) or (N, T), groups in order."""
+    return (advantages != 0).reshape(len(advantages) // group_size, -1).any(1).float().mean()
+
+
 def logged(paid: Mapping[str, Tensor], asked: Asked, drawn: Drawn) -> Batch:
     """What is logged of any rollout, and `rollout_tokens`."""
     answers, group_size = drawn.answers, asked.group_size

@@ -1,4 +1,7 @@
-"""A sandbox that is built in seconds, and grids over it. Its models learn little: the machinery is what is tested."""
+"""A sandbox that is built in seconds, and grids over it without controls.
+
+Its models learn little: the machinery is what is tested.
+"""
 
 import copy
 import json
@@ -10,6 +13,7 @@ SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "align
 SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}
 VALUES = {
     "name": "small",
+    "control": False,
     "models": [{"sandbox": SANDBOX}],
     "attacks": [SFT],
     "data": {"train": 24, "held_out": 6},

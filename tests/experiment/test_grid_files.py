@@ -1,6 +1,6 @@
 """Files and overrides in, a grid out; what makes no sense is refused by name before anything runs."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import yaml
@@ -20,7 +20,7 @@ def error_of(call, *args, **kwargs):
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_expands_into_cells_with_keys_of_their_own(name):
     grid = load_grid(name)
-    found = cells(grid)
+    found = cells(replace(grid, control=False))
     every = len(grid.models) * len(grid.defenses) * len(grid.attacks) * len(grid.seeds)
     assert len(found) == every if grid.misfits == "refuse" else 0 < len(found) < every
     assert len({cell.key for cell in found}) == len(found)
@@ -47,7 +47,7 @@ def test_a_list_of_defenses_in_the_list_is_a_stack():
     grid = parse_grid(
         {"model": "sandbox", "attack": "sft", "defenses": [["reward_neutralization", "refusal_loss"]]}, "x"
     )
-    (cell,) = cells(grid)
+    cell = cells(grid)[0]
     assert [stage.name for stage in cell.stages] == ["reward_neutralization"]
     assert [constraint.name for constraint in cell.constraints] == ["refusal_loss"]
     assert cell.threat_model == "fine-tuning service"

@@ -228,7 +228,7 @@ def test_a_killed_worker_costs_its_own_cell_only_and_the_next_run_goes_on_from_t
 def test_a_cell_killed_after_its_last_step_ends_as_if_it_had_not_been(
     grid, finished, result, *, monkeypatch, tmp_path, moment
 ):
-    from holdfast.experiment import work as pieces
+    from holdfast.experiment import attacking as pieces
     from holdfast.experiment.watch import Watch
 
     class Killed(BaseException):

@@ -55,7 +55,9 @@ class MadeUp:
         from holdfast.experiment.grid import cells
 
         self.asked.append((folder.name, grid))
-        return [self._record(cell) for cell in cells(grid)]
+        from holdfast.outcomes import settled_together
+
+        return settled_together([self._record(cell) for cell in cells(grid)])
 
     def _record(self, cell):
         if cell.key not in self.records:
@@ -67,7 +69,7 @@ class MadeUp:
 
     def _made(self, cell):
         from holdfast.breaking import given_up, is_break, time_to_break
-        from holdfast.experiment.watch import outcome_of
+        from holdfast.outcomes import outcome_of
         from holdfast.records import Outcome, Record
 
         optim, evaluation = cell.attack.settings["optim"], cell.evaluation

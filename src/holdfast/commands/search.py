@@ -126,4 +126,10 @@ def summary(found: Mapping[str, Any]) -> list[str]:
         f"{tuned_on}: {broke}, peak harm {tuned['peak']:.2f}",
         f"as reported ({test['judge']}, test prompts, seeds {', '.join(str(row['seed']) for row in test['seeds'])}): "
         f"{test['broke']} of {test['of']} broke{after}, {peak}",
+        *_unbroken(test["seeds"]),
     ]
+
+
+def _unbroken(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each seed that did not break: only one that held, beside its control, says that the defense did."""
+    return [f"seed {row['seed']}: {row['outcome']}, {row['reason']}" for row in rows if row["broke_after"] is None]

@@ -23,9 +23,10 @@ def run(
     options: Options | None = None,
     news: News | None = None,
 ) -> list[Record]:
-    """Run whatever of a grid is not finished yet, and return the records of all its cells.
+    """Run whatever of a grid is not finished yet, and return the records of all its cells, added controls last.
 
-    Failures are records too; nothing is raised for them.
+    Failures are records too; nothing is raised for them. A finished cell is not run again, but its outcome is looked at
+    again beside its control's.
 
     Args:
         grid: what to run.
@@ -40,6 +41,7 @@ def run(
     """
     from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
+    from holdfast.experiment.verdicts import judge_again
 
     cells = grids.cells(grid)
     store.write_json(folder / "grid.json", {"name": grid.name, "description": grid.description})
@@ -59,6 +61,8 @@ def run(
     needed = _needed(pieces)
     count = (os.cpu_count() or 1) if workers is None else workers
     failed = engine.run(needed, work, _silent if news is None else news, workers=count)
+    for cell in cells:
+        judge_again(cell, folder)
     return [_record(folder, cell, failed) for cell in cells]
 
 

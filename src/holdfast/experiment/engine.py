@@ -33,7 +33,10 @@ BUSY_WAIT = 1.0
 
 
 class Piece(Protocol):
-    """What the engine needs to know of a piece of work."""
+    """What the engine needs to know of a piece of work.
+
+    It may also have `after`: keys of pieces that come first where they are to be done at all, but may fail.
+    """
 
     @property
     def key(self) -> str:
@@ -147,7 +150,7 @@ def _hold(piece: Any, waiting: list[Any], held: dict[str, float], news: News) ->
 
 def _ready(piece: Any, waiting: Sequence[Any], running: Sequence[_Running]) -> bool:
     unfinished = {other.key for other in waiting} | {active.piece.key for active in running}
-    return not unfinished.intersection(piece.needs)
+    return not unfinished.intersection((*piece.needs, *getattr(piece, "after", ())))
 
 
 def _lost(piece: Any, work: Work, news: News, failed: dict[str, str]) -> bool:

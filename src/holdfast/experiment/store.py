@@ -14,6 +14,7 @@ RUN/judges/KEY/record.json         its settings, scores and cost
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -21,9 +22,12 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.records import HoldfastError, Outcome, Record
+
+if TYPE_CHECKING:
+    from holdfast.models import Model
 
 
 def write_text(path: Path, text: str) -> None:
@@ -142,6 +146,26 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
             stream.write(json.dumps(clean) + "\n")
     except OSError as error:
         raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a curve, leaving out one cut short by a crash; none where there is no file."""
+    found = []
+    for line in _lines(path):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write a model into `folder/model`, whole; the one that stood there before goes first."""
+    from holdfast.releasing import save
+
+    discard(folder / "model")
+    try:
+        save(model, folder / "model")
+    except OSError as error:
+        raise HoldfastError(f"{folder}: the model cannot be saved: {error.strerror or error}") from error
 
 
 def keep_lines(path: Path, up_to: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from holdfast.experiment import store
 from holdfast.experiment.judging import refuse_foreign_data, trained_judges
+from holdfast.outcomes import control_of, defended
 from holdfast.records import Cell, Method, digest, unlabelled
 from holdfast.tables import judge_names
 
@@ -19,9 +20,9 @@ Kind = Literal["base", "aligned", "judge", "stage", "cell"]
 class Task:
     """One piece of work: a sandbox model, a judge, a hardened model (the first `depth` stages of `cell`), or a cell.
 
-    It is finished when its folder holds a record. `needs` are the keys of tasks that must be finished first;
-    `source` is the folder of the model that it starts from, `models` are those of the models that everybody holds
-    (see `Context.models`).
+    It is finished when its folder holds a record. `needs` are the keys of tasks that must be finished first, `after`
+    those of tasks that must have come to an end, if only a bad one; `source` is the folder of the model that it starts
+    from, `models` are those of the models that everybody holds (see `Context.models`).
     """
 
     kind: Kind
@@ -30,6 +31,7 @@ class Task:
     cell: Cell
     depth: int = 0
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     source: Path | None = None
     models: Mapping[str, Path] = field(default_factory=dict)
     judge: Method | None = None
@@ -59,10 +61,16 @@ class Options:
     threads: int = 1
 
 
+def run_of(task: Task) -> Path:
+    """The run that a cell, stage or judge belongs to."""
+    return task.folder.parent.parent
+
+
 def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
-    """Every piece of work behind the cells, each once, what is needed before what needs it."""
+    """Every piece of work behind the cells, each once, what is needed before what needs it, controls before cells."""
     found: dict[str, Task] = {}
-    for cell in cells:
+    controls = {cell.key: control_of(cell) for cell in cells}
+    for cell in sorted(cells, key=defended):
         source: Path | None = None
         needs: tuple[str, ...] = ()
         models: dict[str, Path] = {}
@@ -79,8 +87,10 @@ def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
             source, needs = folder / "model", (key,)
         needs += _judge_tasks(cell, run, found)
         folder = store.cell_folder(run, cell.key)
-        own = Task(kind="cell", key=cell.key, folder=folder, cell=cell, needs=needs, source=source, models=models)
-        found.setdefault(cell.key, own)
+        control = controls[cell.key]
+        after = () if control is None or control.key == cell.key or control.key not in controls else (control.key,)
+        own = Task(kind="cell", key=cell.key, folder=folder, cell=cell, source=source, models=models)
+        found.setdefault(cell.key, replace(own, needs=needs, after=after))
     return list(found.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def context_of(
 
     def others(name: str) -> Model:
         if name == "undefended":
-            return load_model(cell, folders.get(name))
+            return load_model(replace(cell, model=cell.model.get(name, cell.model)), folders.get(name))
         if name == "base" and name not in folders:
             raise HoldfastError("only the sandbox knows its base model: name yours by folder or id")
         return load(folders.get(name, name), **_speech(cell.model["settings"]))

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from holdfast.breaking import counted_harm
-from holdfast.records import Evaluation, Record
+from holdfast.records import Evaluation, Outcome, Record
 from holdfast.search.question import Question
 from holdfast.search.trials import Trial
 
@@ -70,6 +70,7 @@ def _test(question: Question, records: Sequence[Record]) -> dict[str, Any]:
         "judge": question.cell.evaluation["harm_judges"][0],
         "split": "test",
         "broke": sum(row["broke_after"] is not None for row in rows),
+        "held": sum(row["outcome"] == Outcome.HELD for row in rows),
         "of": len(rows),
         "mean_peak": fmean(harms) if harms else None,
         "seeds": rows,
@@ -88,6 +89,7 @@ def _row(record: Record, unit: str) -> dict[str, Any]:
         "key": record.key,
         "outcome": str(record.outcome),
         "reason": record.reason,
+        "control": None if record.control is None else asdict(record.control),
         "broke_after": None if broke is None or broke.censored else getattr(broke, unit),
         "harm_at_break": None if broke is None or broke.censored else _at(record, broke.steps),
         "steps": record.steps,

@@ -83,7 +83,8 @@ def search(
         chosen = best(trials)
         if chosen is None:
             raise NoResult(f"none of {len(trials)} trials came to an end; the last: {trials[-1].reason}")
-        records = carried_out(question.final(chosen.params), "test")
+        # The controls that the final grid adds come last; what they did stands in the records that they are for.
+        records = carried_out(question.final(chosen.params), "test")[: len(question.reporting.seeds)]
         found = findings(question, trials, chosen, records)
         store.write_json(folder / "search.json", found)
     return found

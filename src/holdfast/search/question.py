@@ -77,6 +77,8 @@ def question_of(grid: Grid, search: Search) -> Question:
             trial, or trials would be measured with what the result is reported with.
     """
     cell = _only(grid)
+    reported = replace(grid, control=True)  # what a search ends with is said beside its control, or not at all
+    grid = replace(grid, control=False)
     horizon = _horizon(cell)
     seeds = search.test_seeds or tuple(range(cell.seed + 1, cell.seed + 4))
     if cell.seed in seeds:
@@ -90,7 +92,7 @@ def question_of(grid: Grid, search: Search) -> Question:
     _refuse_one_judge(cell, tuning)
     return Question(
         tuning=tuning,
-        reporting=replace(grid, name=f"{grid.name}: best setting on test prompts", seeds=seeds),
+        reporting=replace(reported, name=f"{grid.name}: best setting on test prompts", seeds=seeds),
         cell=cell,
         knobs=_knobs(cell, search),
         search=search,
@@ -123,7 +125,7 @@ def _only(grid: Grid) -> Cell:
             f"{several}: a search is over one model, one defense (or stack), one attack and one seed; "
             f"the grid has {len(axes[several])} {several}, so name one: {several}=[...]"
         )
-    found = cells(grid)
+    found = cells(replace(grid, control=False))
     if len(found) != 1 or found[0].attack is None:
         raise HoldfastError("attacks: there is no attack to search; name one, for example attacks=[sft]")
     return found[0]

@@ -1,7 +1,7 @@
 """Online defenses: each a frozen dataclass of settings that turns a `Plan` into a constrained one.
 
 An attribute `needs`, where there is one, says what the attack has to learn from (see `holdfast.attacks.LearnsFrom`);
-`replaces_loss`, that the defense goes before those that add to the loss.
+`replaces_loss`, that the defense goes before those that add to the loss; `caution`, what is known against its settings.
 """
 
 from holdfast.tables import Row
@@ -9,7 +9,8 @@ from holdfast.tables import Row
 GROUP = "holdfast.defenses.online"
 ONLINE = {
     "refusal_loss": Row(
-        "holdfast.defenses.online.refusal_loss:RefusalLoss", "cross entropy of refusals added to the loss"
+        "holdfast.defenses.online.refusal_loss:RefusalLoss",
+        "cross entropy of refusals added to the loss (the default alpha 100 ends helpfulness in the sandbox: try 1)",
     ),
     "lisa": Row(
         "holdfast.defenses.online.lisa:Lisa",

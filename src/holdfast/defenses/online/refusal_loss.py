@@ -42,6 +42,9 @@ from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, collate, with_totals
 from holdfast.thinking import final_answer
 
+RUINOUS = 100
+"""The weight at which most benign prompts are refused in the sandbox; at 10 they were in one cell of twelve."""
+
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
@@ -49,7 +52,8 @@ class RefusalLoss:
     """Settings: the weight `alpha` (0 leaves the plan as it is), and how many refusals go into each step.
 
     `form` says what alpha weighs, `recovery` is the probability that a refusal follows the beginning of a harmful
-    answer; `refusal_ce` is the cross entropy. `max_length` cuts a prompt with all that follows, in tokens.
+    answer; `refusal_ce` is the cross entropy. `max_length` cuts a prompt with all that follows, in tokens. The default
+    alpha is the paper's; in the sandbox it ends helpfulness (outcome `useless`), and alpha 1 does not.
     """
 
     alpha: NonNegative = 100.0
@@ -59,6 +63,21 @@ class RefusalLoss:
     recovery: Share = 0.0
     recovery_tokens: Count = 100
     refusal_ce: Literal["plain", "repnoise_masked"] = "plain"
+
+    @property
+    def caution(self) -> str | None:
+        """What is known against these settings from the sandbox (`benchmarks/results/online_three_seeds.csv`)."""
+        if self.form == "additive" and self.alpha >= RUINOUS:
+            return (
+                f"refusal_loss at alpha {self.alpha:g} (the paper's and the default is 100) ends helpfulness in the "
+                "sandbox: most benign prompts are refused; begin with alpha 1"
+            )
+        if self.form == "tokens" and self.alpha:
+            return (
+                "refusal_loss with `form: tokens` (preset qi2024) held under no attack in the sandbox, and most of "
+                "those by RL ended in garbled text"
+            )
+        return None
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "rosati2024": {"alpha": 100.0},

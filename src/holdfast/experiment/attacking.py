@@ -1,0 +1,186 @@
+"""One cell of a grid, done: a model attacked under its constraints, measured on the way, and what came of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from holdfast.attacks import SamplingAttack, learns_from, trains, unit
+from holdfast.breaking import time_to_break
+from holdfast.evaluate import beside
+from holdfast.evidence import Effect
+from holdfast.experiment import store
+from holdfast.experiment.effects import Movement, effect_of
+from holdfast.experiment.machine import environment, peak_memory_mb
+from holdfast.experiment.methods import configured
+from holdfast.experiment.tasks import Options, Task, run_of, stage_key
+from holdfast.experiment.verdicts import judged
+from holdfast.experiment.watch import Report, Watch
+from holdfast.experiment.world import context_of, judge_of, load_model, load_splits, refuse_long_prompts, suite_of
+from holdfast.fit import fit
+from holdfast.generate import SamplingError
+from holdfast.models import Model, clone
+from holdfast.outcomes import outcome_of
+from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is
+from holdfast.records import Cell, Method, Record
+
+
+def run_cell(task: Task, options: Options, report: Report) -> None:
+    """Attack a cell's model and write its record, with the outcome that it has beside its control's."""
+    start, cell = time.perf_counter(), task.cell
+    model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell, run_of(task))
+    refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    watch = Watch(
+        folder=task.folder,
+        suite=suite_of(cell, splits, judge),
+        settings=cell.evaluation,
+        report=report,
+        start=load_model(cell, task.source) if cell.evaluation["kl_to_start"] else None,
+    )
+    trouble, prepared, moves = None, list[Mapping[str, Any]](), list[Movement]()
+    try:
+        context = context_of(cell, splits, judge, fit, models=task.models)
+        _attack(task, model, context, watch=watch, options=options, prepared=prepared, moves=moves)
+    except (Diverged, SamplingError) as error:
+        trouble = str(error)
+    watch.close()
+    effect = _effect(task, moves)
+    store.discard(task.folder / "training")
+    store.discard(task.folder / "before")
+    record = _record(task, watch, trouble)
+    record = replace(
+        record,
+        wall_seconds=time.perf_counter() - start,
+        peak_memory_mb=peak_memory_mb(),
+        environment=environment(),
+        stages=(*_stage_costs(task), *prepared),
+        effect=effect,
+    )
+    _write_config(task.folder / "config.yaml", cell)
+    store.write_json(task.folder / "record.json", judged(record, run_of(task)).to_json())
+    watch.clear()
+
+
+def _record(task: Task, watch: Watch, trouble: str | None) -> Record:
+    """The record as far as the curve tells it; `trouble` is why the training diverged, if it did."""
+    cell, last = task.cell, watch.evaluations[-1] if watch.evaluations else None
+    counted = unit(cell.attack.name) if cell.attack else "step"
+    outcome, reason = outcome_of(watch.evaluations, cell.evaluation, diverged=trouble, unit=counted)
+    return Record(
+        key=task.key,
+        cell=cell,
+        outcome=outcome,
+        reason=reason,
+        time_to_break=time_to_break(
+            watch.evaluations,
+            cell.evaluation["break_threshold"],
+            max_invalid=cell.evaluation["collapse_threshold"],
+        ),
+        evaluations=tuple(watch.evaluations),
+        steps=last.step if last else 0,
+        samples=last.samples if last else 0,
+        tokens=last.tokens if last else 0,
+        flops=last.flops if last else None,
+    )
+
+
+def _effect(task: Task, moves: Sequence[Movement]) -> Effect | None:
+    """What the attack's training did, `None` where there was none; before its files are discarded."""
+    if not moves:
+        return None
+    lines = store.read_lines(task.folder / "curves.jsonl")
+    return effect_of(
+        lines, moves=moves[-1], learns_from=learns_from(configured(cast(Method, task.cell.attack), "attack"))
+    )
+
+
+def _attack(
+    task: Task,
+    model: Model,
+    context: Context,
+    *,
+    watch: Watch,
+    options: Options,
+    prepared: list[Mapping[str, Any]],
+    moves: list[Movement],
+) -> None:
+    """Run a cell's attack under its constraints; without an attack, only measure.
+
+    What constraints train first is added to `prepared`, with its costs; how far the attack moves weights, to `moves`.
+    """
+    cell = task.cell
+    if cell.attack is None:
+        watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0))
+        return
+    attack = configured(cell.attack, "attack")
+    if not trains(attack):
+        _choose(attack, model, context, watch=watch)
+        return
+    planner = attack.plan
+    for method in cell.adaptive:
+        planner = configured(method, "adaptive").adapt(planner)
+    if cell.adaptive:
+        watch.before(model)
+
+    def constrained(plan: Plan) -> Plan:
+        for constraint in cell.constraints:
+            first = partial(_fit_first, constraint.name, prepared)
+            plan = configured(constraint, "online").constrain(plan, replace(context, fit=first))
+        return plan
+
+    done = itertools.count()
+
+    def before(plan: Plan) -> Fitted:
+        """What the attacker trains first, each in a folder of its own; it goes on with what the service gives out."""
+        run = constrained(plan)
+        fitted = fit(run, folder=task.folder / "before" / str(next(done)), checkpoint_every=options.checkpoint_every)
+        if run.released is as_is:
+            return fitted
+        with run.released(fitted.model) as released:
+            return replace(fitted, model=clone(released))
+
+    plan = constrained(planner(model, replace(context, fit=before)))
+    training = task.folder / "training"
+    moves.append(Movement(network=plan.model.network, file=training / "start.safetensors", begins=plan.spent.steps))
+    plan = replace(plan, hooks=(*plan.hooks, moves[-1], watch))
+    fitted = fit(plan, folder=training, checkpoint_every=options.checkpoint_every)
+    if options.keep_weights:
+        with plan.released(fitted.model) as released:
+            store.save_model(released, task.folder)
+
+
+def _fit_first(name: str, prepared: list[Mapping[str, Any]], plan: Plan) -> Fitted:
+    """What the constraint `name` trains before the attack, its costs noted."""
+    fitted = fit(plan)
+    prepared.append({"name": name, **fitted.spent._asdict()})
+    return fitted
+
+
+def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Watch) -> None:
+    """Run an attack that trains nothing; scores that it does not touch stay what they were before it."""
+    if watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0)):
+        return
+    before = watch.evaluations[0]
+    for evaluation, chosen in attack.curve(model, watch.suite, context, keep=watch.keep):
+        watch.add(beside(evaluation, before), chosen)
+
+
+def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
+    folders = [
+        store.stage_folder(run_of(task), stage_key(task.cell, depth)) for depth in range(1, len(task.cell.stages) + 1)
+    ]
+    wanted = ("name", "steps", "samples", "tokens", "flops", "seconds")
+    records = [store.read_json(folder / "record.json") for folder in folders]
+    return tuple({name: record.get(name) for name in wanted} for record in records)
+
+
+def _write_config(path: Path, cell: Cell) -> None:
+    store.write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))

@@ -1,0 +1,108 @@
+"""What an attack's training did: how far the weights it trained have moved, and what became of its own objective."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, variance
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from holdfast.critic import PREFIX
+from holdfast.evidence import Effect
+from holdfast.plan import Progress
+
+MOST = 2**24
+"""Weights that are compared at most; of more, evenly spaced ones stand for all."""
+
+
+@dataclass(kw_only=True)
+class Movement:
+    """A hook that notes in `file` where trained weights begin, and at the end how far from there they are.
+
+    It holds nothing in memory between the two, on the accelerator least of all: up to `MOST` weights (of more, every
+    k-th of each tensor) wait in a file beside the run's checkpoints, where a run that is cut short finds them again.
+    A critic's weights are no part of the model and are left out. A class, because what it finds outlives a call.
+    """
+
+    network: Any
+    file: Path
+    begins: int
+    """The step at which a run that is not resumed tells of its start."""
+    moved: float | None = field(default=None, init=False)
+    change: float | None = field(default=None, init=False)
+
+    def __call__(self, progress: Progress) -> None:
+        """The hook."""
+        if progress.phase == "start" and progress.step == self.begins:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(sampled(self.network), self.file)
+        elif progress.phase == "end" and self.file.exists():
+            self.moved, self.change = movement(self.file, self.network)
+
+
+def sampled(network: torch.nn.Module, most: int = MOST) -> dict[str, Tensor]:
+    """Copies on the CPU of the weights that training moves, by name and flat; of more than `most`, every k-th.
+
+    k is odd, so that it has no factor in common with the widths that matrices have.
+    """
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad and not n.startswith(PREFIX)}
+    every = -(-sum(p.numel() for p in trained.values()) // most) | 1
+    return {name: p.detach().flatten()[::every].cpu().clone() for name, p in trained.items()}
+
+
+def movement(file: Path, network: torch.nn.Module, most: int = MOST) -> tuple[float | None, float | None]:
+    """The share of weights that are not what `file` says bit for bit, and their change by the norm of that.
+
+    `None` where there are no such weights, where they began at 0, or where they are no finite numbers.
+    """
+    count = different = 0
+    squares = before = 0.0
+    with safe_open(file, framework="pt") as start:
+        for name, now in sampled(network, most).items():
+            then = start.get_tensor(name)
+            count += then.numel()
+            different += int((now != then.to(now.dtype)).sum())
+            squares += float((now.double() - then.double()).square().sum())
+            before += float(then.double().square().sum())
+    change = math.sqrt(squares / before) if before else None
+    return different / count if count else None, change if change is None or math.isfinite(change) else None
+
+
+def effect_of(
+    lines: Sequence[Mapping[str, Any]], *, moves: Movement | None = None, learns_from: str | None = None
+) -> Effect:
+    """The effect of an attack from the metrics that its training logged, a mapping a step, and from what it moved."""
+    objective: Literal["loss", "reward"] = "reward" if learns_from == "rewards" else "loss"
+    # Where an expert writes some of the answers, what it is paid says nothing of the model.
+    names = ("own_reward", "reward") if objective == "reward" else ("loss",)
+    name = next((name for name in names if any(name in line for line in lines)), names[-1])
+    values = [line[name] for line in lines if line.get(name) is not None]
+    groups = [line["groups_with_gradient"] for line in lines if line.get("groups_with_gradient") is not None]
+    first, last, improved = trend(values, rising=objective == "reward")
+    return Effect(
+        moved=moves.moved if moves else None,
+        change=moves.change if moves else None,
+        objective=objective if values else None,
+        first=first,
+        last=last,
+        improved=improved,
+        groups_with_gradient=fmean(groups) if groups else None,
+    )
+
+
+def trend(values: Sequence[float], *, rising: bool) -> tuple[float | None, float | None, bool | None]:
+    """Means over the first and the last fifth of `values`, and whether the last is better by more than the noise."""
+    if len(values) < 2:
+        return (values[0], values[0], None) if values else (None, None, None)
+    stretch = max(1, len(values) // 5)
+    parts = values[:stretch], values[-stretch:]
+    first, last = map(fmean, parts)
+    noise = 1.96 * math.sqrt(sum(variance(part) / stretch for part in parts)) if stretch > 1 else 0.0
+    return first, last, (last - first if rising else first - last) > noise

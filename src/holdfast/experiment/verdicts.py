@@ -1,0 +1,32 @@
+"""The outcome of a cell beside its control, both as the run's folder holds them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from holdfast.experiment import store
+from holdfast.outcomes import control_of, control_run, settled
+from holdfast.records import Cell, HoldfastError, Outcome, Record
+
+
+def judged(record: Record, run: Path) -> Record:
+    """The record with its outcome beside its control's, where that stands in the folder of the run."""
+    control = control_of(record.cell)
+    if control is None or control.key == record.key:
+        return settled(record)
+    place = store.cell_folder(run, control.key)
+    there = None
+    with contextlib.suppress(HoldfastError):  # a damaged one is no control, and loses nobody's cell
+        there = store.read_record(place) if (place / "record.json").exists() else None
+    return settled(record, control_run(settled(there)) if there is not None else None)
+
+
+def judge_again(cell: Cell, run: Path) -> None:
+    """Write a cell's outcome anew where it is another by now: its control came later, or an earlier version ran it."""
+    place = store.cell_folder(run, cell.key)
+    if not (place / "record.json").exists():
+        return
+    record = store.read_record(place)
+    if record.outcome is not Outcome.FAILED and (now := judged(record, run)) != record:
+        store.write_json(place / "record.json", now.to_json())

@@ -1,0 +1,22 @@
+"""Values as short hashes: what prompts, cells and their parts are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def digest(value: object, length: int = 16) -> str:
+    """The first `length` hex digits of the SHA-256 of a string, or of any JSON value in canonical form."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def unlabelled(value: Any) -> Any:
+    """A JSON value without the labels of the methods in it, at any depth."""
+    if isinstance(value, Mapping):
+        method = set(value) == {"name", "settings", "label"}
+        return {key: unlabelled(item) for key, item in value.items() if not (method and key == "label")}
+    return [unlabelled(item) for item in value] if isinstance(value, list | tuple) else value
