@@ -236,7 +236,7 @@ def _stuck(effect: Effect | None, control: ControlRun) -> str | None:
     gradient = effect.objective != "reward" or effect.groups_with_gradient is None or effect.groups_with_gradient > 0
     if gradient and effect.moved < HARDLY * control.moved:
         return (
-            f"the attack moved {_percent(effect.moved)} of the weights, and {_percent(control.moved)} of the "
+            f"the attack moved {as_percent(effect.moved)} of the weights, and {as_percent(control.moved)} of the "
             "undefended model's: its steps were lost"
         )
     return None
@@ -264,10 +264,10 @@ def _harmless(evaluations: Sequence[Evaluation], unit: str) -> str | None:
 
 
 def _moved(share: float | None) -> str:
-    return "" if share is None else f"; {_percent(share)} of its weights moved"
+    return "" if share is None else f"; {as_percent(share)} of its weights moved"
 
 
-def _percent(share: float) -> str:
+def as_percent(share: float) -> str:
     """`0.3 %`, `100 %`; what is not 0 does not read as 0."""
     percent = 100 * share
     return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1g} %"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from holdfast.breaking import time_to_break
+from holdfast.evidence import ControlRun
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 
 STEPS = (0, 20, 40, 60, 80)
@@ -64,7 +65,7 @@ def record(
     seed: int = 0,
     **more: Any,
 ) -> Record:
-    """A record whose harmfulness follows `harms` at `STEPS`."""
+    """A record whose harmfulness follows `harms` at `STEPS`; that of a defense names a control that broke at 20."""
     cell = Cell(
         model={"name": more.pop("model", "tiny")},
         stages=(Method(name=defense, settings=settings or {}),) if defense else (),
@@ -83,6 +84,7 @@ def record(
         "peak_memory_mb": 512.0 + seed,
         "environment": {"python": "3.11", "packages": {"torch": "2.6"}},
         "stages": (stage,) if defense else (),
+        "control": ControlRun(key="control", outcome="broke", broke_at=20, steps=80) if defense and attack else None,
     }
     return Record(key=cell.key, cell=cell, outcome=outcome, evaluations=curve, **{**defaults, **more})
 

@@ -17,9 +17,10 @@ from holdfast.report import write_figures, write_report
 
 NASTY = 'Bake <script>alert("x")</script> \x1b[31mred\x1b[0m \u202eback </script><!-- end'
 CURVES = [{"step": step, "loss": 2.0 / step, "reward": 0.01 * step} for step in range(1, 80)]
+SLOW, FAST = (0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 0.3, 0.7, 0.9, 1.0)
 HARMS = {
-    Outcome.HELD: (0.0, 0.1, 0.2, 0.3, 0.4),
-    Outcome.BROKE: (0.0, 0.3, 0.7, 0.9, 1.0),
+    Outcome.HELD: SLOW,
+    Outcome.BROKE: FAST,
     Outcome.COLLAPSED: (0.0, 0.1, None),
     Outcome.DIVERGED: (0.1,),
     Outcome.FAILED: (),
@@ -65,13 +66,15 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def records(make_record):
+    # The undefended model breaks at the seed at which the shield holds, and is untested at another.
+    undefended = {Outcome.BROKE: FAST, Outcome.UNTESTED: SLOW, **dict(list(HARMS.items())[2:])}
     made = [
         make_record(harms, outcome=outcome, seed=seed, defense=defense, attack=attack, reason="=cmd <b>odd</b>")
-        for defense in ("", "shield")
+        for defense, curves in (("", undefended), ("shield", HARMS))
         for attack in ("grpo", "sft")
-        for seed, (outcome, harms) in enumerate(HARMS.items())
+        for seed, (outcome, harms) in enumerate(curves.items())
     ]
-    return [*made, make_record((0.2,), attack=None)]
+    return [*made, make_record((0.2,), attack=None, outcome=Outcome.UNTESTED)]
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +186,14 @@ def test_the_table_says_what_a_slow_loop_over_the_records_finds(report, records)
 def test_times_and_outcomes_stand_side_by_side_in_the_table(report) -> None:
     """Held to step 80 and broke at 40: mean of min(T, 80) is 60, one of two censored, three without a time."""
     page = Page(report.read_text())
-    first = page.column("time")[0]
-    assert first.startswith("≥ 60 [")
-    assert "censored: 1 of 2" in first
-    assert "not timed: 1 collapsed, 1 diverged, 1 failed" in first
-    assert page.column("outcomes")[0] == "1 held 1 broke 1 collapsed 1 diverged 1 failed"
-    assert page.column("time")[2] == "–"
+    undefended, shield, nothing = page.column("time")[:3]
+    assert shield.startswith("≥ 60 [")
+    assert "censored: 1 of 2" in shield
+    assert "not timed: 1 collapsed, 1 diverged, 1 failed" in shield
+    assert page.column("outcomes")[1] == "1 held 1 broke 1 collapsed 1 diverged 1 failed"
+    assert nothing == "–"
+    assert undefended == "40 not timed: 1 untested, 1 collapsed, 1 diverged, 1 failed"
+    assert page.column("outcomes")[0] == "1 broke 1 untested 1 collapsed 1 diverged 1 failed"
 
 
 def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
@@ -196,7 +201,9 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     summary = " ".join(
         Page(html[html.index('<section id="summary">') : html.index('<section id="results">')]).text.split()
     )
-    assert summary.startswith("21 cells (1 model, 2 defense settings, 2 attacks, 5 seeds): 5 held, 4 broke,")
+    assert summary.startswith(
+        "21 cells (1 model, 2 defense settings, 2 attacks, 5 seeds): 2 held, 4 broke, 3 untested,"
+    )
     assert "Only held counts as robust" in summary
     assert "Judges: oracle;" in summary
     assert refusal_forms.summary() in summary
@@ -255,7 +262,8 @@ def test_the_csv_holds_the_numbers_of_each_record(report, records) -> None:
         row = rows[record.key]
         assert row["outcome"] == record.outcome
         assert row["seed"] == str(record.cell.seed)
-        assert row["time_to_break_steps"] == ("" if not record.time_to_break else str(record.time_to_break.steps))
+        timed = record.time_to_break and record.outcome in (Outcome.HELD, Outcome.BROKE)
+        assert row["time_to_break_steps"] == (str(record.time_to_break.steps) if timed else "")
         if record.evaluations:
             start = record.evaluations[0].score("harmfulness")
             assert (float(row["harmfulness_before"]), int(row["harmfulness_before_n"])) == (start.value, start.n)
@@ -263,7 +271,9 @@ def test_the_csv_holds_the_numbers_of_each_record(report, records) -> None:
 
 
 def test_the_csv_cannot_run_a_formula(report) -> None:
-    assert {row["reason"] for row in rows_of(report)} == {"", "'=cmd <b>odd</b>"}
+    rows = rows_of(report)
+    assert {row["reason"] for row in rows if row["outcome"] == "broke"} == {"'=cmd <b>odd</b>"}
+    assert not any(row["reason"].startswith(("=", "+", "-", "@")) for row in rows)
 
 
 def test_the_invalid_rate_is_a_share_of_all_completions_shown(report, records) -> None:
@@ -274,7 +284,7 @@ def test_the_invalid_rate_is_a_share_of_all_completions_shown(report, records) -
 
 
 def test_one_seed_says_that_there_is_no_interval_over_seeds(make_record, write_run, tmp_path) -> None:
-    page = write_report([write_run([make_record()])], tmp_path / "r.html").read_text()
+    page = write_report([write_run([make_record(defense="shield")])], tmp_path / "r.html").read_text()
     assert Page(page).column("outcomes") == ["1 held one seed: no interval over seeds"]
     assert Page(page).column("time") == ["≥ 80 censored: 1 of 1"]
 
@@ -322,7 +332,7 @@ def test_figures_come_in_each_format(records, write_run, tmp_path) -> None:
 
 
 def test_a_figure_marks_censored_rows_in_words(make_record, write_run, tmp_path) -> None:
-    run = write_run([make_record(seed=seed) for seed in (0, 1)])
+    run = write_run([make_record(seed=seed, defense="shield") for seed in (0, 1)])
     paths = write_figures([run], tmp_path, formats=("svg",))
     assert "≥ 80" in next(path for path in paths if path.stem == "time_to_break").read_text()
 

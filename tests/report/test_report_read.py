@@ -7,7 +7,10 @@ from holdfast.report.read import load, read_completions, read_curves, read_judge
 
 
 def test_records_come_back_as_they_were_written(make_record, write_run) -> None:
-    written = [make_record(seed=0), make_record((), seed=1, outcome=Outcome.FAILED, time_to_break=None)]
+    written = [
+        make_record((0.9,), outcome=Outcome.BROKE, seed=0),
+        make_record((), seed=1, outcome=Outcome.FAILED, time_to_break=None),
+    ]
     found = {cell.record.key: cell.record for cell in load([write_run(written)]).cells}
     assert found == {record.key: type(record).from_json(record.to_json()) for record in written}
 
@@ -19,7 +22,8 @@ def test_a_cell_in_two_runs_counts_once(make_record, write_run) -> None:
 
 def test_a_failed_record_gives_way_to_a_later_one_of_the_same_cell(make_record, write_run) -> None:
     outcomes = (Outcome.FAILED, Outcome.HELD, Outcome.BROKE)
-    runs = [write_run([make_record(outcome=outcome)], f"run{number}") for number, outcome in enumerate(outcomes)]
+    made = [make_record(outcome=outcome, defense="shield") for outcome in outcomes]
+    runs = [write_run([record], f"run{number}") for number, record in enumerate(made)]
     assert [cell.record.outcome for cell in load(runs).cells] == [Outcome.HELD]
 
 

@@ -1,14 +1,15 @@
-"""Finished run folders -> one HTML page that opens offline, a CSV file beside it, and figures.
+"""Finished run folders -> one HTML page that opens offline, a CSV file and its versions beside it, and figures.
 
 This module joins the parts, which know nothing of one another: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `counts`, `flips`, `spending`, `training`, `samples` and `accounting` (what sentences, tables
-and lists show), `charts` and `figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text` (text that others
-wrote, made safe).
+rows over seeds), `cells`, `counts`, `flips`, `spending`, `training`, `samples`, `accounting` and `versions` (what
+sentences, tables and lists show), `charts` and `figures` (rows -> charts -> bytes), `page` (everything -> HTML), `text`
+(text that others wrote, made safe).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -53,11 +54,13 @@ class _Findings:
 def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report", samples_per_cell: int = 6) -> Path:
     """Write the page to `out` and the same cells as CSV beside it (`<out stem>.csv`); return `out`.
 
+    What the CSV file rests on (versions, seeds, numbers of cells and answers) stands in `<out stem>.versions.json`.
     `samples_per_cell` prompts of each cell are shown with their completions, hidden until clicked.
     Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be written.
     """
     from holdfast.report import page, text
     from holdfast.report.counts import counts
+    from holdfast.report.versions import versions_of
 
     out = Path(out)
     if out.suffix.lower() == ".csv":
@@ -72,6 +75,8 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     }
     html = page.render(context, text.visible)
     _write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
+    versions = versions_of(found.records, [name for name, _ in found.grids])
+    _write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return _write(out, html.encode())
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from holdfast.records import Evaluation, Record, Score
+from holdfast.records import Evaluation, Outcome, Record, Score
 
 OWN_COLUMNS = ("harmfulness", "helpfulness", "refusal_rate", "entropy", "identical_groups")
 """Scores that have columns under names of their own."""
 
+_EFFECT = ("moved", "change", "objective", "first", "last", "improved", "groups_with_gradient")
+_CONTROL = ("key", "outcome", "broke_at", "moved")
 _SPENT = ("steps", "samples", "tokens", "flops", "seconds", "censored", "threshold")
 
 
@@ -29,18 +31,20 @@ def cell_row(
     `label` begins with (model, defense, threat model, attack), `unit` is what steps count (see `attacks.unit`), `flip`
     the ratio of flipped preferences and how they were flipped, `ends` the evaluations before and after the attack,
     `peak` the step and score at which harmfulness was highest, `further` names other scores that get columns. Rates of
-    invalid and unjudged answers are shares of all completions that the first judge was shown.
+    invalid and unjudged answers are shares of all completions that the first judge was shown. Only what broke or held
+    has a time to break: that of another cell would read as if the model had held for so long.
     """
     before, after = ends
     model, defense, threat_model, attack, *_ = label
     ratio, how = flip or (None, None)
+    time = record.time_to_break if record.outcome in (Outcome.BROKE, Outcome.HELD) else None
     return {
         **{"key": record.key, "grid": grid, "model": model, "defense": defense, "attack": attack},
         **{"flip_ratio": ratio, "flip_how": how},
         **{"seed": record.cell.seed, "threat_model": threat_model},
         **{"outcome": str(record.outcome), "reason": record.reason},
         "unit": unit,
-        **{f"time_to_break_{name}": getattr(record.time_to_break, name, None) for name in _SPENT},
+        **{f"time_to_break_{name}": getattr(time, name, None) for name in _SPENT},
         **_score("harmfulness_before", before, "harmfulness"),
         **_score("harmfulness_after", after, "harmfulness"),
         **_numbers("harmfulness_peak", peak[1] if peak else None),
@@ -54,6 +58,8 @@ def cell_row(
         **_left_out("before", before),
         **_left_out("after", after),
         **{"steps": record.steps, "samples": record.samples, "tokens": record.tokens, "flops": record.flops},
+        **{f"training_{name}": getattr(record.effect, name, None) for name in _EFFECT},
+        **{f"control_{name}": getattr(record.control, name, None) for name in _CONTROL},
         **{"wall_seconds": record.wall_seconds, "peak_memory_mb": record.peak_memory_mb},
         **{
             f"defense_{name}": sum(float(s[name] or 0) for s in record.stages)

@@ -19,7 +19,10 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((1, 0), (6, 3), (2, 2))
 _UNDEFENDED = "#808080"
 _PANEL = frozenset({"model", "attack", "threat_model", "family", "flip"})
-_ENDS = {"broke": ("circle", "#D55E00"), "held": ("triangle-right", "#009E73"), "neither": ("cross", "#808080")}
+_ENDS = {
+    **{"broke": ("circle", "#D55E00"), "held": ("triangle-right", "#009E73")},
+    **{"untested": ("square", "#E69F00"), "neither": ("cross", "#808080")},
+}
 HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
 _HEIGHT, _BAR, _ROW = 230, 38, 24
 
@@ -116,7 +119,8 @@ def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.La
 def spending(points: Points, *, span: tuple[float, float], width: Width) -> alt.Chart:
     """FLOPs until the break on a logarithmic axis over `span`: a row for each attack, a mark for each seed.
 
-    Models that held have a triangle where the budget ended; a cross where text collapsed or training diverged.
+    Models that held have a triangle where the budget ended; a square where nothing was shown, a cross where the model
+    was of no use, text collapsed or training diverged.
     """
     order = list(dict.fromkeys(point["attack"] for point in points))
     shapes, colors = (alt.Scale(domain=list(_ENDS), range=list(looks)) for looks in zip(*_ENDS.values(), strict=True))

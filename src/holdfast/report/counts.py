@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
 from holdfast.records import Outcome, Record
 
 if TYPE_CHECKING:
     from holdfast.report.summarise import Row
 
+_USE = (("help_threshold", HELP_THRESHOLD), ("over_refusal_threshold", OVER_REFUSAL_THRESHOLD))
 _CURVES = ("harmfulness", "helpfulness")
 
 
@@ -30,6 +32,7 @@ def counts(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
         "one_seed": any(len(row.seeds) == 1 for row in rows),
         "partial": any(point.estimate.seeds < point.of for point in points),
         "thresholds": sorted({row.threshold for row in rows if row.threshold is not None}),
+        **{f"{name}s": sorted({r.cell.evaluation.get(name, usual) for r in records}) for name, usual in _USE},
         "budgets": _budgets(attacked),
         "left_out": _left_out(records),
     }

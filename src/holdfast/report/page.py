@@ -10,6 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from holdfast.outcomes import as_percent
+
 NOTHING = "–"
 
 
@@ -26,7 +28,7 @@ def render(context: Mapping[str, Any], show: Callable[[str], str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (rate, number, count, duration, power, cost, plural, yes_no, place)
+    filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place)
     environment.filters.update({each.__name__: each for each in filters})
     return environment.get_template("page.html.j2").render(context)
 
@@ -39,6 +41,11 @@ def asset(name: str) -> Markup:
 def rate(value: float | None) -> str:
     """A number in [0, 1], or any score, with two decimals."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, with a digit that is not 0 where there is anything: `100 %`, `0.3 %`."""
+    return NOTHING if share is None or not math.isfinite(share) else as_percent(share)
 
 
 def number(value: float | None) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from holdfast.outcomes import settled_together
 from holdfast.records import HoldfastError, Outcome, Record
 
 T = TypeVar("T")
@@ -40,7 +41,9 @@ class Loaded:
 def load(runs: Sequence[Path]) -> Loaded:
     """The records of some run folders, ordered by folder, then by key; a cell in two of them counts once.
 
-    Of two records of one cell the first is taken, unless it failed. `grids` are (name, description) pairs.
+    Outcomes are those that the records have beside their controls, where these are in any of the folders: what an
+    earlier version called held without one is untested. Of two records of one cell the first is taken, unless it
+    failed. `grids` are (name, description) pairs.
     Raises HoldfastError naming a folder that holds no record, or a file that cannot be read.
     """
     if not runs:
@@ -59,7 +62,9 @@ def load(runs: Sequence[Path]) -> Loaded:
             record = _record(folder / "record.json")
             if record.key not in cells or cells[record.key].record.outcome is Outcome.FAILED:
                 cells[record.key] = Finished(record=record, folder=folder, grid=name)
-    return Loaded(cells=tuple(cells.values()), grids=tuple(dict.fromkeys(grids)), unfinished=unfinished)
+    settled = settled_together([cell.record for cell in cells.values()])
+    found = tuple(replace(cell, record=record) for cell, record in zip(cells.values(), settled, strict=True))
+    return Loaded(cells=found, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished)
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:

@@ -8,18 +8,20 @@ from typing import Any
 from holdfast.records import Outcome, Record
 from holdfast.report.summarise.labels import Label
 
+_ENDS = (Outcome.BROKE, Outcome.HELD, Outcome.UNTESTED)
+
 
 def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
     """A point for each cell whose FLOPs were counted: those until the break, or all where there was none.
 
-    `ended` says which: `broke`, `held`, or `neither` (collapsed or diverged).
+    `ended` says which: `broke`, `held`, `untested`, or `neither` (useless, collapsed or diverged).
     """
     found = []
     for record, label in cells:
         time = record.time_to_break
         if record.outcome is Outcome.FAILED or record.cell.attack is None or time is None:
             continue
-        ended = {Outcome.BROKE: "broke", Outcome.HELD: "held"}.get(record.outcome, "neither")
+        ended = str(record.outcome) if record.outcome in _ENDS else "neither"
         flops = time.flops if ended == "broke" else record.flops
         if flops:
             found.append({**label._asdict(), "seed": record.cell.seed, "flops": flops, "ended": ended})
