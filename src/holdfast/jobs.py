@@ -163,7 +163,7 @@ def _columns(reader: Any) -> str:
 
 
 def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:
-    _announce(grid)
+    announce(grid)
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
     if report:
@@ -171,7 +171,7 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
     return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0
 
 
-def _announce(grid: Grid) -> None:
+def announce(grid: Grid) -> None:
     """What is to be known before a run: the controls that were added, and settings that are known to end usefulness."""
     own = cells(replace(grid, control=False))
     missing = len(missing_controls(own))

@@ -90,6 +90,18 @@ def finished(tmp_path_factory, cache):
 
 
 @pytest.fixture
+def news():
+    """What a run tells, as (kind of work, title, state) for all but its progress."""
+
+    class Told(list):
+        def __call__(self, piece, state, details):
+            if state != "progress":
+                self.append((piece.kind, piece.title, state))
+
+    return Told()
+
+
+@pytest.fixture
 def result():
     """What a cell left behind without what differs from run to run: times, memory, machine."""
     return finished_cell

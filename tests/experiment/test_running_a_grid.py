@@ -17,18 +17,6 @@ ALL = (*grammar.RESTRICTED, *grammar.BENIGN)
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def news():
-    """What a run tells, as (kind of work, title, state) for all but its progress."""
-
-    class Told(list):
-        def __call__(self, piece, state, details):
-            if state != "progress":
-                self.append((piece.kind, piece.title, state))
-
-    return Told()
-
-
 def test_a_cell_leaves_record_curve_completions_and_its_resolved_settings(finished):
     folder, record = finished
     place = store.cell_folder(folder, record.key)

@@ -25,6 +25,7 @@ class Job:
     folder: Path
     needs: tuple[str, ...] = ()
     act: str = "write"
+    after: tuple[str, ...] = ()
 
 
 def done(job):
@@ -102,6 +103,18 @@ def test_a_piece_that_ends_badly_takes_down_what_needs_it_and_nothing_else(work,
     assert (tmp_path / "b" / "failed").read_text() == f"not attempted: {reason}"
     assert (tmp_path / "c" / "done").exists()
     assert ("c", "done") in told
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_piece_waits_for_what_comes_before_it_and_is_done_even_if_that_fails(tmp_path, workers):
+    first = Job("a", tmp_path / "a", act="die" if workers else "write")
+    pieces = [first, Job("b", tmp_path / "b", after=("a", "elsewhere"))]
+    told = []
+    failed = engine.run(pieces, WORK, lambda job, state, details: told.append((job.key, state)), workers=workers)
+    assert set(failed) == ({"a"} if workers else set())
+    assert [entry for entry in told if entry[1] == "started"] == [("a", "started"), ("b", "started")]
+    assert told.index(("b", "started")) > told.index(("a", "failed" if workers else "done"))
+    assert (tmp_path / "b" / "done").exists()
 
 
 def test_what_a_worker_prints_is_kept_beside_its_work(work, tmp_path, capfd):
