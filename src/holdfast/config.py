@@ -97,7 +97,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
         name=str(values.get("name", Path(where).stem)),
         description=str(values.get("description", "")),
         misfits=values.get("misfits", "refuse"),
-        control=_flag(values.get("control", True), f"{where}: control"),
+        control=values.get("control", True),
         models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
         defenses=tuple(parse_defense(d, f"{where}: defenses") for d in _list(values.get("defenses", ["none"]))),
         attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),
@@ -263,12 +263,6 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
     if twice is not None:
         raise HoldfastError(f"{where}: seeds: {twice} stands there twice; a run is not repeated by its own seed")
     return tuple(seeds)
-
-
-def _flag(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise HoldfastError(f"{where}: must be true or false, not {value!r}")
-    return value
 
 
 def _text(path: Path, folder: str = "presets") -> str:

@@ -9,7 +9,7 @@ from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells, missing_controls
 from holdfast.experiment.tasks import tasks_of
 from holdfast.outcomes import control_of
-from holdfast.records import Outcome, Verdict
+from holdfast.records import HoldfastError, Outcome, Verdict
 from holdfast.report.read import load
 
 DEFENSE = {"refusal_loss": {"alpha": 1.0, "batch_size": 2}}
@@ -64,6 +64,12 @@ def test_nothing_is_added_where_the_grid_says_so_or_nothing_attacks(defended, sf
     assert len(cells(defended(control=False))) == 1
     assert len(cells(defended(defenses=[neutral], attacks=["none"]))) == 1
     assert len(cells(defended(attacks=[sft(task="summary")]))) == 1
+
+
+@pytest.mark.parametrize("value", [1, "no", None, []])
+def test_control_is_true_or_false(defended, value):
+    with pytest.raises(HoldfastError, match="control: is .*; give true or false"):
+        defended(control=value)
 
 
 def test_whether_controls_are_added_changes_no_key(defended):

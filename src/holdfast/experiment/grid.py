@@ -130,6 +130,8 @@ class Grid:
     def __post_init__(self) -> None:
         if self.misfits not in ("refuse", "skip"):
             raise HoldfastError(f"misfits: is {self.misfits!r}; give `refuse` or `skip`")
+        if not isinstance(self.control, bool):
+            raise HoldfastError(f"control: is {self.control!r}; give true or false")
 
 
 def cells(grid: Grid) -> list[Cell]:
