@@ -68,7 +68,7 @@ def test_nothing_is_added_where_the_grid_says_so_or_nothing_attacks(defended, sf
 
 @pytest.mark.parametrize("value", [1, "no", None, []])
 def test_control_is_true_or_false(defended, value):
-    with pytest.raises(HoldfastError, match="control: is .*; give true or false"):
+    with pytest.raises(HoldfastError, match=r"control: is .*; give true or false"):
         defended(control=value)
 
 
