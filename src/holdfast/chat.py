@@ -15,7 +15,7 @@ from typing import Any
 from holdfast import thinking
 from holdfast.loading import one_line
 from holdfast.records import HoldfastError, Message, user
-from holdfast.templates import DATE, apply, check_arguments, check_date
+from holdfast.templates import DATE, apply, check_arguments, check_date, control_tokens, spelling, text_of
 
 QUESTION, ANSWER = user("quaero"), "respondeo"
 """What a template is tried with; no template has these words of its own."""
@@ -141,7 +141,7 @@ class Chat:
         _, after = self._frame
         first = next((token for token in self.ids(after) if token in self.control - self._thoughts), None)
         if first is not None:
-            before = after.partition(self._text_of(first))[0]
+            before = after.partition(text_of(self.tokenizer, first))[0]
             return [*(self.ids(before) if before.strip() else []), first]
         # Some templates write the beginning of the next answer whether they are asked for it or not.
         if after.strip() and not self._render(QUESTION).endswith(after):
@@ -161,26 +161,22 @@ class Chat:
 
     @cached_property
     def control(self) -> frozenset[int]:
-        """Tokens that mean something beside what they spell: special ones, and added ones that the template writes."""
-        added = self.tokenizer.added_tokens_decoder
-        special = {token for token, form in added.items() if form.special} | set(self.tokenizer.all_special_ids)
-        format_text = self.prompt_format or str(self.tokenizer.get_chat_template())
-        written = {token for token, form in added.items() if form.content in format_text and form.content.strip()}
-        if self.prompt_format is None:
-            shown = set(self.ids(self._render(QUESTION) + self._frame[1]))
-            written |= {token for token, form in added.items() if token in shown and form.content.strip()}
-        return frozenset(special | written) - {self.tokenizer.unk_token_id}
+        """Tokens that mean something beside what they spell: special ones, and added ones that its format writes."""
+        written = self.prompt_format
+        if written is None:
+            # Some templates put a marker together from parts, so that only what they make of it shows it.
+            written = f"{self.tokenizer.get_chat_template()}\n{self._render(QUESTION)}{self._frame[1]}"
+        return control_tokens(self.tokenizer, written)
 
     @cached_property
     def written(self) -> re.Pattern[str]:
         """Matches a control token as somebody would write it."""
-        spelled = sorted({self._text_of(token) for token in self.control}, key=len, reverse=True)
-        return re.compile("|".join(map(re.escape, spelled)) or "(?!)")
+        return spelling(self.tokenizer, self.control)
 
     @cached_property
     def _thoughts(self) -> frozenset[int]:
         tags = {tag for pair in thinking.TAGS for tag in pair}
-        return frozenset(token for token in self.control if self._text_of(token) in tags)
+        return frozenset(token for token in self.control if text_of(self.tokenizer, token) in tags)
 
     @cached_property
     def _frame(self) -> tuple[str, str]:
@@ -246,15 +242,12 @@ class Chat:
 
     def _embedded(self, ids: list[int]) -> list[int]:
         if max(ids, default=0) >= self.rows:
+            token = text_of(self.tokenizer, max(ids))
             raise HoldfastError(
-                f"{self.name}: {self._text_of(max(ids))!r} is token {max(ids)} of the tokenizer and the model has "
-                f"{self.rows}; take the tokenizer that belongs to it, or resize its embeddings"
+                f"{self.name}: {token!r} is token {max(ids)} of the tokenizer and the model has {self.rows}; take "
+                "the tokenizer that belongs to it, or resize its embeddings"
             )
         return ids
-
-    def _text_of(self, token: int) -> str:
-        form = self.tokenizer.added_tokens_decoder.get(token)
-        return form.content if form is not None else str(self.tokenizer.convert_ids_to_tokens(token))
 
     def _unreadable(self, texts: Iterable[str]) -> HoldfastError:
         found = next((match[0] for text in texts for match in [self.written.search(text)] if match), "a control token")

@@ -8,11 +8,13 @@ model trained by Holdfast keeps its own in its configuration, so that it is judg
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from holdfast.loading import load_weights, refuse_unlike
-from holdfast.records import Completion, Example, HoldfastError, Verdict
+from holdfast.loading import load_weights, one_line, refuse_unlike
+from holdfast.records import Completion, Example, HoldfastError, Message, Verdict
+from holdfast.templates import DATE, apply, control_tokens, spelling
 from holdfast.text import empty_or_garbled
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
     if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
         raise HoldfastError(f"judge {path}: the folder has no tokenizer (such as tokenizer.json); save it there too")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as problem:
         raise unloadable(path, problem) from problem
     if tokenizer.pad_token is None:
@@ -125,8 +127,16 @@ def check_input_format(input_format: str, tokenizer: Any, path: str) -> None:
 
 
 def encode(answers: Sequence[Answer], tokenizer: Any, *, input_format: str, max_length: int) -> dict[str, Tensor]:
-    """What a classifier reads, padded to the longest and cut at `max_length` tokens: named tensors (B, S)."""
+    """What a classifier reads, padded to the longest and cut at `max_length` tokens: named tensors (B, S).
+
+    A control token that somebody wrote into a question or an answer is read as text, a blank after its first character.
+    """
     options = {"padding": True, "truncation": True, "max_length": max_length, "return_tensors": "pt"}
+    told = _as_plain(tokenizer)
+    answers = [
+        (replace(example, prompt=tuple(Message(role, told(said)) for role, said in example.prompt)), told(text))
+        for example, text in answers
+    ]
     if input_format == "pair":
         questions, texts = [example.question for example, _ in answers], [text for _, text in answers]
         return dict(tokenizer(questions, texts, **options))
@@ -134,12 +144,31 @@ def encode(answers: Sequence[Answer], tokenizer: Any, *, input_format: str, max_
     return dict(tokenizer(texts, add_special_tokens=input_format != "chat", **options))
 
 
+def _as_plain(tokenizer: Any) -> Callable[[str], str]:
+    """What breaks up a control token of the tokenizer wherever a text holds one."""
+    tokens = control_tokens(tokenizer, str(getattr(tokenizer, "chat_template", None) or ""))
+    written = spelling(tokenizer, tokens)
+
+    def told(text: str) -> str:
+        while written.search(text):  # what is left of one may be another
+            text = written.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)
+        return text
+
+    return told
+
+
 def _as_text(example: Example, answer: str, tokenizer: Any, input_format: str) -> str:
     if input_format == "answer":
         return answer
     if input_format == "chat":
-        turns = [*(turn._asdict() for turn in example.prompt), {"role": "assistant", "content": answer}]
-        return tokenizer.apply_chat_template(turns, tokenize=False)
+        turns = [*example.prompt, Message("assistant", answer)]
+        try:
+            return str(apply(tokenizer, turns, {"tokenize": False}, date=DATE))
+        except Exception as error:
+            raise HoldfastError(
+                f"{example.source or 'a row'}: the judge's chat template refuses it ({one_line(error)}); "
+                "change the row, or set another input_format"
+            ) from error
     before, _, after = input_format.partition("{response}")
     return before.replace("{prompt}", example.question) + answer + after.replace("{prompt}", example.question)
 

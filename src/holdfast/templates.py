@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,29 @@ def check_prompt_format(name: str, tokenizer: Any, prompt_format: str | None) ->
         )
     if prompt_format is not None and "{prompt}" not in prompt_format:
         raise HoldfastError(f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it")
+
+
+def control_tokens(tokenizer: Any, written: str) -> frozenset[int]:
+    """Tokens that mean something beside what they spell: special ones, and added ones that stand in `written`.
+
+    The token of unknown words is none of them: ordinary text has it too.
+    """
+    added = tokenizer.added_tokens_decoder
+    special = {token for token, form in added.items() if form.special} | set(tokenizer.all_special_ids)
+    used = {token for token, form in added.items() if form.content in written and form.content.strip()}
+    return frozenset(special | used) - {tokenizer.unk_token_id}
+
+
+def spelling(tokenizer: Any, tokens: Iterable[int]) -> re.Pattern[str]:
+    """Matches any of the tokens as somebody would write it."""
+    spelled = sorted({text_of(tokenizer, token) for token in tokens}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, spelled)) or "(?!)")
+
+
+def text_of(tokenizer: Any, token: int) -> str:
+    """How a token is written."""
+    form = tokenizer.added_tokens_decoder.get(token)
+    return form.content if form is not None else str(tokenizer.convert_ids_to_tokens(token))
 
 
 def check_date(name: str, date: str) -> None:

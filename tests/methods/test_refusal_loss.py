@@ -255,3 +255,10 @@ def test_presets_are_settings(preset):
     assert typed(RefusalLoss, {"preset": preset}, "refusal_loss") == typed(
         RefusalLoss, dict(RefusalLoss.PRESETS[preset]), "refusal_loss"
     )
+
+
+def test_a_refusal_after_a_harmful_beginning_keeps_what_the_template_puts_before_every_answer():
+    batch = collate([([5, 6], [90, 91, 7, 8]), ([5], [90, 91, 9])], pad_id=0)
+    found = after(batch, [[3, 4], []], pad_id=0, leads=[2, 2])
+    assert found["input_ids"].tolist() == [[5, 6, 90, 91, 3, 4, 7, 8], [5, 90, 91, 9, 0, 0, 0, 0]]
+    assert found["loss_mask"].tolist() == [[0, 0, 0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 0, 0, 0, 0]]

@@ -130,7 +130,9 @@ def _plan(trainer: Any, live: Constrained, prompt_format: str | None) -> Plan:
         data=(),
         prepare=experience_of(trainer, seed=args.seed) if samples(trainer) else live.prepare,
         objective=live.objective,
-        optim=Optim(**{**named, "max_steps": _max_steps(trainer), "optim": str(args.optim)}),
+        optim=Optim(
+            **{**named, "max_steps": _max_steps(trainer), "optim": str(getattr(args.optim, "value", args.optim))}
+        ),
         reference=reference,
         seed=args.seed,
         steps_per_rollout=steps_per_rollout(trainer) if samples(trainer) else 1,
