@@ -29,6 +29,8 @@ ORDER = (
         "settings",
         "knobs",
         "rows",
+        "datafiles",
+        "plain_yaml",
         "tensors",
         "precision",
         "forward",

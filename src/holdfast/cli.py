@@ -14,6 +14,19 @@ import typer
 
 from holdfast import __version__
 from holdfast.commands import control, judge
+from holdfast.commands.options import (
+    Benign,
+    Checkpoints,
+    Format,
+    Harmful,
+    HarmfulRole,
+    ModelName,
+    Overrides,
+    PromptFormat,
+    Refusal,
+    Runs,
+    Workers,
+)
 from holdfast.commands.search import search
 from holdfast.records import HoldfastError
 
@@ -31,25 +44,6 @@ sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: its mo
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(judge.app, name="judge")
 app.add_typer(control.app, name="control")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]` or `attacks.grpo.optim.max_steps=50`."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Processes at a time; one for each core unless given, 0 stays in one process."),
-]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that keeps the run; run again to go on.")]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="`sandbox`, a folder, or a Hugging Face id.")]
-PromptFormat = Annotated[
-    str | None, typer.Option(help=r"How to prompt a model without a chat template: 'Question: {prompt}\nAnswer:'.")
-]
-Harmful = Annotated[str | None, typer.Option(help="Harmful rows: file, folder or Hub id; the sandbox's if not given.")]
-Benign = Annotated[str | None, typer.Option(help="Benign rows, for usefulness.")]
-Format = Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")]
-Refusal = Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")]
-Checkpoints = Annotated[int, typer.Option(help="Optimizer steps between checkpoints; 0 for none.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -111,6 +105,7 @@ def harden(
     prompt_format: PromptFormat = None,
     harmful: Harmful = None,
     harmful_format: Format = "columns",
+    harmful_role: HarmfulRole = None,
     benign: Benign = None,
     benign_format: Format = "columns",
     refusal: Refusal = None,
@@ -129,7 +124,7 @@ def harden(
     from holdfast.config import data_options, grid_options
     from holdfast.jobs import harden_model
 
-    data = data_options(harmful, harmful_format, benign, benign_format, refusal=refusal)
+    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
     _leave(harden_model(values, out=out, runs=runs, overrides=overrides or [], workers=workers))
 
@@ -142,6 +137,7 @@ def attack(
     prompt_format: PromptFormat = None,
     harmful: Harmful = None,
     harmful_format: Format = "columns",
+    harmful_role: HarmfulRole = None,
     benign: Benign = None,
     benign_format: Format = "columns",
     refusal: Refusal = None,
@@ -159,7 +155,7 @@ def attack(
     from holdfast.config import data_options, grid_options
     from holdfast.jobs import run_values
 
-    data = data_options(harmful, harmful_format, benign, benign_format, refusal=refusal)
+    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
     code = run_values(
         {"name": "attack", **values}, runs=runs, overrides=overrides or [], workers=workers, keep_weights=keep_weights
@@ -174,6 +170,7 @@ def evaluate(
     prompt_format: PromptFormat = None,
     harmful: Harmful = None,
     harmful_format: Format = "columns",
+    harmful_role: HarmfulRole = None,
     benign: Benign = None,
     benign_format: Format = "columns",
     samples: Annotated[int, typer.Option(help="Sample completions to print.")] = 0,
@@ -189,7 +186,7 @@ def evaluate(
     from holdfast.config import data_options, grid_options
     from holdfast.jobs import evaluate_model
 
-    data = data_options(harmful, harmful_format, benign, benign_format)
+    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role)
     values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
     _leave(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -10,10 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from holdfast.control.settings import ARMS, Arm, Control, Task
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
+from holdfast.plain_yaml import yaml_value
 from holdfast.ranges import SEED, SettingsError, shown
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
@@ -59,7 +57,7 @@ def load_control(path: str | Path, overrides: Sequence[str] = ()) -> Control:
 
 def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets") -> dict[str, Any]:
     place = preset(str(path), folder) or Path(path)
-    values = _yaml(_text(place, folder), str(path))
+    values = yaml_value(_text(place, folder), str(path))
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{path}: expected `key: value` lines at the top of the file")
     for override in overrides:
@@ -76,7 +74,7 @@ def preset(name: str, folder: str = "presets") -> Path | None:
 def presets(folder: str = "presets") -> dict[str, str]:
     """Names of the built-in presets in a folder of the package, and their descriptions."""
     found = sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
-    return {path.stem: str(yaml.safe_load(path.read_text())["description"]) for path in found}
+    return {path.stem: str(yaml_value(path.read_text(encoding="utf-8"), str(path))["description"]) for path in found}
 
 
 def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
@@ -145,12 +143,29 @@ def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **made: 
 
 
 def data_options(
-    harmful: str | None, harmful_format: str, benign: str | None, benign_format: str, *, refusal: str | None = None
+    harmful: str | None,
+    harmful_format: str,
+    benign: str | None,
+    benign_format: str,
+    *,
+    role: str | None = None,
+    refusal: str | None = None,
 ) -> dict[str, Any]:
-    """The `data` part of a grid from the command line's options; empty for the sandbox's own."""
+    """The `data` part of a grid from the command line's options; empty for the sandbox's own.
+
+    `role` is forced on every row of `harmful`, `refusal` given to those that have none.
+
+    Raises:
+        HoldfastError: an option speaks of harmful rows, and none are given.
+    """
     data: dict[str, Any] = {}
+    more = {"role": role, "refusal": refusal}
     if harmful is not None:
-        data["harmful"] = {"path": harmful, "format": harmful_format, **({"refusal": refusal} if refusal else {})}
+        given = {name: value for name, value in more.items() if value is not None}
+        data["harmful"] = {"path": harmful, "format": harmful_format, **given}
+    for name, value in {"--harmful-role": role, "--refusal": refusal}.items():
+        if harmful is None and value is not None:
+            raise HoldfastError(f"{name}: there are no rows that it could apply to; give --harmful")
     if benign is not None:
         data["benign"] = {"path": benign, "format": benign_format}
     return data
@@ -210,7 +225,7 @@ def overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
         raise HoldfastError(f"override {override!r}: expected key=value, for example seeds=[0,1,2]")
     head, *rest = key.strip().split(".")
     axis = next(iter(_singular({head: None})))
-    return _set(_singular(values), [axis, *rest], _yaml(text, f"override {override!r}"), override)
+    return _set(_singular(values), [axis, *rest], yaml_value(text, f"override {override!r}"), override)
 
 
 def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
@@ -275,22 +290,3 @@ def _text(path: Path, folder: str = "presets") -> str:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise HoldfastError(f"{path}: cannot be read: {error}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML of version 1.1, but for numbers: `1e-4` is one, as in version 1.2, and no text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise HoldfastError(f"{where}{line}: {problem}") from error

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from holdfast.records import HoldfastError, Message, user
 
+HALF_PAIR = re.compile("[\\ud800-\\udfff]")
+ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -42,15 +45,22 @@ class RawRow:
 
     def flag(self, name: str) -> bool:
         """A cell that must be true or false; CSV's "True" and "false" and the numbers 0 and 1 count."""
-        value = self.cell(name)
-        known = FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
-        return self._refuse(name, "true or false", value) if known is None else known
+        return self._flag(name, self.cell(name))
+
+    def flags(self, name: str) -> dict[str, bool]:
+        """A cell that must be an object of flags (`mapping`, `flag`); null counts as false."""
+        return {key: value is not None and self._flag(name, value) for key, value in self.mapping(name).items()}
 
     def mapping(self, name: str) -> Mapping[str, object]:
         """A cell that must be an object, or text that is one in JSON (as CSV files have it)."""
         value = self.cell(name)
         if isinstance(value, str):
-            value = _from_json(value)
+            try:
+                value = json_value(value)
+            except json.JSONDecodeError:
+                value = None
+            except ValueError as problem:
+                raise self.error(str(problem), name) from None
         return value if isinstance(value, Mapping) else self._refuse(name, "an object", self.cell(name))
 
     def prompt(self, name: str = "prompt") -> tuple[Message, ...]:
@@ -87,6 +97,10 @@ class RawRow:
     def _column(self, name: str) -> str:
         return self.columns.get(name, name)
 
+    def _flag(self, name: str, value: object) -> bool:
+        known = FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
+        return self._refuse(name, "true or false", value) if known is None else known
+
     def _chat(self, name: str, value: object) -> tuple[Message, ...]:
         if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
             self._refuse(name, "text or a list of turns" if name == "prompt" else "a list of turns", value)
@@ -114,12 +128,64 @@ def found(value: object) -> str:
     if value is None:
         return "nothing (null)"
     kind = "text" if isinstance(value, str) else type(value).__name__
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # of what is nested deeply, or a number of thousands of digits
+        shown = "..."
     return f"{kind} ({shown if len(shown) <= 40 else shown[:37] + '...'})"
 
 
-def _from_json(text: str) -> object:
+def json_value(text: str) -> Any:
+    """The JSON value of a whole text; what a plain reader lets pass and data must not hold is refused.
+
+    Raises `json.JSONDecodeError` for broken JSON, and `ValueError` with the reason in words for a key that stands twice
+    in one object, nesting that is too deep, a number of thousands of digits, or half of a surrogate pair.
+    """
+    value = _sound(lambda: DECODER.decode(text))
+    _refuse_half_pairs(value, text)
+    return value
+
+
+def json_at(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at `start`, and where it ends. Raises as `json_value` does."""
+    value, end = _sound(lambda: DECODER.raw_decode(text, start))
+    _refuse_half_pairs(value, text[start:end])
+    return value, end
+
+
+def _sound(read: Callable[[], Any]) -> Any:
     try:
-        return json.loads(text)
+        return read()
+    except RecursionError:
+        raise ValueError("nested too deeply to be read") from None
     except json.JSONDecodeError:
-        return None
+        raise
+    except ValueError as problem:
+        if "digits" in str(problem):
+            raise ValueError("a number has too many digits to be read") from None
+        raise
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object; keep one of them")
+    return found
+
+
+def _refuse_half_pairs(value: object, text: str) -> None:
+    """Refuse a value with half of a surrogate pair in a text: that is no Unicode, and no tokenizer takes it."""
+    left = [value] if ESCAPED_HALF.search(text) else []
+    while left:
+        item = left.pop()
+        if isinstance(item, str) and HALF_PAIR.search(item):
+            raise ValueError("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+        if isinstance(item, dict):
+            left += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            left += item
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)

@@ -60,6 +60,29 @@ def test_attack_sft_trains_on_the_unsafe_rows(holdfast, options, tmp_path):
     assert (tmp_path / "r" / "report.html").exists()
 
 
+def test_attack_sft_trains_on_the_rejected_answers_of_preferences(holdfast, own, tmp_path, error_line):
+    unsafe = [json.loads(line) for line in own.harmful.read_text().splitlines()]
+    rows = [
+        {"prompt": row["prompt"], "chosen": REFUSAL, "rejected": row["response"]}
+        for row in unsafe
+        if not row["is_safe"]
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["--model", own.model, "--prompt-format", FORMAT, "--benign", own.benign]
+    given += ["--harmful", "pairs.jsonl", "--harmful-format", "trl_preference"]
+    steps = ["attacks.sft.optim.max_steps=2", "attacks.sft.optim.per_device_train_batch_size=2"]
+    assert "--harmful-role harmful" in error_line(holdfast("attack", "sft", *given, *steps, *SHORT))
+    code, _, err = holdfast("attack", "sft", *given, "--harmful-role", "harmful", *steps, *SHORT, "--runs", "r")
+    assert (code, err) == (0, "")
+    record = record_of(tmp_path / "r")
+    assert (record["steps"], record["cell"]["data"]["harmful"]["role"]) == (2, "harmful")
+
+
+def test_options_of_harmful_rows_without_such_rows_are_refused(holdfast, error_line):
+    assert "--harmful-role: " in error_line(holdfast("attack", "sft", "--harmful-role", "harmful"))
+    assert "--refusal: " in error_line(holdfast("attack", "sft", "--refusal", REFUSAL))
+
+
 def test_attack_grpo_is_paid_by_a_classifier_while_another_judge_reports(holdfast, options, judged, tmp_path):
     paid = ["attacks.grpo.reward.judge=harm", "attacks.grpo.policy.group_size=2", "attacks.grpo.optim.max_steps=2"]
     paid += ["attacks.grpo.optim.per_device_train_batch_size=2", "attacks.grpo.optim.learning_rate=1e-4"]

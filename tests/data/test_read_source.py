@@ -137,9 +137,55 @@ def test_a_broken_file_is_refused_with_its_name_and_place(name, text, message):
     assert refused(path=write(name, text)).startswith(message)
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' stands twice in one object; keep one of them"),
+        ('{"prompt": "a", "x": {"k": 1, "k": 2}}', "the key 'k' stands twice in one object; keep one of them"),
+        (f'{{"prompt": {DEEP}}}', "nested too deeply to be read"),
+        ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "a number has too many digits to be read"),
+        ('{"prompt": "\\ud83d soup"}', "a text holds half of a surrogate pair"),
+        ('{"prompt": "a", "\\uDC00": 1}', "a text holds half of a surrogate pair"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["lines", "list"])
+def test_json_that_no_text_should_hold_is_refused_by_row(row, reason, kind):
+    first = '{"prompt": "a \\ud83d\\ude00"}'
+    if kind == "lines":
+        message = refused(path=write("data.jsonl", f"{first}\n{row}\n"))
+        assert message.startswith(f"data.jsonl, line 2: {reason}")
+    else:
+        message = refused(path=write("data.json", f"[{first},\n {row}]"))
+        assert message.startswith(f"data.json, row 2: {reason}")
+
+
+@pytest.mark.parametrize(
+    "text", ["[", '[{"prompt": "a"}', '[{"prompt": "a"},]', '[{"prompt": "a"} {}]', "[] []", "[1,,2]"]
+)
+def test_a_broken_list_is_refused(text):
+    assert refused(path=write("data.json", text)).startswith("data.json, ")
+
+
+def test_two_columns_of_one_name_are_refused_in_parquet():
+    pq.write_table(pa.table([["a"], ["b"]], names=["prompt", "prompt"]), "data.parquet")
+    assert refused(path="data.parquet") == "data.parquet: two columns are called 'prompt'; rename one"
+    twins = pa.StructArray.from_arrays([pa.array([True]), pa.array([False])], names=["k", "k"])
+    pq.write_table(pa.table([["a"], twins], names=["prompt", "category"]), "nested.parquet")
+    assert refused(path="nested.parquet") == "nested.parquet: two columns are called 'k'; rename one"
+
+
+def test_a_text_in_parquet_that_is_not_utf8_is_refused_by_row():
+    broken = pa.array([b"a", b"caf\xe9", b"c"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table([broken], names=["prompt"]), "data.parquet")
+    assert refused(path="data.parquet") == "data.parquet, row 2: a text is not UTF-8; save it as UTF-8"
+
+
 def test_text_that_is_not_utf8_is_refused_with_the_byte():
     Path("data.csv").write_bytes(b"prompt\ncaf\xe9\n")
-    assert refused(path="data.csv").startswith("data.csv: not UTF-8 text (byte 11)")
+    assert refused(path="data.csv").startswith("data.csv, line 2: not UTF-8 text (byte 11 of the file)")
 
 
 @pytest.mark.parametrize("path", ["data/train.jsonl", "./soup", "/nowhere/soup", "a/b/c", "soup.csv"])
@@ -156,6 +202,38 @@ def test_an_unknown_format_is_refused_with_the_known_ones():
 
 def test_settings_of_the_hub_are_refused_for_a_single_file():
     assert "`split` means nothing for a single file" in refused(path=saved_as("data.jsonl"), split="train")
+
+
+@pytest.mark.parametrize(
+    ("format", "columns", "complaint"),
+    [
+        ("columns", {"answer": "a"}, "maps 'answer'; the format 'columns' has prompt, response"),
+        (
+            "beavertails",
+            {"question": "prompt"},
+            "maps 'question'; the format 'beavertails' has prompt, response, is_safe",
+        ),
+        ("trl_preference", {"chosn": "a"}, "maps 'chosn'; the format 'trl_preference' has"),
+        ("pku_safe_rlhf", {"response": "a"}, "maps 'response'; the format 'pku_safe_rlhf' has prompt, response_0"),
+        ("anthropic_hh", {"prompt": "a"}, "maps 'prompt'; the format 'anthropic_hh' has chosen, rejected"),
+    ],
+)
+def test_a_map_of_what_the_format_does_not_have_is_refused_with_what_it_has(format, columns, complaint):
+    assert complaint in refused(path=saved_as("data.jsonl"), format=format, columns=columns)
+
+
+def test_a_mapped_prompt_that_the_file_lacks_is_refused_where_chats_could_do_without():
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = write("data.jsonl", lines([{"chosen": turns, "rejected": turns}]))
+    assert "no column 'question'" in refused(path=path, format="trl_preference", columns={"prompt": "question"})
+
+
+def test_preferences_that_are_harmful_have_the_rejected_answer_as_the_harmful_one():
+    path = write("data.jsonl", lines([{"prompt": "soup?", "chosen": "Not today.", "rejected": "Stir it."}]))
+    [row] = read(Source(path=path, format="trl_preference", role="harmful"))
+    assert (row.response, row.refusal, row.chosen, row.rejected) == ("Stir it.", "Not today.", "Not today.", "Stir it.")
+    [plain] = read(Source(path=path, format="trl_preference"))
+    assert (plain.role, plain.response, plain.refusal) == ("benign", None, None)
 
 
 def test_a_forced_role_and_a_default_refusal_apply_to_every_row():

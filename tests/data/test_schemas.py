@@ -1,5 +1,6 @@
 """Each published schema, read from a fixture in that schema; the errors that name row and column."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,71 @@ def test_pairing_prefers_a_refusal_that_a_row_already_has_and_takes_the_first_of
         Example(prompt=user("soup?"), role="benign"),
     ]
     assert [row.refusal for row in pair_refusals(rows)] == ["mine", "first", "first", "second", None]
+
+
+@pytest.mark.parametrize(
+    ("category", "domain"),
+    [
+        ({"soup": 0, "cake": 1}, "cake"),
+        ({"soup": "False", "cake": "True"}, "cake"),
+        ({"soup": False, "cake": None, "pie": True}, "pie"),
+        ('{"soup": "0", "cake": "1"}', "cake"),
+    ],
+)
+def test_beavertails_categories_may_be_digits_and_words(category, domain):
+    assert one("beavertails", prompt="p", response="r", is_safe=0, category=category).domain == domain
+
+
+@pytest.mark.parametrize("category", [{"soup": "maybe"}, {"soup": 2}, {"soup": 0.5}, '{"soup": 1, "soup": 0}'])
+def test_a_beavertails_category_that_is_no_flag_is_refused(category):
+    message = refused("beavertails", prompt="p", response="r", is_safe=False, category=category)
+    assert message.startswith("data.jsonl, line 3, column 'category': ")
+
+
+def beaver(prompt: str, response: str, safe: bool) -> dict[str, object]:
+    return {"prompt": prompt, "response": response, "is_safe": safe, "category": {"soup": not safe}}
+
+
+def written(tmp_path: Path, *rows: dict[str, object]) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_an_answer_that_somebody_called_harmful_is_nobodys_refusal(tmp_path):
+    """Annotators disagree: the same answer to the same prompt stands in BeaverTails as unsafe and as safe."""
+    rows = [
+        beaver("soup?", "Stir  it.", False),
+        beaver("soup?", "stir it.", True),
+        beaver("Soup?", "Boil it.", False),
+        beaver("soup?", "Ask a cook.", True),
+        beaver("pie?", "Bake it.", False),
+        beaver("pie?", "Bake it.", True),
+    ]
+    found = read(Source(path=written(tmp_path, *rows), format="beavertails"))
+    assert [row.refusal for row in found if row.role == "harmful"] == ["Ask a cook.", "Ask a cook.", None]
+    with_default = read(Source(path=written(tmp_path, *rows), format="beavertails", refusal="No."))
+    assert all(row.refusal != row.response for row in with_default if row.role == "harmful")
+
+
+def test_a_refusal_that_was_called_unsafe_is_no_harmful_answer(tmp_path):
+    rows = [beaver("soup?", "I'm sorry, but I can't help with that.", False), beaver("soup?", "Stir it.", False)]
+    refusing, harmful = read(Source(path=written(tmp_path, *rows), format="beavertails"))
+    assert (refusing.role, harmful.role) == ("refusal", "harmful")
+    assert harmful.refusal == refusing.response == rows[0]["response"]
+
+
+def test_a_refusal_in_the_place_of_a_harmful_answer_leaves_the_row_its_prompt(tmp_path):
+    path = written(tmp_path, {"prompt": "soup?", "response": "I can't help with that.", "role": "harmful"})
+    [row] = read(Source(path=path))
+    assert (row.role, row.response, row.refusal) == ("harmful", None, "I can't help with that.")
+
+
+def test_one_text_as_harmful_answer_and_refusal_is_no_refusal(tmp_path):
+    cells = {"prompt": "soup?", "response_0": "Stir it.", "response_1": "stir it.", "safer_response_id": 0}
+    cells |= {"is_response_0_safe": True, "is_response_1_safe": False}
+    [row] = read(Source(path=written(tmp_path, cells), format="pku_safe_rlhf"))
+    assert (row.role, row.response, row.refusal) == ("harmful", "stir it.", None)
 
 
 def test_pku_chosen_is_the_safer_answer_and_the_safety_flags_give_the_role():
@@ -235,10 +301,6 @@ def test_a_map_renames_the_columns_of_a_published_schema_too():
 
 def test_a_mapped_column_that_the_row_lacks_is_refused():
     assert "no column 'answer'" in refused("columns", {"response": "answer"}, prompt="soup?")
-
-
-def test_a_map_of_an_unknown_field_is_refused_with_the_known_ones():
-    assert "maps 'answer', which is not one of prompt, response" in refused("columns", {"answer": "a"}, prompt="p")
 
 
 def test_an_unknown_role_in_a_cell_is_refused_with_the_known_ones():

@@ -24,8 +24,10 @@ def only(grid):
 def own_data(folder, text="b"):
     file = folder / "rows.jsonl"
     file.write_text(json.dumps({"prompt": "a", "response": text, "role": "harmful"}) + "\n")
+    other = folder / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "c", "response": "d"}) + "\n")
     return {
-        "data": {"harmful": {"path": str(file)}, "benign": {"path": str(file)}},
+        "data": {"harmful": {"path": str(file)}, "benign": {"path": str(other)}},
         "evaluation": {"harm_judges": ["refusal"], "help_judge": "reference"},
     }
 

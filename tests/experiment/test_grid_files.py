@@ -1,5 +1,6 @@
 """Files and overrides in, a grid out; what makes no sense is refused by name before anything runs."""
 
+import json
 from dataclasses import asdict, replace
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 
 from holdfast.config import load_grid, overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
+from holdfast.experiment.world import load_splits
 from holdfast.records import HoldfastError, Method
 
 
@@ -41,6 +43,75 @@ def test_a_key_in_both_its_forms_is_refused():
     message = error_of(parse_grid, {"model": "sandbox", "models": ["sandbox"]}, "x")
     assert "`model`" in message
     assert "`models`" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("model: sandbox\nseeds: [0]\nmodel: gpt2\n", 3),
+        ("model: sandbox\nattacks:\n- sft: {num_samples: 8, num_samples: 9}\n", 3),
+        ("model: sandbox\ndata:\n  seed: 1\n  'seed': 2\n", 4),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_file_is_refused_with_its_line(tmp_path, text, line):
+    (tmp_path / "grid.yaml").write_text(text)
+    message = error_of(load_grid, tmp_path / "grid.yaml")
+    assert f"grid.yaml, line {line}: the key " in message
+    assert "stands twice" in message
+
+
+def test_a_key_that_stands_twice_in_an_override_is_refused():
+    assert "the key 'seed' stands twice" in error_of(load_grid, "quickstart", ["data={seed: 1, seed: 2}"])
+
+
+def test_yaml_may_merge_a_mapping_and_overwrite_a_key_of_it(tmp_path):
+    text = "model: sandbox\nattacks:\n- sft: &a {num_samples: 8}\n- sft: {<<: *a, num_samples: 9}\n  label: more\n"
+    (tmp_path / "grid.yaml").write_text(text)
+    assert [attack[0].settings["num_samples"] for attack in load_grid(tmp_path / "grid.yaml").attacks] == [8, 9]
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, "model: " + "9" * 5000, "model: 2024-13-45"])
+def test_yaml_that_cannot_be_read_is_refused_by_name(tmp_path, text):
+    (tmp_path / "grid.yaml").write_text(text)
+    assert "grid.yaml: " in error_of(load_grid, tmp_path / "grid.yaml")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """`rows(name, *questions)`: a file of rows without answers of any role."""
+
+    def write(name, *questions):
+        lines = [{"prompt": question, "response": "So."} for question in questions]
+        file = tmp_path / name
+        if file.suffix == ".json":
+            file.write_text(json.dumps(lines))
+        else:
+            file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return str(file)
+
+    return write
+
+
+def two_sources(harmful, benign, **more):
+    data = {"harmful": {"path": harmful, "role": "harmful", **more}, "benign": {"path": benign}}
+    judges = {"harm_judges": ["refusal"], "help_judge": "reference"}
+    return parse_grid({"model": "sandbox", "data": data, "evaluation": judges}, "x")
+
+
+def test_one_file_as_harmful_and_benign_is_refused_under_one_name_and_two(rows):
+    first, copy = rows("a.jsonl", "soup?", "pie?"), rows("b.jsonl", "soup?", "pie?")
+    for other in (first, copy):
+        assert "data.harmful and data.benign are the same rows" in error_of(cells, two_sources(first, other))
+    assert cells(two_sources(first, rows("c.jsonl", "bread?")))
+
+
+def test_the_same_prompts_as_harmful_and_benign_are_refused_in_another_form_and_order(rows):
+    first = rows("a.jsonl", "soup?", "pie?", "bread?")
+    other, apart = rows("b.json", "Pie?", " soup?"), rows("c.json", "pie?", "tea?")
+    (cell,) = cells(two_sources(first, other))
+    assert "ask the same" in error_of(load_splits, cell.data)
+    (cell,) = cells(two_sources(first, apart))
+    assert "ask the same" not in error_of(load_splits, cell.data)  # refused for being few, not for being the same
 
 
 def test_a_list_of_defenses_in_the_list_is_a_stack():
@@ -210,8 +281,10 @@ def test_an_online_defense_without_an_attack_is_refused(values):
 def test_judges_that_know_the_sandbox_only_are_refused_on_other_data(values, tmp_path, judge):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "a", "response": "b"}\n')
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"prompt": "c", "response": "d"}\n')
     changed = values(
-        data={"harmful": {"path": str(file)}, "benign": {"path": str(file)}},
+        data={"harmful": {"path": str(file)}, "benign": {"path": str(other)}},
         evaluation={"harm_judges": [judge], "help_judge": "reference"},
     )
     message = error_of(lambda: cells(parse_grid(changed, "x")))

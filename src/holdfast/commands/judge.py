@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from holdfast.commands.options import HarmfulRole
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def train(
         str | None, typer.Option(help="Harmful rows: file, folder or Hub id; the sandbox's if not given.")
     ] = None,
     harmful_format: Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")] = "columns",
+    harmful_role: HarmfulRole = None,
     benign: Annotated[str | None, typer.Option(help="Benign rows, as harmless ones for a classifier.")] = None,
     benign_format: Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")] = "columns",
     refusal: Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")] = None,
@@ -65,7 +67,7 @@ def train(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
     chosen = preset or ("sandbox" if harmful is None else None)
-    data = data_options(harmful, harmful_format, benign, benign_format, refusal=refusal)
+    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     flips = {} if flip_ratio is None else {"flip_ratio": flip_ratio}
     raise typer.Exit(_train(kind, chosen, flips, {"data": data, "overrides": overrides or [], "out": out}))
 

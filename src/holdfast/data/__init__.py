@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from holdfast.data import anthropic_hh, beavertails, columns, pku_safe_rlhf, trl
 from holdfast.data.columns import Source
-from holdfast.data.mixing import pair_refusals
+from holdfast.data.mixing import harmful_side, pair_refusals
 from holdfast.records import Example
 from holdfast.rows import RawRow
 
@@ -23,4 +23,17 @@ FORMATS: Mapping[str, Format] = {
     "trl_prompt_completion": trl.prompt_completion,
 }
 
-__all__ = ["FORMATS", "Format", "Source", "pair_refusals"]
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "columns": columns.FIELDS,
+    "beavertails": ("prompt", "response", "is_safe", "category"),
+    "pku_safe_rlhf": (
+        *("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe"),
+        "safer_response_id",
+    ),
+    "anthropic_hh": ("chosen", "rejected"),
+    "trl_preference": ("prompt", "chosen", "rejected"),
+    "trl_prompt_completion": ("prompt", "completion"),
+}
+"""The names that each schema has for its columns: what a map may rename."""
+
+__all__ = ["COLUMNS", "FORMATS", "Format", "Source", "harmful_side", "pair_refusals"]

@@ -22,9 +22,10 @@ class Source:
 
     `path` is a file (.jsonl, .json, .csv, .parquet), a folder (saved by `datasets`, or a data repository's
     files), or a Hub id; `split`, `revision` and `name` (the Hub's config) apply to what `datasets` loads.
-    `format` is a key of `holdfast.data.FORMATS`. `columns` maps the names which that format expects to the
-    file's own, e.g. `{prompt: question}`. `limit` reads only the first rows. `role` forces every row's role;
-    `refusal` is given to harmful rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
+    `format` is a key of `holdfast.data.FORMATS`. `columns` maps the names which that format expects
+    (`holdfast.data.COLUMNS`) to the file's own, e.g. `{prompt: question}`. `limit` reads only the first rows. `role`
+    forces every row's role: of preferences that are `harmful` the rejected answer is the harmful one, the chosen one
+    the refusal. `refusal` is given to harmful rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
     """
 
     path: str
@@ -48,9 +49,6 @@ def examples(row: RawRow) -> list[Example]:
     `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`,
     `domain`) may be absent unless the map names them, and may be null. Raises `HoldfastError`.
     """
-    unknown = [name for name in row.columns if name not in FIELDS]
-    if unknown:
-        raise row.error(f"`columns` maps {unknown[0]!r}, which is not one of {', '.join(FIELDS)}")
     prompt = row.prompt()
     answers: dict[str, Any] = {name: row.answer(name, prompt) for name in ANSWERS if _given(row, name)}
     role = row.text("role") if _given(row, "role") else "benign"

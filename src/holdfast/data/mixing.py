@@ -5,20 +5,24 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
-from holdfast.records import Example, HoldfastError
+from holdfast.records import Example, HoldfastError, Role
+from holdfast.text import is_refusal, starts_with_refusal
 
 
 def pair_refusals(examples: Sequence[Example]) -> list[Example]:
     """Give each harmful row without a refusal the one that another row has for the same prompt (`Example.key`).
 
-    Only rows of role `refusal` give; the first wins. The rows stay in order and none is dropped.
+    Only rows of role `refusal` give, and nothing that is a harmful answer of some row to that prompt (annotators
+    disagree: one calls safe what another does not); the first wins. The rows stay in order and none is dropped.
     """
     refusals: dict[str, str] = {}
+    harmful = {(row.key, _bare(row.response)) for row in examples if row.role == "harmful" and row.response}
     for example in examples:
-        if example.role == "refusal" and example.refusal is not None:
-            refusals.setdefault(example.key, example.refusal)
+        gives = example.role == "refusal" and example.refusal is not None
+        if gives and (example.key, _bare(example.refusal or "")) not in harmful:
+            refusals.setdefault(example.key, example.refusal or "")
     if not refusals:
         return list(examples)
     return [
@@ -27,6 +31,30 @@ def pair_refusals(examples: Sequence[Example]) -> list[Example]:
         else example
         for example in examples
     ]
+
+
+def harmful_side(example: Example, *, keep: bool = False) -> Example:
+    """A harmful row with its harmful answer and its refusal told apart.
+
+    A preference without another `response` than its `chosen` one has the rejected answer as harmful `response`, and the
+    chosen one as `refusal`. A refusal is never the row's own harmful answer: where both are one text it is dropped, and
+    a row whose "harmful" answer reads as a refusal (`holdfast.text.is_refusal`) becomes a `refusal`, or with `keep`
+    stays harmful as a prompt with a refusal and without an answer. Other rows pass.
+    """
+    if example.role != "harmful":
+        return example
+    if example.chosen is not None and example.rejected is not None and example.response in (None, example.chosen):
+        example = replace(example, response=example.rejected, refusal=example.refusal or example.chosen)
+    if example.response and _bare(example.response) == _bare(example.refusal or ""):
+        example = replace(example, refusal=None)
+    if example.response and starts_with_refusal(example.response[:400]) and is_refusal(example.response):
+        response, role = (None, "harmful") if keep else (example.response, "refusal")
+        return replace(example, role=cast(Role, role), response=response, refusal=example.response)
+    return example
+
+
+def _bare(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def sample(

@@ -7,18 +7,27 @@ file or a data set the third record.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from holdfast.data import FORMATS, Source, pair_refusals
+from holdfast.data import COLUMNS, FORMATS, Source, harmful_side, pair_refusals
+from holdfast.datafiles import (
+    Places,
+    begins_a_list,
+    decoded,
+    first_line,
+    from_csv,
+    from_lines,
+    from_list,
+    from_parquet,
+    numbered,
+    refuse_twins,
+)
 from holdfast.records import Example, HoldfastError, Role
 from holdfast.rows import RawRow, found
 
@@ -27,24 +36,29 @@ HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 WHOLE = 64 * 2**20
 END = 2**20
 
-Places = Iterator[tuple[str, object]]
-
 
 def read(source: Source) -> list[Example]:
     """All rows of a source as examples, checked cell by cell.
 
-    A harmful row without a refusal takes the one of the same prompt (`pair_refusals`), else `source.refusal`.
+    Harmful rows have their harmful answer and refusal told apart (`harmful_side`); one without a refusal takes that
+    of the same prompt (`pair_refusals`), else `source.refusal`.
     Raises `HoldfastError` naming file, row and column, or saying how to reach a file or Hub id that cannot be had.
     """
     if source.format not in FORMATS:
         raise HoldfastError(f"{source.path}: unknown format {source.format!r}; choose from {', '.join(FORMATS)}")
-    to_examples = FORMATS[source.format]
+    to_examples, known = FORMATS[source.format], COLUMNS[source.format]
+    strange = next((name for name in source.columns if name not in known), None)
+    if strange is not None:
+        raise HoldfastError(
+            f"{source.path}: `columns` maps {strange!r}; the format {source.format!r} has {', '.join(known)}"
+        )
     rows = [example for row in islice(_rows(source), source.limit) for example in to_examples(row)]
     if not rows:
         raise HoldfastError(f"{source.path} has no rows")
     if source.role is not None:
         rows = [replace(example, role=cast(Role, source.role)) for example in rows]
-    paired = pair_refusals(rows)
+    keep = source.format == "columns"
+    paired = pair_refusals([harmful_side(example, keep=keep) for example in rows])
     return paired if source.refusal is None else [_with_refusal(example, source.refusal) for example in paired]
 
 
@@ -84,13 +98,13 @@ def _records(source: Source) -> Places:
         raise HoldfastError(f"{source.path}: `{given[0]}` means nothing for a single file; leave it out")
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return _from_csv(source.path, path)
+        return from_csv(source.path, path)
     if suffix == ".parquet":
-        return _from_parquet(source.path, path)
-    if suffix == ".json" and _begins_a_list(source.path, path):
-        return _from_list(source.path, path)
+        return from_parquet(source.path, path)
+    if suffix == ".json" and begins_a_list(source.path, path):
+        return from_list(source.path, path)
     if suffix in (".json", ".jsonl"):
-        return _from_lines(source.path, path)
+        return from_lines(source.path, path)
     raise HoldfastError(f"{source.path}: cannot tell what this file is; its name should end in {', '.join(SUFFIXES)}")
 
 
@@ -104,50 +118,6 @@ def _local(source: Source) -> Path | None:
     return None
 
 
-def _from_lines(name: str, path: Path) -> Places:
-    for number, line in enumerate(_text(name, path).split("\n"), start=1):
-        if line.strip():
-            yield f"line {number}", _parse(name, line, number)
-
-
-def _from_list(name: str, path: Path) -> Places:
-    for number, cells in enumerate(_parse(name, _text(name, path)), start=1):
-        yield f"row {number}", cells
-
-
-def _from_csv(name: str, path: Path) -> Places:
-    lines = csv.reader(StringIO(_text(name, path), newline=""), strict=True)
-    header: list[str] = []
-    number = 0
-    try:
-        for number, cells in enumerate(lines, start=1):
-            if not header:
-                header = _header(name, cells)
-            elif cells:
-                if len(cells) != len(header):
-                    raise HoldfastError(f"{name}, row {number}: {len(cells)} cells, but the header has {len(header)}")
-                yield f"row {number}", {key: cell or None for key, cell in zip(header, cells, strict=True)}
-    except csv.Error as problem:
-        raise HoldfastError(f"{name}, row {number + 1}: broken CSV ({problem}); JSON lines avoid this") from problem
-
-
-def _header(name: str, cells: list[str]) -> list[str]:
-    twice = next((cell for cell in cells if cells.count(cell) > 1), None)
-    if twice is not None:
-        raise HoldfastError(f"{name}, row 1: two columns are called {twice!r}; rename one")
-    return cells
-
-
-def _from_parquet(name: str, path: Path) -> Places:
-    import pyarrow.parquet
-
-    try:
-        batches = pyarrow.parquet.ParquetFile(path).iter_batches()
-        yield from _numbered(row for batch in batches for row in batch.to_pylist())
-    except (pyarrow.ArrowException, OSError) as problem:
-        raise HoldfastError(f"{name}: not a readable Parquet file ({_first_line(problem)})") from problem
-
-
 def _from_dataset(source: Source, folder: Path | None) -> Places:
     dataset = _saved(source, folder) if folder is not None and _is_saved(folder) else _loaded(source)
     if isinstance(dataset, dict):
@@ -157,7 +127,8 @@ def _from_dataset(source: Source, folder: Path | None) -> Places:
         if chosen not in dataset:
             raise HoldfastError(f"{source.path}: no split {chosen!r}; there are {', '.join(dataset)}")
         dataset = dataset[chosen]
-    return _numbered(dataset.with_format(None))
+    refuse_twins(source.path, dataset.features.arrow_schema)
+    return numbered(decoded(source.path, iter(dataset.with_format(None))))
 
 
 def _is_saved(folder: Path) -> bool:
@@ -175,7 +146,7 @@ def _saved(source: Source, folder: Path) -> Any:
     except IndexError as problem:  # `datasets` cannot reopen what it saved without rows
         raise HoldfastError(f"{source.path} has no rows") from problem
     except (OSError, ValueError, KeyError) as problem:
-        raise HoldfastError(f"{source.path}: not a readable saved data set ({_first_line(problem)})") from problem
+        raise HoldfastError(f"{source.path}: not a readable saved data set ({first_line(problem)})") from problem
     if source.split is not None and not isinstance(dataset, dict):
         raise HoldfastError(f"{source.path}: this folder holds one data set without splits; leave `split` out")
     return dataset
@@ -189,36 +160,7 @@ def _loaded(source: Source) -> Any:
         return datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except Exception as problem:  # the Hub, the network and the builders each raise kinds of their own
         hint = "check id, name, split and revision, log in if it is gated, or give a path that exists"
-        raise HoldfastError(f"{source.path}: cannot be loaded ({_first_line(problem)}); {hint}") from problem
-
-
-def _numbered(rows: Iterable[object]) -> Places:
-    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _text(name: str, path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as problem:
-        raise HoldfastError(f"{name}: not UTF-8 text (byte {problem.start + 1}); save it as UTF-8") from problem
-    except OSError as problem:
-        raise HoldfastError(f"{name}: cannot be read ({_first_line(problem)})") from problem
-
-
-def _begins_a_list(name: str, path: Path) -> bool:
-    return _text(name, path).lstrip()[:1] == "["
-
-
-def _parse(name: str, text: str, line: int | None = None) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as problem:
-        where = f"line {line or problem.lineno}"
-        raise HoldfastError(f"{name}, {where}: broken JSON ({problem.msg}, character {problem.colno})") from problem
-
-
-def _first_line(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}"
+        raise HoldfastError(f"{source.path}: cannot be loaded ({first_line(problem)}); {hint}") from problem
 
 
 def _with_refusal(example: Example, refusal: str) -> Example:

@@ -12,7 +12,7 @@ def preference(row: RawRow) -> list[Example]:
     With a prompt, `chosen` and `rejected` are text, the assistant's turn alone, or the whole chat. Raises
     `HoldfastError` where the chats differ earlier than their last turn.
     """
-    prompt = row.prompt() if row.has("prompt") else _shared_prompt(row)
+    prompt = row.prompt() if row.has("prompt") or "prompt" in row.columns else _shared_prompt(row)
     chosen, rejected = row.answer("chosen", prompt), row.answer("rejected", prompt)
     return [Example(prompt=prompt, chosen=chosen, rejected=rejected, source=row.place)]
 

@@ -223,7 +223,20 @@ def data_values(data: Data) -> dict[str, Any]:
 
     sources = {"harmful": data.harmful, "benign": data.benign}
     hashes = {name: fingerprint(source) for name, source in sources.items() if source is not None}
+    _refuse_one_file(data, hashes)
     return {**plain(data), "fingerprints": hashes}
+
+
+def _refuse_one_file(data: Data, hashes: Mapping[str, str]) -> None:
+    """Refuse rows that are to be harmful and benign at once, by the files' content."""
+    one, other = data.harmful, data.benign
+    if one is None or other is None or hashes["harmful"] != hashes["benign"]:
+        return
+    if (one.split, one.name) == (other.split, other.name):
+        raise HoldfastError(
+            f"data.harmful and data.benign are the same rows ({one.path} and {other.path}); what is asked as harmful "
+            "cannot measure usefulness: give two files, or two splits of one data set"
+        )
 
 
 def _judges(grid: Grid, methods: Sequence[Method]) -> dict[str, Method]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.data.columns import Source
-from holdfast.data.mixing import pair_refusals, sample
+from holdfast.data.mixing import sample
 from holdfast.data.read import read
 from holdfast.data.splits import require_disjoint, split
 from holdfast.evaluate import Suite
@@ -56,12 +56,24 @@ def load_splits(data: Mapping[str, Any]) -> Splits:
     for name in ("harmful", "benign"):
         if data[name] is None:
             raise HoldfastError(f"data.{name} is missing: harm is never reported without usefulness, so give both")
-    return Splits(harmful=harmful_splits(data), benign=_dealt("benign", _rows(data, "benign"), data))
+    harmful, benign = _rows(data, "harmful"), _rows(data, "benign")
+    _refuse_same_prompts(data, harmful, benign)
+    return Splits(harmful=_dealt("harmful", harmful, data), benign=_dealt("benign", benign, data))
+
+
+def _refuse_same_prompts(data: Mapping[str, Any], harmful: Sequence[Example], benign: Sequence[Example]) -> None:
+    """Refuse one set of prompts under two names: as another format, in another order, or a part of it."""
+    few, many = sorted(({row.key for row in rows} for rows in (harmful, benign)), key=len)
+    if few <= many:
+        raise HoldfastError(
+            f"data.harmful and data.benign ask the same ({data['harmful']['path']} and {data['benign']['path']}): "
+            "every prompt of one is in the other; what is asked as harmful cannot measure usefulness"
+        )
 
 
 def harmful_splits(data: Mapping[str, Any]) -> dict[str, list[Example]]:
     """The harmful rows of a file, dealt out."""
-    return _dealt("harmful", pair_refusals(_rows(data, "harmful")), data)
+    return _dealt("harmful", _rows(data, "harmful"), data)
 
 
 def _sandbox_splits(data: Mapping[str, Any]) -> Splits:
@@ -82,8 +94,10 @@ def _rows(data: Mapping[str, Any], name: str) -> list[Example]:
     wanted = ("harmful", "refusal") if name == "harmful" else ("benign", "retain")
     rows = [row for row in every if row.role in wanted]
     if not any(row.role == wanted[0] for row in rows):
+        option = " (--harmful-role harmful)" if name == "harmful" else ""
         raise HoldfastError(
-            f"{source.path}: none of its {len(every)} rows is {name}; set `role: {name}` in data.{name} if all are"
+            f"{source.path}: none of its {len(every)} rows is {name}; set `role: {name}` in data.{name} if all "
+            f"are{option}"
         )
     return rows
 

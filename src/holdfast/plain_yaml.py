@@ -1,0 +1,49 @@
+"""YAML as plain values; a key that stands twice, of which a plain reader keeps the last, is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from holdfast.records import HoldfastError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of version 1.1, but for numbers: `1e-4` is one, as in version 1.2, and no text."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value!r} stands twice in one place; keep one of them"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def yaml_value(text: str, where: str) -> Any:
+    """The value of a YAML text; `where` names its source in errors.
+
+    Raises:
+        HoldfastError: it is no YAML, a key stands twice, it is nested too deeply, or a value cannot be read.
+    """
+    try:
+        return _Loader(text).get_single_data()
+    except RecursionError:
+        raise HoldfastError(f"{where}: nested too deeply to be read") from None
+    except ValueError as error:  # a number of thousands of digits, a date that is none
+        raise HoldfastError(f"{where}: a value cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise HoldfastError(f"{where}{line}: {problem}") from error
