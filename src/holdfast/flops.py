@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from holdfast.critic import PREFIX
+from holdfast.shortcuts import PROBING
 
 
 class Meter:
@@ -95,7 +96,7 @@ class Meter:
 
     def _watched(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(network: Any, *args: Any, **named: Any) -> Any:
-            if self._inside:
+            if self._inside or PROBING.get():
                 return inner(network, *args, **named)
             self._inside = True
             try:

@@ -7,21 +7,36 @@ changes what is sampled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from holdfast.models import Model
 from holdfast.precision import computing
 from holdfast.ranges import Count, NonNegative, PositiveShare, Whole, ranged
+from holdfast.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
 from holdfast.records import Completion, Example
-from holdfast.tensors import pad_left, target_logprobs
+from holdfast.shortcuts import shortcuts
+from holdfast.tensors import target_logprobs
+
+__all__ = [
+    "Answer",
+    "Drawing",
+    "Reader",
+    "Sampling",
+    "SamplingError",
+    "as_completion",
+    "complete",
+    "decode",
+    "draw",
+    "evaluating",
+    "invert",
+    "sample",
+]
 
 DROP_SHARE = 0.25
 
@@ -49,18 +64,6 @@ class SamplingError(ArithmeticError):
     """The model's probabilities are not numbers, so nothing can be drawn from them."""
 
 
-@contextmanager
-def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """No gradients, no dropout; the previous mode comes back."""
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        network.train(training)
-
-
 def sample(
     model: Model,
     prompts: Sequence[Sequence[int]],
@@ -85,13 +88,14 @@ def sample(
     uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
     # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
     sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
+    shortcuts(model.network)  # found out here, where gradients can be had
     with evaluating(model.network), computing(model.network), nullcontext() if sharded else torch.inference_mode():
         reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
         return decode(model, reader, sampling, uniform.to(model.device), logprobs=logprobs)
 
 
-class Reading(Protocol):
-    """What has been read so far of N texts, and how each one's next token is drawn."""
+class Drawing(Protocol):
+    """A reading of N texts, and how each one's next token is drawn."""
 
     @property
     def logits(self) -> Tensor:
@@ -107,8 +111,38 @@ class Reading(Protocol):
         """Go on with these rows only."""
 
 
+class Reader:
+    """What one model has read so far, by a cache where its architecture can be trusted with one."""
+
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> None:
+        """Read each prompt, for as many answers of at most `room` tokens as `counts` says."""
+        asked = Prompts(prompts, counts, model.pad_id)
+        self.reading: Reading
+        if shortcuts(model.network).cache:
+            self.reading = CachedReading(model.network, asked, room=room)
+        else:
+            self.reading = PlainReading(model.network, asked)
+
+    @property
+    def logits(self) -> Tensor:
+        """Of each text's next token, (N, V)."""
+        return self.reading.logits
+
+    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """One token a row, (N,)."""
+        return draw(self.logits, uniform, sampling)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a row, (N,)."""
+        self.reading.advance(tokens)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.reading.keep(rows)
+
+
 def decode(
-    model: Model, reader: Reading, sampling: Sampling, uniform: Tensor, *, logprobs: bool = False
+    model: Model, reader: Drawing, sampling: Sampling, uniform: Tensor, *, logprobs: bool = False
 ) -> list[Answer]:
     """Answers to what `reader` has read, drawn by the numbers `uniform` (N, max_new_tokens) in [0, 1).
 
@@ -146,75 +180,6 @@ def decode(
 def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:
     end = next((i for i, token in enumerate(row[:length]) if token in stops), None)
     return Answer(row[:length], finished=False) if end is None else Answer(row[: end + 1], finished=True)
-
-
-class Reader:
-    """What the model has read so far: its cache, the mask over it, and the logits of the next token."""
-
-    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> None:
-        """Read each prompt once and share it among as many answers of at most `room` tokens as `counts` says."""
-        tokens, mask = pad_left(prompts, model.pad_id)
-        tokens, mask = tokens.to(model.device), mask.to(model.device)
-        self.network, self.length = model.network, tokens.shape[1]
-        self.cache = DynamicCache(config=self.network.config)
-        self.logits: Tensor
-        # Without padding neither mask nor positions are needed, and attention takes its fast path.
-        self.positions: Tensor | None = None
-        self.mask: Tensor | None = None
-        if not bool(mask.all()):
-            self.positions = (mask.cumsum(1) - 1).clamp(min=0)
-            self.mask = torch.cat([mask, mask.new_ones(len(mask), room)], 1)
-        self._read(tokens, None if self.mask is None else mask)
-        if self.positions is not None:
-            self.positions = self.positions[:, -1:]
-        if set(counts) != {1}:
-            self.keep(torch.arange(len(prompts)).repeat_interleave(torch.tensor(counts)).to(model.device))
-        if self.mask is not None and _takes_finished_masks(self.network, self.cache):
-            self.mask = self.mask.bool()[:, None, None]
-
-    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
-        """One token a row, (N,)."""
-        return draw(self.logits, uniform, sampling)
-
-    def advance(self, tokens: Tensor) -> None:
-        """Read one more token a row, (N,)."""
-        self.length += 1
-        if self.positions is not None:
-            self.positions = self.positions + 1
-        self._read(tokens[:, None], None if self.mask is None else self.mask[..., : self.length])
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.cache.batch_select_indices(rows)
-        self._each(lambda values: values[rows])
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        self.logits = change(self.logits)
-        self.positions = None if self.positions is None else change(self.positions)
-        self.mask = None if self.mask is None else change(self.mask)
-
-    def _read(self, tokens: Tensor, mask: Tensor | None) -> None:
-        output = self.network(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=self.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        self.logits = output.logits[:, -1]
-
-
-def _takes_finished_masks(network: Any, cache: Any) -> bool:
-    """Whether a mask of (N, 1, 1, tokens) may be given, which spares building one for each token.
-
-    Transformers' own generation gives such masks to the models marked so. Layers that see a window only have masks of
-    their own, other kinds of attention other forms of mask, and models that tell distances by the mask must see it.
-    """
-    config = network.config
-    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    marked = getattr(network, "_can_compile_fullgraph", False) and config._attn_implementation == "sdpa"
-    return plain and marked and not getattr(config, "alibi", False)
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
