@@ -34,6 +34,7 @@ ORDER = (
         "tensors",
         "precision",
         "anatomy",
+        "adapters",
         "reading",
         "prefixes",
         "shortcuts",

@@ -1,7 +1,8 @@
-"""Where the parts of a network are: decoder layers, their MLPs and attentions, final norm and head, by one map.
+"""Where the parts of a network are: decoder layers, what they are made of, final norm and head, by one map.
 
-Llama, Mistral, Qwen, Gemma, Phi, GPT-2 and GPT-NeoX style models are known, bare or inside the wrappers of adapters
-and of training on many devices. What the map does not find is refused by name rather than passed over.
+Models in the styles of Llama, Qwen, Gemma, Phi, GPT-2, GPT-NeoX, Mamba and their hybrids and mixtures of experts are
+known, bare or inside the wrappers of adapters and of training on many devices. What the map does not find is refused
+by name when a method asks for it, rather than passed over.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from holdfast.records import HoldfastError
 
-LAYERS = ("model.layers", "model.language_model.layers", "transformer.h", "gpt_neox.layers")
-NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
-MLPS = ("mlp",)
-ATTENTIONS = ("self_attn", "attn", "attention")
+LAYERS = (
+    *("model.layers", "model.language_model.layers", "transformer.h", "gpt_neox.layers", "backbone.layers"),
+    *("model.decoder.layers", "transformer.blocks", "rwkv.blocks", "backbone.blocks", "biogpt.layers"),
+)
+NORMS = (
+    *("norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "embedding_norm", "final_norm", "layer_norm"),
+    *("ln_out", "out_norm"),
+)
+MLPS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "mlps", "mlp_block", "ffn")
+ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
+MIXERS = (*ATTENTIONS, "linear_attn", "mamba", "conv", "temporal_block", "mixer", "mamba_decoder", "mlstm_layer")
+"""What a layer reads other tokens by: attention, or a state-space, linear-attention or convolution layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +36,72 @@ class Anatomy:
     """The parts of one network, in the order in which a token meets them; `L` layers.
 
     `layers_name` is the name of the list of layers in the network without wrappers, so that the tensors of layer `i`
-    are those named `LAYERS_NAME.i.`.
+    are those named `LAYERS_NAME.i.`; `kind` is its class. Parts that an architecture lacks are missed when asked for.
     """
 
     layers: tuple[nn.Module, ...]
-    mlps: tuple[nn.Module, ...]
-    attentions: tuple[nn.Module, ...]
     final_norm: nn.Module
     lm_head: nn.Module
     layers_name: str
     config: Any
+    kind: str
+
+    @property
+    def mlps(self) -> tuple[nn.Module, ...]:
+        """The MLP of each layer, or its mixture of experts.
+
+        Raises:
+            HoldfastError: a layer has none, or several whose outputs add up.
+        """
+        return tuple(self.mlp(i) for i in range(len(self.layers)))
+
+    @property
+    def attentions(self) -> tuple[nn.Module, ...]:
+        """The attention of each layer.
+
+        Raises:
+            HoldfastError: a layer has none, or several.
+        """
+        return tuple(self.attention(i) for i in range(len(self.layers)))
+
+    @property
+    def mixers(self) -> tuple[nn.Module, ...]:
+        """All that tokens read other tokens by (see `MIXERS`): one a layer as a rule, in some networks two or none.
+
+        Raises:
+            HoldfastError: there is none in the whole network.
+        """
+        found = tuple(part for layer in self.layers for part in _named(layer, MIXERS, mlp=False))
+        if not found:
+            raise HoldfastError(f"{self.kind}: no layer has an attention (looked for {', '.join(MIXERS)})")
+        return found
+
+    def mlp(self, layer: int) -> nn.Module:
+        """The MLP of a layer, counted from 0; raises as `mlps`."""
+        return self._only(layer, MLPS, "MLP")
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention of a layer, counted from 0; raises as `attentions`."""
+        return self._only(layer, ATTENTIONS, "attention")
+
+    def _only(self, layer: int, places: Sequence[str], what: str) -> nn.Module:
+        found = _named(self.layers[layer], places, mlp=what == "MLP")
+        if len(found) == 1:
+            return found[0]
+        inside = ", ".join(name for name, _ in self.layers[layer].named_children())
+        problem = f"no {what}" if not found else f"more than one {what}"
+        raise HoldfastError(
+            f"{self.kind}: {problem} in layer {layer} found (looked for {', '.join(places)}; it has {inside}); "
+            "use a method that does not need it, or another model"
+        )
 
     def head(self, normed: Tensor) -> Tensor:
         """Logits (..., V) of states (..., H) after the final norm, scaled and capped as the model's own."""
         weight = next(self.lm_head.parameters())
         logits = self.lm_head(normed.to(weight.dtype))
-        divisor, factor = (getattr(self.config, name, None) for name in ("logits_scaling", "logit_scale"))
-        logits = logits * (factor or 1.0) / (divisor or 1.0)
+        for name in ("logit_scale", "lm_head_multiplier"):
+            logits = logits * (getattr(self.config, name, None) or 1.0)
+        logits = logits / (getattr(self.config, "logits_scaling", None) or 1.0)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
 
@@ -69,15 +128,61 @@ def anatomy(network: nn.Module) -> Anatomy:
         raise HoldfastError(f"{kind}: no language-model head found; load the model as a causal language model")
     return Anatomy(
         layers=layers,
-        mlps=tuple(_first(layer, MLPS, kind, f"MLP in layer {i}")[1] for i, layer in enumerate(layers)),
-        attentions=tuple(
-            _first(layer, ATTENTIONS, kind, f"attention in layer {i}")[1] for i, layer in enumerate(layers)
-        ),
         final_norm=_first(decoder, NORMS, kind, "final norm")[1],
         lm_head=lm_head,
         layers_name=layers_name,
         config=bare.config.get_text_config(),
+        kind=kind,
     )
+
+
+def check_lens(network: nn.Module) -> None:
+    """Make sure that states can be read by norm and head as the network itself reads its last ones.
+
+    Raises:
+        HoldfastError: what comes out is not what the network says: it does more to its states than the map knows.
+    """
+    parts = anatomy(network)
+    with torch.no_grad(), residual_stream(parts) as stream:
+        (last,), logits = _tried(network, parts.layers[-1:])
+        # Some architectures carry several streams side by side.
+        fits = all(state.dim() == 3 for state in (*stream, last)) and torch.allclose(
+            parts.lens(last), logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max())
+        )
+    if not fits:
+        raise HoldfastError(
+            f"{parts.kind}: its last states under the final norm and the head are not its own logits, so states of "
+            "other layers cannot be read so either; set ascent_weight to 0, or use another model"
+        )
+
+
+def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
+    """Make sure that modules put out a state for every token.
+
+    Raises:
+        HoldfastError: one of them puts out something else; names it.
+    """
+    for module, output in zip(modules, _tried(network, modules)[0], strict=True):
+        shape = tuple(output.shape) if isinstance(output, Tensor) else None
+        if shape is None or len(shape) != 3 or shape[:2] != (2, 8):
+            raise HoldfastError(
+                f"{type(unwrapped(network)).__name__}: {type(module).__name__} puts out {shape or 'no tensor'} for 2 "
+                "texts of 8 tokens and not a state for each token; use a method that does not need it, or another model"
+            )
+
+
+def _tried(network: nn.Module, modules: Sequence[nn.Module]) -> tuple[list[Any], Tensor]:
+    """What modules put out for 2 texts of 8 tokens, and the logits; the network's mode comes back."""
+    weight, training = next(network.parameters()), network.training
+    vocabulary = len(next(unwrapped(network).get_input_embeddings().parameters()))
+    tokens = torch.arange(16, device=weight.device).view(2, 8) % vocabulary
+    network.eval()
+    try:
+        with torch.no_grad(), outputs_of(modules) as found:
+            logits = network(input_ids=tokens, use_cache=False).logits
+        return list(found), logits
+    finally:
+        network.train(training)
 
 
 def unwrapped(network: Any) -> Any:
@@ -136,6 +241,19 @@ def _keep(found: list[Any], place: int) -> Any:
     return hook
 
 
+def _named(layer: nn.Module, places: Sequence[str], *, mlp: bool) -> list[nn.Module]:
+    """The children of a layer that stand in one of `places`; a `mixer` is what its class is named for."""
+    found = [(place, getattr(layer, place)) for place in places if isinstance(getattr(layer, place, None), nn.Module)]
+    if mlp and not found and isinstance(getattr(layer, "mixer", None), nn.Module):
+        found = [("mixer", layer.mixer)]
+    parts = [part for place, part in found if place != "mixer" or _is_mlp(part) == mlp]
+    return [one for part in parts for one in (part if isinstance(part, nn.ModuleList) else [part])]
+
+
+def _is_mlp(mixer: nn.Module) -> bool:
+    return type(mixer).__name__.endswith(("MLP", "MoE", "Moe"))
+
+
 def _first(root: nn.Module, places: Sequence[str], kind: str, what: str) -> tuple[str, nn.Module]:
     """The first of `places` under `root` that there is."""
     for place in places:
@@ -145,5 +263,5 @@ def _first(root: nn.Module, places: Sequence[str], kind: str, what: str) -> tupl
             continue
     raise HoldfastError(
         f"{kind}: no {what} found (looked for {', '.join(places)}); "
-        "use a Llama, Mistral, Qwen, Gemma, Phi, GPT-2 or GPT-NeoX style model"
+        "use a Llama, Mistral, Qwen, Gemma, Phi, GPT-2, GPT-NeoX or Mamba style model"
     )

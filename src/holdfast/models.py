@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from holdfast.adapters import places
 from holdfast.chat import Chat, rows_of
 from holdfast.loading import load_tokenizer, load_weights, refuse_encoder, refuse_tied_targets, refuse_unlike
 from holdfast.precision import Dtype, stored_type, widen
@@ -176,21 +177,26 @@ def clone(model: Model) -> Model:
     return replace(model, network=copy.deepcopy(model.network))
 
 
-def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0) -> Model:
-    """The model with a fresh adapter whose weights alone are trained; unchanged when `adapter` is `None`."""
+def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collection[str] | None = None) -> Model:
+    """The model with a fresh adapter whose weights alone are trained; unchanged when `adapter` is `None`.
+
+    `within` names the only tensors that it may sit on. Raises as `holdfast.adapters.places`.
+    """
     if adapter is None:
         return model
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
-    targets = adapter.target_modules
+    dropout = adapter.lora_dropout
+    on = places(model.network, adapter.target_modules, within=within, dropout=dropout, name=model.name)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=adapter.r,
         lora_alpha=adapter.lora_alpha,
         lora_dropout=adapter.lora_dropout,
         fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.network.modules()),
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=on.modules,
+        target_parameters=on.parameters or None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,5 +1,7 @@
 """Training under the worst small change of what attentions put out: a backward rule of two passes over a batch.
 
+Where a layer has a state-space or linear-attention part in attention's place, that is meant by attention too.
+
 The first pass finds the direction in which the loss grows fastest, over the outputs `a_l` of all attentions at once;
 the second is made with every `a_l + e_l`, and its gradient is the one that training sees. To first order this is
 `min over weights of max over sum_l |e_l|^2 <= radius^2 of L(a_1 + e_1, ..., a_L + e_L)` (Vaccine, Huang et al. 2024,
@@ -82,7 +84,7 @@ def slopes_of(objective: Objective, network: torch.nn.Module, batch: Batch) -> t
     No gradient of a parameter is computed or touched.
     """
     parts = anatomy(network)
-    seen: list[list[Tensor]] = [[] for _ in parts.attentions]
+    seen: list[list[Tensor]] = [[] for _ in parts.mixers]
     reading = True
 
     def record(place: int, output: Tensor) -> Tensor:
@@ -145,7 +147,7 @@ def _changed(parts: Anatomy, change: Callable[[int, Tensor], Tensor]) -> Iterato
 
         return act
 
-    handles = [attention.register_forward_hook(hook(i)) for i, attention in enumerate(parts.attentions)]
+    handles = [attention.register_forward_hook(hook(i)) for i, attention in enumerate(parts.mixers)]
     try:
         yield unrecorded
     finally:

@@ -7,7 +7,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from holdfast.anatomy import anatomy, outputs_of, residual_stream, unwrapped
+import tiny
+from holdfast.anatomy import anatomy, check_lens, check_outputs, outputs_of, residual_stream, unwrapped
 from holdfast.models import LoRA, Model, adapt, load
 from holdfast.records import HoldfastError
 from holdfast.releasing import save
@@ -199,14 +200,88 @@ class Strange(torch.nn.Module):
     ("strange", "missing"),
     [
         (torch.nn.Linear(2, 2), r"^Linear: no decoder layers found \(looked for model\.layers"),
-        (Strange(), r"^Strange: no MLP in layer 0 found \(looked for mlp\)"),
-        (Strange(mlp=1), r"^Strange: no attention in layer 0 found \(looked for self_attn, attn, attention\)"),
         (Strange(mlp=1, attn=1), r"^Strange: no final norm found \(looked for norm"),
     ],
 )
 def test_an_unknown_architecture_is_refused_with_the_name_of_what_is_not_there(strange, missing):
     with pytest.raises(HoldfastError, match=missing):
         anatomy(strange)
+
+
+NEWER = {
+    "qwen3_moe": (1, 1),
+    "mixtral": (1, 1),
+    "gpt_oss": (1, 1),
+    "deepseek_v3": (1, 1),
+    "granitemoe": (1, 1),
+    "qwen3_next": (1, 1),
+    "qwen3_5_text": (1, 1),
+    "jamba": (1, 1),
+    "bamba": (1, 1),
+    "lfm2": (1, 1),
+    "recurrent_gemma": (1, 1),
+    "olmo_hybrid": (1, 1),
+    "falcon_h1": (1, 2),
+    "mamba": (0, 1),
+    "mamba2": (0, 1),
+    "falcon_mamba": (0, 1),
+    "rwkv": (1, 1),
+}
+"""MLPs and mixers in each layer of newer architectures."""
+
+
+@pytest.mark.parametrize("newer", NEWER)
+def test_mixtures_and_hybrids_have_their_parts_found_and_the_lens_is_their_own_answer(newer):
+    bare, (mlps, mixers) = tiny.network(newer), NEWER[newer]
+    parts = anatomy(bare)
+    check_lens(bare)
+    assert len(parts.layers) == 4
+    assert len(parts.mixers) == 4 * mixers
+    found = [*(parts.mlps if mlps else ()), *parts.mixers]
+    assert len(set(found)) == 4 * (mlps + mixers)
+    with torch.no_grad(), outputs_of(found) as states, residual_stream(parts) as stream:
+        reported = bare(TOKENS, output_hidden_states=True, use_cache=False).hidden_states
+    assert {tuple(state.shape) for state in states} == {(*TOKENS.shape, 32)}
+    assert len(stream) == 5
+    if newer not in ("mamba", "mamba2", "falcon_mamba", "rwkv"):  # those leave out what enters the first layer
+        assert all(torch.equal(state, other) for state, other in zip(stream, reported, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("newer", "what", "message"),
+    [
+        (
+            "mamba",
+            "mlps",
+            r"^MambaForCausalLM: no MLP in layer 0 found \(looked for mlp, .*; it has norm, mixer\); use a",
+        ),
+        ("qwen3_next", "attentions", r"^Qwen3NextForCausalLM: no attention in layer 0 found .*it has linear_attn, mlp"),
+        ("granitemoehybrid", "mlps", r"^GraniteMoeHybridForCausalLM: more than one MLP in layer 0"),
+        ("opt", "mlps", r"^OPTForCausalLM: no MLP in layer 0"),
+    ],
+)
+def test_a_part_that_an_architecture_lacks_is_missed_by_name_when_it_is_asked_for(newer, what, message):
+    parts = anatomy(tiny.network(newer))
+    assert len(parts.mixers) == 4
+    with pytest.raises(HoldfastError, match=message):
+        getattr(parts, what)
+
+
+def test_modules_that_put_out_no_state_for_each_token_are_refused_by_name():
+    bare = tiny.network("llama4_text")
+    check_outputs(bare, anatomy(bare).layers)
+    with pytest.raises(HoldfastError, match=r"^Llama4ForCausalLM: Llama4TextMoe puts out \(16, 32\) for 2 texts of 8"):
+        check_outputs(bare, anatomy(bare).mlps)
+
+
+def test_a_network_that_does_more_to_its_states_than_the_map_knows_is_refused():
+    bare = network("llama")
+    check_lens(bare)
+    bare.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0].tanh(),))
+    check_lens(bare)
+    bare.config.final_logit_softcapping = 1.0  # which a Llama knows nothing of
+    with pytest.raises(HoldfastError, match="LlamaForCausalLM: its last states under the final norm and the head"):
+        check_lens(bare)
 
 
 def test_a_model_without_a_language_head_is_refused():

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import warnings
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from tiny import network, tiny_config
 
 import holdfast.generate
 import holdfast.shortcuts
+from holdfast.experiment.machine import environment
 from holdfast.flops import Meter
 from holdfast.forward import answer_logprobs, forward
 from holdfast.generate import Answer, Sampling, draw, sample
@@ -24,7 +21,6 @@ from holdfast.sandbox.build import tokenizer
 from holdfast.shortcuts import Shortcuts, shortcuts
 from holdfast.tensors import collate
 
-TINY = Path(__file__).parents[2] / "benchmarks" / "tiny_architectures.py"
 COMMON = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "falcon"),
     *("mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmo2", "smollm3"),
@@ -36,22 +32,6 @@ STATES = (
 PROMPTS = ([5, 9, 31, 40], [7, 8, 11, 12, 13, 14, 15, 16, 17, 21, 22], [50])
 PLAIN = Shortcuts(cache=False, prefixes=False)
 EVERYTHING = Shortcuts()
-
-
-@cache
-def tiny():
-    spec = importlib.util.spec_from_file_location("tiny_architectures", TINY)
-    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def network(name, **settings):
-    config = tiny().tiny_config(name)
-    for key, value in settings.items():
-        setattr(config, key, value)
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 def model(name):
@@ -175,7 +155,7 @@ class CannotLeave(transformers.LlamaForCausalLM):
     ],
 )
 def test_what_a_network_does_wrong_is_found_out_and_said(kind, cache, prefixes, said):
-    found = shortcuts(kind(tiny().tiny_config("llama")).eval())
+    found = shortcuts(kind(tiny_config("llama")).eval())
     assert (found.cache, found.prefixes) == (cache, prefixes)
     assert len(found.reasons) == 2 - cache - prefixes
     assert all(reason.startswith(kind.__name__) for reason in found.reasons)
@@ -183,12 +163,21 @@ def test_what_a_network_does_wrong_is_found_out_and_said(kind, cache, prefixes, 
 
 
 def test_what_differs_is_said_once_for_a_configuration():
-    config = tiny().tiny_config("llama")
+    config = tiny_config("llama")
     with pytest.warns(UserWarning, match="IgnoresItsCache: sampled without a cache, which is slower"):
         first = shortcuts(IgnoresItsCache(config))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert shortcuts(IgnoresItsCache(config)) == first
+
+
+def test_a_record_says_what_a_network_could_not_be_read_by():
+    found = IgnoresItsCache(tiny_config("llama"))
+    assert "reading" not in environment(found)
+    reasons = shortcuts(found).reasons
+    assert len(reasons) == 2
+    assert environment(found)["reading"] == list(reasons)
+    assert "reading" not in environment(network("llama"))
 
 
 def test_a_network_that_reads_what_comes_after_is_refused_by_name():
@@ -218,7 +207,7 @@ def test_coarse_weights_are_not_taken_for_a_lost_state(name, dtype):
 
 
 def test_coarse_weights_hide_no_lost_state():
-    assert shortcuts(IgnoresItsCache(tiny().tiny_config("llama")).to(torch.bfloat16).eval()).cache is False
+    assert shortcuts(IgnoresItsCache(tiny_config("llama")).to(torch.bfloat16).eval()).cache is False
 
 
 def test_a_batch_in_groups_gives_the_plain_logits_where_prefixes_cannot_be_shared():

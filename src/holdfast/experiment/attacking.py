@@ -60,7 +60,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         record,
         wall_seconds=time.perf_counter() - start,
         peak_memory_mb=peak_memory_mb(),
-        environment=environment(),
+        environment=environment(model.network),
         stages=(*_stage_costs(task), *prepared),
         effect=effect,
     )

@@ -18,10 +18,13 @@ def peak_memory_mb() -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def environment() -> dict[str, Any]:
-    """Versions and hardware, for the record."""
+def environment(network: Any = None) -> dict[str, Any]:
+    """Versions and hardware, for the record; of a network also the short cuts that it cannot be read by, if any."""
     import torch
 
+    from holdfast.shortcuts import known_reasons
+
+    reasons = () if network is None else known_reasons(network)
     packages = ("torch", "transformers", "accelerate", "peft")
     return {
         "python": platform.python_version(),
@@ -32,4 +35,5 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **({"reading": list(reasons)} if reasons else {}),
     }

@@ -18,9 +18,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from holdfast.anatomy import anatomy
+from holdfast.anatomy import anatomy, check_lens, check_outputs
 from holdfast.data.endless import endless
 from holdfast.losses.representation import control_vector
 from holdfast.models import LoRA, Model, adapt, clone, merged
@@ -59,6 +58,9 @@ def removal_plan(
     benign = context.splits.benign["defense"] if removal.retains else []
     if removal.retains:
         _require(benign, ["response"], name, what="benign")
+    if removal.ascent_weight:
+        check_lens(model.network)
+    check_outputs(model.network, removal.modules(anatomy(model.network)))
     model = _restricted(model, removal, adapter, seed=context.seed)
     domains = tuple(sorted({row.domain for row in rows}))
     size = optim.per_device_train_batch_size * optim.gradient_accumulation_steps
@@ -105,14 +107,7 @@ def _restricted(model: Model, removal: Removal, adapter: LoRA | None, *, seed: i
         for name, parameter in model.network.named_parameters():
             parameter.requires_grad_(name in names)
         return model
-    if adapter.target_modules == "all-linear":
-        linear = tuple(
-            name
-            for name, module in model.network.named_modules()
-            if isinstance(module, nn.Linear | Conv1D) and f"{name}.weight" in names
-        )
-        adapter = replace(adapter, target_modules=linear)
-    return adapt(model, adapter, seed=seed)
+    return adapt(model, adapter, seed=seed, within=names)
 
 
 def _trained_tensors(model: Model, removal: Removal) -> set[str]:
@@ -122,12 +117,13 @@ def _trained_tensors(model: Model, removal: Removal) -> set[str]:
     places = tuple(f"{parts.layers_name}.{layer - 1}." for layer in range(first, last + 1))
     within = [name for name, _ in model.network.named_parameters() if name.startswith(places)]
     names = {name for name in within if name.endswith(removal.trained or "")}
-    if not names:
-        own = sorted({name.removeprefix(places[0]) for name in within if name.startswith(places[0])})
-        raise HoldfastError(
-            f"{model.name}: no tensor of layers {first} to {last} has a name that ends in any of "
-            f"{', '.join(removal.trained)}; name some of {', '.join(own)} in `trained`"
-        )
+    for layer, place in enumerate(places, first):
+        if not any(name.startswith(place) for name in names):
+            own = sorted({name.removeprefix(place) for name in within if name.startswith(place)})
+            raise HoldfastError(
+                f"{model.name}: no tensor of layer {layer} has a name that ends in any of "
+                f"{', '.join(removal.trained)}; name some of {', '.join(own)} in `trained`"
+            )
     return names
 
 

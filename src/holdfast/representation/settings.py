@@ -69,8 +69,10 @@ class Removal:
 
     def modules(self, parts: Anatomy) -> list[nn.Module]:
         """The modules whose outputs are `Z`."""
-        every = {"mlp": parts.mlps, "attention": parts.attentions, "layer": parts.layers}[self.site]
-        return [every[layer - 1] for layer in self.layers(len(every))]
+        chosen = [layer - 1 for layer in self.layers(len(parts.layers))]
+        if self.site == "layer":
+            return [parts.layers[layer] for layer in chosen]
+        return [parts.mlp(layer) if self.site == "mlp" else parts.attention(layer) for layer in chosen]
 
     @property
     def pairs(self) -> bool:

@@ -28,7 +28,13 @@ from holdfast.plan import Context, Optim
 from holdfast.ranges import Count, NonNegative, Positive, PositiveShare, ranged
 from holdfast.representation import Removal, remove
 
-MLP_OUTPUTS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.fc2.weight", "mlp.dense_4h_to_h.weight")
+MLP_OUTPUTS = (
+    *("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.fc2.weight", "mlp.dense_4h_to_h.weight"),
+    *("feed_forward.down_proj.weight", "feed_forward.w2.weight", "mlp_block.down_proj.weight", "mlp.fc_out.weight"),
+    *("ffn.down_proj.weight", "shared_mlp.output_linear.weight", "shared_expert.down_proj.weight"),
+    *("shared_experts.down_proj.weight", "experts.down_proj"),
+)
+"""Endings of the tensors that an MLP's output is computed by, those of all its experts where it is a mixture."""
 
 
 @dataclass(frozen=True, kw_only=True)
