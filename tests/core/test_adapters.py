@@ -7,8 +7,9 @@ import torch
 
 import tiny
 from holdfast.adapters import matrices
-from holdfast.models import LoRA, Model, adapt, load, merged, save
+from holdfast.models import LoRA, Model, adapt, load, merged
 from holdfast.records import HoldfastError
+from holdfast.releasing import save
 from holdfast.sandbox.build import tokenizer
 
 MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3", "qwen3_next", "qwen3_5_moe_text", "llama4_text", "jamba")

@@ -7,7 +7,6 @@ import warnings
 import pytest
 import torch
 import transformers
-from tiny import network, tiny_config
 
 import holdfast.generate
 import holdfast.shortcuts
@@ -20,6 +19,7 @@ from holdfast.records import HoldfastError
 from holdfast.sandbox.build import tokenizer
 from holdfast.shortcuts import Shortcuts, shortcuts
 from holdfast.tensors import collate
+from tiny import network, tiny_config
 
 COMMON = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "falcon"),

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from holdfast.anatomy import anatomy, check_lens, check_outputs
 from holdfast.data.endless import endless
