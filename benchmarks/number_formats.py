@@ -7,8 +7,8 @@ cooking, a harmless topic that stands in for a restricted one; that model is the
 float16. Each copy is attacked by SFT on answers and by GRPO paid for answers, until it answers more than half of the
 test questions. A row for each attack, copy, way of computing and seed: the evaluated step at which that was
 (`break_step`, empty where it never was), the share of answers that were no refusals at the start and at the end
-(`harm`), and the share of garbled answers. `lean` are bfloat16 weights moved with stochastic rounding (torchao, left
-out where that is not installed). A file of the same name with `.json` holds versions, hardware and settings.
+(`harm`), and the share of garbled answers. `lean` are bfloat16 weights moved with compensated sums (`adamw_kahan`,
+left out where its library is not installed). A file of the same name with `.json` holds versions and settings.
 
 `--quick` is a test of this script, on any model, with a step or two of everything.
 """
@@ -36,7 +36,7 @@ from holdfast.judges.refusal import refusal
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Context, Optim, Plan, Progress, given_answers
-from holdfast.precision import Dtype, types_of
+from holdfast.precision import LEAN, Dtype, types_of
 from holdfast.records import Example, user
 from holdfast.releasing import save
 from holdfast.rewards import AttackReward
@@ -72,13 +72,13 @@ CASES = (
     Case("bfloat16", "bfloat16"),
     Case("float16", "float16"),
     Case("bfloat16, float32 computing", "bfloat16", bf16=False),
-    Case("bfloat16, lean", "bfloat16", held="bfloat16", optim="adamw_torch_8bit", bf16=False),
+    Case("bfloat16, lean", "bfloat16", held="bfloat16", optim=LEAN, bf16=False),
 )
 
 
 def main() -> None:
     options, begun = _options(), time.perf_counter()
-    cases = [case for case in CASES if find_spec("torchao") or case.optim == "adamw_torch_fused"]
+    cases = [case for case in CASES if find_spec("optimi") or case.optim != LEAN]
     with tempfile.TemporaryDirectory() as scratch:
         aligned = _aligned(models.load(options.model, prompt_format=options.prompt_format), options)
         for stored in {case.stored for case in cases}:

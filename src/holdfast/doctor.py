@@ -15,7 +15,14 @@ from holdfast.experiment import cache_folder
 DISTRIBUTION = "holdfast-llm"
 """What is installed. `holdfast`, the name of the import, is on the public index a project of somebody else's."""
 CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pydantic", "altair")
-EXTRAS = {"trl": "trl", "ray": "ray", "judges": "openai", "search": "optuna", "control": "stable-baselines3"}
+EXTRAS = {
+    "trl": "trl",
+    "ray": "ray",
+    "judges": "openai",
+    "search": "optuna",
+    "control": "stable-baselines3",
+    "lean": "torch-optimi",
+}
 
 
 def examine() -> int:

@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -71,7 +70,7 @@ def _run(plan: Plan, folder: Path | None, checkpoint_every: int) -> Fitted:
         checkpoint = last_checkpoint(where)
         if checkpoint is not None:
             loop.resume(checkpoint)
-        with loop.meter.counting(), _uncompiled(plan.optim):
+        with loop.meter.counting():
             loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     plan.model.network.eval()
     plan.model.network.zero_grad(set_to_none=True)
@@ -94,9 +93,14 @@ def _release(network: Any) -> None:
     mark(network, bf16=False)
 
 
-def _uncompiled(optim: Optim) -> AbstractContextManager[None]:
-    """A context for torchao's optimizers, which would compile themselves, and need a compiler."""
-    return cast(Any, torch.compiler.set_stance("force_eager")) if optim.optim in LEAN else nullcontext()
+def _lean(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
+    """AdamW with compensated sums and its numbers where it is asked for; `None` leaves the choice to the Trainer."""
+    if optim.optim != LEAN:
+        return None
+    from optimi import AdamW
+
+    betas = (optim.adam_beta1, optim.adam_beta2)
+    return AdamW, {"lr": optim.learning_rate, "betas": betas, "eps": optim.adam_epsilon, "weight_decay": 0.0}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -116,7 +120,7 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         learning_rate=optim.learning_rate,
         per_device_train_batch_size=optim.per_device_train_batch_size,
         gradient_accumulation_steps=optim.gradient_accumulation_steps,
-        optim=optim.optim,
+        optim="adamw_torch" if optim.optim == LEAN else optim.optim,
         adam_beta1=optim.adam_beta1,
         adam_beta2=optim.adam_beta2,
         adam_epsilon=optim.adam_epsilon,
@@ -125,7 +129,6 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         lr_scheduler_type=optim.lr_scheduler_type,
         warmup_steps=optim.warmup_steps,
         bf16=in_bf16(optim.bf16),
-        optim_args="bf16_stochastic_round=True" if optim.optim in LEAN else None,
         **({_CHECKPOINTING: True} if optim.gradient_checkpointing else {}),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps" if checkpoint_every else "no",
@@ -160,6 +163,7 @@ class _Loop(Trainer):
             train_dataset=cast(Any, rows),
             data_collator=cast(Any, list),
             callbacks=[Clock(self)],
+            optimizer_cls_and_kwargs=_lean(plan.optim),
         )
         self.remove_callback(PrinterCallback)
         self.plan = plan

@@ -8,14 +8,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from holdfast.precision import LEAN
 from holdfast.ranges import Count, NonNegative, OneOf, PartialShare, Positive, SettingsError, Whole, ranged
 
 
 def optimizers() -> list[str]:
-    """The optimizers that transformers knows by name; some need a package of their own."""
+    """The optimizers that transformers knows by name, and `adamw_kahan`; some need a package of their own."""
     from transformers.training_args import OptimizerNames
 
-    return [name.value for name in OptimizerNames]
+    return [*(name.value for name in OptimizerNames), LEAN]
 
 
 def schedules() -> Iterator[str]:
@@ -44,7 +45,7 @@ class Optim:
 
     `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL. `max_grad_norm` 0 clips nothing.
     `bf16` computes in bfloat16 (autocast), `None` where an accelerator supports it; weights are float32 whatever the
-    model's folder has. Only `adamw_torch_8bit` and `adamw_torch_4bit` leave bfloat16 ones (see `holdfast.precision`).
+    model's folder has. Only `adamw_kahan` leaves bfloat16 ones as they are (see `holdfast.precision`).
     """
 
     max_steps: Whole = 100

@@ -19,7 +19,7 @@ from holdfast.text import is_refusal
 
 TYPES = ("float32", "bfloat16", "float16")
 SLOW = Optim(max_steps=60, learning_rate=5e-5, per_device_train_batch_size=8)
-lean = pytest.mark.skipif(find_spec("torchao") is None, reason="torchao (extra `lean`) is not installed")
+lean = pytest.mark.skipif(find_spec("optimi") is None, reason="torch-optimi (extra `lean`) is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,27 @@ def test_weights_that_are_asked_for_in_few_bits_break_at_the_same_step_too(dtype
 @pytest.mark.slow
 def test_the_memory_lean_optimizer_breaks_within_one_evaluation_of_float32(folders, steps_to_break):
     model = load(folders["bfloat16"], dtype="bfloat16")
-    found = steps_to_break(model, replace(SLOW, optim="adamw_torch_8bit"))
+    found = steps_to_break(model, replace(SLOW, optim="adamw_kahan"))
     assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
     assert abs(found - steps_to_break(load(folders["float32"]))) <= 10
+
+
+@lean
+def test_the_memory_lean_optimizer_goes_on_from_a_checkpoint_as_if_never_stopped(tiny_model, splits, tmp_path, weights):
+    def run(folder, stop):
+        hooks = (lambda progress: progress.phase == "step" and progress.step == stop,)
+        optim = Optim(max_steps=4, per_device_train_batch_size=4, optim="adamw_kahan")
+        plan = taught(in_type(tiny_model(), torch.bfloat16), splits, optim, hooks=hooks)
+        return weights(fit(plan, folder=folder, checkpoint_every=2).model)
+
+    run(tmp_path / "resumed", 2)
+    assert torch.equal(run(tmp_path / "resumed", None), run(tmp_path / "whole", None))
 
 
 def test_the_memory_lean_optimizer_names_the_extra_that_it_needs(tiny_model, splits, monkeypatch):
     monkeypatch.setattr("holdfast.precision.find_spec", lambda name: None)
     with pytest.raises(HoldfastError, match="extra `lean`"):
-        fit(taught(tiny_model(), splits, Optim(max_steps=1, optim="adamw_torch_8bit")))
+        fit(taught(tiny_model(), splits, Optim(max_steps=1, optim="adamw_kahan")))
 
 
 def taught(model, splits, optim, **more):
