@@ -18,6 +18,7 @@ from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search
 from holdfast.settings import Settings, typed
 from holdfast.tables import near
+from holdfast.templates import DATE
 
 KEYS = (
     *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),
@@ -172,8 +173,12 @@ def data_options(
 
 
 def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **axes: Any) -> dict[str, Any]:
-    """A grid's plain values from the command line's options; `models.undefended=FOLDER` finds its place in them."""
-    named: Any = model if model == "sandbox" else {"path": model, "undefended": None}
+    """A grid's plain values from the command line's options.
+
+    `models.undefended=FOLDER` and `models.chat_template_kwargs.enable_thinking=false` find their places in them.
+    """
+    more: dict[str, Any] = {"undefended": None, "chat_template_kwargs": {}, "date": DATE}
+    named: Any = model if model == "sandbox" else {"path": model, **more}
     if prompt_format is not None:
         if model == "sandbox":
             raise HoldfastError("--prompt-format: the sandbox's models have a chat template of their own")

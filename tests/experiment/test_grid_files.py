@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-from holdfast.config import load_grid, overridden, parse_grid, presets
+from holdfast.config import grid_options, load_grid, overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import load_splits
 from holdfast.records import HoldfastError, Method
@@ -302,3 +302,18 @@ def test_one_source_of_data_without_the_other_is_refused(values, tmp_path):
     )
     message = error_of(run, parse_grid(changed, "x"), tmp_path / "run", workers=0)
     assert "data.benign is missing" in message
+
+
+def test_what_a_chat_template_is_given_is_set_in_a_file_and_on_the_command_line_and_is_part_of_the_cell():
+    plain = parse_grid({"name": "g", **grid_options("a/b", None, {})}, "options")
+    values = grid_options("a/b", None, {})
+    for override in ("models.chat_template_kwargs.enable_thinking=false", "models.date=2025-12-31"):
+        values = overridden(values, override)
+    grid = parse_grid({"name": "g", **values}, "options")
+    assert grid.models[0].chat_template_kwargs == {"enable_thinking": False}
+    assert (plain.models[0].date, grid.models[0].date) == ("2026-01-01", "2025-12-31")
+    text = yaml.safe_load("models: [{path: a/b, chat_template_kwargs: {enable_thinking: false}, date: 2025-12-31}]")
+    assert parse_grid({"name": "g", **text}, "file").models == grid.models
+    (one,), (other,) = cells(plain), cells(grid)
+    assert one.key != other.key
+    assert other.model["settings"]["chat_template_kwargs"] == {"enable_thinking": False}
