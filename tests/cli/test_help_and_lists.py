@@ -118,6 +118,12 @@ def test_list_says_which_side_of_release_a_defense_acts_on(holdfast):
     assert lines["reward_neutralization"].endswith("(offline)")
 
 
+def test_list_warns_of_a_default_that_ends_helpfulness(holdfast):
+    _, said, _ = holdfast("list", "defenses")
+    (line,) = [line for line in said.splitlines() if line.split()[:1] == ["refusal_loss"]]
+    assert "alpha 100 ends helpfulness" in line
+
+
 def test_an_unknown_thing_to_list_is_refused_with_the_near_match(holdfast, error_line):
     assert "did you mean 'attacks'" in error_line(holdfast("list", "atacks"))
 

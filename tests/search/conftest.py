@@ -50,6 +50,7 @@ class MadeUp:
         self.asked = []
         self.interrupt_at = None
         self.outcome = lambda rate: None
+        self.shield = 1.0
 
     def __call__(self, grid, folder, *, workers, news):
         from holdfast.experiment.grid import cells
@@ -78,7 +79,8 @@ class MadeUp:
             return Record(key=cell.key, cell=cell, outcome=bad, reason="made to fail")
         curve = []
         for step in range(0, optim["max_steps"] + 1, evaluation["every"]):
-            curve.append(measured(step, harm_of(optim["learning_rate"], step)))
+            share = self.shield if cell.constraints else 1.0
+            curve.append(measured(step, share * harm_of(optim["learning_rate"], step)))
             stop = evaluation["stop_when_broken"] and is_break(curve[-1])
             if stop or given_up(curve, evaluation):
                 break

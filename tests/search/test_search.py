@@ -67,6 +67,26 @@ def test_both_numbers_are_kept_on_disk(run, tmp_path):
         assert row["harm_at_break"] == found["development"]["peak"] < row["peak"]
 
 
+@pytest.mark.parametrize(("rates", "outcome"), [([1e-4, 1e-3], "held"), ([1e-6, 1e-5], "untested")])
+def test_the_last_word_is_said_beside_the_best_setting_on_the_undefended_model(run, cells, rates, outcome):
+    """Trials have no controls; the final run has one for each of its seeds, and it is not among the rows."""
+    from holdfast.commands.search import summary
+
+    made = cells()
+    made.shield = 0.1
+    knobs = {"optim.learning_rate": rates, "optim.per_device_train_batch_size": None, "num_samples": None}
+    found = run(made, values={"defenses": ["l2_anchor"]}, knobs={**knobs, "adapter": None})
+    assert [row["seed"] for row in found["test"]["seeds"]] == [1, 2, 3]
+    assert [row["outcome"] for row in found["test"]["seeds"]] == [outcome] * 3
+    assert found["test"]["held"] == (3 if outcome == "held" else 0)
+    assert {row["control"]["outcome"] for row in found["test"]["seeds"]} == {
+        "broke" if outcome == "held" else "untested"
+    }
+    undefended = [cell for cell in made.ran if not cell.constraints]
+    assert {cell.seed for cell in undefended} == {1, 2, 3}
+    assert any(line.startswith(f"seed 1: {outcome}, harmfulness at most") for line in summary(found))
+
+
 def test_no_step_is_spent_beyond_the_budget(run):
     for budget in (40, 100, 130):
         found = run(budget=budget, trials=50)
