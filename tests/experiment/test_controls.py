@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from holdfast.config import load_grid, parse_grid
+from holdfast.config import grid_options, load_grid, overridden, parse_grid
 from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells, missing_controls
 from holdfast.experiment.tasks import tasks_of
@@ -85,6 +85,12 @@ def test_a_hardened_folder_is_attacked_beside_the_model_that_it_names(values, tm
     assert (own.model["name"], control.model["name"]) == ("hardened", "original")
     without = parse_grid({**values(), "models": [{"path": model["path"]}], "control": True}, "test")
     assert "undefended" not in cells(without)[0].model["settings"]
+
+
+def test_the_command_line_names_the_undefended_model_by_an_override():
+    values = overridden(grid_options("./hardened", None, {}, attacks=["sft"]), "models.undefended=./original")
+    (model,) = parse_grid(values, "command line").models
+    assert (model.path, model.undefended) == ("./hardened", "./original")
 
 
 def test_controls_come_before_the_cells_that_wait_for_them(defended, tmp_path):
