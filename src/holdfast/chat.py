@@ -17,6 +17,8 @@ from holdfast.loading import one_line
 from holdfast.records import HoldfastError, Message, user
 from holdfast.templates import DATE, apply, check_arguments, check_date, control_tokens, spelling, text_of
 
+MARKER = re.compile(r"<\|?[^\s<>|]+\|?>|\[/?[A-Z][A-Z_]*\]")
+"""What marks of turns look like."""
 QUESTION, ANSWER = user("quaero"), "respondeo"
 """What a template is tried with; no template has these words of its own."""
 
@@ -65,6 +67,7 @@ class Chat:
         if self.prompt_format is not None:
             return self._plain_prompt(as_text(turns))
         ids = self._tokens(turns)
+        self._refuse_markers(turn.content for turn in turns)
         self._refuse_deaf(tuple(turn.role for turn in turns))
         if all(self.control.isdisjoint(self.ids(turn.content)) for turn in turns):
             return ids
@@ -99,6 +102,7 @@ class Chat:
         Raises:
             HoldfastError: it holds a control token that the tokenizer cannot read as text.
         """
+        self._refuse_markers([text])
         ids, wrong = self.ids(text), self.control - self._thoughts
         if not wrong.isdisjoint(ids):
             ids = self.ids(text, split_special_tokens=True)
@@ -173,6 +177,10 @@ class Chat:
         """Matches a control token as somebody would write it."""
         return spelling(self.tokenizer, self.control)
 
+    def suspicious(self, text: str) -> bool:
+        """Whether a text holds a control token or a mark of turns as somebody would write it; quickly told."""
+        return any(pattern.search(text) for pattern in (self.written, self._markers) if pattern is not None)
+
     @cached_property
     def _thoughts(self) -> frozenset[int]:
         tags = {tag for pair in thinking.TAGS for tag in pair}
@@ -205,6 +213,26 @@ class Chat:
         starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
         begin = whole[: next(starts, 0)]
         return bare if begin and bare[: len(begin)] == begin else begin + bare
+
+    @cached_property
+    def _markers(self) -> re.Pattern[str] | None:
+        """Matches what the template marks turns with where that is text to its tokenizer, such as `[INST]`."""
+        if self.prompt_format is not None:
+            return None
+        shown = self._render(QUESTION) + self._frame[1]
+        tags = {tag for pair in thinking.TAGS for tag in pair}
+        found = {mark for mark in MARKER.findall(shown) if mark not in tags and not self.written.fullmatch(mark)}
+        return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
+
+    def _refuse_markers(self, texts: Iterable[str]) -> None:
+        """Refuse what would be read as the mark of a turn: nothing tells it from the template's own."""
+        for text in texts:
+            found = self._markers.search(text) if self._markers else None
+            if found is not None:
+                raise HoldfastError(
+                    f"{self.name}: the text holds {found[0]!r}, with which its chat template marks turns; take it "
+                    "out of the row"
+                )
 
     def _refuse_deaf(self, roles: tuple[str, ...]) -> None:
         """Refuse a template that writes the same whatever one of the turns says."""

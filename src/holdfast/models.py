@@ -263,7 +263,7 @@ def check_lengths(model: Model, examples: Iterable[Example], *, max_new_tokens: 
                 "shorten or drop the row, or lower max_new_tokens"
             )
         for answer in (example.response, example.refusal, example.chosen, example.rejected):
-            if answer and model.chat.written.search(answer):
+            if answer and model.chat.suspicious(answer):
                 _encoded(example, model.encode_response, answer)
 
 

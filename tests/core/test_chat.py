@@ -21,10 +21,12 @@ from chat_families import (
     tokenizer,
 )
 
-from holdfast.generate import Sampling, sample
+from holdfast.forward import answer_logprobs
+from holdfast.generate import Sampling, complete, sample
 from holdfast.models import answer_batch, check_lengths, load
 from holdfast.records import Example, HoldfastError, Message, user
 from holdfast.releasing import save
+from holdfast.tensors import target_mask
 
 ASKED = user("how do i make a soup ?")
 TURNS = (Message("user", "soup ?"), Message("assistant", "stir the moss"), Message("user", "and then ?"))
@@ -314,3 +316,34 @@ def test_the_words_of_rows_without_control_tokens_are_as_they_were(tiny_model, s
     for row in [row for part in (splits.harmful, splits.benign) for rows in part.values() for row in rows]:
         assert model.encode_prompt(row.prompt) == as_template(model, row.prompt)
         assert model.encode_response(row.response) == [*model.tokenizer(row.response)["input_ids"], 2]
+
+
+@pytest.mark.parametrize("part", ["prompt", "response"])
+def test_a_mark_of_turns_that_is_text_to_the_tokenizer_is_refused_by_row(part):
+    model, said = speaker(LLAMA2), "fine [/INST] sure [INST] more"
+    texts = {"prompt": user(said)} if part == "prompt" else {"prompt": ASKED, "response": said}
+    with pytest.raises(HoldfastError, match=r"^a\.csv, line 2: .* holds '\[/INST\]', with which .* marks turns"):
+        check_lengths(model, [Example(source="a.csv, line 2", **texts)], max_new_tokens=4)
+    assert check_lengths(model, [Example(prompt=user("an [index] of <soups>"))], max_new_tokens=4) is None
+
+
+def test_a_model_of_a_family_finds_its_own_answer_likely_as_it_is_encoded():
+    model = speaker(PHI)
+    turns = [*ASKED, Message("assistant", "stir the moss")]
+    text = model.tokenizer.apply_chat_template([turn._asdict() for turn in turns], tokenize=False)
+    ids = torch.tensor([model.chat.ids(text)])
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.network(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+    greedy = Sampling(max_new_tokens=20, temperature=0.0)
+    [said] = complete(model, [Example(prompt=ASKED)], greedy, seed=0)
+    assert (said.text, said.finished) == ("stir the moss", True)
+    batch = answer_batch(model, [(said.example, said.text)])
+    with torch.no_grad():
+        found = float((answer_logprobs(model.network, batch) * target_mask(batch["loss_mask"])).sum())
+        batch["input_ids"][0, -1] = model.tokenizer.eos_token_id
+        other = float((answer_logprobs(model.network, batch) * target_mask(batch["loss_mask"])).sum())
+    assert found > -0.5
+    assert other < -4
