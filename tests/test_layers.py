@@ -51,6 +51,7 @@ ORDER = (
         "generate",
         "rewards",
         "best_of",
+        "judge_inputs",
         "scoring",
     ),
     *(

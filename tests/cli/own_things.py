@@ -86,9 +86,14 @@ def _model(folder, texts):
 
 def _classifier(folder, texts):
     import torch
+    from tokenizers import processors
     from transformers import BertConfig, BertForSequenceClassification
 
     words = tokenizer(texts, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+    ends = [(word, words.convert_tokens_to_ids(word)) for word in ("[CLS]", "[SEP]")]
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
     config = BertConfig(
         vocab_size=len(words),
         hidden_size=16,

@@ -5,14 +5,30 @@ import random
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, logging
 
 from holdfast.judges.reward_model import RewardModelJudge
 from holdfast.records import Completion, Example, HoldfastError, Message, user
 from holdfast.rewards import AttackReward, from_judge
 
-WORDS = ["[PAD]", "[UNK]", "Q", "A", "how", "is", "soup", "blue", "stir", "warm", "glim", "spark", "user", "assistant"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[SEP]",
+    "Q",
+    "A",
+    "how",
+    "is",
+    "soup",
+    "blue",
+    "stir",
+    "warm",
+    "glim",
+    "spark",
+    "user",
+    "assistant",
+]
 CHAT = "{% for turn in messages %}{{ turn['role'] + ' ' + turn['content'] + ' ' }}{% endfor %}"
 TEXTS = ["blue", "stir soup warm glim spark", "warm warm", "glim blue stir", "soup", "spark is warm"]
 
@@ -35,6 +51,9 @@ def save(folder, *, chat=False, **settings) -> str:
     model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A [SEP] $B", special_tokens=[("[SEP]", WORDS.index("[SEP]"))]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
     if chat:
         fast.chat_template = CHAT
@@ -78,19 +97,15 @@ def test_batches_sorted_by_length_give_what_one_by_one_gives_in_the_given_order(
     ("input_format", "read"),
     [
         ("answer", "blue"),
-        ("pair", "how is soup blue"),
+        ("pair", "how is soup [SEP] blue"),
         ("chat", "user how is soup assistant blue"),
         ("Q {prompt} A {response} glim", "Q how is soup A blue glim"),
     ],
 )
 def test_question_and_answer_are_read_in_the_format_asked_for(input_format, read, tmp_path):
     path = save(tmp_path, num_labels=1, chat=True)
-    # Of a pair this bare tokenizer tells the two texts apart by type, which the words alone do not show.
     [found] = rewards(["blue"], path=path, input_format=input_format)
-    if input_format == "pair":
-        assert found != pytest.approx(rewards(["blue"], path=path, input_format="answer")[0], abs=1e-4)
-    else:
-        assert found == pytest.approx(raw(path, read), abs=1e-5)
+    assert found == pytest.approx(raw(path, read), abs=1e-5)
 
 
 def test_a_text_that_holds_the_place_of_another_is_taken_as_it_is(folder):
@@ -140,8 +155,8 @@ def test_empty_and_garbled_answers_are_invalid_and_the_others_keep_their_places(
 def test_answers_longer_than_the_model_reads_are_cut_not_crashed(folder):
     long = " ".join(random.Random(0).choices(WORDS[4:], k=60))
     assert math.isfinite(rewards([long], path=folder)[0])
-    cut = rewards(["soup is warm blue", "soup is warm spark"], path=folder, max_length=3, input_format="answer")
-    assert cut[0] == pytest.approx(cut[1], abs=1e-6)
+    [mean] = rewards(["soup is warm blue"], path=folder, max_length=3, input_format="answer")
+    assert mean == pytest.approx((raw(folder, "soup is warm") + raw(folder, "warm blue")) / 2, abs=1e-5)
 
 
 def test_a_reward_that_is_not_finite_is_no_score(tmp_path):

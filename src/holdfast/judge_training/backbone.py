@@ -39,7 +39,7 @@ def backbone(settings: RewardModel | Classifier) -> Model:
         else:
             tokenizer = scoring.load_tokenizer(settings.backbone, revision=settings.revision)
             network = _pretrained(settings, labels)
-    scoring.check_input_format(settings.input_format, tokenizer, settings.backbone)
+    scoring.check_input_format(settings.input_format, tokenizer, settings.backbone, config=network.config)
     scoring.set_padding(network, tokenizer)
     setattr(network.config, scoring.INPUT_FORMAT, settings.input_format)
     tokenizer.model_max_length = scoring.longest(network, tokenizer, settings.max_length)

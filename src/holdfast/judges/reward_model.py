@@ -22,9 +22,10 @@ from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
 class RewardModelJudge:
     """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
 
-    `input_format` is how it reads question and answer (`holdfast.scoring`): its own if it was trained here, else
-    `pair`, unless given. `max_length` is in tokens; what tokenizer and model allow when `None`. `device=None` takes a
-    GPU if there is one.
+    `input_format` is how it reads question and answer (`holdfast.judge_inputs`): its own if it was trained here, else
+    its chat template if it has one, else a pair, unless given. `max_length` is in tokens; what tokenizer and model
+    allow when `None`. Of an answer that is longer, the mean of its pieces counts. `device=None` takes a GPU if there is
+    one.
     """
 
     path: str
