@@ -169,6 +169,12 @@ def test_a_broken_list_is_refused(text):
     assert refused(path=write("data.json", text)).startswith("data.json, ")
 
 
+def test_a_key_that_stands_twice_is_refused_in_a_folder_of_files_too():
+    Path("folder").mkdir()
+    write("folder/train.jsonl", '{"prompt": "a", "prompt": "b"}\n')
+    assert "specified twice" in refused(path="folder")
+
+
 def test_two_columns_of_one_name_are_refused_in_parquet():
     pq.write_table(pa.table([["a"], ["b"]], names=["prompt", "prompt"]), "data.parquet")
     assert refused(path="data.parquet") == "data.parquet: two columns are called 'prompt'; rename one"

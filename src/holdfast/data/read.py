@@ -160,7 +160,8 @@ def _loaded(source: Source) -> Any:
         return datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
     except Exception as problem:  # the Hub, the network and the builders each raise kinds of their own
         hint = "check id, name, split and revision, log in if it is gated, or give a path that exists"
-        raise HoldfastError(f"{source.path}: cannot be loaded ({first_line(problem)}); {hint}") from problem
+        cause = problem.__cause__ if isinstance(problem.__cause__, Exception) else problem
+        raise HoldfastError(f"{source.path}: cannot be loaded ({first_line(cause)}); {hint}") from problem
 
 
 def _with_refusal(example: Example, refusal: str) -> Example:
