@@ -78,7 +78,7 @@ def places(
     """
     known = matrices(network)
     mixture = any(not matrix.module for matrix in known)
-    if within is None and not mixture:
+    if within is None and not mixture and not _nowhere(network, targets):
         return Places(targets if isinstance(targets, str) else list(targets), [])
     allowed = [matrix for matrix in known if within is None or matrix.tensor in within]
     chosen = [matrix for matrix in allowed if _wanted(matrix, targets)]
@@ -99,6 +99,13 @@ def places(
             f"parameter; set lora_dropout to 0, or target_modules to others ({', '.join(linear) or 'none'})"
         )
     return Places([m.module for m in chosen if m.tensor not in bare], bare)
+
+
+def _nowhere(network: nn.Module, targets: str | Sequence[str]) -> bool:
+    """Whether a target names no part of a network, embeddings and convolutions included."""
+    parts = [Matrix("", name) for name, _ in unwrapped(network).named_modules() if name]
+    each = [targets] if isinstance(targets, str) else [[target] for target in targets]
+    return not each or not all(any(_wanted(part, target) for part in parts) for target in each)
 
 
 def _wanted(matrix: Matrix, targets: str | Sequence[str]) -> bool:

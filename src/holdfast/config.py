@@ -157,16 +157,19 @@ def data_options(
     `role` is forced on every row of `harmful`, `refusal` given to those that have none.
 
     Raises:
-        HoldfastError: an option speaks of harmful rows, and none are given.
+        HoldfastError: an option speaks of rows, and none are given.
     """
     data: dict[str, Any] = {}
     more = {"role": role, "refusal": refusal}
     if harmful is not None:
         given = {name: value for name, value in more.items() if value is not None}
         data["harmful"] = {"path": harmful, "format": harmful_format, **given}
-    for name, value in {"--harmful-role": role, "--refusal": refusal}.items():
-        if harmful is None and value is not None:
-            raise HoldfastError(f"{name}: there are no rows that it could apply to; give --harmful")
+    formats = {"--harmful-format": harmful_format, "--benign-format": benign_format}
+    idle = {"--harmful-role": role, "--refusal": refusal, **{k: v for k, v in formats.items() if v != "columns"}}
+    for name, value in idle.items():
+        needed, rows = ("--benign", benign) if name == "--benign-format" else ("--harmful", harmful)
+        if rows is None and value is not None:
+            raise HoldfastError(f"{name}: there are no rows that it could apply to; give {needed}")
     if benign is not None:
         data["benign"] = {"path": benign, "format": benign_format}
     return data

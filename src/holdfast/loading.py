@@ -118,6 +118,17 @@ def refuse_unlike(
         )
 
 
+def refuse_not_finite(name: str, network: Any) -> None:
+    """Refuse weights that are no numbers: what such a model says is worth nothing, and looks like garbled text.
+
+    Raises:
+        HoldfastError: a weight is NaN or infinite; names the first tensor.
+    """
+    for key, weight in network.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise HoldfastError(f"{name}: {key} holds numbers that are NaN or infinite; the checkpoint is damaged")
+
+
 def refuse_encoder(name: str, network: Any) -> None:
     """Refuse a network in which a token sees those after it: nothing can be written with it token by token.
 

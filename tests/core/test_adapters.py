@@ -77,6 +77,12 @@ def test_a_target_that_is_nowhere_is_refused_with_those_that_there_are():
         adapt(model("mixtral"), LoRA(target_modules=("w1",)))
 
 
+@pytest.mark.parametrize("targets", [("wizard",), ("q_proj", "wizard"), (), "wizard"])
+def test_a_target_that_is_nowhere_is_refused_without_experts_too(targets):
+    with pytest.raises(HoldfastError, match=r"^llama: an adapter cannot sit on target_modules .*self_attn.q_proj"):
+        adapt(model("llama"), LoRA(target_modules=targets))
+
+
 def test_dropout_on_experts_is_refused_with_a_way_out():
     with pytest.raises(HoldfastError, match=r"^mixtral: lora_dropout is 0.1, .* set lora_dropout to 0, or"):
         adapt(model("mixtral"), LoRA(lora_dropout=0.1))

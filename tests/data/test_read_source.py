@@ -242,6 +242,11 @@ def test_preferences_that_are_harmful_have_the_rejected_answer_as_the_harmful_on
     assert (plain.role, plain.response, plain.refusal) == ("benign", None, None)
 
 
+def test_a_default_refusal_has_words():
+    with pytest.raises(HoldfastError, match="refusal: is empty"):
+        Source(path="data.jsonl", refusal=" ")
+
+
 def test_a_forced_role_and_a_default_refusal_apply_to_every_row():
     rows = read(Source(path=saved_as("data.jsonl"), role="harmful", refusal="No soup."))
     assert {(row.role, row.refusal) for row in rows} == {("harmful", "No soup.")}

@@ -90,6 +90,21 @@ def test_a_judge_that_cannot_be_loaded_is_named_as_the_grid_does(own, tmp_path):
         run(grid, tmp_path / "run", workers=0)
 
 
+def test_a_revision_of_a_folder_is_refused(own, tmp_path):
+    with pytest.raises(HoldfastError, match=r"model: `revision` is of a Hub id"):
+        cells(own(models=[{"path": str(tmp_path / "model"), "revision": "main"}]))
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(own, tiny_model, tmp_path):
+    damaged = tiny_model()
+    with torch.no_grad():
+        damaged.network.lm_head.weight[3, 5] = float("nan")
+    grid = own(attacks=["none"])
+    save(damaged, tmp_path / "model")
+    with pytest.raises(HoldfastError, match=r"model: lm_head\.weight holds numbers that are NaN"):
+        run(grid, tmp_path / "run", workers=0)
+
+
 @pytest.mark.slow
 def test_looking_in_a_process_of_its_own_says_the_same(own, tmp_path):
     found = cells(own(defenses=["refusal_loss"], without=["refusal"]))

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
-from holdfast.config import grid_options, load_grid, overridden, parse_grid, presets
+from holdfast.config import data_options, grid_options, load_grid, overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import load_splits
 from holdfast.records import HoldfastError, Method
@@ -317,3 +317,16 @@ def test_what_a_chat_template_is_given_is_set_in_a_file_and_on_the_command_line_
     (one,), (other,) = cells(plain), cells(grid)
     assert one.key != other.key
     assert other.model["settings"]["chat_template_kwargs"] == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--harmful-format", ("beavertails", None, "columns")),
+        ("--benign-format", ("columns", None, "pku_safe_rlhf")),
+    ],
+)
+def test_a_schema_without_rows_is_refused_by_its_option(option, given):
+    form, benign, benign_form = given
+    with pytest.raises(HoldfastError, match=f"^{option}: there are no rows"):
+        data_options(None, form, benign, benign_form)

@@ -41,6 +41,8 @@ class Source:
     def __post_init__(self) -> None:
         if self.role is not None and self.role not in ROLES:
             raise HoldfastError(f"role: must be one of {', '.join(ROLES)}, not {self.role!r}")
+        if self.refusal is not None and not self.refusal.strip():
+            raise HoldfastError("refusal: is empty; write the words that refuse, or leave it out")
 
 
 def examples(row: RawRow) -> list[Example]:

@@ -29,6 +29,7 @@ from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, load_model, load_splits, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
+from holdfast.loading import refuse_not_finite
 from holdfast.methods import OnlineDefense
 from holdfast.models import Model, clone
 from holdfast.plan import Context, Plan, Planner
@@ -112,6 +113,7 @@ def _twin(cell: Cell, splits: Splits) -> Model:
         model = untrained(typed(Sandbox, cell.model["settings"], "model.sandbox"))
     else:
         model = load_model(cell, None)
+    refuse_not_finite(model.name, model.network)
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
     network = model.network.to("meta")
     network.tie_weights()

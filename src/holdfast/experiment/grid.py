@@ -202,7 +202,7 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
 def model_fingerprint(model: Pretrained) -> str:
     """What tells one model folder from another: names and sizes of its files and the first mebibyte of each.
 
-    A Hub id is told by its revision alone.
+    A Hub id is told by its revision alone; a folder has none. Raises `HoldfastError` where it is given one.
     """
     import hashlib
     from pathlib import Path
@@ -210,6 +210,10 @@ def model_fingerprint(model: Pretrained) -> str:
     folder = Path(model.path)
     if not folder.is_dir():
         return f"{model.path}@{model.revision or 'main'}"
+    if model.revision is not None:
+        raise HoldfastError(
+            f"models: {model.path}: `revision` is of a Hub id and means nothing for a folder; leave it out"
+        )
     parts = []
     for file in sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".txt"}):
         with file.open("rb") as stream:
