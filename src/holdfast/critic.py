@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from holdfast.models import Model, merged
 from holdfast.ranges import NonNegative, Share, ranged
 from holdfast.records import HoldfastError
-from holdfast.tensors import Batch
+from holdfast.tensors import Batch, exact
 
 PREFIX = "critic."
 """What the names of a critic's parameters begin with."""
@@ -74,7 +74,7 @@ def attach_further(model: Model, name: str, *, seed: int = 0) -> Model:
 
 
 def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits (B, S, V), and the critics' values of the text before each target, float32, (B, S - 1) each.
+    """Logits (B, S, V), and the critics' values of the text before each target, float32 at least, (B, S - 1).
 
     Values go by what the critic's names in a batch begin with, the first one's by nothing.
     """
@@ -86,7 +86,7 @@ def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Ten
     values = {}
     for prefix, critic in critics.items():
         seen = hidden if critic.body is None else critic.body(**inputs, use_cache=False).last_hidden_state
-        values[prefix] = critic.head(seen.to(critic.head.weight.dtype))[:, :-1, 0].float()
+        values[prefix] = exact(critic.head(seen.to(critic.head.weight.dtype))[:, :-1, 0])
     return logits, values
 
 

@@ -34,7 +34,7 @@ def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each answer token under the full vocabulary, float32, (B, S - 1); finite elsewhere.
+    """Log-probability of each answer token under the full vocabulary, float32 at least, (B, S - 1); finite elsewhere.
 
     As `token_logprobs` of `forward`, but no logits are computed for columns that are prompt in every row, nor is the
     last column read: on short answers to long prompts with a large vocabulary that is most of the memory.

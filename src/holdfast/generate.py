@@ -157,7 +157,8 @@ def decode(
         tokens = reader.draw(uniform[rows, step], sampling)
         drawn[rows, step] = tokens
         if logprobs:
-            chances[rows, step] = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
+            found = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
+            chances[rows, step] = found.to(chances.dtype)
         done |= torch.isin(tokens, stops)
         finished = int(done.sum())
         if finished == len(done) or step + 1 == sampling.max_new_tokens:

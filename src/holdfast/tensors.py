@@ -21,21 +21,26 @@ side; without it each row is read whole. `log/NAME` is a number to log. `num_tok
 the totals of the whole optimizer step that the batch is part of: a mean over them is exact under accumulation."""
 
 
+def exact(values: Tensor) -> Tensor:
+    """The same numbers in float32 at least."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def token_logprobs(logits: Tensor, input_ids: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each target under the full vocabulary, float32, (B, S - 1)."""
+    """Log-probability of each target under the full vocabulary, float32 at least, (B, S - 1)."""
     return target_logprobs(logits[:, :-1], input_ids[:, 1:], temperature=temperature)
 
 
 def target_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Log-probability of each of `targets` (...) under `logits` (..., V) divided by `temperature`, float32, (...)."""
-    scaled = logits.flatten(0, -2).float()
+    """Log-probability of each of `targets` (...) under `logits` (..., V) over `temperature`, float32 or more, (...)."""
+    scaled = exact(logits.flatten(0, -2))
     scaled = scaled if temperature == 1 else scaled / temperature
     return -functional.cross_entropy(scaled, targets.flatten(), reduction="none").view(targets.shape)
 
 
 def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the distribution over each target, full vocabulary, temperature 1, float32, (B, S - 1)."""
-    logprobs = logits[:, :-1].float().log_softmax(-1)
+    """Entropy in nats of each target's distribution, full vocabulary, temperature 1, float32 or more, (B, S - 1)."""
+    logprobs = exact(logits[:, :-1]).log_softmax(-1)
     return -(logprobs.exp() * logprobs).sum(-1)
 
 

@@ -160,3 +160,15 @@ def test_groups_without_some_of_their_rows_are_read_as_before(tiny_model):
         torch.testing.assert_close(
             answer_logprobs(network, kept, plain=kept_plain), answer_logprobs(network, kept_plain, kept_plain)
         )
+
+
+def test_logprobs_and_entropies_are_no_less_exact_than_their_logits() -> None:
+    logits = torch.randn(2, 3, 7)
+    tokens = torch.randint(7, (2, 3))
+    for given, found in (
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ):
+        assert token_logprobs(logits.to(given), tokens).dtype == found
+        assert token_entropy(logits.to(given)).dtype == found

@@ -1,0 +1,106 @@
+"""Files that are there whole or not at all, whatever the machine does, and that are files and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Any
+
+from holdfast.records import HoldfastError
+
+_KINDS = {
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "folder",
+}
+
+
+def require_file(path: Path, name: object = None) -> None:
+    """Refuse what is there and no regular file: to read a pipe or a device may never end.
+
+    Raises:
+        HoldfastError: says what it is; `name` is what the user called it, the path unless given.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError):
+        return  # whoever opens it says why it cannot be read
+    if kind != stat.S_IFREG:
+        shown = path if name is None else name
+        raise HoldfastError(f"{shown}: is a {_KINDS.get(kind, 'special file')}, not a file; give a regular file")
+
+
+def require_place(path: Path) -> None:
+    """Refuse a place for a file where there is a link, or something else that is no regular file.
+
+    Raises:
+        HoldfastError: says what is there.
+    """
+    if not path.name:
+        raise HoldfastError(f"{str(path)!r}: is no name for a file; give one")
+    if path.is_symlink():
+        raise HoldfastError(f"{path}: is a link, and no link is followed or replaced; give another name or remove it")
+    require_file(path)
+
+
+def write(path: Path, content: bytes) -> Path:
+    """Write a file so that a crash or a full disk leaves either the old one or the new one; return its path.
+
+    Raises:
+        HoldfastError: the disk is full or the place cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not `mkstemp`, whose files nobody else on a shared machine may read.
+        begun = path.with_name(f".{path.name[:200]}-{secrets.token_hex(8)}")
+        try:
+            with begun.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(begun, path)
+        except BaseException:
+            begun.unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+    except OSError as error:
+        raise HoldfastError(
+            f"{path}: cannot be written ({error.strerror or error}); name another place or free this one"
+        ) from error
+    return path
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file's content, or a folder's names, on the disk before anything that follows."""
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def sync_all(folder: Path) -> None:
+    """`sync` everything in a folder, and the folder itself."""
+    for path in sorted(folder.rglob("*")):
+        sync(path)
+    sync(folder)
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value; whatever is wrong with the text is a `ValueError`, nesting too deep to be read included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def sha256(path: Path) -> str:
+    """The hex digits of a file's hash."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
