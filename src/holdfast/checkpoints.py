@@ -6,9 +6,9 @@ hash. Files are on the disk before that list is, so a checkpoint that has none w
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,20 +30,15 @@ _log = logging.getLogger("holdfast")
 def seal(checkpoint: Path, costs: Mapping[str, float], state: Mapping[str, float]) -> None:
     """Declare a checkpoint whole, and only then remove those older than the one before it."""
     sync_all(checkpoint)
-    files = {path.name: [path.stat().st_size, sha256(path)] for path in sorted(checkpoint.iterdir()) if path.is_file()}
+    # Where several processes train, the others may still be writing the state of their random numbers.
+    own = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith("rng_state_")]
+    files = {path.name: [path.stat().st_size, sha256(path)] for path in own}
     kept = {"costs": dict(costs), "state": dict(state), "files": files}
-    write(checkpoint / COSTS, dumped({**kept, "digest": digest(kept)}))
+    write(checkpoint / COSTS, json.dumps({**kept, "digest": digest(kept)}).encode())
     sync(checkpoint.parent)
     for older in _newest_first(checkpoint.parent)[KEPT:]:
         # Renamed first: one that is cut short while being deleted must not look whole.
         shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
-
-
-def dumped(value: Any) -> bytes:
-    """A JSON value as bytes."""
-    import json
-
-    return json.dumps(value).encode()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -57,7 +52,7 @@ def last_checkpoint(folder: Path) -> Path | None:
             return checkpoint
         aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
         shutil.rmtree(aside, ignore_errors=True)
-        os.rename(checkpoint, aside)
+        checkpoint.rename(aside)
         _log.warning(
             "%s: %s; set aside as %s, the run goes on from the checkpoint before or from its start",
             checkpoint,

@@ -77,7 +77,9 @@ class _Bars:
         self.ids: dict[str, Any] = {}
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
-        if state == "started":
+        if "note" in details:
+            self.bars.console.print(escape(plain(str(details["note"]))), highlight=False, soft_wrap=True)
+        elif state == "started":
             self.ids[piece.key] = self.bars.add_task(escape(piece.title), total=None, harm="")
         elif state == "progress" and piece.key in self.ids and "step" in details:
             harm = details.get("harmfulness")
@@ -96,6 +98,8 @@ class _Lines:
         self.start = start
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
+        if "note" in details:
+            note(str(details["note"]))
         if state == "progress":
             return
         now = f"{time.monotonic() - self.start:7.1f} s  "

@@ -6,10 +6,7 @@ every attack and defense meets the same ones: one loop is the experimental contr
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from math import gcd
@@ -22,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from holdfast.checkpoints import last_checkpoint, read_costs, seal
 from holdfast.clock import Clock
 from holdfast.flops import Meter
 from holdfast.generate import SamplingError
@@ -33,8 +30,6 @@ from holdfast.precision import LEAN, in_bf16, mark, require_lean, widen
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 
-COSTS = "holdfast_costs.json"
-"""Written last into a checkpoint: one without it was cut short while being saved."""
 WEIGHTS = "holdfast_weights.safetensors"
 """Trained weights beside an adapter, which the Trainer saves alone."""
 TENSORS = "holdfast_tensors.safetensors"
@@ -103,16 +98,6 @@ def _lean(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
     return AdamW, {"lr": optim.learning_rate, "betas": betas, "eps": optim.adam_epsilon, "weight_decay": 0.0}
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a folder; those cut short while being saved are removed."""
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
-    for path in found:
-        if not (path / COSTS).exists():
-            shutil.rmtree(path)
-    whole = [path for path in found if path.exists()]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
@@ -175,7 +160,7 @@ class _Loop(Trainer):
 
     def resume(self, checkpoint: Path) -> None:
         """Take over what the Trainer's own checkpoint leaves out."""
-        kept = json.loads((checkpoint / COSTS).read_text())
+        kept = read_costs(checkpoint)
         self.costs = kept["costs"]
         # One of a version that did not count: what came before is not known, so neither is the sum.
         self.meter.flops = self.costs.pop("flops", math.nan)
@@ -193,15 +178,7 @@ class _Loop(Trainer):
             save_file({n: p.contiguous() for n, p in trained.items() if "lora_" not in n}, checkpoint / WEIGHTS)
         if self.plan.tensors:
             save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, checkpoint / TENSORS)
-        scratch = checkpoint / f".{COSTS}"
-        costs = {**self.costs, "flops": self.meter.flops}
-        scratch.write_text(json.dumps({"costs": costs, "state": self.plan.state}))
-        os.replace(scratch, checkpoint / COSTS)
-        # It is whole now, and only now may older ones go.
-        for older in checkpoint.parent.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            if older != checkpoint:
-                # Renamed first: one that is cut short while being deleted must not look whole.
-                shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
+        seal(checkpoint, {**self.costs, "flops": self.meter.flops}, self.plan.state)
 
     def tell(self, phase: Literal["start", "step", "end"], control: Any) -> None:
         """Tell the plan's hooks where the run stands; one that asks for it ends the run."""

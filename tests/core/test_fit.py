@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import holdfast.clock
+from holdfast.checkpoints import COSTS, last_checkpoint
 from holdfast.experience import Experience
-from holdfast.fit import COSTS, fit, last_checkpoint
+from holdfast.fit import fit
 from holdfast.generate import Sampling
 from holdfast.models import LoRA, adapt, answer_batch, merged
 from holdfast.objectives import language, policy_gradient
@@ -252,7 +253,7 @@ def test_the_newest_whole_checkpoint_is_taken_by_number(tmp_path):
     for step in (5, 10, 100):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (5, 10):
-        (tmp_path / f"checkpoint-{step}" / COSTS).write_text("{}")
+        (tmp_path / f"checkpoint-{step}" / COSTS).write_text('{"costs": {}, "state": {}}')
     assert last_checkpoint(tmp_path).name == "checkpoint-10"
     assert not (tmp_path / "checkpoint-100").exists()
     assert last_checkpoint(tmp_path / "nothing") is None

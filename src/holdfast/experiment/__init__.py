@@ -58,6 +58,7 @@ def run(
         reason=_reason,
         threads=options.threads,
     )
+    _renew(pieces)
     needed = _needed(pieces)
     count = (os.cpu_count() or 1) if workers is None else workers
     failed = engine.run(needed, work, _silent if news is None else news, workers=count)
@@ -86,6 +87,21 @@ def cache_folder() -> Path:
     if place:
         return Path(place).expanduser() / "sandbox"
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "holdfast" / "sandbox"
+
+
+def _renew(pieces: list[Any]) -> None:
+    """Set aside what was made before for cells that are still to be run, and is damaged: it is made again."""
+    from holdfast.experiment import store
+    from holdfast.experiment.engine import locked
+
+    wanted: set[str] = set()
+    for piece in reversed(pieces):
+        if piece.kind != "cell" and piece.key in wanted and _finished(piece) and not locked(piece):
+            trouble = store.damage(piece.folder)
+            if trouble is not None:
+                store.set_aside(piece.folder / "record.json", trouble)
+        if (piece.kind == "cell" or piece.key in wanted) and not _finished(piece):
+            wanted.update(piece.needs)
 
 
 def _needed(pieces: list[Any]) -> list[Any]:

@@ -45,6 +45,8 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         report=report,
         start=load_model(cell, task.source) if cell.evaluation["kl_to_start"] else None,
     )
+    if not watch.whole():
+        store.discard(task.folder / "training")
     trouble, prepared, moves = None, list[Mapping[str, Any]](), list[Movement]()
     try:
         context = context_of(cell, splits, judge, fit, models=task.models)

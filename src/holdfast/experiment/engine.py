@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -22,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
+from holdfast.experiment.notes import Told
 from holdfast.records import HoldfastError
 
 State = Literal["started", "progress", "done", "failed", "waiting"]
@@ -187,6 +189,7 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work is still worth finishing
             outbox.send(dict(details))
 
+    logging.getLogger("holdfast").addHandler(Told(report))
     try:
         with lock_of(piece).acquire(timeout=0):
             _write_log(piece)

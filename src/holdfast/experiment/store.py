@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
-import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.files import parse_json, require_file, sha256, sync, sync_all, write
+from holdfast.records import Cell, HoldfastError, Outcome, Record
+
+_log = logging.getLogger("holdfast")
 
 if TYPE_CHECKING:
     from holdfast.models import Model
@@ -36,26 +40,19 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         HoldfastError: the disk is full or the place cannot be written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Not `mkstemp`, whose files nobody else on a shared machine may read.
-        begun = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-        try:
-            with begun.open("x", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(begun, path)
-        except BaseException:
-            begun.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON value; see `write_text`."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_config(path: Path, cell: Cell) -> None:
+    """Write a cell as YAML, for people."""
+    import yaml
+
+    write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))
 
 
 def read_json(path: Path) -> Any:
@@ -64,10 +61,54 @@ def read_json(path: Path) -> Any:
     Raises:
         HoldfastError: the file is not JSON; says how to go on.
     """
+    require_file(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HoldfastError(f"{path}: cannot be read ({error}); delete it and run again") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; see `read_json`."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise HoldfastError(f"{path}: holds no JSON object; delete it and run again")
+    return value
+
+
+def set_aside(path: Path, trouble: object) -> None:
+    """Put a damaged file or folder out of the way, where it can still be looked at, and say so."""
+    aside = path.with_name(f".damaged-{path.name}")
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    with contextlib.suppress(FileNotFoundError):  # another run may have come first
+        path.replace(aside)
+    _log.warning("%s: is damaged (%s); set aside as %s and made again", path, one_line(trouble), aside.name)
+
+
+def one_line(trouble: object) -> str:
+    """A message without line breaks, of a length that can be read."""
+    return " ".join(str(trouble).split())[:300]
+
+
+def files_in(folder: Path) -> dict[str, list[Any]]:
+    """Size and hash of every file in a folder, by its path there; all of them are on the disk afterwards."""
+    sync_all(folder)
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in found}
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a model that was made, by the list of files in its record; `None` if nothing is."""
+    for name, (size, hashed) in read_object(folder / "record.json").get("files", {}).items():
+        path = folder / "model" / name
+        try:
+            same = path.is_file() and path.stat().st_size == size and sha256(path) == hashed
+        except OSError:
+            same = False
+        if not same:
+            return f"{path.relative_to(folder)} is not what was written"
+    return None
 
 
 def discard(folder: Path) -> None:
@@ -97,7 +138,7 @@ def judge_folder(run: Path, key: str) -> Path:
 def finished(folder: Path) -> bool:
     """Whether what is made in a folder is finished and need not be made again; what failed is tried again."""
     path = folder / "record.json"
-    return path.exists() and read_json(path).get("outcome") != Outcome.FAILED
+    return path.exists() and read_object(path).get("outcome") != Outcome.FAILED
 
 
 def read_record(folder: Path) -> Record:
@@ -132,6 +173,7 @@ def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     scratch = path.with_name(f".{path.name}")
     try:
         parquet.write_table(table, scratch)
+        sync(scratch)
         os.replace(scratch, path)
     except OSError as error:
         scratch.unlink(missing_ok=True)
@@ -169,17 +211,29 @@ def save_model(model: Model, folder: Path) -> None:
 
 
 def keep_lines(path: Path, up_to: int) -> None:
-    """Drop the lines of a curve past a step, and one cut short by a crash: the run goes on from there."""
-    kept = []
-    for line in _lines(path):
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if value["step"] <= up_to:
+    """Drop the lines of a curve past a step, and damaged ones with a line: the run goes on from there."""
+    kept, damaged = [], 0
+    lines = _lines(path)
+    for line in lines:
+        step = _step(line)
+        if step is None:
+            damaged += 1
+        elif step <= up_to:
             kept.append(line)
+    if damaged > (not lines or _step(lines[-1]) is None):  # the last one is cut short whenever a run is killed
+        _log.warning("%s: %d damaged lines are left out", path, damaged)
     write_text(path, "".join(f"{line}\n" for line in kept))
 
 
-def _lines(path: Path) -> Iterable[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+def _step(line: str) -> int | None:
+    """The step of a line of a curve; `None` for what is no such line."""
+    try:
+        value = parse_json(line)
+    except ValueError:
+        return None
+    step = value.get("step") if isinstance(value, dict) else None
+    return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []

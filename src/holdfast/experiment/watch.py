@@ -10,10 +10,19 @@ from typing import Any
 
 from holdfast.breaking import given_up, is_break
 from holdfast.evaluate import Judged, Suite, divergence, diversity, evaluate
-from holdfast.experiment.store import append_line, discard, keep_lines, read_json, write_completions, write_json
+from holdfast.experiment.store import (
+    append_line,
+    discard,
+    keep_lines,
+    read_json,
+    read_object,
+    set_aside,
+    write_completions,
+    write_json,
+)
 from holdfast.models import Model
 from holdfast.plan import Progress
-from holdfast.records import Evaluation, evaluation_from_json
+from holdfast.records import Evaluation, HoldfastError, evaluation_from_json
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes news of a run for the display: `step`, `max_steps`, and `harmfulness` once measured."""
@@ -59,11 +68,19 @@ class Watch:
         self.satisfied = broken or given_up(self.evaluations, self.settings)
         return self.satisfied
 
+    def whole(self) -> bool:
+        """Whether a run may go on from a checkpoint: not if what was measured before it can no longer be read.
+
+        It cannot be measured again without the weights of that step, so then the run begins anew.
+        """
+        kept = [_kept(path) for path in sorted((self.folder / "evaluations").glob("step-*.json"))]
+        return None not in kept
+
     def before(self, model: Model) -> None:
         """Measure the model as the attacker found it, where the attack's own first step comes later than that."""
         path = self.folder / "evaluations" / "before.json"
-        if path.exists():
-            self.evaluations.append(evaluation_from_json(read_json(path)["evaluation"]))
+        if path.exists() and (kept := _kept(path)):
+            self.evaluations.append(kept)
             self.files.append(path)
         else:
             self.measure(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0), path)
@@ -99,10 +116,15 @@ class Watch:
     def keep(self, number: int, of: int, make: Callable[[], Any]) -> Any:
         """Piece `number` of `of`, a JSON value, made unless a run that was cut short made it; see `attacks.Keep`."""
         path = self.folder / "evaluations" / f"piece-{number:08d}.json"
-        if not path.exists():
+        try:
+            made = read_json(path) if path.exists() else None
+        except HoldfastError as error:
+            set_aside(path, error)
+            made = None
+        if made is None:
             write_json(path, make())
         self.report({"step": number + 1, "max_steps": of, "harmfulness": self._harm()})
-        return read_json(path)
+        return read_json(path) if made is None else made
 
     def close(self) -> None:
         """Put all completions into one file."""
@@ -135,6 +157,19 @@ class Watch:
 
     def _harm(self) -> float | None:
         return self.evaluations[-1].value("harmfulness") if self.evaluations else None
+
+
+def _kept(path: Path) -> Evaluation | None:
+    """An evaluation that was kept; `None`, and the file set aside, where it cannot be read."""
+    try:
+        value = read_object(path)
+        rows = value["completions"]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError("completions are no rows")
+        return evaluation_from_json(value["evaluation"])
+    except (HoldfastError, KeyError, TypeError, ValueError, AttributeError) as error:
+        set_aside(path, error)
+        return None
 
 
 def completion_rows(step: int, judged: Judged) -> list[dict[str, Any]]:

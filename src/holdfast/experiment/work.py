@@ -102,6 +102,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "key": task.key,
         "outcome": "made",
         **made,
+        "files": store.files_in(task.folder / "model"),
         "steps": sum(fitted.steps for fitted in spent),
         "samples": sum(fitted.samples for fitted in spent),
         "tokens": sum(fitted.tokens for fitted in spent),

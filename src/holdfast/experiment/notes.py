@@ -1,0 +1,19 @@
+"""What a worker process has to say beside its progress: lines that whoever waits for the run should read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class Told(logging.Handler):
+    """Passes on what is worth a line of the display."""
+
+    def __init__(self, report: Callable[[Mapping[str, Any]], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.report = report
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Report one line as `note`."""
+        self.report({"note": record.getMessage()})

@@ -1,0 +1,116 @@
+"""What a crash or a bad disk leaves in a run's folder is set aside, and the run ends as it would have."""
+
+import pytest
+
+from holdfast.experiment import run, store
+from holdfast.experiment.tasks import Options
+from holdfast.records import HoldfastError, Outcome
+
+OPTIONS = Options(checkpoint_every=2)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killed(grid, monkeypatch, tmp_path):
+    """The folder of a cell whose process died when its last checkpoint and evaluation were written."""
+    from holdfast.experiment.watch import Watch
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "close", kill)
+        with pytest.raises(Killed):
+            run(grid(), tmp_path, workers=0, options=OPTIONS)
+    (place,) = (tmp_path / "cells").iterdir()
+    return place
+
+
+def torn(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def garbled(path):
+    path.write_bytes(b"\xff\xfe[[[\x00")
+
+
+def listed(path):
+    path.write_text("[1, 2]")
+
+
+@pytest.mark.parametrize("damage", [torn, garbled, listed])
+def test_a_damaged_evaluation_makes_the_run_begin_anew_and_changes_no_result(
+    killed, grid, finished, *, result, caplog, damage
+):
+    path = killed / "evaluations" / "step-00000002.json"
+    damage(path)
+    (record,) = run(grid(), killed.parents[1], workers=0, options=OPTIONS)
+    assert "step-00000002.json: is damaged" in caplog.text
+    folder, reference = finished
+    assert record.outcome == reference.outcome
+    assert result(killed) == result(store.cell_folder(folder, reference.key))
+
+
+@pytest.mark.parametrize("line", ['{"step": 3, "lo', "[1]", '{"step": "x"}', "\x00\ufffd", "[" * 99_999, "9" * 5000])
+def test_damaged_lines_of_a_curve_are_left_out_with_a_line(tmp_path, caplog, line):
+    path = tmp_path / "curves.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n{{"step": 3}}\n')
+    store.keep_lines(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert "curves.jsonl: 1 damaged" in caplog.text
+
+
+def test_a_last_line_cut_short_is_what_every_killed_run_leaves(tmp_path, caplog):
+    path = tmp_path / "curves.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    store.keep_lines(path, 2)
+    assert path.read_text() == '{"step": 1}\n'
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_hardened_model_is_hardened_again(grid, neutral, tmp_path, caplog, *, name):
+    asked = grid(defenses=[neutral], attacks=["none"])
+    (first,) = run(asked, tmp_path, workers=0)
+    (stage,) = (tmp_path / "stages").iterdir()
+    before = (stage / "model" / name).read_bytes()
+    torn(stage / "model" / name)
+    (store.cell_folder(tmp_path, first.key) / "record.json").unlink()
+    (second,) = run(asked, tmp_path, workers=0)
+    assert f"model/{name} is not what was written" in caplog.text
+    assert (stage / "model" / name).read_bytes() == before
+    assert second.evaluations == first.evaluations
+
+
+def test_a_damaged_sandbox_model_in_the_cache_is_built_again(grid, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    asked = grid(attacks=["none"])
+    (first,) = run(asked, tmp_path / "a", workers=0)
+    for file in (tmp_path / "cache").rglob("model.safetensors"):
+        torn(file)
+    (second,) = run(asked, tmp_path / "b", workers=0)
+    assert second.outcome is not Outcome.FAILED
+    assert second.evaluations[0].scores == first.evaluations[0].scores
+    assert caplog.text.count("is not what was written") == 2
+
+
+def test_a_record_that_is_no_object_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "record.json").write_text("[]")
+    with pytest.raises(HoldfastError, match=r"record.json: holds no JSON object; delete it and run again"):
+        store.finished(tmp_path)
+
+
+def test_workers_tell_of_what_they_set_aside(killed, grid):
+    torn(killed / "evaluations" / "step-00000002.json")
+    told = []
+    run(
+        grid(),
+        killed.parents[1],
+        workers=1,
+        options=OPTIONS,
+        news=lambda piece, state, details: told.append(details.get("note", "")),
+    )
+    assert [note for note in told if "step-00000002.json: is damaged" in note]
