@@ -53,7 +53,7 @@ def targets(case: Case, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ids = labels.clamp(min=0)
     mask = target_mask((labels != -100).long()).to(logits.dtype)
     logprobs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-    torch.testing.assert_close(token_logprobs(logits, ids), logprobs.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(token_logprobs(logits, ids), logprobs, rtol=1e-5, atol=1e-5)
     return ids, mask, logprobs
 
 
