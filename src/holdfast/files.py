@@ -92,10 +92,10 @@ def sync_all(folder: Path) -> None:
     sync(folder)
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, **hooks: Any) -> Any:
     """A JSON value; whatever is wrong with the text is a `ValueError`, nesting too deep to be read included."""
     try:
-        return json.loads(text)
+        return json.loads(text, **hooks)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from on_page import page_charts
 
 from holdfast.breaking import time_to_break
 from holdfast.records import Evaluation, Outcome, Score
@@ -76,7 +77,7 @@ def drawn(page, name):
     """The specifications of a section's charts."""
     html = page.read_text()
     places = re.findall(r'data-spec="([^"]+)"', section(page, name))
-    return [json.loads(re.search(rf'id="{spot}">(.*?)</script>', html, re.DOTALL).group(1)) for spot in places]
+    return [page_charts(html)[spot] for spot in places]
 
 
 def test_the_table_of_results_says_n_where_it_means_n(page):

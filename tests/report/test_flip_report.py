@@ -1,13 +1,13 @@
 """Attacks at several flip ratios: harm over the ratio, and no panel for each of them."""
 
 import csv
-import json
 import re
 from collections import defaultdict
 from dataclasses import replace
 from statistics import fmean
 
 import pytest
+from on_page import page_charts
 
 from holdfast.records import Method, Outcome
 from holdfast.report import flips, write_figures, write_report
@@ -88,7 +88,7 @@ def drawn_points(page):
     """The points of each panel of harm over the flip ratio."""
     html = page.read_text()
     spots = re.findall(r'data-spec="([^"]+)"', section(page, "flips"))
-    specs = [json.loads(re.search(rf'id="{spot}">(.*?)</script>', html, re.DOTALL).group(1)) for spot in spots]
+    specs = [page_charts(html)[spot] for spot in spots]
     return [spec.get("data", spec["layer"][0].get("data"))["values"] for spec in specs]
 
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from statistics import fmean
 
 import pytest
+from on_page import page_charts
 
 from holdfast.judges import refusal_forms
 from holdfast.records import HoldfastError, Outcome, Score
@@ -120,11 +121,12 @@ def test_the_page_loads_nothing_and_forbids_loading(report) -> None:
 def test_the_chart_library_is_in_the_page_once_and_every_chart_has_its_data(report) -> None:
     page = Page(report.read_text())
     library = [text for kind, text in page.scripts if kind == "" and "vegaEmbed" in text and len(text) > 100_000]
-    specs = [json.loads(text) for kind, text in page.scripts if kind == "application/json"]
+    specs = page_charts(report.read_text())
     places = [attrs["data-spec"] for _, attrs in page.tags if "data-spec" in attrs]
     assert len(library) == 1
+    assert set(specs) == set(places)
     assert len(specs) == len(places) == len(set(places)) == 2 * 2 + 2 + 2 * 2
-    assert all(spec["width"] == "container" and "values" in json.dumps(spec) for spec in specs)
+    assert all(spec["width"] == "container" and "values" in json.dumps(spec) for spec in specs.values())
 
 
 def test_model_text_is_shown_and_never_run(report) -> None:
@@ -359,5 +361,5 @@ def test_no_chart_carries_its_points_twice(report) -> None:
         own = [json.dumps(spec["data"])] if "data" in spec else []
         return own + [table for layer in spec.get("layer", ()) for table in tables(layer)]
 
-    specs = [json.loads(text) for kind, text in Page(report.read_text()).scripts if kind == "application/json"]
+    specs = page_charts(report.read_text()).values()
     assert all(tables(spec) and len(tables(spec)) == len(set(tables(spec))) for spec in specs)

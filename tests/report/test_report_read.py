@@ -64,11 +64,55 @@ def test_a_damaged_record_names_its_file_in_one_line(make_record, write_run, tex
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_grid_file_is_named(make_record, write_run) -> None:
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("steps",), "many"),
+        (("steps",), 10**30),
+        (("steps",), True),
+        (("key",), 3),
+        (("outcome",), "won"),
+        (("evaluations",), {"a": 1}),
+        (("evaluations", 0, "scores", 0, "value"), "high"),
+        (("evaluations", 0, "scores", 0, "value"), float("nan")),
+        (("evaluations", 0, "scores", 0, "value"), float("inf")),
+        (("evaluations", 0, "step"), None),
+        (("time_to_break", "steps"), "soon"),
+        (("cell", "seed"), "zero"),
+        (("cell", "attack"), 7),
+        (("cell", "data"), "[" * 400),
+    ],
+)
+def test_an_odd_record_is_told_in_one_line_and_the_others_are_shown(make_record, write_run, path, value) -> None:
+    run = write_run([make_record(seed=0), make_record(seed=1)])
+    odd = sorted(run.glob("cells/*/record.json"))[0]
+    whole = json.loads(odd.read_text())
+    *way, last = path
+    node = whole
+    for step in way:
+        node = node[step]
+    node[last] = nested(len(value)) if isinstance(value, str) and value.startswith("[") else value
+    odd.write_text(json.dumps(whole))
+    found = load([run])
+    assert len(found.cells) == 1
+    (line,) = found.trouble
+    assert str(odd) in line
+    assert "\n" not in line
+
+
+def nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+def test_a_damaged_grid_file_is_named_and_the_folder_names_the_grid(make_record, write_run) -> None:
     run = write_run([make_record()])
     (run / "grid.json").write_text("[1]")
-    with pytest.raises(HoldfastError, match=r"grid\.json"):
-        load([run])
+    found = load([run])
+    assert found.grids == (("run", ""),)
+    assert "grid.json" in found.trouble[0]
 
 
 def test_a_damaged_line_of_training_metrics_is_named_by_number(tmp_path) -> None:

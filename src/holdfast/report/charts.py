@@ -1,4 +1,4 @@
-"""Charts as altair values: one small chart per (model, attack), one color and dash per defense throughout.
+"""Charts as altair values beside the rows that they draw: one small chart per (model, attack), one color per defense.
 
 Over the flip ratio it is the other way round: one small chart per (model, defense), one color per attack.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import altair as alt
 
@@ -25,6 +25,17 @@ _ENDS = {
 }
 HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
 _HEIGHT, _BAR, _ROW = 230, 38, 24
+
+
+class Drawn(NamedTuple):
+    """A chart, and the rows that it draws by the name under which it asks for them."""
+
+    chart: alt.Chart | alt.LayerChart
+    data: Mapping[str, list[dict[str, Any]]]
+
+    def spec(self, *, validate: bool = True) -> dict[str, Any]:
+        """The chart as Vega-Lite, its rows left out."""
+        return self.chart.to_dict(validate=validate)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +63,7 @@ def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, An
     return found
 
 
-def curves(
-    points: Points, looks: Mapping[str, Style], *, score: str, width: Width, unit: str = "step"
-) -> alt.LayerChart:
+def curves(points: Points, looks: Mapping[str, Style], *, score: str, width: Width, unit: str = "step") -> Drawn:
     """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
     Points are hollow where fewer seeds were evaluated than elsewhere on the curve. Where the `unit` is `N`, answers a
@@ -65,7 +74,8 @@ def curves(
     title = score.replace("_", " ")
     y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]))
     x = _steps_axis() if unit == "step" else _numbers_axis(points)
-    base = _base(points).encode(x=x, color=_color(points, looks, width))
+    base, data = _base(points)
+    base = base.encode(x=x, color=_color(points, looks, width))
     partial = alt.condition("datum.seeds < datum.of", alt.value(0), alt.value(1))
     tips = [*_tips("defense"), alt.Tooltip("step:N", title=unit), alt.Tooltip("value:Q", title=title, format=".3f")]
     tips += [*_tips("low", "high", form=".3f"), *_tips("seeds", "of", "n")]
@@ -76,13 +86,13 @@ def curves(
             y=y, fillOpacity=partial, stroke=_color(points, looks, width), tooltip=tips
         ),
     ]
-    chart = alt.layer(*layers)
+    drawn = Drawn(alt.layer(*layers), data)
     if score == "harmfulness":
-        chart = _with_thresholds(chart, points)
-    return chart.properties(width=width, height=_HEIGHT)
+        drawn = _with_thresholds(drawn, points)
+    return _sized(drawn, width, _HEIGHT)
 
 
-def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.LayerChart:
+def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> Drawn:
     """Time to break as bars with error bars; pale, dashed and marked `≥` where a seed never broke."""
     order = list(dict.fromkeys(point["defense"] for point in points))
     ends = [{**point, "end": max(point["steps"], point["high"] or 0.0)} for point in points]
@@ -90,7 +100,8 @@ def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.La
     scale = alt.Scale(domain=[0, 1.55 * longest], nice=False)
     axis = alt.Axis(labelLimit=130, ticks=False, domain=False)
     color = _color(points, looks, "container")
-    base = _base(ends).encode(y=alt.Y("defense:N", sort=order, title=None, axis=axis))
+    base, data = _base(ends)
+    base = base.encode(y=alt.Y("defense:N", sort=order, title=None, axis=axis))
     x = alt.X("steps:Q", title="attack steps until broken", scale=scale, axis=alt.Axis(tickCount=5))
     tips = [
         *_tips("defense", "text", "note"),
@@ -113,10 +124,10 @@ def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> alt.La
         for line in (("!datum.note", "text", 0), ("datum.note", "text", -7), ("datum.note", "note", 7))
     ]
     layers = alt.layer(bars, spans, *texts)
-    return layers.properties(width=width, height=_BAR * len(order))
+    return _sized(Drawn(layers, data), width, _BAR * len(order))
 
 
-def spending(points: Points, *, span: tuple[float, float], width: Width) -> alt.Chart:
+def spending(points: Points, *, span: tuple[float, float], width: Width) -> Drawn:
     """FLOPs until the break on a logarithmic axis over `span`: a row for each attack, a mark for each seed.
 
     Models that held have a triangle where the budget ended; a square where nothing was shown, a cross where the model
@@ -125,26 +136,23 @@ def spending(points: Points, *, span: tuple[float, float], width: Width) -> alt.
     order = list(dict.fromkeys(point["attack"] for point in points))
     shapes, colors = (alt.Scale(domain=list(_ENDS), range=list(looks)) for looks in zip(*_ENDS.values(), strict=True))
     axis = alt.Axis(labelLimit=280, ticks=False, domain=False, grid=True, gridDash=[1, 3])
-    base = alt.Chart(alt.Data(values=[_kept(point, *(_PANEL - {"attack"}), "defense") for point in points]))
-    return (
-        base.mark_point(size=44, filled=True, opacity=0.8)
-        .encode(
-            x=alt.X(
-                "flops:Q",
-                title="FLOPs until broken, or in all",
-                scale=alt.Scale(type="log", domain=list(span), nice=False),
-                axis=alt.Axis(format=".0e", tickCount=4, ticks=False, grid=False, labelOverlap=True),
-            ),
-            y=alt.Y("attack:N", sort=order, title=None, axis=axis),
-            shape=alt.Shape("ended:N", scale=shapes, legend=_legend(width)),
-            color=alt.Color("ended:N", scale=colors, legend=_legend(width)),
-            tooltip=[*_tips("attack", "seed", "ended"), *_tips("flops", form=".2e")],
-        )
-        .properties(width=width, height=_ROW * len(order))
+    base, data = _base(points, *(_PANEL - {"attack"}), "defense")
+    chart = base.mark_point(size=44, filled=True, opacity=0.8).encode(
+        x=alt.X(
+            "flops:Q",
+            title="FLOPs until broken, or in all",
+            scale=alt.Scale(type="log", domain=list(span), nice=False),
+            axis=alt.Axis(format=".0e", tickCount=4, ticks=False, grid=False, labelOverlap=True),
+        ),
+        y=alt.Y("attack:N", sort=order, title=None, axis=axis),
+        shape=alt.Shape("ended:N", scale=shapes, legend=_legend(width)),
+        color=alt.Color("ended:N", scale=colors, legend=_legend(width)),
+        tooltip=[*_tips("attack", "seed", "ended"), *_tips("flops", form=".2e")],
     )
+    return _sized(Drawn(chart, data), width, _ROW * len(order))
 
 
-def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> alt.LayerChart:
+def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> Drawn:
     """A score in [0, 1] at the end of attacks over their flip ratio: a color per attack, 95 % intervals as whiskers.
 
     Dashed lines with hollow points are of preferences that a coin ordered.
@@ -154,7 +162,8 @@ def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Widt
     hows = alt.Scale(domain=list(there), range=[list(dash) for dash in there.values()])
     ratios = sorted({point["ratio"] for point in points})
     axis = alt.Axis(values=ratios, format=".4~f", labelOverlap=True, grid=False)
-    base = alt.Chart(alt.Data(values=[_kept(row, "model", "family", "defense") for row in rows])).encode(
+    base, data = _base(rows, "model", "family", "defense")
+    base = base.encode(
         x=alt.X(
             "ratio:Q", title="share of preferences flipped (flip ratio)", scale=alt.Scale(domain=[0, 1]), axis=axis
         ),
@@ -171,16 +180,17 @@ def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Widt
             fillOpacity=hollow, stroke=_color(rows, looks, width, "attack"), tooltip=tips
         ),
     )
+    drawn = Drawn(chart, data)
     if score == "harmfulness":
-        chart = _with_thresholds(chart, points)
-    return chart.properties(width=width, height=_HEIGHT)
+        drawn = _with_thresholds(drawn, points)
+    return _sized(drawn, width, _HEIGHT)
 
 
-def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> alt.Chart:
+def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> Drawn:
     """A training metric over attack steps, one thin line per seed."""
     y = alt.Y("value:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False))
-    chart = _base(points).mark_line(strokeWidth=1.2, opacity=0.75)
-    chart = chart.encode(
+    base, data = _base(points)
+    chart = base.mark_line(strokeWidth=1.2, opacity=0.75).encode(
         x=_steps_axis(),
         y=y,
         color=_color(points, looks, width),
@@ -188,13 +198,29 @@ def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: 
         detail="seed:N",
         tooltip=[*_tips("defense", "seed", "step"), alt.Tooltip("value:Q", format=".4g")],
     )
-    return chart.properties(width=width, height=_HEIGHT)
+    return _sized(Drawn(chart, data), width, _HEIGHT)
 
 
-def side_by_side(charts: Mapping[str, alt.Chart | alt.LayerChart]) -> alt.ConcatChart:
-    """The charts of several panels as one figure, each under its panel's name."""
-    titled = [chart.properties(title=name) for name, chart in charts.items()]
-    return alt.concat(*titled, columns=2).resolve_scale(color="shared", strokeDash="shared")
+def side_by_side(panels: Mapping[str, tuple[Mapping[str, Any], Mapping[str, list[Any]]]]) -> dict[str, Any]:
+    """The specifications of several panels, each with its rows, as one of a figure: each under its panel's name."""
+    parts = [{**_filled(spec, rows), "title": name} for name, (spec, rows) in panels.items()]
+    whole = {name: value for name, value in parts[0].items() if name in ("$schema", "config")}
+    for part in parts:
+        for name in whole:
+            part.pop(name, None)
+    shared = {"color": "shared", "strokeDash": "shared"}
+    return {**whole, "concat": parts, "columns": 2, "resolve": {"scale": shared}}
+
+
+def _filled(spec: Any, rows: Mapping[str, list[Any]]) -> Any:
+    """A specification with the rows themselves where it names them."""
+    if isinstance(spec, list):
+        return [_filled(item, rows) for item in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    return {
+        key: {"values": rows[value["name"]]} if key == "data" else _filled(value, rows) for key, value in spec.items()
+    }
 
 
 def _looks(count: int) -> list[Style]:
@@ -204,9 +230,14 @@ def _looks(count: int) -> list[Style]:
     ]
 
 
-def _base(points: Points) -> alt.Chart:
-    """A chart of the points without what its panel says already."""
-    return alt.Chart(alt.Data(values=[_kept(point, *_PANEL) for point in points]))
+def _base(points: Points, *without: str) -> tuple[alt.Chart, dict[str, list[dict[str, Any]]]]:
+    """A chart that has still to be encoded, and its rows: the points without what their panel says already."""
+    rows = [_kept(point, *(without or _PANEL)) for point in points]
+    return alt.Chart(alt.NamedData(name="points")), {"points": rows}
+
+
+def _sized(drawn: Drawn, width: Width, height: int) -> Drawn:
+    return drawn._replace(chart=drawn.chart.properties(width=width, height=height))
 
 
 def _kept(point: Mapping[str, Any], *without: str) -> dict[str, Any]:
@@ -214,7 +245,7 @@ def _kept(point: Mapping[str, Any], *without: str) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _steps_axis() -> alt.X:
@@ -247,14 +278,14 @@ def _legend(width: Width) -> alt.Legend | None:
     return alt.Legend(title=None, orient="bottom", labelLimit=0, columns=2, symbolType="stroke", symbolOpacity=1)
 
 
-def _with_thresholds(chart: alt.LayerChart, points: Points) -> alt.LayerChart:
+def _with_thresholds(drawn: Drawn, points: Points) -> Drawn:
     """The chart with a rule at each break threshold."""
     thresholds = sorted({point["threshold"] for point in points if point["threshold"] is not None})
     if not thresholds:
-        return chart
-    data = alt.Data(values=[{"threshold": value} for value in thresholds])
-    rule = alt.Chart(data).mark_rule(strokeDash=[4, 4], opacity=0.8).encode(y="threshold:Q")
-    return alt.layer(chart, rule)  # nested, or each layer would carry its own copy of the data
+        return drawn
+    rows = [{"threshold": value} for value in thresholds]
+    rule = alt.Chart(alt.NamedData(name="thresholds")).mark_rule(strokeDash=[4, 4], opacity=0.8).encode(y="threshold:Q")
+    return Drawn(alt.layer(drawn.chart, rule), {**drawn.data, "thresholds": rows})  # nested: each its own data
 
 
 def _beside(base: alt.Chart, which: str, field: str, dy: int) -> alt.Chart:

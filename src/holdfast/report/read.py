@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from holdfast.files import parse_json, require_file
 from holdfast.outcomes import settled_together
 from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.report.text import visible
+
+_log = logging.getLogger("holdfast")
 
 T = TypeVar("T")
 
@@ -17,6 +25,8 @@ _COMPLETION_COLUMNS = (
     *("step", "role", "domain", "prompt", "completion", "num_tokens", "finished"),
     *("judge", "score", "valid", "refused", "reason"),
 )
+_SURROGATE = re.compile(r"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)")
+"""Half a character, which Python's JSON reads and others do not, or any other escape."""
 _RERUN = "delete that cell's folder and run the grid again"
 
 
@@ -31,11 +41,15 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """Everything that some run folders hold; `unfinished` cells have a folder and no record yet."""
+    """Everything that some run folders hold; `unfinished` cells have a folder and no record yet.
+
+    `trouble` says what could not be read and is left out, a line each.
+    """
 
     cells: tuple[Finished, ...]
     grids: tuple[tuple[str, str], ...]
     unfinished: int
+    trouble: list[str]
 
 
 def load(runs: Sequence[Path]) -> Loaded:
@@ -43,15 +57,17 @@ def load(runs: Sequence[Path]) -> Loaded:
 
     Outcomes are those that the records have beside their controls, where these are in any of the folders: what an
     earlier version called held without one is untested. Of two records of one cell the first is taken, unless it
-    failed. `grids` are (name, description) pairs.
-    Raises HoldfastError naming a folder that holds no record, or a file that cannot be read.
+    failed. `grids` are (name, description) pairs. A file that cannot be read is told and left out. Raises
+    HoldfastError naming a folder that holds no record, or the file where none can be read.
     """
     if not runs:
         raise HoldfastError("no run folder was given: name at least one, as in `holdfast report runs/NAME`")
     cells: dict[str, Finished] = {}
     grids, unfinished = [], 0
+    trouble: list[str] = []
     for run in map(Path, runs):
-        name, description = _grid(run)
+        _require_run(run)
+        name, description = or_nothing(_grid, run, trouble) or (run.resolve().name, "")
         grids.append((name, description))
         folders = _cell_folders(run)
         finished = [folder for folder in folders if (folder / "record.json").exists()]
@@ -59,12 +75,27 @@ def load(runs: Sequence[Path]) -> Loaded:
             raise HoldfastError(f"{run}: no finished cell in this folder; run `holdfast run` into it first")
         unfinished += len(folders) - len(finished)
         for folder in finished:
-            record = _record(folder / "record.json")
+            record = or_nothing(_record, folder / "record.json", trouble)
+            if record is None:
+                continue
             if record.key not in cells or cells[record.key].record.outcome is Outcome.FAILED:
                 cells[record.key] = Finished(record=record, folder=folder, grid=name)
+    if not cells:
+        raise HoldfastError(trouble[0])
     settled = settled_together([cell.record for cell in cells.values()])
     found = tuple(replace(cell, record=record) for cell, record in zip(cells.values(), settled, strict=True))
-    return Loaded(cells=found, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished)
+    return Loaded(cells=found, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
+
+
+def or_nothing(read: Callable[[Path], T], path: Path, trouble: list[str]) -> T | None:
+    """What `read` makes of a path; `None` where it cannot be read, and why is added to `trouble`, and said."""
+    try:
+        return read(path)
+    except HoldfastError as error:
+        if str(error) not in trouble:
+            trouble.append(str(error))
+            _log.warning("%s", visible(str(error)))
+        return None
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
@@ -94,9 +125,16 @@ def read_judges(folder: Path) -> list[str]:
     return _read(path, lambda: _column(path, "judge").unique().to_pylist()) if path.exists() else []
 
 
-def _cell_folders(run: Path) -> list[Path]:
-    if not run.is_dir():
+def _require_run(run: Path) -> None:
+    try:
+        there = run.is_dir()
+    except OSError:
+        there = False
+    if not there:
         raise HoldfastError(f"{run}: there is no such folder; `holdfast run` makes it, or check the name")
+
+
+def _cell_folders(run: Path) -> list[Path]:
     return sorted(path for path in (run / "cells").glob("*") if path.is_dir())
 
 
@@ -104,19 +142,66 @@ def _grid(run: Path) -> tuple[str, str]:
     path = run / "grid.json"
     if not path.exists():
         return run.resolve().name, ""
-    grid = _read(path, lambda: dict(json.loads(path.read_text("utf-8"))), "put it right or delete it")
+    grid = _read(path, lambda: dict(parse_json(path.read_text("utf-8"))), "put it right or delete it")
     return str(grid.get("name") or run.resolve().name), str(grid.get("description") or "")
 
 
 def _record(path: Path) -> Record:
-    return _read(path, lambda: Record.from_json(json.loads(path.read_text("utf-8"))))
+    return _read(path, lambda: parse_record(path.read_text("utf-8")))
+
+
+def parse_record(text: str) -> Record:
+    """A record from its file's text.
+
+    Raises:
+        ValueError: a value is missing, of another type or no finite number, or settings are nested too deeply.
+    """
+    value = parse_json(text, parse_constant=_refuse, parse_int=_bounded)
+    _refuse_depth(value)
+    try:
+        _checker().validate_json(_SURROGATE.sub(lambda found: "?" if found[1] else found[0], text), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{place}: {first['msg']}") from None
+    return Record.from_json(value)
+
+
+@functools.cache
+def _checker() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError(f"the number {digits[:9]}... is too large")
+    return int(digits)
+
+
+def _refuse_depth(value: Any) -> None:
+    """Settings are walked by functions that call themselves."""
+    level = [value]
+    for _ in range(100):
+        level = [
+            item
+            for node in level
+            if isinstance(node, dict | list)
+            for item in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def _curve_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         return {**row, "step": int(row["step"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         message = f"{path}, line {number}: not a JSON object with a `step`; {_RERUN}, or delete the file"
         raise HoldfastError(message) from error
 
@@ -145,6 +230,7 @@ def _ends(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path, read: Callable[[], T], cure: str = _RERUN) -> T:
     """What `read` returns; whatever a damaged file makes it raise names the file."""
+    require_file(path)
     try:
         return read()
     except OSError as error:

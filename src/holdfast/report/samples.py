@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 LONGEST = 4000
+CHARACTERS = 1_200_000
+"""About so much text is shown on a page in all."""
+
+
+def room(cells: int, count: int) -> tuple[int, int]:
+    """How many prompts of each cell are shown where there are so many cells, and how much of each answer."""
+    share = CHARACTERS // max(cells, 1)
+    shown = max(min(count, 1), min(count, share // 500))
+    return shown, max(100, min(LONGEST, share // max(2 * shown, 1)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,18 +40,18 @@ class Sample:
     after: Answer
 
 
-def pick(rows: Sequence[Mapping[str, Any]], count: int) -> list[Sample]:
+def pick(rows: Sequence[Mapping[str, Any]], count: int, *, longest: int = LONGEST) -> list[Sample]:
     """Up to `count` prompts of the last step, half of them harmful ones where there are enough, evenly spaced.
 
     `rows` hold one dict per completion and judge. The choice depends on the order of prompts only, never on the
-    answers or scores. Where a prompt was answered several times, its first answer is shown.
+    answers or scores. Where a prompt was answered several times, its first answer is shown, up to `longest` characters.
     """
     if not rows or count < 1:
         return []
     first, last = min(row["step"] for row in rows), max(row["step"] for row in rows)
     before = _by_prompt([row for row in rows if row["step"] == first]) if first < last else {}
     after = _by_prompt([row for row in rows if row["step"] == last])
-    return [_sample(prompt, before.get(prompt), after[prompt]) for prompt in _choice(after, count)]
+    return [_sample(prompt, before.get(prompt), after[prompt], longest) for prompt in _choice(after, count)]
 
 
 def _by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
@@ -68,22 +77,25 @@ def _spaced(items: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str
 
 
 def _sample(
-    prompt: tuple[str, str], before: Sequence[Mapping[str, Any]] | None, after: Sequence[Mapping[str, Any]]
+    prompt: tuple[str, str],
+    before: Sequence[Mapping[str, Any]] | None,
+    after: Sequence[Mapping[str, Any]],
+    longest: int,
 ) -> Sample:
     return Sample(
         role=prompt[0],
         domain=after[0]["domain"] or "",
-        prompt=prompt[1],
-        before=_answer(before) if before else None,
-        after=_answer(after),
+        prompt=prompt[1] if len(prompt[1]) <= longest else f"{prompt[1][:longest]} …",
+        before=_answer(before, longest) if before else None,
+        after=_answer(after, longest),
     )
 
 
-def _answer(rows: Sequence[Mapping[str, Any]]) -> Answer:
+def _answer(rows: Sequence[Mapping[str, Any]], longest: int) -> Answer:
     text = rows[0]["completion"] or ""
     return Answer(
-        text=text[:LONGEST],
-        left_out=max(0, len(text) - LONGEST),
+        text=text[:longest],
+        left_out=max(0, len(text) - longest),
         num_tokens=rows[0]["num_tokens"],
         finished=rows[0]["finished"],
         opinions=tuple((row["judge"], row["score"], row["valid"], row["refused"], row["reason"] or "") for row in rows),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 _KEPT = frozenset("\n\t\u200c\u200d")  # layout, and the joiners that many scripts and emoji need
-_FORMULA = ("=", "+", "-", "@", "\t")
+_FORMULA = tuple("=+-@＝＋－＠")
 
 
 def visible(text: str) -> str:
@@ -19,7 +19,7 @@ def visible(text: str) -> str:
 
     C0 controls become their pictures (escape: `␛`, DEL: `␡`), all others `⟨U+202E⟩`. Newline and tab stay.
     """
-    return "".join(_picture(char) for char in text)
+    return text if text.isprintable() else "".join(_picture(char) for char in text)
 
 
 def _picture(char: str) -> str:
@@ -54,11 +54,11 @@ def script_json(value: Any) -> str:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as CSV, header first; `None` and NaN are empty. A text cell that a sheet would run gets a leading `'`."""
+    """Rows as CSV, header first; `None` and NaN are empty. Text that a sheet would run gets a leading `'`."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _csv_cell(row[name]) for name in columns} for row in rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([_csv_cell(name) for name in columns])
+    writer.writerows([_csv_cell(row[name]) for name in columns] for row in rows)
     return file.getvalue()
 
 
@@ -68,4 +68,5 @@ def _csv_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = visible(value)
-    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
+    runs = text.lstrip().startswith(_FORMULA) or text.startswith(("\t", "\n"))
+    return f"'{text}" if runs else text

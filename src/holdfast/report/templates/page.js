@@ -9,12 +9,28 @@ function config() {
     axisY: { labelColor: ink, domain: false, ticks: false },
   };
 }
-function draw() {
-  for (const place of document.querySelectorAll("[data-spec]")) {
-    const spec = JSON.parse(document.getElementById(place.dataset.spec).textContent);
-    vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: config(), tooltip: { theme: dark.matches ? "dark" : "light" } })
-      .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });
-  }
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+function rows(table) {
+  const columns = Object.entries(table.columns).map(([name, column]) => [
+    name, Array.isArray(column) ? (row) => column[row] : "of" in column ? (row) => column.of[column.at[row]] : () => column.all,
+  ]);
+  return Array.from({ length: table.n }, (_, row) => Object.fromEntries(columns.map(([name, value]) => [name, value(row)])));
 }
-draw();
-dark.addEventListener("change", draw);
+function draw(place) {
+  const panel = read(place.dataset.spec), spec = read(panel.spec);
+  spec.description = panel.about;
+  spec.datasets = Object.fromEntries(Object.entries(panel.data).map(([name, table]) => [name, rows(table)]));
+  place.dataset.drawn = dark.matches ? "dark" : "light";
+  vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: config(), tooltip: { theme: place.dataset.drawn } })
+    .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });
+}
+const places = [...document.querySelectorAll("[data-spec]")];
+const near = new IntersectionObserver((seen) => {
+  for (const { target } of seen.filter((one) => one.isIntersecting)) {
+    near.unobserve(target);
+    draw(target);
+  }
+}, { rootMargin: "400px" });
+places.forEach((place) => near.observe(place));
+dark.addEventListener("change", () => places.filter((place) => place.dataset.drawn).forEach(draw));
+addEventListener("beforeprint", () => places.filter((place) => !place.dataset.drawn).forEach(draw));

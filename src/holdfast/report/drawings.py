@@ -1,0 +1,151 @@
+"""What is drawn of what the run folders hold, and how it goes onto the page: specifications once, rows as columns.
+
+Charts of one kind are alike: the first of each kind is checked against the schema of Vega-Lite, and of those whose
+specifications are equal the page holds one. Their rows go beside it by column, and a chart is drawn when it comes into
+view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from holdfast.report.charts import Drawn, Style, Width
+    from holdfast.report.findings import Findings
+
+CURVES = ("harmfulness", "helpfulness")
+METRICS = ("reward", "loss")
+POINTS = 30_000
+"""About so many points of a training metric are drawn in all."""
+
+
+class Panel(NamedTuple):
+    """A chart as Vega-Lite without its rows, and the rows by name."""
+
+    spec: dict[str, Any]
+    data: Mapping[str, list[dict[str, Any]]]
+
+
+def on_the_page(found: Findings) -> dict[str, Any]:
+    """The page's charts: what stands where, their specifications and rows, and the script that draws them."""
+    from markupsafe import Markup
+
+    from holdfast.report import charts, figures, page, text
+
+    specs: dict[str, int] = {}
+    panels_of: dict[str, Markup] = {}
+    places: dict[str, list[dict[str, Any]]] = {}
+    for name, panels in charts_of(found, width="container").items():
+        for title, panel in panels.items():
+            place = f"chart-{len(panels_of)}"
+            about = f"{name.replace('_', ' ')}, {title}; its numbers are in the tables"
+            spec = specs.setdefault(text.script_json(panel.spec), len(specs))
+            data = {part: columns(rows) for part, rows in panel.data.items()}
+            panels_of[place] = Markup(text.script_json({"spec": f"spec-{spec}", "about": about, "data": data}))
+            height = panel.spec["height"]
+            places.setdefault(name, []).append({"id": place, "title": title, "height": height})
+    hows = {row.label.flip.how for row in found.rows if row.label.flip}
+    return {
+        "embedded": {**{f"spec-{number}": Markup(spec) for spec, number in specs.items()}, **panels_of},
+        **{"looks": found.looks, "thin_limit": windows(found), "flip_looks": _flip_looks(found)},
+        "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
+        **{name: places.get(name, []) for name in (*CURVES, "best_of_n", "flip_ratio", "time_to_break", "spending")},
+        "training": [places[name] for metric in METRICS if (name := f"training_{metric}") in places],
+        **{"library": Markup(figures.script()), "style": page.asset("page.css"), "drawing": page.asset("page.js")},
+    }
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows as columns: `{"all": value}` where all rows agree, `{"of": values, "at": numbers}` of texts, else a list."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {"n": len(rows), "columns": {name: _column([row.get(name) for row in rows]) for name in names}}
+
+
+def _column(values: list[Any]) -> Any:
+    if all(value == values[0] and type(value) is type(values[0]) for value in values):
+        return {"all": values[0]}
+    if all(isinstance(value, str) for value in values):
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+        return {"of": list(numbers), "at": [numbers[value] for value in values]}
+    return values
+
+
+def charts_of(found: Findings, *, width: Width) -> dict[str, dict[str, Panel]]:
+    """Every chart by name, then by panel; a chart without data is not there."""
+    from altair.utils import schemapi
+
+    drawn: dict[str, dict[str, Panel]] = {}
+    checked: set[str] = set()
+    for name, title, kind, draw in _each(found, width):
+        with nullcontext() if kind not in checked else schemapi.debug_mode(False):
+            made = draw()
+            spec = made.spec(validate=kind not in checked)
+        checked.add(kind)
+        drawn.setdefault(name, {})[title] = Panel(spec, made.data)
+    return drawn
+
+
+def _each(found: Findings, width: Width) -> Iterator[tuple[str, str, str, Callable[[], Drawn]]]:
+    """Name, panel and kind of every chart, and what draws it."""
+    from holdfast.report import charts, flips, spending
+    from holdfast.report.summarise import curve_points, time_points
+
+    shown = [row for row in found.rows if row.label in found.shown]
+    trained = [row for row in shown if row.unit == "step"]
+    chosen = [row for row in shown if row.unit != "step" and row.last_step > 1]
+    more: dict[str, Any] = {"width": width}
+    for score in CURVES:
+        for panel, points in charts.panels(flips.points(found.rows, score), "defense").items():
+            title, looks = f"{score}, defense: {panel}", _flip_looks(found)
+            yield "flip_ratio", title, "flips", partial(charts.flips, points, looks, score=score, **more)
+        for panel, points in charts.panels(curve_points(trained, score)).items():
+            yield score, panel, score, partial(charts.curves, points, found.looks, score=score, **more)
+    for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
+        draw = partial(charts.curves, points, found.looks, score="harmfulness", unit="N", **more)
+        yield "best_of_n", panel, "best of n", draw
+    for panel, points in charts.panels(time_points(trained)).items():
+        yield "time_to_break", panel, "times", partial(charts.times, points, found.looks, **more)
+    cells = zip(found.records, found.labels, strict=True)
+    spent = spending.comparable(spending.points((record, label) for record, label in cells if label in found.shown))
+    for panel, points in charts.panels(spent, "defense").items():
+        yield "spending", panel, "spending", partial(charts.spending, points, span=spending.span(spent), **more)
+    for metric, every in _training_points(found).items():
+        for panel, points in charts.panels(every).items():
+            draw = partial(charts.training, points, found.looks, metric=metric, **more)
+            yield f"training_{metric}", panel, "training", draw
+
+
+def _flip_looks(found: Findings) -> dict[str, Style]:
+    """A style for each attack that was run at several flip ratios."""
+    from holdfast.report.charts import styles
+    from holdfast.report.flips import flipped
+
+    return styles([row.label.family for row in flipped(found.rows)])
+
+
+def windows(found: Findings) -> int:
+    """Into how many means the training curve of a cell is cut at most: fewer where there are many cells."""
+    from holdfast.report.training import LIMIT
+
+    cells = sum(1 for label in found.labels if label in found.shown)
+    return max(10, min(LIMIT, POINTS // max(cells, 1)))
+
+
+def _training_points(found: Findings) -> dict[str, list[dict[str, Any]]]:
+    """The points of each training metric."""
+    from holdfast.report.read import or_nothing, read_curves
+    from holdfast.report.training import thin
+
+    points: dict[str, list[dict[str, Any]]] = {metric: [] for metric in METRICS}
+    limit = windows(found)
+    for cell, label in zip(found.cells, found.labels, strict=True):
+        if cell.record.cell.attack is None or label not in found.shown:
+            continue
+        rows = or_nothing(read_curves, cell.folder, found.trouble) or []
+        shared = {**label._asdict(), "seed": cell.record.cell.seed}
+        for metric, found_points in points.items():
+            found_points += [{**shared, "step": step, "value": value} for step, value in thin(rows, metric, limit)]
+    return points
