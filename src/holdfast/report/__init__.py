@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["write_figures", "write_report"]
 
-_TABLE = b"key,grid,model,defense,attack,"
-"""How the tables of all versions begin."""
+_BESIDE = {".csv": b"key,grid,model,defense,attack,", ".versions.json": b'{\n "written_by": "holdfast '}
+"""How the files beside the page begin, in all versions."""
 _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
 
 
@@ -59,14 +59,14 @@ def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] 
 
     Raises HoldfastError for a format that is none of png, svg and pdf, and as `write_report` does.
     """
-    from holdfast.report import charts, drawings, figures, text
+    from holdfast.report import drawings, figures, parts, text
 
     unknown = [form for form in formats if form not in figures.FORMATS]
     if unknown:
         raise HoldfastError(f"no figures in format {unknown[0]!r}; there are {', '.join(figures.FORMATS)}")
     written = []
     for name, panels in drawings.charts_of(_find(runs), width=340).items():
-        spec = text.clean(charts.side_by_side({title: (panel.spec, panel.data) for title, panel in panels.items()}))
+        spec = text.clean(parts.side_by_side(panels))
         for form in formats:
             place = Path(folder) / f"{name}.{form}"
             files.require_place(place)
@@ -75,19 +75,21 @@ def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] 
 
 
 def _require_places(out: Path) -> None:
-    """Refuse a page where there is a link or no file, and a table in the place of one that somebody else wrote."""
+    """Refuse a page where there is a link or no file, and files beside it in the place of somebody else's."""
     files.require_place(out)
     if out.suffix.lower() == ".csv":
         raise HoldfastError(f"{out}: the table goes there; give the page another ending, such as .html")
-    table = out.with_suffix(".csv")
-    files.require_place(table)
-    if table.exists():
-        with table.open("rb") as stream:
-            begins = stream.read(len(_TABLE))
-        if begins not in (b"", _TABLE):
-            raise HoldfastError(
-                f"{table}: the table goes there, and this file is no report's; give the page another name or move it"
-            )
+    for suffix, begins in _BESIDE.items():
+        place = out.with_suffix(suffix)
+        files.require_place(place)
+        if place.exists():
+            with place.open("rb") as stream:
+                there = stream.read(len(begins))
+            if there not in (b"", begins):
+                raise HoldfastError(
+                    f"{place}: a file of the report goes there, and this one is no report's; "
+                    "give the page another name or move it"
+                )
 
 
 def _find(runs: Sequence[Path]) -> Findings:

@@ -1,32 +1,22 @@
 """What is drawn of what the run folders hold, and how it goes onto the page: specifications once, rows as columns.
 
-Charts of one kind are alike: the first of each kind is checked against the schema of Vega-Lite, and of those whose
-specifications are equal the page holds one. Their rows go beside it by column, and a chart is drawn when it comes into
-view.
+Of charts whose specifications are equal the page holds one. Their rows go beside it by column, and a chart is drawn
+when it comes into view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.report.charts import Drawn, Style, Width
     from holdfast.report.findings import Findings
+    from holdfast.report.parts import Drawn, Style, Width
 
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss")
-POINTS = 30_000
+POINTS = 20_000
 """About so many points of a training metric are drawn in all."""
-
-
-class Panel(NamedTuple):
-    """A chart as Vega-Lite without its rows, and the rows by name."""
-
-    spec: dict[str, Any]
-    data: Mapping[str, list[dict[str, Any]]]
 
 
 def on_the_page(found: Findings) -> dict[str, Any]:
@@ -73,49 +63,40 @@ def _column(values: list[Any]) -> Any:
     return values
 
 
-def charts_of(found: Findings, *, width: Width) -> dict[str, dict[str, Panel]]:
+def charts_of(found: Findings, *, width: Width) -> dict[str, dict[str, Drawn]]:
     """Every chart by name, then by panel; a chart without data is not there."""
-    from altair.utils import schemapi
-
-    drawn: dict[str, dict[str, Panel]] = {}
-    checked: set[str] = set()
-    for name, title, kind, draw in _each(found, width):
-        with nullcontext() if kind not in checked else schemapi.debug_mode(False):
-            made = draw()
-            spec = made.spec(validate=kind not in checked)
-        checked.add(kind)
-        drawn.setdefault(name, {})[title] = Panel(spec, made.data)
+    drawn: dict[str, dict[str, Drawn]] = {}
+    for name, title, chart in _each(found, width):
+        drawn.setdefault(name, {})[title] = chart
     return drawn
 
 
-def _each(found: Findings, width: Width) -> Iterator[tuple[str, str, str, Callable[[], Drawn]]]:
-    """Name, panel and kind of every chart, and what draws it."""
+def _each(found: Findings, width: Width) -> Iterator[tuple[str, str, Drawn]]:
+    """Name and panel of every chart, and the chart."""
     from holdfast.report import charts, flips, spending
     from holdfast.report.summarise import curve_points, time_points
 
     shown = [row for row in found.rows if row.label in found.shown]
     trained = [row for row in shown if row.unit == "step"]
     chosen = [row for row in shown if row.unit != "step" and row.last_step > 1]
-    more: dict[str, Any] = {"width": width}
     for score in CURVES:
         for panel, points in charts.panels(flips.points(found.rows, score), "defense").items():
             title, looks = f"{score}, defense: {panel}", _flip_looks(found)
-            yield "flip_ratio", title, "flips", partial(charts.flips, points, looks, score=score, **more)
+            yield "flip_ratio", title, charts.flips(points, looks, score=score, width=width)
         for panel, points in charts.panels(curve_points(trained, score)).items():
-            yield score, panel, score, partial(charts.curves, points, found.looks, score=score, **more)
+            yield score, panel, charts.curves(points, found.looks, score=score, width=width)
     for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
-        draw = partial(charts.curves, points, found.looks, score="harmfulness", unit="N", **more)
-        yield "best_of_n", panel, "best of n", draw
+        chart = charts.curves(points, found.looks, score="harmfulness", unit="N", width=width)
+        yield "best_of_n", panel, chart
     for panel, points in charts.panels(time_points(trained)).items():
-        yield "time_to_break", panel, "times", partial(charts.times, points, found.looks, **more)
+        yield "time_to_break", panel, charts.times(points, found.looks, width=width)
     cells = zip(found.records, found.labels, strict=True)
     spent = spending.comparable(spending.points((record, label) for record, label in cells if label in found.shown))
     for panel, points in charts.panels(spent, "defense").items():
-        yield "spending", panel, "spending", partial(charts.spending, points, span=spending.span(spent), **more)
+        yield "spending", panel, charts.spending(points, span=spending.span(spent), width=width)
     for metric, every in _training_points(found).items():
         for panel, points in charts.panels(every).items():
-            draw = partial(charts.training, points, found.looks, metric=metric, **more)
-            yield f"training_{metric}", panel, "training", draw
+            yield f"training_{metric}", panel, charts.training(points, found.looks, metric=metric, width=width)
 
 
 def _flip_looks(found: Findings) -> dict[str, Style]:
