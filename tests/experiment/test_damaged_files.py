@@ -55,20 +55,23 @@ def test_a_damaged_evaluation_makes_the_run_begin_anew_and_changes_no_result(
 
 
 @pytest.mark.parametrize("line", ['{"step": 3, "lo', "[1]", '{"step": "x"}', "\x00\ufffd", "[" * 99_999, "9" * 5000])
-def test_damaged_lines_of_a_curve_are_left_out_with_a_line(tmp_path, caplog, line):
-    path = tmp_path / "curves.jsonl"
-    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n{{"step": 3}}\n')
-    store.keep_lines(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert "curves.jsonl: 1 damaged" in caplog.text
+def test_a_curve_with_a_damaged_line_makes_the_run_begin_anew(killed, grid, finished, *, result, caplog, line):
+    path = killed / "curves.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, line, *rest[1:]]) + "\n")
+    run(grid(), killed.parents[1], workers=0, options=OPTIONS)
+    assert "curves.jsonl: is damaged" in caplog.text
+    folder, reference = finished
+    assert result(killed) == result(store.cell_folder(folder, reference.key))
 
 
-def test_a_last_line_cut_short_is_what_every_killed_run_leaves(tmp_path, caplog):
+def test_a_last_line_cut_short_is_what_every_killed_run_leaves(tmp_path):
     path = tmp_path / "curves.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert store.damaged_lines(path) == 0
+    assert store.read_lines(path) == [{"step": 1}]
     store.keep_lines(path, 2)
     assert path.read_text() == '{"step": 1}\n'
-    assert not caplog.records
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -192,11 +192,7 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a curve, leaving out one cut short by a crash; none where there is no file."""
-    found = []
-    for line in _lines(path):
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
+    return [parse_json(line) for line in _lines(path) if _step(line) is not None]
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -211,18 +207,14 @@ def save_model(model: Model, folder: Path) -> None:
 
 
 def keep_lines(path: Path, up_to: int) -> None:
-    """Drop the lines of a curve past a step, and damaged ones with a line: the run goes on from there."""
-    kept, damaged = [], 0
-    lines = _lines(path)
-    for line in lines:
-        step = _step(line)
-        if step is None:
-            damaged += 1
-        elif step <= up_to:
-            kept.append(line)
-    if damaged > (not lines or _step(lines[-1]) is None):  # the last one is cut short whenever a run is killed
-        _log.warning("%s: %d damaged lines are left out", path, damaged)
+    """Drop the lines of a curve past a step, and one cut short by a crash: the run goes on from there."""
+    kept = [line for line in _lines(path) if (step := _step(line)) is not None and step <= up_to]
     write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def damaged_lines(path: Path) -> int:
+    """How many lines of a curve are damaged, the last one left out: a run that is killed leaves it cut short."""
+    return sum(_step(line) is None for line in _lines(path)[:-1])
 
 
 def _step(line: str) -> int | None:

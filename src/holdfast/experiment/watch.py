@@ -12,6 +12,7 @@ from holdfast.breaking import given_up, is_break
 from holdfast.evaluate import Judged, Suite, divergence, diversity, evaluate
 from holdfast.experiment.store import (
     append_line,
+    damaged_lines,
     discard,
     keep_lines,
     read_json,
@@ -69,12 +70,16 @@ class Watch:
         return self.satisfied
 
     def whole(self) -> bool:
-        """Whether a run may go on from a checkpoint: not if what was measured before it can no longer be read.
+        """Whether a run may go on from a checkpoint: not if what was measured or logged before it cannot be read.
 
         It cannot be measured again without the weights of that step, so then the run begins anew.
         """
         kept = [_kept(path) for path in sorted((self.folder / "evaluations").glob("step-*.json"))]
-        return None not in kept
+        curve = self.folder / "curves.jsonl"
+        damaged = damaged_lines(curve)
+        if damaged:
+            set_aside(curve, f"{damaged} of its lines")
+        return not damaged and None not in kept
 
     def before(self, model: Model) -> None:
         """Measure the model as the attacker found it, where the attack's own first step comes later than that."""
