@@ -277,8 +277,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
-    except HoldfastError as error:
-        _complain(str(error))
+    except (HoldfastError, OSError) as error:  # such as a name that is too long, or a folder that may not be entered
+        _complain(str(error)[:1000])
         sys.exit(2)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.control.settings import ARMS, Arm, Control, Task
+from holdfast.documents import folder_name, text_of
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
 from holdfast.plain_yaml import yaml_value
 from holdfast.ranges import SEED, SettingsError, shown
@@ -68,8 +69,7 @@ def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets")
 
 def preset(name: str, folder: str = "presets") -> Path | None:
     """The built-in preset of that name in a folder of the package, if there is one."""
-    found = Path(str(files("holdfast") / folder / f"{name}.yaml"))
-    return found if "/" not in name and found.exists() else None
+    return next((path for path in Path(str(files("holdfast") / folder)).glob("*.yaml") if path.stem == name), None)
 
 
 def presets(folder: str = "presets") -> dict[str, str]:
@@ -93,7 +93,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
     if not isinstance(judges, Mapping):
         raise HoldfastError(f"{where}: judges: expected `name: judge` lines, not {judges!r}")
     return Grid(
-        name=str(values.get("name", Path(where).stem)),
+        name=folder_name(values.get("name", Path(where).stem), where),
         description=str(values.get("description", "")),
         misfits=values.get("misfits", "refuse"),
         control=values.get("control", True),
@@ -110,6 +110,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
 def parse_control(values: Mapping[str, Any], where: str) -> Control:
     """A run of control tasks from plain values; `where` names their source in errors."""
     values = {"name": Path(where).stem, "arms": list(ARMS)[:2], "seeds": [0], **_singular(values)}
+    values["name"] = folder_name(values["name"], where)
     tasks = values.get("tasks")
     if not isinstance(tasks, Mapping) or not tasks:
         raise HoldfastError(f"{where}: tasks: expected `ENVIRONMENT: {{steps: 10000}}` lines, such as Reacher-v5")
@@ -290,11 +291,9 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
 
 def _text(path: Path, folder: str = "presets") -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return text_of(path)
     except FileNotFoundError:
         known = presets(folder)
         raise HoldfastError(
             f"{path}: no such file, nor a preset of that name{near(str(path), known)}; presets: {', '.join(known)}"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HoldfastError(f"{path}: cannot be read: {error}") from error

@@ -52,6 +52,11 @@ def plain(text: str) -> str:
     return visible(text)
 
 
+def shown(text: object) -> str:
+    """A name or a reason that others wrote, for rich: nothing in it is markup, and it stays on its line."""
+    return escape(plain(str(text)).replace("\n", "␊").replace("\t", "␉"))
+
+
 @contextmanager
 def live() -> Iterator[News]:
     """Progress bars in a terminal, a line for each start and end elsewhere."""
@@ -78,13 +83,13 @@ class _Bars:
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
         if "note" in details:
-            self.bars.console.print(escape(plain(str(details["note"]))), highlight=False, soft_wrap=True)
+            self.bars.console.print(shown(details["note"]), highlight=False, soft_wrap=True)
         elif state == "started":
-            self.ids[piece.key] = self.bars.add_task(escape(piece.title), total=None, harm="")
+            self.ids[piece.key] = self.bars.add_task(shown(piece.title), total=None, harm="")
         elif state == "progress" and piece.key in self.ids and "step" in details:
             harm = details.get("harmfulness")
-            shown = "" if harm is None else f"harm {harm:.2f}"
-            self.bars.update(self.ids[piece.key], completed=details["step"], total=details["max_steps"], harm=shown)
+            text = "" if harm is None else f"harm {harm:.2f}"
+            self.bars.update(self.ids[piece.key], completed=details["step"], total=details["max_steps"], harm=text)
         elif state in ("done", "failed"):
             if piece.key in self.ids:
                 self.bars.remove_task(self.ids.pop(piece.key))
@@ -104,7 +109,7 @@ class _Lines:
             return
         now = f"{time.monotonic() - self.start:7.1f} s  "
         ending = (
-            escape(f"{state:<8} {piece.title}") if state in ("started", "waiting") else _ending(piece, state, details)
+            shown(f"{state:<8} {piece.title}") if state in ("started", "waiting") else _ending(piece, state, details)
         )
         console.print(now + ending, highlight=False, soft_wrap=True)
         sys.stdout.flush()
@@ -112,8 +117,8 @@ class _Lines:
 
 def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
     if state == "done":
-        return f"[green]done[/]     {escape(piece.title)}"
-    return f"[red]failed[/]   {escape(piece.title)}: {escape(plain(str(details.get('reason', ''))))}"
+        return f"[green]done[/]     {shown(piece.title)}"
+    return f"[red]failed[/]   {shown(piece.title)}: {shown(details.get('reason', ''))}"
 
 
 def results(records: Sequence[Record]) -> None:
@@ -147,8 +152,8 @@ def _cells(record: Record) -> list[str]:
     if broke is not None and counted != "step":
         when = f"{counted} {'>' if broke.censored else '='} {broke.steps}"
     return [
-        escape(record.cell.defense),
-        escape(record.cell.attacker),
+        shown(record.cell.defense),
+        shown(record.cell.attacker),
         str(record.cell.seed),
         f"[{STYLES[record.outcome]}]{record.outcome}[/]",
         when,
@@ -166,7 +171,7 @@ def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> Non
     later = {score.name: score for score in after or ()}
     for score in before:
         more = [] if after is None else [_interval(later.get(score.name))]
-        table.add_row(score.name, _interval(score), *more, str(score.n))
+        table.add_row(shown(score.name), _interval(score), *more, str(score.n))
     console.print(table)
 
 
@@ -175,8 +180,8 @@ def completions(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         console.print(f"[bold]{escape(plain(str(row['prompt'])))}[/]", highlight=False, soft_wrap=True)
         score = "not judged" if row["score"] is None else f"{row['score']:.2f}"
-        shown = escape(plain(str(row["completion"])))
-        console.print(f"  {shown}  [dim]({escape(str(row['judge']))}: {score})[/]", highlight=False, soft_wrap=True)
+        answer = escape(plain(str(row["completion"])))
+        console.print(f"  {answer}  [dim]({shown(row['judge'])}: {score})[/]", highlight=False, soft_wrap=True)
 
 
 def _interval(score: Score | None) -> str:

@@ -189,12 +189,12 @@ def announce(grid: Grid) -> None:
 
 
 def _report(runs: Path, out: Path, *, title: str) -> None:
-    """Write the page, unless it is younger than every record."""
-    written = [record.stat().st_mtime for record in runs.glob("cells/*/record.json")]
-    if out.exists() and written and out.stat().st_mtime > max(written):
+    """Write the page, unless it is of the records as they are."""
+    from holdfast.report import is_of, write_report
+
+    if is_of([runs], out, title=title):
         display.note(f"{out} is up to date")
         return
-    from holdfast.report import write_report
 
     display.note(f"wrote {write_report([runs], out, title=title)}")
 

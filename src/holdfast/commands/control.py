@@ -71,7 +71,6 @@ def _run(path: str, overrides: Sequence[str], *, runs: Path | None, workers: int
 
 def _show(found: Found) -> None:
     """Experts and gains as tables, what failed as a line each."""
-    from rich.markup import escape
     from rich.table import Table
 
     from holdfast import display
@@ -85,10 +84,10 @@ def _show(found: Found) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     shown = [name for name in tables.QUANTITIES if not name.endswith("equal_steps")]
     for name in ("task", "arm", *(tables.QUANTITIES[quantity] for quantity in shown)):
-        table.add_column(name, overflow="fold")
+        table.add_column(display.shown(name), overflow="fold")
     for (task, algorithm, arm), by in tables.gain_table(found):
         name = task if len(found.control.algorithms) == 1 else f"{task}, {algorithm}"
-        table.add_row(*map(escape, [name, arm, *(_percent(by.get(quantity)) for quantity in shown)]))
+        table.add_row(*map(display.shown, [name, arm, *(_percent(by.get(quantity)) for quantity in shown)]))
     display.console.print(table)
     for row in tables.cell_rows(found):
         if row["outcome"] != "done":

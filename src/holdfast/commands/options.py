@@ -13,7 +13,7 @@ Overrides = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Processes at a time; one for each core unless given, 0 stays in one process."),
+    typer.Option(min=0, help="Processes at a time; one for each core unless given, 0 stays in one process."),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that keeps the run; run again to go on.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="`sandbox`, a folder, or a Hugging Face id.")]

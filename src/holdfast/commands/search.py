@@ -79,7 +79,6 @@ def _show(found: Mapping[str, Any], folder: Path) -> None:
 
 
 def _table(found: Mapping[str, Any]) -> None:
-    from rich.markup import escape
     from rich.table import Table
 
     from holdfast import display
@@ -88,7 +87,7 @@ def _table(found: Mapping[str, Any]) -> None:
     knobs = list(found["knobs"])
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("trial", *(knob.rpartition(".")[2] for knob in knobs), "ended", "peak harm", "broke after", "steps"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(display.shown(name), justify="right", overflow="fold")
     table.add_column(f"{unit} spent", justify="right")
     totals = accumulate(trial["spent"] for trial in found["trials"])
     for trial, total in zip(found["trials"], totals, strict=True):
@@ -96,7 +95,7 @@ def _table(found: Mapping[str, Any]) -> None:
         cells = [_short(trial["params"][knob]) for knob in knobs]
         broke = "" if trial["broke_after"] is None else str(trial["broke_after"])
         cells = [str(trial["number"]), *cells, trial["state"], f"{trial['peak']:.2f}", broke, str(trial["steps"])]
-        table.add_row(*map(escape, [*cells, str(total)]), style="bold" if best else None)
+        table.add_row(*map(display.shown, [*cells, str(total)]), style="bold" if best else None)
     display.console.print(table)
 
 

@@ -8,6 +8,7 @@ file or a data set the third record.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +29,7 @@ from holdfast.datafiles import (
     numbered,
     refuse_twins,
 )
+from holdfast.files import require_file
 from holdfast.records import Example, HoldfastError, Role
 from holdfast.rows import RawRow, found
 
@@ -110,12 +112,27 @@ def _records(source: Source) -> Places:
 
 def _local(source: Source) -> Path | None:
     """The file or folder, or `None` for what must be a Hub id."""
-    path = Path(source.path).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(source.path))
+    try:
+        there = path.exists()
+    except OSError as problem:
+        raise HoldfastError(f"{source.path[:200]}: {problem.strerror}; check the path") from problem
+    if there:
+        _refuse_special(path, source.path)
         return path
     if path.suffix.lower() in SUFFIXES or not HUB_ID.fullmatch(source.path):
         raise HoldfastError(f"{source.path}: no such file or folder (looked in {Path.cwd()}); check the path")
     return None
+
+
+def _refuse_special(path: Path, name: str) -> None:
+    """Refuse pipes and devices, in a folder too: reading one may never end."""
+    if not path.is_dir():
+        require_file(path, name)
+        return
+    for inner in path.rglob("*"):
+        if not inner.is_dir():
+            require_file(inner)
 
 
 def _from_dataset(source: Source, folder: Path | None) -> Places:

@@ -207,6 +207,8 @@ def model_fingerprint(model: Pretrained) -> str:
     import hashlib
     from pathlib import Path
 
+    from holdfast.files import require_file
+
     folder = Path(model.path)
     if not folder.is_dir():
         return f"{model.path}@{model.revision or 'main'}"
@@ -216,6 +218,7 @@ def model_fingerprint(model: Pretrained) -> str:
         )
     parts = []
     for file in sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".txt"}):
+        require_file(file)
         with file.open("rb") as stream:
             parts.append([file.name, file.stat().st_size, hashlib.sha256(stream.read(2**20)).hexdigest()])
     return digest(parts)

@@ -19,7 +19,7 @@ from holdfast.records import HoldfastError
 if TYPE_CHECKING:
     from holdfast.report.findings import Findings
 
-__all__ = ["write_figures", "write_report"]
+__all__ = ["is_of", "write_figures", "write_report"]
 
 _BESIDE = {".csv": b"key,grid,model,defense,attack,", ".versions.json": b'{\n "written_by": "holdfast '}
 """How the files beside the page begin, in all versions."""
@@ -35,6 +35,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     """
     from holdfast.report import drawings, page, text
     from holdfast.report.counts import counts
+    from holdfast.report.read import content_of
     from holdfast.report.versions import versions_of
 
     out = Path(out)
@@ -42,7 +43,12 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     found = _find(runs)
     cells = _cell_rows(found)
     context = {
-        **{"title": title, "cells": cells, "samples": _samples(found, samples_per_cell)},
+        **{
+            "title": title,
+            "content": content_of(runs, title),
+            "cells": cells,
+            "samples": _samples(found, samples_per_cell),
+        },
         **{"unfinished": found.unfinished, "trouble": found.trouble, **counts(found.records, found.rows)},
         **_tables(found),
         **drawings.on_the_page(found),
@@ -52,6 +58,17 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     versions = versions_of(found.records, [name for name, _ in found.grids])
     files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return files.write(out, html.encode())
+
+
+def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") -> bool:
+    """Whether the page at `out` was written by this version, under this title, from these records as they are."""
+    from holdfast.report.read import content_of
+
+    out = Path(out)
+    if not out.is_file() or not all(out.with_suffix(suffix).is_file() for suffix in _BESIDE):
+        return False
+    with out.open("rb") as stream:
+        return content_of(runs, title).encode() in stream.read(2000)
 
 
 def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.files import parse_json, require_file
+from holdfast import __version__
+from holdfast.files import parse_json, require_file, sha256
 from holdfast.outcomes import settled_together
-from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.records import HoldfastError, Outcome, Record, digest
 from holdfast.report.text import visible
 
 _log = logging.getLogger("holdfast")
@@ -96,6 +97,13 @@ def or_nothing(read: Callable[[Path], T], path: Path, trouble: list[str]) -> T |
             trouble.append(str(error))
             _log.warning("%s", visible(str(error)))
         return None
+
+
+def content_of(runs: Sequence[Path], title: str) -> str:
+    """A hash of the records of some run folders, of the version that reads them, and of the title of their report."""
+    paths = [path for run in runs for path in (run / "grid.json", *sorted(run.glob("cells/*/record.json")))]
+    hashes = [f"{path.parent.name} {sha256(path)}" for path in paths if path.is_file()]
+    return digest("\n".join([__version__, title, *hashes]), 32)
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
