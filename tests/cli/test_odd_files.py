@@ -114,7 +114,8 @@ def test_yaml_that_cannot_be_read_is_one_line(refused, tmp_path, text):
 )
 def test_rows_that_cannot_be_read_are_one_line(refused, tmp_path, text):
     (tmp_path / "odd.jsonl").write_text(text)
-    line = refused("attack", "sft", "--harmful", "odd.jsonl", "--benign", "odd.jsonl")
+    (tmp_path / "help.jsonl").write_text(json.dumps(ROW))
+    line = refused("attack", "sft", "--harmful", "odd.jsonl", "--benign", "help.jsonl")
     assert "odd.jsonl, line " in line
 
 
