@@ -44,8 +44,9 @@ from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense
 from holdfast.models import LoRA, Model, load
 from holdfast.plan import Context, Optim, Progress
 from holdfast.policy import Policy
+from holdfast.precision import Dtype
 from holdfast.records import Evaluation, HoldfastError, Method, Score
-from holdfast.releasing import save
+from holdfast.releasing import as_released, save
 from holdfast.rewards import AttackReward, Judge
 from holdfast.sandbox.build import Sandbox
 from holdfast.splits import Splits
@@ -142,9 +143,9 @@ def context(
     return Context(splits=examples, seed=seed, fit=fit, judge=find, max_new_tokens=max_new_tokens)
 
 
-def harden(model: Model, defense: OfflineDefense, context: Context) -> Model:
-    """A hardened copy of `model`."""
-    return defense.harden(model, context)
+def harden(model: Model, defense: OfflineDefense, context: Context, *, dtype: Dtype = "auto") -> Model:
+    """A hardened copy of `model` as `save` writes it: rounded to `dtype`, the type of its own folder unless given."""
+    return as_released(defense.harden(model, context), dtype)
 
 
 def measure(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from holdfast.outcomes import useless_beside
-from holdfast.records import Evaluation, Record, Score
+from holdfast.records import Evaluation, Record, Score, evaluation_from_json
 
 KEPT = 0.9
 """The share of helpfulness that a hardened model should keep; the card of one that does not says so."""
@@ -34,9 +35,7 @@ Hardened before release with {", ".join(methods)} by Holdfast {after.environment
 On prompts that hardening did not see, before and after it, with 95 % intervals. Judges:
 {", ".join(f"`{name}`" for name in after.cell.judges)}.
 
-| score | before | after | n |
-|---|---|---|---|
-{_rows(before.evaluations[-1], after.evaluations[-1])}
+{_table(before.evaluations[-1], _unrounded(after), after.evaluations[-1])}
 
 {_benign_change(before.evaluations[-1].score("helpfulness"), after.evaluations[-1].score("helpfulness"))}
 {_warning(before, after)}
@@ -49,16 +48,51 @@ Model: `{json.dumps(after.cell.model["settings"])}`
 
 Cost: {costs}. Seed: {after.cell.seed}.
 
+{_formats(after)}
+
 {settings}
 
 Data hashes: `{json.dumps(data)}`
 """
 
 
-def _rows(before: Evaluation, after: Evaluation) -> str:
-    return "\n".join(
-        f"| {score.name} | {_interval(score)} | {_interval(after.score(score.name))} | {score.n} |"
+def _table(before: Evaluation, unrounded: Evaluation | None, after: Evaluation) -> str:
+    """The scores, with a column of those before the weights were rounded where there are some."""
+    columns = [("before", before), ("after", after)]
+    if unrounded is not None:
+        columns.insert(1, ("after, not rounded", unrounded))
+    head = ["score", *(title for title, _ in columns), "n"]
+    rows = [
+        [score.name, *(_interval(found.score(score.name)) for _, found in columns), str(score.n)]
         for score in before.scores
+    ]
+    return "\n".join([_line(head), "|---" * len(head) + "|", *map(_line, rows)])
+
+
+def _line(parts: Sequence[str]) -> str:
+    return f"| {' | '.join(parts)} |"
+
+
+def _unrounded(after: Record) -> Evaluation | None:
+    """The hardened model's scores before its weights were rounded to the type that it is stored in."""
+    scores = (after.stages[-1].get("precision") or {}).get("scores") if after.stages else None
+    return None if scores is None else evaluation_from_json({"step": 0, "scores": scores})
+
+
+def _formats(after: Record) -> str:
+    """In which types of numbers the model is stored, was trained and computed, and what rounding did."""
+    found = after.stages[-1].get("precision") if after.stages else None
+    if not found:
+        return "Types of numbers were not recorded."
+    types = (
+        f"Stored in {found['storage']}; hardening moved {found['master']} weights and computed in {found['compute']}."
+    )
+    if not found["rounded"]:
+        return f"{types} Storing rounded nothing."
+    share = found["rounded"] / found["moved"] if found["moved"] else float("inf")
+    return (
+        f"{types} Hardening moved the weights by {found['moved']:.2g} of their size, and storing rounded them by "
+        f"{found['rounded']:.2g}, {share:.2g} of the move. What is measured above is the stored model, loaded again."
     )
 
 

@@ -26,6 +26,7 @@ from holdfast.commands.options import (
     Refusal,
     Runs,
     Workers,
+    Written,
 )
 from holdfast.commands.search import search
 from holdfast.records import HoldfastError
@@ -109,12 +110,14 @@ def harden(
     benign: Benign = None,
     benign_format: Format = "columns",
     refusal: Refusal = None,
+    dtype: Written = "auto",
     runs: Runs = Path("runs/harden"),
     workers: Workers = None,
 ) -> None:
     """Harden a model before release, and measure it before and after.
 
-    Writes an ordinary Hugging Face folder with a model card.
+    Writes an ordinary Hugging Face folder with a model card, in the model's own type of numbers; what is measured is
+    that folder, loaded again.
 
     Examples: `holdfast harden reward_neutralization -o hardened`,
     `holdfast harden reward_neutralization -m ./model --harmful rows.jsonl --harmful-format beavertails
@@ -126,7 +129,7 @@ def harden(
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
-    _leave(harden_model(values, out=out, runs=runs, overrides=overrides or [], workers=workers))
+    _leave(harden_model(values, out=out, dtype=dtype, runs=runs, overrides=overrides or [], workers=workers))
 
 
 @app.command()

@@ -48,12 +48,12 @@ def run_values(
 
 
 def harden_model(
-    values: Mapping[str, Any], *, out: Path, runs: Path, overrides: Sequence[str], workers: int | None
+    values: Mapping[str, Any], *, out: Path, dtype: str, runs: Path, overrides: Sequence[str], workers: int | None
 ) -> int:
-    """Harden a model, measure it before and after, and save it with a model card."""
+    """Harden a model, measure it before and after, and save it with a model card, its weights as `dtype`."""
     from holdfast.cards import model_card
 
-    grid = _grid({"name": "harden", **values}, overrides)
+    grid = _grid({"name": "harden", **_written(values, dtype)}, overrides)
     if len(grid.seeds) > 1:
         raise HoldfastError(f"seeds: hardening makes one model, so give one seed, not {len(grid.seeds)}")
     if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
@@ -73,6 +73,16 @@ def harden_model(
         display.note(f"useless: {use}")
     display.note(f"wrote {out}")
     return 0
+
+
+def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The values with what hardened models are written in."""
+    if dtype == "auto":
+        return dict(values)
+    (model,) = values["models"]
+    if model == "sandbox":
+        raise HoldfastError("--dtype: the sandbox's models are float32; give a folder with --model")
+    return {**values, "models": [{**model, "release": dtype}]}
 
 
 def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], samples: int) -> int:

@@ -135,6 +135,41 @@ def test_harden_writes_an_ordinary_folder_with_a_card(holdfast, options, tmp_pat
     assert "hard: exists and is not an empty folder" in again[2]
 
 
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_what_is_released_is_what_is_measured(dtype, holdfast, own, tmp_path):
+    """A bfloat16 model comes out as bfloat16 unless told otherwise, and the card says what rounding took."""
+    from holdfast.models import load
+    from holdfast.precision import stored_type
+    from holdfast.releasing import save
+
+    model = load(own.model, prompt_format=FORMAT)
+    save(model, tmp_path / "narrow", dtype="bfloat16")
+    steps = [f"defenses.reward_neutralization.optim.{name}" for name in ("max_steps=2", "learning_rate=1e-6")]
+    steps += ["defenses.reward_neutralization.optim.per_device_train_batch_size=2"]
+    given = ["--model", "narrow", "--prompt-format", FORMAT, "--harmful", own.harmful, "--benign", own.benign]
+    given += ["--harmful-format", "beavertails", "--refusal", REFUSAL, *([] if dtype is None else ["--dtype", dtype])]
+    code, _, err = holdfast("harden", "reward_neutralization", *given, *steps, *SHORT, "-o", "hard", "--runs", "r")
+    assert (code, err) == (0, "")
+    assert stored_type(str(tmp_path / "hard")) == (dtype or "bfloat16")
+    (stage,) = (tmp_path / "r" / "stages").iterdir()
+    found = json.loads((stage / "record.json").read_text())["precision"]
+    assert (found["storage"], found["master"], found["compute"]) == (dtype or "bfloat16", "float32", "float32")
+    assert found["moved"] > 0
+    assert (found["rounded"] > 0, "scores" in found) == (dtype is None, dtype is None)
+    cells = [json.loads(path.read_text()) for path in (tmp_path / "r" / "cells").glob("*/record.json")]
+    (hardened,) = [cell for cell in cells if cell["stages"]]
+    assert hardened["environment"]["precision"] == {"storage": dtype or "bfloat16", "compute": "float32"}
+    card = (tmp_path / "hard" / "README.md").read_text()
+    assert f"Stored in {dtype or 'bfloat16'}; hardening moved float32 weights" in card
+    assert ("| after, not rounded |" in card) is (dtype is None)
+
+
+def test_the_sandboxs_models_are_hardened_in_their_own_type(holdfast, error_line):
+    assert "--dtype" in error_line(holdfast("harden", "reward_neutralization", "--dtype", "bfloat16", "-o", "out"))
+    wrong = holdfast("harden", "reward_neutralization", "-m", "some/model", "--dtype", "int8", "-o", "out")
+    assert "release" in error_line(wrong)
+
+
 def test_one_grid_file_holds_all_of_it(holdfast, own, tmp_path):
     optim = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-4}
     values = {

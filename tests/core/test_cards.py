@@ -1,5 +1,7 @@
 """The model card of a hardened model."""
 
+from dataclasses import replace
+
 import pytest
 
 from holdfast.cards import model_card
@@ -40,3 +42,25 @@ def test_a_card_states_method_settings_cost_and_data():
     card = model_card(record(1.0), record(1.0, (Method(name="some_defense", settings={"strength": 3}),)))
     for part in ("`some_defense`", '"strength": 3', "7 steps, 8 tokens, 9 s", "abc123"):
         assert part in card
+
+
+ROUNDED = {"storage": "bfloat16", "master": "float32", "compute": "float32", "moved": 0.01, "rounded": 0.002}
+
+
+def test_a_card_names_the_types_of_numbers_and_what_rounding_took():
+    after = record(0.8, (Method(name="some_defense"),))
+    unrounded = {"name": "helpfulness", "value": 0.9, "n": 40, "low": 0.8, "high": 1.0}
+    stage = {**after.stages[0], "precision": {**ROUNDED, "scores": [unrounded]}}
+    card = model_card(record(0.8), replace(after, stages=(stage,)))
+    assert "Stored in bfloat16; hardening moved float32 weights and computed in float32." in card
+    assert "0.2 of the move" in card
+    assert "| score | before | after, not rounded | after | n |" in card
+    assert "| helpfulness | 0.800 (0.000 to 1.000) | 0.900 (0.800 to 1.000) | 0.800 (0.000 to 1.000) | 40 |" in card
+
+
+def test_a_card_says_so_where_storing_rounded_nothing():
+    after = record(0.8, (Method(name="some_defense"),))
+    stage = {**after.stages[0], "precision": {**ROUNDED, "storage": "float32", "rounded": 0.0}}
+    card = model_card(record(0.8), replace(after, stages=(stage,)))
+    assert "Storing rounded nothing." in card
+    assert "| score | before | after | n |" in card

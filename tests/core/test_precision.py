@@ -6,7 +6,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from holdfast import api
 from holdfast.attacks.sft import SFT
+from holdfast.defenses.offline.rmu import RMU
 from holdfast.fit import fit
 from holdfast.generate import Sampling, complete
 from holdfast.models import LoRA, adapt, clone, combine, load, merged
@@ -244,3 +246,19 @@ def test_a_record_names_storage_master_and_compute_types(folders):
     found = types_of(model.network, model.stored, {"bf16": True})
     assert found == {"storage": "bfloat16", "master": "float32", "compute": "bfloat16"}
     assert types_of(model.network, model.stored, None) == {"storage": "bfloat16", "compute": "float32"}
+
+
+def test_a_bfloat16_model_is_hardened_beyond_rounding_and_returned_as_it_would_be_released(folders, make_context):
+    start = load(folders["bfloat16"])
+    optim = Optim(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=4)
+    defense = RMU(optim=optim, depth=1.0)
+    hardened = api.harden(start, defense, make_context())
+    wide = api.harden(start, defense, make_context(), dtype="float32")
+    assert (hardened.stored, wide.stored) == ("bfloat16", "float32")
+    assert all(torch.equal(p, p.bfloat16().float()) for p in hardened.network.parameters())
+    moved, gap = (distance(hardened, other) for other in (start, wide))
+    assert moved > 2 * gap > 0
+
+
+def distance(one, other):
+    return sum(float((p - q).detach().square().sum()) for (_, p), q in pairs(one, other)) ** 0.5

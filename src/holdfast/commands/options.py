@@ -30,4 +30,7 @@ HarmfulRole = Annotated[
 Benign = Annotated[str | None, typer.Option(help="Benign rows, for usefulness.")]
 Format = Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")]
 Refusal = Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")]
+Written = Annotated[
+    str, typer.Option("--dtype", help="What it is written in; the type of its own folder unless given.")
+]
 Checkpoints = Annotated[int, typer.Option(help="Optimizer steps between checkpoints; 0 for none.")]

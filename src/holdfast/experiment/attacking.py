@@ -30,6 +30,7 @@ from holdfast.generate import SamplingError
 from holdfast.models import Model, clone
 from holdfast.outcomes import outcome_of
 from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is
+from holdfast.precision import types_of
 from holdfast.records import Cell, Method, Record
 
 
@@ -62,7 +63,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         record,
         wall_seconds=time.perf_counter() - start,
         peak_memory_mb=peak_memory_mb(),
-        environment=environment(model.network),
+        environment={**environment(model.network), "precision": _precision(cell, model)},
         stages=(*_stage_costs(task), *prepared),
         effect=effect,
     )
@@ -179,9 +180,14 @@ def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
     folders = [
         store.stage_folder(run_of(task), stage_key(task.cell, depth)) for depth in range(1, len(task.cell.stages) + 1)
     ]
-    wanted = ("name", "steps", "samples", "tokens", "flops", "seconds")
+    wanted = ("name", "steps", "samples", "tokens", "flops", "seconds", "precision")
     records = [store.read_json(folder / "record.json") for folder in folders]
-    return tuple({name: record.get(name) for name in wanted} for record in records)
+    return tuple({name: record[name] for name in wanted if name in record} for record in records)
+
+
+def _precision(cell: Cell, model: Model) -> dict[str, str]:
+    """The types of numbers that the cell's model was stored, trained and computed in."""
+    return types_of(model.network, model.stored, cell.attack.settings.get("optim") if cell.attack else None)
 
 
 def _write_config(path: Path, cell: Cell) -> None:

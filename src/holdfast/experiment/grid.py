@@ -28,6 +28,8 @@ class Pretrained:
     """A model by local folder or Hugging Face id. `prompt_format` is needed where there is no chat template.
 
     A chat template is given `chat_template_kwargs`, such as `enable_thinking: false`, and is told that today is `date`.
+    `dtype` is what weights are held in that nothing trains, float32 unless given; `release` what a hardened model is
+    written in, and then loaded from for the next stage or the attack: the type of its own folder unless given.
     `undefended` names the model that a hardened one was made from, which is attacked as its control; without it the
     model counts as undefended itself.
     """
@@ -35,6 +37,7 @@ class Pretrained:
     path: str
     revision: str | None = None
     dtype: Dtype = "auto"
+    release: Dtype = "auto"
     prompt_format: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     date: str = DATE

@@ -32,6 +32,7 @@ _log = logging.getLogger("holdfast")
 
 if TYPE_CHECKING:
     from holdfast.models import Model
+    from holdfast.precision import Dtype
 
 
 def write_text(path: Path, text: str) -> None:
@@ -195,13 +196,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [parse_json(line) for line in _lines(path) if _step(line) is not None]
 
 
-def save_model(model: Model, folder: Path) -> None:
-    """Write a model into `folder/model`, whole; the one that stood there before goes first."""
+def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
+    """Write a model into `folder/model`, whole; the one that stood there before goes first. See `releasing.save`."""
     from holdfast.releasing import save
 
     discard(folder / "model")
     try:
-        save(model, folder / "model")
+        save(model, folder / "model", dtype=dtype)
     except OSError as error:
         raise HoldfastError(f"{folder}: the model cannot be saved: {error.strerror or error}") from error
 

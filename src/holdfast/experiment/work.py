@@ -16,6 +16,7 @@ from holdfast.experiment.attacking import run_cell
 from holdfast.experiment.judging import train_judge
 from holdfast.experiment.machine import environment
 from holdfast.experiment.methods import configured
+from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.watch import Report
 from holdfast.experiment.world import context_of, judge_of, load_model, load_splits, refuse_long_prompts
@@ -74,9 +75,11 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
     spent: list[Fitted] = []
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
-    store.save_model(model, task.folder)
+    store.save_model(model, task.folder, dtype=task.cell.model["settings"].get("release", "auto"))
     stage = task.cell.stages[task.depth - 1] if task.kind == "stage" else None
-    made = {"name": stage.name, "settings": stage.settings} if stage else {"name": task.kind}
+    made: dict[str, Any] = {"name": stage.name, "settings": stage.settings} if stage else {"name": task.kind}
+    if stage:
+        made["precision"] = written(task, model)
     _record_made(task, {"settings": task.cell.model["settings"], **made}, spent, since=start)
 
 

@@ -30,6 +30,7 @@ from holdfast.experience import Experience
 from holdfast.integrations.answers import model_of
 from holdfast.integrations.live import Constrained
 from holdfast.integrations.rollouts import check, experience_of, priced, samples, steps_per_rollout, taken_out
+from holdfast.integrations.traps import same, warn_of_another_reference, warn_of_vanishing_steps
 from holdfast.methods import OnlineDefense
 from holdfast.plan import Context, Optim, Plan, Reference
 from holdfast.records import HoldfastError
@@ -57,8 +58,13 @@ def constrain(
 
     Raises:
         HoldfastError: the trainer, or what a defense asks of it, cannot be mapped; says why.
+
+    Warns where the trainer's steps are smaller than the spacing of its weights' type, and where its reference model is
+    not the model that it trains (see `traps`).
     """
     _check_trainer(trainer)
+    warn_of_vanishing_steps(trainer)
+    warn_of_another_reference(trainer)
     if context is not None and any(context.splits.harmful.values()):
         tokenizer = model_of(trainer, prompt_format).tokenizer
         check_prompt_format("the trainer's model", tokenizer, prompt_format)
@@ -156,7 +162,7 @@ def _reference(trainer: Any) -> Reference | None:
     reference: torch.nn.Module = trainer.accelerator.unwrap_model(own)
     theirs = dict(reference.named_parameters())
     ours = dict(trainer.accelerator.unwrap_model(trainer.model).named_parameters())
-    if theirs.keys() != ours.keys() or not all(torch.equal(p.detach(), theirs[n].detach()) for n, p in ours.items()):
+    if theirs.keys() != ours.keys() or not all(same(p, theirs[name]) for name, p in ours.items()):
         return None
     return lambda _: nullcontext(reference)
 

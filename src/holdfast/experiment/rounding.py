@@ -1,0 +1,57 @@
+"""What writing a hardened model in its checkpoint's own type of numbers did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from holdfast.evaluate import evaluate
+from holdfast.experiment import store
+from holdfast.experiment.judging import trained_judges
+from holdfast.experiment.tasks import Task, run_of
+from holdfast.experiment.world import judge_of, load_model, load_splits, suite_of
+from holdfast.models import Model
+from holdfast.precision import stored_type, types_of
+
+
+def written(task: Task, hardened: Model) -> dict[str, Any]:
+    """Of a stage whose model has been saved: its types, and what rounding took from the hardening.
+
+    `moved` is how far hardening moved the weights and `rounded` how far rounding moved them after that, both as a share
+    of the weights' size. `scores` are those before rounding, where it changes a weight and every judge is there.
+    """
+    settings = task.cell.stages[task.depth - 1].settings
+    stored = stored_type(str(task.folder / "model"))
+    found: dict[str, Any] = types_of(hardened.network, stored, _optim(settings))
+    start = load_model(task.cell, task.source)
+    moved, rounded = _distances(start.network, hardened.network, getattr(torch, stored or "float32"))
+    found |= {"moved": moved, "rounded": rounded}
+    if rounded and _judges_are_there(task):
+        suite = suite_of(task.cell, load_splits(task.cell.data), judge_of(task.cell, run_of(task)))
+        found["scores"] = [asdict(score) for score in evaluate(hardened, suite)[0]]
+    return found
+
+
+def _optim(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    optim = settings.get("optim")
+    return optim if isinstance(optim, Mapping) else {}
+
+
+def _distances(start: torch.nn.Module, hardened: torch.nn.Module, dtype: torch.dtype) -> tuple[float, float]:
+    before = dict(start.named_parameters())
+    size = moved = rounded = 0.0
+    for name, parameter in hardened.named_parameters():
+        now = parameter.detach().double()
+        size += float(now.square().sum())
+        rounded += float((now.to(dtype).double() - now).square().sum())
+        if name in before:
+            moved += float((now - before[name].detach().double().to(now.device)).square().sum())
+    return tuple((part / size) ** 0.5 if size else 0.0 for part in (moved, rounded))  # type: ignore[return-value]
+
+
+def _judges_are_there(task: Task) -> bool:
+    """Whether all judges that are trained have been: a stage does not wait for those that only measure."""
+    return all(store.finished(store.judge_folder(run_of(task), key)) for key in trained_judges(task.cell))
