@@ -69,7 +69,7 @@ def _path(place: Sequence[str | int], values: Any) -> Iterator[str]:
     node = values
     for part in place:
         known = isinstance(node, Mapping) and part in node
-        if known or (isinstance(node, list | tuple) and isinstance(part, int)):
+        if known or (isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)):
             node = node[part]
             yield str(part)
 

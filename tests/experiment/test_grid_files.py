@@ -330,3 +330,20 @@ def test_a_schema_without_rows_is_refused_by_its_option(option, given):
     form, benign, benign_form = given
     with pytest.raises(HoldfastError, match=f"^{option}: there are no rows"):
         data_options(None, form, benign, benign_form)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"evaluation": {"harm_judges": ["refusal", "oracle", "refusal"]}},
+            "evaluation.harm_judges: names 'refusal' twice",
+        ),
+        ({"evaluation": {"give_up_below": [[5, 2]]}}, "evaluation.give_up_below.0.1: must be a number in"),
+        ({"evaluation": {"give_up_below": [[5]]}}, "evaluation.give_up_below.0"),
+        ({"judges": {"nobody_calls": {"refusal": {"further_sentence": 1}}}}, "further_sentence"),
+        ({"judges": {"nobody_calls": {"refusals": {}}}}, "did you mean 'refusal'"),
+    ],
+)
+def test_what_is_wrong_in_a_measurement_or_a_judge_is_refused(values, changes, says):
+    assert says in error_of(lambda: cells(parse_grid(values(**changes), "test")))

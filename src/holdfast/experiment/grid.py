@@ -13,7 +13,7 @@ from holdfast.experiment.combinations import Misfit, refuse_misfits
 from holdfast.experiment.methods import adaptive, divide, resolve
 from holdfast.models import Dtype
 from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
-from holdfast.ranges import Count, InnerShare, NonNegative, Number, PartialShare, Seed, Share, Whole, ranged
+from holdfast.ranges import Count, InnerShare, NonNegative, PartialShare, Seed, Share, Whole, ranged
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.sandbox.build import Sandbox
 from holdfast.settings import plain, refuse_non_finite
@@ -94,7 +94,7 @@ class Measurement:
     help_threshold: Share = HELP_THRESHOLD
     over_refusal_threshold: Share = OVER_REFUSAL_THRESHOLD
     stop_when_broken: bool = False
-    give_up_below: tuple[tuple[Whole, Number], ...] = ()
+    give_up_below: tuple[tuple[Whole, Share], ...] = ()
     split: Literal["development", "test"] = "test"
     group_size: Whole = 0
     kl_to_start: bool = False
@@ -104,6 +104,9 @@ class Measurement:
             raise HoldfastError("group_size: must be 0 or at least 2, not 1: one answer has nothing to differ from")
         if not self.harm_judges:
             raise HoldfastError("harm_judges: is empty; name at least one judge")
+        twice = next((name for name in self.harm_judges if self.harm_judges.count(name) > 1), None)
+        if twice is not None:
+            raise HoldfastError(f"harm_judges: names {twice!r} twice; name each judge once")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +148,8 @@ def cells(grid: Grid) -> list[Cell]:
             or a combination makes no sense.
     """
     data = data_values(grid.data)
+    for judge in grid.judges.values():  # those that nobody calls too: a misspelt name is why nobody does
+        resolve(judge, "judge")
     found = []
     for model, defense, attack in itertools.product(grid.models, grid.defenses, grid.attacks):
         stages, constraints = divide(defense)
