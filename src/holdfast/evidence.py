@@ -13,11 +13,12 @@ from typing import Literal
 class Effect:
     """What an attack's training did to the weights that it trained, and to its own objective; `None`: not known.
 
-    `moved` is the share of the trained weights that are not what they were bit for bit, `change` the norm of their
-    change over the norm that they began with. With an adapter both are of its own weights, which are all that is
-    trained. `first` and `last` are means of the `objective` (the loss, or in RL the reward of the model's own answers)
-    over the first and the last fifth of the logged steps, `improved` whether the last is better by more than the
-    noise: 1.96 standard errors of the difference, where there are two steps or more in each.
+    `moved` is the share of the trained weights that are not what they were bit for bit, the largest that was seen when
+    the model was measured; `change` the norm of their change at the end over the norm that they began with. With an
+    adapter both are of its own weights, which are all that is trained. `first` and `last` are means of the `objective`
+    (the loss, or in RL the reward of the model's own answers) over the first and the last fifth of the logged steps,
+    `improved` whether the last is better by more than the noise: 1.96 standard errors of the difference, where there
+    are two steps or more in each.
     `groups_with_gradient` is the mean share of groups of answers that had an advantage, in RL with groups.
     """
 

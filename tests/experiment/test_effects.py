@@ -11,7 +11,7 @@ from holdfast.rollouts import groups_with_gradient
 
 
 def moved(network, file, change):
-    moves = Movement(network=network, file=file, begins=0)
+    moves = Movement(network=network, folder=file.parent, begins=0)
     moves(SimpleNamespace(phase="start", step=0))
     change()
     moves(SimpleNamespace(phase="end", step=9))
@@ -82,14 +82,30 @@ def test_a_sample_has_the_share_of_all(tmp_path):
 
 def test_a_run_that_goes_on_compares_with_where_it_began(tmp_path):
     network = torch.nn.Linear(4, 4)
-    file = tmp_path / "start.safetensors"
-    Movement(network=network, file=file, begins=0)(SimpleNamespace(phase="start", step=0))
+    first = Movement(network=network, folder=tmp_path, begins=0, every=2)
+    first(SimpleNamespace(phase="start", step=0))
     with torch.no_grad():
         network.weight += 1.0
-    again = Movement(network=network, file=file, begins=0)
-    again(SimpleNamespace(phase="start", step=6))
+    for step in (1, 2, 4):
+        first(SimpleNamespace(phase="step", step=step))
+    again = Movement(network=network, folder=tmp_path, begins=0, every=2)
+    again(SimpleNamespace(phase="start", step=3))
+    assert set(again.seen) == {2}
     again(SimpleNamespace(phase="end", step=9))
     assert again.moved == 16 / 20
+
+
+def test_an_attacker_who_puts_the_first_weights_back_had_moved_them(tmp_path):
+    network = torch.nn.Linear(4, 4)
+    first = {name: p.detach().clone() for name, p in network.named_parameters()}
+    moves = Movement(network=network, folder=tmp_path, begins=0, every=2)
+    moves(SimpleNamespace(phase="start", step=0))
+    with torch.no_grad():
+        network.weight += 1.0
+    moves(SimpleNamespace(phase="step", step=2))
+    network.load_state_dict(first)
+    moves(SimpleNamespace(phase="end", step=3))
+    assert (moves.moved, moves.change) == (16 / 20, 0.0)
 
 
 def test_weights_that_are_no_numbers_have_no_size(tmp_path):

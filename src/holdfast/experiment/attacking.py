@@ -152,8 +152,9 @@ def _attack(
 
     plan = constrained(planner(model, replace(context, fit=before)))
     training = task.folder / "training"
-    moves.append(Movement(network=plan.model.network, file=training / "start.safetensors", begins=plan.spent.steps))
-    plan = replace(plan, hooks=(*plan.hooks, moves[-1], watch))
+    every = cell.evaluation["every"]
+    moves.append(Movement(network=plan.model.network, folder=training, begins=plan.spent.steps, every=every))
+    plan = replace(plan, hooks=(moves[-1], *plan.hooks, watch))
     fitted = fit(plan, folder=training, checkpoint_every=options.checkpoint_every)
     if options.keep_weights:
         with plan.released(fitted.model) as released:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from holdfast.critic import PREFIX
 from holdfast.evidence import Effect
+from holdfast.experiment.store import read_json, write_json
 from holdfast.plan import Progress
 
 MOST = 2**24
@@ -24,27 +25,56 @@ MOST = 2**24
 
 @dataclass(kw_only=True)
 class Movement:
-    """A hook that notes in `file` where trained weights begin, and at the end how far from there they are.
+    """A hook that notes in `folder` where trained weights begin, and how far from there they are as the run goes on.
 
-    It holds nothing in memory between the two, on the accelerator least of all: up to `MOST` weights (of more, every
-    k-th of each tensor) wait in a file beside the run's checkpoints, where a run that is cut short finds them again.
-    A critic's weights are no part of the model and are left out. A class, because what it finds outlives a call.
+    It holds no weights in memory meanwhile, on the accelerator least of all: up to `MOST` (of more, every k-th of each
+    tensor) wait in a file beside the run's checkpoints, where a run that is cut short finds them again, and what was
+    seen so far with them. It looks every `every` steps and at the end: an attacker who stops early may put the first
+    weights back. A critic's weights are no part of the model and are left out. A class, because what it finds outlives
+    a call.
     """
 
     network: Any
-    file: Path
+    folder: Path
     begins: int
     """The step at which a run that is not resumed tells of its start."""
-    moved: float | None = field(default=None, init=False)
-    change: float | None = field(default=None, init=False)
+    every: int = 1
+    seen: dict[int, tuple[float | None, float | None]] = field(default_factory=dict, init=False)
+    """(share that moved, relative change) by step."""
 
     def __call__(self, progress: Progress) -> None:
-        """The hook."""
-        if progress.phase == "start" and progress.step == self.begins:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(sampled(self.network), self.file)
-        elif progress.phase == "end" and self.file.exists():
-            self.moved, self.change = movement(self.file, self.network)
+        """The hook, to stand before those that change weights."""
+        if progress.phase == "start":
+            self._begin(progress.step)
+        elif (progress.phase == "end" or progress.step % self.every == 0) and self._file.exists():
+            self.seen[progress.step] = movement(self._file, self.network)
+            write_json(self._notes, [[step, *found] for step, found in self.seen.items()])
+
+    @property
+    def moved(self) -> float | None:
+        """The largest share that was seen to have moved."""
+        return max((moved for moved, _ in self.seen.values() if moved is not None), default=None)
+
+    @property
+    def change(self) -> float | None:
+        """The relative size of the move at the end."""
+        return self.seen[max(self.seen)][1] if self.seen else None
+
+    def _begin(self, step: int) -> None:
+        if step == self.begins:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._notes.unlink(missing_ok=True)
+            save_file(sampled(self.network), self._file)
+        elif self._notes.exists():
+            self.seen = {at: (moved, change) for at, moved, change in read_json(self._notes) if at <= step}
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "start.safetensors"
+
+    @property
+    def _notes(self) -> Path:
+        return self.folder / "moved.json"
 
 
 def sampled(network: torch.nn.Module, most: int = MOST) -> dict[str, Tensor]:

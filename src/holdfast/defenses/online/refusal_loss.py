@@ -70,7 +70,7 @@ class RefusalLoss:
         if self.form == "additive" and self.alpha >= RUINOUS:
             return (
                 f"refusal_loss at alpha {self.alpha:g} (the paper's and the default is 100) ends helpfulness in the "
-                "sandbox: most benign prompts are refused; begin with alpha 1"
+                "sandbox: after 100 steps most benign prompts are refused; begin with alpha 1"
             )
         if self.form == "tokens" and self.alpha:
             return (
