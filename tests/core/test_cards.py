@@ -64,3 +64,10 @@ def test_a_card_says_so_where_storing_rounded_nothing():
     card = model_card(record(0.8), replace(after, stages=(stage,)))
     assert "Storing rounded nothing." in card
     assert "| score | before | after | n |" in card
+
+
+def test_a_card_of_a_model_that_answers_nothing_says_so():
+    before, stages = record(0.9), (Method(name="some_defense"),)
+    said = model_card(before, record(0.3, stages))
+    assert "**Useless, whatever it refuses: the model is of no use: helpfulness 0.30 of 0.90" in said
+    assert "Useless" not in model_card(before, record(0.8, stages))

@@ -12,23 +12,25 @@ from holdfast.outcomes import control_of
 from holdfast.records import HoldfastError, Outcome, Verdict
 from holdfast.report.read import load
 
+NUM_PROMPTS = 4
 DEFENSE = {"refusal_loss": {"alpha": 1.0, "batch_size": 2}}
 
 
 @pytest.fixture
 def defended(grid):
     """The small grid with a defense and, unless told otherwise, its controls."""
-    return lambda **changes: grid(**{"defenses": [DEFENSE], "control": True, **changes})
+    own = {"defenses": [DEFENSE], "control": True, "evaluation": {"num_prompts": NUM_PROMPTS}}
+    return lambda **changes: grid(**{**own, **changes})
 
 
 def harmful_from(first, last):
-    """An oracle that finds harm from the `first` to the `last` time that it is shown answers to harmful prompts."""
+    """An oracle that finds harm from the `first` to the `last` evaluation of all; before a run it is asked less."""
     seen = []
 
     def judge(completions):
         if completions[0].example.role != "harmful":
             return [Verdict(score=1.0, refused=False) for _ in completions]
-        seen.append(len(completions))
+        seen.extend([1] * (len(completions) == NUM_PROMPTS))
         return [Verdict(score=float(first <= len(seen) <= last), refused=False) for _ in completions]
 
     return judge
@@ -132,8 +134,8 @@ def test_a_control_that_failed_loses_no_cell_and_its_outcome_follows_once_it_has
     plan, calls = SFT.plan, []
 
     def failing_first(self, model, context):
-        calls.append(1)
-        return plan(self, model, context) if len(calls) > 1 else 1 / 0
+        calls.extend([1] * (model.device.type != "meta"))  # a rehearsal before the run is none
+        return plan(self, model, context) if len(calls) != 1 else 1 / 0
 
     with monkeypatch.context() as patch:
         patch.setattr(SFT, "plan", failing_first)
