@@ -281,7 +281,8 @@ def main() -> None:
     try:
         app()
     except (HoldfastError, OSError) as error:  # such as a name that is too long, or a folder that may not be entered
-        _complain(str(error)[:1000])
+        for line in getattr(error, "lines", [str(error)]):
+            _complain(line[:1000])
         sys.exit(2)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:

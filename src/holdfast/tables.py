@@ -62,12 +62,18 @@ def near(name: str, known: Iterable[str]) -> str:
 
 def judge_names(settings: Mapping[str, Any]) -> list[str]:
     """Names of judges in settings: the values of keys called `judge`, or ending in `_judge` or `_judges`."""
-    names: list[str] = []
+    return [name for _, name in judge_keys(settings)]
+
+
+def judge_keys(settings: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
+    """The names of judges in settings, each with its dotted key below `where`."""
+    found: list[tuple[str, str]] = []
     for key, value in settings.items():
+        place = f"{where}.{key}" if where else key
         if isinstance(value, Mapping):
-            names += judge_names(value)
+            found += judge_keys(value, place)
         elif isinstance(value, str) and (key == "judge" or key.endswith("_judge")):
-            names.append(value)
+            found.append((place, value))
         elif isinstance(value, list | tuple) and key.endswith("_judges"):
-            names += value
-    return names
+            found += [(place, name) for name in value]
+    return found

@@ -11,7 +11,8 @@ VALUES = {
     "name": "made-up",
     "models": ["sandbox"],
     "attacks": [{"sft": {"optim": {"max_steps": 40, "learning_rate": 1e-4}}}],
-    "evaluation": {"every": 10, "harm_judges": ["oracle"]},
+    "data": {"train": 24, "held_out": 6},
+    "evaluation": {"every": 10, "max_new_tokens": 32, "harm_judges": ["oracle"]},
 }
 KNOBS = {"optim.per_device_train_batch_size": None, "num_samples": None, "adapter": None}
 

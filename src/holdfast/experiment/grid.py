@@ -9,15 +9,15 @@ from math import isclose
 from typing import Any, Literal
 
 from holdfast.data.columns import Source
+from holdfast.experiment.calling import called, judges_of
 from holdfast.experiment.combinations import Misfit, refuse_misfits
-from holdfast.experiment.methods import adaptive, divide, resolve
+from holdfast.experiment.methods import Kind, adaptive, divide, resolve
 from holdfast.models import Dtype
 from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
 from holdfast.ranges import Count, InnerShare, NonNegative, PartialShare, Seed, Share, Whole, ranged
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.sandbox.build import Sandbox
 from holdfast.settings import plain, refuse_non_finite
-from holdfast.tables import judge_names
 from holdfast.templates import DATE
 
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
@@ -147,21 +147,24 @@ def cells(grid: Grid) -> list[Cell]:
         HoldfastError: a method or judge is unknown or wrongly set, an attacker is paid by the judge that reports,
             or a combination makes no sense.
     """
-    data = data_values(grid.data)
-    for judge in grid.judges.values():  # those that nobody calls too: a misspelt name is why nobody does
-        resolve(judge, "judge")
+    data, own_data = data_values(grid.data), grid.data.harmful is not None or grid.data.benign is not None
+    for name, judge in grid.judges.items():  # those that nobody calls too: a misspelt name is why nobody does
+        resolve(judge, "judge", f"judges.{name}")
     found = []
     for model, defense, attack in itertools.product(grid.models, grid.defenses, grid.attacks):
         stages, constraints = divide(defense)
         attacker = (*(resolve(method, "attack") for method in attack[:1]), *adaptive(attack))
-        judges = _judges(grid, [*stages, *constraints, *attacker])
+        kinds: dict[Kind, Sequence[Method]] = {"offline": stages, "online": constraints}
+        kinds |= {"attack": attacker[:1], "adaptive": attacker[1:]}
+        methods = [(kind, method) for kind, several in kinds.items() for method in several]
+        calls = called(plain(grid.evaluation), methods, (*defense, *attack))
+        judges = judges_of(calls, grid.judges, own_data=own_data)
         try:
             refuse_misfits(attacker, constraints, judges, judges[grid.evaluation.harm_judges[0]])
         except Misfit:
             if grid.misfits == "refuse":
                 raise
             continue
-        _refuse_sandbox_judges(judges, grid.data)
         cell = Cell(
             model=model_values(model),
             stages=stages,
@@ -252,22 +255,3 @@ def _refuse_one_file(data: Data, hashes: Mapping[str, str]) -> None:
             f"data.harmful and data.benign are the same rows ({one.path} and {other.path}); what is asked as harmful "
             "cannot measure usefulness: give two files, or two splits of one data set"
         )
-
-
-def _judges(grid: Grid, methods: Sequence[Method]) -> dict[str, Method]:
-    """The judges that a cell calls by name, resolved."""
-    wanted = judge_names(plain(grid.evaluation))
-    for method in methods:
-        wanted += judge_names(method.settings)
-    return {name: resolve(grid.judges.get(name, Method(name=name)), "judge") for name in dict.fromkeys(wanted)}
-
-
-def _refuse_sandbox_judges(judges: Mapping[str, Method], data: Data) -> None:
-    if data.harmful is None and data.benign is None:
-        return
-    for name, judge in judges.items():
-        if judge.name in ("oracle", "keyword"):
-            raise HoldfastError(
-                f"judge {name!r} knows the sandbox's truth only, and the data is your own; "
-                "use `classifier`, `refusal` or `reference`"
-            )

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.experiment.grid import Grid, cells
 from holdfast.experiment.methods import settings_class
-from holdfast.knobs import Knob, narrowed
+from holdfast.knobs import Choices, Knob, Range, narrowed
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.search.settings import Search
 
@@ -90,7 +90,7 @@ def question_of(grid: Grid, search: Search) -> Question:
     )
     tuning = replace(grid, name=f"{grid.name}: trials", evaluation=evaluation)
     _refuse_one_judge(cell, tuning)
-    return Question(
+    question = Question(
         tuning=tuning,
         reporting=replace(reported, name=f"{grid.name}: best setting on test prompts", seeds=seeds),
         cell=cell,
@@ -99,6 +99,20 @@ def question_of(grid: Grid, search: Search) -> Question:
         budget=_budget(search, horizon),
         horizon=horizon,
     )
+    _refuse_impossible_knobs(question)
+    return question
+
+
+def _refuse_impossible_knobs(question: Question) -> None:
+    """Refuse a knob with an end, or a choice, that the attack's settings refuse: trials would crash on it."""
+    for name, knob in question.knobs.items():
+        ends = knob.choices if isinstance(knob, Choices) else [knob.low, knob.high]
+        for value in ends:
+            whole = isinstance(knob, Range) and knob.whole
+            try:
+                cells(question.final({name: int(value) if whole else value}))
+            except HoldfastError as error:
+                raise HoldfastError(f"search.knobs.{name}: {value!r} cannot be set: {error}") from None
 
 
 def turned(settings: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
