@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 from pydantic import AfterValidator
 
-from holdfast.precision import LEAN
+from holdfast.precision import LEAN, require_lean
 from holdfast.ranges import Count, NonNegative, OneOf, PartialShare, Positive, SettingsError, Whole, ranged
+from holdfast.records import HoldfastError
 
 
 def optimizers() -> list[str]:
@@ -17,6 +19,26 @@ def optimizers() -> list[str]:
     from transformers.training_args import OptimizerNames
 
     return [*(name.value for name in OptimizerNames), LEAN]
+
+
+@cache
+def refuse_unbuildable(name: str) -> None:
+    """Refuse an optimizer that cannot be made here: of another package, or with settings that there are none for.
+
+    Raises:
+        HoldfastError: says what is missing.
+    """
+    require_lean(name)
+    if name in (*OPTIMIZERS.usual, LEAN):
+        return
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    try:
+        arguments = TrainingArguments(optim=name, output_dir=".", report_to="none", use_cpu=True)
+        Trainer.get_optimizer_cls_and_kwargs(arguments, torch.nn.Linear(1, 1))
+    except Exception as error:
+        raise HoldfastError(f"optim.optim: {name} cannot be made here: {' '.join(str(error).split())}") from None
 
 
 def schedules() -> Iterator[str]:

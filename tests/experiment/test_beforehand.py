@@ -136,3 +136,56 @@ def test_looking_leaves_randomness_and_settings_as_they_were(grid, neutral):
 def test_nothing_is_missing_for_any_preset(name):
     grid = load_grid(name)
     beforehand.refuse_unready(cells(replace(grid, seeds=grid.seeds[:1])))
+
+
+def lines(cells):
+    with pytest.raises(beforehand.Problems) as found:
+        beforehand.refuse_unready(cells)
+    return str(found.value).splitlines()
+
+
+def test_all_that_is_wrong_is_said_at_once_a_line_each_with_the_grids_key(own):
+    grid = own(
+        defenses=["none", "refusal_loss", "ewc"],
+        attacks=[{"sft": {"optim": {"optim": "galore_adamw"}}}],
+        judges={"mine": {"classifier": {"path": "./no/such", "harmful_label": "x"}}},
+        evaluation={**SHORT, "harm_judges": ["refusal", "mine"]},
+        without=["refusal"],
+    )
+    found = lines(cells(grid))
+    for start in ("judges.mine: ", "attacks.sft.optim.optim: galore_adamw cannot be made here"):
+        assert [line.startswith(start) for line in found].count(True) == 1, found
+    assert len(found) == 2
+
+
+def test_what_two_defenses_lack_is_two_lines(own):
+    found = lines(cells(own(defenses=["none", "refusal_loss", "ewc"], without=["refusal"])))
+    assert [line.partition(":")[0] for line in found] == ["defenses.refusal_loss", "defenses.ewc"]
+
+
+def test_an_attack_that_trains_nothing_is_rehearsed_too(own):
+    attack = {"best_of_n": {"reward": {"judge": "mine"}, "num_prompts": 5}}
+    judges = {"mine": {"refusal": {"further_sentences": 2}}}
+    (line,) = lines(cells(own(attacks=[attack], judges=judges)))
+    assert line.startswith("attacks.best_of_n")
+    assert "num_prompts is 5 but the evaluation asks 4" in line
+
+
+def test_a_second_stage_is_rehearsed_on_what_the_first_one_leaves(own, neutral):
+    neutral["reward_neutralization"]["retention_judge"] = "reference"
+    (line,) = lines(cells(own(defenses=[[neutral, "vaccine_alignment"]], without=["refusal"])))
+    assert line.startswith("defenses.vaccine_alignment: no harmful row of the defense split has a refusal")
+
+
+def test_a_judge_that_nobody_wrote_is_named_with_the_key_that_calls_it(own):
+    with pytest.raises(HoldfastError) as refused:
+        cells(own(attacks=["grpo"]))
+    assert str(refused.value).startswith("attacks.grpo.reward.judge (which calls 'classifier' unless told otherwise): ")
+    assert "classifier.path: field required" in str(refused.value)
+    with pytest.raises(HoldfastError, match=r"^evaluation\.harm_judges: 'oracle' \(there unless another is named\)"):
+        cells(own(evaluation={}))
+
+
+def test_a_judge_of_ones_own_is_named_by_the_grids_key(own):
+    with pytest.raises(HoldfastError, match=r"^judges\.harm\.classifier\.path: field required"):
+        cells(own(judges={"harm": "classifier"}, evaluation={**SHORT, "harm_judges": ["harm"]}))

@@ -22,6 +22,7 @@ def run(
     workers: int | None = None,
     options: Options | None = None,
     news: News | None = None,
+    looked: bool = False,
 ) -> list[Record]:
     """Run whatever of a grid is not finished yet, and return the records of all its cells, added controls last.
 
@@ -34,6 +35,7 @@ def run(
         workers: processes at a time, one for each core if `None`; 0 stays in this process.
         options: checkpoints, kept weights, threads.
         news: told of every start, step and end.
+        looked: what the cells need has been looked at already.
 
     Raises:
         HoldfastError: the grid makes no sense, its data cannot be read, something that its cells need is not there or
@@ -48,9 +50,9 @@ def run(
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
-    if unfinished:
+    if unfinished and not looked:
         check_data(grid)
-        _look(unfinished, workers, options)
+        look(unfinished, workers, options.threads)
     work = engine.Work(
         do=partial(_do, options=options),
         finished=_finished,
@@ -67,10 +69,11 @@ def run(
     return [_record(folder, cell, failed) for cell in cells]
 
 
-def _look(cells: list[Cell], workers: int | None, options: Options) -> None:
+def look(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
+    """Look at what cells need before any of them starts; see `beforehand.look`."""
     from holdfast.experiment import beforehand
 
-    beforehand.look(cells, apart=workers != 0, threads=options.threads)
+    beforehand.look(cells, apart=workers != 0, threads=threads)
 
 
 def check_data(grid: Grid) -> None:

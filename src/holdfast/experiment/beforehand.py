@@ -13,26 +13,23 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
-from holdfast.attacks import trains
 from holdfast.experiment import engine
 from holdfast.experiment.judging import settings_of
-from holdfast.experiment.methods import configured
-from holdfast.experiment.world import context_of, load_model, load_splits, make_judge, refuse_long_prompts
+from holdfast.experiment.rehearsal import Rehearsal, no_judge, unlike
+from holdfast.experiment.world import load_model, load_splits, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
 from holdfast.loading import refuse_not_finite
-from holdfast.methods import OnlineDefense
-from holdfast.models import Model, clone
-from holdfast.plan import Context, Plan, Planner
+from holdfast.models import Model
 from holdfast.records import Cell, Completion, HoldfastError, Method, digest
 from holdfast.rewards import Judge
 from holdfast.sandbox.build import Sandbox, untrained
@@ -42,12 +39,22 @@ from holdfast.splits import Splits
 ASKED = 2
 """How many answers of each kind a judge is asked about."""
 
+Found = TypeVar("Found")
+
+
+class Problems(HoldfastError):
+    """What a user can put right, several things, a line each."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = tuple(lines)
+
 
 def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
     """`refuse_unready`; with `apart` in a process of its own, so that this one holds no model and no accelerator.
 
     Raises:
-        HoldfastError: as `refuse_unready`.
+        Problems: as `refuse_unready`.
     """
     if not apart:
         return refuse_unready(cells)
@@ -60,7 +67,7 @@ def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
     outbox.close()
     try:
         with contextlib.suppress(EOFError):  # it died, of too little memory say: cells die, and say so, one by one
-            raise HoldfastError(inbox.recv())
+            raise Problems(inbox.recv())
     finally:
         process.kill()
     return None
@@ -73,44 +80,73 @@ def _apart(cells: Sequence[Cell], outbox: Connection) -> None:
     torch.set_num_threads(1)
     try:
         refuse_unready(cells)
-    except HoldfastError as error:
-        outbox.send(str(error))
+    except Problems as error:
+        outbox.send(error.lines)
 
 
 class _Enough(BaseException):
-    """A rehearsal came to what would train; no method may take it for an error of its own."""
+    """The training of a judge came to what would train; nothing may take it for an error of its own."""
 
 
 def refuse_unready(cells: Sequence[Cell]) -> None:
     """Look at what the cells need, each thing once.
 
     Raises:
-        HoldfastError: a model or judge cannot be had, a prompt is too long or cannot be told the model, a row lacks
-            what a method learns from, or a method cannot work on the model.
+        Problems: a model or judge cannot be had, a prompt is too long or cannot be told the model, a row lacks what a
+            method learns from, or a method cannot work on the model; all that was found, a line each.
     """
-    data = cache(lambda: load_splits(cells[0].data))
-    twins: dict[str, Model] = {}
-    judges: dict[str, Judge] = {}
-    rehearsed = set[str]()
+    look = _Look(data=cells[0].data)
     with _unchanged_randomness(), _silent():
-        for cell in cells:
-            but_for_the_seed = replace(cell, seed=0).key
-            if but_for_the_seed in rehearsed:
-                continue
-            rehearsed.add(but_for_the_seed)
-            key = digest([cell.model, cell.evaluation["max_new_tokens"]])
-            if key not in twins:
-                twins = {key: _twin(cell, data())}  # one at a time
-            for name, method in cell.judges.items():
-                judges[repr(method)] = judges.get(repr(method)) or _judge(name, method, cell, data())
-            by_name = {name: judges[repr(method)] for name, method in cell.judges.items()}
-            _rehearse(cell, twins[key], data(), by_name.__getitem__)
+        for cell in unlike(cells):
+            look.at(cell)
+    if look.problems:
+        raise Problems(list(look.problems))
+
+
+@dataclass(kw_only=True)
+class _Look:
+    """What was looked at so far, and what was found, in order and each once."""
+
+    data: Mapping[str, Any]
+    problems: dict[str, None] = field(default_factory=dict)
+    twins: dict[str, Model | None] = field(default_factory=dict)
+    judges: dict[str, Judge | None] = field(default_factory=dict)
+
+    @cached_property
+    def splits(self) -> Splits | None:
+        """The examples; all cells have the same."""
+        return self._tried("", lambda: load_splits(self.data))
+
+    def at(self, cell: Cell) -> None:
+        """Look at one cell's model and judges, and rehearse it if they are there."""
+        splits = self.splits
+        if splits is None:
+            return
+        key = digest([cell.model, cell.evaluation["max_new_tokens"]])
+        if key not in self.twins:
+            self.twins = {key: self._tried("models", lambda: _twin(cell, splits))}  # one at a time
+        for name, method in cell.judges.items():
+            if repr(method) not in self.judges:
+                self.judges[repr(method)] = self._tried(f"judges.{name}", partial(_judge, name, method, cell, splits))
+        twin, judges = self.twins[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
+        if twin is not None:
+            rehearsal = Rehearsal(cell=cell, twin=twin, splits=splits, judge=lambda name: judges[name] or no_judge)
+            self.problems |= dict.fromkeys(rehearsal.run())
+
+    def _tried(self, where: str, call: Callable[[], Found]) -> Found | None:
+        try:
+            return call()
+        except HoldfastError as error:
+            message = str(error).removeprefix(f"{where}: ")
+            self.problems[f"{where}: {message}" if where else message] = None
+            return None
 
 
 def _twin(cell: Cell, splits: Splits) -> Model:
     """The cell's model as far as a plan can tell, on no device; loaded and told every prompt first."""
     if cell.model["kind"] == "sandbox":
-        model = untrained(typed(Sandbox, cell.model["settings"], "model.sandbox"))
+        with torch.device("meta"):
+            model = untrained(typed(Sandbox, cell.model["settings"], "models.sandbox"))
     else:
         model = load_model(cell, None)
     refuse_not_finite(model.name, model.network)
@@ -125,7 +161,7 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
     if method.name in TRAINED:
         with contextlib.suppress(_Enough), _without_trouble():
             train_judge(settings_of(method), splits, _enough)
-        return _enough
+        return no_judge
     judge = make_judge(method)
     with _without_trouble():
         _ask(name, judge, cell, splits)
@@ -140,46 +176,14 @@ def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
     elif name == cell.evaluation["help_judge"]:
         rows = splits.benign["development"][:ASKED]
     answers = [Completion(example=row, text=row.response or "here it is .", num_tokens=1) for row in rows]
-    try:
-        verdicts = judge(answers)
-    except HoldfastError as error:
-        raise HoldfastError(f"judges.{name}: {error}") from error
+    verdicts = judge(answers)
     if verdicts and all(verdict.valid and verdict.score is None for verdict in verdicts):
-        raise HoldfastError(f"judges.{name}: gives no score to {rows[0].source or 'the rows'}: {verdicts[0].reason}")
-
-
-def _rehearse(cell: Cell, twin: Model, splits: Splits, judge: Callable[[str], Judge]) -> None:
-    """Build every plan of a cell, each over a twin of its own."""
-
-    def others(name: str) -> Model:
-        known = name == "undefended" or (name == "base" and cell.model["kind"] == "sandbox")
-        return clone(twin) if known else context_of(cell, splits, judge, _enough).models(name)
-
-    context = replace(context_of(cell, splits, judge, _enough), models=others)
-    for stage in cell.stages:
-        _until_it_trains(partial(configured(stage, "offline").harden, clone(twin), context))
-    if cell.attack is None or not trains(configured(cell.attack, "attack")):
-        return
-    planner = configured(cell.attack, "attack").plan
-    for constraint in cell.constraints:
-        _until_it_trains(partial(_constrained, configured(constraint, "online"), planner, clone(twin), context))
-    for method in cell.adaptive:
-        planner = configured(method, "adaptive").adapt(planner)
-    _until_it_trains(partial(planner, clone(twin), context))
-
-
-def _constrained(online: OnlineDefense, planner: Planner, model: Model, context: Context) -> Plan:
-    return online.constrain(planner(model, context), context)
-
-
-def _until_it_trains(build: Callable[[], Any]) -> None:
-    with contextlib.suppress(_Enough), _without_trouble():
-        build()
+        raise HoldfastError(f"gives no score to {rows[0].source or 'the rows'}: {verdicts[0].reason}")
 
 
 @contextlib.contextmanager
 def _without_trouble() -> Iterator[None]:
-    """What only a twin without weights stumbles over is none of the user's business, nor of other cells."""
+    """What only rows and answers made up for a look stumble over is none of the user's business."""
     try:
         yield
     except HoldfastError:
@@ -189,7 +193,7 @@ def _without_trouble() -> Iterator[None]:
 
 
 def _enough(*_: Any, **__: Any) -> NoReturn:
-    """In the place of the loop, and of judges that there are not yet."""
+    """In the place of the loop that trains a judge."""
     raise _Enough
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from holdfast import experiment
 from holdfast.experiment import store
+from holdfast.experiment.grid import cells
 from holdfast.records import HoldfastError, Record
 from holdfast.search.findings import findings
 from holdfast.search.question import Question, question_of
@@ -38,7 +40,7 @@ def search(
     workers: int = 1,
     news: News | None = None,
     told: Callable[[Trial, int], None] | None = None,
-    run: Run = experiment.run,
+    run: Run | None = None,
 ) -> dict[str, Any]:
     """Tune an attack at a stated budget, report the best setting on what it was not tuned on, and keep both numbers.
 
@@ -52,7 +54,7 @@ def search(
         workers: trials at a time; trials that run together learn nothing from one another. 0 stays in this process.
         news: told of every start, step and end of a cell.
         told: told of every trial, with what all had spent by then.
-        run: how a grid is run.
+        run: how a grid is run, `experiment.run` unless given.
 
     Returns:
         What `search.json` holds (see `findings`).
@@ -62,6 +64,10 @@ def search(
         NoResult: too many trials in a row crashed or diverged, or none came to an end.
     """
     question = question_of(grid, settings)
+
+    if run is None:
+        experiment.look([*cells(question.tuning), *cells(question.reporting)], workers)
+        run = partial(experiment.run, looked=True)
 
     def carried_out(part: Grid, name: str) -> list[Record]:
         return run(part, folder / name, workers=workers, news=news)

@@ -1,0 +1,114 @@
+"""A cell rehearsed: its methods make their plans over a model without weights, and what would train stands still.
+
+What a method refuses it says here, before anything has run: rows without the refusal that it needs, a tensor that the
+architecture lacks, a prompt that is too long. What needs numbers cannot be said here, and is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, NoReturn, TypeVar
+
+from holdfast.attacks import trains
+from holdfast.experiment.methods import configured
+from holdfast.experiment.world import context_of, suite_of
+from holdfast.models import Model, clone
+from holdfast.optim import refuse_unbuildable
+from holdfast.plan import Context, Fitted, Plan
+from holdfast.ranges import placed
+from holdfast.records import Cell, HoldfastError, Method
+from holdfast.rewards import Judge
+from holdfast.splits import Splits
+
+Found = TypeVar("Found")
+
+
+@dataclass(kw_only=True)
+class Rehearsal:
+    """A cell over `twin`, its model without weights, which is not changed; `problems` are what its methods refuse.
+
+    Each is a line that begins with the grid's key.
+    """
+
+    cell: Cell
+    twin: Model
+    splits: Splits
+    judge: Callable[[str], Judge]
+    problems: list[str] = field(default_factory=list)
+
+    def run(self) -> list[str]:
+        """Rehearse stages, attack and constraints, each on what the one before leaves; the problems."""
+        context = replace(context_of(self.cell, self.splits, self.judge, _stand_still), models=self._others)
+        model = self.twin
+        for stage in self.cell.stages:
+            harden = configured(stage, "offline").harden
+            model = self._asked(_key("defenses", stage), partial(harden, model, context)) or model
+        if self.cell.attack is not None:
+            self._attack(self.cell.attack, clone(model), context)
+        return self.problems
+
+    def _attack(self, method: Method, model: Model, context: Context) -> None:
+        attack, where = configured(method, "attack"), _key("attacks", method)
+        if not trains(attack):
+            suite = suite_of(self.cell, self.splits, self.judge)
+            self._asked(where, lambda: next(attack.curve(model, suite, context, keep=_keep), None))
+            return
+        planner = attack.plan
+        for around in self.cell.adaptive:
+            planner = configured(around, "adaptive").adapt(planner)
+        # With something round it, it may be either that refuses; the message says which.
+        plan = self._asked("attacks" if self.cell.adaptive else where, lambda: _buildable(planner(model, context)))
+        for constraint in self.cell.constraints:
+            if plan is not None:
+                constrain = configured(constraint, "online").constrain
+                plan = self._asked(_key("defenses", constraint), partial(constrain, plan, context))
+
+    def _asked(self, where: str, call: Callable[[], Found]) -> Found | None:
+        """What a call gives; `None` where it is refused, or goes no further without numbers."""
+        try:
+            return call()
+        except HoldfastError as error:
+            # One that words another library's error may be about the missing numbers alone.
+            if error.__cause__ is None or isinstance(error.__cause__, HoldfastError):
+                self.problems.append(placed(where, str(error)))
+        except Exception:
+            return None
+        return None
+
+    def _others(self, name: str) -> Model:
+        if name == "undefended" or (name == "base" and self.cell.model["kind"] == "sandbox"):
+            return clone(self.twin)
+        return context_of(self.cell, self.splits, self.judge, _stand_still).models(name)
+
+
+def _key(axis: str, method: Method) -> str:
+    return f"{axis}.{method.name}"
+
+
+def _stand_still(plan: Plan) -> Fitted:
+    """In the place of the loop: the model leaves as it came."""
+    return Fitted(model=_buildable(plan).model, steps=0, samples=0, tokens=0, seconds=0.0)
+
+
+def no_judge(*_: Any) -> NoReturn:
+    """In the place of a judge that there is not yet, or that is itself a problem."""
+    raise RuntimeError("there is no such judge yet")
+
+
+def _buildable(plan: Plan) -> Plan:
+    refuse_unbuildable(plan.optim.optim)
+    return plan
+
+
+def _keep(number: int, of: int, make: Callable[[], Any]) -> Any:  # noqa: ARG001
+    return make()
+
+
+def unlike(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells of which no two differ by their seed alone, in order."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(replace(cell, seed=0).key, cell)
+    return list(found.values())
