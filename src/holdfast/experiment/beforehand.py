@@ -149,7 +149,7 @@ def _twin(cell: Cell, splits: Splits) -> Model:
             model = untrained(typed(Sandbox, cell.model["settings"], "models.sandbox"))
     else:
         model = load_model(cell, None)
-    refuse_not_finite(model.name, model.network)
+        refuse_not_finite(model.name, model.network)
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
     network = model.network.to("meta")
     network.tie_weights()
