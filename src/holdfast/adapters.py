@@ -21,6 +21,8 @@ from holdfast.records import HoldfastError
 ALL_LINEAR = "all-linear"
 TRANSLATED = frozenset(("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"))
 """Names of modules that peft takes for experts or routers of older versions in mixtures of experts."""
+FUSED = frozenset(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"))
+"""Model types in which peft refuses an adapter on `out_proj`, since fused kernels read past it."""
 
 
 class Matrix(NamedTuple):
@@ -66,6 +68,8 @@ def places(
 ) -> Places:
     """Where an adapter for `targets` sits: `all-linear`, a pattern of whole names, or endings of names.
 
+    `all-linear` is every matrix but the output head's and, in `FUSED` architectures, `out_proj`.
+
     Args:
         network: without an adapter.
         targets: names of linear layers, or of tensors (`mlp.experts.down_proj`).
@@ -78,7 +82,9 @@ def places(
     """
     known = matrices(network)
     mixture = any(not matrix.module for matrix in known)
-    if within is None and not mixture and not _nowhere(network, targets):
+    if getattr(getattr(unwrapped(network), "config", None), "model_type", None) in FUSED:
+        known = [matrix for matrix in known if not matrix.module.endswith(".out_proj")]
+    elif within is None and not mixture and not _nowhere(network, targets):
         return Places(targets if isinstance(targets, str) else list(targets), [])
     allowed = [matrix for matrix in known if within is None or matrix.tensor in within]
     chosen = [matrix for matrix in allowed if _wanted(matrix, targets)]

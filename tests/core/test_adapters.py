@@ -66,6 +66,19 @@ def test_experts_are_moved_and_what_is_saved_says_what_the_adapted_model_says(na
     torch.testing.assert_close(again, logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_h1", "nemotron_h"])
+def test_layers_that_fused_kernels_read_past_are_left_out_of_all_and_refused_by_name(name):
+    before = {key: p.detach().clone() for key, p in model(name).network.named_parameters()}
+    adapted = trained(adapt(model(name), LoRA(r=2, lora_alpha=2)))
+    moved = {key for key, p in merged(adapted).network.named_parameters() if not torch.equal(p, before[key])}
+    assert any(key.endswith("in_proj.weight") for key in moved)
+    assert not any(key.endswith("out_proj.weight") for key in moved)
+    with pytest.raises(
+        HoldfastError, match=rf"^{name}: an adapter cannot sit on target_modules \(out_proj\) here, but on"
+    ):
+        adapt(model(name), LoRA(target_modules=("out_proj",)))
+
+
 def test_names_of_bare_tensors_are_targets_too():
     adapted = adapt(model("mixtral"), LoRA(r=2, target_modules=("q_proj", "mlp.experts.down_proj")))
     on = {bare_name(key).split(".lora_A")[0] for key, _ in adapted.network.named_parameters() if "lora_A" in key}
