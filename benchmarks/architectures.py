@@ -25,7 +25,7 @@ from typing import Any
 import tiny_architectures as tiny
 
 RESULTS = Path(__file__).parent / "results"
-LIMIT = 90.0
+LIMIT = 600.0
 COLUMNS = (
     *("model_type", "architecture", "parameters", "result", "cache", "prefixes", "as_a_slow_loop", "sft_step"),
     *("adapter", "repnoise", "circuit_breakers", "rmu", "vaccine", "reason"),
@@ -63,7 +63,7 @@ def reading(model: Any) -> dict[str, Any]:
 
     try:
         known = shortcuts(model.network)
-        sampling = Sampling(max_new_tokens=6)
+        sampling = Sampling(max_new_tokens=5)
         same = sample(model, PROMPTS, sampling, seed=3, repeats=2) == slowly(model, sampling)
     except Exception as problem:
         return {"result": "refused", "reason": said(problem)}

@@ -28,6 +28,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout"), 0.0),
     "is_decoder": True,
     "num_key_value_heads": 2,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 8,
     "head_dim": 8,
     "vocab_size": VOCABULARY,
     "num_shared_experts": 1,

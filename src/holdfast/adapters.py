@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -126,3 +126,25 @@ def _wanted(matrix: Matrix, targets: str | Sequence[str]) -> bool:
 def _ending(matrix: Matrix) -> str:
     """What comes after the number of the layer."""
     return re.split(r"\.\d+\.", matrix.module or matrix.tensor, maxsplit=1)[-1]
+
+
+def trained(network: nn.Module) -> dict[str, Any]:
+    """What of a network is trained, for a record.
+
+    `parameters` numbers that training moves of `of`, in tensors named `tensors`, layers' numbers left out; of an
+    adapter the numbers are its own, and the names those of what it sits on.
+    """
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    # peft wraps a tensor that stands bare in something that knows its name.
+    wrapped = {name: part for name, part in network.named_modules() if hasattr(part, "parameter_name")}
+    found = set()
+    for name, _ in named:
+        place, adapter, _ = name.partition(".lora_")
+        own = f".{wrapped[place].parameter_name}" if adapter and place in wrapped else ""
+        plain = place.removeprefix("base_model.model.").replace(".base_layer", "") + own
+        found.add(re.sub(r"\.\d+(?=\.)", ".*", plain))
+    return {
+        "parameters": sum(p.numel() for _, p in named),
+        "of": sum(p.numel() for p in network.parameters()),
+        "tensors": sorted(found),
+    }

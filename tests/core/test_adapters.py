@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from holdfast.adapters import matrices
+from holdfast.adapters import trained as part_of
 from holdfast.models import LoRA, Model, adapt, load, merged
 from holdfast.records import HoldfastError
 from holdfast.releasing import save
@@ -106,3 +107,18 @@ def test_a_model_without_experts_is_adapted_as_peft_does_it():
     adapted = adapt(model("llama"), LoRA(r=2, lora_dropout=0.1))
     on = {bare_name(key).split(".lora_A")[0] for key, _ in adapted.network.named_parameters() if "lora_A" in key}
     assert on == {matrix.module for matrix in matrices(model("llama").network)}
+
+
+def test_what_is_trained_is_named_layers_left_out_and_counted():
+    whole = model("mixtral").network
+    found = part_of(whole)
+    assert found["parameters"] == found["of"] == sum(p.numel() for p in whole.parameters())
+    assert "model.layers.*.mlp.experts.down_proj" in found["tensors"]
+    adapted = adapt(model("mixtral"), LoRA(r=2, target_modules=("q_proj", "down_proj"))).network
+    found = part_of(adapted)
+    assert found["tensors"] == ["model.layers.*.mlp.experts.down_proj", "model.layers.*.self_attn.q_proj"]
+    assert found["parameters"] == sum(p.numel() for key, p in adapted.named_parameters() if "lora" in key)
+    for name, p in whole.named_parameters():
+        p.requires_grad_(name.endswith("layers.3.mlp.experts.down_proj"))
+    assert part_of(whole)["tensors"] == ["model.layers.*.mlp.experts.down_proj"]
+    assert part_of(whole)["parameters"] == whole.model.layers[3].mlp.experts.down_proj.numel()
