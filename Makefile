@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test coverage fast lint types format clean
+.PHONY: quickstart test coverage fast bad-inputs lint types format clean
 
 quickstart: $(VENV)/.core  ## From nothing to runs/quickstart/report.html
 	$(BIN)/holdfast quickstart
@@ -17,6 +17,9 @@ coverage: $(VENV)/.dev  ## All tests, with coverage of src; before Python 3.12 t
 
 fast: $(VENV)/.dev  ## Tests that take seconds
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+bad-inputs: $(VENV)/.dev  ## Every bad input of the catalogue through the command line, as a table
+	$(BIN)/python tests/bad_inputs/run.py --out benchmarks/results/bad_inputs.tsv
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -63,8 +63,20 @@ def load_scorer(
     set_padding(network, tokenizer)
     found = input_format or str(getattr(network.config, INPUT_FORMAT, "") or default_format(tokenizer))
     check_input_format(found, tokenizer, path, config=network.config)
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Scorer(network.eval().to(where), tokenizer, found, longest(network, tokenizer, max_length))
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as problem:
+        first = str(problem).partition("\n")[0].partition(":")[0]
+        raise HoldfastError(
+            f"device: {name!r} is none of this machine's ({first}); leave it out, or name cpu"
+        ) from None
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:

@@ -84,7 +84,7 @@ def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[st
     if not isinstance(values, Mapping) or "preset" not in values or "preset" in get_type_hints(cls):
         return values
     known, name = getattr(cls, "PRESETS", {}), values["preset"]
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         listed = ", ".join(known) or "none"
         raise HoldfastError(f"{where}: unknown preset {name!r}{near(str(name), known)}; known: {listed}")
     return merge(known[name], {key: value for key, value in values.items() if key != "preset"})

@@ -109,3 +109,11 @@ def test_merging_overwrites_group_by_group_and_leaves_its_arguments_alone():
     below, above = {"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}, "b": {"z": 1}}
     assert merge(below, above) == {"a": {"x": 1, "y": 3}, "b": {"z": 1}}
     assert below == {"a": {"x": 1, "y": 2}, "b": 1}
+
+
+@pytest.mark.parametrize("preset", [["a"], 3, None, {}])
+def test_a_preset_is_called_by_name(preset):
+    from holdfast.attacks.dpo import DPO
+
+    with pytest.raises(HoldfastError, match=r"^dpo: unknown preset"):
+        typed(DPO, {"preset": preset}, "dpo")

@@ -230,3 +230,11 @@ def test_a_safe_label_makes_the_logit_minus_that_labels_raw_output_and_leaves_th
 def test_an_unknown_safe_label_is_refused_with_the_labels_of_the_model(folder):
     with pytest.raises(HoldfastError, match=r"safe_label 'fine' is none of the model's labels \(0: bad, 1: good\)"):
         verdict_of(folder, harmful_label="bad", safe_label="fine")
+
+
+def test_a_device_that_is_not_there_is_refused_by_name():
+    from holdfast.scoring import _device
+
+    assert _device("cpu").type == "cpu"
+    with pytest.raises(HoldfastError, match=r"^device: 'toaster' is none of this machine's"):
+        _device("toaster")
