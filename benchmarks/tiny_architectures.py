@@ -28,6 +28,8 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout"), 0.0),
     "is_decoder": True,
     "num_key_value_heads": 2,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "hidden_size_per_layer_input": 8,
     "head_dim": 8,
     "vocab_size": VOCABULARY,
     "num_shared_experts": 1,
@@ -84,10 +86,6 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-class Unbuildable(ValueError):
-    """A causal class that no tiny language model of text can be made of here."""
-
-
 def model_types() -> dict[str, str]:
     """Model types with a causal class, and the class's name."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -102,9 +100,11 @@ def tiny_config(model_type: str) -> Any:
     kind = CONFIG_MAPPING[model_type]
     whole = kind()
     text = whole.get_text_config(decoder=True)
+    if type(text) is kind:
+        text = whole  # not a copy that lacks what belongs to an encoder
     own = OWN.get(model_type, {})
     values = {**_shrunk(text.to_dict()), **own}
-    if text is not whole:
+    if type(text) is not kind:
         return type(text)(**values)
     return kind(**values)
 
@@ -128,11 +128,12 @@ def _covering(kinds: list[str]) -> list[str]:
     return sorted((first * LAYERS)[:LAYERS], key=first.index)
 
 
-def tiny_network(model_type: str, *, seed: int = 0) -> Any:
+def tiny_network(model_type: str, *, vocab_size: int = VOCABULARY, seed: int = 0) -> Any:
     """A network of random weights in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(model_type)
+    config.vocab_size = vocab_size
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +21,8 @@ from holdfast.records import HoldfastError
 ALL_LINEAR = "all-linear"
 TRANSLATED = frozenset(("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"))
 """Names of modules that peft takes for experts or routers of older versions in mixtures of experts."""
+FUSED = frozenset(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"))
+"""Model types in which peft refuses an adapter on `out_proj`, since fused kernels read past it."""
 
 
 class Matrix(NamedTuple):
@@ -66,6 +68,8 @@ def places(
 ) -> Places:
     """Where an adapter for `targets` sits: `all-linear`, a pattern of whole names, or endings of names.
 
+    `all-linear` is every matrix but the output head's and, in `FUSED` architectures, `out_proj`.
+
     Args:
         network: without an adapter.
         targets: names of linear layers, or of tensors (`mlp.experts.down_proj`).
@@ -78,7 +82,9 @@ def places(
     """
     known = matrices(network)
     mixture = any(not matrix.module for matrix in known)
-    if within is None and not mixture and not _nowhere(network, targets):
+    if getattr(getattr(unwrapped(network), "config", None), "model_type", None) in FUSED:
+        known = [matrix for matrix in known if not matrix.module.endswith(".out_proj")]
+    elif within is None and not mixture and not _nowhere(network, targets):
         return Places(targets if isinstance(targets, str) else list(targets), [])
     allowed = [matrix for matrix in known if within is None or matrix.tensor in within]
     chosen = [matrix for matrix in allowed if _wanted(matrix, targets)]
@@ -120,3 +126,25 @@ def _wanted(matrix: Matrix, targets: str | Sequence[str]) -> bool:
 def _ending(matrix: Matrix) -> str:
     """What comes after the number of the layer."""
     return re.split(r"\.\d+\.", matrix.module or matrix.tensor, maxsplit=1)[-1]
+
+
+def trained(network: nn.Module) -> dict[str, Any]:
+    """What of a network is trained, for a record.
+
+    `parameters` numbers that training moves of `of`, in tensors named `tensors`, layers' numbers left out; of an
+    adapter the numbers are its own, and the names those of what it sits on.
+    """
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    # peft wraps a tensor that stands bare in something that knows its name.
+    wrapped = {name: part for name, part in network.named_modules() if hasattr(part, "parameter_name")}
+    found = set()
+    for name, _ in named:
+        place, adapter, _ = name.partition(".lora_")
+        own = f".{wrapped[place].parameter_name}" if adapter and place in wrapped else ""
+        plain = place.removeprefix("base_model.model.").replace(".base_layer", "") + own
+        found.add(re.sub(r"\.\d+(?=\.)", ".*", plain))
+    return {
+        "parameters": sum(p.numel() for _, p in named),
+        "of": sum(p.numel() for p in network.parameters()),
+        "tensors": sorted(found),
+    }

@@ -50,6 +50,8 @@ Cost: {costs}. Seed: {after.cell.seed}.
 
 {_formats(after)}
 
+{_trained(after)}
+
 {settings}
 
 Data hashes: `{json.dumps(data)}`
@@ -112,6 +114,17 @@ def _warning(before: Record, after: Record) -> str:
     """What a model of no use is called, in a paragraph; empty for others."""
     found = useless_beside(after, before)
     return "" if found is None else f"\n**Useless, whatever it refuses: {found}.**\n"
+
+
+def _trained(after: Record) -> str:
+    """What each stage trained, a line for each run of it."""
+    lines = [
+        f"- {cost['name']}: {part['parameters']:,} of {part['of']:,} weights, in "
+        + ", ".join(f"`{name}`" for name in part["tensors"])
+        for cost in after.stages
+        for part in cost.get("trained") or ()
+    ]
+    return "Trained:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _interval(score: Score | None) -> str:

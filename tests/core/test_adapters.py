@@ -7,6 +7,7 @@ import torch
 
 import tiny
 from holdfast.adapters import matrices
+from holdfast.adapters import trained as part_of
 from holdfast.models import LoRA, Model, adapt, load, merged
 from holdfast.records import HoldfastError
 from holdfast.releasing import save
@@ -66,6 +67,19 @@ def test_experts_are_moved_and_what_is_saved_says_what_the_adapted_model_says(na
     torch.testing.assert_close(again, logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_h1", "nemotron_h"])
+def test_layers_that_fused_kernels_read_past_are_left_out_of_all_and_refused_by_name(name):
+    before = {key: p.detach().clone() for key, p in model(name).network.named_parameters()}
+    adapted = trained(adapt(model(name), LoRA(r=2, lora_alpha=2)))
+    moved = {key for key, p in merged(adapted).network.named_parameters() if not torch.equal(p, before[key])}
+    assert any(key.endswith("in_proj.weight") for key in moved)
+    assert not any(key.endswith("out_proj.weight") for key in moved)
+    with pytest.raises(
+        HoldfastError, match=rf"^{name}: an adapter cannot sit on target_modules \(out_proj\) here, but on"
+    ):
+        adapt(model(name), LoRA(target_modules=("out_proj",)))
+
+
 def test_names_of_bare_tensors_are_targets_too():
     adapted = adapt(model("mixtral"), LoRA(r=2, target_modules=("q_proj", "mlp.experts.down_proj")))
     on = {bare_name(key).split(".lora_A")[0] for key, _ in adapted.network.named_parameters() if "lora_A" in key}
@@ -93,3 +107,18 @@ def test_a_model_without_experts_is_adapted_as_peft_does_it():
     adapted = adapt(model("llama"), LoRA(r=2, lora_dropout=0.1))
     on = {bare_name(key).split(".lora_A")[0] for key, _ in adapted.network.named_parameters() if "lora_A" in key}
     assert on == {matrix.module for matrix in matrices(model("llama").network)}
+
+
+def test_what_is_trained_is_named_layers_left_out_and_counted():
+    whole = model("mixtral").network
+    found = part_of(whole)
+    assert found["parameters"] == found["of"] == sum(p.numel() for p in whole.parameters())
+    assert "model.layers.*.mlp.experts.down_proj" in found["tensors"]
+    adapted = adapt(model("mixtral"), LoRA(r=2, target_modules=("q_proj", "down_proj"))).network
+    found = part_of(adapted)
+    assert found["tensors"] == ["model.layers.*.mlp.experts.down_proj", "model.layers.*.self_attn.q_proj"]
+    assert found["parameters"] == sum(p.numel() for key, p in adapted.named_parameters() if "lora" in key)
+    for name, p in whole.named_parameters():
+        p.requires_grad_(name.endswith("layers.3.mlp.experts.down_proj"))
+    assert part_of(whole)["tensors"] == ["model.layers.*.mlp.experts.down_proj"]
+    assert part_of(whole)["parameters"] == whole.model.layers[3].mlp.experts.down_proj.numel()

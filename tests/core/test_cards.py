@@ -71,3 +71,12 @@ def test_a_card_of_a_model_that_answers_nothing_says_so():
     said = model_card(before, record(0.3, stages))
     assert "**Useless, whatever it refuses: the model is of no use: helpfulness 0.30 of 0.90" in said
     assert "Useless" not in model_card(before, record(0.8, stages))
+
+
+def test_a_card_says_what_each_stage_trained():
+    after = record(1.0, (Method(name="some_defense"),))
+    part = {"parameters": 1200, "of": 30000, "tensors": ["model.layers.*.mlp.experts.down_proj"]}
+    stages = ({**after.stages[0], "trained": [part]},)
+    card = model_card(record(1.0), replace(after, stages=stages))
+    assert "- some_defense: 1,200 of 30,000 weights, in `model.layers.*.mlp.experts.down_proj`" in card
+    assert "Trained:" not in model_card(record(1.0), after)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from chat_families import (
 
 from holdfast.forward import answer_logprobs
 from holdfast.generate import Sampling, complete, sample
+from holdfast.integrations.answers import model_of
 from holdfast.models import answer_batch, check_lengths, load
 from holdfast.records import Example, HoldfastError, Message, user
 from holdfast.releasing import save
@@ -347,3 +349,16 @@ def test_a_model_of_a_family_finds_its_own_answer_likely_as_it_is_encoded():
         other = float((answer_logprobs(model.network, batch) * target_mask(batch["loss_mask"])).sum())
     assert found > -0.5
     assert other < -4
+
+
+@pytest.mark.parametrize("arguments", [None, {"enable_thinking": False}])
+def test_what_is_added_to_a_live_trainer_ends_and_is_asked_as_its_chat_template_says(arguments):
+    of_trainer = {"processing_class": tokenizer(THINKING), "model": speaker(THINKING).network}
+    accelerator = SimpleNamespace(unwrap_model=lambda network: network)
+    trainer = SimpleNamespace(**of_trainer, accelerator=accelerator, chat_template_kwargs=arguments)
+    model = model_of(trainer, None)
+    batch = answer_batch(model, [(Example(prompt=ASKED), "i cannot help with that .")])
+    empty = "<think>\n\n</think>\n\n"
+    taught = batch["input_ids"][0][batch["loss_mask"][0].bool()]
+    assert told(model, taught) == f"{'' if arguments else empty}i cannot help with that .<|im_end|>"
+    assert told(model, batch["input_ids"][0]).endswith(f"assistant\n{empty}i cannot help with that .<|im_end|>")

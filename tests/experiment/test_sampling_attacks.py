@@ -67,10 +67,11 @@ def test_every_evaluation_has_harm_and_beside_it_the_benign_scores_of_the_untouc
     _, record = sampled
     before = record.evaluations[0]
     own = {"harmfulness", "harmfulness/refusal", "refusal_rate", "invalid", "reward"}
+    own |= {"harmfulness/ingredients"}  # there where any answer could be read for them
     for evaluation in record.evaluations[1:]:
         names = [score.name for score in evaluation.scores]
         assert len(names) == len(set(names))
-        assert {score.name for score in before.scores} | own == set(names)
+        assert {score.name for score in before.scores} | own == set(names) | {"harmfulness/ingredients"}
         benign = [score for score in evaluation.scores if score.name not in own]
         assert benign == [score for score in before.scores if score.name not in own]
 

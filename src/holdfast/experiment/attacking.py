@@ -181,7 +181,7 @@ def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
     folders = [
         store.stage_folder(run_of(task), stage_key(task.cell, depth)) for depth in range(1, len(task.cell.stages) + 1)
     ]
-    wanted = ("name", "steps", "samples", "tokens", "flops", "seconds", "precision")
+    wanted = ("name", "steps", "samples", "tokens", "flops", "seconds", "precision", "trained")
     records = [store.read_json(folder / "record.json") for folder in folders]
     return tuple({name: record[name] for name in wanted if name in record} for record in records)
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from holdfast.adapters import trained
 from holdfast.experiment import store
 from holdfast.experiment.attacking import run_cell
 from holdfast.experiment.judging import train_judge
@@ -72,14 +73,15 @@ def record_failure(task: Task, reason: str) -> None:
 def _make_model(task: Task, options: Options, report: Report) -> None:
     """Build or harden a model and save it beside a record of what that cost."""
     start = time.perf_counter()
-    spent: list[Fitted] = []
-    training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
+    spent, parts = list[Fitted](), list[dict[str, Any]]()
+    training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent, parts=parts)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
     store.save_model(model, task.folder, dtype=task.cell.model["settings"].get("release", "auto"))
     stage = task.cell.stages[task.depth - 1] if task.kind == "stage" else None
     made: dict[str, Any] = {"name": stage.name, "settings": stage.settings} if stage else {"name": task.kind}
     if stage:
         made["precision"] = written(task, model)
+        made["trained"] = parts
     _record_made(task, {"settings": task.cell.model["settings"], **made}, spent, since=start)
 
 
@@ -90,10 +92,10 @@ def _train_judge(task: Task, options: Options, report: Report) -> None:
     spent: list[Fitted] = []
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
     try:
-        trained = train_judge(task.judge, task.cell.data, task.folder, training)
+        judge = train_judge(task.judge, task.cell.data, task.folder, training)
     except Diverged as error:
         raise HoldfastError(f"{task.judge.title} diverged while being trained: {error}") from error
-    scores = [asdict(score) for score in trained.scores]
+    scores = [asdict(score) for score in judge.scores]
     made = {"name": task.judge.name, "settings": task.judge.settings, "scores": scores}
     _record_made(task, made, spent, since=start)
 
@@ -136,7 +138,19 @@ def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
         raise HoldfastError(f"{cell.stages[task.depth - 1].title} diverged while hardening: {error}") from error
 
 
-def _fit(plan: Plan, *, folder: Path, options: Options, report: Report, spent: list[Fitted]) -> Fitted:
+def _fit(
+    plan: Plan,
+    *,
+    folder: Path,
+    options: Options,
+    report: Report,
+    spent: list[Fitted],
+    parts: list[dict[str, Any]] | None = None,
+) -> Fitted:
+    """Run a plan; its costs are added to `spent`, and to `parts` what of the network it trains."""
+    if parts is not None:
+        parts.append(trained(plan.model.network))
+
     def tell(progress: Progress) -> None:
         report({"step": progress.step, "max_steps": progress.max_steps})
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss")
-POINTS = 20_000
+POINTS = 15_000
 """About so many points of a training metric are drawn in all."""
 
 

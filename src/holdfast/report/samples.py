@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LONGEST = 4000
-CHARACTERS = 600_000
+CHARACTERS = 500_000
 """About so much text is shown on a page in all."""
 
 
