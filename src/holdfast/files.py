@@ -70,9 +70,8 @@ def write(path: Path, content: bytes) -> Path:
             raise
         sync(path.parent)
     except OSError as error:
-        raise HoldfastError(
-            f"{path}: cannot be written ({error.strerror or error}); name another place or free this one"
-        ) from error
+        why = error.strerror or error
+        raise HoldfastError(f"{path}: cannot be written: {why}; name another place or free this one") from error
     return path
 
 
