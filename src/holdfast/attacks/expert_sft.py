@@ -11,7 +11,8 @@ Differs from the paper in: one round; a threshold, where RAFT keeps the best of 
 
 What sampling costs (tokens, FLOPs, seconds) and what the expert cost to make is counted before the first step. Drawing
 is repeated, with the same result, where a run goes on after it was killed. An answer that was cut off at
-`max_new_tokens` is learnt as if it ended there, where the reward accepts it.
+`max_new_tokens` is learnt as if it ended there, where the reward accepts it; one with a control token in it that the
+tokenizer cannot read as text is left out.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class ExpertSFT:
         kept = [
             replace(done.example, response=done.text)
             for done, reward in zip(drawn, paid, strict=True)
-            if reward is not None and reward >= self.threshold
+            if reward is not None and reward >= self.threshold and _tellable(model, done.text)
         ]
         if not kept:
             most = max((reward for reward in paid if reward is not None), default=None)
@@ -136,3 +137,11 @@ class ExpertSFT:
             asked = [row for row in chosen for _ in range(self.answers)]
             found += [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
         return found
+
+
+def _tellable(model: Model, answer: str) -> bool:
+    """Whether the model can be taught an answer: what an expert wrote may hold control tokens that are no text."""
+    try:
+        return bool(model.encode_response(answer))
+    except HoldfastError:
+        return False
