@@ -25,7 +25,7 @@ from typing import Any
 import tiny_architectures as tiny
 
 RESULTS = Path(__file__).parent / "results"
-LIMIT = 600.0
+LIMIT = 120.0
 COLUMNS = (
     *("model_type", "architecture", "parameters", "result", "cache", "prefixes", "as_a_slow_loop", "sft_step"),
     *("adapter", "repnoise", "circuit_breakers", "rmu", "vaccine", "reason"),

@@ -133,7 +133,9 @@ def tiny_network(model_type: str, *, vocab_size: int = VOCABULARY, seed: int = 0
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(model_type)
-    config.vocab_size = vocab_size
+    for name in ("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size"):
+        if hasattr(config, name):
+            setattr(config, name, vocab_size)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

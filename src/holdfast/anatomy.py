@@ -107,7 +107,8 @@ class Anatomy:
 
     def lens(self, states: Tensor) -> Tensor:
         """Logits (..., V) that states (..., H) of any layer would give if they were the last layer's."""
-        return self.head(self.final_norm(states.to(next(self.final_norm.parameters()).dtype)))
+        weight = next(self.final_norm.parameters(), None)  # some norms have none
+        return self.head(self.final_norm(states if weight is None else states.to(weight.dtype)))
 
 
 def anatomy(network: nn.Module) -> Anatomy:

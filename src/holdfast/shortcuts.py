@@ -53,13 +53,16 @@ def shortcuts(network: Any) -> Shortcuts:
     """What the network can be read by; a warning the first time that it is not everything.
 
     Raises:
-        HoldfastError: what the network says of a text depends on what comes after it, so that it is no causal model.
+        HoldfastError: what the network says of a text depends on what comes after it, so that it is no causal model;
+            or it cannot be read at all.
     """
     bare = unwrapped(network)
     if bare not in _of_network:
         key = _key(bare)
         if key not in _of_configuration:
             found = _found(network, type(bare).__name__)
+            if found is None:
+                return Shortcuts()
             _of_configuration[key] = found
             for reason in found.reasons:
                 warnings.warn(reason, stacklevel=2)
@@ -86,10 +89,19 @@ def _key(bare: Any) -> str:
     return json.dumps([settings, *map(str, how)], sort_keys=True, default=str)
 
 
-def _found(network: Any, name: str) -> Shortcuts:
+def _found(network: Any, name: str) -> Shortcuts | None:
+    """What is found out; nothing of a network whose weights are no numbers."""
     probe = _Probe(network)
     with probe.quietly():
-        if not probe.close(*probe.padded_and_alone()):
+        try:
+            padded, alone, other = probe.padded_and_alone()
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+            raise HoldfastError(f"{name}: cannot be read as a language model of text ({_said(problem)})") from problem
+        if not bool(alone.isfinite().all()):
+            return None  # whoever samples from it says so
+        if not probe.close(padded, alone, other):
             raise HoldfastError(
                 f"{name}: what it says of a text changes with the tokens that come after, so it is no causal language "
                 "model and its answers cannot be sampled or learnt; use a decoder (`is_decoder: true` where it has it)"
@@ -111,8 +123,11 @@ def _trial(probe: Callable[[], str]) -> str:
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:
-        said = " ".join(str(problem).split())[:120]
-        return f"its cache ends in {type(problem).__name__}: {said}"
+        return f"its cache ends in {_said(problem)}"
+
+
+def _said(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:120]}"
 
 
 class _Probe:

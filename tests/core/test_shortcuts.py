@@ -13,7 +13,7 @@ import holdfast.shortcuts
 from holdfast.experiment.machine import environment
 from holdfast.flops import Meter
 from holdfast.forward import answer_logprobs, forward
-from holdfast.generate import Answer, Sampling, draw, sample
+from holdfast.generate import Answer, Sampling, SamplingError, draw, sample
 from holdfast.models import Model
 from holdfast.records import HoldfastError
 from holdfast.sandbox.build import tokenizer
@@ -185,6 +185,23 @@ def test_a_network_that_reads_what_comes_after_is_refused_by_name():
         HoldfastError, match="BertLMHeadModel: what it says of a text changes with the tokens that come"
     ):
         shortcuts(network("bert", is_decoder=False))
+
+
+def test_a_network_that_cannot_be_read_is_refused_by_name():
+    with pytest.raises(
+        HoldfastError, match=r"^XmodForCausalLM: cannot be read as a language model of text \(ValueError"
+    ):
+        shortcuts(network("xmod"))
+
+
+def test_weights_that_are_no_numbers_are_left_for_sampling_to_say_and_not_remembered():
+    found = network("llama")
+    next(found.parameters()).data.fill_(float("nan"))
+    assert shortcuts(found) == EVERYTHING
+    broken = Model(network=found, tokenizer=tokenizer(), name="broken")
+    with pytest.raises(SamplingError):
+        sample(broken, PROMPTS, Sampling(max_new_tokens=2), seed=0)
+    assert holdfast.shortcuts._of_configuration == {}
 
 
 def test_finding_out_leaves_no_trace():

@@ -59,6 +59,12 @@ def test_mixtures_and_hybrids_are_hardened_where_the_method_says(architecture, n
         assert ("rmu" in name) != any(key.endswith("experts.gate_up_proj") for key in moved)
 
 
+@pytest.mark.parametrize("name", ["repnoise", "rmu"])
+def test_a_final_norm_without_weights_is_no_hindrance(name, make_context):
+    before = model("olmo")
+    assert changed(DEFENSES[name].harden(before, make_context()), before)
+
+
 def test_default_circuit_breakers_on_a_mixture_say_how_to_go_on(make_context):
     settings = replace(CircuitBreakers(), optim=OPTIM)
     with pytest.raises(HoldfastError, match=r"^mixtral: lora_dropout is 0.05, .* set lora_dropout to 0"):

@@ -137,6 +137,6 @@ def _vectors(removal: Removal, count: int, model: Model, seed: int) -> Tensor | 
     """One fixed vector a domain, (count, H)."""
     if removal.projection != "fixed":
         return None
-    width = next(anatomy(model.network).final_norm.parameters()).shape[-1]
+    width = anatomy(model.network).config.hidden_size
     draws = torch.rand(count, width, generator=torch.Generator().manual_seed(seed))
     return control_vector(draws, removal.vector_length)
