@@ -103,7 +103,7 @@ def content_of(runs: Sequence[Path], title: str) -> str:
     """A hash of the records of some run folders, of the version that reads them, and of the title of their report."""
     paths = [path for run in runs for path in (run / "grid.json", *sorted(run.glob("cells/*/record.json")))]
     hashes = [f"{path.parent.name} {sha256(path)}" for path in paths if path.is_file()]
-    return digest("\n".join([__version__, title, *hashes]), 32)
+    return digest(visible("\n".join([__version__, title, *hashes])), 32)
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
