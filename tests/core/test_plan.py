@@ -211,7 +211,8 @@ def test_an_answers_weight_multiplies_all_that_it_contributes(ratio, tiny_model)
     counted = torch.tensor([0.5, 2.0, 3.0, 0.0])
     expected = sum(weight * part for weight, part in zip(counted, parts, strict=True))
     found = gradients(model, objective, rollouts(ref_logprobs=references, weights=counted))
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    # Of single entries the rounding alone may be as large, from machine to machine; a wrong weight moves them all.
+    assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
     plain = gradients(model, objective, rollouts(ref_logprobs=references))
     assert torch.equal(gradients(model, objective, rollouts(ref_logprobs=references, weights=torch.ones(4))), plain)
 
