@@ -182,7 +182,7 @@ RUNS: list[tuple[str, Any, str]] = [
     ("record-reason-of-a-number", recorded(reason=3), r"record\.json"),
     ("record-key-of-a-number", recorded(key=3), r"record\.json"),
     ("record-unknown-key", recorded(wizard=3), r"record\.json"),
-    ("grid-of-a-list", whole("[]"), r"grid\.json"),
+    ("grid-of-a-list", whole("[1, 2]"), r"grid\.json"),
     ("grid-cut", whole('{"name": '), r"grid\.json"),
     ("grid-deep", whole("[" * 100_000), r"grid\.json"),
     ("grid-binary", whole(b"\xff\0"), r"grid\.json"),
