@@ -215,7 +215,6 @@ REPORTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("out-is-a-link", "report @run -o out.html", {"out.html": link("other.html"), "other.html": "mine"}, r"out\.html"),
     ("out-links-nowhere", "report @run -o out.html", {"out.html": link("nowhere.html")}, r"out\.html"),
     ("out-is-a-fifo", "report @run -o out.html", {"out.html": fifo}, r"out\.html"),
-    ("out-is-a-device", "report @run -o /dev/null", {}, "/dev/null"),
     ("out-is-empty", "report @run -o", {}, "--out|-o|argument"),
     ("table-is-somebody-elses", "report @run -o out.html", {"out.csv": OTHERS}, r"out\.csv"),
     ("table-is-a-folder", "report @run -o out.html", {"out.csv": folder}, r"out\.csv"),
