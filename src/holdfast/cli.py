@@ -176,7 +176,7 @@ def evaluate(
     harmful_role: HarmfulRole = None,
     benign: Benign = None,
     benign_format: Format = "columns",
-    samples: Annotated[int, typer.Option(help="Sample completions to print.")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help="Sample completions to print.")] = 0,
     runs: Runs = Path("runs/evaluate"),
 ) -> None:
     """Measure a model as it is: harm on harmful prompts beside usefulness on benign ones.

@@ -86,8 +86,13 @@ def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], samples: int) -> int:
-    """Measure a model, and print its scores and some completions."""
-    records = _records(_grid({"name": "evaluate", **values}, overrides), runs, workers=None)
+    """Measure a model as it is, and print its scores and some completions."""
+    grid = _grid({"name": "evaluate", **values}, overrides)
+    more = [name for name in ("defenses", "attacks") if any(getattr(grid, name))]
+    more += [name for name in ("models", "seeds") if len(getattr(grid, name)) > 1]
+    if more:
+        raise HoldfastError(f"{more[0]}: evaluate measures one model as it is, with one seed; write a grid for `run`")
+    records = _records(grid, runs, workers=None)
     if records[0].outcome is Outcome.FAILED:
         return _failed(records)
     display.scores(records[0].evaluations[-1].scores)

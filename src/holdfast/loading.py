@@ -27,6 +27,18 @@ def looks_local(path: str) -> bool:
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        HoldfastError: this machine has none.
+    """
+    try:
+        return torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError):
+        raise HoldfastError(f"device: {name!r} is none of this machine's; leave it out, or name cpu") from None
+
+
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """The tokenizer of a folder or Hub id; no remote code is run.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.judge_inputs import Answer, Reading, check_input_format, default_format
-from holdfast.loading import load_weights, refuse_unlike
+from holdfast.loading import load_weights, refuse_unlike, usable_device
 from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.text import empty_or_garbled
 
@@ -63,20 +63,8 @@ def load_scorer(
     set_padding(network, tokenizer)
     found = input_format or str(getattr(network.config, INPUT_FORMAT, "") or default_format(tokenizer))
     check_input_format(found, tokenizer, path, config=network.config)
-    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return Scorer(network.eval().to(where), tokenizer, found, longest(network, tokenizer, max_length))
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    try:
-        return torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError) as problem:
-        first = str(problem).partition("\n")[0].partition(":")[0]
-        raise HoldfastError(
-            f"device: {name!r} is none of this machine's ({first}); leave it out, or name cpu"
-        ) from None
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:

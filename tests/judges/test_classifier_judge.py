@@ -233,8 +233,8 @@ def test_an_unknown_safe_label_is_refused_with_the_labels_of_the_model(folder):
 
 
 def test_a_device_that_is_not_there_is_refused_by_name():
-    from holdfast.scoring import _device
+    from holdfast.loading import usable_device
 
-    assert _device("cpu").type == "cpu"
+    assert usable_device("cpu").type == "cpu"
     with pytest.raises(HoldfastError, match=r"^device: 'toaster' is none of this machine's"):
-        _device("toaster")
+        usable_device("toaster")

@@ -72,13 +72,15 @@ def run(control: Control, folder: Path, *, workers: int | None, news: engine.New
 
 
 def check(control: Control) -> None:
-    """See that the tasks exist, that hand-made experts fit them, and that every arm can follow its schedule.
+    """See that device and tasks exist, that hand-made experts fit them, and that every arm can follow its schedule.
 
     Raises:
         HoldfastError: something does not.
     """
     from holdfast.control.experts import by_hand
+    from holdfast.loading import usable_device
 
+    usable_device(control.learner.device)
     for name, task in control.tasks.items():
         library.make(name).close()
         if task.controller is not None:
