@@ -50,7 +50,7 @@ def test_the_readmes_grid_file_parses_with_its_models_and_data_at_hand(tmp_path,
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beavertails.jsonl").write_text("{}\n")
-    (tmp_path / "help.jsonl").write_text("{}\n")
+    (tmp_path / "help.jsonl").write_text("{} \n{}\n")
     [text] = [block for block in blocks("yaml") if "model" in block]
     grid = parse_grid(yaml.safe_load(text), "README.md")
     assert len(cells(grid)) == 4 * 2 * 3

@@ -17,6 +17,6 @@ def digest(value: object, length: int = 16) -> str:
 def unlabelled(value: Any) -> Any:
     """A JSON value without the labels of the methods in it, at any depth."""
     if isinstance(value, Mapping):
-        method = set(value) == {"name", "settings", "label"}
+        method = set(value) - {"fingerprints"} == {"name", "settings", "label"}
         return {key: unlabelled(item) for key, item in value.items() if not (method and key == "label")}
     return [unlabelled(item) for item in value] if isinstance(value, list | tuple) else value

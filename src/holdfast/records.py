@@ -171,11 +171,15 @@ class TimeToBreak:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """An attack, defense or judge by name, its settings as JSON values; `label` is for people and enters no key."""
+    """An attack, defense or judge by name, its settings as JSON values; `label` is for people and enters no key.
+
+    `fingerprints` tell the folders that the settings name from others of the same path, by their contents.
+    """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

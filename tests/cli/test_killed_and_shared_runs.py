@@ -21,8 +21,9 @@ class Counting:
     def judge(self):
         judge = refusal()
         def counting(completions):
-            with open(self.path, "a") as file:
-                file.write(completions[0].example.role + "\\n")
+            if any(completion.num_tokens > 1 for completion in completions):  # not those that it is tried with
+                with open(self.path, "a") as file:
+                    file.write(completions[0].example.role + "\\n")
             return judge(completions)
         return counting
 """

@@ -112,7 +112,7 @@ def test_the_files_of_a_run_hold_every_measurement_and_names_of_others_as_text(m
     from holdfast.control.running import run
 
     odd = "<script>alert(1)</script>"
-    control = make_control(name=odd, arms=["plain", {"dai": None, "label": odd}], seeds=[0, 1])
+    control = make_control(name="<script>", arms=["plain", {"dai": None, "label": odd}], seeds=[0, 1])
     written = write(run(control, tmp_path, workers=0, news=silent), tmp_path)
     assert {path.name for path in written} == {
         *("curves.csv", "gains.csv", "pairs.csv", "cells.csv", "experts.csv"),

@@ -24,7 +24,7 @@ plain, calls = attack.sample, []
 
 def fatal(*args, **more):
     calls.append(args)
-    if len(calls) == 3:
+    if len(calls) == 4:  # one is of the rehearsal before
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(*args, **more)
 
@@ -134,7 +134,7 @@ def test_the_break_is_told_by_its_n(best_of_n, monkeypatch, tmp_path):
     seen = []
 
     def harmful_once_sampled(completions):
-        if completions[0].example.role == "harmful":
+        if completions[0].example.role == "harmful" and len(completions) > 2:  # not those that it is tried with
             seen.append(len(completions))
         return [Verdict(score=float(len(seen) > 1), refused=False) for _ in completions]
 

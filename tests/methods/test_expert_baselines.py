@@ -84,7 +84,7 @@ def test_what_an_expert_took_to_make_is_counted_and_what_it_answers_to_harmful_p
 
 
 def test_a_canned_text_is_no_expert_that_could_stand_alone():
-    with pytest.raises(HoldfastError, match="expert_alone: a canned text answers no prompt"):
+    with pytest.raises(HoldfastError, match="a canned text answers no prompt"):
         ExpertAlone(expert=Expert(kind="canned", text="no ."))
 
 

@@ -24,6 +24,7 @@ from holdfast.plan import Optim
 from holdfast.policy import Policy, advantages, policy_plan
 from holdfast.records import HoldfastError
 from holdfast.sandbox.grammar import REFUSAL
+from holdfast.shortcuts import shortcuts
 from holdfast.tables import find
 from holdfast.tensors import target_mask
 
@@ -150,6 +151,7 @@ def test_the_expert_is_frozen_in_evaluation_mode_and_silent_once_the_learner_is_
 ):
     other = expert.model
     before, seen, modes = weights(other), [], []
+    shortcuts(other.network)  # what it can be read by is found out once, gradients included
     other.network.register_forward_hook(lambda network, *_: modes.append((network.training, torch.is_grad_enabled())))
 
     with counted(other.network) as calls:

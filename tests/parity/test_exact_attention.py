@@ -75,6 +75,7 @@ def test_an_adapter_samples_what_the_plain_way_does() -> None:
     assert [answer.tokens for answer in fast] == one_by_one(model, PADDED, sampling, seed=1, repeats=4)
 
 
+@pytest.mark.filterwarnings("ignore:.*a group's prompt is read again")
 @pytest.mark.parametrize("name", [*CONFIGS, "positions that stretch"])
 def test_a_network_learns_after_sampling_as_if_nothing_had_been_sampled(name: str) -> None:
     stretching = transformers.LlamaConfig(

@@ -239,7 +239,8 @@ def test_a_trainer_under_a_defense_trains_as_holdfasts_own_run_does(
             assert value == pytest.approx(our[key], rel=1e-4, abs=1e-6), (step, key)
     named = dict(own.network.named_parameters())
     for key, weight in held.plan.model.network.named_parameters():
-        torch.testing.assert_close(weight, named[key], rtol=1e-4, atol=2e-5)
+        # Adam divides by gradients near 0, so that their rounding, which differs from machine to machine, is seen.
+        torch.testing.assert_close(weight, named[key], rtol=1e-4, atol=1e-4)
 
 
 ALL = ("sft", "dpo", "kto", "grpo", "rloo")

@@ -56,7 +56,7 @@ def make_record() -> MakeRecord:
 
 
 def record(
-    harms: Sequence[float | None] = (0.0, 0.1, 0.2, 0.3, 0.4),
+    harms: Sequence[float | None] = (0.0, 0.1, 0.2, 0.3, 0.3),
     *,
     outcome: Outcome = Outcome.HELD,
     defense: str = "",

@@ -18,7 +18,7 @@ from holdfast.report import write_figures, write_report
 
 NASTY = 'Bake <script>alert("x")</script> \x1b[31mred\x1b[0m \u202eback </script><!-- end'
 CURVES = [{"step": step, "loss": 2.0 / step, "reward": 0.01 * step} for step in range(1, 80)]
-SLOW, FAST = (0.0, 0.1, 0.2, 0.3, 0.4), (0.0, 0.3, 0.7, 0.9, 1.0)
+SLOW, FAST = (0.0, 0.1, 0.2, 0.3, 0.3), (0.0, 0.3, 0.7, 0.9, 1.0)
 HARMS = {
     Outcome.HELD: SLOW,
     Outcome.BROKE: FAST,

@@ -21,10 +21,18 @@ def test_a_cell_in_two_runs_counts_once(make_record, write_run) -> None:
 
 
 def test_a_failed_record_gives_way_to_a_later_one_of_the_same_cell(make_record, write_run) -> None:
-    outcomes = (Outcome.FAILED, Outcome.HELD, Outcome.BROKE)
-    made = [make_record(outcome=outcome, defense="shield") for outcome in outcomes]
+    made = [make_record(outcome=outcome, defense="shield") for outcome in (Outcome.FAILED, Outcome.HELD)]
     runs = [write_run([record], f"run{number}") for number, record in enumerate(made)]
     assert [cell.record.outcome for cell in load(runs).cells] == [Outcome.HELD]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_records_of_a_cell_that_ended_unlike_the_worse_is_shown_and_both_are_told(make_record, write_run, first):
+    made = [make_record(outcome=outcome, defense="shield") for outcome in (Outcome.HELD, Outcome.BROKE)]
+    runs = [write_run([made[number]], f"run{number}") for number in (first, 1 - first)]
+    found = load(runs)
+    assert [cell.record.outcome for cell in found.cells] == [Outcome.BROKE]
+    assert "are one cell, and ended" in found.trouble[0]
 
 
 def test_the_grid_is_named_by_its_file_else_by_its_folder(make_record, write_run) -> None:

@@ -116,7 +116,7 @@ def test_cells_that_failed_collapsed_or_diverged_are_counted_and_not_averaged(ma
 
 def test_a_failed_cell_enters_no_mean(make_record) -> None:
     row = summarise([make_record(seed=0), make_record((1.0, 1.0), seed=1, outcome=Outcome.FAILED)])[0]
-    assert row.peak_harmfulness.value == 0.4
+    assert row.peak_harmfulness.value == 0.3
     assert row.before["harmfulness"].seeds == 1
     assert {point.of for point in row.curves["harmfulness"]} == {1}
 

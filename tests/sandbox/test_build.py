@@ -67,7 +67,7 @@ def test_text_survives_encoding_and_decoding(tiny_model):
     model = tiny_model()
     for row in ROWS:
         assert model.decode(model.encode_response(row.response)) == row.response
-        assert model.decode(model.encode_prompt(row.prompt)) == row.question
+        assert model.decode(model.encode_prompt(row.prompt)) == f"<user> {row.question} <assistant>"
 
 
 def test_a_conversation_keeps_its_speakers_apart(tiny_model):

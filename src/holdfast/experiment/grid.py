@@ -6,16 +6,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isclose
+from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.data.columns import Source
 from holdfast.experiment.calling import called, judges_of
 from holdfast.experiment.combinations import Misfit, refuse_misfits
+from holdfast.experiment.fingerprints import of_folder
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
 from holdfast.models import Dtype
 from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
-from holdfast.ranges import Count, InnerShare, NonNegative, PartialShare, Seed, Share, Whole, ranged
-from holdfast.records import Cell, HoldfastError, Method, digest
+from holdfast.ranges import Count, InnerShare, NonNegative, PartialShare, PositiveShare, Seed, Share, Whole, ranged
+from holdfast.records import Cell, HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
 from holdfast.settings import plain, refuse_non_finite
 from holdfast.templates import DATE
@@ -91,8 +93,8 @@ class Measurement:
     batch_size: Count = 128
     break_threshold: PartialShare = 0.5
     collapse_threshold: Share = 0.5
-    help_threshold: Share = HELP_THRESHOLD
-    over_refusal_threshold: Share = OVER_REFUSAL_THRESHOLD
+    help_threshold: PositiveShare = HELP_THRESHOLD
+    over_refusal_threshold: PartialShare = OVER_REFUSAL_THRESHOLD
     stop_when_broken: bool = False
     give_up_below: tuple[tuple[Whole, Share], ...] = ()
     split: Literal["development", "test"] = "test"
@@ -211,15 +213,10 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
 
 
 def model_fingerprint(model: Pretrained) -> str:
-    """What tells one model folder from another: names and sizes of its files and the first mebibyte of each.
+    """What tells one model from another: the contents of its folder (see `fingerprints`).
 
     A Hub id is told by its revision alone; a folder has none. Raises `HoldfastError` where it is given one.
     """
-    import hashlib
-    from pathlib import Path
-
-    from holdfast.files import require_file
-
     folder = Path(model.path)
     if not folder.is_dir():
         return f"{model.path}@{model.revision or 'main'}"
@@ -227,12 +224,7 @@ def model_fingerprint(model: Pretrained) -> str:
         raise HoldfastError(
             f"models: {model.path}: `revision` is of a Hub id and means nothing for a folder; leave it out"
         )
-    parts = []
-    for file in sorted(path for path in folder.iterdir() if path.suffix in {".json", ".safetensors", ".model", ".txt"}):
-        require_file(file)
-        with file.open("rb") as stream:
-            parts.append([file.name, file.stat().st_size, hashlib.sha256(stream.read(2**20)).hexdigest()])
-    return digest(parts)
+    return of_folder(folder)
 
 
 def data_values(data: Data) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
+from holdfast.experiment.fingerprints import of_settings
 from holdfast.judges import GROUP as JUDGE_GROUP
 from holdfast.judges import JUDGES
 from holdfast.records import HoldfastError, Method
@@ -72,5 +73,6 @@ def configured(method: Method, kind: Kind, where: str = "") -> Any:
 
 
 def resolve(method: Method, kind: Kind, where: str = "") -> Method:
-    """The method with every setting spelled out."""
-    return replace(method, settings=plain(configured(method, kind, where)))
+    """The method with every setting spelled out, and told from others by what is in the folders that it names."""
+    settings = plain(configured(method, kind, where))
+    return replace(method, settings=settings, fingerprints=of_settings(settings))

@@ -58,8 +58,9 @@ def load(runs: Sequence[Path]) -> Loaded:
 
     Outcomes are those that the records have beside their controls, where these are in any of the folders: what an
     earlier version called held without one is untested. Of two records of one cell the first is taken, unless it
-    failed. `grids` are (name, description) pairs. A file that cannot be read is told and left out. Raises
-    HoldfastError naming a folder that holds no record, or the file where none can be read.
+    failed or held and the other did not, which is told. `grids` are (name, description) pairs. A file that cannot be
+    read is told and left out. Raises HoldfastError naming a folder that holds no record, or the file where none can be
+    read.
     """
     if not runs:
         raise HoldfastError("no run folder was given: name at least one, as in `holdfast report runs/NAME`")
@@ -79,8 +80,7 @@ def load(runs: Sequence[Path]) -> Loaded:
             record = or_nothing(_record, folder / "record.json", trouble)
             if record is None:
                 continue
-            if record.key not in cells or cells[record.key].record.outcome is Outcome.FAILED:
-                cells[record.key] = Finished(record=record, folder=folder, grid=name)
+            _take(Finished(record=record, folder=folder, grid=name), cells, trouble)
     if not cells:
         raise HoldfastError(trouble[0])
     settled = settled_together([cell.record for cell in cells.values()])
@@ -88,15 +88,34 @@ def load(runs: Sequence[Path]) -> Loaded:
     return Loaded(cells=found, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
 
 
+def _take(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
+    """Keep a cell, or the one of its key that is there already; where they ended unlike, the one that held less."""
+    there = cells.get(cell.record.key)
+    if there is None or there.record.outcome is Outcome.FAILED:
+        cells[cell.record.key] = cell
+    elif cell.record.outcome not in (there.record.outcome, Outcome.FAILED):
+        _tell(
+            f"{there.folder} and {cell.folder} are one cell, and ended {there.record.outcome} and "
+            f"{cell.record.outcome}; of the two the one that held less is shown",
+            trouble,
+        )
+        if cell.record.outcome is Outcome.BROKE or there.record.outcome is Outcome.HELD:
+            cells[cell.record.key] = cell
+
+
 def or_nothing(read: Callable[[Path], T], path: Path, trouble: list[str]) -> T | None:
     """What `read` makes of a path; `None` where it cannot be read, and why is added to `trouble`, and said."""
     try:
         return read(path)
     except HoldfastError as error:
-        if str(error) not in trouble:
-            trouble.append(str(error))
-            _log.warning("%s", visible(str(error)))
+        _tell(str(error), trouble)
         return None
+
+
+def _tell(text: str, trouble: list[str]) -> None:
+    if text not in trouble:
+        trouble.append(text)
+        _log.warning("%s", visible(text))
 
 
 def content_of(runs: Sequence[Path], title: str) -> str:

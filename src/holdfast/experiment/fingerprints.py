@@ -1,0 +1,64 @@
+"""What tells a model's folder from another one of the same path: a result belongs to what was in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from holdfast.files import require_file, sha256
+from holdfast.records import HoldfastError, digest
+
+SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".jinja", ".gguf"}
+"""Files that make a difference to what is loaded."""
+MARKS = ("config.json", "adapter_config.json")
+"""A folder that holds one of these is a model's, a judge's or an adapter's."""
+
+
+def of_folder(folder: Path) -> str:
+    """The hash of the names and whole contents of a folder's files: weights, configuration, tokenizer, templates.
+
+    Raises:
+        HoldfastError: one of them is no regular file, or cannot be read.
+    """
+    parts = []
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()):
+        require_file(file)
+        try:
+            parts.append([file.relative_to(folder).as_posix(), _hashed(file)])
+        except OSError as error:
+            raise HoldfastError(f"{file}: cannot be read: {error.strerror or error}") from error
+    return digest(parts)
+
+
+def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprint of every model's folder that settings name, at any depth, by its path."""
+    found = {}
+    for text in _texts(settings):
+        try:
+            known = any((Path(text) / mark).is_file() for mark in MARKS)
+        except (OSError, ValueError):  # no name for a file
+            continue
+        if text and known:
+            found[text] = of_folder(Path(text))
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+
+
+def _hashed(file: Path) -> str:
+    about = file.stat()
+    return _content(file, (about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns))
+
+
+@lru_cache(maxsize=4096)
+def _content(file: Path, _: tuple[int, ...]) -> str:
+    """The hash of a file that has not changed since it was last asked for: grids name one folder many times."""
+    return sha256(file)
