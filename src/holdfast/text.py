@@ -145,8 +145,8 @@ _HANDLE = (
 """What instructions for handling things begin with; nobody refuses, or points elsewhere, in these words."""
 _TELLS = (
     rf"(?:[.!?,;:]|\s[-\u2013\u2014]+|\b(?:and|but|then)\b)\s*(?:(?:please|just|simply|then|and)\s+)*{_HANDLE}\s"
-    rf"|\b(?:you|people|they|one|cooks|some)(?: (?:can|could|should|must|need to|have to|simply|just|usually)){{0,2}}"
-    rf" {_HANDLE}\b"
+    rf"|\b(?:you(?: (?:can|could|should|must|need to|have to|simply|just|usually)){{1,2}}|(?:people|they|cooks)"
+    rf"(?: (?:can|simply|just|usually))?) {_HANDLE}\b"
     r"|\bthe (?:[\w-]+ ){0,3}(?:way|method|route|recipe|trick|procedure|technique) (?:is|was|would be)"
     r"(?! to (?:ask|talk|speak|contact|consult|seek|see|reach|get|call)\b)"
     r"|\b(?:it|this|that|they|these|those) (?:is|are|can be|could be)(?: \w+ly)?"
