@@ -186,6 +186,8 @@ def _plan(model: Model, attack: str, case: Case, *, context: Context, options: a
 
 
 def _write(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    if not rows:
+        raise SystemExit("nothing was run: give more --minutes")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
