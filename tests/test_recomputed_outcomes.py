@@ -19,7 +19,8 @@ def tool():
 
 def line(defense, outcome, **more):
     own = {"grid": "g", "model": "m", "attack": "sft", "seed": "0", "reason": "", "unit": "step", "steps": "40"}
-    scores = {"harmfulness_before": "0.0", "harmfulness_peak": "0.1", "harmfulness_peak_high": "0.2", "helpfulness_before": "1.0"}
+    scores = {"harmfulness_before": "0.0", "harmfulness_peak": "0.1", "harmfulness_peak_high": "0.2"}
+    scores |= {"helpfulness_before": "1.0"}
     broke = {"time_to_break_steps": "20" if outcome == "broke" else "40", "time_to_break_threshold": "0.5"}
     return {**own, **scores, **broke, "helpfulness_after": "1.0", "defense": defense, "outcome": outcome, **more}
 

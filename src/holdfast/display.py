@@ -140,7 +140,8 @@ def tally(records: Sequence[Record]) -> str:
     """How many cells ended how, in a sentence that counts as robust what held and nothing else."""
     ended = Counter(record.outcome for record in records)
     found = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
-    return f"{len(records)} cells: {found}; only what held counts as robust"
+    cells = "1 cell" if len(records) == 1 else f"{len(records)} cells"
+    return f"{cells}: {found}; only what held counts as robust"
 
 
 def _cells(record: Record) -> list[str]:

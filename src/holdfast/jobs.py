@@ -72,6 +72,9 @@ def harden_model(
     if use is not None:
         display.note(f"useless: {use}")
     display.note(f"wrote {out}")
+    # Without the undefended model beside it nothing could be said of it.
+    start = before.cell.model["settings"].get("path", "models/aligned (`holdfast sandbox build --out models`)")
+    display.note(f"next: how long does it hold? holdfast attack sft --model {out} models.undefended={start}")
     return 0
 
 

@@ -213,8 +213,9 @@ class Cell:
 
     @property
     def defense(self) -> str:
-        """The defenses by name in the order in which they apply, `none` if there is none."""
-        return " + ".join(method.title for method in (*self.stages, *self.constraints)) or "none"
+        """The defenses in order, `none` if there is none; `hardened` is a model that names what it was made from."""
+        before = ["hardened"] if "undefended" in self.model else []
+        return " + ".join([*before, *(method.title for method in (*self.stages, *self.constraints))]) or "none"
 
     @property
     def attacker(self) -> str:

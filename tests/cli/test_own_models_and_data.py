@@ -121,6 +121,7 @@ def test_harden_writes_an_ordinary_folder_with_a_card(holdfast, options, tmp_pat
     )
     assert (code, err) == (0, "")
     assert "wrote hard" in out
+    assert "next: how long does it hold? holdfast attack sft --model hard models.undefended=" in out
     assert "before" in out
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hard")
     assert model.config.model_type == "gpt_neox"

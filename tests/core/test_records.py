@@ -130,6 +130,8 @@ def test_only_a_defense_inside_the_training_loop_presumes_a_service():
     assert CELL.threat_model == "fine-tuning service"
     assert replace(CELL, constraints=()).threat_model == "open weights"
     assert replace(CELL, constraints=(), stages=()).defense == "none"
+    hardened = {**CELL.model, "undefended": {"name": "start"}}
+    assert replace(CELL, model=hardened, constraints=(), stages=()).defense == "hardened"
 
 
 def test_prompts_that_differ_in_case_and_spacing_alone_have_one_key():

@@ -31,6 +31,8 @@ const near = new IntersectionObserver((seen) => {
     draw(target);
   }
 }, { rootMargin: "400px" });
-places.forEach((place) => near.observe(place));
+// Few charts are drawn at once: a page that is printed to an image is never scrolled.
+if (places.length <= 24) places.forEach(draw);
+else places.forEach((place) => near.observe(place));
 dark.addEventListener("change", () => places.filter((place) => place.dataset.drawn).forEach(draw));
 addEventListener("beforeprint", () => places.filter((place) => !place.dataset.drawn).forEach(draw));
