@@ -208,7 +208,8 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     )
     assert "Only held counts as robust" in summary
     assert "Judges: oracle;" in summary
-    assert refusal_forms.summary() in summary
+    notes = " ".join(Page(html[html.index("How to read these numbers") :]).text.split())
+    assert refusal_forms.summary() in notes
     assert "grpo 80, sft 80." in summary
 
 
