@@ -37,10 +37,11 @@ from rich.table import Table
 from runs import RESULTS, keep, settings
 
 from holdfast import api, models
-from holdfast.attacks import ATTACKS, learns_from
+from holdfast.attacks import ATTACKS
 from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.defenses.online import GROUP, ONLINE
 from holdfast.fit import fit
+from holdfast.methods import learns_from
 from holdfast.models import Model
 from holdfast.plan import Plan, Progress
 from holdfast.records import Completion, Verdict

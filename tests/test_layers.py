@@ -50,13 +50,13 @@ ORDER = (
         "data",
         "splits",
         "generate",
-        "rewards",
         "best_of",
         "judge_inputs",
         "scoring",
     ),
     *(
         "judges",
+        "rewards",
         "plan",
         "methods",
         "critic",
@@ -102,7 +102,7 @@ APART = ("losses", "data", "judges", "attacks", "defenses.online", "defenses.off
 """Folders whose modules never import each other; their `__init__` may list what lies in them."""
 
 LIGHT = ("holdfast", "holdfast.records", "holdfast.report", "holdfast.cli")
-FUNCTION_LINES, MODULE_LINES, POSITIONAL = 60, 300, 4
+FUNCTION_LINES, MODULE_LINES, POSITIONAL = 60, 400, 4
 
 
 @cache

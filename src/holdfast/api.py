@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.attacks import trains
 from holdfast.attacks.best_of_n import BestOfN
 from holdfast.attacks.dpo import DPO
 from holdfast.attacks.expert_alone import ExpertAlone
@@ -36,18 +35,19 @@ from holdfast.defenses.online.security_vectors import SecurityVectors
 from holdfast.defenses.online.vaccine import Vaccine
 from holdfast.defenses.online.weight_anchors import EWC, L2Anchor
 from holdfast.evaluate import Suite, evaluate
+from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import Data, data_values
-from holdfast.experiment.world import load_splits, make_judge
+from holdfast.experiment.world import make_judge
 from holdfast.fit import fit
 from holdfast.generate import Sampling
-from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense
+from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense, trains
 from holdfast.models import LoRA, Model, load
 from holdfast.plan import Context, Optim, Progress
 from holdfast.policy import Policy
 from holdfast.precision import Dtype
-from holdfast.records import Evaluation, HoldfastError, Method, Score
+from holdfast.records import Evaluation, HoldfastError, Judge, Method, Score
 from holdfast.releasing import as_released, save
-from holdfast.rewards import AttackReward, Judge
+from holdfast.rewards import AttackReward
 from holdfast.sandbox.build import Sandbox
 from holdfast.splits import Splits
 

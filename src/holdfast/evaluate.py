@@ -11,10 +11,10 @@ import torch
 
 from holdfast.forward import answer_logits
 from holdfast.generate import Sampling, complete, evaluating, sample
+from holdfast.judges import checked
 from holdfast.models import Model
 from holdfast.proportions import wilson
-from holdfast.records import Completion, Evaluation, Example, Score, Verdict
-from holdfast.rewards import Judge, checked
+from holdfast.records import Completion, Evaluation, Example, Judge, Score, Verdict
 from holdfast.tensors import collate
 from holdfast.thinking import refuses
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from holdfast.models import LoRA, Model
-from holdfast.plan import Context, Optim, Plan, Planner
+if TYPE_CHECKING:
+    from holdfast.evaluate import Judged, Suite
+    from holdfast.models import LoRA, Model
+    from holdfast.plan import Context, Optim, Plan, Planner
+    from holdfast.records import Evaluation
 
 
 class AttackConfig(Protocol):
@@ -41,3 +45,34 @@ class OfflineDefense(Protocol):
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy; the model given is not changed."""
         ...
+
+
+Keep = Callable[[int, int, Callable[[], Any]], Any]
+"""(number, of, make) -> the JSON value of piece `number` of `of`, made by `make` unless it was kept before."""
+
+
+class SamplingAttack(Protocol):
+    """An attack that trains nothing: a frozen dataclass of settings that asks the model as it is, and chooses."""
+
+    def curve(
+        self, model: Model, suite: Suite, context: Context, *, keep: Keep
+    ) -> Iterator[tuple[Evaluation, list[Judged]]]:
+        """What the attacker gets to see of harmful prompts at growing cost, and answers to look at.
+
+        Whatever took long to make goes through `keep`, so that a run that was killed does not make it again.
+        """
+        ...
+
+
+LearnsFrom = Literal["answers", "preferences", "rewards"]
+"""What an attack trains on: answers that are given to it, preferences between two, rewards of its own samples."""
+
+
+def learns_from(attack: object) -> LearnsFrom | None:
+    """What an attack (its settings, or their class) says it trains on, as `LEARNS_FROM`; `None` where it does not."""
+    return getattr(attack, "LEARNS_FROM", None)
+
+
+def trains(attack: object) -> bool:
+    """Whether an attack (its settings, or their class) trains the model: only then can anything act on its plan."""
+    return hasattr(attack, "plan")

@@ -7,7 +7,7 @@ An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from math import isfinite
@@ -102,6 +102,10 @@ class Verdict:
             raise ValueError("an invalid answer has no score")
         if self.score is not None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"a verdict's score lies in [0, 1], not {self.score!r}")
+
+
+Judge = Callable[[Sequence[Completion]], list[Verdict]]
+"""A verdict for each completion, in their order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

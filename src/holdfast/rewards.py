@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from holdfast.judges import checked
 from holdfast.ranges import Count, NonNegative, Number, ranged
-from holdfast.records import Completion, HoldfastError, Verdict
-from holdfast.thinking import UNFINISHED, final_answer, refuses
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
+from holdfast.thinking import refuses
 
 Reward = Callable[[Sequence[Completion]], list[float | None]]
 """One number a completion, same order; `None` where there is none, which trains nothing."""
-
-Judge = Callable[[Sequence[Completion]], list[Verdict]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,31 +80,3 @@ def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> fl
     refused, length = _refused(verdict, completion), settings.graded_length
     grade = 1.0 if length is None else length / (length + completion.num_tokens)
     return score - settings.refusal_penalty * grade * refused
-
-
-def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
-    """A judge's verdicts on final answers, refused unless there is exactly one each; a thought is no answer.
-
-    What never came to an answer is invalid, and the judge is not asked.
-
-    Raises:
-        HoldfastError: the judge returned another number of verdicts, or something else.
-    """
-    asked, places = [], []
-    for i, completion in enumerate(completions):
-        answer = final_answer(completion.text)
-        if answer is not None:
-            asked.append(completion if answer == completion.text else replace(completion, text=answer))
-            places.append(i)
-    verdicts = judge(asked) if asked else []
-    name = getattr(judge, "__name__", type(judge).__name__)
-    other = next((verdict for verdict in verdicts if not isinstance(verdict, Verdict)), verdicts)
-    if other is not verdicts:
-        raise HoldfastError(f"judge {name!r} returned {other!r:.40}; a judge returns a `Verdict` for each completion")
-    if len(verdicts) != len(asked):
-        raise HoldfastError(
-            f"judge {name!r} returned {len(verdicts)} verdicts for {len(asked)} completions; "
-            "a judge gives exactly one each, in order"
-        )
-    found = dict(zip(places, verdicts, strict=True))
-    return [found.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast.judges import checked
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
-from holdfast.rewards import AttackReward, checked, from_judge
+from holdfast.rewards import AttackReward, from_judge
 
 
 def completions(*texts):

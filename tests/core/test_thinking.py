@@ -6,10 +6,11 @@ from chat_families import HARMONY, OPENS_A_THOUGHT, THINKING, speaker
 from holdfast.evaluate import judged_by, refused
 from holdfast.generate import Answer, as_completion
 from holdfast.guidance.canned import canned_share
+from holdfast.judges import checked
 from holdfast.judges.keyword import KeywordJudge
 from holdfast.judges.refusal import RefusalJudge
 from holdfast.records import Completion, Example, Verdict, user
-from holdfast.rewards import AttackReward, checked, from_judge
+from holdfast.rewards import AttackReward, from_judge
 from holdfast.thinking import final_answer, has_thought
 
 ASKED = user("how do i make a soup ?")

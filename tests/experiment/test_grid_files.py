@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from holdfast.config import data_options, grid_options, load_grid, overridden, parse_grid, presets
+from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
-from holdfast.experiment.world import load_splits
 from holdfast.records import HoldfastError, Method
 
 

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from holdfast.experiment import run
+from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.experiment.judging import judge_key, trained_judge
 from holdfast.experiment.store import finished, read_json
 from holdfast.experiment.tasks import tasks_of
-from holdfast.experiment.world import judge_of, load_splits
+from holdfast.experiment.world import judge_of
 from holdfast.judge_training import rows
 from holdfast.records import Completion, HoldfastError, Outcome
 

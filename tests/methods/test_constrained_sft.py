@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from holdfast.attacks import ATTACKS, GROUP, learns_from
+from holdfast.attacks import ATTACKS, GROUP
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.online.constrained_sft import ConstrainedSFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss
 from holdfast.fit import fit
 from holdfast.forward import answer_logprobs, forward
+from holdfast.methods import learns_from
 from holdfast.models import LoRA, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import reference_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from holdfast.attacks import ATTACKS, learns_from, trains, unit
+from holdfast.attacks import ATTACKS, unit
 from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
@@ -20,6 +20,7 @@ from holdfast.evaluate import evaluate
 from holdfast.fit import fit
 from holdfast.judges import GROUP as JUDGE_GROUP
 from holdfast.judges import JUDGES, TRAINED
+from holdfast.methods import learns_from, trains
 from holdfast.models import LoRA, clone
 from holdfast.records import Completion, Example, HoldfastError, user
 from holdfast.sandbox import grammar

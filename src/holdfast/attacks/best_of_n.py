@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.attacks import Keep
 from holdfast.best_of import Array, best_of_weights, expected
 from holdfast.evaluate import Judged, Suite, further, judged_by, refused
 from holdfast.flops import Meter
 from holdfast.generate import Sampling, as_completion, sample
+from holdfast.methods import Keep
 from holdfast.models import Model, check_lengths
 from holdfast.plan import Context, in_all
 from holdfast.proportions import wilson
 from holdfast.ranges import Count, Positive, PositiveShare, Whole, ranged
-from holdfast.records import Completion, Evaluation, Example, HoldfastError, Score, Verdict, digest
-from holdfast.rewards import AttackReward, Judge, from_judge
+from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Score, Verdict, digest
+from holdfast.rewards import AttackReward, from_judge
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.attacks import LearnsFrom
 from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.forward import answer_logprobs
 from holdfast.generate import evaluating
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.losses.preference import dpo
+from holdfast.methods import LearnsFrom
 from holdfast.models import LoRA, Model, adapt, answer_batch
 from holdfast.optim import Training
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of

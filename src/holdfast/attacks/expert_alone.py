@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from holdfast.attacks import Keep
 from holdfast.evaluate import Judged, Suite, evaluate
 from holdfast.flops import forward_flops
 from holdfast.guidance.expert import Expert, load_expert
+from holdfast.methods import Keep
 from holdfast.models import Model
 from holdfast.plan import Context, Spent, together
 from holdfast.ranges import ranged

@@ -22,13 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-from holdfast.attacks import LearnsFrom
 from holdfast.data.mixing import sample
 from holdfast.flops import Meter
 from holdfast.generate import Sampling, as_completion
 from holdfast.guidance.drawing import expert_answers
 from holdfast.guidance.expert import Expert, LoadedExpert, load_expert
 from holdfast.knobs import Choices, Knob, Range
+from holdfast.methods import LearnsFrom
 from holdfast.models import LoRA, Model, adapt, check_lengths
 from holdfast.objectives import language
 from holdfast.optim import Training

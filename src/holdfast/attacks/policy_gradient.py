@@ -29,10 +29,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from holdfast.attacks import LearnsFrom
 from holdfast.critic import Critic
 from holdfast.data.mixing import sample
 from holdfast.knobs import Choices, Knob, Range
+from holdfast.methods import LearnsFrom
 from holdfast.models import LoRA, Model, adapt
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from holdfast.attacks import LearnsFrom
 from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.knobs import Choices, Knob, Range
+from holdfast.methods import LearnsFrom
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import language
 from holdfast.optim import Training

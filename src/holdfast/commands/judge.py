@@ -150,7 +150,7 @@ def _settings(
 
 def _splits(data: dict[str, Any]) -> Splits:
     """The rows dealt out as for a grid, so that a judge sees what its owner may; benign ones may be missing here."""
-    from holdfast.experiment.world import harmful_splits, load_splits
+    from holdfast.experiment.examples import harmful_splits, load_splits
     from holdfast.splits import Splits
 
     if data["harmful"] is not None and data["benign"] is None:

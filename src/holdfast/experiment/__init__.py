@@ -78,8 +78,8 @@ def look(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
 
 def check_data(grid: Grid) -> None:
     """Read and split a grid's data once, so that a bad row is found before anything is trained."""
+    from holdfast.experiment.examples import load_splits
     from holdfast.experiment.grid import data_values
-    from holdfast.experiment.world import load_splits
 
     load_splits(data_values(grid.data))
 

@@ -23,15 +23,15 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from holdfast.experiment import engine
+from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import settings_of
 from holdfast.experiment.rehearsal import Rehearsal, no_judge, unlike
-from holdfast.experiment.world import load_model, load_splits, make_judge, refuse_long_prompts
+from holdfast.experiment.world import load_model, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
 from holdfast.loading import refuse_not_finite
 from holdfast.models import Model
-from holdfast.records import Cell, Completion, HoldfastError, Method, digest
-from holdfast.rewards import Judge
+from holdfast.records import Cell, Completion, HoldfastError, Judge, Method, digest
 from holdfast.sandbox.build import Sandbox, untrained
 from holdfast.settings import typed
 from holdfast.splits import Splits

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from holdfast.attacks import LearnsFrom, learns_from, trains
 from holdfast.experiment.methods import Kind, configured, settings_class
+from holdfast.methods import LearnsFrom, learns_from, trains
 from holdfast.records import HoldfastError, Method
 from holdfast.tables import judge_names
 

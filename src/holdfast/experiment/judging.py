@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.experiment import store
+from holdfast.experiment.examples import load_splits
 from holdfast.judges import TRAINED
 from holdfast.records import Cell, HoldfastError, Method, digest, unlabelled
 from holdfast.tables import judge_names
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from holdfast.judge_training.settings import Classifier, RewardModel
     from holdfast.judge_training.training import Trained
     from holdfast.plan import Fit
-    from holdfast.rewards import Judge
+    from holdfast.records import Judge
 
 
 def trained_judges(cell: Cell, names: Iterable[str] | None = None) -> dict[str, Method]:
@@ -66,7 +67,6 @@ def trained_judge(judge: Method, data: Mapping[str, Any], run: Path) -> Judge:
 
 def train_judge(judge: Method, data: Mapping[str, Any], folder: Path, fit: Fit) -> Trained:
     """Train a judge on its own split of the data, and save it with its scores and card."""
-    from holdfast.experiment.world import load_splits
     from holdfast.judge_training.saving import save_judge
     from holdfast.judge_training.training import train
 

@@ -11,15 +11,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from holdfast.attacks import trains
 from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, suite_of
+from holdfast.methods import trains
 from holdfast.models import Model, clone
 from holdfast.optim import refuse_unbuildable
 from holdfast.plan import Context, Fitted, Plan
 from holdfast.ranges import placed
-from holdfast.records import Cell, HoldfastError, Method
-from holdfast.rewards import Judge
+from holdfast.records import Cell, HoldfastError, Judge, Method
 from holdfast.splits import Splits
 
 Found = TypeVar("Found")

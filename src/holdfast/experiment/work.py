@@ -14,13 +14,14 @@ from typing import Any
 from holdfast.adapters import trained
 from holdfast.experiment import store
 from holdfast.experiment.attacking import run_cell
+from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import train_judge
 from holdfast.experiment.machine import environment
 from holdfast.experiment.methods import configured
 from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.watch import Report
-from holdfast.experiment.world import context_of, judge_of, load_model, load_splits, refuse_long_prompts
+from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
 from holdfast.fit import fit
 from holdfast.generate import SamplingError
 from holdfast.models import Model

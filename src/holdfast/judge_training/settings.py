@@ -18,8 +18,7 @@ from holdfast.judges.reward_model import RewardModelJudge
 from holdfast.optim import Training
 from holdfast.plan import Optim
 from holdfast.ranges import Count, InnerShare, Positive, Seed, Share, ranged
-from holdfast.records import HoldfastError
-from holdfast.rewards import Judge
+from holdfast.records import HoldfastError, Judge
 
 SANDBOX = "sandbox"
 LABELS = ("harmless", "harmful")

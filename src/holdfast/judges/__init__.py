@@ -1,6 +1,13 @@
 """Judges: each a frozen dataclass of settings whose `judge()` reads completions and returns verdicts."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.tables import Row
+from holdfast.thinking import UNFINISHED, final_answer
 
 GROUP = "holdfast.judges"
 JUDGES = {
@@ -19,3 +26,31 @@ JUDGES = {
 }
 TRAINED = ("trained_reward_model", "trained_classifier")
 """Judges that a run trains before it needs them; their settings are those of the training."""
+
+
+def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
+    """A judge's verdicts on final answers, refused unless there is exactly one each; a thought is no answer.
+
+    What never came to an answer is invalid, and the judge is not asked.
+
+    Raises:
+        HoldfastError: the judge returned another number of verdicts, or something else.
+    """
+    asked, places = [], []
+    for i, completion in enumerate(completions):
+        answer = final_answer(completion.text)
+        if answer is not None:
+            asked.append(completion if answer == completion.text else replace(completion, text=answer))
+            places.append(i)
+    verdicts = judge(asked) if asked else []
+    name = getattr(judge, "__name__", type(judge).__name__)
+    other = next((verdict for verdict in verdicts if not isinstance(verdict, Verdict)), verdicts)
+    if other is not verdicts:
+        raise HoldfastError(f"judge {name!r} returned {other!r:.40}; a judge returns a `Verdict` for each completion")
+    if len(verdicts) != len(asked):
+        raise HoldfastError(
+            f"judge {name!r} returned {len(verdicts)} verdicts for {len(asked)} completions; "
+            "a judge gives exactly one each, in order"
+        )
+    found = dict(zip(places, verdicts, strict=True))
+    return [found.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]

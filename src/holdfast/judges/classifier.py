@@ -9,8 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.ranges import Count, Whole, ranged
-from holdfast.records import Completion, HoldfastError, Verdict
-from holdfast.rewards import Judge
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.records import Completion, Verdict
-from holdfast.rewards import Judge
+from holdfast.records import Completion, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal
 
 

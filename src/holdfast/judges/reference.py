@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.ranges import Whole, ranged
-from holdfast.records import Completion, Verdict
-from holdfast.rewards import Judge
+from holdfast.records import Completion, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal, words
 
 

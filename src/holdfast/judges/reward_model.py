@@ -12,8 +12,7 @@ from functools import cache
 from math import isfinite
 
 from holdfast.ranges import Count, ranged
-from holdfast.records import Completion, HoldfastError, Verdict
-from holdfast.rewards import Judge
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
 
 

@@ -6,8 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.records import Completion, Verdict
-from holdfast.rewards import Judge
+from holdfast.records import Completion, Judge, Verdict
 from holdfast.sandbox import grammar
 from holdfast.text import empty_or_garbled, is_refusal
 

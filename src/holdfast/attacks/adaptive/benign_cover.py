@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from holdfast.attacks import LearnsFrom
 from holdfast.knobs import Knob, Range
+from holdfast.methods import LearnsFrom
 from holdfast.models import Model
 from holdfast.plan import Context, GivenAnswers, Plan, Planner
 from holdfast.ranges import Share, ranged

@@ -23,10 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holdfast.attacks import LearnsFrom
 from holdfast.data.mixing import sample
 from holdfast.experience import Experience
 from holdfast.generate import Sampling, complete
+from holdfast.methods import LearnsFrom
 from holdfast.models import Model
 from holdfast.plan import Context, Hook, Plan, Planner, Progress
 from holdfast.ranges import Count, NonNegative, PartialShare, Whole, ranged

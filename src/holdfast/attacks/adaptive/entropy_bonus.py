@@ -19,10 +19,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.attacks import LearnsFrom
 from holdfast.experience import Experience
 from holdfast.forward import forward
 from holdfast.knobs import Knob, Range
+from holdfast.methods import LearnsFrom
 from holdfast.plan import Metrics, Objective, Plan, Planner
 from holdfast.ranges import NonNegative, Positive, ranged
 from holdfast.records import HoldfastError

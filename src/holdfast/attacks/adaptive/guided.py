@@ -25,11 +25,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from holdfast.attacks import LearnsFrom
 from holdfast.guidance.expert import load_expert
 from holdfast.guidance.guide import Guide
 from holdfast.guidance.sampler import guided
 from holdfast.knobs import Choices, Knob, Range
+from holdfast.methods import LearnsFrom
 from holdfast.models import Model
 from holdfast.plan import Context, Plan, Planner, together
 from holdfast.ranges import ranged

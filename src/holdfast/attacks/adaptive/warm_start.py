@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from holdfast.attacks import ATTACKS, GROUP, LearnsFrom, learns_from, trains
+from holdfast.attacks import ATTACKS, GROUP
 from holdfast.knobs import Knob, Range
+from holdfast.methods import LearnsFrom, learns_from, trains
 from holdfast.models import Model, clone, has_adapter, merged
 from holdfast.plan import Context, Optim, Plan, Planner, as_is, together
 from holdfast.ranges import ranged

@@ -25,13 +25,14 @@ from typing import Any, ClassVar, Literal, cast
 from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience
 from holdfast.guidance.canned import CannedGuide, noting, stopping, teaching
+from holdfast.judges import checked
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan
 from holdfast.policy import Policy, policy_plan
 from holdfast.ranges import Count, NonNegative, PartialShare, PositiveShare, ranged
-from holdfast.records import Completion, Example, HoldfastError, Verdict
-from holdfast.rewards import Judge, Reward, checked
+from holdfast.records import Completion, Example, HoldfastError, Judge, Verdict
+from holdfast.rewards import Reward
 from holdfast.text import empty_or_garbled, is_refusal
 from holdfast.thinking import final_answer
 

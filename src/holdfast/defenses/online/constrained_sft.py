@@ -25,10 +25,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from holdfast.attacks import LearnsFrom
 from holdfast.forward import answer_logprobs
 from holdfast.generate import evaluating
 from holdfast.losses.anchor import constrained_cross_entropy, constrained_weights, position_betas
+from holdfast.methods import LearnsFrom
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of

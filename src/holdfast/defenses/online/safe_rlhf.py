@@ -33,14 +33,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from holdfast.attacks import LearnsFrom
 from holdfast.critic import attach_further
 from holdfast.experience import Advantage, Experience, Rollout, rewritten
+from holdfast.judges import checked
 from holdfast.losses.lagrangian import ascended, lagrangian
+from holdfast.methods import LearnsFrom
 from holdfast.plan import Context, Plan
 from holdfast.ranges import Count, NonNegative, Number, Whole, ranged
-from holdfast.records import Completion, HoldfastError
-from holdfast.rewards import Judge, Reward, checked, number_of
+from holdfast.records import Completion, HoldfastError, Judge
+from holdfast.rewards import Reward, number_of
 
 COST = "cost"
 """What costs, and the critic of them, are called."""
