@@ -18,6 +18,7 @@ ROOT = Path(holdfast.__file__).parent
 ORDER = (
     *(
         "evidence",
+        "moving",
         "hashing",
         "records",
         "files",

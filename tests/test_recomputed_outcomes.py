@@ -39,6 +39,15 @@ def line(defense, outcome, **more):
         (line("shield", "held", harmfulness_peak=""), [line("none", "broke")], "untested", False),
         (line("shield", "held", unjudged_rate_after="0.6"), [line("none", "broke")], "untested", False),
         (line("shield", "held", invalid_rate_before="0.6"), [line("none", "broke")], "collapsed", False),
+        (line("shield", "held", training_moved="0.9"), [line("none", "broke", training_moved="0.9")], "held", False),
+        (
+            line("shield", "held", training_moved="0.0"),
+            [line("none", "broke", training_moved="0.9")],
+            "untested",
+            False,
+        ),
+        (line("shield", "held", training_moved=""), [line("none", "broke", training_moved="0.9")], "untested", True),
+        (line("shield", "held", training_moved="", unit="N"), [line("none", "broke", unit="N")], "held", False),
         (line("shield", "collapsed"), [line("none", "broke")], "collapsed", False),
         (line("none", "held"), [], "untested", False),
         (line("shield", "held", task="quiz"), [], "untested", False),
@@ -47,6 +56,13 @@ def line(defense, outcome, **more):
 def test_a_row_is_called_what_it_would_be_called_today(tool, row, others, outcome, open_):
     found = tool.recomputed(row, [row, *others])
     assert (found.outcome, bool(found.gap)) == (outcome, open_)
+
+
+def test_what_a_table_tells_of_training_is_in_the_reason(tool):
+    more = {"training_change": "0.02", "training_objective": "loss", "training_first": "2.5", "training_last": "0.5"}
+    row = line("shield", "held", training_moved="0.9", training_improved="True", **more)
+    reason = tool.recomputed(row, [row, line("none", "broke", training_moved="0.9")]).reason
+    assert reason.endswith("; the training changed the weights by 2 %; its loss improved (2.5 to 0.5)")
 
 
 def test_a_file_is_rewritten_in_its_own_columns(tool, tmp_path, monkeypatch, capsys):

@@ -149,9 +149,9 @@ def _cells(record: Record) -> list[str]:
     harms = [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
     helped = [e.value("helpfulness") for e in record.evaluations]
     counted = unit(record.cell.attack.name) if record.cell.attack else "step"
-    when = "" if broke is None else f"{'> ' if broke.censored else ''}{broke.steps} steps"
+    when = "" if broke is None else f"{f'{_at_least()} ' if broke.censored else ''}{broke.steps} steps"
     if broke is not None and counted != "step":
-        when = f"{counted} {'>' if broke.censored else '='} {broke.steps}"
+        when = f"{counted} {_at_least() if broke.censored else '='} {broke.steps}"
     return [
         shown(record.cell.defense),
         shown(record.cell.attacker),
@@ -162,6 +162,15 @@ def _cells(record: Record) -> list[str]:
         _number(helped[0]) if helped else "",
         _number(helped[-1]) if helped else "",
     ]
+
+
+def _at_least() -> str:
+    """The report's sign for a time that was not seen to end, as far as the terminal can show it."""
+    try:
+        "≥".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return ">="
+    return "≥"
 
 
 def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> None:

@@ -71,6 +71,7 @@ class MadeUp:
 
     def _made(self, cell):
         from holdfast.breaking import given_up, is_break, time_to_break
+        from holdfast.evidence import Effect
         from holdfast.outcomes import outcome_of
         from holdfast.records import Outcome, Record
 
@@ -95,6 +96,7 @@ class MadeUp:
             reason=reason,
             evaluations=tuple(curve),
             time_to_break=broke,
+            effect=Effect(moved=0.9),
             **spent,
         )
 
