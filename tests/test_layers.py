@@ -36,6 +36,7 @@ ORDER = (
         "tensors",
         "precision",
         "anatomy",
+        "reach",
         "adapters",
         "reading",
         "prefixes",

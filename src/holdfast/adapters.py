@@ -102,7 +102,8 @@ def places(
         linear = sorted({_ending(matrix) for matrix in allowed if matrix.tensor not in bare})
         raise HoldfastError(
             f"{name}: lora_dropout is {dropout}, and an adapter can have none on {bare[0]}, which it reaches as a "
-            f"parameter; set lora_dropout to 0, or target_modules to others ({', '.join(linear) or 'none'})"
+            f"parameter; set adapter.lora_dropout to 0, or adapter.target_modules to others "
+            f"({', '.join(linear) or 'none'})"
         )
     return Places([m.module for m in chosen if m.tensor not in bare], bare)
 

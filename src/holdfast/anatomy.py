@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from holdfast.records import HoldfastError
@@ -135,55 +134,6 @@ def anatomy(network: nn.Module) -> Anatomy:
         config=bare.config.get_text_config(),
         kind=kind,
     )
-
-
-def check_lens(network: nn.Module) -> None:
-    """Make sure that states can be read by norm and head as the network itself reads its last ones.
-
-    Raises:
-        HoldfastError: what comes out is not what the network says: it does more to its states than the map knows.
-    """
-    parts = anatomy(network)
-    with torch.no_grad(), residual_stream(parts) as stream:
-        (last,), logits = _tried(network, parts.layers[-1:])
-        # Some architectures carry several streams side by side.
-        fits = all(state.dim() == 3 for state in (*stream, last)) and torch.allclose(
-            parts.lens(last), logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max())
-        )
-    if not fits:
-        raise HoldfastError(
-            f"{parts.kind}: its last states under the final norm and the head are not its own logits, so states of "
-            "other layers cannot be read so either; set ascent_weight to 0, or use another model"
-        )
-
-
-def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
-    """Make sure that modules put out a state for every token.
-
-    Raises:
-        HoldfastError: one of them puts out something else; names it.
-    """
-    for module, output in zip(modules, _tried(network, modules)[0], strict=True):
-        shape = tuple(output.shape) if isinstance(output, Tensor) else None
-        if shape is None or len(shape) != 3 or shape[:2] != (2, 8):
-            raise HoldfastError(
-                f"{type(unwrapped(network)).__name__}: {type(module).__name__} puts out {shape or 'no tensor'} for 2 "
-                "texts of 8 tokens and not a state for each token; use a method that does not need it, or another model"
-            )
-
-
-def _tried(network: nn.Module, modules: Sequence[nn.Module]) -> tuple[list[Any], Tensor]:
-    """What modules put out for 2 texts of 8 tokens, and the logits; the network's mode comes back."""
-    weight, training = next(network.parameters()), network.training
-    vocabulary = len(next(unwrapped(network).get_input_embeddings().parameters()))
-    tokens = torch.arange(16, device=weight.device).view(2, 8) % vocabulary
-    network.eval()
-    try:
-        with torch.no_grad(), outputs_of(modules) as found:
-            logits = network(input_ids=tokens, use_cache=False).logits
-        return list(found), logits
-    finally:
-        network.train(training)
 
 
 def unwrapped(network: Any) -> Any:

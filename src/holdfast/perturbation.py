@@ -78,6 +78,15 @@ def two_pass(radius: float, *, per_token: bool = False, inner: Backward = backpr
     return rule
 
 
+def require_attentions(network: torch.nn.Module) -> None:
+    """Make sure that there is something to perturb.
+
+    Raises:
+        HoldfastError: the architecture is unknown, or no layer has an attention or what stands in its place.
+    """
+    _ = anatomy(network).mixers
+
+
 def slopes_of(objective: Objective, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
     """The objective's loss, detached, and its gradient at attentions' outputs; none where it does not depend on them.
 

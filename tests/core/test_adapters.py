@@ -98,7 +98,7 @@ def test_a_target_that_is_nowhere_is_refused_without_experts_too(targets):
 
 
 def test_dropout_on_experts_is_refused_with_a_way_out():
-    with pytest.raises(HoldfastError, match=r"^mixtral: lora_dropout is 0.1, .* set lora_dropout to 0, or"):
+    with pytest.raises(HoldfastError, match=r"^mixtral: lora_dropout is 0.1, .* set adapter.lora_dropout to 0, or"):
         adapt(model("mixtral"), LoRA(lora_dropout=0.1))
     assert adapt(model("mixtral"), LoRA(lora_dropout=0.1, target_modules=("q_proj", "v_proj")))
 

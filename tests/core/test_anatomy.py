@@ -8,8 +8,9 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 import tiny
-from holdfast.anatomy import anatomy, check_lens, check_outputs, outputs_of, residual_stream, unwrapped
+from holdfast.anatomy import anatomy, outputs_of, residual_stream, unwrapped
 from holdfast.models import LoRA, Model, adapt, load
+from holdfast.reach import check_lens, check_outputs
 from holdfast.records import HoldfastError
 from holdfast.releasing import save
 from holdfast.sandbox.build import tokenizer

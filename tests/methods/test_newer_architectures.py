@@ -67,7 +67,7 @@ def test_a_final_norm_without_weights_is_no_hindrance(name, make_context):
 
 def test_default_circuit_breakers_on_a_mixture_say_how_to_go_on(make_context):
     settings = replace(CircuitBreakers(), optim=OPTIM)
-    with pytest.raises(HoldfastError, match=r"^mixtral: lora_dropout is 0.05, .* set lora_dropout to 0"):
+    with pytest.raises(HoldfastError, match=r"^mixtral: lora_dropout is 0.05, .* set adapter.lora_dropout to 0"):
         settings.harden(model("mixtral"), make_context())
 
 

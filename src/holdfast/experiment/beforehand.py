@@ -31,6 +31,7 @@ from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
 from holdfast.loading import refuse_not_finite
 from holdfast.models import Model
+from holdfast.reach import survey
 from holdfast.records import Cell, Completion, HoldfastError, Judge, Method, digest
 from holdfast.sandbox.build import Sandbox, untrained
 from holdfast.settings import typed
@@ -143,7 +144,7 @@ class _Look:
 
 
 def _twin(cell: Cell, splits: Splits) -> Model:
-    """The cell's model as far as a plan can tell, on no device; loaded and told every prompt first."""
+    """The cell's model as far as a plan can tell, on no device; loaded, told every prompt and surveyed first."""
     if cell.model["kind"] == "sandbox":
         with torch.device("meta"):
             model = untrained(typed(Sandbox, cell.model["settings"], "models.sandbox"))
@@ -151,6 +152,8 @@ def _twin(cell: Cell, splits: Splits) -> Model:
         model = load_model(cell, None)
         refuse_not_finite(model.name, model.network)
     refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture says so itself
+        survey(model.network)
     network = model.network.to("meta")
     network.tie_weights()
     return replace(model, network=network)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from holdfast.anatomy import unwrapped
 from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, suite_of
 from holdfast.methods import trains
@@ -71,10 +72,15 @@ class Rehearsal:
         except HoldfastError as error:
             # One that words another library's error may be about the missing numbers alone.
             if error.__cause__ is None or isinstance(error.__cause__, HoldfastError):
-                self.problems.append(placed(where, str(error)))
+                self.problems.append(placed(where, self._named(str(error))))
         except Exception:
             return None
         return None
+
+    def _named(self, problem: str) -> str:
+        """What an architecture lacks, with the name of the model that has it: a grid may hold several."""
+        kind = type(unwrapped(self.twin.network)).__name__
+        return f"{self.twin.name}: {problem}" if problem.startswith(f"{kind}: ") else problem
 
     def _others(self, name: str) -> Model:
         if name == "undefended" or (name == "base" and self.cell.model["kind"] == "sandbox"):

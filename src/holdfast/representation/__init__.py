@@ -19,11 +19,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from holdfast.anatomy import anatomy, check_lens, check_outputs
+from holdfast.anatomy import anatomy
 from holdfast.data.endless import endless
 from holdfast.losses.representation import control_vector
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.plan import Context, Optim, Plan, reference_of
+from holdfast.reach import check_lens, check_outputs
 from holdfast.records import Example, HoldfastError
 from holdfast.representation.batches import Prepared
 from holdfast.representation.objective import Loss, Original

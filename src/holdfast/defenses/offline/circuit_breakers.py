@@ -11,7 +11,9 @@ Differs from the paper in: layers 10 and 20 of 32 are shares of the depth, and t
 steps (the code's 300 is twice the 150 steps it trains for). States are retained at every layer of the whole model, not
 of one cut off above the adapter, and averaged over tokens, not over padding too. Harmful and benign text is whatever
 the data hold. Layers, weights and length of the second form
-are not published: layers of the first, weights 1, the length at which the same authors train RepNoise.
+are not published: layers of the first, weights 1, the length at which the same authors train RepNoise. In a mixture of
+experts no adapter can have dropout on experts, and nothing is published for one: the default's is refused there by
+name, and `adapter: {lora_dropout: 0}` goes on without any.
 
 States start where they are to get away from, where either form's distance has no gradient but that of rounding, which
 Adam blows up to full steps; `jitter` makes the first step the same everywhere.

@@ -20,7 +20,7 @@ from holdfast.data.mixing import mix, most
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.objectives import language
 from holdfast.optim import Training
-from holdfast.perturbation import two_pass
+from holdfast.perturbation import require_attentions, two_pass
 from holdfast.plan import Context, Optim, Plan, given_answers
 from holdfast.ranges import Count, NonNegative, PartialShare, ranged
 from holdfast.records import Example, HoldfastError
@@ -47,7 +47,12 @@ class VaccineAlignment:
     max_length: Count | None = 1024
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: rows lack what is learnt, the adapter has dropout where it can have none, or the
+                architecture is unknown.
+        """
         plan = Plan(
             model=adapt(clone(model), self.adapter, seed=context.seed),
             data=self._rows(context),
@@ -57,6 +62,7 @@ class VaccineAlignment:
             seed=context.seed,
         )
         if self.perturbation_radius:
+            require_attentions(plan.model.network)
             plan = replace(plan, backward=two_pass(self.perturbation_radius, per_token=self.per_token))
         return replace(merged(context.fit(plan).model), name=f"{model.name}+vaccine_alignment")
 

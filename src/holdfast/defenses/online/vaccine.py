@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from holdfast.experience import rewritten
-from holdfast.perturbation import two_pass
+from holdfast.perturbation import require_attentions, two_pass
 from holdfast.plan import Context, Plan
 from holdfast.ranges import NonNegative, ranged
 
@@ -42,9 +42,14 @@ class Vaccine:
     }
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
-        """The plan with the pass that trains perturbed."""
+        """The plan with the pass that trains perturbed.
+
+        Raises:
+            HoldfastError: the architecture is unknown.
+        """
         if self.perturbation_radius == 0:
             return plan
+        require_attentions(plan.model.network)
         # The perturbed policy is another than the one that sampled, so the ratio needs that one's log-probabilities.
         sampling = rewritten(plan.prepare, lambda experience: replace(experience, old_logprobs=True))
         rule = two_pass(self.perturbation_radius, per_token=self.per_token, inner=plan.backward)
