@@ -22,6 +22,7 @@ ORDER = (
         "hashing",
         "records",
         "files",
+        "hub",
         "proportions",
         "breaking",
         "text",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from holdfast.hub import looks_local
 from holdfast.records import HoldfastError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -20,11 +21,6 @@ def one_line(error: BaseException) -> str:
     """An exception's message on one line, its type where it has none."""
     text = " ".join(str(error).split())
     return text[:300] if text else type(error).__name__
-
-
-def looks_local(path: str) -> bool:
-    """Whether a model or data path means a folder here and not a Hub id."""
-    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
 def usable_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from holdfast.forward import forward
-from holdfast.loading import looks_local
+from holdfast.hub import looks_local
 from holdfast.models import (
     LoRA,
     adapt,

@@ -30,6 +30,7 @@ from holdfast.datafiles import (
     refuse_twins,
 )
 from holdfast.files import require_file
+from holdfast.hub import commit_of
 from holdfast.records import Example, HoldfastError, Role
 from holdfast.rows import RawRow, found
 
@@ -65,14 +66,15 @@ def read(source: Source) -> list[Example]:
 
 
 def fingerprint(source: Source) -> str:
-    """SHA-256 of a local file's bytes, or of every file's name and bytes in a folder; "id@revision" for a Hub id.
+    """SHA-256 of a local file's bytes, or of every file's name and bytes in a folder; "id@commit" for a Hub id.
 
     Of a file over 64 MiB only its size, first and last MiB count. A folder's hidden files and `datasets`' own
-    cache files do not. A Hub id without a revision gives "id@main", which does not pin its content.
+    cache files do not. A Hub id whose commit nobody knows gives "id@revision", which does not pin its content.
     """
     path = _local(source)
     if path is None:
-        return f"{source.path}@{source.revision or 'main'}"
+        commit = commit_of(source.path, source.revision, kind="dataset")
+        return f"{source.path}@{commit or source.revision or 'main'}"
     if path.is_file():
         return _hash_of(path)
     whole = hashlib.sha256()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.files import require_file, sha256
+from holdfast.hub import commit_of, looks_local
 from holdfast.records import HoldfastError, digest
 
 SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".jinja", ".gguf"}
@@ -33,8 +34,11 @@ def of_folder(folder: Path) -> str:
 
 
 def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The fingerprint of every model's folder that settings name, at any depth, by its path."""
-    found = {}
+    """The fingerprint of every model's folder that settings name, at any depth, by its path.
+
+    Of a Hub id that has a `revision` beside it (a judge's, say) it is the commit, where that is known.
+    """
+    found = dict(_commits(settings))
     for text in _texts(settings):
         try:
             known = any((Path(text) / mark).is_file() for mark in MARKS)
@@ -43,6 +47,18 @@ def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
         if text and known:
             found[text] = of_folder(Path(text))
     return found
+
+
+def _commits(value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        name = value.get("path") or value.get("backbone")
+        if "revision" in value and isinstance(name, str) and not looks_local(name):
+            commit = commit_of(name, value["revision"])
+            if commit is not None:
+                yield name, f"{name}@{commit}"
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _commits(item)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from holdfast.experiment.calling import called, judges_of
 from holdfast.experiment.combinations import Misfit, refuse_misfits
 from holdfast.experiment.fingerprints import of_folder
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
+from holdfast.hub import commit_of
 from holdfast.models import Dtype
 from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
 from holdfast.ranges import Count, InnerShare, NonNegative, PartialShare, PositiveShare, Seed, Share, Whole, ranged
@@ -215,11 +216,12 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
 def model_fingerprint(model: Pretrained) -> str:
     """What tells one model from another: the contents of its folder (see `fingerprints`).
 
-    A Hub id is told by its revision alone; a folder has none. Raises `HoldfastError` where it is given one.
+    A Hub id is told by the commit that its revision stands for (see `hub`), by the revision's name where nobody knows
+    it; a folder has none. Raises `HoldfastError` where it is given one.
     """
     folder = Path(model.path)
     if not folder.is_dir():
-        return f"{model.path}@{model.revision or 'main'}"
+        return f"{model.path}@{commit_of(model.path, model.revision) or model.revision or 'main'}"
     if model.revision is not None:
         raise HoldfastError(
             f"models: {model.path}: `revision` is of a Hub id and means nothing for a folder; leave it out"

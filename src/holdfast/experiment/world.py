@@ -12,6 +12,7 @@ from holdfast.data.mixing import sample
 from holdfast.evaluate import Suite
 from holdfast.experiment.judging import trained_judge
 from holdfast.generate import Sampling
+from holdfast.hub import pinned
 from holdfast.judges import GROUP, JUDGES, TRAINED
 from holdfast.models import Model, check_lengths, load
 from holdfast.plan import Context, Fit
@@ -31,7 +32,9 @@ def load_model(cell: Cell, folder: Path | None) -> Model:
     dtype, speech = settings["dtype"], _speech(settings)
     if folder is not None:
         return load(folder, dtype=dtype, **speech)
-    return load(settings["path"], revision=settings["revision"], dtype=dtype, **speech)
+    # A branch may move on between two cells of one key.
+    revision = pinned(cell.model.get("fingerprint", "")) or settings["revision"]
+    return load(settings["path"], revision=revision, dtype=dtype, **speech)
 
 
 def _speech(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Which commit of a repository on the Hugging Face Hub a name stands for: names move, commits do not."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+Kind = Literal["model", "dataset"]
+ASKED: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
+"""A small file of each kind, by which the Hub is asked; it need not be there."""
+
+
+def looks_local(path: str) -> bool:
+    """Whether a model or data path means a folder here and not a Hub id."""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def commit_of(name: str, revision: str | None, *, kind: Kind = "model") -> str | None:
+    """The commit that is loaded for an id and a branch, tag or commit (`main` where `None`), 40 hexadecimal digits.
+
+    What the Hub says where it can be reached, else what the local cache holds, as for loading itself; `None` where
+    nobody knows. The answer stands for the life of the process.
+    """
+    if revision is not None and COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import constants
+
+    return _commit(name, revision or "main", kind, str(constants.HF_HUB_CACHE))
+
+
+def pinned(fingerprint: str) -> str | None:
+    """The commit in a fingerprint `ID@COMMIT`; `None` in one of another kind."""
+    _, at, commit = fingerprint.rpartition("@")
+    return commit if at and COMMIT.fullmatch(commit) else None
+
+
+@lru_cache(maxsize=256)
+def _commit(name: str, revision: str, kind: Kind, cache: str) -> str | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.file_download import repo_folder_name
+
+    # Asking renews what the cache says the revision is, also where there is no such file; the network may be away.
+    with contextlib.suppress(Exception):
+        hf_hub_download(name, ASKED[kind], revision=revision, repo_type=kind, cache_dir=cache)
+    place = Path(cache) / repo_folder_name(repo_id=name, repo_type=kind) / "refs" / revision
+    try:
+        commit = place.read_text().strip()
+    except (OSError, ValueError):
+        return None
+    return commit if COMMIT.fullmatch(commit) else None

@@ -1,0 +1,106 @@
+"""A result belongs to the commit of a Hub id that was loaded, not to the name of a branch."""
+
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from holdfast.config import parse_grid
+from holdfast.data import Source
+from holdfast.data.read import fingerprint
+from holdfast.experiment.fingerprints import of_settings
+from holdfast.experiment.grid import cells
+from holdfast.experiment.world import load_model
+from holdfast.hub import _commit, commit_of, pinned
+from holdfast.releasing import save
+
+OLD, NEW = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A local cache of the Hub as `huggingface_hub` lays it out; `hub(commit)` lets `main` of `org/tiny` move there."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    _commit.cache_clear()
+
+    def move(commit, files=None, *, name="models--org--tiny", ref="main"):
+        place = tmp_path / "hub" / name
+        (place / "refs").mkdir(parents=True, exist_ok=True)
+        (place / "refs" / ref).write_text(commit)
+        if files is not None:
+            shutil.copytree(files, place / "snapshots" / commit)
+        _commit.cache_clear()
+
+    yield move
+    _commit.cache_clear()
+
+
+@pytest.fixture
+def two(tiny_model, tmp_path):
+    """Two models of one name, as folders."""
+    for seed in (0, 1):
+        save(tiny_model(seed=seed), tmp_path / f"model{seed}")
+    return tmp_path / "model0", tmp_path / "model1"
+
+
+@pytest.fixture
+def cell(values):
+    def build(**model):
+        (found,) = cells(parse_grid({**values(), "models": [{"path": "org/tiny", **model}], "seeds": [0]}, "test"))
+        return found
+
+    return build
+
+
+def test_an_updated_repository_does_not_inherit_the_results_of_the_old_one(hub, two, cell):
+    hub(OLD, two[0])
+    before = cell()
+    assert before.model["fingerprint"] == f"org/tiny@{OLD}"
+    assert cell().key == before.key
+    hub(NEW, two[1])
+    after = cell()
+    assert after.model["fingerprint"] == f"org/tiny@{NEW}"
+    assert after.key != before.key
+
+
+def test_the_commit_of_the_key_is_what_is_loaded_though_the_branch_has_moved_on(hub, two, cell):
+    hub(OLD, two[0])
+    before = cell()
+    hub(NEW, two[1])
+    weights = [load_model(one, None).network.lm_head.weight for one in (before, cell())]
+    assert not weights[0].equal(weights[1])
+    with_name = replace(before, model={**before.model, "fingerprint": "org/tiny@main"})
+    assert load_model(with_name, None).network.lm_head.weight.equal(weights[1])
+
+
+def test_a_branch_or_commit_that_is_named_is_told_apart_too(hub, two, cell):
+    hub(OLD, two[0])
+    hub(NEW, two[1], ref="later")
+    assert cell(revision="later").model["fingerprint"] == f"org/tiny@{NEW}"
+    assert cell(revision=OLD).model["fingerprint"] == f"org/tiny@{OLD}"
+
+
+@pytest.mark.parametrize("text", ["", "not a commit", "../../refs", "\xff"])
+def test_where_nobody_knows_the_commit_the_name_of_the_revision_stands(hub, text, cell):
+    assert cell().model["fingerprint"] == "org/tiny@main"
+    hub(text)
+    assert cell().model["fingerprint"] == "org/tiny@main"
+    assert commit_of("org/tiny", "no/such") is None
+
+
+def test_judges_and_data_of_the_hub_are_told_by_their_commits_too(hub):
+    hub(OLD)
+    hub(NEW, name="datasets--cooks--soups")
+    judge = {"path": "org/tiny", "revision": None, "harmful_label": "x"}
+    assert of_settings({"reward": judge}) == {"org/tiny": f"org/tiny@{OLD}"}
+    assert of_settings({**judge, "path": "org/other"}) == {}
+    assert fingerprint(Source(path="cooks/soups")) == f"cooks/soups@{NEW}"
+
+
+def test_fingerprints_of_folders_are_no_commits(two, cell):
+    found = cell(path=str(two[0])).model["fingerprint"]
+    assert "@" not in found
+    assert pinned(found) is None
+    assert pinned(f"{os.sep}a@b") is None
