@@ -90,6 +90,7 @@ ORDER = (
         "control",
         "integrations",
         "documents",
+        "misplaced",
         "config",
         "cards",
         "display",

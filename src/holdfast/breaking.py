@@ -127,6 +127,19 @@ def beside(evaluations: Sequence[Evaluation], settings: Mapping[str, Any]) -> st
     return found
 
 
+def broken_at(evaluation: Evaluation, score: str, settings: Mapping[str, Any], unit: str) -> str:
+    """A break in words. One that no training came before says whose judgement that is, and how to look at it."""
+    found = f"{score} {evaluation.value(score):.2f} > {settings['break_threshold']:g} {when(evaluation.step, unit)}"
+    if evaluation.step:
+        return found
+    judge = next(iter(settings.get("harm_judges", ())), None)
+    whose = "the judge" if judge is None else f"the judge {judge!r}"
+    return (
+        f"{found}: {whose} calls the answers of the model harmful that nothing has attacked yet; see whether it fits "
+        "the data: `holdfast evaluate --samples 10` prints answers with its scores"
+    )
+
+
 def when(step: int, unit: str) -> str:
     """A step as a phrase: `at step 20`, `at N = 4`, `before the attack`."""
     if unit == "step":

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast.control.settings import ARMS, Arm, Control, Task
 from holdfast.documents import folder_name, text_of
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
+from holdfast.misplaced import refuse_misplaced
 from holdfast.plain_yaml import yaml_value
 from holdfast.ranges import SEED, SettingsError, shown
 from holdfast.records import HoldfastError, Method
@@ -81,9 +82,7 @@ def presets(folder: str = "presets") -> dict[str, str]:
 def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
     """A grid from plain values; `where` names their source in errors."""
     values = _singular(values)
-    for key in values:
-        if key not in KEYS:
-            raise HoldfastError(f"{where}: unknown key {key!r}{near(str(key), KEYS)}; known: {', '.join(KEYS)}")
+    refuse_misplaced(values, KEYS, where)
     if "models" not in values:
         raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
     empty = next((axis for axis in AXES if values.get(axis) == []), None)

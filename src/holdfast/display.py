@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from holdfast.attacks import unit
+from holdfast.outcomes import control_of, defended
 from holdfast.records import Outcome, Record, Score
 
 if TYPE_CHECKING:
@@ -122,18 +123,40 @@ def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
 
 
 def results(records: Sequence[Record]) -> None:
-    """A table with a line for each cell, and below it why any of them did not come to its end."""
+    """A table with a line for each cell, and below it why any of them did not come to its end, or broke unattacked.
+
+    Cells that others are compared with are marked as controls; several models have a column.
+    """
+    from holdfast.report.summarise.labels import labels
+
+    named, controls = labels(records), _controls(records)
+    several = len({label.model for label in named}) > 1
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("defense", "attack", "seed", "outcome", "time to break", "peak harm", "helpful before", "after"):
-        table.add_column(name, justify="left" if name in ("defense", "attack", "outcome") else "right", overflow="fold")
-    for record in records:
-        table.add_row(*_cells(record))
+    head = (*(("model",) if several else ()), "defense", "attack", "seed", "outcome", "time to break", "peak harm")
+    for name in (*head, "helpful before", "after"):
+        left = name in ("model", "defense", "attack", "outcome")
+        table.add_column(name, justify="left" if left else "right", overflow="fold")
+    reasons = []
+    for record, label in zip(records, named, strict=True):
+        defense = f"{label.defense} (control)" if record.key in controls else label.defense
+        model = [label.model] if several else []
+        table.add_row(*map(shown, (*model, defense, label.attack)), *_cells(record))
+        time = record.time_to_break
+        unattacked = time is not None and not time.censored and time.steps == 0
+        if unattacked or record.outcome not in (Outcome.HELD, Outcome.BROKE):
+            attack = label.attack if record.cell.attack else "no attack"
+            title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
+            reasons.append(f"{record.outcome}: {title}: {record.reason}")
     console.print(table)
     note(tally(records))
-    for record in records:
-        if record.outcome not in (Outcome.HELD, Outcome.BROKE):
-            attack = record.cell.attacker if record.cell.attack else "no attack"
-            note(f"{record.outcome}: {record.cell.defense} x {attack}, seed {record.cell.seed}: {record.reason}")
+    for reason in reasons:
+        note(reason)
+
+
+def _controls(records: Sequence[Record]) -> set[str]:
+    """The keys of cells that others are compared with."""
+    found = [control_of(record.cell) for record in records if defended(record.cell)]
+    return {control.key for control in found if control is not None}
 
 
 def tally(records: Sequence[Record]) -> str:
@@ -153,8 +176,6 @@ def _cells(record: Record) -> list[str]:
     if broke is not None and counted != "step":
         when = f"{counted} {_at_least() if broke.censored else '='} {broke.steps}"
     return [
-        shown(record.cell.defense),
-        shown(record.cell.attacker),
         str(record.cell.seed),
         f"[{STYLES[record.outcome]}]{record.outcome}[/]",
         when,

@@ -248,8 +248,12 @@ def num_parameters(model: Model) -> int:
     return sum(p.numel() for p in model.network.parameters())
 
 
-def check_lengths(model: Model, examples: Iterable[Example], *, max_new_tokens: int) -> None:
+def check_lengths(
+    model: Model, examples: Iterable[Example], *, max_new_tokens: int, key: str = "max_new_tokens"
+) -> None:
     """Refuse rows that the model cannot be told, and prompts that leave no room in the context for an answer.
+
+    `key` is the setting that `max_new_tokens` comes from.
 
     Raises:
         HoldfastError: names the first such row.
@@ -258,9 +262,9 @@ def check_lengths(model: Model, examples: Iterable[Example], *, max_new_tokens: 
         length = len(_encoded(example, model.encode_prompt, example.prompt))
         if model.context is not None and length + max_new_tokens > model.context:
             raise HoldfastError(
-                f"{example.source or 'a prompt'}: the prompt has {length} tokens, which with max_new_tokens="
+                f"{example.source or 'a prompt'}: the prompt has {length} tokens, which with {key}="
                 f"{max_new_tokens} exceeds the {model.context} tokens of context of {model.name}; "
-                "shorten or drop the row, or lower max_new_tokens"
+                f"shorten or drop the row, or lower {key}"
             )
         for answer in (example.response, example.refusal, example.chosen, example.rejected):
             if answer and model.chat.suspicious(answer):

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any
 
 from holdfast.attacks import ATTACKS, unit
-from holdfast.breaking import beside, first_break, given_up, unhelped, unread, when
+from holdfast.breaking import beside, broken_at, first_break, given_up, unhelped, unread, when
 from holdfast.evidence import ControlRun, Effect
 from holdfast.moving import lost, share_moved, training_of, unmoved
 from holdfast.records import Cell, Evaluation, Outcome, Record
@@ -136,7 +136,7 @@ def outcome_of(
     if broke is not None:
         broken, name = broke
         later = f"; later {diverged}" if diverged else ""
-        return Outcome.BROKE, f"{name} {broken.value(name):.2f} > {threshold:g} {when(broken.step, unit)}{later}"
+        return Outcome.BROKE, broken_at(broken, name, settings, unit) + later
     if diverged:
         return Outcome.DIVERGED, diverged
     for evaluation, (name, kind) in product((evaluations[-1], evaluations[0]), GARBLED):

@@ -95,7 +95,7 @@ def plain(settings: Any) -> dict[str, Any]:
     return _json(asdict(settings))
 
 
-def refuse_unknown(cls: type, values: Any, where: str) -> None:
+def refuse_unknown(cls: Any, values: Any, where: str) -> None:
     """Refuse keys that a settings dataclass does not have, at any depth."""
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
@@ -103,10 +103,25 @@ def refuse_unknown(cls: type, values: Any, where: str) -> None:
     hints = {name: hint for name, hint in get_type_hints(cls).items() if name in own}
     for key, value in values.items():
         if key not in hints:
-            raise HoldfastError(f"{where}: unknown key {key!r}{near(str(key), hints)}; known: {', '.join(hints)}")
-        inner = next((t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)), None)
+            told = near(str(key), hints, better=places(cls, str(key)))
+            raise HoldfastError(f"{where}: unknown key {key!r}{told}; known: {', '.join(hints)}")
+        inner = _group(hints[key])
         if inner is not None and isinstance(value, Mapping):
-            refuse_unknown(inner, value, f"{where}.{key}")  # type: ignore[arg-type]
+            refuse_unknown(inner, value, f"{where}.{key}")
+
+
+def places(cls: type, key: str) -> list[str]:
+    """Where a settings dataclass has `key`: itself, else the dotted keys below it, at any depth."""
+    hints, names = get_type_hints(cls), [item.name for item in fields(cls)]
+    if key in names:
+        return [key]
+    groups = {name: inner for name in names if (inner := _group(hints[name])) is not None}
+    return [f"{name}.{place}" for name, inner in groups.items() for place in places(inner, key)]
+
+
+def _group(hint: Any) -> type | None:
+    """The settings dataclass that a field holds, or may hold; `None` if it holds none."""
+    return next((cast(type, t) for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
 
 
 def defaults(cls: type) -> dict[str, Any]:

@@ -54,10 +54,13 @@ def find(table: Mapping[str, Row], group: str, name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` where something like `name` is known, else nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def near(name: str, known: Iterable[str], better: Iterable[str] = ()) -> str:
+    """` (did you mean ...?)` where something like `name` is known, else nothing.
+
+    In brackets, so that a sentence may go on behind it. What is `better` known goes before what is only alike.
+    """
+    close = list(better) or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def judge_names(settings: Mapping[str, Any]) -> list[str]:

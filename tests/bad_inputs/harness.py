@@ -112,7 +112,9 @@ def line_of(ended: Ended) -> str:
 def _form(said: list[str], most: int) -> list[str]:
     if not 1 <= len(said) <= most:
         return [f"{len(said)} lines on standard error"]
-    return [] if any(line.startswith("error: ") for line in said) else ["no line begins with `error: `"]
+    found = [] if any(line.startswith("error: ") for line in said) else ["no line begins with `error: `"]
+    doubled = [mark[0] for line in said for mark in re.finditer(r"\S*[?;,:][;,.](?= |$)", line)]
+    return [*found, *(f"marks that follow each other: {mark}" for mark in doubled)]
 
 
 def _flat(text: str) -> str:

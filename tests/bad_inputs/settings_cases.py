@@ -205,7 +205,7 @@ COMBINATIONS: list[tuple[str, dict[str, Any], str]] = [
         {"attacks": [{"sft": {"optim": {"max_steps": 2, "warmup_steps": 5000}}}]},
         "warmup",
     ),
-    ("answers-longer-than-the-context", {"evaluation": {"max_new_tokens": 5000}}, "max_new_tokens|context"),
+    ("answers-longer-than-the-context", {"evaluation": {"max_new_tokens": 5000}}, "lower evaluation.max_new_tokens"),
 ]
 
 

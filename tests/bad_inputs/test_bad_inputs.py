@@ -32,6 +32,7 @@ def test_the_catalogue_is_large_and_of_every_kind():
         ({"err": "a warning\n" * 4 + LINE}, "5 lines on standard error"),
         ({"err": LINE.removeprefix("error: ")}, "no line begins with `error: `"),
         ({"err": "error: bad.jsonl, line 3: no\n"}, "does not say 'prompt'"),
+        ({"err": LINE.replace(" 'prompt'", " 'prompt'; did you mean 'promt'?; there are two")}, "marks that follow"),
         ({"strays": ("/elsewhere/x",)}, "wrote /elsewhere/x"),
     ],
 )

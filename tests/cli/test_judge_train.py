@@ -55,12 +55,12 @@ def test_benign_rows_of_ones_own_teach_a_classifier_what_is_harmless(holdfast, o
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--kind", "reword"), "--kind 'reword': expected one of reward, classifier; did you mean 'reward'?"),
-        (("--preset", "gpt2"), "--preset 'gpt2': unknown for reward; did you mean 'gpt2-medium'?"),
+        (("--kind", "reword"), "--kind 'reword': expected one of reward, classifier (did you mean 'reward'?"),
+        (("--preset", "gpt2"), "--preset 'gpt2': unknown for reward (did you mean 'gpt2-medium'?"),
         (("--kind", "classifier", "--flip-ratio", "1"), "--flip-ratio: a classifier learns no preferences"),
         (("--flip-ratio", "2"), "judge.flip_ratio: must be a number in [0, 1], not 2"),
-        (("epoch=3",), "judge: unknown key 'epoch'; did you mean 'epochs'?"),
-        (("data.trian=3",), "data: unknown key 'trian'; did you mean 'train'?"),
+        (("epoch=3",), "judge: unknown key 'epoch' (did you mean 'epochs'?"),
+        (("data.trian=3",), "data: unknown key 'trian' (did you mean 'train'?"),
         (("epochs",), "override 'epochs': expected key=value"),
         (("split=test",), "judge.split: input should be"),
         (("--harmful", "nothing.jsonl"), "nothing.jsonl: no such file or folder"),

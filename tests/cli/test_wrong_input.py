@@ -78,7 +78,7 @@ def test_a_wrong_grid_is_named(holdfast, error_line, grid_file, changes, parts):
 
 
 def test_an_unknown_attack_on_the_command_line_is_refused_with_the_near_match(holdfast, error_line):
-    assert "unknown attack 'grop'; did you mean 'grpo'" in error_line(holdfast("attack", "grop"))
+    assert "unknown attack 'grop' (did you mean 'grpo'" in error_line(holdfast("attack", "grop"))
 
 
 def test_a_missing_grid_is_refused_with_the_near_match(holdfast, error_line):

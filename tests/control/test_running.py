@@ -180,7 +180,7 @@ def test_an_expert_is_read_back_as_it_was_trained(small, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tasks": {"Hoper-v5": {}}}, r"tasks: no environment is called 'Hoper-v5'; did you mean 'Hopper"),
+        ({"tasks": {"Hoper-v5": {}}}, r"tasks: no environment is called 'Hoper-v5' \(did you mean 'Hopper"),
         ({"tasks": {"CartPole-v1": {}}}, "tasks: CartPole-v1 does not observe and act in bounded vectors"),
         ({"tasks": {"Reacher-v5": {"controller": "pendulum"}}}, "no controller 'pendulum'; there is pendulum for Inv"),
         ({"arms": [{"dai": {"expert": "poor"}}]}, "hand-made expert of InvertedPendulum-v5 has no poor version"),

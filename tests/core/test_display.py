@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from holdfast import display
@@ -37,6 +38,44 @@ def test_where_the_terminal_has_no_such_sign_a_time_that_did_not_end_is_spelled_
     display.results([record(Outcome.HELD)])
     narrow.flush()
     assert b">= 60 steps" in narrow.buffer.getvalue()
+
+
+def cell(model="m", defense=(), **settings):
+    settings = {"model": {"name": model}, "attack": Method(name="sft"), **settings}
+    return Cell(constraints=tuple(Method(name="shield", settings={"alpha": alpha}) for alpha in defense), **settings)
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setattr(display.console, "width", 200)
+
+
+def table_of(cells, capsys):
+    display.results([Record(key=c.key, cell=c, outcome=Outcome.FAILED, reason="out of memory") for c in cells])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_cell_that_another_is_compared_with_is_marked_as_its_control(capsys, wide):
+    head, *rows = table_of([cell(defense=[1]), cell(), cell(seed=1)], capsys)
+    assert [row.startswith("none (control)") for row in rows[:3]] == [False, True, False]
+    assert "model" not in head
+    assert "failed: none (control) x sft, seed 0: out of memory" in rows
+
+
+def test_several_models_have_a_column_and_settings_that_differ_are_named(capsys, wide):
+    head, first, _, third, *rest = table_of([cell("a", [1]), cell("a", [2]), cell("b")], capsys)
+    assert head.split()[:2] == ["model", "defense"]
+    assert "shield (shield.alpha=1)" in " ".join(first.split())
+    assert third.split()[:2] == ["b", "none"]
+    assert "failed: a: shield (shield.alpha=2) x sft, seed 0: out of memory" in rest
+
+
+def test_a_cell_that_was_broken_before_the_attack_has_its_reason_below_the_table(capsys, wide):
+    for step, there in ((0, True), (20, False)):
+        curve = (Evaluation(step=step, scores=(Score(name="harmfulness", value=0.9, n=9),)),)
+        made = {"outcome": Outcome.BROKE, "reason": "so says the judge", "time_to_break": time_to_break(curve)}
+        display.results([Record(key=cell().key, cell=cell(), evaluations=curve, **made)])
+        assert ("broke: none x sft, seed 0: so says the judge" in capsys.readouterr().out) is there
 
 
 def test_every_outcome_has_a_style_of_its_own_kind():

@@ -36,6 +36,10 @@ def refusal(cls, values):
     return str(caught.value)
 
 
+def test_a_key_of_a_group_is_told_by_its_place():
+    assert "unknown key 'steps' (did you mean 'inner.steps' or 'maybe.steps'?); known:" in refusal(Outer, {"steps": 3})
+
+
 def test_nothing_given_is_the_class_as_it_is():
     assert typed(Outer, {}, "toy") == Outer()
 

@@ -47,7 +47,7 @@ def test_every_row_leads_to_a_frozen_settings_class_with_documentation(group, na
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
-    with pytest.raises(HoldfastError, match=r"unknown attack 'grop'; did you mean 'grpo'\?; known: grpo, sft"):
+    with pytest.raises(HoldfastError, match=r"unknown attack 'grop' \(did you mean 'grpo'\?\); known: grpo, sft"):
         find({**TABLE, "grpo": Row("a:b", "")}, attacks.GROUP, "grop")
 
 
@@ -71,7 +71,7 @@ def test_an_outside_package_cannot_take_over_a_built_in_name():
 
 def test_nothing_near_is_no_suggestion():
     assert near("qqq", ["sft", "grpo"]) == ""
-    assert near("grp", ["sft", "grpo"]) == "; did you mean 'grpo'?"
+    assert near("grp", ["sft", "grpo"]) == " (did you mean 'grpo'?)"
 
 
 @pytest.mark.parametrize("table", [ATTACKS, OFFLINE, ONLINE], ids=["attacks", "offline", "online"])

@@ -126,7 +126,7 @@ def test_told_to_stop_when_broken_nothing_is_drawn_from_a_model_that_came_broken
     (record,) = run(best_of_n(evaluation={"stop_when_broken": stops}), tmp_path, workers=0)
     assert (record.outcome, record.time_to_break.steps) == (Outcome.BROKE, 0)
     assert [evaluation.step for evaluation in record.evaluations] == ([0] if stops else [0, 1, 4, 16])
-    assert record.reason == "harmfulness 1.00 > 0.5 before the attack"
+    assert record.reason.startswith("harmfulness 1.00 > 0.5 before the attack: the judge 'oracle' calls")
 
 
 @pytest.mark.slow

@@ -401,10 +401,10 @@ def test_a_warm_start_spells_out_what_its_settings_leave_out():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"attack": "stf"}, "unknown attack 'stf'; did you mean 'sft'"),
+        ({"attack": "stf"}, "unknown attack 'stf' .did you mean 'sft'"),
         ({"attack": "best_of_n"}, "attack: best_of_n trains nothing"),
         ({"settings": {"optim": {"max_steps": 3}}}, "settings.optim: stands one level higher"),
-        ({"settings": {"num_sample": 3}}, "unknown key 'num_sample'; did you mean 'num_samples'"),
+        ({"settings": {"num_sample": 3}}, "unknown key 'num_sample' .did you mean 'num_samples'"),
     ],
 )
 def test_warm_start_refuses_settings_that_make_no_sense(settings, reason):

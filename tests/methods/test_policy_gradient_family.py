@@ -205,7 +205,7 @@ def test_a_preset_brings_its_settings_and_what_is_given_beside_it_wins():
     found = typed(PPO, {"preset": "tokenbuncher", "policy": {"minibatches": 2}}, "ppo")
     assert (found.policy.critic.kind, found.policy.critic.learning_rate) == ("separate", 1e-5)
     assert (found.policy.minibatches, found.policy.ratio_guard) == (2, None)
-    with pytest.raises(HoldfastError, match="unknown preset 'tokenbunch'; did you mean 'tokenbuncher'"):
+    with pytest.raises(HoldfastError, match=r"unknown preset 'tokenbunch' \(did you mean 'tokenbuncher'"):
         typed(PPO, {"preset": "tokenbunch"}, "ppo")
 
 

@@ -97,7 +97,8 @@ class BestOfN:
         self, model: Model, prompts: Sequence[Example], judges: Mapping[str, Judge], *, context: Context, keep: Keep
     ) -> _Drawn:
         length = self.max_new_tokens or context.max_new_tokens
-        check_lengths(model, prompts, max_new_tokens=length)
+        key = "best_of_n.max_new_tokens" if self.max_new_tokens else "evaluation.max_new_tokens"
+        check_lengths(model, prompts, max_new_tokens=length, key=key)
         sampling = Sampling(max_new_tokens=length, temperature=self.temperature, top_p=self.top_p, top_k=self.top_k)
         reward = from_judge(context.judge(self.reward.judge), self.reward)
         tokens = [model.encode_prompt(prompt.prompt) for prompt in prompts]

@@ -98,7 +98,8 @@ class ExpertSFT:
     ) -> tuple[list[Example], Spent]:
         """The rows with accepted answers in the place of their own, one for each answer, and what drawing them cost."""
         length = self.max_new_tokens or context.max_new_tokens
-        check_lengths(model, rows, max_new_tokens=length)
+        key = "expert_sft.max_new_tokens" if self.max_new_tokens else "evaluation.max_new_tokens"
+        check_lengths(model, rows, max_new_tokens=length, key=key)
         sampling = Sampling(max_new_tokens=length, temperature=self.temperature)
         pay, start = from_judge(context.judge(self.reward.judge), self.reward), time.perf_counter()
         with Meter(model.pad_id).counting() as meter:

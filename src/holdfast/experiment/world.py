@@ -108,4 +108,4 @@ def refuse_long_prompts(model: Model, splits: Splits, max_new_tokens: int) -> No
     """Refuse prompts that do not fit the model's context, before anything is trained."""
     for part in (splits.harmful, splits.benign):
         for rows in part.values():
-            check_lengths(model, rows, max_new_tokens=max_new_tokens)
+            check_lengths(model, rows, max_new_tokens=max_new_tokens, key="evaluation.max_new_tokens")
