@@ -40,7 +40,8 @@ On prompts that hardening did not see, before and after it, with 95 % intervals.
 {_benign_change(before.evaluations[-1].score("helpfulness"), after.evaluations[-1].score("helpfulness"))}
 {_warning(before, after)}
 This says how the model answers as released. It says nothing of how long the hardening holds against fine-tuning:
-measure that with `holdfast attack`, beside the model that it was made from (`models.undefended=FOLDER`).
+measure that with `holdfast attack`, beside the model that it was made from (`holdfast.yaml` says which;
+`models.undefended=FOLDER` where that is elsewhere).
 
 ## How it was made
 

@@ -83,9 +83,11 @@ class _Bars:
         self.ids: dict[str, Any] = {}
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
+        if state != "looking" and "looking" in self.ids:
+            self.bars.remove_task(self.ids.pop("looking"))
         if "note" in details:
             self.bars.console.print(shown(details["note"]), highlight=False, soft_wrap=True)
-        elif state == "started":
+        elif state in ("looking", "started"):
             self.ids[piece.key] = self.bars.add_task(shown(piece.title), total=None, harm="")
         elif state == "progress" and piece.key in self.ids and "step" in details:
             harm = details.get("harmfulness")
@@ -109,9 +111,12 @@ class _Lines:
         if state == "progress":
             return
         now = f"{time.monotonic() - self.start:7.1f} s  "
-        ending = (
-            shown(f"{state:<8} {piece.title}") if state in ("started", "waiting") else _ending(piece, state, details)
-        )
+        if state == "looking":
+            ending = shown(piece.title)
+        elif state in ("started", "waiting"):
+            ending = shown(f"{state:<8} {piece.title}")
+        else:
+            ending = _ending(piece, state, details)
         console.print(now + ending, highlight=False, soft_wrap=True)
         sys.stdout.flush()
 

@@ -46,8 +46,8 @@ def _commit(name: str, revision: str, kind: Kind, cache: str) -> str | None:
     # Asking renews what the cache says the revision is, also where there is no such file; the network may be away.
     with contextlib.suppress(Exception):
         hf_hub_download(name, ASKED[kind], revision=revision, repo_type=kind, cache_dir=cache)
-    place = Path(cache) / repo_folder_name(repo_id=name, repo_type=kind) / "refs" / revision
     try:
+        place = Path(cache) / repo_folder_name(repo_id=name, repo_type=kind) / "refs" / revision
         commit = place.read_text().strip()
     except (OSError, ValueError):
         return None

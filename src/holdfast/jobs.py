@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from holdfast import display, experiment
 from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
-from holdfast.experiment import store
+from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
 from holdfast.outcomes import useless_beside
 from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.sandbox.build import Sandbox
 from holdfast.settings import merge
 
 
@@ -67,14 +68,14 @@ def harden_model(
     key = _stage_key(after)
     _copy(store.stage_folder(runs, key) / "model", out)
     store.write_text(out / "README.md", model_card(before, after))
+    origins.write(out, before.cell.model)
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
     use = useless_beside(after, before)
     if use is not None:
         display.note(f"useless: {use}")
     display.note(f"wrote {out}")
-    # Without the undefended model beside it nothing could be said of it.
-    start = before.cell.model["settings"].get("path", "models/aligned (`holdfast sandbox build --out models`)")
-    display.note(f"next: how long does it hold? holdfast attack sft --model {out} models.undefended={start}")
+    # Without the undefended model beside it nothing could be said of it: its folder says which that is.
+    display.note(f"next: how long does it hold? holdfast attack sft --model {out}")
     return 0
 
 
@@ -201,9 +202,30 @@ def announce(grid: Grid) -> None:
         )
     elif missing:
         display.note(f"{missing} controls left out (`control: false`): what does not break is untested, not held")
+    for line in _origins(grid) if any(grid.attacks) else ():
+        display.note(line)
     cautions = [getattr(configured(m, "online"), "caution", None) for cell in own for m in cell.constraints]
     for line in dict.fromkeys(filter(None, cautions)):
         display.note(f"beware: {line}")
+
+
+def _origins(grid: Grid) -> Iterator[str]:
+    """What hardened models are compared with that their grid does not say it of, a line each."""
+    for model in grid.models:
+        if isinstance(model, Sandbox) or model.undefended is not None or not origins.is_hardened(model.path):
+            continue
+        origin = origins.origin_of(model.path)
+        if origin is not None and origin.there:
+            yield f"{model.path}: was hardened from {origin}, which is attacked beside it as its control"
+        else:
+            lost = "" if origin is None else f" from {origin}, which is gone or has changed"
+            if origin is not None and origin.path is None:
+                lost += " (`holdfast sandbox build` makes it anew)"
+            yield (
+                f"{model.path}: was hardened{lost}; without the undefended model beside it outcomes will be `untested` "
+                "where it does not break: name it by `models.undefended=FOLDER` after the command, by `undefended: "
+                "FOLDER` in a grid's model"
+            )
 
 
 def _report(runs: Path, out: Path, *, title: str) -> None:

@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from holdfast.experiment.origins import origin_of
+
 pytestmark = pytest.mark.slow
 
 FORMAT = r"Question: {prompt}\nAnswer:"
@@ -121,7 +123,8 @@ def test_harden_writes_an_ordinary_folder_with_a_card(holdfast, options, tmp_pat
     )
     assert (code, err) == (0, "")
     assert "wrote hard" in out
-    assert "next: how long does it hold? holdfast attack sft --model hard models.undefended=" in out
+    assert "next: how long does it hold? holdfast attack sft --model hard\n" in out
+    assert (origin_of(tmp_path / "hard").there, origin_of(tmp_path / "hard").name) == (True, "neox")
     assert "before" in out
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hard")
     assert model.config.model_type == "gpt_neox"

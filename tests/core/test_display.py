@@ -1,13 +1,20 @@
 """What the terminal says of outcomes."""
 
 import io
+from typing import NamedTuple
 
 import pytest
 from rich.console import Console
 
 from holdfast import display
 from holdfast.breaking import time_to_break
+from holdfast.experiment import Looking
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
+
+
+class Piece(NamedTuple):
+    title: str
+    key: str = "p"
 
 
 def record(outcome, reason=""):
@@ -76,6 +83,26 @@ def test_a_cell_that_was_broken_before_the_attack_has_its_reason_below_the_table
         made = {"outcome": Outcome.BROKE, "reason": "so says the judge", "time_to_break": time_to_break(curve)}
         display.results([Record(key=cell().key, cell=cell(), evaluations=curve, **made)])
         assert ("broke: none x sft, seed 0: so says the judge" in capsys.readouterr().out) is there
+
+
+def test_what_is_looked_at_before_a_run_has_a_bar_until_the_first_piece_starts(monkeypatch):
+    monkeypatch.setattr(display, "console", Console(file=io.StringIO(), force_terminal=True, width=200))
+    with display.live() as news:
+        news(Looking(), "looking", {})
+        assert [task.description for task in news.bars.tasks] == ["looking at models, rows and judges"]
+        assert not news.bars.finished
+        news(Piece("harden: x"), "started", {})
+        assert [task.description for task in news.bars.tasks] == ["harden: x"]
+
+
+def test_without_a_terminal_what_is_looked_at_is_a_line_and_steps_are_none(capsys):
+    with display.live() as news:
+        news(Looking(), "looking", {})
+        news(Piece("harden: x"), "started", {})
+        news(Piece("harden: x"), "progress", {"step": 1, "max_steps": 9})
+        news(Piece("harden: x"), "done", {})
+    lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["looking at models, rows and judges", "started  harden: x", "done     harden: x"]
 
 
 def test_every_outcome_has_a_style_of_its_own_kind():

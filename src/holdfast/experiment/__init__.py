@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News
@@ -34,7 +34,7 @@ def run(
         folder: where the run is kept. Running again goes on where the last run stopped.
         workers: processes at a time, one for each core if `None`; 0 stays in this process.
         options: checkpoints, kept weights, threads.
-        news: told of every start, step and end.
+        news: told when what cells need is looked at, and of every start, step and end.
         looked: what the cells need has been looked at already.
 
     Raises:
@@ -51,6 +51,7 @@ def run(
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
     if unfinished and not looked:
+        (news or _silent)(Looking(), "looking", {})
         check_data(grid)
         look(unfinished, workers, options.threads)
     work = engine.Work(
@@ -67,6 +68,13 @@ def run(
     for cell in cells:
         judge_again(cell, folder)
     return [_record(folder, cell, failed) for cell in cells]
+
+
+class Looking(NamedTuple):
+    """What is done before the first piece of work, and takes a while: for the display."""
+
+    key: str = "looking"
+    title: str = "looking at models, rows and judges"
 
 
 def look(cells: list[Cell], workers: int | None, threads: int = 1) -> None:

@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from holdfast.experiment.notes import Told
 from holdfast.records import HoldfastError
 
-State = Literal["started", "progress", "done", "failed", "waiting"]
+State = Literal["looking", "started", "progress", "done", "failed", "waiting"]
 News = Callable[[Any, State, Mapping[str, Any]], None]
-"""(piece of work, what happened, details) for the display."""
+"""(piece of work, what happened, details) for the display; `looking` comes before any piece, and has no end told."""
 
 POLL = 0.2
 BUSY_WAIT = 1.0

@@ -14,6 +14,7 @@ from holdfast.experiment.calling import called, judges_of
 from holdfast.experiment.combinations import Misfit, refuse_misfits
 from holdfast.experiment.fingerprints import of_folder
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
+from holdfast.experiment.origins import origin_of
 from holdfast.hub import commit_of
 from holdfast.models import Dtype
 from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
@@ -33,8 +34,8 @@ class Pretrained:
     A chat template is given `chat_template_kwargs`, such as `enable_thinking: false`, and is told that today is `date`.
     `dtype` is what weights are held in that nothing trains, float32 unless given; `release` what a hardened model is
     written in, and then loaded from for the next stage or the attack: the type of its own folder unless given.
-    `undefended` names the model that a hardened one was made from, which is attacked as its control; without it the
-    model counts as undefended itself.
+    `undefended` names the model that a hardened one was made from, which is attacked as its control; without it that
+    which its folder names, if it is there and the same (see `origins`), else the model counts as undefended itself.
     """
 
     path: str
@@ -208,9 +209,13 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
         "settings": settings,
         "fingerprint": model_fingerprint(model),
     }
-    if origin is None:
+    made_from = origin_of(model.path) if origin is None else None
+    if origin is not None:
+        return {**found, "undefended": model_values(replace(model, path=origin, revision=None, undefended=None))}
+    if made_from is None or not made_from.there:
         return found
-    return {**found, "undefended": model_values(replace(model, path=origin, revision=None, undefended=None))}
+    other = replace(model, path=made_from.place, revision=made_from.revision)
+    return {**found, "undefended": {**model_values(other), "name": made_from.name}}
 
 
 def model_fingerprint(model: Pretrained) -> str:

@@ -106,6 +106,11 @@ def _sandbox_tasks(cell: Cell, cache: Path, found: dict[str, Task]) -> tuple[dic
     return {"undefended": cache / aligned / "model", "base": source}, (aligned,)
 
 
+def sandbox_models(cell: Cell, cache: Path) -> dict[str, Path]:
+    """The folders of the sandbox's models behind a cell, `undefended` and `base`, whether they are there or not."""
+    return _sandbox_tasks(cell, cache, {})[0]
+
+
 def _judge_tasks(
     cell: Cell, run: Path, found: dict[str, Task], *, names: Sequence[str] | None = None
 ) -> tuple[str, ...]:

@@ -1,0 +1,115 @@
+"""What a hardened model's folder was made from: written into it, and looked up when the folder is attacked.
+
+Only a model that is on this machine and still the same counts as found: nothing is fetched for what a file says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast.experiment import store
+from holdfast.experiment.fingerprints import MARKS, of_folder
+from holdfast.experiment.tasks import sandbox_models
+from holdfast.files import require_file
+from holdfast.hub import pinned
+from holdfast.plain_yaml import yaml_value
+from holdfast.records import Cell, HoldfastError
+from holdfast.sandbox.build import Sandbox
+from holdfast.settings import plain, typed
+
+FILE = "holdfast.yaml"
+"""Beside the weights of a hardened model; no part of its fingerprint, since nothing that is loaded depends on it."""
+HEAD = "# Holdfast made this model from another one, which is attacked as its control where it is still there.\n"
+CARD = "---\ntags: [holdfast, hardened]\n"
+"""How the card of a hardened model begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The model that another one was hardened from: a folder or id as it was given, or one of the `sandbox`.
+
+    `fingerprint` is that of its folder, or `ID@REVISION`.
+    """
+
+    name: str
+    fingerprint: str
+    path: str | None = None
+    revision: str | None = None
+    sandbox: Sandbox | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.place})"
+
+    @property
+    def place(self) -> str:
+        """Where it is, or was."""
+        return self.path or str(_sandbox_folder(self.sandbox or Sandbox(), self.name))
+
+    @property
+    def there(self) -> bool:
+        """Whether it is on this machine, and is what it was."""
+        folder = Path(self.place)
+        if any((folder / mark).is_file() for mark in MARKS):
+            return of_folder(folder) == self.fingerprint
+        known = self.path is not None and not folder.exists() and _is_cached(self.path, self.revision)
+        return known and self.fingerprint == f"{self.path}@{self.revision or 'main'}"
+
+
+def write(folder: Path, model: Mapping[str, Any]) -> None:
+    """Say in a hardened model's folder what it was made from: a cell's model, or what that one was made from itself."""
+    model = model.get("undefended", model)
+    settings, name = model["settings"], str(model["name"])
+    if model["kind"] == "sandbox":
+        sandbox = typed(Sandbox, settings, "models.sandbox")
+        origin = Origin(name=name, fingerprint=of_folder(_sandbox_folder(sandbox, name)), sandbox=sandbox)
+    else:
+        fingerprint = str(model["fingerprint"])
+        revision = pinned(fingerprint) or settings["revision"]  # the commit that was hardened: a branch moves on
+        origin = Origin(name=name, fingerprint=fingerprint, path=settings["path"], revision=revision)
+    values = {key: value for key, value in plain(origin).items() if value is not None}
+    store.write_text(folder / FILE, f"{HEAD}{json.dumps({'hardened_from': values}, indent=1)}\n")
+
+
+def origin_of(folder: str | Path) -> Origin | None:
+    """What a folder says it was hardened from; `None` where it says nothing that can be read."""
+    path = Path(folder) / FILE
+    try:
+        if not path.is_file():
+            return None
+        require_file(path)
+        values = yaml_value(path.read_text(encoding="utf-8"), str(path))
+        return typed(Origin, values["hardened_from"], str(path))
+    except (HoldfastError, OSError, KeyError, TypeError, ValueError):
+        return None
+
+
+def is_hardened(folder: str | Path) -> bool:
+    """Whether a model's folder is one that Holdfast hardened, by its card or by what it says it was made from."""
+    if (Path(folder) / FILE).is_file():
+        return True
+    card = Path(folder) / "README.md"
+    try:
+        return card.is_file() and card.read_text(encoding="utf-8").startswith(CARD)
+    except (OSError, ValueError):
+        return False
+
+
+def _sandbox_folder(sandbox: Sandbox, name: str) -> Path:
+    from holdfast.experiment import cache_folder
+
+    cell = Cell(model={"kind": "sandbox", "name": name, "settings": plain(sandbox)})
+    return sandbox_models(cell, cache_folder())["undefended"]
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    place = str(constants.HF_HUB_CACHE)
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json", cache_dir=place, revision=revision), str)
+    except (OSError, ValueError):  # no name of a repository
+        return False
