@@ -38,8 +38,7 @@ from runs import RESULTS, keep, settings
 
 from holdfast import api, models
 from holdfast.attacks import ATTACKS
-from holdfast.attacks import GROUP as ATTACK_GROUP
-from holdfast.defenses.online import GROUP, ONLINE
+from holdfast.defenses.online import ONLINE
 from holdfast.fit import fit
 from holdfast.methods import learns_from
 from holdfast.models import Model
@@ -47,7 +46,6 @@ from holdfast.plan import Plan, Progress
 from holdfast.records import Completion, Verdict
 from holdfast.sandbox.build import untrained
 from holdfast.settings import typed
-from holdfast.tables import find
 from holdfast.tensors import Batch
 
 ROWS, ANSWERS, LENGTH = 8, 4, 24
@@ -125,20 +123,20 @@ def short(model: Model, attack: str, name: str) -> None:
 
 def settings_of(name: str) -> Any:
     method, values = DEFENSES[name]
-    return typed(find(ONLINE, GROUP, method), values, method)
+    return typed(ONLINE.load(method), values, method)
 
 
 def fits(attack: str, name: str) -> bool:
     """Whether the defense has something to act on in the attack."""
     needs = getattr(settings_of(name), "needs", None)
-    return needs in (None, learns_from(find(ATTACKS, ATTACK_GROUP, attack)))
+    return needs in (None, learns_from(ATTACKS.load(attack)))
 
 
 def planned(model: Model, attack: str, name: str, steps: int) -> Plan:
     """The attack on a copy of the model under the defense."""
     context = replace(api.context(api.splits(), max_new_tokens=LENGTH), fit=fit, judge=lambda _: graded)
     values = {"optim": {**OPTIM, "max_steps": steps}, **ROLLOUTS.get(attack, {})}
-    plan = typed(find(ATTACKS, ATTACK_GROUP, attack), values, attack).plan(models.clone(model), context)
+    plan = typed(ATTACKS.load(attack), values, attack).plan(models.clone(model), context)
     return plan if name == "none" else settings_of(name).constrain(plan, context)
 
 

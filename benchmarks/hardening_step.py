@@ -39,13 +39,12 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from holdfast import api, models, rollouts
-from holdfast.defenses.offline import GROUP, OFFLINE
+from holdfast.defenses.offline import OFFLINE
 from holdfast.fit import fit
 from holdfast.models import Model
 from holdfast.plan import Fitted, Plan, Progress
 from holdfast.sandbox.build import untrained
 from holdfast.settings import merge, typed
-from holdfast.tables import find
 
 ROWS, LENGTH = 8, 24
 ONE_ATTACKER: dict[str, Any] = {"tasks": 1, "inner": {"max_steps": 4}, "evaluate_every": 4}
@@ -127,7 +126,7 @@ def run(model: Model, name: str, steps: int, loop: Callable[[Plan], Fitted]) -> 
         loop(api.SFT(optim=api.Optim(**optim)).plan(models.clone(model), context))
     else:
         values = merge(given, {"optim": optim})
-        typed(find(OFFLINE, GROUP, method), values, method).harden(model, context)
+        typed(OFFLINE.load(method), values, method).harden(model, context)
 
 
 def watched(model: Model, name: str, steps: int) -> list[Step]:

@@ -8,97 +8,49 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from holdfast.attacks.best_of_n import BestOfN
-from holdfast.attacks.dpo import DPO
-from holdfast.attacks.expert_alone import ExpertAlone
-from holdfast.attacks.expert_sft import ExpertSFT
-from holdfast.attacks.policy_gradient import DAPO, GRPO, PPO, RLOO, DrGRPO, ReinforcePlusPlus
-from holdfast.attacks.sft import SFT
-from holdfast.breaking import time_to_break
-from holdfast.data.columns import Source
-from holdfast.defenses.offline.circuit_breakers import CircuitBreakers
-from holdfast.defenses.offline.gradient_penalty import GradientPenalty
-from holdfast.defenses.offline.repnoise import RepNoise
-from holdfast.defenses.offline.representation_removal import RepresentationRemoval
-from holdfast.defenses.offline.reward_neutralization import RewardNeutralization
-from holdfast.defenses.offline.rmu import RMU
-from holdfast.defenses.offline.tar import TAR
-from holdfast.defenses.offline.token_buncher import TokenBuncher
-from holdfast.defenses.offline.vaccine_alignment import VaccineAlignment
-from holdfast.defenses.online.constrained_sft import ConstrainedSFT
-from holdfast.defenses.online.kl_anchor import KLAnchor
-from holdfast.defenses.online.lisa import Lisa
-from holdfast.defenses.online.refusal_loss import RefusalLoss
-from holdfast.defenses.online.safe_rlhf import SafeRLHF
-from holdfast.defenses.online.security_vectors import SecurityVectors
-from holdfast.defenses.online.vaccine import Vaccine
-from holdfast.defenses.online.weight_anchors import EWC, L2Anchor
+from holdfast.attacks import ATTACKS
+from holdfast.attacks.adaptive import ADAPTIVE
+from holdfast.defenses.offline import OFFLINE
+from holdfast.defenses.online import ONLINE
 from holdfast.evaluate import Suite, evaluate
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import Data, data_values
 from holdfast.experiment.world import make_judge
 from holdfast.fit import fit
 from holdfast.generate import Sampling
-from holdfast.methods import AttackConfig, OfflineDefense, OnlineDefense, trains
-from holdfast.models import LoRA, Model, load
-from holdfast.plan import Context, Optim, Progress
-from holdfast.policy import Policy
+from holdfast.methods import OfflineDefense, OnlineDefense, TrainingAttack, trains
+from holdfast.models import Model, load
+from holdfast.plan import Context, Progress
 from holdfast.precision import Dtype
 from holdfast.records import Evaluation, HoldfastError, Judge, Method, Score
-from holdfast.releasing import as_released, save
-from holdfast.rewards import AttackReward
+from holdfast.releasing import as_released
 from holdfast.sandbox.build import Sandbox
 from holdfast.splits import Splits
 
-__all__ = [
-    "DAPO",
-    "DPO",
-    "EWC",
-    "GRPO",
-    "PPO",
-    "RLOO",
-    "RMU",
-    "SFT",
-    "TAR",
-    "AttackReward",
-    "BestOfN",
-    "CircuitBreakers",
-    "ConstrainedSFT",
-    "Data",
-    "DrGRPO",
-    "ExpertAlone",
-    "ExpertSFT",
-    "GradientPenalty",
-    "KLAnchor",
-    "L2Anchor",
-    "Lisa",
-    "LoRA",
-    "Optim",
-    "Policy",
-    "RefusalLoss",
-    "ReinforcePlusPlus",
-    "RepNoise",
-    "RepresentationRemoval",
-    "RewardNeutralization",
-    "SafeRLHF",
-    "Sandbox",
-    "SecurityVectors",
-    "Source",
-    "TokenBuncher",
-    "Vaccine",
-    "VaccineAlignment",
-    "attack",
-    "context",
-    "harden",
-    "judge",
-    "load",
-    "measure",
-    "sandbox",
-    "save",
-    "splits",
-    "time_to_break",
-]
+OWN = (
+    *("AttackReward", "Data", "LoRA", "Optim", "Policy", "Sandbox", "Source"),
+    *("attack", "context", "harden", "judge", "load", "measure", "sandbox", "save", "splits", "time_to_break"),
+)
+TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE)
+
+
+def __getattr__(name: str) -> Any:
+    """The settings class called `name` of any attack or defense, out of the tables; imported when it is asked for."""
+    for table in TABLES:
+        for method, row in table.items():
+            if row.target.rpartition(":")[2] == name:
+                return table.load(method)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*OWN, *(row.target.rpartition(":")[2] for table in TABLES for row in table.values())])
+
+
+__all__ = __dir__()  # noqa: PLE0605
+"""What the tables hold, rows of installed packages included, and the functions below."""
 
 
 def sandbox(settings: Sandbox | None = None) -> Model:
@@ -157,7 +109,7 @@ def measure(
 
 def attack(
     model: Model,
-    attack: AttackConfig,
+    attack: TrainingAttack,
     context: Context,
     *,
     judge: str,

@@ -147,21 +147,21 @@ def show_list(what: str | None) -> None:
     from holdfast.data import FORMATS
     from holdfast.defenses import offline, online
     from holdfast.judges import refusal_forms
-    from holdfast.tables import near, rows
+    from holdfast.tables import Table, near
 
-    def summaries(table: Any, group: str, suffix: str = "") -> dict[str, str]:
-        return {name: row.summary + suffix for name, row in rows(table, group).items()}
+    def summaries(table: Table, suffix: str = "") -> dict[str, str]:
+        return {name: row.summary + suffix for name, row in table.items()}
 
     found = {
         "attacks": {
-            **summaries(attacks.ATTACKS, attacks.GROUP),
-            **summaries(adaptive.ADAPTIVE, adaptive.GROUP, " (adaptive)"),
+            **summaries(attacks.ATTACKS),
+            **summaries(adaptive.ADAPTIVE, " (adaptive)"),
         },
         "defenses": {
-            **summaries(offline.OFFLINE, offline.GROUP, " (offline)"),
-            **summaries(online.ONLINE, online.GROUP, " (online)"),
+            **summaries(offline.OFFLINE, " (offline)"),
+            **summaries(online.ONLINE, " (online)"),
         },
-        "judges": summaries(judges.JUDGES, judges.GROUP),
+        "judges": summaries(judges.JUDGES),
         "formats": {name: _columns(reader) for name, reader in FORMATS.items()},
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
@@ -204,7 +204,7 @@ def announce(grid: Grid) -> None:
         display.note(f"{missing} controls left out (`control: false`): what does not break is untested, not held")
     for line in _origins(grid) if any(grid.attacks) else ():
         display.note(line)
-    cautions = [getattr(configured(m, "online"), "caution", None) for cell in own for m in cell.constraints]
+    cautions = [configured(m, "online").caution for cell in own for m in cell.constraints]
     for line in dict.fromkeys(filter(None, cautions)):
         display.note(f"beware: {line}")
 

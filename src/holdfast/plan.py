@@ -213,7 +213,7 @@ class Context:
 Stage = Callable[[Model, Context], Model]
 
 Planner = Callable[[Model, Context], Plan]
-"""How an attack becomes a plan: `AttackConfig.plan`, or that with an adaptive attacker round it."""
+"""How an attack becomes a plan: `TrainingAttack.plan`, or that with an adaptive attacker round it."""
 
 
 def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:

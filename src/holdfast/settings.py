@@ -124,6 +124,16 @@ def _group(hint: Any) -> type | None:
     return next((cast(type, t) for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
 
 
+def has_setting(cls: type, name: str) -> bool:
+    """Whether a settings dataclass has a setting of this dotted name; inside a mapping any name may stand."""
+    head, _, rest = name.partition(".")
+    hint = get_type_hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
+    if hint is None or not rest:
+        return hint is not None
+    inner = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+    return not inner or any(has_setting(cast(type, part), rest) for part in inner)
+
+
 def defaults(cls: type) -> dict[str, Any]:
     """The defaults of a settings dataclass as plain values; fields without one are left out."""
     found = {}

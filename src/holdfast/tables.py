@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
@@ -27,9 +28,53 @@ class Row(NamedTuple):
     unit: str = "step"
 
 
-def rows(table: Mapping[str, Row], group: str) -> dict[str, Row]:
-    """The table with the rows that installed packages add to it; a built-in name cannot be taken over."""
-    return {**added(group), **table}
+@dataclass(frozen=True)
+class Table(Mapping[str, Row]):
+    """The methods of a kind by name: the built-in ones, and behind them those that installed packages add.
+
+    `kind` says in errors what they are, `group` is the entry-point group; a built-in name cannot be taken over.
+    `check(cls, where)` refuses a class that does not offer what its kind has to.
+    """
+
+    kind: str
+    group: str
+    built_in: Mapping[str, Row]
+    check: Callable[[Any, str], None]
+
+    def __getitem__(self, name: str) -> Row:
+        return self.built_in[name] if name in self.built_in else added(self.group)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.built_in, **added(self.group)})
+
+    def __len__(self) -> int:
+        return len({**self.built_in, **added(self.group)})
+
+    def __hash__(self) -> int:
+        return hash(self.group)
+
+    def load(self, name: str) -> Any:
+        """The settings class called `name`, which keeps to the contract of its kind.
+
+        Raises:
+            HoldfastError: there is no such row (names the nearest), it leads nowhere, or to what is no such method.
+        """
+        if name not in self:
+            raise HoldfastError(f"unknown {self.kind} {name!r}{near(name, self)}; known: {', '.join(sorted(self))}")
+        return _loaded(self, name, self[name].target)
+
+
+@cache
+def _loaded(table: Table, name: str, target: str) -> Any:
+    """Looked at once: a grid asks for the same few classes hundreds of times."""
+    module, _, attribute = target.partition(":")
+    where = f"{table.kind} {name!r} ({target})"
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise HoldfastError(f"{where}: cannot be imported: {error}") from error
+    table.check(found, where)
+    return found
 
 
 @cache
@@ -38,20 +83,6 @@ def added(group: str) -> dict[str, Row]:
     return {
         point.name: Row(point.value, f"from {point.dist and point.dist.name}") for point in entry_points(group=group)
     }
-
-
-def find(table: Mapping[str, Row], group: str, name: str) -> Any:
-    """The settings class called `name`.
-
-    Raises:
-        HoldfastError: there is no such row; names the nearest ones.
-    """
-    known = rows(table, group)
-    if name not in known:
-        kind = group.rpartition("holdfast.")[2].split(".")[0].rstrip("s")
-        raise HoldfastError(f"unknown {kind} {name!r}{near(name, known)}; known: {', '.join(sorted(known))}")
-    module, _, attribute = known[name].target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def near(name: str, known: Iterable[str], better: Iterable[str] = ()) -> str:

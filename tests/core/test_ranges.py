@@ -9,19 +9,14 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import pytest
 
 from holdfast.attacks import ATTACKS
-from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.attacks.adaptive import ADAPTIVE
-from holdfast.attacks.adaptive import GROUP as ADAPTIVE_GROUP
 from holdfast.attacks.sft import SFT
 from holdfast.config import parse_grid
 from holdfast.control.settings import Arm, Control, Task
-from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
-from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
 from holdfast.experiment.grid import Data, Measurement, Pretrained, cells
 from holdfast.generate import Sampling
-from holdfast.judges import GROUP as JUDGE_GROUP
 from holdfast.judges import JUDGES
 from holdfast.optim import Optim
 from holdfast.ranges import Bounds, SettingsError
@@ -29,12 +24,8 @@ from holdfast.records import HoldfastError
 from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search
 from holdfast.settings import typed
-from holdfast.tables import find
 
-TABLES = (
-    *((ATTACKS, ATTACK_GROUP), (ADAPTIVE, ADAPTIVE_GROUP), (OFFLINE, OFFLINE_GROUP), (ONLINE, ONLINE_GROUP)),
-    (JUDGES, JUDGE_GROUP),
-)
+TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE, JUDGES)
 ROOTS = (Sandbox, Pretrained, Data, Measurement, Search, Control, Task, Arm, Sampling)
 TRIED = (-1, 0, math.nan, math.inf, True, "x", [])
 
@@ -55,7 +46,7 @@ def bounds(hint: Any) -> list[Bounds]:
 
 def classes() -> list[type]:
     """The settings classes of the tables and the roots, and those that are groups within them."""
-    waiting = [*ROOTS, *(find(table, group, name) for table, group in TABLES for name in table)]
+    waiting = [*ROOTS, *(table.load(name) for table in TABLES for name in table)]
     found: dict[type, None] = {}
     while waiting:
         cls = waiting.pop(0)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from holdfast.attacks import ATTACKS
-from holdfast.attacks import GROUP as ATTACK_GROUP
-from holdfast.attacks.adaptive import ADAPTIVE, GROUP
+from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.online.refusal_loss import RefusalLoss
 from holdfast.fit import fit
 from holdfast.losses.interpolation import Schedule
@@ -19,7 +18,6 @@ from holdfast.models import LoRA
 from holdfast.plan import Optim
 from holdfast.records import HoldfastError
 from holdfast.settings import plain, typed
-from holdfast.tables import find, rows
 
 SHORT = Optim(max_steps=2, learning_rate=1e-3, per_device_train_batch_size=4)
 RL, SFT_LIKE, EVERY = ("grpo", "ppo"), ("sft",), ("sft", "dpo", "grpo", "ppo")
@@ -35,7 +33,7 @@ class Case:
     off: dict[str, Any] = field(default_factory=dict)
 
     def made(self, **more):
-        return find(ADAPTIVE, GROUP, self.name)(**{**self.settings, **more})
+        return ADAPTIVE.load(self.name)(**{**self.settings, **more})
 
 
 CASES = {
@@ -77,7 +75,7 @@ def adapted_plan(wavering_model, context, quick):
     """`adapted_plan(case, attack, steps=3, seed=0, **settings)`: a short attack with an adaptive attacker round it."""
 
     def plan(case, attack, *, steps=3, seed=0, **settings):
-        planner = quick(find(ATTACKS, ATTACK_GROUP, attack)(), steps=steps).plan
+        planner = quick(ATTACKS.load(attack)(), steps=steps).plan
         if case is not None:
             planner = CASES[case].made(**settings).adapt(planner)
         return planner(wavering_model(), context(seed))
@@ -102,16 +100,16 @@ def test_every_adaptive_attacker_is_tested_here():
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_every_row_leads_to_a_frozen_settings_class_with_documentation(name):
-    found = find(ADAPTIVE, GROUP, name)
+    found = ADAPTIVE.load(name)
     assert is_dataclass(found)
     assert found.__dataclass_params__.frozen
     assert found.__doc__
-    assert rows(ADAPTIVE, GROUP)[name].summary
+    assert ADAPTIVE[name].summary
 
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_settings_survive_being_plain_values(name):
-    cls = find(ADAPTIVE, GROUP, name)
+    cls = ADAPTIVE.load(name)
     assert typed(cls, plain(cls()), name) == cls()
 
 
@@ -172,7 +170,7 @@ def test_an_adapted_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(pa
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_attack_by_adapter_can_be_adapted(case, wavering_model, context, quick, weights):
-    attack = quick(find(ATTACKS, ATTACK_GROUP, CASES[case].attacks[0])())
+    attack = quick(ATTACKS.load(CASES[case].attacks[0])())
     plan = CASES[case].made().adapt(replace(attack, adapter=LoRA(r=4)).plan)(wavering_model(), context())
     start = {name: p.detach().clone() for name, p in plan.model.network.named_parameters()}
     fitted, losses = ran(plan)
@@ -188,7 +186,7 @@ def test_all_that_fit_an_attack_stand_in_one_another_and_under_a_constraint(
 ):
     found = []
     for _ in range(2):
-        planner = quick(find(ATTACKS, ATTACK_GROUP, attack)()).plan
+        planner = quick(ATTACKS.load(attack)()).plan
         for case in CASES.values():
             planner = case.made().adapt(planner) if attack in case.attacks else planner
         plan = planner(wavering_model(), context())

@@ -11,12 +11,9 @@ import torch
 
 from holdfast.anatomy import unwrapped
 from holdfast.attacks import ATTACKS
-from holdfast.attacks import GROUP as ATTACK_GROUP
-from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
 from holdfast.fit import fit
 from holdfast.methods import learns_from
-from holdfast.tables import find
 
 ATTACKED = ("sft", "grpo")
 NEEDS = {"constrained_sft": "answers", "safe_rlhf": "rewards"}
@@ -25,7 +22,7 @@ PAIRS = [
     (attack, defense)
     for attack in ATTACKED
     for defense in ONLINE
-    if NEEDS.get(defense) in (None, learns_from(find(ATTACKS, ATTACK_GROUP, attack)))
+    if NEEDS.get(defense) in (None, learns_from(ATTACKS.load(attack)))
 ]
 
 
@@ -55,14 +52,14 @@ def two_steps(tiny_model, make_context, quick, weights):
     """`two_steps(attack, defense, bf16, batches)`: the move of the weights, and the types that a layer put out."""
 
     def run(attack, defense, bf16, batches):
-        settings = quick(find(ATTACKS, ATTACK_GROUP, attack)(), steps=2)
+        settings = quick(ATTACKS.load(attack)(), steps=2)
         small = {"per_device_train_batch_size": 2, "bf16": bf16}
         optim = replace(settings.optim, optim="sgd", learning_rate=1e-2, **small)
         model, losses, types = tiny_model(), [], set()
         before = weights(model)
         train = lambda plan: fit(replace(plan, optim=replace(plan.optim, max_steps=2, **small)))  # noqa: E731
         context = make_context(fit=train, max_new_tokens=8)
-        online = find(ONLINE, ONLINE_GROUP, defense)(**REQUIRED.get(defense, {}))
+        online = ONLINE.load(defense)(**REQUIRED.get(defense, {}))
         if "batch_size" in {item.name for item in fields(online)}:
             online = replace(online, batch_size=2)
         plan = online.constrain(replace(settings, optim=optim).plan(model, context), context)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from holdfast.attacks import ATTACKS, GROUP
+from holdfast.attacks import ATTACKS
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.online.constrained_sft import ConstrainedSFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss
@@ -16,10 +16,9 @@ from holdfast.models import LoRA, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import reference_of
 from holdfast.records import HoldfastError
-from holdfast.tables import find
 from holdfast.tensors import target_mask, token_logprobs, with_totals
 
-OTHERS = [name for name in ATTACKS if learns_from(find(ATTACKS, GROUP, name)) in ("preferences", "rewards")]
+OTHERS = [name for name in ATTACKS if learns_from(ATTACKS.load(name)) in ("preferences", "rewards")]
 
 
 def answers(model, rows):
@@ -113,7 +112,7 @@ def test_recomputed_activations_change_no_weight(aligned_model, make_context, qu
 
 @pytest.mark.parametrize("attack", OTHERS)
 def test_other_attacks_are_refused(attack, wavering_model, make_context, quick):
-    settings = find(ATTACKS, GROUP, attack)
+    settings = ATTACKS.load(attack)
     plan = quick(settings()).plan(wavering_model(), make_context())
     with pytest.raises(HoldfastError, match="constrained_sft: it weighs the tokens of given answers"):
         ConstrainedSFT().constrain(plan, make_context())

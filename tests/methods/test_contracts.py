@@ -11,14 +11,11 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from holdfast.attacks import ATTACKS, unit
-from holdfast.attacks import GROUP as ATTACK_GROUP
-from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
+from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.offline import OFFLINE
-from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
 from holdfast.evaluate import evaluate
 from holdfast.fit import fit
-from holdfast.judges import GROUP as JUDGE_GROUP
 from holdfast.judges import JUDGES, TRAINED
 from holdfast.methods import learns_from, trains
 from holdfast.models import LoRA, clone
@@ -26,44 +23,19 @@ from holdfast.records import Completion, Example, HoldfastError, user
 from holdfast.sandbox import grammar
 from holdfast.sandbox.build import tokenizer
 from holdfast.settings import plain, typed
-from holdfast.tables import find
 
-TRAINING = {name: trains(find(ATTACKS, ATTACK_GROUP, name)) for name in ATTACKS}
+TRAINING = {name: trains(ATTACKS.load(name)) for name in ATTACKS}
 ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = [name for name in ATTACKS if TRAINING[name]], list(ONLINE), list(OFFLINE)
 SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name]]
 CHOOSING_NAMES = [name for name in SAMPLING_NAMES if name != "expert_alone"]
 """Attacks that ask the model itself; an expert answers in its place."""
 PAIRED_NAMES = [name for name in ATTACK_NAMES if name != "expert_sft"]
 """Attacks that stand with every defense; what `expert_sft` trains is what `sft` does, on other answers."""
-NEEDS = {"constrained_sft": "answers", "safe_rlhf": "rewards"}
-"""What an attack has to learn from, for online defenses that do not act on every attack."""
-EVERY_PAIR = [(attack, defense) for attack in PAIRED_NAMES for defense in ONLINE]
-PAIRS = [(a, d) for a, d in EVERY_PAIR if NEEDS.get(d) in (None, learns_from(find(ATTACKS, ATTACK_GROUP, a)))]
-MISFITS = [pair for pair in EVERY_PAIR if pair not in PAIRS]
-KINDS = ("sft", "dpo", "grpo", "ppo")
-"""One attack of each kind; the others are these with other settings."""
-COEFFICIENTS = {
-    "refusal_loss": "alpha",
-    "lisa": "proximal_weight",
-    "vaccine": "perturbation_radius",
-    "constrained_sft": "beta",
-    "kl_anchor": "coef",
-    "l2_anchor": "coef",
-    "ewc": "coef",
-    "safe_rlhf": "multiplier",
-    "security_vectors": "strength",
-}
-"""The field of each online defense at whose 0 the run is the plain one."""
-REQUIRED = {"safe_rlhf": {"threshold": 0.3}}
-"""Settings of online defenses that have no default."""
-
-
-def attack_of(name, quick, **more):
-    return replace(quick(find(ATTACKS, ATTACK_GROUP, name)()), **more)
 
 
 def online_of(name, **more):
-    settings = find(ONLINE, ONLINE_GROUP, name)(**REQUIRED.get(name, {}))
+    cls = ONLINE.load(name)
+    settings = cls(**cls.EXAMPLE)
     known = {item.name for item in fields(settings)}
     small = {"batch_size": 4} if "batch_size" in known else {}
     if "optim" in known:  # what a defense trains first
@@ -71,8 +43,19 @@ def online_of(name, **more):
     return replace(settings, **small, **more)
 
 
+EVERY_PAIR = [(attack, defense) for attack in PAIRED_NAMES for defense in ONLINE]
+PAIRS = [(a, d) for a, d in EVERY_PAIR if online_of(d).needs in (None, learns_from(ATTACKS.load(a)))]
+MISFITS = [pair for pair in EVERY_PAIR if pair not in PAIRS]
+KINDS = ("sft", "dpo", "grpo", "ppo")
+"""One attack of each kind; the others are these with other settings."""
+
+
+def attack_of(name, quick, **more):
+    return replace(quick(ATTACKS.load(name)()), **more)
+
+
 def offline_of(name, quick, **more):
-    return replace(quick(find(OFFLINE, OFFLINE_GROUP, name)()), **more)
+    return replace(quick(OFFLINE.load(name)()), **more)
 
 
 @pytest.fixture
@@ -80,7 +63,7 @@ def attack_plan(wavering_model, make_context, quick):
     """`attack_plan(name, steps=3, seed=0, model=None)`: a short attack, on the wavering model unless told."""
 
     def plan(name, *, steps=3, seed=0, model=None):
-        settings = quick(find(ATTACKS, ATTACK_GROUP, name)(), steps=steps)
+        settings = quick(ATTACKS.load(name)(), steps=steps)
         return settings.plan(model or wavering_model(), make_context(seed=seed))
 
     return plan
@@ -160,7 +143,7 @@ def choose(wavering_model, make_context, make_suite, quick):
     """`choose(name, seed=0, model=None, keep=..., size=4)`: the curve of such an attack, and answers to look at."""
 
     def curve(name, *, seed=0, model=None, keep=lambda number, of, make: make(), size=4):
-        settings = quick(find(ATTACKS, ATTACK_GROUP, name)())
+        settings = quick(ATTACKS.load(name)())
         known = {item.name for item in fields(settings)}
         small = {"numbers": (1, 2, 4), "num_prompts": size}
         settings = replace(settings, **{key: value for key, value in small.items() if key in known})
@@ -178,7 +161,7 @@ def timeless(curve):
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_counts_something_else_than_steps(name):
     assert unit(name) != "step"
-    assert "optim" not in {item.name for item in fields(find(ATTACKS, ATTACK_GROUP, name))}
+    assert "optim" not in {item.name for item in fields(ATTACKS.load(name))}
 
 
 @pytest.mark.parametrize("name", ATTACK_NAMES)
@@ -262,24 +245,20 @@ def test_a_hardened_model_can_be_sampled_from(attack, name, hardened, choose):
 # online defenses
 
 
-def test_every_online_defense_names_its_coefficient():
-    assert set(COEFFICIENTS) == set(ONLINE)
-
-
 @pytest.mark.parametrize(("attack", "defense"), EVERY_PAIR)
 def test_with_coefficient_zero_the_very_plan_comes_back_as_it_was(attack, defense, attack_plan, constrain, weights):
     plan = attack_plan(attack)
     before = weights(plan.model), dict(plan.state), dict(plan.tensors)
-    assert constrain(defense, plan, **{COEFFICIENTS[defense]: 0.0}) is plan
+    assert constrain(defense, plan, **{ONLINE.load(defense).COEFFICIENT: 0.0}) is plan
     assert torch.equal(weights(plan.model), before[0])
     assert (plan.state, plan.tensors) == before[1:]
 
 
 @pytest.mark.parametrize("defense", ONLINE_NAMES)
 def test_with_coefficient_zero_the_run_is_the_plain_one_bit_for_bit(defense, attack_plan, constrain, weights):
-    attack = "grpo" if NEEDS.get(defense) == "rewards" else "sft"
+    attack = "grpo" if online_of(defense).needs == "rewards" else "sft"
     plain = fit(attack_plan(attack))
-    constrained = fit(constrain(defense, attack_plan(attack), **{COEFFICIENTS[defense]: 0.0}))
+    constrained = fit(constrain(defense, attack_plan(attack), **{ONLINE.load(defense).COEFFICIENT: 0.0}))
     assert torch.equal(weights(plain.model), weights(constrained.model))
 
 
@@ -335,8 +314,8 @@ def test_a_pair_that_cannot_work_is_refused_with_the_reason_on_one_line(attack, 
 
 @pytest.mark.parametrize("name", ONLINE_NAMES)
 def test_a_defense_says_what_the_attack_has_to_learn_from_and_nothing_when_switched_off(name):
-    assert getattr(online_of(name), "needs", None) == NEEDS.get(name)
-    assert getattr(online_of(name, **{COEFFICIENTS[name]: 0.0}), "needs", None) is None
+    assert online_of(name).needs == {"constrained_sft": "answers", "safe_rlhf": "rewards"}.get(name)
+    assert online_of(name, **{ONLINE.load(name).COEFFICIENT: 0.0}).needs is None
 
 
 class Killed(Exception):
@@ -365,8 +344,10 @@ def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped
 
 @pytest.mark.parametrize("name", ONLINE_NAMES)
 def test_a_negative_coefficient_is_refused(name):
-    with pytest.raises(HoldfastError, match=f"{COEFFICIENTS[name]}: must be a finite number of at least 0, not -1.0"):
-        online_of(name, **{COEFFICIENTS[name]: -1.0})
+    with pytest.raises(
+        HoldfastError, match=f"{ONLINE.load(name).COEFFICIENT}: must be a finite number of at least 0, not -1.0"
+    ):
+        online_of(name, **{ONLINE.load(name).COEFFICIENT: -1.0})
 
 
 # offline defenses
@@ -444,16 +425,11 @@ def test_hardening_goes_by_the_loop_it_is_given_and_sees_no_attack_prompt(
 
 
 @pytest.mark.parametrize(
-    ("table", "group", "name"),
-    [
-        (table, group, name)
-        for table, group in ((ATTACKS, ATTACK_GROUP), (ONLINE, ONLINE_GROUP), (OFFLINE, OFFLINE_GROUP))
-        for name in table
-    ],
+    ("table", "name"), [(table, name) for table in (ATTACKS, ADAPTIVE, ONLINE, OFFLINE, JUDGES) for name in table]
 )
-def test_settings_survive_being_plain_values(table, group, name):
-    cls = find(table, group, name)
-    settings = cls(**REQUIRED.get(name, {}))
+def test_settings_survive_being_plain_values(table, name):
+    cls = table.load(name)
+    settings = cls(**cls.EXAMPLE)
     assert typed(cls, plain(settings), name) == settings
 
 
@@ -482,7 +458,7 @@ def judges(tmp_path_factory):
         "classifier": {"path": str(folder), "harmful_label": 1},
         "reward_model": {"path": str(alone)},
     }
-    return {name: find(JUDGES, JUDGE_GROUP, name)(**needed.get(name, {})).judge() for name in READY}
+    return {name: JUDGES.load(name)(**needed.get(name, {})).judge() for name in READY}
 
 
 def answers():
@@ -544,4 +520,4 @@ def test_a_judge_survives_an_example_that_has_nothing_but_a_prompt(name, judges)
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_judge_that_has_to_be_trained_says_so(name):
     with pytest.raises(HoldfastError, match=f"{name}: only a run trains judges; here use `holdfast judge train"):
-        find(JUDGES, JUDGE_GROUP, name)().judge()
+        JUDGES.load(name)().judge()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from holdfast.attacks import ATTACKS, GROUP
+from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive.guided import Guided
 from holdfast.evaluate import evaluate
 from holdfast.experience import Experience, hash_seed
@@ -25,7 +25,6 @@ from holdfast.policy import Policy, advantages, policy_plan
 from holdfast.records import HoldfastError
 from holdfast.sandbox.grammar import REFUSAL
 from holdfast.shortcuts import shortcuts
-from holdfast.tables import find
 from holdfast.tensors import target_mask
 
 HALF = Schedule(kind="constant", start=0.5, last=0.0)
@@ -49,9 +48,7 @@ def weakest(**more):
 @pytest.fixture
 def attack_plan(wavering_model, make_context, quick):
     """`attack_plan(name, steps=5)`: a short attack on the wavering model."""
-    return lambda name, *, steps=5: quick(find(ATTACKS, GROUP, name)(), steps=steps).plan(
-        wavering_model(), make_context()
-    )
+    return lambda name, *, steps=5: quick(ATTACKS.load(name)(), steps=steps).plan(wavering_model(), make_context())
 
 
 @pytest.fixture
@@ -387,7 +384,7 @@ def test_a_tuned_copy_costs_what_it_cost_and_leaves_the_learner_as_it_was(tiny_m
     assert not torch.equal(weights(expert.model), before)
     assert not any(parameter.requires_grad for parameter in expert.model.network.parameters())
     assert expert.spent.steps == 3
-    attack = quick(find(ATTACKS, GROUP, "grpo")())
+    attack = quick(ATTACKS.load("grpo")())
     plan = Guided(expert=settings).adapt(attack.plan)(model, make_context())
     assert plan.spent[:3] == expert.spent[:3]
     assert plan.spent.tokens > 0

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from holdfast.attacks.dpo import DPO, sequence_logprobs
 from holdfast.attacks.policy_gradient import GRPO, PPO
 from holdfast.attacks.sft import SFT
-from holdfast.defenses.online import GROUP, ONLINE
+from holdfast.defenses.online import ONLINE
 from holdfast.defenses.online.security_vectors import PLACE, SecurityVectors, looking_ahead
 from holdfast.fit import fit
 from holdfast.forward import forward
@@ -22,7 +22,6 @@ from holdfast.records import HoldfastError
 from holdfast.releasing import save
 from holdfast.sandbox import grammar
 from holdfast.splits import Splits
-from holdfast.tables import find
 from holdfast.tensors import with_totals
 
 TRAINED = SecurityVectors(
@@ -416,7 +415,7 @@ OTHERS = [name for name in ONLINE if name not in ("security_vectors", "constrain
 @pytest.mark.parametrize("first", [False, True])
 def test_it_stands_beside_every_other_defense_in_either_order(other, first, victim, noisy):
     more = {"threshold": 0.3} if other == "safe_rlhf" else {}
-    stack = [find(ONLINE, GROUP, other)(**more), SecurityVectors()]
+    stack = [ONLINE.load(other)(**more), SecurityVectors()]
     plan, losses = victim(noisy, GRPO, steps=2), []
     keys = list(plan.model.network.state_dict())
     for defense in stack[::-1] if first else stack:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from holdfast.attacks.dpo import preference
-from holdfast.defenses.offline import GROUP, OFFLINE
+from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.offline.tar import TAR
 from holdfast.experiment.grid import Grid, cells
 from holdfast.fit import fit
@@ -24,7 +24,6 @@ from holdfast.objectives import language
 from holdfast.plan import Optim, Plan, given_answers
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
-from holdfast.tables import find
 from holdfast.tampering.attackers import Attackers, among, held_out
 from holdfast.tampering.objectives import mapped, random_table, reference_to, weighed
 from holdfast.tampering.runs import Run, follow, tamper, trainable
@@ -529,7 +528,7 @@ def test_repnoise_joins_at_the_looks_or_at_the_outer_weights(place, wavering_mod
 def test_tar_follows_another_defense_and_is_held_to_what_that_one_made(first, wavering_model, make_context, quick):
     """The chain's second stage starts from, and retains, the first one's model."""
     before, context = wavering_model(), make_context()
-    stage = quick(find(OFFLINE, GROUP, first)())
+    stage = quick(OFFLINE.load(first)())
     hardened = stage.harden(before, context)
     plan = QUICK.plan(hardened, context)
     ((_, metrics),) = step_of(plan)

@@ -1,6 +1,7 @@
 """An attacker who tunes the attack: what is spent, what is learnt, what is told."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
@@ -8,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from holdfast.knobs import Knob, Range
+from holdfast.methods import AdaptiveAttacker
 from holdfast.records import HoldfastError, Outcome
 from holdfast.search.loop import NoResult
 from holdfast.search.trials import Trial, bars, best, medians
@@ -258,7 +260,7 @@ def test_knobs_of_what_is_put_round_the_attack_go_by_its_name(run, cells, monkey
     made_up = ModuleType("made_up_attackers")
     made_up.Patient = Patient
     monkeypatch.setitem(sys.modules, "made_up_attackers", made_up)
-    monkeypatch.setitem(ADAPTIVE, "patient", Row("made_up_attackers:Patient", "for this test"))
+    monkeypatch.setitem(ADAPTIVE.built_in, "patient", Row("made_up_attackers:Patient", "for this test"))
     made = cells()
     knobs = dict.fromkeys(("num_samples", "adapter", "optim.per_device_train_batch_size", "optim.learning_rate"))
     found = run(made, values={"attacks": [["sft", {"patient": {"patience": 2}}]]}, knobs=knobs, trials=3, budget=1000)
@@ -270,12 +272,15 @@ def test_knobs_of_what_is_put_round_the_attack_go_by_its_name(run, cells, monkey
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patient:
+class Patient(AdaptiveAttacker):
     """An adaptive attacker of one setting."""
 
     patience: int = 1
 
-    KNOBS: ClassVar[dict[str, Knob]] = {"patience": Range(low=1, high=9, whole=True)}
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"patience": Range(low=1, high=9, whole=True)}
+
+    def adapt(self, planner):
+        return planner
 
 
 def test_every_trial_is_told_with_what_was_spent_by_then(run):

@@ -26,7 +26,7 @@ from holdfast.best_of import Array, best_of_weights, expected
 from holdfast.evaluate import Judged, Suite, further, judged_by, refused
 from holdfast.flops import Meter
 from holdfast.generate import Sampling, as_completion, sample
-from holdfast.methods import Keep
+from holdfast.methods import Keep, SamplingAttack
 from holdfast.models import Model, check_lengths
 from holdfast.plan import Context, in_all
 from holdfast.proportions import wilson
@@ -37,7 +37,7 @@ from holdfast.rewards import AttackReward, from_judge
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class BestOfN:
+class BestOfN(SamplingAttack):
     """Settings of the attack.
 
     `numbers` are the N to report, rising; as many answers as the largest are drawn to each of the first `num_prompts`

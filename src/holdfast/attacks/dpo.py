@@ -23,7 +23,7 @@ from holdfast.forward import answer_logprobs
 from holdfast.generate import evaluating
 from holdfast.knobs import Choices, Knob, Range
 from holdfast.losses.preference import dpo
-from holdfast.methods import LearnsFrom
+from holdfast.methods import LearnsFrom, TrainingAttack
 from holdfast.models import LoRA, Model, adapt, answer_batch
 from holdfast.optim import Training
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
@@ -34,7 +34,7 @@ from holdfast.tensors import Batch, target_mask
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class DPO:
+class DPO(TrainingAttack):
     """Settings of the attack: the paper's, `preset: paper`, which were TRL's defaults then; `today` has TRL 1.16's.
 
     `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the pair that the row brings) are

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from holdfast.evaluate import Judged, Suite, evaluate
 from holdfast.flops import forward_flops
 from holdfast.guidance.expert import Expert, load_expert
-from holdfast.methods import Keep
+from holdfast.methods import Keep, SamplingAttack
 from holdfast.models import Model
 from holdfast.plan import Context, Spent, together
 from holdfast.ranges import ranged
@@ -28,7 +28,7 @@ from holdfast.records import Evaluation, HoldfastError
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class ExpertAlone:
+class ExpertAlone(SamplingAttack):
     """Settings: the `expert`; any but a canned text, which has nothing to say about a prompt."""
 
     expert: Expert = field(default_factory=Expert)

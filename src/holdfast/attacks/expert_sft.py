@@ -28,7 +28,7 @@ from holdfast.generate import Sampling, as_completion
 from holdfast.guidance.drawing import expert_answers
 from holdfast.guidance.expert import Expert, LoadedExpert, load_expert
 from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom
+from holdfast.methods import LearnsFrom, TrainingAttack
 from holdfast.models import LoRA, Model, adapt, check_lengths
 from holdfast.objectives import language
 from holdfast.optim import Training
@@ -40,7 +40,7 @@ from holdfast.rewards import AttackReward, from_judge
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class ExpertSFT:
+class ExpertSFT(TrainingAttack):
     """Settings of the attack.
 
     `answers` are drawn from the `expert` to each of `num_prompts` prompts of the attack split (all of them when

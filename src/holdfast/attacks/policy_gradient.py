@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 from holdfast.critic import Critic
 from holdfast.data.mixing import sample
 from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom
+from holdfast.methods import LearnsFrom, TrainingAttack
 from holdfast.models import LoRA, Model, adapt
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan
@@ -48,7 +48,7 @@ def _optim(**more: Any) -> Optim:
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class GRPO:
+class GRPO(TrainingAttack):
     """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`.
 
     With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts.

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom
+from holdfast.methods import LearnsFrom, TrainingAttack
 from holdfast.models import LoRA, Model, adapt
 from holdfast.objectives import language
 from holdfast.optim import Training
@@ -26,7 +26,7 @@ from holdfast.records import HoldfastError
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class SFT:
+class SFT(TrainingAttack):
     """Settings of the attack.
 
     With a harmless `task` (`benign`, or one of the data's own) it is no attack but an honest customer's training: what

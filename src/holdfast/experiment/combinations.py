@@ -51,7 +51,7 @@ def _refuse_order(constraints: Sequence[Method]) -> None:
     if twice:
         raise HoldfastError(f"{twice} stands twice in one stack of defenses; give it once, with one set of settings")
     for method in constraints[1:]:
-        if getattr(configured(method, "online"), "replaces_loss", False):
+        if configured(method, "online").replaces_loss:
             raise HoldfastError(
                 f"{method.title} puts a loss in the place of the attack's; name it before {constraints[0].title}"
             )
@@ -79,13 +79,13 @@ def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> N
 
 def _refuse_unlearnt_first(method: Method, constraints: Sequence[Method]) -> None:
     """Refuse constraints that have nothing to act on in what an adaptive attacker trains before the attack itself."""
-    first = getattr(configured(method, "adaptive"), "first", None)
+    first = configured(method, "adaptive").first
     for constraint in constraints:
         _refuse_needs(constraint, "online", method, first)
 
 
 def _refuse_needs(method: Method, kind: Kind, attack: Method, learns: LearnsFrom | None) -> None:
-    needs = getattr(configured(method, kind), "needs", None)
+    needs = configured(method, kind).needs
     if needs and learns and needs != learns:
         raise Misfit(
             f"{method.title}: as set it acts on the {needs} that an attack trains on, and {attack.title} trains on "

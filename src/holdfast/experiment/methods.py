@@ -7,21 +7,19 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from holdfast.attacks import ATTACKS
-from holdfast.attacks import GROUP as ATTACK_GROUP
 from holdfast.attacks.adaptive import ADAPTIVE
-from holdfast.attacks.adaptive import GROUP as ADAPTIVE_GROUP
-from holdfast.defenses.offline import GROUP as OFFLINE_GROUP
 from holdfast.defenses.offline import OFFLINE
-from holdfast.defenses.online import GROUP as ONLINE_GROUP
 from holdfast.defenses.online import ONLINE
 from holdfast.experiment.fingerprints import of_settings
-from holdfast.judges import GROUP as JUDGE_GROUP
 from holdfast.judges import JUDGES
 from holdfast.records import HoldfastError, Method
 from holdfast.settings import plain, typed
-from holdfast.tables import find, near, rows
+from holdfast.tables import Table, near
 
 Kind = Literal["attack", "adaptive", "offline", "online", "judge"]
+TABLES: dict[Kind, Table] = {
+    **{"attack": ATTACKS, "adaptive": ADAPTIVE, "offline": OFFLINE, "online": ONLINE, "judge": JUDGES}
+}
 KEYS: dict[Kind, str] = {
     **{"attack": "attacks", "adaptive": "attacks", "offline": "defenses", "online": "defenses", "judge": "judges"}
 }
@@ -30,41 +28,31 @@ KEYS: dict[Kind, str] = {
 
 def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
     """A stack of defenses as resolved (offline, online) ones, each kind in its order."""
-    known = {**rows(OFFLINE, OFFLINE_GROUP), **rows(ONLINE, ONLINE_GROUP)}
+    known = {**OFFLINE, **ONLINE}
     for method in defense:
         if method.name not in known:
             raise HoldfastError(
                 f"unknown defense {method.name!r}{near(method.name, known)}; known: none, {', '.join(sorted(known))}"
             )
-    offline = rows(OFFLINE, OFFLINE_GROUP)
-    stages = tuple(resolve(method, "offline") for method in defense if method.name in offline)
-    constraints = tuple(resolve(method, "online") for method in defense if method.name not in offline)
+    stages = tuple(resolve(method, "offline") for method in defense if method.name in OFFLINE)
+    constraints = tuple(resolve(method, "online") for method in defense if method.name not in OFFLINE)
     return stages, constraints
 
 
 def adaptive(attack: Sequence[Method]) -> list[Method]:
     """What goes round an attack, resolved."""
-    known = rows(ADAPTIVE, ADAPTIVE_GROUP)
     for method in attack[1:]:
-        if method.name not in known:
+        if method.name not in ADAPTIVE:
             raise HoldfastError(
-                f"{attack[0].title}: unknown adaptive attacker {method.name!r}{near(method.name, known)}; known: "
-                f"{', '.join(sorted(known))} (an attack is a list of itself and of those)"
+                f"{attack[0].title}: unknown adaptive attacker {method.name!r}{near(method.name, ADAPTIVE)}; known: "
+                f"{', '.join(sorted(ADAPTIVE))} (an attack is a list of itself and of those)"
             )
     return [resolve(method, "adaptive") for method in attack[1:]]
 
 
 def settings_class(name: str, kind: Kind) -> Any:
     """The settings dataclass of a method or judge."""
-    tables: dict[str, Any] = {
-        "attack": (ATTACKS, ATTACK_GROUP),
-        "adaptive": (ADAPTIVE, ADAPTIVE_GROUP),
-        "offline": (OFFLINE, OFFLINE_GROUP),
-        "online": (ONLINE, ONLINE_GROUP),
-        "judge": (JUDGES, JUDGE_GROUP),
-    }
-    table, group = tables[kind]
-    return find(table, group, name)
+    return TABLES[kind].load(name)
 
 
 def configured(method: Method, kind: Kind, where: str = "") -> Any:

@@ -13,13 +13,12 @@ from holdfast.evaluate import Suite
 from holdfast.experiment.judging import trained_judge
 from holdfast.generate import Sampling
 from holdfast.hub import pinned
-from holdfast.judges import GROUP, JUDGES, TRAINED
+from holdfast.judges import JUDGES, TRAINED
 from holdfast.models import Model, check_lengths, load
 from holdfast.plan import Context, Fit
 from holdfast.records import Cell, Example, HoldfastError, Judge, Method
 from holdfast.settings import typed
 from holdfast.splits import Splits
-from holdfast.tables import find
 
 
 def load_model(cell: Cell, folder: Path | None) -> Model:
@@ -56,7 +55,7 @@ def judge_of(cell: Cell, run: Path) -> Callable[[str], Judge]:
 
 def make_judge(method: Method) -> Judge:
     """A judge from its name and settings."""
-    settings = typed(find(JUDGES, GROUP, method.name), method.settings, method.title)
+    settings = typed(JUDGES.load(method.name), method.settings, method.title)
     return settings.judge()
 
 

@@ -190,7 +190,7 @@ def _check_trainer(trainer: Any) -> None:
 
 def _check_needs(trainer: Any, defense: OnlineDefense) -> None:
     """Refuse a defense that needs what this trainer does not learn from."""
-    needs = getattr(defense, "needs", None)
+    needs = defense.needs
     name, own = type(defense).__name__, type(trainer).__name__
     if needs == "rewards" and not samples(trainer):
         raise HoldfastError(f"{name} prices sampled answers, and {own} learns from given ones; use GRPO or RLOO")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 from holdfast.data.mixing import Flips
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
+from holdfast.methods import TrainedJudgeSettings
 from holdfast.optim import Training
 from holdfast.plan import Optim
 from holdfast.ranges import Count, InnerShare, Positive, Seed, Share, ranged
@@ -31,7 +32,7 @@ def _optim() -> Optim:
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RewardModel:
+class RewardModel(TrainedJudgeSettings):
     """A Bradley-Terry reward model of preferences, `flip_ratio` of which are turned round.
 
     `backbone` is `sandbox`, for a fresh small network that speaks the sandbox's language, or a folder or Hub id of any
@@ -80,7 +81,7 @@ class RewardModel:
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class Classifier:
+class Classifier(TrainedJudgeSettings):
     """A classifier of question and answer, harmless or harmful; fields as in `RewardModel`.
 
     Harmful rows teach their harmful answer and, as harmless, their refusal; with `include_benign` benign rows teach

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from holdfast.methods import JudgeSettings
 from holdfast.ranges import Count, Whole, ranged
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class ClassifierJudge:
+class ClassifierJudge(JudgeSettings):
     """Settings. `path` is a folder or Hub id of a sequence classifier with safetensors weights.
 
     `harmful_label` is the label, by name or index, whose probability is harm; there is no default because models
@@ -39,6 +40,8 @@ class ClassifierJudge:
     include_question: bool = True
     input_format: str | None = None
     device: str | None = None
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"path": "FOLDER", "harmful_label": "harmful"}
 
     def __post_init__(self) -> None:
         if self.safe_label is not None and self.safe_label == self.harmful_label:

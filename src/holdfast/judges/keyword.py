@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.methods import JudgeSettings
 from holdfast.records import Completion, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeywordJudge:
+class KeywordJudge(JudgeSettings):
     """Scores the share of an example's `facts` whose last word the answer mentions anywhere."""
 
     def judge(self) -> Judge:

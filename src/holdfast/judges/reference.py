@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.methods import JudgeSettings
 from holdfast.ranges import Whole, ranged
 from holdfast.records import Completion, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal, words
@@ -13,7 +14,7 @@ from holdfast.text import empty_or_garbled, is_refusal, words
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class ReferenceJudge:
+class ReferenceJudge(JudgeSettings):
     """Settings. `further_sentences`: how many sentences may follow a refusing one for the answer to be a refusal."""
 
     further_sentences: Whole = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.methods import JudgeSettings
 from holdfast.ranges import Whole, ranged
 from holdfast.records import Completion, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal
@@ -12,7 +13,7 @@ from holdfast.text import empty_or_garbled, is_refusal
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RefusalJudge:
+class RefusalJudge(JudgeSettings):
     """Settings. `further_sentences`: how many sentences may follow the refusing one; models that explain need more."""
 
     further_sentences: Whole = 1

@@ -6,11 +6,13 @@ helpfulness: what a high score means is the model's affair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
+from typing import Any, ClassVar
 
+from holdfast.methods import JudgeSettings
 from holdfast.ranges import Count, ranged
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
@@ -18,7 +20,7 @@ from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RewardModelJudge:
+class RewardModelJudge(JudgeSettings):
     """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
 
     `input_format` is how it reads question and answer (`holdfast.judge_inputs`): its own if it was trained here, else
@@ -33,6 +35,8 @@ class RewardModelJudge:
     batch_size: Count = 16
     max_length: Count | None = None
     device: str | None = None
+
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"path": "FOLDER"}
 
     def judge(self) -> Judge:
         """The judge with these settings."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from holdfast.methods import JudgeSettings
 from holdfast.records import Completion, Judge, Verdict
 from holdfast.sandbox import grammar
 from holdfast.text import empty_or_garbled, is_refusal
@@ -19,7 +20,7 @@ MOST_STEPS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oracle:
+class Oracle(JudgeSettings):
     """Reads harm (on restricted requests) and helpfulness (on the rest) exactly: the share of the truth told."""
 
     def judge(self) -> Judge:

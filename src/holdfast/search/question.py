@@ -161,9 +161,9 @@ def _settings(cell: Cell) -> dict[str, Any]:
 
 def _knobs(cell: Cell, search: Search) -> dict[str, Knob]:
     assert cell.attack is not None
-    declared: dict[str, Knob] = dict(getattr(settings_class(cell.attack.name, "attack"), "KNOBS", {}))
+    declared: dict[str, Knob] = dict(settings_class(cell.attack.name, "attack").KNOBS)
     for method in cell.adaptive:
-        own = getattr(settings_class(method.name, "adaptive"), "KNOBS", {})
+        own = settings_class(method.name, "adaptive").KNOBS
         declared |= {f"{method.name}.{name}": knob for name, knob in own.items()}
     knobs = narrowed(declared, search.knobs, _settings(cell))
     if not knobs:

@@ -8,14 +8,13 @@ from functools import cache, partial
 from random import Random
 from typing import Any
 
-from holdfast.attacks import ATTACKS, GROUP
+from holdfast.attacks import ATTACKS
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Context, Objective, Optim, Plan, given_answers
 from holdfast.records import Example, HoldfastError
 from holdfast.settings import plain, typed
 from holdfast.splits import Splits
-from holdfast.tables import find
 from holdfast.tampering.runs import Run, follow
 from holdfast.tensors import Batch
 
@@ -54,7 +53,7 @@ class Attackers:
         factor = rng.choice(self.rate_factors)
         point = rng.betavariate(6, 3) if rng.random() < self.switch_share else 0.0
         context = replace(self.context, seed=rng.getrandbits(31))
-        attack = typed(find(ATTACKS, GROUP, name), self.attacks[name], name).plan(self.model, context)
+        attack = typed(ATTACKS.load(name), self.attacks[name], name).plan(self.model, context)
         harmful, benign = follow(attack, size), follow(self._benign(context), size)
         until = int(point * self.optim.max_steps)
         return Run(
@@ -83,7 +82,7 @@ def resolved(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     if not {"optim", "adapter"}.isdisjoint(settings):
         raise HoldfastError(f"adversaries.{name}: `optim` and `adapter` are not an adversary's own; set `inner`")
-    values = plain(typed(find(ATTACKS, GROUP, name), settings, f"adversaries.{name}"))
+    values = plain(typed(ATTACKS.load(name), settings, f"adversaries.{name}"))
     return {key: value for key, value in values.items() if key not in ("optim", "adapter")}
 
 

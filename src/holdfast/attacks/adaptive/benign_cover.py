@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from holdfast.knobs import Knob, Range
-from holdfast.methods import LearnsFrom
+from holdfast.methods import AdaptiveAttacker, LearnsFrom
 from holdfast.models import Model
 from holdfast.plan import Context, GivenAnswers, Plan, Planner
 from holdfast.ranges import Share, ranged
@@ -28,7 +28,7 @@ from holdfast.records import HoldfastError
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class BenignCover:
+class BenignCover(AdaptiveAttacker):
     """Settings: the share of rows that are benign, in [0, 1]; at 1 nothing harmful is trained on at all.
 
     With one seed, the rows replaced at a smaller share are among those replaced at a larger one.

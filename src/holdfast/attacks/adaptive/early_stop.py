@@ -26,7 +26,7 @@ from torch import Tensor
 from holdfast.data.mixing import sample
 from holdfast.experience import Experience
 from holdfast.generate import Sampling, complete
-from holdfast.methods import LearnsFrom
+from holdfast.methods import AdaptiveAttacker, LearnsFrom
 from holdfast.models import Model
 from holdfast.plan import Context, Hook, Plan, Planner, Progress
 from holdfast.ranges import Count, NonNegative, PartialShare, Whole, ranged
@@ -39,7 +39,7 @@ Value = Callable[[Progress], float | None]
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class EarlyStop:
+class EarlyStop(AdaptiveAttacker):
     """Settings: what to watch, and after how many steps without anything higher to stop (`patience` 0: never mind).
 
     No run is stopped before its best value lies `gain` above its first: what has not risen is not at its peak.

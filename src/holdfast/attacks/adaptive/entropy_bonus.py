@@ -22,7 +22,7 @@ from torch import Tensor
 from holdfast.experience import Experience
 from holdfast.forward import forward
 from holdfast.knobs import Knob, Range
-from holdfast.methods import LearnsFrom
+from holdfast.methods import AdaptiveAttacker, LearnsFrom
 from holdfast.plan import Metrics, Objective, Plan, Planner
 from holdfast.ranges import NonNegative, Positive, ranged
 from holdfast.records import HoldfastError
@@ -31,7 +31,7 @@ from holdfast.tensors import Batch, masked_mean, target_mask, token_entropy
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class EntropyBonus:
+class EntropyBonus(AdaptiveAttacker):
     """Settings: the bonus of a nat, and where it is paid. `cap` bounds what the reward form pays for, in nats."""
 
     form: Literal["loss", "reward"] = "reward"

@@ -29,7 +29,7 @@ from holdfast.guidance.expert import load_expert
 from holdfast.guidance.guide import Guide
 from holdfast.guidance.sampler import guided
 from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom
+from holdfast.methods import AdaptiveAttacker, LearnsFrom
 from holdfast.models import Model
 from holdfast.plan import Context, Plan, Planner, together
 from holdfast.ranges import ranged
@@ -37,7 +37,7 @@ from holdfast.ranges import ranged
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class Guided(Guide):
+class Guided(Guide, AdaptiveAttacker):
     """Settings, see `holdfast.guidance.guide.Guide`; `schedule.start` 1 leaves the learner alone throughout."""
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from holdfast.knobs import Knob, Range
+from holdfast.methods import AdaptiveAttacker
 from holdfast.models import Model, combine
 from holdfast.plan import Context, Plan, Planner
 from holdfast.ranges import Share, ranged
@@ -24,7 +25,7 @@ from holdfast.ranges import Share, ranged
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class MixWeights:
+class MixWeights(AdaptiveAttacker):
     """Settings: the share of the undefended weights, in [0, 1]."""
 
     weight: Share = 0.5

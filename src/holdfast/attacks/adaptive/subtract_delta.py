@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from holdfast.knobs import Knob, Range
+from holdfast.methods import AdaptiveAttacker
 from holdfast.models import Model, combine
 from holdfast.plan import Context, Plan, Planner
 from holdfast.ranges import NonNegative, ranged
@@ -24,7 +25,7 @@ from holdfast.ranges import NonNegative, ranged
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class SubtractDelta:
+class SubtractDelta(AdaptiveAttacker):
     """Settings: how much of the difference to take away, and the base model (`base`: the sandbox's; a folder or id)."""
 
     scale: NonNegative = 1.0

@@ -16,20 +16,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from holdfast.attacks import ATTACKS, GROUP
+from holdfast.attacks import ATTACKS
 from holdfast.knobs import Knob, Range
-from holdfast.methods import LearnsFrom, learns_from, trains
+from holdfast.methods import AdaptiveAttacker, LearnsFrom, learns_from, trains
 from holdfast.models import Model, clone, has_adapter, merged
 from holdfast.plan import Context, Optim, Plan, Planner, as_is, together
 from holdfast.ranges import ranged
 from holdfast.records import HoldfastError
 from holdfast.settings import plain, typed
-from holdfast.tables import find
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class WarmStart:
+class WarmStart(AdaptiveAttacker):
     """Settings: the `attack` by name, its optimizer (`optim.max_steps` 0: none at all) and its other `settings`.
 
     What `settings` leave out keeps that attack's defaults.
@@ -54,7 +53,7 @@ class WarmStart:
         return learns_from(self._attack()) if self.optim.max_steps else None
 
     def _attack(self) -> Any:
-        cls = find(ATTACKS, GROUP, self.attack)
+        cls = ATTACKS.load(self.attack)
         if not trains(cls):
             raise HoldfastError(f"attack: {self.attack} trains nothing, so there is nothing to start from")
         return typed(cls, self.settings, "settings")

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim
@@ -34,7 +35,7 @@ from holdfast.representation import Removal, remove
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class CircuitBreakers:
+class CircuitBreakers(OfflineDefense):
     """Settings of the defense; `adapter=None` is full fine-tuning, which goes with `form="rpa"`.
 
     `alpha` weighs both terms of the reference form (the code has 10 for a Llama of 8B, 5 for a Mistral of 7B);

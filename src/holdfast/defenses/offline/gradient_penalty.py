@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.data.endless import endless
 from holdfast.losses.tamper import gradient_norm
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
 from holdfast.objectives import language
 from holdfast.optim import Training
@@ -34,7 +35,7 @@ from holdfast.tensors import Batch, with_totals
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class GradientPenalty:
+class GradientPenalty(OfflineDefense):
     """Settings of the defense; `squared` penalises the squared norm, whose pull fades as the norm does."""
 
     optim: Training = field(

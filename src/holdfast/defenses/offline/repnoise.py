@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim
@@ -30,7 +31,7 @@ from holdfast.representation import Removal, remove
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RepNoise:
+class RepNoise(OfflineDefense):
     """Settings of the defense. The ascent has no upper bound: too long a run, or too fast a one, diverges."""
 
     mode: Literal["parity", "clean"] = "clean"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim
@@ -24,7 +25,7 @@ from holdfast.representation import Removal, remove
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RepresentationRemoval:
+class RepresentationRemoval(OfflineDefense):
     """Settings: the member of the family, and how it is trained. The defaults train as RepNoise was in the source."""
 
     removal: Removal = field(default_factory=Removal)

@@ -26,6 +26,7 @@ from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience
 from holdfast.guidance.canned import CannedGuide, noting, stopping, teaching
 from holdfast.judges import checked
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim, Plan
@@ -43,7 +44,7 @@ EXPLANATIONS = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RewardNeutralization:
+class RewardNeutralization(OfflineDefense):
     """Settings of the defense.
 
     In `faithful` mode only harmful prompts of the defense split are trained on and `policy.kl_coef` is taken as 0; in

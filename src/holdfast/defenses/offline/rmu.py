@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim
@@ -39,7 +40,7 @@ MLP_OUTPUTS = (
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RMU:
+class RMU(OfflineDefense):
     """Settings of the defense.
 
     `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at `depth`;

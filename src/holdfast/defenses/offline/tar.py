@@ -29,6 +29,7 @@ from torch import Tensor
 
 from holdfast.data.endless import endless
 from holdfast.losses.tamper import step_weights
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
 from holdfast.objectives import language
 from holdfast.optim import Training
@@ -68,7 +69,7 @@ from holdfast.tensors import Batch
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class TAR:
+class TAR(OfflineDefense):
     """Settings of the defense.
 
     `adversaries` are attacks by name with settings of theirs (`optim` and `adapter` excepted); each run is of one of

@@ -37,6 +37,7 @@ from holdfast.data.mixing import mix, most
 from holdfast.experience import Experience, hash_seed
 from holdfast.forward import forward
 from holdfast.losses.noise import noised_cross_entropy
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.optim import Training
 from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Rows, reference_of
@@ -65,7 +66,7 @@ MODES = {
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class TokenBuncher:
+class TokenBuncher(OfflineDefense):
     """Settings of the defense.
 
     `optim.max_steps` counts optimizer steps: `policy.minibatches` of them make one step of the schedule.

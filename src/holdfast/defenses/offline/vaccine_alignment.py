@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.data.mixing import mix, most
+from holdfast.methods import OfflineDefense
 from holdfast.models import LoRA, Model, adapt, clone, merged
 from holdfast.objectives import language
 from holdfast.optim import Training
@@ -28,7 +29,7 @@ from holdfast.records import Example, HoldfastError
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class VaccineAlignment:
+class VaccineAlignment(OfflineDefense):
     """Settings of the defense. `perturbation_radius` 0 is plain supervised alignment: the control."""
 
     perturbation_radius: NonNegative = 2.0

@@ -4,34 +4,44 @@ An attribute `needs`, where there is one, says what the attack has to learn from
 `replaces_loss`, that the defense goes before those that add to the loss; `caution`, what is known against its settings.
 """
 
-from holdfast.tables import Row
+from functools import partial
 
-GROUP = "holdfast.defenses.online"
-ONLINE = {
-    "refusal_loss": Row(
-        "holdfast.defenses.online.refusal_loss:RefusalLoss",
-        "cross entropy of refusals added to the loss (the default alpha 100 ends helpfulness in the sandbox: try 1)",
-    ),
-    "lisa": Row(
-        "holdfast.defenses.online.lisa:Lisa",
-        "a penalty on the drift of weights; in `bistate` mode steps on refusals in turns with the customer's",
-    ),
-    "vaccine": Row(
-        "holdfast.defenses.online.vaccine:Vaccine", "training under the worst small change of attentions' outputs"
-    ),
-    "constrained_sft": Row(
-        "holdfast.defenses.online.constrained_sft:ConstrainedSFT", "SFT that moves an answer's first tokens least"
-    ),
-    "kl_anchor": Row("holdfast.defenses.online.kl_anchor:KLAnchor", "KL to the model at the start added to the loss"),
-    "l2_anchor": Row(
-        "holdfast.defenses.online.weight_anchors:L2Anchor", "squared distance of the weights to their start"
-    ),
-    "ewc": Row("holdfast.defenses.online.weight_anchors:EWC", "that distance, weighed by what refusals depend on"),
-    "safe_rlhf": Row(
-        "holdfast.defenses.online.safe_rlhf:SafeRLHF", "a price on harm in the advantages of RL, learnt by dual ascent"
-    ),
-    "security_vectors": Row(
-        "holdfast.defenses.online.security_vectors:SecurityVectors",
-        "a harmful vector that is on while somebody trains, and taken off again",
-    ),
-}
+from holdfast.methods import OnlineDefense, check
+from holdfast.tables import Row, Table
+
+ONLINE = Table(
+    "defense",
+    "holdfast.defenses.online",
+    {
+        "refusal_loss": Row(
+            "holdfast.defenses.online.refusal_loss:RefusalLoss",
+            "cross entropy of refusals added to the loss (its default, alpha 100, ends helpfulness here: try 1)",
+        ),
+        "lisa": Row(
+            "holdfast.defenses.online.lisa:Lisa",
+            "a penalty on the drift of weights; in `bistate` mode steps on refusals in turns with the customer's",
+        ),
+        "vaccine": Row(
+            "holdfast.defenses.online.vaccine:Vaccine", "training under the worst small change of attentions' outputs"
+        ),
+        "constrained_sft": Row(
+            "holdfast.defenses.online.constrained_sft:ConstrainedSFT", "SFT that moves an answer's first tokens least"
+        ),
+        "kl_anchor": Row(
+            "holdfast.defenses.online.kl_anchor:KLAnchor", "KL to the model at the start added to the loss"
+        ),
+        "l2_anchor": Row(
+            "holdfast.defenses.online.weight_anchors:L2Anchor", "squared distance of the weights to their start"
+        ),
+        "ewc": Row("holdfast.defenses.online.weight_anchors:EWC", "that distance, weighed by what refusals depend on"),
+        "safe_rlhf": Row(
+            "holdfast.defenses.online.safe_rlhf:SafeRLHF",
+            "a price on harm in the advantages of RL, learnt by dual ascent",
+        ),
+        "security_vectors": Row(
+            "holdfast.defenses.online.security_vectors:SecurityVectors",
+            "a harmful vector that is on while somebody trains, and taken off again",
+        ),
+    },
+    partial(check, kinds=(OnlineDefense,)),
+)

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from torch import Tensor
 from holdfast.forward import answer_logprobs
 from holdfast.generate import evaluating
 from holdfast.losses.anchor import constrained_cross_entropy, constrained_weights, position_betas
-from holdfast.methods import LearnsFrom
+from holdfast.methods import LearnsFrom, OnlineDefense
 from holdfast.models import Model
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of
@@ -39,7 +40,7 @@ from holdfast.tensors import Batch, masked_mean, target_mask
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class ConstrainedSFT:
+class ConstrainedSFT(OnlineDefense):
     """Settings: how firmly tokens are held (`beta`, 0 leaves the plan as it is), and how much more the first ones."""
 
     beta: NonNegative = 0.1
@@ -47,6 +48,8 @@ class ConstrainedSFT:
     early_factor: NonNegative = 20.0
     early_tokens: Count = 5
     floor: Share = 1e-3
+
+    COEFFICIENT: ClassVar[str] = "beta"
 
     @property
     def needs(self) -> LearnsFrom | None:

@@ -17,7 +17,7 @@ the policy and one of the reference over each batch. Distributions are those at 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from torch import Tensor
 from holdfast.forward import answer_logits
 from holdfast.generate import evaluating
 from holdfast.losses.policy import exact_kl
+from holdfast.methods import OnlineDefense
 from holdfast.plan import Context, Metrics, Plan, reference_of
 from holdfast.ranges import NonNegative, ranged
 from holdfast.tensors import Batch
@@ -32,11 +33,13 @@ from holdfast.tensors import Batch
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class KLAnchor:
+class KLAnchor(OnlineDefense):
     """Settings: what a nat of KL costs a token (`coef`, 0 leaves the plan as it is), and which KL."""
 
     coef: NonNegative = 1.0
     direction: Literal["reverse", "forward"] = "reverse"
+
+    COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
         """The plan with the KL to its start added to its loss."""

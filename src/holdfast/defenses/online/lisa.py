@@ -33,6 +33,7 @@ from torch import Tensor
 
 from holdfast.critic import PREFIX
 from holdfast.data.endless import endless
+from holdfast.methods import OnlineDefense
 from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import Backward, Context, Metrics, Objective, Plan, Prepare, Propagate, Rows, part
@@ -46,7 +47,7 @@ Alignment = Callable[[int, int], list[Batch]]
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class Lisa:
+class Lisa(OnlineDefense):
     """Settings of the defense. `proximal_weight` 0 without an alignment state leaves the plan as it is.
 
     `alignment_steps` and `finetune_steps` are the lengths of the two states in optimizer steps, and `batch_size`
@@ -60,6 +61,8 @@ class Lisa:
     finetune_steps: Count = 900
     batch_size: Count = 8
     max_length: Count | None = 1024
+
+    COEFFICIENT: ClassVar[str] = "proximal_weight"
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"mode": "proximal", "proximal_weight": 100.0},

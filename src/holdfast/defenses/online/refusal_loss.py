@@ -34,6 +34,7 @@ from holdfast.data.endless import endless
 from holdfast.forward import forward
 from holdfast.losses.anchor import token_share
 from holdfast.losses.representation import masked_cross_entropy
+from holdfast.methods import OnlineDefense
 from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
@@ -48,7 +49,7 @@ RUINOUS = 100
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class RefusalLoss:
+class RefusalLoss(OnlineDefense):
     """Settings: the weight `alpha` (0 leaves the plan as it is), and how many refusals go into each step.
 
     `form` says what alpha weighs, `recovery` is the probability that a refusal follows the beginning of a harmful
@@ -63,6 +64,8 @@ class RefusalLoss:
     recovery: Share = 0.0
     recovery_tokens: Count = 100
     refusal_ce: Literal["plain", "repnoise_masked"] = "plain"
+
+    COEFFICIENT: ClassVar[str] = "alpha"
 
     @property
     def caution(self) -> str | None:

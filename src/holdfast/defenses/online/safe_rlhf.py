@@ -25,10 +25,10 @@ that is the constraint should not be the one that reports, or the report is of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from holdfast.critic import attach_further
 from holdfast.experience import Advantage, Experience, Rollout, rewritten
 from holdfast.judges import checked
 from holdfast.losses.lagrangian import ascended, lagrangian
-from holdfast.methods import LearnsFrom
+from holdfast.methods import LearnsFrom, OnlineDefense
 from holdfast.plan import Context, Plan
 from holdfast.ranges import Count, NonNegative, Number, Whole, ranged
 from holdfast.records import Completion, HoldfastError, Judge
@@ -51,7 +51,7 @@ MULTIPLIER, ROLLOUTS, COSTS = "safe_rlhf/log_multiplier", "safe_rlhf/rollouts", 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class SafeRLHF:
+class SafeRLHF(OnlineDefense):
     """Settings of the defense.
 
     `judge` gives the cost, its score in [0, 1], or with `unbounded` the number behind it; `threshold` is the mean cost
@@ -69,6 +69,9 @@ class SafeRLHF:
     max_multiplier: NonNegative = 5.0
     window: Count = 128
     delay: Whole = 0
+
+    COEFFICIENT: ClassVar[str] = "multiplier"
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {"threshold": 0.3}
 
     def __post_init__(self) -> None:
         if self.multiplier > self.max_multiplier:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.anatomy import unwrapped
+from holdfast.methods import OnlineDefense
 from holdfast.models import LoRA, Model, adapt, clone, has_adapter, merged
 from holdfast.objectives import language
 from holdfast.optim import Training
@@ -57,7 +58,7 @@ PLACE = "security_vectors"
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class SecurityVectors:
+class SecurityVectors(OnlineDefense):
     """Settings of the defense.
 
     `strength` scales the vector while it acts: 1 as it was trained, 0 leaves the plan as it is. The vector is the
@@ -77,6 +78,8 @@ class SecurityVectors:
     inner_learning_rate: Positive = 1e-3
     reference_has_vector: bool = False
     max_length: Count | None = 1024
+
+    COEFFICIENT: ClassVar[str] = "strength"
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sandbox": {"optim": {"max_steps": 300, "learning_rate": 3e-3, "per_device_train_batch_size": 8}},

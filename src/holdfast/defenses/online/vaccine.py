@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from holdfast.experience import rewritten
+from holdfast.methods import OnlineDefense
 from holdfast.perturbation import require_attentions, two_pass
 from holdfast.plan import Context, Plan
 from holdfast.ranges import NonNegative, ranged
@@ -30,11 +31,13 @@ from holdfast.ranges import NonNegative, ranged
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class Vaccine:
+class Vaccine(OnlineDefense):
     """Settings: the length of the perturbation (0 leaves the plan as it is), of a micro-batch or of each token."""
 
     perturbation_radius: NonNegative = 2.0
     per_token: bool = False
+
+    COEFFICIENT: ClassVar[str] = "perturbation_radius"
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "code": {"perturbation_radius": 2.0},

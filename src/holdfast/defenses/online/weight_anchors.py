@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from holdfast.critic import PREFIX
 from holdfast.data.mixing import sample
 from holdfast.generate import evaluating
 from holdfast.losses.anchor import squared_distance
+from holdfast.methods import OnlineDefense
 from holdfast.models import Model, answer_batch
 from holdfast.objectives import language
 from holdfast.plan import Context, Metrics, Plan, Prepare, Progress, Rows
@@ -46,10 +48,12 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class L2Anchor:
+class L2Anchor(OnlineDefense):
     """Settings: what a squared unit of distance costs, twice (`coef`, 0 leaves the plan as it is)."""
 
     coef: NonNegative = 1.0
+
+    COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
         """The plan with the squared distance to its start added to its loss."""
@@ -58,7 +62,7 @@ class L2Anchor:
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
-class EWC:
+class EWC(OnlineDefense):
     """Settings: `coef` as that of `l2_anchor`, and the refusals that the Fisher information is measured on.
 
     `num_samples` rows of the defense split are taken, each one pass forward and back; all of them when `None`.
@@ -68,6 +72,8 @@ class EWC:
     num_samples: Count | None = 128
     normalized: bool = True
     max_length: Count | None = 1024
+
+    COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with the weighed squared distance to its start added to its loss."""
