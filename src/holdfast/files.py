@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +92,62 @@ def sync_all(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         sync(path)
     sync(folder)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """An empty folder beside `out` to write into, which takes its name once all that was written is on the disk.
+
+    Before that, whatever happens, there is nothing new of that name. An empty folder that is there is replaced.
+
+    Raises:
+        HoldfastError: the disk is full, the place cannot be written to, or something else has come to be there.
+    """
+    out = out.resolve()  # a link to an empty folder stays one
+    begun = out.with_name(f".{out.name[:200]}-unfinished")
+    try:
+        shutil.rmtree(begun, ignore_errors=True)
+        begun.mkdir(parents=True)
+        yield begun
+        sync_all(begun)
+        if out.is_dir():
+            out.rmdir()
+        begun.rename(out)
+        sync(out.parent)
+    except OSError as error:
+        raise HoldfastError(f"{out}: cannot be written: {error.strerror or error}; name another place") from error
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+
+
+def copy_into(folder: Path, source: Path) -> None:
+    """Copy what is in the folder `source` into a folder that is there.
+
+    Raises:
+        HoldfastError: it cannot be written.
+    """
+    try:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    except OSError as error:
+        raise HoldfastError(f"{folder}: cannot be written: {error}") from error
+
+
+def copy_over(out: Path, source: Path) -> None:
+    """Copy a folder, whole, to where an earlier copy of it may be.
+
+    Raises:
+        HoldfastError: there is anything else in it, which is left alone, or it cannot be written.
+    """
+    own = {path.name for path in source.iterdir()}
+    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    other = next((name for name in there if name not in own), None)
+    if other is not None:
+        raise HoldfastError(f"{out}: holds {other}, which is no part of what is written there; give another --out")
+    with whole_folder(out) as made:
+        copy_into(made, source)
+        if there:
+            sync_all(made)
+            shutil.rmtree(out.resolve())
 
 
 def parse_json(text: str, **hooks: Any) -> Any:

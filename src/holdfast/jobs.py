@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, 
 from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
+from holdfast.files import copy_into, copy_over, whole_folder
 from holdfast.outcomes import useless_beside
 from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox
@@ -61,14 +61,17 @@ def harden_model(
         raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
+    if runs.resolve().is_relative_to(out.resolve()):
+        raise HoldfastError(f"{out}: the run's own folder {runs} would lie in it; give another, or another --runs")
     records = _records(grid, runs, workers=workers)
     before, after = records[0], records[-1]
     if Outcome.FAILED in (before.outcome, after.outcome):
         return _failed([before, after])
     key = _stage_key(after)
-    _copy(store.stage_folder(runs, key) / "model", out)
-    store.write_text(out / "README.md", model_card(before, after))
-    origins.write(out, before.cell.model)
+    with whole_folder(out) as made:
+        copy_into(made, store.stage_folder(runs, key) / "model")
+        store.write_text(made / "README.md", model_card(before, after))
+        origins.write(made, before.cell.model)
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
     use = useless_beside(after, before)
     if use is not None:
@@ -136,7 +139,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
             seconds = store.read_json(piece.folder / "record.json")["seconds"]
             display.note(f"{piece.kind}: {piece.folder / 'model'} (trained in {seconds:.0f} s)")
             if out is not None:
-                _copy(piece.folder / "model", out / piece.kind)
+                copy_over(out / piece.kind, piece.folder / "model")
     return 0
 
 
@@ -290,10 +293,3 @@ def _stage_key(record: Record) -> str:
     from holdfast.experiment.tasks import stage_key
 
     return stage_key(record.cell, len(record.cell.stages))
-
-
-def _copy(source: Path, out: Path) -> None:
-    try:
-        shutil.copytree(source, out, dirs_exist_ok=True)
-    except OSError as error:
-        raise HoldfastError(f"{out}: cannot be written: {error}") from error

@@ -103,24 +103,18 @@ def test_an_attacker_that_the_reporting_classifier_pays_is_refused(holdfast, opt
     assert "'harm'" in error_line(holdfast("attack", "grpo", *options, *judged, *both))
 
 
-def test_harden_writes_an_ordinary_folder_with_a_card(holdfast, options, tmp_path):
+def test_harden_writes_an_ordinary_folder_with_a_card_or_none(holdfast, options, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     steps = ["defenses.reward_neutralization.optim.max_steps=2", "defenses.reward_neutralization.policy.group_size=2"]
     steps += ["defenses.reward_neutralization.optim.per_device_train_batch_size=2"]
-    code, out, err = holdfast(
-        "harden",
-        "reward_neutralization",
-        *options,
-        "--refusal",
-        REFUSAL,
-        *steps,
-        *SHORT,
-        "--out",
-        "hard",
-        "--runs",
-        "r",
-    )
+    given = [*options, "--refusal", REFUSAL, *steps, *SHORT, "--out", "hard", "--runs", "r"]
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.cards.model_card", lambda *_: 1 / 0)  # dies before the card is written
+        with pytest.raises(ZeroDivisionError):
+            holdfast("harden", "reward_neutralization", *given)
+    assert not (tmp_path / "hard").exists()
+    code, out, err = holdfast("harden", "reward_neutralization", *given)
     assert (code, err) == (0, "")
     assert "wrote hard" in out
     assert "next: how long does it hold? holdfast attack sft --model hard\n" in out
@@ -132,6 +126,7 @@ def test_harden_writes_an_ordinary_folder_with_a_card(holdfast, options, tmp_pat
     card = (tmp_path / "hard" / "README.md").read_text()
     assert "| score | before | after | n |" in card
     assert "| harmfulness | " in card
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".hard")]
     assert "reward_neutralization: 2 steps" in card
 
     again = holdfast("harden", "reward_neutralization", *options, *SHORT, "--out", "hard", "--runs", "r")

@@ -165,6 +165,11 @@ def test_a_place_below_a_file_is_refused(holdfast, error_line, grid_file, tmp_pa
     assert message.startswith("file/run/grid.json: cannot be written")
 
 
+def test_a_hardened_model_is_not_written_round_its_own_run(holdfast, error_line):
+    message = error_line(holdfast("harden", "reward_neutralization", "-o", "new", "--runs", "new/run"))
+    assert message.startswith("new: the run's own folder new/run would lie in it")
+
+
 def test_a_hardened_model_is_not_written_over_a_file(holdfast, error_line, tmp_path):
     (tmp_path / "file").write_text("mine")
     message = error_line(holdfast("harden", "reward_neutralization", "-o", "file"))
