@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
+CONTROL = " (control)"
+"""Behind the defense of a cell that others are compared with: mostly `none`."""
 STYLES = {
     Outcome.HELD: "green",
     Outcome.BROKE: "red",
@@ -140,10 +142,11 @@ def results(records: Sequence[Record]) -> None:
     head = (*(("model",) if several else ()), "defense", "attack", "seed", "outcome", "time to break", "peak harm")
     for name in (*head, "helpful before", "after"):
         left = name in ("model", "defense", "attack", "outcome")
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
+        least = len(f"none{CONTROL}") if name == "defense" and controls else None
+        table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=least)
     reasons = []
     for record, label in zip(records, named, strict=True):
-        defense = f"{label.defense} (control)" if record.key in controls else label.defense
+        defense = label.defense + CONTROL if record.key in controls else label.defense
         model = [label.model] if several else []
         table.add_row(*map(shown, (*model, defense, label.attack)), *_cells(record))
         time = record.time_to_break

@@ -69,6 +69,12 @@ def test_a_cell_that_another_is_compared_with_is_marked_as_its_control(capsys, w
     assert "failed: none (control) x sft, seed 0: out of memory" in rows
 
 
+def test_the_mark_of_a_control_stays_on_its_line_in_a_terminal_of_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr(display.console, "width", 80)
+    rows = table_of([cell("hardened-model", [1]), cell("hardened-model"), cell("sandbox-llama-tiny")], capsys)
+    assert any("none (control)" in row for row in rows[:6])
+
+
 def test_several_models_have_a_column_and_settings_that_differ_are_named(capsys, wide):
     head, first, _, third, *rest = table_of([cell("a", [1]), cell("a", [2]), cell("b")], capsys)
     assert head.split()[:2] == ["model", "defense"]
