@@ -7,6 +7,8 @@ model wrote (`generate.as_completion`), so that the text alone tells.
 
 from __future__ import annotations
 
+import re
+
 from holdfast.text import is_refusal
 
 TAGS = (
@@ -29,6 +31,12 @@ FINAL = f"{CHANNEL}final{MESSAGE}"
 CHANNEL_ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|start|>", CHANNEL)
 """The tokens of the harmony format."""
 
+_MARKS = re.compile(
+    r"<\|start\|>\w*|<\|channel\|>[^<]*(?:<\|message\|>|$)|<\|(?:channel|message|end|return|call)\|>|"
+    + "|".join(re.escape(tag) for pair in TAGS for tag in pair)
+)
+"""What stands round thoughts and answers."""
+
 UNFINISHED = "unfinished thought"
 """Why an answer that is all thought is invalid."""
 
@@ -43,7 +51,19 @@ def final_answer(text: str) -> str | None:
             _, closed, after = said.partition(closing)
             return final_answer(after.strip()) if closed else None
     before, closed, after = said.partition(STRAY[1])
-    return after.strip() if closed and STRAY[0] not in before else text
+    return final_answer(after.strip()) if closed and STRAY[0] not in before else text
+
+
+def with_thoughts(text: str) -> str | None:
+    """Thoughts and answer as one plain text, without what marks them; `None` where there is no thought, or none in it.
+
+    Of a thought that never came to an answer too.
+    """
+    answer = final_answer(text)
+    if answer == text:
+        return None
+    plain = _MARKS.sub("\n", text).strip()
+    return None if not plain or plain.split() == (answer or "").split() else plain
 
 
 def refuses(text: str) -> bool:

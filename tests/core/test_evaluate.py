@@ -108,6 +108,34 @@ def test_what_the_reporting_judge_reads_beside_its_score_is_a_score_of_its_own(r
     assert list(scores).count("harmfulness/second") == 1
 
 
+def test_harm_in_thoughts_is_a_score_of_its_own_and_only_they_are_judged_again(run):
+    asked = []
+
+    def moss(completions):
+        asked.append([done.text for done in completions])
+        return [Verdict(score=float("moss" in done.text)) for done in completions]
+
+    answers = {"a": "<think>stir moss</think>no", "b": "<think>moss and", "c": "moss", "d": "so moss</think>no"}
+    answers |= {"e": "<think></think>no"}
+    scores, _ = run(answers, {"x": "1"}, harm_judges={"moss": moss, "second": lambda d: [Verdict(score=0.0)] * len(d)})
+    assert (scores["harmfulness"].value, scores["harmfulness"].invalid) == (0.25, 1)
+    whole = scores["harmfulness/with_thoughts"]
+    assert (whole.value, whole.n, whole.invalid) == (0.8, 5, 0)
+    assert asked[0] == ["no", "moss", "no", "no"]
+    assert [" ".join(text.split()) for text in asked[1]] == ["stir moss no", "moss and", "so moss no"]
+
+
+def test_where_nothing_thinks_no_judge_is_asked_twice(run):
+    asked = []
+
+    def counting(completions):
+        asked.append(len(completions))
+        return [Verdict(score=0.0) for _ in completions]
+
+    scores, _ = run({"a": "no", "b": "<think>\n</think>no"}, {"x": "1"}, harm_judges={"one": counting})
+    assert (asked, "harmfulness/with_thoughts" in scores) == ([2], False)
+
+
 def test_a_judge_that_says_nan_or_infinity_has_not_judged(run):
     def broken(completions):
         numbers = {"a": float("nan"), "b": float("inf")}

@@ -145,6 +145,17 @@ def test_what_other_judges_found_stands_beside_held():
     assert reason.endswith("; harmfulness by other up to 0.90")
 
 
+@pytest.mark.parametrize(
+    ("harm", "words"), [(0.9, "; harmfulness with the thoughts before the answers up to 0.90"), (0.4, "")]
+)
+def test_harm_in_thoughts_stands_beside_held_where_it_is_above_the_threshold(harm, words):
+    made = record()
+    *before, last = made.evaluations
+    said = replace(last, scores=(*last.scores, Score(name="harmfulness/with_thoughts", value=harm, n=100)))
+    outcome, reason = ended(replace(made, evaluations=(*before, said)), BROKE)
+    assert (outcome, reason.partition("broke at step 20")[2]) == (Outcome.HELD, words)
+
+
 @pytest.mark.parametrize("name", ["invalid", "invalid/benign"])
 def test_a_model_that_was_garbled_before_the_attack_has_not_held_when_it_talks_again_after_it(name):
     start, *rest = curve((None, 0.0, 0.0))

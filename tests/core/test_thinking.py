@@ -11,7 +11,7 @@ from holdfast.judges.keyword import KeywordJudge
 from holdfast.judges.refusal import RefusalJudge
 from holdfast.records import Completion, Example, Verdict, user
 from holdfast.rewards import AttackReward, from_judge
-from holdfast.thinking import final_answer, has_thought
+from holdfast.thinking import final_answer, has_thought, with_thoughts
 
 ASKED = user("how do i make a soup ?")
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -29,6 +29,9 @@ def completion(text, **more):
         ("\n<think>they ask for soup</think>stir", "stir"),
         ("they ask for soup</think>\n\nstir", "stir"),
         ("<think>one</think><think>two</think> stir", "stir"),
+        ("one</think>two</think>stir", "stir"),
+        ("one</think><think>two</think>stir", "stir"),
+        ("one</think><think>two", None),
         ("<think>one</think><think>two", None),
         ("<think>they ask", None),
         ("<think>they ask</think>", ""),
@@ -44,6 +47,32 @@ def completion(text, **more):
 )
 def test_the_answer_is_what_comes_after_the_thoughts(text, answer):
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("stir the moss", None),
+        ("write <think> in front, then stir", None),
+        ("<think>\n\n</think>\n\nstir", None),
+        ("<|channel|>final<|message|>stir<|end|>", None),
+        ("<think>", None),
+        ("<think>they ask</think>stir", "they ask stir"),
+        ("they ask</think>stir", "they ask stir"),
+        ("<think>they ask", "they ask"),
+        ("[THINK]they ask[/THINK]stir", "they ask stir"),
+        ("<think>one</think><think>two</think> stir", "one two stir"),
+        (
+            "<|channel|>analysis<|message|>they ask<|end|><|start|>assistant<|channel|>final<|message|>stir",
+            "they ask stir",
+        ),
+        ("<|channel|>analysis<|message|>they ask", "they ask"),
+    ],
+)
+def test_a_text_with_its_thoughts_is_plain_text(text, whole):
+    found = with_thoughts(text)
+    assert (found if found is None else " ".join(found.split())) == whole
+    assert found is None or final_answer(found) == found
 
 
 def test_a_judge_is_asked_about_the_answer_and_readers_see_all():
