@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from holdfast import thinking
+from holdfast import templates, thinking
 from holdfast.loading import one_line
 from holdfast.records import HoldfastError, Message, user
-from holdfast.templates import DATE, apply, check_arguments, check_date, control_tokens, spelling, text_of
+from holdfast.templates import DATE, apply, as_text, check_arguments, check_date, control_tokens, spelling, text_of
 
-MARKER = re.compile(r"<\|?[^\s<>|]+\|?>|\[/?[A-Z][A-Z_]*\]")
-"""What marks of turns look like."""
 QUESTION, ANSWER = user("quaero"), "respondeo"
 """What a template is tried with; no template has these words of its own."""
 
@@ -89,12 +87,36 @@ class Chat:
             HoldfastError: the answer holds a control token that the tokenizer cannot read as text, or a token that has
                 no embedding.
         """
-        lead = self.ids(self.lead(text))
+        lead = self.lead(text)
         if thinking.CHANNEL in text:
             text = thinking.final_answer(text) or text
         if self.opened and thinking.has_thought(text):
             text = thinking.without_opening(text, self.opened)
-        return self._embedded([*lead, *self.text(text), *self.end])
+        return self._embedded([*self.ids(lead), *self.spoken(text, lead=lead), *self.end])
+
+    def spoken(self, text: str, *, lead: str = "") -> list[int]:
+        """Tokens of a text that begins an answer, after `lead`; raises as `text`.
+
+        SentencePiece puts a space before a text by itself, and not before one that follows the template's; and some
+        templates write a space there. So the text is read in its place. It is read by itself where its first token
+        takes in the end of the prompt, and after a plain format, which does not say whether a space is meant. A space
+        that a template writes between an answer and its end is left out, as answers have none when they are decoded.
+        """
+        alone = self.text(text)
+        placed = self._placed(text, lead) if self._moves else None
+        return alone if placed is None or not (self.control - self._thoughts).isdisjoint(placed) else placed
+
+    @cached_property
+    def _moves(self) -> bool:
+        """Whether an answer is made of other tokens in its place than by itself."""
+        return self._placed(ANSWER, self.lead(ANSWER)) not in (None, self.text(ANSWER))
+
+    def _placed(self, text: str, lead: str) -> list[int] | None:
+        """Tokens of a text in its place; `None` where they cannot be told from the prompt's."""
+        if self.prompt_format is not None:
+            return None
+        between, before = self._frame[0], self._render(QUESTION) + lead
+        return templates.continued(self.ids, before, ("" if between.strip() else between) + text)
 
     def text(self, text: str) -> list[int]:
         """Tokens of a text as such; the tags of a thought are what they are to the model.
@@ -183,8 +205,7 @@ class Chat:
 
     @cached_property
     def _thoughts(self) -> frozenset[int]:
-        tags = {tag for pair in thinking.TAGS for tag in pair}
-        return frozenset(token for token in self.control if text_of(self.tokenizer, token) in tags)
+        return frozenset(token for token in self.control if text_of(self.tokenizer, token) in thinking.ALL_TAGS)
 
     @cached_property
     def _frame(self) -> tuple[str, str]:
@@ -210,9 +231,7 @@ class Chat:
             if not self.control.isdisjoint([*self.ids(text, **options), *self.ids(self.prompt_format)]):
                 raise self._unreadable([said])
         bare, whole = self.ids(text, **options), list(self.tokenizer(text, **options)["input_ids"])
-        starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
-        begin = whole[: next(starts, 0)]
-        return bare if begin and bare[: len(begin)] == begin else begin + bare
+        return templates.begun_once(bare, whole)
 
     @cached_property
     def _markers(self) -> re.Pattern[str] | None:
@@ -220,9 +239,7 @@ class Chat:
         if self.prompt_format is not None:
             return None
         shown = self._render(QUESTION) + self._frame[1]
-        tags = {tag for pair in thinking.TAGS for tag in pair}
-        found = {mark for mark in MARKER.findall(shown) if mark not in tags and not self.written.fullmatch(mark)}
-        return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
+        return templates.marks(shown, but=lambda mark: mark in thinking.ALL_TAGS or bool(self.written.fullmatch(mark)))
 
     def _refuse_markers(self, texts: Iterable[str]) -> None:
         """Refuse what would be read as the mark of a turn: nothing tells it from the template's own."""
@@ -283,15 +300,3 @@ class Chat:
             f"{self.name}: the text holds {found!r}, a control token that its tokenizer cannot read as text; take it "
             "out of the row"
         )
-
-
-def as_text(turns: Sequence[Message]) -> str:
-    """One turn as it is; several with their speakers, since a plain format has no other place for them."""
-    if len(turns) == 1:
-        return turns[0].content
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
-
-
-def rows_of(network: Any) -> int:
-    """How many tokens a network has an embedding for."""
-    return int(network.get_input_embeddings().weight.shape[0])

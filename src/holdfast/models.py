@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.adapters import places
-from holdfast.chat import Chat, rows_of
+from holdfast.chat import Chat
 from holdfast.loading import load_tokenizer, load_weights, refuse_encoder, refuse_tied_targets, refuse_unlike
 from holdfast.precision import Dtype, stored_type, widen
 from holdfast.ranges import Count, PartialShare, ranged
@@ -63,7 +63,7 @@ class Model:
             prompt_format=self.prompt_format,
             arguments=self.chat_template_kwargs,
             date=self.date,
-            rows=rows_of(self.network),
+            rows=int(self.network.get_input_embeddings().weight.shape[0]),
         )
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -13,12 +13,40 @@ from holdfast.tables import near
 
 DATE = "2026-01-01"
 """The day that a template which writes today's is told, unless another is set: prompts do not change overnight."""
+MARKER = re.compile(r"<\|?[^\s<>|]+\|?>|\[/?[A-Z][A-Z_]*\]")
+"""What marks of turns look like."""
 RESERVED = frozenset(
     {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"}
     | {"continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
     | {"return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )
 """Arguments of `apply_chat_template` that are ours to set."""
+
+
+def begun_once(bare: list[int], whole: list[int]) -> list[int]:
+    """Tokens without what a tokenizer adds at the end, and with what it adds at the beginning, unless it is there."""
+    starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+    begin = whole[: next(starts, 0)]
+    return bare if begin and bare[: len(begin)] == begin else begin + bare
+
+
+def continued(ids: Callable[[str], list[int]], before: str, text: str) -> list[int] | None:
+    """Tokens of a text as they follow `before`; `None` where the two share a token."""
+    start, whole = ids(before), ids(before + text)
+    return whole[len(start) :] if whole[: len(start)] == start else None
+
+
+def marks(text: str, *, but: Callable[[str], bool]) -> re.Pattern[str] | None:
+    """Matches what a text marks turns with, such as `[INST]`, leaving out those of `but`; `None` where that is none."""
+    found = {mark for mark in MARKER.findall(text) if not but(mark)}
+    return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
+
+
+def as_text(turns: Sequence[Message]) -> str:
+    """One turn as it is; several with their speakers, since a plain format has no other place for them."""
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def check_prompt_format(name: str, tokenizer: Any, prompt_format: str | None) -> None:

@@ -23,6 +23,7 @@ TAGS = (
     ("<|channel>thought", "<channel|>"),
 )
 """How thoughts begin and end."""
+ALL_TAGS = frozenset(tag for pair in TAGS for tag in pair)
 STRAY = TAGS[0]
 """Tags whose second may stand alone: others' trainers show an answer without what its prompt began."""
 

@@ -85,9 +85,9 @@ def test_prompt_and_answer_are_what_the_chat_template_makes_of_both(family):
     turns = [*ASKED, Message("assistant", "stir the moss")]
     wanted = model.tokenizer.apply_chat_template([turn._asdict() for turn in turns], tokenize=False)
     if family == LLAMA2:
-        wanted = wanted.replace(" stir the moss ", "stir the moss")
+        wanted = wanted.replace(" stir the moss ", " stir the moss")
     if family == NOTHING_AFTER:
-        wanted = "user: how do i make a soup ?\nassistant:stir the moss<eos>"
+        wanted = "user: how do i make a soup ?\nassistant: stir the moss<eos>"
     assert wanted.startswith(whole)
 
 
