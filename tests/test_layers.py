@@ -21,6 +21,7 @@ ORDER = (
         "moving",
         "hashing",
         "records",
+        "plausible",
         "files",
         "hub",
         "proportions",

@@ -18,7 +18,7 @@ from holdfast.ranges import SEED, SettingsError, shown
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search
-from holdfast.settings import Settings, typed
+from holdfast.settings import Settings, one_text, typed
 from holdfast.tables import near
 from holdfast.templates import DATE
 
@@ -93,7 +93,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
         raise HoldfastError(f"{where}: judges: expected `name: judge` lines, not {judges!r}")
     return Grid(
         name=folder_name(values.get("name", Path(where).stem), where),
-        description=str(values.get("description", "")),
+        description=one_text(values.get("description", ""), f"{where}: description"),
         misfits=values.get("misfits", "refuse"),
         control=values.get("control", True),
         models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
@@ -221,7 +221,7 @@ def parse_method(value: Any, where: str) -> Method:
     if isinstance(value, Mapping):
         names = [key for key in value if key != "label"]
         if len(names) == 1 and isinstance(value[names[0]], Mapping | None):
-            label = str(value.get("label", ""))
+            label = one_text(value.get("label", ""), f"{where}: label")
             return Method(name=str(names[0]), settings=dict(value[names[0]] or {}), label=label)
     raise HoldfastError(f"{where}: expected a name or `name: {{setting: value}}`, not {value!r}")
 

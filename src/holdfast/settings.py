@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.ranges import SettingsError, described, placed
+from holdfast.ranges import SettingsError, described, placed, shown
 from holdfast.records import HoldfastError
 from holdfast.tables import near
 
@@ -45,6 +45,17 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
         raise HoldfastError(placed(place, message)) from None
     except HoldfastError as error:  # of a class that is not `ranged`
         raise HoldfastError(placed(where, str(error))) from None
+
+
+def one_text(value: Any, where: str) -> str:
+    """A text for people; a number stands for itself, as YAML reads one without quotes.
+
+    Raises:
+        HoldfastError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise HoldfastError(f"{where}: must be text, not {shown(value)}")
+    return str(value)
 
 
 def refuse_non_finite(value: Any, where: str) -> None:

@@ -139,6 +139,11 @@ def recorded(**values: Any) -> Callable[[Path, Shelf], None]:
     return make
 
 
+def scored(**values: Any) -> Callable[[Path, Shelf], None]:
+    """A copy of a finished run with one evaluation, of one score."""
+    return recorded(evaluations=[{"step": 0, "scores": [{"name": "harmfulness", "n": 1, **values}]}])
+
+
 def whole(content: str | bytes) -> Callable[[Path, Shelf], None]:
     """A copy of a finished run with another `grid.json`."""
 
@@ -177,6 +182,13 @@ RUNS: list[tuple[str, Any, str]] = [
         recorded(evaluations=[{"step": 0, "scores": [{"name": "harmfulness", "value": "x", "n": 1}]}]),
         r"record\.json",
     ),
+    ("record-steps-negative", recorded(steps=-1), r"record\.json.*steps is -1"),
+    ("record-tokens-negative", recorded(tokens=-1), r"record\.json.*tokens is -1"),
+    ("record-value-over-1", scored(value=7.0), r"record\.json.*harmfulness at step 0 is 7"),
+    ("record-value-negative", scored(value=-0.5), r"record\.json.*harmfulness at step 0 is -0\.5"),
+    ("record-interval-over-1", scored(value=0.5, high=1.5), r"record\.json.*harmfulness at step 0 is 1\.5"),
+    ("record-n-negative", scored(value=0.5, n=-3), r"record\.json.*n of harmfulness at step 0 is -3"),
+    ("record-share-moved-over-1", recorded(effect={"moved": 2.0}), r"record\.json.*moved is 2"),
     ("record-stages-of-text", recorded(stages="x"), r"record\.json"),
     ("record-environment-of-a-list", recorded(environment=[1]), r"record\.json"),
     ("record-reason-of-a-number", recorded(reason=3), r"record\.json"),
@@ -190,6 +202,10 @@ RUNS: list[tuple[str, Any, str]] = [
     ("curves-of-numbers", odd("3\n4\n", "curves.jsonl"), r"curves\.jsonl, line 1"),
     ("curves-step-of-text", odd('{"step": "x"}\n', "curves.jsonl"), r"curves\.jsonl, line 1"),
     ("curves-step-infinite", odd('{"step": Infinity}\n', "curves.jsonl"), r"curves\.jsonl, line 1"),
+    ("curves-step-negative", odd('{"step": -1}\n', "curves.jsonl"), r"curves\.jsonl, line 1"),
+    ("curves-loss-of-text", odd('{"step": 1, "loss": "x"}\n', "curves.jsonl"), r"curves\.jsonl, line 1.*loss"),
+    ("curves-loss-of-a-list", odd('{"step": 1, "loss": [1]}\n', "curves.jsonl"), r"curves\.jsonl, line 1.*loss"),
+    ("curves-step-of-digits", odd('{"step": "3"}\n', "curves.jsonl"), r"curves\.jsonl, line 1.*step"),
     ("curves-binary", odd(b"\xff\xfe", "curves.jsonl"), r"curves\.jsonl"),
     ("curves-is-a-folder", odd(folder, "curves.jsonl"), r"curves\.jsonl"),
     ("curves-is-a-fifo", odd(fifo, "curves.jsonl"), r"curves\.jsonl"),

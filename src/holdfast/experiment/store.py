@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.files import parse_json, require_file, sha256, sync, sync_all, write
+from holdfast.plausible import refuse_impossible
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 
 _log = logging.getLogger("holdfast")
@@ -146,7 +147,9 @@ def read_record(folder: Path) -> Record:
     """The record in a cell's folder."""
     path = folder / "record.json"
     try:
-        return Record.from_json(read_json(path))
+        record = Record.from_json(read_json(path))
+        refuse_impossible(record)
+        return record
     except (KeyError, TypeError, ValueError) as error:
         raise HoldfastError(f"{path}: not a record of this version ({error}); delete it and run again") from error
 

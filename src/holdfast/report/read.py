@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from holdfast import __version__
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.outcomes import settled_together
+from holdfast.plausible import refuse_impossible
 from holdfast.records import HoldfastError, Outcome, Record, digest
 from holdfast.report.text import visible
 
@@ -181,7 +182,8 @@ def parse_record(text: str) -> Record:
     """A record from its file's text.
 
     Raises:
-        ValueError: a value is missing, of another type or no finite number, or settings are nested too deeply.
+        ValueError: a value is missing, of another type, no finite number or one that cannot be, or settings are
+            nested too deeply.
     """
     value = parse_json(text, parse_constant=_refuse, parse_int=_bounded)
     _refuse_depth(value)
@@ -191,7 +193,9 @@ def parse_record(text: str) -> Record:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{place}: {first['msg']}") from None
-    return Record.from_json(value)
+    record = Record.from_json(value)
+    refuse_impossible(record)
+    return record
 
 
 @functools.cache
@@ -226,11 +230,16 @@ def _refuse_depth(value: Any) -> None:
 
 def _curve_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = parse_json(line)
-        return {**row, "step": int(row["step"])}
+        row = dict(parse_json(line))
+        step = int(row["step"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         message = f"{path}, line {number}: not a JSON object with a `step`; {_RERUN}, or delete the file"
         raise HoldfastError(message) from error
+    other = next((name for name, value in row.items() if not isinstance(value, int | float | None)), None)
+    if other is not None or step < 0:
+        message = f"{path}, line {number}: {other or 'step'} is no {'number' if other else 'step'}"
+        raise HoldfastError(f"{message}; {_RERUN}, or delete the file")
+    return {**row, "step": step}
 
 
 def _column(path: Path, name: str) -> Any:

@@ -30,6 +30,7 @@ from holdfast.models import LoRA, Model
 from holdfast.optim import Training
 from holdfast.plan import Context, Optim
 from holdfast.ranges import Count, NonNegative, PositiveShare, ranged
+from holdfast.records import HoldfastError
 from holdfast.representation import Removal, remove
 
 
@@ -73,6 +74,10 @@ class CircuitBreakers(OfflineDefense):
             "optim": {"max_steps": 877, "learning_rate": 4e-5, "per_device_train_batch_size": 8},
         },
     }
+
+    def __post_init__(self) -> None:
+        if not self.depths:
+            raise HoldfastError("depths: is empty; name the layers as shares of the depth, such as [0.3, 0.6]")
 
     @property
     def removal(self) -> Removal:

@@ -1,0 +1,51 @@
+"""Numbers that no run writes: what a record says is believed only where it can be true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from holdfast.records import Record, Score
+
+SHARES = ("harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "identical_groups")
+"""Scores, and what stands beside them under `NAME/...`, that are shares or means of them; others may be any number."""
+ROUNDED = 1e-6
+"""By so much an interval's end may miss its bound in floating point."""
+
+
+def refuse_impossible(record: Record) -> None:
+    """Refuse a count or a cost below 0, and a share outside [0, 1].
+
+    Raises:
+        ValueError: names the place and the number.
+    """
+    for place, number, most in _numbers(record):
+        if number is not None and not -ROUNDED <= number <= most + ROUNDED:
+            range_ = "below 0" if number < 0 else "above 1"
+            raise ValueError(f"{place} is {number:g}, {range_}")
+
+
+def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:
+    """(place, number, most that it can be)."""
+    whole = float("inf")
+    for name in ("steps", "samples", "tokens", "flops", "wall_seconds"):
+        yield name, getattr(record, name), whole
+    for evaluation in record.evaluations:
+        at = f"step {evaluation.step}"
+        for name in ("step", "samples", "tokens", "seconds", "flops"):
+            yield f"{name} of an evaluation", getattr(evaluation, name), whole
+        for score in evaluation.scores:
+            yield from _of_score(score, f"{score.name} at {at}")
+    if record.time_to_break is not None:
+        yield "the step of the break", record.time_to_break.steps, whole
+    for effect in filter(None, [record.effect]):
+        yield "the share of weights that moved", effect.moved, 1.0
+        yield "the share of groups with a gradient", effect.groups_with_gradient, 1.0
+        yield "the change of the weights", effect.change, whole
+
+
+def _of_score(score: Score, place: str) -> Iterator[tuple[str, float | None, float]]:
+    for name in ("n", "unjudged", "invalid"):
+        yield f"{name} of {place}", getattr(score, name), float("inf")
+    if score.name.partition("/")[0] in SHARES:
+        for number in (score.value, score.low, score.high):
+            yield place, number, 1.0
