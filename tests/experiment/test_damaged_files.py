@@ -88,6 +88,25 @@ def test_a_damaged_hardened_model_is_hardened_again(grid, neutral, tmp_path, cap
     assert second.evaluations == first.evaluations
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_trained_judge_is_trained_again(grid, tmp_path, caplog, name):
+    optim = {"max_steps": 2, "per_device_train_batch_size": 2}
+    judge = {"trained_classifier": {"optim": optim, "split": "development", "held_out": 0.4}}
+    data, measured = {"train": 40, "held_out": 12}, {"harm_judges": ["oracle", "seen"]}
+    asked = grid(attacks=["none"], judges={"seen": judge}, data=data, evaluation=measured)
+    (first,) = run(asked, tmp_path, workers=0)
+    (place,) = (tmp_path / "judges").iterdir()
+    before = (place / "model" / name).read_bytes()
+    torn(place / "model" / name)
+    (store.cell_folder(tmp_path, first.key) / "record.json").unlink()
+    (second,) = run(asked, tmp_path, workers=0)
+    assert f"model/{name} is not what was written" in caplog.text
+    assert (place / "model" / name).read_bytes() == before
+    assert (place / ".damaged-record.json").is_file()
+    assert second.evaluations[0].scores == first.evaluations[0].scores
+
+
 def test_a_damaged_sandbox_model_in_the_cache_is_built_again(grid, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
     asked = grid(attacks=["none"])
