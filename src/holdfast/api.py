@@ -12,6 +12,8 @@ from typing import Any
 
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
+from holdfast.breaking import time_to_break
+from holdfast.data.columns import Source
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
 from holdfast.evaluate import Suite, evaluate
@@ -21,18 +23,35 @@ from holdfast.experiment.world import make_judge
 from holdfast.fit import fit
 from holdfast.generate import Sampling
 from holdfast.methods import OfflineDefense, OnlineDefense, TrainingAttack, trains
-from holdfast.models import Model, load
-from holdfast.plan import Context, Progress
+from holdfast.models import LoRA, Model, load
+from holdfast.plan import Context, Optim, Progress
+from holdfast.policy import Policy
 from holdfast.precision import Dtype
 from holdfast.records import Evaluation, HoldfastError, Judge, Method, Score
-from holdfast.releasing import as_released
+from holdfast.releasing import as_released, save
+from holdfast.rewards import AttackReward
 from holdfast.sandbox.build import Sandbox
 from holdfast.splits import Splits
 
-OWN = (
-    *("AttackReward", "Data", "LoRA", "Optim", "Policy", "Sandbox", "Source"),
-    *("attack", "context", "harden", "judge", "load", "measure", "sandbox", "save", "splits", "time_to_break"),
-)
+__all__ = [
+    "AttackReward",
+    "Data",
+    "LoRA",
+    "Optim",
+    "Policy",
+    "Sandbox",
+    "Source",
+    "attack",
+    "context",
+    "harden",
+    "judge",
+    "load",
+    "measure",
+    "sandbox",
+    "save",
+    "splits",
+    "time_to_break",
+]
 TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE)
 
 
@@ -46,11 +65,10 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*OWN, *(row.target.rpartition(":")[2] for table in TABLES for row in table.values())])
+    return sorted(__all__)
 
 
-__all__ = __dir__()  # noqa: PLE0605
-"""What the tables hold, rows of installed packages included, and the functions below."""
+__all__ += [row.target.rpartition(":")[2] for table in TABLES for row in table.values()]
 
 
 def sandbox(settings: Sandbox | None = None) -> Model:

@@ -109,7 +109,7 @@ class Chat:
     @cached_property
     def _moves(self) -> bool:
         """Whether an answer is made of other tokens in its place than by itself."""
-        return self._placed(ANSWER, self.lead(ANSWER)) not in (None, self.text(ANSWER))
+        return self._placed(ANSWER, self.lead(ANSWER)) not in (None, self.ids(ANSWER))
 
     def _placed(self, text: str, lead: str) -> list[int] | None:
         """Tokens of a text in its place; `None` where they cannot be told from the prompt's."""

@@ -21,6 +21,7 @@ from holdfast.defenses.online.security_vectors import SecurityVectors
 from holdfast.defenses.online.weight_anchors import L2Anchor
 from holdfast.fit import fit
 from holdfast.integrations import constrain, defense_context
+from holdfast.methods import OnlineDefense
 from holdfast.models import Model, clone
 from holdfast.plan import Context, Metrics, Optim, Plan, Progress, Rows
 from holdfast.records import Example, HoldfastError, user
@@ -102,7 +103,7 @@ def trained(trainer: Any, **more: Any) -> dict[str, Tensor]:
 
 
 @dataclass
-class Spy:
+class Spy(OnlineDefense):
     """A defense that counts its steps, writes down what they measured, and may ask the run to stop."""
 
     stop_after: int = 10**6
@@ -249,7 +250,7 @@ def test_a_checkpoint_without_a_defenses_state_is_refused(model: Model, context:
 
 
 @dataclass
-class Swap:
+class Swap(OnlineDefense):
     """A defense whose model leaves the service as another one."""
 
     other: Model
@@ -348,8 +349,17 @@ def test_a_trainer_that_makes_its_model_later_is_refused(model: Model, tmp_path:
         constrain(trainer, L2Anchor())
 
 
+def test_what_is_no_online_defense_is_refused_by_name(model: Model, tmp_path: Path) -> None:
+    class Constraint:
+        def constrain(self, plan: Plan, context: Context) -> Plan:
+            return plan
+
+    with pytest.raises(HoldfastError, match=r"Constraint does not derive from `holdfast\.methods\.OnlineDefense`"):
+        constrain(make(model, tmp_path), Constraint())
+
+
 def test_a_defense_that_settles_what_the_trainer_settles_is_refused(model: Model, tmp_path: Path) -> None:
-    class Slow:
+    class Slow(OnlineDefense):
         def constrain(self, plan: Plan, context: Context) -> Plan:
             return replace(plan, learning_rates={"lm_head": 0.0})
 

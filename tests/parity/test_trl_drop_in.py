@@ -30,6 +30,7 @@ from holdfast.fit import fit
 from holdfast.generate import evaluating
 from holdfast.integrations import constrain, defense_context
 from holdfast.integrations.answers import answers_in
+from holdfast.methods import OnlineDefense
 from holdfast.models import LoRA, Model, clone
 from holdfast.objectives import language, policy_gradient
 from holdfast.plan import Context, Metrics, Optim, Plan, Progress, Rows, frozen_copy
@@ -75,7 +76,7 @@ DEFENSES: dict[str, Any] = {
 
 
 @dataclass
-class Recorder:
+class Recorder(OnlineDefense):
     """A defense that defends nothing and writes down what each step measured."""
 
     seen: list[Metrics] = field(default_factory=list)

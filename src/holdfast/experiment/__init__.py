@@ -51,7 +51,7 @@ def run(
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
     if unfinished and not looked:
-        (news or _silent)(Looking(), "looking", {})
+        (_silent if news is None else news)(Looking(), "looking", {})
         check_data(grid)
         look(unfinished, workers, options.threads)
     work = engine.Work(
@@ -74,6 +74,7 @@ class Looking(NamedTuple):
     """What is done before the first piece of work, and takes a while: for the display."""
 
     key: str = "looking"
+    kind: str = "look"
     title: str = "looking at models, rows and judges"
 
 

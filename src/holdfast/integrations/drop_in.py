@@ -189,9 +189,11 @@ def _check_trainer(trainer: Any) -> None:
 
 
 def _check_needs(trainer: Any, defense: OnlineDefense) -> None:
-    """Refuse a defense that needs what this trainer does not learn from."""
-    needs = defense.needs
+    """Refuse what is no online defense, or one that needs what this trainer does not learn from."""
     name, own = type(defense).__name__, type(trainer).__name__
+    if OnlineDefense not in type(defense).__mro__:
+        raise HoldfastError(f"{name} does not derive from `holdfast.methods.OnlineDefense`; let its class do so")
+    needs = defense.needs
     if needs == "rewards" and not samples(trainer):
         raise HoldfastError(f"{name} prices sampled answers, and {own} learns from given ones; use GRPO or RLOO")
     if needs == "answers":
