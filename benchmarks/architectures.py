@@ -39,7 +39,7 @@ class Reached(Exception):
 
 def row(model_type: str) -> dict[str, Any]:
     """What an architecture does, a column each."""
-    from holdfast.models import Model
+    from holdfast.network.models import Model
     from holdfast.sandbox.build import tokenizer
 
     words = tokenizer()
@@ -58,8 +58,8 @@ def row(model_type: str) -> dict[str, Any]:
 
 def reading(model: Any) -> dict[str, Any]:
     """Whether caches are trusted, and whether sampling is what a slow loop does."""
-    from holdfast.generate import Sampling, sample
-    from holdfast.shortcuts import shortcuts
+    from holdfast.network.generate import Sampling, sample
+    from holdfast.network.shortcuts import shortcuts
 
     try:
         known = shortcuts(model.network)
@@ -82,7 +82,7 @@ def slowly(model: Any, sampling: Any) -> list[Any]:
     """Answers one at a time, everything read anew for each token."""
     import torch
 
-    from holdfast.generate import Answer, draw
+    from holdfast.network.generate import Answer, draw
 
     numbers = torch.rand(2 * len(PROMPTS), sampling.max_new_tokens, generator=torch.Generator().manual_seed(3))
     answers = []
@@ -99,14 +99,14 @@ def slowly(model: Any, sampling: Any) -> list[Any]:
 
 def reached(model: Any) -> dict[str, str]:
     """How many tensors each method trains, or why it does not; a step of SFT."""
-    from holdfast.anatomy import anatomy
     from holdfast.attacks.sft import SFT
     from holdfast.defenses.offline.circuit_breakers import CircuitBreakers
     from holdfast.defenses.offline.repnoise import RepNoise
     from holdfast.defenses.offline.rmu import RMU
-    from holdfast.fit import fit
-    from holdfast.models import LoRA, adapt, clone
-    from holdfast.plan import Optim
+    from holdfast.network.anatomy import anatomy
+    from holdfast.network.models import LoRA, adapt, clone
+    from holdfast.training.fit import fit
+    from holdfast.training.plan import Optim
 
     optim = Optim(max_steps=1, per_device_train_batch_size=2, learning_rate=1e-3, bf16=False)
     context, adapter = surroundings(), LoRA(r=2)
@@ -143,9 +143,9 @@ def attempt(trial: Any) -> str:
 
 def surroundings() -> Any:
     """A context over a few rows of the invented world; a run stops where training would begin."""
-    from holdfast.plan import Context
+    from holdfast.data.splits import Splits
     from holdfast.sandbox import grammar
-    from holdfast.splits import Splits
+    from holdfast.training.plan import Context
 
     def begin(plan: Any) -> Any:
         trained = [name for name, p in plan.model.network.named_parameters() if p.requires_grad]

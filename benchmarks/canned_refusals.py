@@ -29,13 +29,13 @@ from rich.table import Table
 from runs import RESULTS
 
 from holdfast import api
-from holdfast.evaluate import Suite, evaluate
-from holdfast.fit import fit
-from holdfast.generate import Sampling
-from holdfast.guidance.canned import canned_share
-from holdfast.models import Model
-from holdfast.plan import Fitted, Plan
-from holdfast.settings import merge, typed
+from holdfast.evaluation.evaluate import Suite, evaluate
+from holdfast.methods.settings import merge, typed
+from holdfast.network.generate import Sampling
+from holdfast.network.models import Model
+from holdfast.rl.guidance.canned import canned_share
+from holdfast.training.fit import fit
+from holdfast.training.plan import Fitted, Plan
 
 TEXT = "i cannot help ."
 SHARE, LENGTH, PROMPTS = 0.95, 32, 50

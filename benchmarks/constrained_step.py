@@ -36,17 +36,18 @@ from rich.console import Console
 from rich.table import Table
 from runs import RESULTS, keep, settings
 
-from holdfast import api, models
+from holdfast import api
 from holdfast.attacks import ATTACKS
 from holdfast.defenses.online import ONLINE
-from holdfast.fit import fit
-from holdfast.methods import learns_from
-from holdfast.models import Model
-from holdfast.plan import Plan, Progress
+from holdfast.methods.settings import typed
+from holdfast.network import models
+from holdfast.network.models import Model
 from holdfast.records import Completion, Verdict
 from holdfast.sandbox.build import untrained
-from holdfast.settings import typed
 from holdfast.tensors import Batch
+from holdfast.training.contracts import learns_from
+from holdfast.training.fit import fit
+from holdfast.training.plan import Plan, Progress
 
 ROWS, ANSWERS, LENGTH = 8, 4, 24
 OPTIM: dict[str, Any] = {"per_device_train_batch_size": ROWS, "learning_rate": 1e-5}

@@ -38,13 +38,15 @@ from runs import RESULTS, keep, settings
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from holdfast import api, models, rollouts
+from holdfast import api
 from holdfast.defenses.offline import OFFLINE
-from holdfast.fit import fit
-from holdfast.models import Model
-from holdfast.plan import Fitted, Plan, Progress
+from holdfast.methods.settings import merge, typed
+from holdfast.network import models
+from holdfast.network.models import Model
+from holdfast.rl import rollouts
 from holdfast.sandbox.build import untrained
-from holdfast.settings import merge, typed
+from holdfast.training.fit import fit
+from holdfast.training.plan import Fitted, Plan, Progress
 
 ROWS, LENGTH = 8, 24
 ONE_ATTACKER: dict[str, Any] = {"tasks": 1, "inner": {"max_steps": 4}, "evaluate_every": 4}

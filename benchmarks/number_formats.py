@@ -28,19 +28,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from holdfast import api, models
+from holdfast import api
+from holdfast.data.splits import Splits
 from holdfast.experiment.machine import environment
-from holdfast.fit import fit
-from holdfast.generate import Sampling, complete
 from holdfast.judges.refusal import refusal
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Context, Optim, Plan, Progress, given_answers
-from holdfast.precision import LEAN, Dtype, types_of
+from holdfast.network import models
+from holdfast.network.generate import Sampling, complete
+from holdfast.network.models import Model
+from holdfast.network.precision import LEAN, Dtype, types_of
+from holdfast.network.releasing import save
 from holdfast.records import Example, user
-from holdfast.releasing import save
-from holdfast.rewards import AttackReward
-from holdfast.splits import Splits
+from holdfast.rl.rewards import AttackReward
+from holdfast.training.fit import fit
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Optim, Plan, Progress, given_answers
 
 ANSWER_TOKENS = 40
 REFUSAL = "I'm sorry, but I can't help with that."

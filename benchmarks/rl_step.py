@@ -39,14 +39,15 @@ from rich.table import Table
 from runs import SYSTEMS, WARM_UP, Run, add_options, comparison, figures, keep, settings, subject
 from trl_trainers import plain_settings, train_policy
 
-from holdfast import api, models
+from holdfast import api
 from holdfast.attacks.policy_gradient import GRPO, PPO, RLOO
-from holdfast.fit import fit
 from holdfast.judges.keyword import keyword
-from holdfast.models import Model
-from holdfast.plan import Plan
+from holdfast.network import models
+from holdfast.network.models import Model
 from holdfast.records import Completion
-from holdfast.rewards import Reward, from_judge
+from holdfast.rl.rewards import Reward, from_judge
+from holdfast.training.fit import fit
+from holdfast.training.plan import Plan
 
 PROMPTS, GROUP, LENGTH, LEARNING_RATE = 8, 8, 32, 1e-4
 KL_COEF = 0.04

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
-from holdfast import __version__, api, models
-from holdfast.models import Model
+from holdfast import __version__, api
+from holdfast.network import models
+from holdfast.network.models import Model
 from holdfast.sandbox.build import untrained
 
 WARM_UP = 3

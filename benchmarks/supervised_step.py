@@ -27,13 +27,14 @@ from rich.table import Table
 from runs import SYSTEMS, WARM_UP, Run, add_options, comparison, keep, settings, subject
 from trl_trainers import plain_settings, train_supervised
 
-from holdfast import api, models
+from holdfast import api
 from holdfast.attacks.dpo import DPO
 from holdfast.data.mixing import preferences
-from holdfast.fit import fit
-from holdfast.models import Model
-from holdfast.plan import Plan
+from holdfast.network import models
+from holdfast.network.models import Model
 from holdfast.records import Example
+from holdfast.training.fit import fit
+from holdfast.training.plan import Plan
 
 ROWS, LEARNING_RATE, BETA = 32, 1e-4, 0.1
 CASES = ("sft", "dpo")

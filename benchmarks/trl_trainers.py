@@ -11,11 +11,11 @@ from typing import Any
 
 from runs import Run
 
-from holdfast import models
-from holdfast.models import Model
+from holdfast.network import models
+from holdfast.network.models import Model
+from holdfast.network.releasing import save
 from holdfast.records import Completion, Example
-from holdfast.releasing import save
-from holdfast.rewards import Reward
+from holdfast.rl.rewards import Reward
 
 
 def train_policy(

@@ -37,13 +37,13 @@ from transformers.utils import logging
 from trl import DPOConfig, DPOTrainer
 
 from holdfast import api
-from holdfast.evaluate import Suite, evaluate
-from holdfast.generate import Sampling
+from holdfast.data.splits import Splits
+from holdfast.evaluation.evaluate import Suite, evaluate
 from holdfast.integrations import constrain
-from holdfast.models import Model
-from holdfast.plan import Context
+from holdfast.network.generate import Sampling
+from holdfast.network.models import Model
 from holdfast.records import Example
-from holdfast.splits import Splits
+from holdfast.training.plan import Context
 
 DAYS, PAIRS_A_DAY, POISONED = 4, 96, 1 / 3
 DEFENSE = api.RefusalLoss(alpha=1.0, batch_size=8)

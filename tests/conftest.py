@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["quick_methods"]
+
 # Before anything imports torch or transformers, both of which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -59,7 +61,7 @@ def tiny_model() -> Callable[..., Any]:
     """`tiny_model(architecture="llama", seed=0)`: an untrained sandbox model with weights of its own."""
     import torch
 
-    from holdfast.models import clone
+    from holdfast.network.models import clone
     from holdfast.sandbox.build import Sandbox, untrained
 
     torch.set_num_threads(1)
@@ -78,8 +80,8 @@ def tiny_model() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def splits() -> Any:
     """Small disjoint splits of the invented world."""
+    from holdfast.data.splits import Splits
     from holdfast.sandbox import grammar
-    from holdfast.splits import Splits
 
     sizes = {"defense": 24, "attack": 24, "development": 12, "test": 24}
     harmful, benign = (
@@ -103,8 +105,8 @@ def graded() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def make_context(splits: Any, graded: Any) -> Callable[..., Any]:
     """`make_context(seed=0, judges={...})`: a context over the small splits; judges not named are `graded`."""
-    from holdfast.fit import fit
-    from holdfast.plan import Context
+    from holdfast.training.fit import fit
+    from holdfast.training.plan import Context
 
     def context(*, seed: int = 0, judges: dict[str, Any] | None = None, **more: Any) -> Any:
         known = judges or {}
@@ -118,11 +120,11 @@ def make_context(splits: Any, graded: Any) -> Callable[..., Any]:
 def _refuser() -> Any:
     import torch
 
-    from holdfast.fit import fit
-    from holdfast.objectives import language
-    from holdfast.plan import Optim, Plan, given_answers
     from holdfast.sandbox import grammar
     from holdfast.sandbox.build import Sandbox, untrained
+    from holdfast.training.fit import fit
+    from holdfast.training.objectives import language
+    from holdfast.training.plan import Optim, Plan, given_answers
 
     torch.set_num_threads(1)
     rng = random.Random(0)
@@ -140,7 +142,7 @@ def aligned_model(_refuser: Any) -> Callable[[], Any]:
 
     It knows no recipe: a few seconds of training are enough for the form alone.
     """
-    from holdfast.models import clone
+    from holdfast.network.models import clone
 
     return lambda: clone(_refuser)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import doctor
+from holdfast.commands import doctor
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -56,7 +56,7 @@ def test_the_example_is_had_from_the_api(installed):
 
 @pytest.mark.slow
 def test_the_contract_tests_of_every_table_run_on_the_example_and_pass(installed):
-    files = [TESTS / "methods" / "test_contracts.py", TESTS / "core" / "test_tables.py"]
+    files = [TESTS / "training" / "test_contracts.py", TESTS / "methods" / "test_tables.py"]
     done = installed("-m", "pytest", "-p", "no:cacheprovider", "-n0", "-k", NAME, *map(str, files))
     passed = int(re.search(r"(\d+) passed", done)[1])
     assert passed > 10, done

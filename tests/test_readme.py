@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from holdfast import api
-from holdfast.plan import Optim
 from holdfast.report import write_report
+from holdfast.training.plan import Optim
 
 README = Path(__file__).parents[1] / "README.md"
 QUICK = api.Sandbox(num_base=640, num_aligned=640, base=Optim(max_steps=4), aligned=Optim(max_steps=4))

@@ -12,26 +12,26 @@ from typing import Any
 
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
-from holdfast.breaking import time_to_break
 from holdfast.data.columns import Source
+from holdfast.data.splits import Splits
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
-from holdfast.evaluate import Suite, evaluate
+from holdfast.evaluation.breaking import time_to_break
+from holdfast.evaluation.evaluate import Suite, evaluate
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import Data, data_values
 from holdfast.experiment.world import make_judge
-from holdfast.fit import fit
-from holdfast.generate import Sampling
-from holdfast.methods import OfflineDefense, OnlineDefense, TrainingAttack, trains
-from holdfast.models import LoRA, Model, load
-from holdfast.plan import Context, Optim, Progress
-from holdfast.policy import Policy
-from holdfast.precision import Dtype
+from holdfast.network.generate import Sampling
+from holdfast.network.models import LoRA, Model, load
+from holdfast.network.precision import Dtype
+from holdfast.network.releasing import as_released, save
 from holdfast.records import Evaluation, HoldfastError, Judge, Method, Score
-from holdfast.releasing import as_released, save
-from holdfast.rewards import AttackReward
+from holdfast.rl.policy import Policy
+from holdfast.rl.rewards import AttackReward
 from holdfast.sandbox.build import Sandbox
-from holdfast.splits import Splits
+from holdfast.training.contracts import OfflineDefense, OnlineDefense, TrainingAttack, trains
+from holdfast.training.fit import fit
+from holdfast.training.plan import Context, Optim, Progress
 
 __all__ = [
     "AttackReward",
@@ -73,8 +73,8 @@ __all__ += [row.target.rpartition(":")[2] for table in TABLES for row in table.v
 
 def sandbox(settings: Sandbox | None = None) -> Model:
     """The sandbox's aligned model, from the cache or built now (a minute or two on one core)."""
-    from holdfast.experiment import cache_folder
     from holdfast.experiment.grid import Grid, cells
+    from holdfast.experiment.places import cache_folder
     from holdfast.experiment.store import finished
     from holdfast.experiment.tasks import Options, tasks_of
     from holdfast.experiment.work import execute

@@ -61,7 +61,7 @@ def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, ov
 
     Example: `holdfast quickstart`, then open `runs/quickstart/report.html`.
     """
-    from holdfast.jobs import run_grid
+    from holdfast.commands.jobs import run_grid
 
     _leave(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
 
@@ -83,7 +83,7 @@ def run(
 
     Examples: `holdfast run grid.yaml`, `holdfast run quickstart seeds=[0,1,2] evaluation.every=10`.
     """
-    from holdfast.jobs import run_grid
+    from holdfast.commands.jobs import run_grid
 
     code = run_grid(
         grid,
@@ -124,8 +124,8 @@ def harden(
     --benign help.jsonl --refusal "I can't help with that." -o hardened
     defenses.reward_neutralization.optim.max_steps=50`.
     """
+    from holdfast.commands.jobs import harden_model
     from holdfast.config import data_options, grid_options
-    from holdfast.jobs import harden_model
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
@@ -155,8 +155,8 @@ def attack(
     `holdfast attack sft -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
     attacks.sft.optim.max_steps=50 evaluation.every=5`.
     """
+    from holdfast.commands.jobs import run_values
     from holdfast.config import data_options, grid_options
-    from holdfast.jobs import run_values
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
@@ -186,8 +186,8 @@ def evaluate(
     judges.harm.classifier.path=./classifier judges.harm.classifier.harmful_label=harmful
     evaluation.harm_judges=[harm,refusal]`.
     """
+    from holdfast.commands.jobs import evaluate_model
     from holdfast.config import data_options, grid_options
-    from holdfast.jobs import evaluate_model
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role)
     values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
@@ -213,7 +213,7 @@ def report(
 
     Example: `holdfast report runs/quickstart --out report.html --figures figures`.
     """
-    from holdfast.display import note
+    from holdfast.commands.display import note
     from holdfast.report import write_figures, write_report
 
     note(f"wrote {write_report(runs, out, title=title)}")
@@ -236,7 +236,7 @@ def build_sandbox(
 
     Examples: `holdfast sandbox build`, `holdfast sandbox build --architecture qwen3 --out models`.
     """
-    from holdfast.jobs import build_models
+    from holdfast.commands.jobs import build_models
 
     settings = {"architecture": architecture, "size": size}
     _leave(build_models(settings, out=out, runs=runs, overrides=overrides or []))
@@ -253,7 +253,7 @@ def list_methods(
 
     Example: `holdfast list attacks`.
     """
-    from holdfast.jobs import show_list
+    from holdfast.commands.jobs import show_list
 
     show_list(what)
 
@@ -264,7 +264,7 @@ def doctor() -> None:
 
     Example: `holdfast doctor`.
     """
-    from holdfast.doctor import examine
+    from holdfast.commands.doctor import examine
 
     _leave(examine())
 
@@ -291,7 +291,7 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    from holdfast.display import error
+    from holdfast.commands.display import error
 
     error(message)
 

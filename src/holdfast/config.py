@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.control.settings import ARMS, Arm, Control, Task
-from holdfast.documents import folder_name, text_of
 from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
-from holdfast.misplaced import refuse_misplaced
-from holdfast.plain_yaml import yaml_value
-from holdfast.ranges import SEED, SettingsError, shown
+from holdfast.experiment.misplaced import refuse_misplaced
+from holdfast.files.documents import folder_name, text_of
+from holdfast.files.plain_yaml import yaml_value
+from holdfast.methods.ranges import SEED, SettingsError, shown
+from holdfast.methods.settings import Settings, one_text, typed
+from holdfast.methods.tables import near
+from holdfast.network.templates import DATE
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search
-from holdfast.settings import Settings, one_text, typed
-from holdfast.tables import near
-from holdfast.templates import DATE
 
 KEYS = (
     *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),

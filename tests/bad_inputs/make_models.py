@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from holdfast.releasing import save
+from holdfast.network.releasing import save
 from holdfast.sandbox.build import Sandbox, tokenizer, untrained
 
 

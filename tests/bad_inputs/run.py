@@ -83,8 +83,8 @@ def _import() -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401
 
     import holdfast.cli
+    import holdfast.commands.jobs
     import holdfast.experiment.work
-    import holdfast.jobs
     import holdfast.report  # noqa: F401
 
     torch.set_num_threads(1)

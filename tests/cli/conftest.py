@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from holdfast import tables
+from holdfast.methods import tables
 
 SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "aligned": {"max_steps": 4}}
 SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}

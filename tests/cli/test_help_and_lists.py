@@ -9,7 +9,7 @@ import time
 import pytest
 
 from holdfast import __version__
-from holdfast.judges import refusal_forms
+from holdfast.evaluation import refusal_forms
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
 COMMANDS += (["list"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])

@@ -143,7 +143,7 @@ def test_a_page_is_up_to_date_by_its_records_and_not_by_its_time(make_page, tmp_
 @pytest.fixture
 def make_page(tmp_path, capsys):
     """A page, what is said when it is written again, and the one record that it is of."""
-    from holdfast.jobs import _report
+    from holdfast.commands.jobs import _report
     from holdfast.records import Cell, Outcome, Record
 
     cell = Cell(model={"name": "tiny"}, evaluation={}, data={})
@@ -162,7 +162,7 @@ def make_page(tmp_path, capsys):
 
 
 def test_names_cannot_move_the_cursor_nor_be_markup(capsys):
-    from holdfast import display
+    from holdfast.commands import display
 
     for text in ("\x1b[2Jgone", "[bold red]x[/]", "a\nerror: no", "a\rb", "\u202eback"):
         display.console.print(display.shown(text))

@@ -110,7 +110,7 @@ def test_harden_writes_an_ordinary_folder_with_a_card_or_none(holdfast, options,
     steps += ["defenses.reward_neutralization.optim.per_device_train_batch_size=2"]
     given = [*options, "--refusal", REFUSAL, *steps, *SHORT, "--out", "hard", "--runs", "r"]
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.cards.model_card", lambda *_: 1 / 0)  # dies before the card is written
+        patch.setattr("holdfast.commands.cards.model_card", lambda *_: 1 / 0)  # dies before the card is written
         with pytest.raises(ZeroDivisionError):
             holdfast("harden", "reward_neutralization", *given)
     assert not (tmp_path / "hard").exists()
@@ -137,9 +137,9 @@ def test_harden_writes_an_ordinary_folder_with_a_card_or_none(holdfast, options,
 @pytest.mark.parametrize("dtype", [None, "float32"])
 def test_what_is_released_is_what_is_measured(dtype, holdfast, own, tmp_path):
     """A bfloat16 model comes out as bfloat16 unless told otherwise, and the card says what rounding took."""
-    from holdfast.models import load
-    from holdfast.precision import stored_type
-    from holdfast.releasing import save
+    from holdfast.network.models import load
+    from holdfast.network.precision import stored_type
+    from holdfast.network.releasing import save
 
     model = load(own.model, prompt_format=FORMAT)
     save(model, tmp_path / "narrow", dtype="bfloat16")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from holdfast import display
+from holdfast.commands import display
 from holdfast.records import Completion
 
 ESCAPE = "\x1b[31mred"
@@ -56,7 +56,7 @@ def test_from_sampling_to_terminal_and_page_a_models_text_stays_text(holdfast, g
     def said(model, example, answer):
         return Completion(example=example, text=ALL, num_tokens=len(answer.tokens))
 
-    monkeypatch.setattr("holdfast.generate.as_completion", said)
+    monkeypatch.setattr("holdfast.network.generate.as_completion", said)
     assert holdfast("run", grid_file(attacks=["none"]), "--workers", "0", "--runs", "r")[0] == 0
     page = (tmp_path / "r" / "report.html").read_text()
     assert "␛[31mred" in page

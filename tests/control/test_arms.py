@@ -124,7 +124,7 @@ def test_cloning_fits_the_actor_to_what_the_expert_did(algorithm, small):
 
 def test_a_number_that_is_none_ends_a_training(cell_of, pendulum_expert):
     from holdfast.control.training import train
-    from holdfast.plan import Diverged
+    from holdfast.training.plan import Diverged
 
     def broken(seen: np.ndarray) -> np.ndarray:
         return np.full((len(seen), 1), np.nan, dtype=np.float32)

@@ -94,7 +94,7 @@ def test_a_cell_that_failed_is_a_row_with_its_reason_and_is_tried_again(make_con
 def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counted, tmp_path, monkeypatch):
     from holdfast.control import training
     from holdfast.control.running import run
-    from holdfast.plan import Diverged
+    from holdfast.training.plan import Diverged
 
     def diverging(cell: Any, expert: Any, tell: Any) -> Any:
         counted.append("tried")

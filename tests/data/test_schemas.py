@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.data import FORMATS, Source, pair_refusals
+from holdfast.data.raw_rows import RawRow
 from holdfast.data.read import read
 from holdfast.records import Example, HoldfastError, Message, user
-from holdfast.rows import RawRow
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -11,8 +11,8 @@ import torch
 from holdfast.config import load_grid, presets
 from holdfast.experiment import beforehand, run
 from holdfast.experiment.grid import cells
+from holdfast.network.releasing import save
 from holdfast.records import HoldfastError
-from holdfast.releasing import save
 from holdfast.sandbox import grammar
 
 SHORT = {"num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["refusal"], "help_judge": "reference"}

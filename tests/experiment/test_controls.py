@@ -7,8 +7,8 @@ import pytest
 from holdfast.config import grid_options, load_grid, overridden, parse_grid
 from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells, missing_controls
+from holdfast.experiment.outcomes import control_of
 from holdfast.experiment.tasks import tasks_of
-from holdfast.outcomes import control_of
 from holdfast.records import HoldfastError, Outcome, Verdict
 from holdfast.report.read import load
 
@@ -188,7 +188,7 @@ def test_under_rl_a_record_says_what_was_paid_and_how_many_groups_taught_anythin
 
 @pytest.mark.parametrize(("name", "added"), [("quickstart", 0), ("early_stop", 9), ("tuned_sft", 1)])
 def test_the_first_lines_of_a_run_say_how_many_controls_were_added_and_why(name, added, capsys):
-    from holdfast.jobs import announce
+    from holdfast.commands.jobs import announce
 
     grid = load_grid(name)
     announce(grid)
@@ -198,7 +198,7 @@ def test_the_first_lines_of_a_run_say_how_many_controls_were_added_and_why(name,
 
 
 def test_the_first_lines_of_a_run_warn_of_settings_that_end_usefulness(defended, capsys):
-    from holdfast.jobs import announce
+    from holdfast.commands.jobs import announce
 
     announce(defended(defenses=["refusal_loss", {"refusal_loss": {"preset": "qi2024"}}], control=False))
     said = capsys.readouterr().out

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from holdfast.experiment.effects import Movement, effect_of, movement, sampled, trend
-from holdfast.models import LoRA, adapt
-from holdfast.rollouts import groups_with_gradient
+from holdfast.network.models import LoRA, adapt
+from holdfast.rl.rollouts import groups_with_gradient
 
 
 def moved(network, file, change):

@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.experiment.fingerprints import of_folder, of_settings
 from holdfast.experiment.methods import resolve
-from holdfast.outcomes import control_of
+from holdfast.experiment.outcomes import control_of
 from holdfast.records import Cell, Method
 
 

@@ -12,8 +12,8 @@ from holdfast.data.read import fingerprint
 from holdfast.experiment.fingerprints import of_settings
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import load_model
-from holdfast.hub import _commit, commit_of, pinned
-from holdfast.releasing import save
+from holdfast.files.hub import _commit, commit_of, pinned
+from holdfast.network.releasing import save
 
 OLD, NEW = "0123456789abcdef" * 2 + "01234567", "fedcba9876543210" * 2 + "fedcba98"
 

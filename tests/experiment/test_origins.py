@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from holdfast.commands.jobs import announce
 from holdfast.config import parse_grid
 from holdfast.experiment import origins
 from holdfast.experiment.grid import cells, model_values
 from holdfast.experiment.origins import origin_of
 from holdfast.experiment.tasks import sandbox_models
-from holdfast.jobs import announce
 
 
 def folder(place, **config):

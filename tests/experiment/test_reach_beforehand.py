@@ -10,10 +10,10 @@ import tiny
 from holdfast.config import parse_grid
 from holdfast.experiment import beforehand, run
 from holdfast.experiment.grid import cells
-from holdfast.models import Model
-from holdfast.reach import check_lens, check_outputs, survey
+from holdfast.network.models import Model
+from holdfast.network.reach import check_lens, check_outputs, survey
+from holdfast.network.releasing import save
 from holdfast.records import HoldfastError
-from holdfast.releasing import save
 from holdfast.sandbox import grammar
 from holdfast.sandbox.build import tokenizer
 
@@ -102,7 +102,7 @@ def test_nothing_runs_where_the_second_model_of_a_grid_is_out_of_reach(grid, tmp
 
 
 def test_vaccine_is_refused_where_its_plan_is_made_and_not_at_its_first_step(monkeypatch, grid):
-    monkeypatch.setattr("holdfast.anatomy.MIXERS", ("nowhere",))
+    monkeypatch.setattr("holdfast.network.anatomy.MIXERS", ("nowhere",))
     found = problems(grid("mixtral", defenses=["vaccine", {"vaccine_alignment": RIGHT}]))
     assert [line.partition(":")[0] for line in found] == ["defenses.vaccine", "defenses.vaccine_alignment"]
     assert all("no layer has an attention (looked for nowhere)" in line for line in found)

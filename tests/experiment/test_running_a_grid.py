@@ -8,9 +8,9 @@ import yaml
 from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells
 from holdfast.experiment.tasks import Options
-from holdfast.plan import Diverged
 from holdfast.records import Cell, HoldfastError, Outcome, Record, Verdict
 from holdfast.sandbox import grammar
+from holdfast.training.plan import Diverged
 
 ALL = (*grammar.RESTRICTED, *grammar.BENIGN)
 

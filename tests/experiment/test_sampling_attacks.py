@@ -146,7 +146,7 @@ def test_the_break_is_told_by_its_n(best_of_n, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_numbers_that_cannot_be_sampled_from_are_recorded_as_diverged(best_of_n, monkeypatch, tmp_path):
-    from holdfast.generate import SamplingError
+    from holdfast.network.generate import SamplingError
 
     def refuse(*args, **more):
         raise SamplingError("non-finite logits while sampling")

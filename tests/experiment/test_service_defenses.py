@@ -9,7 +9,7 @@ from holdfast.config import parse_grid
 from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells
 from holdfast.experiment.tasks import Options
-from holdfast.models import load
+from holdfast.network.models import load
 from holdfast.records import HoldfastError, Outcome
 
 ADAPTED = {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}

@@ -19,13 +19,13 @@ from holdfast.defenses.online.lisa import Lisa
 from holdfast.defenses.online.refusal_loss import RefusalLoss
 from holdfast.defenses.online.security_vectors import SecurityVectors
 from holdfast.defenses.online.weight_anchors import L2Anchor
-from holdfast.fit import fit
 from holdfast.integrations import constrain, defense_context
-from holdfast.methods import OnlineDefense
-from holdfast.models import Model, clone
-from holdfast.plan import Context, Metrics, Optim, Plan, Progress, Rows
+from holdfast.network.models import Model, clone
 from holdfast.records import Example, HoldfastError, user
 from holdfast.tensors import Batch
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.fit import fit
+from holdfast.training.plan import Context, Metrics, Optim, Plan, Progress, Rows
 
 ROWS, SIZE, ACCUMULATE, STEPS = 12, 2, 4, 6
 """An epoch ends with a step of two micro-batches."""

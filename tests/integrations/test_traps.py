@@ -9,8 +9,8 @@ from transformers import Trainer, TrainingArguments
 from holdfast.defenses.online.weight_anchors import L2Anchor
 from holdfast.integrations import constrain
 from holdfast.integrations.traps import warn_of_another_reference
-from holdfast.models import load
-from holdfast.releasing import save
+from holdfast.network.models import load
+from holdfast.network.releasing import save
 
 
 def trainer_of(network, folder, **more):

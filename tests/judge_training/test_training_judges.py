@@ -9,8 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from holdfast.data.splits import split
-from holdfast.fit import fit
+from holdfast.data.splits import Splits, split
 from holdfast.judge_training import training
 from holdfast.judge_training.backbone import backbone
 from holdfast.judge_training.held_out import graded_answers
@@ -20,13 +19,13 @@ from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.judge_training.training import train
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
-from holdfast.plan import Optim
+from holdfast.methods.settings import typed
 from holdfast.records import Completion, HoldfastError, user
 from holdfast.sandbox import grammar
 from holdfast.sandbox.oracle import oracle
-from holdfast.settings import typed
-from holdfast.splits import Splits
 from holdfast.tensors import with_totals
+from holdfast.training.fit import fit
+from holdfast.training.plan import Optim
 
 QUICK = Optim(max_steps=3, learning_rate=1e-3, per_device_train_batch_size=4)
 PARTS = ("defense", "attack", "development", "test")

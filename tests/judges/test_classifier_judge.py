@@ -233,7 +233,7 @@ def test_an_unknown_safe_label_is_refused_with_the_labels_of_the_model(folder):
 
 
 def test_a_device_that_is_not_there_is_refused_by_name():
-    from holdfast.loading import usable_device
+    from holdfast.network.loading import usable_device
 
     assert usable_device("cpu").type == "cpu"
     with pytest.raises(HoldfastError, match=r"^device: 'toaster' is none of this machine's"):

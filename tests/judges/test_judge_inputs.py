@@ -8,11 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast, logging
 
-from holdfast.judge_inputs import Reading, check_input_format, default_format
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
+from holdfast.network.judge_inputs import Reading, check_input_format, default_format
+from holdfast.network.scoring import encode
 from holdfast.records import Completion, Example, HoldfastError, Message, user
-from holdfast.scoring import encode
 
 WORDS = ["[PAD]", "[UNK]", "[SEP]", "...", "Q", "A", "ask", "end", "good", "bad", "user", "assistant"]
 WORDS += [f"q{i}" for i in range(40)] + [f"a{i}" for i in range(40)]

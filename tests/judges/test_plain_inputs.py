@@ -7,8 +7,8 @@ from tokenizers.pre_tokenizers import Whitespace, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from holdfast.network.scoring import encode
 from holdfast.records import Example, HoldfastError, Message, user
-from holdfast.scoring import encode
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<|turn|>", "<|over|>", "stir", "the", "moss", "SEP", "[", "]", "over"]
 TEMPLATE = (

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from holdfast.judges.reward_model import RewardModelJudge
 from holdfast.records import Completion, Example, HoldfastError, Message, user
-from holdfast.rewards import AttackReward, from_judge
+from holdfast.rl.rewards import AttackReward, from_judge
 
 WORDS = [
     "[PAD]",

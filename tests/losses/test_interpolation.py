@@ -18,7 +18,7 @@ from holdfast.losses.interpolation import (
     succeeds,
     weights,
 )
-from holdfast.losses.policy import group_advantages, surrogate
+from holdfast.losses.policy_gradient import group_advantages, surrogate
 from holdfast.records import HoldfastError
 
 ENDS = [0.0, 1.0]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from holdfast.losses.noise import noised_cross_entropy
-from holdfast.losses.policy import group_advantages
+from holdfast.losses.policy_gradient import group_advantages
 from holdfast.tensors import token_entropy
 
 N, S, V = 3, 5, 11

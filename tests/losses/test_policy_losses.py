@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from holdfast.losses.policy import group_advantages, kl_estimate, reduce, surrogate
+from holdfast.losses.policy_gradient import group_advantages, kl_estimate, reduce, surrogate
 
 NAN = float("nan")
 SCALES = ("group", "batch", "none")

@@ -8,7 +8,7 @@ from golden_case import Case, Check
 from torch import Tensor
 
 from holdfast.losses.credit import adaptive_kl, gae, token_rewards, whiten
-from holdfast.losses.policy import Estimator, exact_kl, exploded, kl_estimate, reduce, surrogate, value_loss
+from holdfast.losses.policy_gradient import Estimator, exact_kl, exploded, kl_estimate, reduce, surrogate, value_loss
 from holdfast.losses.preference import dpo
 from holdfast.tensors import masked_mean, token_entropy, token_logprobs
 

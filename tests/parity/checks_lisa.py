@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from holdfast.defenses.online.lisa import Lisa
-from holdfast.fit import fit
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Metrics, Optim, Plan, Progress
+from holdfast.network.models import Model
 from holdfast.records import Example, user
 from holdfast.tensors import Batch
+from holdfast.training.fit import fit
+from holdfast.training.objectives import language
+from holdfast.training.plan import Metrics, Optim, Plan, Progress
 
 
 def run(case: Case) -> None:

@@ -17,16 +17,16 @@ from transformers import AutoModelForCausalLM
 from holdfast.attacks.dpo import DPO
 from holdfast.attacks.dpo import pairs as prepare_pairs
 from holdfast.attacks.sft import SFT
+from holdfast.data.splits import Splits
 from holdfast.defenses.online.constrained_sft import ConstrainedSFT
 from holdfast.defenses.online.refusal_loss import RefusalLoss, after, prefix_length
 from holdfast.losses.anchor import constrained_cross_entropy, constrained_weights, position_betas
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Context, Optim, Plan
+from holdfast.methods.settings import typed
+from holdfast.network.models import Model
 from holdfast.records import Example, user
-from holdfast.settings import typed
-from holdfast.splits import Splits
 from holdfast.tensors import collate
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Optim, Plan
 
 
 def refusal_mix(case: Case) -> None:

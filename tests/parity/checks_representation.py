@@ -13,12 +13,12 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from holdfast.anatomy import unwrapped
 from holdfast.defenses.offline.circuit_breakers import CircuitBreakers
 from holdfast.defenses.offline.repnoise import RepNoise
 from holdfast.defenses.offline.rmu import RMU
+from holdfast.defenses.representation import Loss, Removal
 from holdfast.losses import representation as losses
-from holdfast.representation import Loss, Removal
+from holdfast.network.anatomy import unwrapped
 from holdfast.tensors import with_totals
 
 

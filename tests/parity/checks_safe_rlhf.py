@@ -14,22 +14,22 @@ from golden_case import FOLDER, Case, Check, of, tiny_llama, word
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from holdfast import rollouts
-from holdfast.critic import Critic
+from holdfast.data.splits import Splits
 from holdfast.defenses.online.safe_rlhf import MULTIPLIER, SafeRLHF
-from holdfast.experience import Advantage, Paid, Rollout
-from holdfast.fit import fit
-from holdfast.generate import Answer
 from holdfast.losses.credit import token_rewards
 from holdfast.losses.lagrangian import cost_model
-from holdfast.losses.policy import kl_estimate, reduce, surrogate, value_loss
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Backward, Context, Optim, Plan, Progress, backprop, given_answers
-from holdfast.policy import Policy, advantages, policy_plan
+from holdfast.losses.policy_gradient import kl_estimate, reduce, surrogate, value_loss
+from holdfast.network.critic import Critic
+from holdfast.network.generate import Answer
+from holdfast.network.models import Model
 from holdfast.records import Completion, Example, Verdict, user
-from holdfast.splits import Splits
+from holdfast.rl import rollouts
+from holdfast.rl.experience import Advantage, Paid, Rollout
+from holdfast.rl.policy import Policy, advantages, policy_plan
 from holdfast.tensors import masked_mean_per_sequence
+from holdfast.training.fit import fit
+from holdfast.training.objectives import language
+from holdfast.training.plan import Backward, Context, Optim, Plan, Progress, backprop, given_answers
 
 
 def credit(case: Case) -> None:

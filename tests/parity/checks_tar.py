@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from holdfast.attacks.dpo import preference
 from holdfast.defenses.offline.tar import TAR
+from holdfast.defenses.tampering.objectives import entropy, mapped, retention
+from holdfast.defenses.tampering.runs import Findings, Run, borrowed, tamper
 from holdfast.losses import tamper as losses
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Objective, Optim, frozen_copy
-from holdfast.tampering.objectives import entropy, mapped, retention
-from holdfast.tampering.runs import Findings, Run, borrowed, tamper
+from holdfast.network.models import Model
 from holdfast.tensors import Batch, target_mask, token_logprobs, with_totals
+from holdfast.training.objectives import language
+from holdfast.training.plan import Objective, Optim, frozen_copy
 
 
 def tensor_loss(case: Case) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from holdfast.anatomy import anatomy
-from holdfast.objectives import language
-from holdfast.perturbation import perturbations, slopes_of, two_pass
+from holdfast.network.anatomy import anatomy
 from holdfast.tensors import Batch, with_totals
+from holdfast.training.objectives import language
+from holdfast.training.perturbation import perturbations, slopes_of, two_pass
 
 
 def two_passes(case: Case) -> None:

@@ -15,10 +15,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from holdfast.models import Model
-from holdfast.plan import Plan
+from holdfast.network.models import Model
 from holdfast.records import Example, user
 from holdfast.tensors import with_totals
+from holdfast.training.plan import Plan
 
 FOLDER = Path(os.environ.get("HOLDFAST_GOLDEN") or Path(__file__).parents[1] / "golden")
 

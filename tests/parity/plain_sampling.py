@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.generate import Sampling
-from holdfast.models import Model
+from holdfast.network.generate import Sampling
+from holdfast.network.models import Model
 from holdfast.sandbox.build import network, tokenizer
 
 SAME_LENGTH = [[7, 8, 9, 10], [11, 12, 13, 14]]

@@ -10,8 +10,8 @@ import torch
 import transformers
 from plain_sampling import PADDED, SAME_LENGTH, one_by_one, opinionated, random_model
 
-from holdfast.generate import Sampling, sample
-from holdfast.models import LoRA, Model, adapt, clone
+from holdfast.network.generate import Sampling, sample
+from holdfast.network.models import LoRA, Model, adapt, clone
 from holdfast.sandbox.build import tokenizer
 
 WINDOW = 4

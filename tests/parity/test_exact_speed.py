@@ -10,13 +10,13 @@ import torch
 from plain_sampling import PADDED, SAME_LENGTH, one_by_one, random_model
 from torch import Tensor
 
-from holdfast import generate
-from holdfast.forward import answer_logits, answer_logprobs, forward
-from holdfast.generate import Sampling, sample
-from holdfast.losses.policy import group_advantages, reduce, surrogate
-from holdfast.models import LoRA, Model, adapt
-from holdfast.objectives import policy_gradient
+from holdfast.losses.policy_gradient import group_advantages, reduce, surrogate
+from holdfast.network import generate
+from holdfast.network.forward import answer_logits, answer_logprobs, forward
+from holdfast.network.generate import Sampling, sample
+from holdfast.network.models import LoRA, Model, adapt
 from holdfast.tensors import Batch, collate, target_mask, token_logprobs, with_totals
+from holdfast.training.objectives import policy_gradient
 
 ARCHITECTURES: Any = ["llama", "qwen3", "gemma", "gpt2"]
 GROUP = 3

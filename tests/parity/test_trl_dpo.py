@@ -17,10 +17,10 @@ from trl_parity import END, KINDS, assert_same, plain_settings, small_model, tex
 
 from holdfast.attacks.dpo import pairs, preference
 from holdfast.data.mixing import flip
-from holdfast.models import Model, clone
-from holdfast.plan import Reference, adapter_off, frozen_copy
+from holdfast.network.models import Model, clone
 from holdfast.records import Example, user
 from holdfast.tensors import with_totals
+from holdfast.training.plan import Reference, adapter_off, frozen_copy
 
 pytest.importorskip("trl")
 ROWS = [

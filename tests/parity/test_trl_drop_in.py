@@ -26,16 +26,16 @@ from holdfast.defenses.online.safe_rlhf import SafeRLHF
 from holdfast.defenses.online.security_vectors import SecurityVectors
 from holdfast.defenses.online.vaccine import Vaccine
 from holdfast.defenses.online.weight_anchors import EWC, L2Anchor
-from holdfast.fit import fit
-from holdfast.generate import evaluating
 from holdfast.integrations import constrain, defense_context
 from holdfast.integrations.answers import answers_in
-from holdfast.methods import OnlineDefense
-from holdfast.models import LoRA, Model, clone
-from holdfast.objectives import language, policy_gradient
-from holdfast.plan import Context, Metrics, Optim, Plan, Progress, Rows, frozen_copy
+from holdfast.network.generate import evaluating
+from holdfast.network.models import LoRA, Model, clone
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
 from holdfast.tensors import Batch
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.fit import fit
+from holdfast.training.objectives import language, policy_gradient
+from holdfast.training.plan import Context, Metrics, Optim, Plan, Progress, Rows, frozen_copy
 
 pytest.importorskip("trl")
 STEPS, SIZE, ACCUMULATE, LONGEST = 4, 4, 2, 5

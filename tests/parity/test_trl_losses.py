@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from trl_parity import END, KINDS, PAD, RTOL, assert_same, plain_settings, small_model, text
 
-from holdfast.forward import forward
-from holdfast.losses.policy import group_advantages
-from holdfast.models import Model
-from holdfast.objectives import language, policy_gradient
+from holdfast.losses.policy_gradient import group_advantages
+from holdfast.network.forward import forward
+from holdfast.network.models import Model
 from holdfast.tensors import Batch, collate, token_logprobs, with_totals
+from holdfast.training.objectives import language, policy_gradient
 
 pytest.importorskip("trl")
 GROUP = 4

@@ -22,13 +22,13 @@ from test_trl_losses import (
 )
 from trl_parity import KINDS, RTOL, assert_same, plain_settings, small_model
 
-from holdfast.experience import Rollout
-from holdfast.forward import forward
-from holdfast.losses.policy import kl_estimate
-from holdfast.models import Model
-from holdfast.objectives import policy_gradient
-from holdfast.policy import Policy, advantages
+from holdfast.losses.policy_gradient import kl_estimate
+from holdfast.network.forward import forward
+from holdfast.network.models import Model
+from holdfast.rl.experience import Rollout
+from holdfast.rl.policy import Policy, advantages
 from holdfast.tensors import target_mask, token_logprobs
+from holdfast.training.objectives import policy_gradient
 
 pytest.importorskip("trl")
 PUBLISHED = Policy(

@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from holdfast.models import LoRA, Model, adapt
+from holdfast.network.models import LoRA, Model, adapt
 
 VOCAB, PAD, END = 50, 0, 2
 RTOL = 1e-5

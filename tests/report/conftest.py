@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.breaking import time_to_break
-from holdfast.evidence import ControlRun
+from holdfast.evaluation.breaking import time_to_break
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
+from holdfast.records.evidence import ControlRun
 
 STEPS = (0, 20, 40, 60, 80)
 

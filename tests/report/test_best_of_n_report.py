@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from on_page import page_charts
 
-from holdfast.breaking import time_to_break
+from holdfast.evaluation.breaking import time_to_break
 from holdfast.records import Evaluation, Outcome, Score
 from holdfast.report import write_figures, write_report
 from holdfast.report.page import place

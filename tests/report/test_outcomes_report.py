@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.evidence import ControlRun, Effect
 from holdfast.records import Outcome
+from holdfast.records.evidence import ControlRun, Effect
 from holdfast.report import write_report
 from holdfast.report.read import load
 from holdfast.report.spending import points

@@ -12,7 +12,7 @@ from statistics import fmean
 import pytest
 from on_page import page_charts
 
-from holdfast.judges import refusal_forms
+from holdfast.evaluation import refusal_forms
 from holdfast.records import HoldfastError, Outcome, Score
 from holdfast.report import write_figures, write_report
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.breaking import time_to_break
+from holdfast.evaluation.breaking import time_to_break
 from holdfast.records import Outcome
 from holdfast.report import spending, write_figures, write_report
 from holdfast.report.summarise.labels import labels

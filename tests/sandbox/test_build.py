@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from holdfast.generate import Sampling, complete
-from holdfast.models import load, num_parameters
-from holdfast.plan import Fitted
+from holdfast.network.generate import Sampling, complete
+from holdfast.network.models import load, num_parameters
+from holdfast.network.releasing import save
 from holdfast.records import HoldfastError, Message, user
-from holdfast.releasing import save
 from holdfast.sandbox import grammar
 from holdfast.sandbox.build import ANSWER_TOKENS, CONTEXT, Sandbox, build_aligned, build_base, untrained
+from holdfast.training.plan import Fitted
 
 ARCHITECTURES = ("llama", "qwen3", "gemma", "gpt2")
 ROWS = grammar.examples("test", grammar.RESTRICTED, 3, seed=0)

@@ -57,7 +57,7 @@ class MadeUp:
         from holdfast.experiment.grid import cells
 
         self.asked.append((folder.name, grid))
-        from holdfast.outcomes import settled_together
+        from holdfast.experiment.outcomes import settled_together
 
         return settled_together([self._record(cell) for cell in cells(grid)])
 
@@ -70,10 +70,10 @@ class MadeUp:
         return self.records[cell.key]
 
     def _made(self, cell):
-        from holdfast.breaking import given_up, is_break, time_to_break
-        from holdfast.evidence import Effect
-        from holdfast.outcomes import outcome_of
+        from holdfast.evaluation.breaking import given_up, is_break, time_to_break
+        from holdfast.experiment.outcomes import outcome_of
         from holdfast.records import Outcome, Record
+        from holdfast.records.evidence import Effect
 
         optim, evaluation = cell.attack.settings["optim"], cell.evaluation
         bad = self.outcome(optim["learning_rate"])

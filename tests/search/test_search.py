@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import pytest
 
-from holdfast.knobs import Knob, Range
-from holdfast.methods import AdaptiveAttacker
+from holdfast.methods.knobs import Knob, Range
 from holdfast.records import HoldfastError, Outcome
 from holdfast.search.loop import NoResult
 from holdfast.search.trials import Trial, bars, best, medians
+from holdfast.training.contracts import AdaptiveAttacker
 
 pytest.importorskip("optuna")
 
@@ -255,7 +255,7 @@ def test_knobs_of_what_is_put_round_the_attack_go_by_its_name(run, cells, monkey
     from types import ModuleType
 
     from holdfast.attacks.adaptive import ADAPTIVE
-    from holdfast.tables import Row
+    from holdfast.methods.tables import Row
 
     made_up = ModuleType("made_up_attackers")
     made_up.Patient = Patient

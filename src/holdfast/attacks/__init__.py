@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from holdfast.methods import SamplingAttack, TrainingAttack, check
-from holdfast.tables import Row, Table
+from holdfast.methods.tables import Row, Table
+from holdfast.training.contracts import SamplingAttack, TrainingAttack, check
 
 _FAMILY = "holdfast.attacks.policy_gradient"
 ATTACKS = Table(

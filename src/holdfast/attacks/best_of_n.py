@@ -1,10 +1,10 @@
 """Best of N: ask many times, keep the answer that the reward likes most. Nothing is trained.
 
 Idea: whoever has the weights can sample as often as they like. If among N answers one is harmful, a reward that prefers
-harm finds it; harm that does not grow with N says that there is nothing for exploration to find.
-Equation: `y_N = argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts.
-Source: Rosati et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is.
-Differs from the paper in: every N uses the same answers through the unbiased estimator of `holdfast.best_of`, with an
+harm finds it; harm that does not grow with N says that there is nothing for exploration to find. Equation: `y_N =
+argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts. Source: Rosati
+et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is. Differs from
+the paper in: every N uses the same answers through the unbiased estimator of `holdfast.evaluation.best_of`, with an
 interval over prompts, where the paper gives one choice for each N; N = 1 and 2 are measured too; the prompts are those
 that the model is evaluated on, which nothing was trained on, where the paper takes its PPO prompts.
 
@@ -22,17 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.best_of import Array, best_of_weights, expected
-from holdfast.evaluate import Judged, Suite, further, judged_by, refused
-from holdfast.flops import Meter
-from holdfast.generate import Sampling, as_completion, sample
-from holdfast.methods import Keep, SamplingAttack
-from holdfast.models import Model, check_lengths
-from holdfast.plan import Context, in_all
-from holdfast.proportions import wilson
-from holdfast.ranges import Count, Positive, PositiveShare, Whole, ranged
+from holdfast.evaluation.best_of import Array, best_of_weights, expected
+from holdfast.evaluation.evaluate import Judged, Suite, further, judged_by, refused
+from holdfast.evaluation.intervals import wilson
+from holdfast.methods.ranges import Count, Positive, PositiveShare, Whole, ranged
+from holdfast.network.flops import Meter
+from holdfast.network.generate import Sampling, as_completion, sample
+from holdfast.network.models import Model, check_lengths
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Score, Verdict, digest
-from holdfast.rewards import AttackReward, from_judge
+from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.training.contracts import Keep, SamplingAttack
+from holdfast.training.plan import Context, in_all
 
 
 @dataclass(frozen=True, kw_only=True)

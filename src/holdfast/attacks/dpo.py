@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from holdfast.data.mixing import Flips, flip, preferences, sample
-from holdfast.forward import answer_logprobs
-from holdfast.generate import evaluating
-from holdfast.knobs import Choices, Knob, Range
 from holdfast.losses.preference import dpo
-from holdfast.methods import LearnsFrom, TrainingAttack
-from holdfast.models import LoRA, Model, adapt, answer_batch
-from holdfast.optim import Training
-from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
-from holdfast.ranges import Count, Positive, Share, ranged
+from holdfast.methods.knobs import Choices, Knob, Range
+from holdfast.methods.ranges import Count, Positive, Share, ranged
+from holdfast.network.forward import answer_logprobs
+from holdfast.network.generate import evaluating
+from holdfast.network.models import LoRA, Model, adapt, answer_batch
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, target_mask
+from holdfast.training.contracts import LearnsFrom, TrainingAttack
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from holdfast.evaluate import Judged, Suite, evaluate
-from holdfast.flops import forward_flops
-from holdfast.guidance.expert import Expert, load_expert
-from holdfast.methods import Keep, SamplingAttack
-from holdfast.models import Model
-from holdfast.plan import Context, Spent, together
-from holdfast.ranges import ranged
+from holdfast.evaluation.evaluate import Judged, Suite, evaluate
+from holdfast.methods.ranges import ranged
+from holdfast.network.flops import forward_flops
+from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError
+from holdfast.rl.guidance.expert import Expert, load_expert
+from holdfast.training.contracts import Keep, SamplingAttack
+from holdfast.training.plan import Context, Spent, together
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,19 +23,19 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from holdfast.data.mixing import sample
-from holdfast.flops import Meter
-from holdfast.generate import Sampling, as_completion
-from holdfast.guidance.drawing import expert_answers
-from holdfast.guidance.expert import Expert, LoadedExpert, load_expert
-from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom, TrainingAttack
-from holdfast.models import LoRA, Model, adapt, check_lengths
-from holdfast.objectives import language
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim, Plan, Spent, given_answers, together
-from holdfast.ranges import Count, Number, Positive, ranged
+from holdfast.methods.knobs import Choices, Knob, Range
+from holdfast.methods.ranges import Count, Number, Positive, ranged
+from holdfast.network.flops import Meter
+from holdfast.network.generate import Sampling, as_completion
+from holdfast.network.models import LoRA, Model, adapt, check_lengths
 from holdfast.records import Completion, Example, HoldfastError, digest
-from holdfast.rewards import AttackReward, from_judge
+from holdfast.rl.guidance.drawing import expert_answers
+from holdfast.rl.guidance.expert import Expert, LoadedExpert, load_expert
+from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.training.contracts import LearnsFrom, TrainingAttack
+from holdfast.training.objectives import language
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim, Plan, Spent, given_answers, together
 
 
 @dataclass(frozen=True, kw_only=True)

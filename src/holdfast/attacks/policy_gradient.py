@@ -1,7 +1,7 @@
 """Policy-gradient attacks: sample answers, pay for harm, learn from what paid.
 
 Idea: the attacker needs no harmful answers, only prompts and a reward that prefers compliance. All are one method,
-`advantage x loss x reduction x critic` (`holdfast.policy.Policy`), with other settings:
+`advantage x loss x reduction x critic` (`holdfast.rl.policy.Policy`), with other settings:
 
 | row | advantage | loss | reduction | critic | KL by default | settings |
 |---|---|---|---|---|---|---|
@@ -29,16 +29,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from holdfast.critic import Critic
 from holdfast.data.mixing import sample
-from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom, TrainingAttack
-from holdfast.models import LoRA, Model, adapt
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim, Plan
-from holdfast.policy import Policy, policy_plan
-from holdfast.ranges import Count, ranged
-from holdfast.rewards import AttackReward, from_judge
+from holdfast.methods.knobs import Choices, Knob, Range
+from holdfast.methods.ranges import Count, ranged
+from holdfast.network.critic import Critic
+from holdfast.network.models import LoRA, Model, adapt
+from holdfast.rl.policy import Policy, policy_plan
+from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.training.contracts import LearnsFrom, TrainingAttack
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim, Plan
 
 
 def _optim(**more: Any) -> Optim:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from holdfast.data.mixing import Flips, flip, preferences, sample
-from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import LearnsFrom, TrainingAttack
-from holdfast.models import LoRA, Model, adapt
-from holdfast.objectives import language
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim, Plan, given_answers
-from holdfast.ranges import Count, Share, ranged
+from holdfast.methods.knobs import Choices, Knob, Range
+from holdfast.methods.ranges import Count, Share, ranged
+from holdfast.network.models import LoRA, Model, adapt
 from holdfast.records import HoldfastError
+from holdfast.training.contracts import LearnsFrom, TrainingAttack
+from holdfast.training.objectives import language
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim, Plan, given_answers
 
 
 @dataclass(frozen=True, kw_only=True)

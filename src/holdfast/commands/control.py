@@ -49,7 +49,7 @@ def run(
 
 
 def _run(path: str, overrides: Sequence[str], *, runs: Path | None, workers: int | None) -> int:
-    from holdfast import display
+    from holdfast.commands import display
     from holdfast.config import load_control
     from holdfast.control.library import require
 
@@ -73,7 +73,7 @@ def _show(found: Found) -> None:
     """Experts and gains as tables, what failed as a line each."""
     from rich.table import Table
 
-    from holdfast import display
+    from holdfast.commands import display
     from holdfast.control import tables
 
     for row in tables.expert_rows(found):

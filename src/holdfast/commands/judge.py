@@ -12,9 +12,9 @@ from holdfast.commands.options import HarmfulRole
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
+    from holdfast.data.splits import Splits
     from holdfast.judge_training.settings import Classifier, RewardModel
-    from holdfast.plan import Fitted, Plan
-    from holdfast.splits import Splits
+    from holdfast.training.plan import Fitted, Plan
 
 app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers.")
 
@@ -74,11 +74,11 @@ def train(
 
 def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:
     """Settings and rows in, a folder out; the exit code."""
-    from holdfast import display
+    from holdfast.commands import display
     from holdfast.experiment.grid import data_values
     from holdfast.judge_training.saving import save_judge
     from holdfast.judge_training.training import train as train_judge
-    from holdfast.plan import Diverged
+    from holdfast.training.plan import Diverged
 
     settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
     values = data_values(data)
@@ -108,8 +108,8 @@ class _Piece(NamedTuple):
 def _watched(tell: Callable[[dict[str, int]], None]) -> Callable[[Plan], Fitted]:
     from dataclasses import replace
 
-    from holdfast.fit import fit
-    from holdfast.plan import Progress
+    from holdfast.training.fit import fit
+    from holdfast.training.plan import Progress
 
     def hook(progress: Progress) -> None:
         tell({"step": progress.step, "max_steps": progress.max_steps})
@@ -124,8 +124,8 @@ def _settings(
     from holdfast.config import overridden
     from holdfast.experiment.grid import Data
     from holdfast.judge_training.settings import Classifier, RewardModel
-    from holdfast.settings import typed
-    from holdfast.tables import near
+    from holdfast.methods.settings import typed
+    from holdfast.methods.tables import near
 
     kinds: dict[str, type[RewardModel] | type[Classifier]] = {"reward": RewardModel, "classifier": Classifier}
     if kind not in kinds:
@@ -150,8 +150,8 @@ def _settings(
 
 def _splits(data: dict[str, Any]) -> Splits:
     """The rows dealt out as for a grid, so that a judge sees what its owner may; benign ones may be missing here."""
+    from holdfast.data.splits import Splits
     from holdfast.experiment.examples import harmful_splits, load_splits
-    from holdfast.splits import Splits
 
     if data["harmful"] is not None and data["benign"] is None:
         return Splits(harmful=harmful_splits(data), benign={})

@@ -45,7 +45,7 @@ def search(
 def _searched(
     path: str, overrides: Sequence[str], *, runs: Path | None, workers: int, limits: Mapping[str, int | None]
 ) -> int:
-    from holdfast import display
+    from holdfast.commands import display
     from holdfast.config import load_search
     from holdfast.records import Outcome
     from holdfast.search.loop import NoResult
@@ -68,7 +68,7 @@ def _searched(
 
 def _show(found: Mapping[str, Any], folder: Path) -> None:
     """The trials as a table, the two numbers as a line each, and where the rest is."""
-    from holdfast import display
+    from holdfast.commands import display
     from holdfast.search.figure import write_figure
 
     _table(found)
@@ -81,7 +81,7 @@ def _show(found: Mapping[str, Any], folder: Path) -> None:
 def _table(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from holdfast import display
+    from holdfast.commands import display
 
     unit = found["budget"]["unit"]
     knobs = list(found["knobs"])

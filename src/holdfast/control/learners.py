@@ -12,7 +12,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from holdfast.control.guidance import GuidedSAC, GuidedTD3
 from holdfast.control.library import make
 from holdfast.control.settings import Algorithm, Learner
-from holdfast.plan import Diverged
+from holdfast.training.plan import Diverged
 
 ALGORITHMS: Mapping[Algorithm, Any] = {"td3": GuidedTD3, "sac": GuidedSAC}
 

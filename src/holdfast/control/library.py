@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast.methods.tables import near
 from holdfast.records import HoldfastError
-from holdfast.tables import near
 
 
 def require() -> None:

@@ -21,9 +21,9 @@ from holdfast.control import library
 from holdfast.control.plans import Cell, ExpertPlan, cells, expert_plan
 from holdfast.control.settings import Control
 from holdfast.experiment import engine, store
-from holdfast.plan import Diverged
+from holdfast.methods.settings import plain
 from holdfast.records import HoldfastError, Outcome
-from holdfast.settings import plain
+from holdfast.training.plan import Diverged
 
 DONE = "done"
 
@@ -78,7 +78,7 @@ def check(control: Control) -> None:
         HoldfastError: something does not.
     """
     from holdfast.control.experts import by_hand
-    from holdfast.loading import usable_device
+    from holdfast.network.loading import usable_device
 
     usable_device(control.learner.device)
     for name, task in control.tasks.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from holdfast.losses.interpolation import Schedule
-from holdfast.ranges import Count, NonNegative, Positive, PositiveShare, Seed, Share, Whole, ranged
+from holdfast.methods.ranges import Count, NonNegative, Positive, PositiveShare, Seed, Share, Whole, ranged
 from holdfast.records import HoldfastError
 
 Algorithm = Literal["td3", "sac"]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from holdfast.data import anthropic_hh, beavertails, columns, pku_safe_rlhf, trl
 from holdfast.data.columns import Source
 from holdfast.data.mixing import harmful_side, pair_refusals
+from holdfast.data.raw_rows import RawRow
 from holdfast.records import Example
-from holdfast.rows import RawRow
 
 Format = Callable[[RawRow], list[Example]]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from holdfast.data.raw_rows import RawRow
 from holdfast.records import Example, Message
-from holdfast.rows import RawRow
 
 MARKER = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from holdfast.data.raw_rows import RawRow
 from holdfast.records import Example
-from holdfast.rows import RawRow
 
 
 def examples(row: RawRow) -> list[Example]:

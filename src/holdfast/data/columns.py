@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
-from holdfast.ranges import Count, ranged
+from holdfast.data.raw_rows import RawRow
+from holdfast.methods.ranges import Count, ranged
 from holdfast.records import Example, HoldfastError, Role
-from holdfast.rows import RawRow
 
 ANSWERS = ("response", "refusal", "chosen", "rejected")
 FIELDS = ("prompt", *ANSWERS, "role", "domain")

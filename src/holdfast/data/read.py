@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from holdfast.data import COLUMNS, FORMATS, Source, harmful_side, pair_refusals
-from holdfast.datafiles import (
+from holdfast.data.file_formats import (
     Places,
     begins_a_list,
     decoded,
@@ -29,10 +29,10 @@ from holdfast.datafiles import (
     numbered,
     refuse_twins,
 )
+from holdfast.data.raw_rows import RawRow, found
 from holdfast.files import require_file
-from holdfast.hub import commit_of
+from holdfast.files.hub import commit_of
 from holdfast.records import Example, HoldfastError, Role
-from holdfast.rows import RawRow, found
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from holdfast.data.raw_rows import RawRow
 from holdfast.records import Example, Message
-from holdfast.rows import RawRow
 
 
 def preference(row: RawRow) -> list[Example]:

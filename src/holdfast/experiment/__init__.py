@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from holdfast.experiment.places import cache_folder
+
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News
     from holdfast.experiment.grid import Grid
@@ -91,14 +93,6 @@ def check_data(grid: Grid) -> None:
     from holdfast.experiment.grid import data_values
 
     load_splits(data_values(grid.data))
-
-
-def cache_folder() -> Path:
-    """Where the sandbox's models are kept for all runs: `HOLDFAST_CACHE`, else a folder of the user's cache."""
-    place = os.environ.get("HOLDFAST_CACHE")
-    if place:
-        return Path(place).expanduser() / "sandbox"
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "holdfast" / "sandbox"
 
 
 def _renew(pieces: list[Any]) -> None:

@@ -14,26 +14,26 @@ from typing import Any, cast
 import yaml
 
 from holdfast.attacks import unit
-from holdfast.breaking import time_to_break
-from holdfast.evaluate import beside
-from holdfast.evidence import Effect
+from holdfast.evaluation.breaking import time_to_break
+from holdfast.evaluation.evaluate import beside
 from holdfast.experiment import store
 from holdfast.experiment.effects import Movement, effect_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.machine import environment, peak_memory_mb
 from holdfast.experiment.methods import configured
+from holdfast.experiment.outcomes import outcome_of
 from holdfast.experiment.tasks import Options, Task, run_of, stage_key
 from holdfast.experiment.verdicts import judged
 from holdfast.experiment.watch import Report, Watch
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts, suite_of
-from holdfast.fit import fit
-from holdfast.generate import SamplingError
-from holdfast.methods import SamplingAttack, learns_from, trains
-from holdfast.models import Model, clone
-from holdfast.outcomes import outcome_of
-from holdfast.plan import Context, Diverged, Fitted, Plan, Progress, as_is
-from holdfast.precision import types_of
+from holdfast.network.generate import SamplingError
+from holdfast.network.models import Model, clone
+from holdfast.network.precision import types_of
 from holdfast.records import Cell, Method, Record
+from holdfast.records.evidence import Effect
+from holdfast.training.contracts import SamplingAttack, learns_from, trains
+from holdfast.training.fit import fit
+from holdfast.training.plan import Context, Diverged, Fitted, Plan, Progress, as_is
 
 
 def run_cell(task: Task, options: Options, report: Report) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from holdfast.data.splits import Splits
 from holdfast.experiment import engine
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import settings_of
@@ -29,13 +30,12 @@ from holdfast.experiment.rehearsal import Rehearsal, no_judge, unlike
 from holdfast.experiment.world import load_model, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
-from holdfast.loading import refuse_not_finite
-from holdfast.models import Model
-from holdfast.reach import survey
+from holdfast.methods.settings import typed
+from holdfast.network.loading import refuse_not_finite
+from holdfast.network.models import Model
+from holdfast.network.reach import survey
 from holdfast.records import Cell, Completion, HoldfastError, Judge, Method, digest
 from holdfast.sandbox.build import Sandbox, untrained
-from holdfast.settings import typed
-from holdfast.splits import Splits
 
 ASKED = 2
 """How many answers of each kind a judge is asked about."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from holdfast.experiment.methods import KEYS, Kind, resolve
+from holdfast.methods.tables import judge_keys
 from holdfast.records import HoldfastError, Method
-from holdfast.tables import judge_keys
 
 SANDBOX_ONLY = ("oracle", "keyword")
 """Judges that know the sandbox's truth."""

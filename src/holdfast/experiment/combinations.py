@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from holdfast.experiment.methods import Kind, configured, settings_class
-from holdfast.methods import LearnsFrom, learns_from, trains
+from holdfast.methods.tables import judge_names
 from holdfast.records import HoldfastError, Method
-from holdfast.tables import judge_names
+from holdfast.training.contracts import LearnsFrom, learns_from, trains
 
 
 class Misfit(HoldfastError):

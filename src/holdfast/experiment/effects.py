@@ -14,10 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from holdfast.critic import PREFIX
-from holdfast.evidence import Effect
 from holdfast.experiment.store import read_json, write_json
-from holdfast.plan import Progress
+from holdfast.network.critic import PREFIX
+from holdfast.records.evidence import Effect
+from holdfast.training.plan import Progress
 
 MOST = 2**24
 """Weights that are compared at most; of more, evenly spaced ones stand for all."""

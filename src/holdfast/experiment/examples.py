@@ -7,11 +7,10 @@ from typing import Any
 
 from holdfast.data.columns import Source
 from holdfast.data.read import read
-from holdfast.data.splits import require_disjoint, split
+from holdfast.data.splits import Splits, require_disjoint, split
+from holdfast.methods.settings import typed
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox import grammar
-from holdfast.settings import typed
-from holdfast.splits import Splits
 
 
 def load_splits(data: Mapping[str, Any]) -> Splits:

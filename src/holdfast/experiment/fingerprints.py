@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.files import require_file, sha256
-from holdfast.hub import commit_of, looks_local
+from holdfast.files.hub import commit_of, looks_local
 from holdfast.records import HoldfastError, digest
 
 SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".jinja", ".gguf"}

@@ -15,14 +15,24 @@ from holdfast.experiment.combinations import Misfit, refuse_misfits
 from holdfast.experiment.fingerprints import of_folder
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
 from holdfast.experiment.origins import origin_of
-from holdfast.hub import commit_of
-from holdfast.models import Dtype
-from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
-from holdfast.ranges import Count, InnerShare, NonNegative, PartialShare, PositiveShare, Seed, Share, Whole, ranged
+from holdfast.experiment.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, control_of
+from holdfast.files.hub import commit_of
+from holdfast.methods.ranges import (
+    Count,
+    InnerShare,
+    NonNegative,
+    PartialShare,
+    PositiveShare,
+    Seed,
+    Share,
+    Whole,
+    ranged,
+)
+from holdfast.methods.settings import plain, refuse_non_finite
+from holdfast.network.models import Dtype
+from holdfast.network.templates import DATE
 from holdfast.records import Cell, HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
-from holdfast.settings import plain, refuse_non_finite
-from holdfast.templates import DATE
 
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 

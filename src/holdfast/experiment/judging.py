@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from holdfast.experiment import store
 from holdfast.experiment.examples import load_splits
 from holdfast.judges import TRAINED
+from holdfast.methods.tables import judge_names
 from holdfast.records import Cell, HoldfastError, Method, digest, unlabelled
-from holdfast.tables import judge_names
 
 if TYPE_CHECKING:
     from holdfast.judge_training.settings import Classifier, RewardModel
     from holdfast.judge_training.training import Trained
-    from holdfast.plan import Fit
     from holdfast.records import Judge
+    from holdfast.training.plan import Fit
 
 
 def trained_judges(cell: Cell, names: Iterable[str] | None = None) -> dict[str, Method]:

@@ -22,7 +22,7 @@ def environment(network: Any = None) -> dict[str, Any]:
     """Versions and hardware, for the record; of a network also the short cuts that it cannot be read by, if any."""
     import torch
 
-    from holdfast.shortcuts import known_reasons
+    from holdfast.network.shortcuts import known_reasons
 
     reasons = () if network is None else known_reasons(network)
     packages = ("torch", "transformers", "accelerate", "peft")

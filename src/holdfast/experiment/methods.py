@@ -12,9 +12,9 @@ from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
 from holdfast.experiment.fingerprints import of_settings
 from holdfast.judges import JUDGES
+from holdfast.methods.settings import plain, typed
+from holdfast.methods.tables import Table, near
 from holdfast.records import HoldfastError, Method
-from holdfast.settings import plain, typed
-from holdfast.tables import Table, near
 
 Kind = Literal["attack", "adaptive", "offline", "online", "judge"]
 TABLES: dict[Kind, Table] = {

@@ -15,11 +15,11 @@ from holdfast.experiment import store
 from holdfast.experiment.fingerprints import MARKS, of_folder
 from holdfast.experiment.tasks import sandbox_models
 from holdfast.files import require_file
-from holdfast.hub import pinned
-from holdfast.plain_yaml import yaml_value
+from holdfast.files.hub import pinned
+from holdfast.files.plain_yaml import yaml_value
+from holdfast.methods.settings import plain, typed
 from holdfast.records import Cell, HoldfastError
 from holdfast.sandbox.build import Sandbox
-from holdfast.settings import plain, typed
 
 FILE = "holdfast.yaml"
 """Beside the weights of a hardened model; no part of its fingerprint, since nothing that is loaded depends on it."""
@@ -99,7 +99,7 @@ def is_hardened(folder: str | Path) -> bool:
 
 
 def _sandbox_folder(sandbox: Sandbox, name: str) -> Path:
-    from holdfast.experiment import cache_folder
+    from holdfast.experiment.places import cache_folder
 
     cell = Cell(model={"kind": "sandbox", "name": name, "settings": plain(sandbox)})
     return sandbox_models(cell, cache_folder())["undefended"]

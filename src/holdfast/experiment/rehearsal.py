@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from holdfast.anatomy import unwrapped
+from holdfast.data.splits import Splits
 from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, suite_of
-from holdfast.methods import trains
-from holdfast.models import Model, clone
-from holdfast.optim import refuse_unbuildable
-from holdfast.plan import Context, Fitted, Plan
-from holdfast.ranges import placed
+from holdfast.methods.ranges import placed
+from holdfast.network.anatomy import unwrapped
+from holdfast.network.models import Model, clone
 from holdfast.records import Cell, HoldfastError, Judge, Method
-from holdfast.splits import Splits
+from holdfast.training.contracts import trains
+from holdfast.training.optim import refuse_unbuildable
+from holdfast.training.plan import Context, Fitted, Plan
 
 Found = TypeVar("Found")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from holdfast.evaluate import evaluate
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.experiment import store
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import trained_judges
 from holdfast.experiment.tasks import Task, run_of
 from holdfast.experiment.world import judge_of, load_model, suite_of
-from holdfast.models import Model
-from holdfast.precision import stored_type, types_of
+from holdfast.network.models import Model
+from holdfast.network.precision import stored_type, types_of
 
 
 def written(task: Task, hardened: Model) -> dict[str, Any]:

@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.files import parse_json, require_file, sha256, sync, sync_all, write
-from holdfast.plausible import refuse_impossible
 from holdfast.records import Cell, HoldfastError, Outcome, Record
+from holdfast.records.plausible import refuse_impossible
 
 _log = logging.getLogger("holdfast")
 
 if TYPE_CHECKING:
-    from holdfast.models import Model
-    from holdfast.precision import Dtype
+    from holdfast.network.models import Model
+    from holdfast.network.precision import Dtype
 
 
 def write_text(path: Path, text: str) -> None:
@@ -201,7 +201,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
     """Write a model into `folder/model`, whole; the one that stood there before goes first. See `releasing.save`."""
-    from holdfast.releasing import save
+    from holdfast.network.releasing import save
 
     discard(folder / "model")
     try:

@@ -9,9 +9,9 @@ from typing import Literal
 
 from holdfast.experiment import store
 from holdfast.experiment.judging import refuse_foreign_data, trained_judges
-from holdfast.outcomes import control_of, defended
+from holdfast.experiment.outcomes import control_of, defended
+from holdfast.methods.tables import judge_names
 from holdfast.records import Cell, Method, digest, unlabelled
-from holdfast.tables import judge_names
 
 Kind = Literal["base", "aligned", "judge", "stage", "cell"]
 

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from holdfast.experiment import store
-from holdfast.outcomes import control_of, control_run, settled
+from holdfast.experiment.outcomes import control_of, control_run, settled
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.breaking import given_up, is_break
-from holdfast.evaluate import Judged, Suite, divergence, diversity, evaluate
+from holdfast.evaluation.breaking import given_up, is_break
+from holdfast.evaluation.evaluate import Judged, Suite, divergence, diversity, evaluate
 from holdfast.experiment.store import (
     append_line,
     damaged_lines,
@@ -21,9 +21,9 @@ from holdfast.experiment.store import (
     write_completions,
     write_json,
 )
-from holdfast.models import Model
-from holdfast.plan import Progress
+from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError, evaluation_from_json
+from holdfast.training.plan import Progress
 
 Report = Callable[[Mapping[str, Any]], None]
 """Takes news of a run for the display: `step`, `max_steps`, and `harmfulness` once measured."""

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from holdfast.adapters import trained
 from holdfast.experiment import store
 from holdfast.experiment.attacking import run_cell
 from holdfast.experiment.examples import load_splits
@@ -22,13 +21,14 @@ from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.watch import Report
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
-from holdfast.fit import fit
-from holdfast.generate import SamplingError
-from holdfast.models import Model
-from holdfast.plan import Diverged, Fitted, Plan, Progress, in_all
+from holdfast.methods.settings import typed
+from holdfast.network.adapters import trained
+from holdfast.network.generate import SamplingError
+from holdfast.network.models import Model
 from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
-from holdfast.settings import typed
+from holdfast.training.fit import fit
+from holdfast.training.plan import Diverged, Fitted, Plan, Progress, in_all
 
 DISK_IS_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 """As the system words it; torch and safetensors wrap it into errors of their own."""

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.data.mixing import sample
-from holdfast.evaluate import Suite
+from holdfast.data.splits import Splits
+from holdfast.evaluation.evaluate import Suite
 from holdfast.experiment.judging import trained_judge
-from holdfast.generate import Sampling
-from holdfast.hub import pinned
+from holdfast.files.hub import pinned
 from holdfast.judges import JUDGES, TRAINED
-from holdfast.models import Model, check_lengths, load
-from holdfast.plan import Context, Fit
+from holdfast.methods.settings import typed
+from holdfast.network.generate import Sampling
+from holdfast.network.models import Model, check_lengths, load
 from holdfast.records import Cell, Example, HoldfastError, Judge, Method
-from holdfast.settings import typed
-from holdfast.splits import Splits
+from holdfast.training.plan import Context, Fit
 
 
 def load_model(cell: Cell, folder: Path | None) -> Model:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from holdfast.models import Model
+from holdfast.network.models import Model
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, num_targets
 

@@ -26,16 +26,16 @@ from typing import Any, cast
 import torch
 
 from holdfast.api import context as make_context
-from holdfast.experience import Experience
+from holdfast.data.splits import Splits
 from holdfast.integrations.answers import model_of
 from holdfast.integrations.live import Constrained
 from holdfast.integrations.rollouts import check, experience_of, priced, samples, steps_per_rollout, taken_out
 from holdfast.integrations.traps import same, warn_of_another_reference, warn_of_vanishing_steps
-from holdfast.methods import OnlineDefense
-from holdfast.plan import Context, Optim, Plan, Reference
+from holdfast.network.templates import check_prompt_format
 from holdfast.records import HoldfastError
-from holdfast.splits import Splits
-from holdfast.templates import check_prompt_format
+from holdfast.rl.experience import Experience
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.plan import Context, Optim, Plan, Reference
 
 CHANGED = ("model", "data", "optim", "seed", "learning_rates", "max_grad_norm", "steps_per_rollout", "spent")
 """Parts of a plan that a trainer settles by itself."""
@@ -192,7 +192,9 @@ def _check_needs(trainer: Any, defense: OnlineDefense) -> None:
     """Refuse what is no online defense, or one that needs what this trainer does not learn from."""
     name, own = type(defense).__name__, type(trainer).__name__
     if OnlineDefense not in type(defense).__mro__:
-        raise HoldfastError(f"{name} does not derive from `holdfast.methods.OnlineDefense`; let its class do so")
+        raise HoldfastError(
+            f"{name} does not derive from `holdfast.training.contracts.OnlineDefense`; let its class do so"
+        )
     needs = defense.needs
     if needs == "rewards" and not samples(trainer):
         raise HoldfastError(f"{name} prices sampled answers, and {own} learns from given ones; use GRPO or RLOO")

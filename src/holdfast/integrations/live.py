@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
-from holdfast.clock import Clock
 from holdfast.integrations.answers import Unread, answers_in, sampled
 from holdfast.integrations.instance import bound, hooks_of, is_scaled
-from holdfast.models import Model
-from holdfast.plan import Metrics, Plan, Progress, Rows
+from holdfast.network.models import Model
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, with_totals
+from holdfast.training.clock import Clock
+from holdfast.training.plan import Metrics, Plan, Progress, Rows
 
 STATE, TENSORS = "holdfast_state.json", "holdfast_tensors.safetensors"
 """What a plan's numbers and tensors are called in a trainer's checkpoint."""

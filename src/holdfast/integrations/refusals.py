@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.api import context
-from holdfast.plan import Context
+from holdfast.data.splits import Splits
 from holdfast.records import Example, HoldfastError, Message, user
-from holdfast.splits import Splits
+from holdfast.training.plan import Context
 
 PARTS = ("defense", "attack", "development", "test")
 

@@ -13,11 +13,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from holdfast.experience import Advantage, Experience, Paid, Rollout, rewritten
-from holdfast.generate import Sampling
-from holdfast.losses.policy import group_advantages
-from holdfast.plan import Metrics, Plan, Prepare
+from holdfast.losses.policy_gradient import group_advantages
+from holdfast.network.generate import Sampling
 from holdfast.records import Completion, Example, HoldfastError, Message, user
+from holdfast.rl.experience import Advantage, Experience, Paid, Rollout, rewritten
+from holdfast.training.plan import Metrics, Plan, Prepare
 
 EPSILON = 1e-4
 """What TRL adds to a standard deviation before it divides by it."""

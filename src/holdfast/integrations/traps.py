@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.precision import LOW, held_type, named
+from holdfast.network.precision import LOW, held_type, named
 
 COMPENSATED = ("kahan", "stochastic")
 """What settings are called by which an optimizer moves weights of few bits without loss."""

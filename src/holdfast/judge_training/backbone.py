@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from holdfast import scoring
 from holdfast.judge_training.settings import SANDBOX, Classifier, RewardModel
-from holdfast.loading import load_weights, refuse_unlike
-from holdfast.models import Model
+from holdfast.network import scoring
+from holdfast.network.loading import load_weights, refuse_unlike
+from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox.build import Sandbox, untrained
 

@@ -8,15 +8,15 @@ from random import Random
 import torch
 from torch import Tensor
 
-from holdfast.evaluate import share
+from holdfast.evaluation.evaluate import share
 from holdfast.judge_training.rows import as_learnt, is_harmful
 from holdfast.judge_training.scores import Bin, bins_of, label_scores, mean, rank_correlation
 from holdfast.judge_training.settings import Classifier, RewardModel
-from holdfast.models import Model
+from holdfast.network.models import Model
+from holdfast.network.scoring import Answer, Scorer, logits
 from holdfast.records import Completion, Example, Score
 from holdfast.sandbox import grammar
 from holdfast.sandbox.oracle import oracle
-from holdfast.scoring import Answer, Scorer, logits
 
 Scoring = Callable[[Sequence[Answer]], Tensor]
 """Answers -> the number that ranks each, (N,): a reward, or the log-odds of `harmful`."""

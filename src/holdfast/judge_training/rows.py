@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from holdfast.data.mixing import flip, preferences, sample
-from holdfast.data.splits import split
+from holdfast.data.splits import Splits, split
 from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.records import Example, HoldfastError, digest
-from holdfast.splits import Splits
 
 
 class Rows(NamedTuple):

@@ -12,9 +12,9 @@ from holdfast import __version__
 from holdfast.judge_training.scores import Bin
 from holdfast.judge_training.settings import RewardModel
 from holdfast.judge_training.training import Trained
+from holdfast.methods.settings import plain
+from holdfast.network.releasing import save
 from holdfast.records import HoldfastError, Score
-from holdfast.releasing import save
-from holdfast.settings import plain
 
 
 def save_judge(trained: Trained, folder: Path, data: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.evaluate import share
+from holdfast.evaluation.evaluate import share
 from holdfast.records import Score
 
 BINS = 10

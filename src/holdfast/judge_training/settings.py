@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 from holdfast.data.mixing import Flips
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
-from holdfast.methods import TrainedJudgeSettings
-from holdfast.optim import Training
-from holdfast.plan import Optim
-from holdfast.ranges import Count, InnerShare, Positive, Seed, Share, ranged
+from holdfast.methods.ranges import Count, InnerShare, Positive, Seed, Share, ranged
 from holdfast.records import HoldfastError, Judge
+from holdfast.training.contracts import TrainedJudgeSettings
+from holdfast.training.optim import Training
+from holdfast.training.plan import Optim
 
 SANDBOX = "sandbox"
 LABELS = ("harmless", "harmful")
@@ -40,7 +40,7 @@ class RewardModel(TrainedJudgeSettings):
     only: the share `held_out` of its prompts scores the model, and `num_samples` of the rest train it, all when
     `None`. `flip_how="random"` is the noise control: the rows that would be turned round are ordered by a coin.
     `epochs` passes are made, or `optim.max_steps` steps when it is `None`; a batch counts pairs. `input_format` is how
-    question and answer are read (`holdfast.scoring`), `max_length` in tokens; `batch_size` is for judging.
+    question and answer are read (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
     """
 
     backbone: str = SANDBOX

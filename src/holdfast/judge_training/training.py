@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from holdfast import scoring
+from holdfast.data.splits import Splits
 from holdfast.judge_training.backbone import backbone, refuse_foreign_words
 from holdfast.judge_training.held_out import held_out_scores
 from holdfast.judge_training.rows import is_harmful, labelled_rows, preference_rows
 from holdfast.judge_training.scores import Bin
 from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.losses.preference import bradley_terry
-from holdfast.models import Model
-from holdfast.plan import Fit, Fitted, Metrics, Optim, Plan, Prepare, Rows
+from holdfast.network import scoring
+from holdfast.network.models import Model
 from holdfast.records import Score
-from holdfast.splits import Splits
 from holdfast.tensors import Batch
+from holdfast.training.plan import Fit, Fitted, Metrics, Optim, Plan, Prepare, Rows
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from holdfast.methods import JudgeSettings, check
+from holdfast.methods.tables import Row, Table
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
-from holdfast.tables import Row, Table
-from holdfast.thinking import UNFINISHED, final_answer
+from holdfast.text.thinking import UNFINISHED, final_answer
+from holdfast.training.contracts import JudgeSettings, check
 
 JUDGES = Table(
     "judge",

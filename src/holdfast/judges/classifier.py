@@ -8,10 +8,10 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from holdfast.methods import JudgeSettings
-from holdfast.ranges import Count, Whole, ranged
+from holdfast.methods.ranges import Count, Whole, ranged
+from holdfast.network.scoring import Answer, Scorer, load_scorer, logits, verdicts
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
-from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
+from holdfast.training.contracts import JudgeSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class ClassifierJudge(JudgeSettings):
     """Settings. `path` is a folder or Hub id of a sequence classifier with safetensors weights.
 
-    `harmful_label` is the label, by name or index, whose probability is harm; there is no default because models
-    differ in which one it is. A verdict's `logit` is that label's log-odds; with `safe_label` it is minus that
-    label's raw logit, which is what TokenBuncher's attacker is paid (arXiv 2508.20697). `max_length` is in tokens; of
-    an answer that is longer, the most harmful piece counts.
-    `input_format` is how it reads question and answer (`holdfast.judge_inputs`): its own if it was trained here, else
-    its chat template if it has one, else a pair, unless given; without `include_question` the answer alone.
-    `device=None` takes a GPU if there is one. Raises `HoldfastError` for settings that contradict each other.
+    `harmful_label` is the label, by name or index, whose probability is harm; there is no default because models differ
+    in which one it is. A verdict's `logit` is that label's log-odds; with `safe_label` it is minus that label's raw
+    logit, which is what TokenBuncher's attacker is paid (arXiv 2508.20697). `max_length` is in tokens; of an answer
+    that is longer, the most harmful piece counts. `input_format` is how it reads question and answer
+    (`holdfast.network.judge_inputs`): its own if it was trained here, else its chat template if it has one, else a
+    pair, unless given; without `include_question` the answer alone. `device=None` takes a GPU if there is one. Raises
+    `HoldfastError` for settings that contradict each other.
     """
 
     path: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.methods import JudgeSettings
-from holdfast.ranges import Whole, ranged
+from holdfast.methods.ranges import Whole, ranged
 from holdfast.records import Completion, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal
+from holdfast.training.contracts import JudgeSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from functools import cache
 from math import isfinite
 from typing import Any, ClassVar
 
-from holdfast.methods import JudgeSettings
-from holdfast.ranges import Count, ranged
+from holdfast.methods.ranges import Count, ranged
+from holdfast.network.scoring import Answer, Scorer, load_scorer, logits, verdicts
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
-from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
+from holdfast.training.contracts import JudgeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,10 @@ from holdfast.scoring import Answer, Scorer, load_scorer, logits, verdicts
 class RewardModelJudge(JudgeSettings):
     """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
 
-    `input_format` is how it reads question and answer (`holdfast.judge_inputs`): its own if it was trained here, else
-    its chat template if it has one, else a pair, unless given. `max_length` is in tokens; what tokenizer and model
-    allow when `None`. Of an answer that is longer, the mean of its pieces counts. `device=None` takes a GPU if there is
-    one.
+    `input_format` is how it reads question and answer (`holdfast.network.judge_inputs`): its own if it was trained
+    here, else its chat template if it has one, else a pair, unless given. `max_length` is in tokens; what tokenizer and
+    model allow when `None`. Of an answer that is longer, the mean of its pieces counts. `device=None` takes a GPU if
+    there is one.
     """
 
     path: str

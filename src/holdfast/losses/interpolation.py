@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from holdfast.ranges import PartialShare, Positive, Share, ranged
+from holdfast.methods.ranges import PartialShare, Positive, Share, ranged
 from holdfast.records import HoldfastError
 
 Kind = Literal["constant", "linear", "exponential", "success"]

@@ -179,7 +179,7 @@ def _samples(found: Findings, per_cell: int) -> list[dict[str, Any]]:
 
 def _tables(found: Findings) -> dict[str, Any]:
     """What the page's tables say."""
-    from holdfast.judges import refusal_forms
+    from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
     from holdfast.report.read import or_nothing, read_judges

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
+from holdfast.experiment.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
 from holdfast.records import Outcome, Record
 
 if TYPE_CHECKING:

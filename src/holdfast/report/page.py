@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from holdfast.moving import as_percent
+from holdfast.experiment.moving import as_percent
 
 NOTHING = "–"
 

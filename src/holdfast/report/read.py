@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from holdfast import __version__
+from holdfast.experiment.outcomes import settled_together
 from holdfast.files import parse_json, require_file, sha256
-from holdfast.outcomes import settled_together
-from holdfast.plausible import refuse_impossible
 from holdfast.records import HoldfastError, Outcome, Record, digest
+from holdfast.records.plausible import refuse_impossible
 from holdfast.report.text import visible
 
 _log = logging.getLogger("holdfast")

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Fit, Optim, Plan, given_answers
-from holdfast.ranges import Count, Seed, ranged
+from holdfast.methods.ranges import Count, Seed, ranged
+from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox import grammar
+from holdfast.training.objectives import language
+from holdfast.training.plan import Fit, Optim, Plan, given_answers
 
 Architecture = Literal["llama", "qwen3", "gemma", "gpt2"]
 Size = Literal["tiny", "small", "large"]

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.methods import JudgeSettings
 from holdfast.records import Completion, Judge, Verdict
 from holdfast.sandbox import grammar
 from holdfast.text import empty_or_garbled, is_refusal
+from holdfast.training.contracts import JudgeSettings
 
 _VERBS = "|".join(verb for verbs in grammar.VERBS.values() for verb in verbs)
 _PARTS = "|".join(grammar.INGREDIENTS)

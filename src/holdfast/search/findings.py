@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from holdfast.breaking import counted_harm
+from holdfast.evaluation.breaking import counted_harm
 from holdfast.records import Evaluation, Outcome, Record
 from holdfast.search.question import Question
 from holdfast.search.trials import Trial

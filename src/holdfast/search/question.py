@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.experiment.grid import Grid, cells
 from holdfast.experiment.methods import settings_class
-from holdfast.knobs import Choices, Knob, Range, narrowed
+from holdfast.methods.knobs import Choices, Knob, Range, narrowed
 from holdfast.records import Cell, HoldfastError, Method, digest
 from holdfast.search.settings import Search
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from holdfast.ranges import Count, Seed, Share, ranged
+from holdfast.methods.ranges import Count, Seed, Share, ranged
 
 
 @dataclass(frozen=True, kw_only=True)

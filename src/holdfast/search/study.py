@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from holdfast.knobs import Choices, Knob
+from holdfast.methods.knobs import Choices, Knob
 from holdfast.records import HoldfastError
 from holdfast.search.trials import State, Trial
 

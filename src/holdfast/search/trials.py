@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
 
-from holdfast.breaking import counted_harm, given_up
+from holdfast.evaluation.breaking import counted_harm, given_up
 from holdfast.records import Outcome, Record
 
 State = Literal["finished", "beaten", "given up", "diverged", "crashed"]

@@ -7,8 +7,8 @@ back, so that the run is the plain one. An attribute `needs`, where there is one
 
 from functools import partial
 
-from holdfast.methods import AdaptiveAttacker, check
-from holdfast.tables import Row, Table
+from holdfast.methods.tables import Row, Table
+from holdfast.training.contracts import AdaptiveAttacker, check
 
 _HERE = "holdfast.attacks.adaptive"
 ADAPTIVE = Table(

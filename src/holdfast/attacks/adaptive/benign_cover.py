@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from holdfast.knobs import Knob, Range
-from holdfast.methods import AdaptiveAttacker, LearnsFrom
-from holdfast.models import Model
-from holdfast.plan import Context, GivenAnswers, Plan, Planner
-from holdfast.ranges import Share, ranged
+from holdfast.methods.knobs import Knob, Range
+from holdfast.methods.ranges import Share, ranged
+from holdfast.network.models import Model
 from holdfast.records import HoldfastError
+from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
+from holdfast.training.plan import Context, GivenAnswers, Plan, Planner
 
 
 @dataclass(frozen=True, kw_only=True)

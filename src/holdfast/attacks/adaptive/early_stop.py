@@ -24,14 +24,14 @@ import torch
 from torch import Tensor
 
 from holdfast.data.mixing import sample
-from holdfast.experience import Experience
-from holdfast.generate import Sampling, complete
-from holdfast.methods import AdaptiveAttacker, LearnsFrom
-from holdfast.models import Model
-from holdfast.plan import Context, Hook, Plan, Planner, Progress
-from holdfast.ranges import Count, NonNegative, PartialShare, Whole, ranged
+from holdfast.methods.ranges import Count, NonNegative, PartialShare, Whole, ranged
+from holdfast.network.generate import Sampling, complete
+from holdfast.network.models import Model
 from holdfast.records import HoldfastError
-from holdfast.rewards import AttackReward, from_judge
+from holdfast.rl.experience import Experience
+from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
+from holdfast.training.plan import Context, Hook, Plan, Planner, Progress
 
 Value = Callable[[Progress], float | None]
 """What is to be highest, at a moment of the run; `None` where it is not measured then."""

@@ -19,14 +19,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.experience import Experience
-from holdfast.forward import forward
-from holdfast.knobs import Knob, Range
-from holdfast.methods import AdaptiveAttacker, LearnsFrom
-from holdfast.plan import Metrics, Objective, Plan, Planner
-from holdfast.ranges import NonNegative, Positive, ranged
+from holdfast.methods.knobs import Knob, Range
+from holdfast.methods.ranges import NonNegative, Positive, ranged
+from holdfast.network.forward import forward
 from holdfast.records import HoldfastError
+from holdfast.rl.experience import Experience
 from holdfast.tensors import Batch, masked_mean, target_mask, token_entropy
+from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
+from holdfast.training.plan import Metrics, Objective, Plan, Planner
 
 
 @dataclass(frozen=True, kw_only=True)

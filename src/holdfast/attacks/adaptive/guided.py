@@ -25,20 +25,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from holdfast.guidance.expert import load_expert
-from holdfast.guidance.guide import Guide
-from holdfast.guidance.sampler import guided
-from holdfast.knobs import Choices, Knob, Range
-from holdfast.methods import AdaptiveAttacker, LearnsFrom
-from holdfast.models import Model
-from holdfast.plan import Context, Plan, Planner, together
-from holdfast.ranges import ranged
+from holdfast.methods.knobs import Choices, Knob, Range
+from holdfast.methods.ranges import ranged
+from holdfast.network.models import Model
+from holdfast.rl.guidance.expert import load_expert
+from holdfast.rl.guidance.guide import Guide
+from holdfast.rl.guidance.sampler import guided
+from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
+from holdfast.training.plan import Context, Plan, Planner, together
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Guided(Guide, AdaptiveAttacker):
-    """Settings, see `holdfast.guidance.guide.Guide`; `schedule.start` 1 leaves the learner alone throughout."""
+    """Settings, see `holdfast.rl.guidance.guide.Guide`; `schedule.start` 1 leaves the learner alone throughout."""
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {
         "schedule.start": Range(low=0.1, high=1.0),

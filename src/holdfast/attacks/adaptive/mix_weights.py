@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from holdfast.knobs import Knob, Range
-from holdfast.methods import AdaptiveAttacker
-from holdfast.models import Model, combine
-from holdfast.plan import Context, Plan, Planner
-from holdfast.ranges import Share, ranged
+from holdfast.methods.knobs import Knob, Range
+from holdfast.methods.ranges import Share, ranged
+from holdfast.network.models import Model, combine
+from holdfast.training.contracts import AdaptiveAttacker
+from holdfast.training.plan import Context, Plan, Planner
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from holdfast.attacks import ATTACKS
-from holdfast.knobs import Knob, Range
-from holdfast.methods import AdaptiveAttacker, LearnsFrom, learns_from, trains
-from holdfast.models import Model, clone, has_adapter, merged
-from holdfast.plan import Context, Optim, Plan, Planner, as_is, together
-from holdfast.ranges import ranged
+from holdfast.methods.knobs import Knob, Range
+from holdfast.methods.ranges import ranged
+from holdfast.methods.settings import plain, typed
+from holdfast.network.models import Model, clone, has_adapter, merged
 from holdfast.records import HoldfastError
-from holdfast.settings import plain, typed
+from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom, learns_from, trains
+from holdfast.training.plan import Context, Optim, Plan, Planner, as_is, together
 
 
 @dataclass(frozen=True, kw_only=True)

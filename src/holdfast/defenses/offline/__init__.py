@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from holdfast.methods import OfflineDefense, check
-from holdfast.tables import Row, Table
+from holdfast.methods.tables import Row, Table
+from holdfast.training.contracts import OfflineDefense, check
 
 OFFLINE = Table(
     "defense",

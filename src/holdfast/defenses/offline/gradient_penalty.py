@@ -23,14 +23,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from holdfast.data.endless import endless
 from holdfast.losses.tamper import gradient_norm
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
-from holdfast.objectives import language
-from holdfast.optim import Training
-from holdfast.plan import Context, Metrics, Objective, Optim, Plan, add, given_answers, with_batch
-from holdfast.ranges import Count, NonNegative, ranged
+from holdfast.methods.ranges import Count, NonNegative, ranged
+from holdfast.network.models import LoRA, Model, adapt, answer_batch, clone, merged
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, with_totals
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.objectives import language
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, add, given_answers, with_batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim
-from holdfast.ranges import Count, NonNegative, ranged
-from holdfast.representation import Removal, remove
+from holdfast.defenses.representation import Removal, remove
+from holdfast.methods.ranges import Count, NonNegative, ranged
+from holdfast.network.models import LoRA, Model
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 Idea: on harmful answers, move chosen states towards noise or a fixed vector, or away from what they were, while
 refusals and benign answers stay.
 Equation: `L = CE(refusal) + beta mean_l d(Z_l, g(Z_l)) - alpha ascent + terms on benign text`, in full in
-`holdfast.representation`.
+`holdfast.defenses.representation`.
 Source: the form common to RepNoise, Circuit Breakers and RMU in Rosati et al. 2024 (arXiv 2409.12914), which leaves
 other distances and projections open.
 Differs from the paper in: terms on benign text can be added. What "away" means for distances that the paper does not
@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim
-from holdfast.ranges import ranged
-from holdfast.representation import Removal, remove
+from holdfast.defenses.representation import Removal, remove
+from holdfast.methods.ranges import ranged
+from holdfast.network.models import LoRA, Model
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ steps are this project's; `explain` is lexical. `mode="practical"` adds what the
 reward for staying helpful, and a KL term. `canonical`, where given, is the one sentence that earns the full reward.
 
 Two ways to be done sooner, neither of them in the paper: `warm_start` is SFT on the canned refusal before the RL;
-`guide` puts it among the sampled answers (`holdfast.guidance`), less and less of it. The reward stays what it is.
+`guide` puts it among the sampled answers (`holdfast.rl.guidance`), less and less of it. The reward stays what it is.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
 from holdfast.data.mixing import mix, most
-from holdfast.experience import Experience
-from holdfast.guidance.canned import CannedGuide, noting, stopping, teaching
 from holdfast.judges import checked
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model, adapt, clone, merged
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim, Plan
-from holdfast.policy import Policy, policy_plan
-from holdfast.ranges import Count, NonNegative, PartialShare, PositiveShare, ranged
+from holdfast.methods.ranges import Count, NonNegative, PartialShare, PositiveShare, ranged
+from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Completion, Example, HoldfastError, Judge, Verdict
-from holdfast.rewards import Reward
+from holdfast.rl.experience import Experience
+from holdfast.rl.guidance.canned import CannedGuide, noting, stopping, teaching
+from holdfast.rl.policy import Policy, policy_plan
+from holdfast.rl.rewards import Reward
 from holdfast.text import empty_or_garbled, is_refusal
-from holdfast.thinking import final_answer
+from holdfast.text.thinking import final_answer
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim, Plan
 
 EXPLANATIONS = re.compile(
     r"\b(because|since|instead|however|alternative\w*|reason\w*|for example)\b|```|^\s*[-*\d]", re.M | re.I

@@ -22,12 +22,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model
-from holdfast.optim import Training
-from holdfast.plan import Context, Optim
-from holdfast.ranges import Count, NonNegative, Positive, PositiveShare, ranged
-from holdfast.representation import Removal, remove
+from holdfast.defenses.representation import Removal, remove
+from holdfast.methods.ranges import Count, NonNegative, Positive, PositiveShare, ranged
+from holdfast.network.models import LoRA, Model
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Optim
 
 MLP_OUTPUTS = (
     *("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.fc2.weight", "mlp.dense_4h_to_h.weight"),

@@ -28,12 +28,29 @@ import torch
 from torch import Tensor
 
 from holdfast.data.endless import endless
+from holdfast.defenses.representation import Removal, removal_plan
+from holdfast.defenses.tampering.attackers import Attackers, Probe, among, held_out, resolved
+from holdfast.defenses.tampering.objectives import (
+    Mode,
+    entropy_probe,
+    mapped,
+    preference_probe,
+    random_table,
+    reference_to,
+    retention,
+    weighed,
+)
+from holdfast.defenses.tampering.runs import Findings, Run, add_gradients, follow, tamper, trainable
+from holdfast.defenses.tampering.shelf import Place
 from holdfast.losses.tamper import step_weights
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model, adapt, answer_batch, clone, merged
-from holdfast.objectives import language
-from holdfast.optim import Training
-from holdfast.plan import (
+from holdfast.methods.ranges import Count, InnerShare, NonNegative, Number, Positive, Share, ranged
+from holdfast.network.models import LoRA, Model, adapt, answer_batch, clone, merged
+from holdfast.records import Example, HoldfastError
+from holdfast.tensors import Batch
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.objectives import language
+from holdfast.training.optim import Training
+from holdfast.training.plan import (
     Backward,
     Context,
     Metrics,
@@ -48,23 +65,6 @@ from holdfast.plan import (
     part,
     with_batch,
 )
-from holdfast.ranges import Count, InnerShare, NonNegative, Number, Positive, Share, ranged
-from holdfast.records import Example, HoldfastError
-from holdfast.representation import Removal, removal_plan
-from holdfast.tampering.attackers import Attackers, Probe, among, held_out, resolved
-from holdfast.tampering.objectives import (
-    Mode,
-    entropy_probe,
-    mapped,
-    preference_probe,
-    random_table,
-    reference_to,
-    retention,
-    weighed,
-)
-from holdfast.tampering.runs import Findings, Run, add_gradients, follow, tamper, trainable
-from holdfast.tampering.shelf import Place
-from holdfast.tensors import Batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,17 +34,17 @@ import torch
 from torch import Tensor
 
 from holdfast.data.mixing import mix, most
-from holdfast.experience import Experience, hash_seed
-from holdfast.forward import forward
 from holdfast.losses.noise import noised_cross_entropy
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model, adapt, clone, merged
-from holdfast.optim import Training
-from holdfast.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Rows, reference_of
-from holdfast.policy import Policy, policy_plan
-from holdfast.ranges import NonNegative, PartialShare, Share, ranged
+from holdfast.methods.ranges import NonNegative, PartialShare, Share, ranged
+from holdfast.network.forward import forward
+from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Completion, Example
+from holdfast.rl.experience import Experience, hash_seed
+from holdfast.rl.policy import Policy, policy_plan
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.optim import Training
+from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Rows, reference_of
 
 
 class Modes(NamedTuple):

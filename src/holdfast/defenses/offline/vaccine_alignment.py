@@ -3,7 +3,7 @@
 Idea: harmful fine-tuning moves hidden embeddings. Refusals learnt while embeddings are moved on purpose stay where
 they are when fine-tuning moves them less than that.
 Equation: `min over weights of max over sum_l |e_l|^2 <= perturbation_radius^2 of CE(answer | a_1 + e_1, ...,
-a_L + e_L)`, to first order, with `a_l` the output of attention `l` (`holdfast.perturbation`).
+a_L + e_L)`, to first order, with `a_l` the output of attention `l` (`holdfast.training.perturbation`).
 Source: Huang et al. 2024 (arXiv 2402.01109) and its code: radius 2, an adapter of rank 8, learning rate 1e-3 falling
 along a cosine, batch 5.
 Differs from the paper in: answers are refusals of the defense split and, for `benign_share` of the rows, benign ones,
@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from holdfast.data.mixing import mix, most
-from holdfast.methods import OfflineDefense
-from holdfast.models import LoRA, Model, adapt, clone, merged
-from holdfast.objectives import language
-from holdfast.optim import Training
-from holdfast.perturbation import require_attentions, two_pass
-from holdfast.plan import Context, Optim, Plan, given_answers
-from holdfast.ranges import Count, NonNegative, PartialShare, ranged
+from holdfast.methods.ranges import Count, NonNegative, PartialShare, ranged
+from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Example, HoldfastError
+from holdfast.training.contracts import OfflineDefense
+from holdfast.training.objectives import language
+from holdfast.training.optim import Training
+from holdfast.training.perturbation import require_attentions, two_pass
+from holdfast.training.plan import Context, Optim, Plan, given_answers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ An attribute `needs`, where there is one, says what the attack has to learn from
 
 from functools import partial
 
-from holdfast.methods import OnlineDefense, check
-from holdfast.tables import Row, Table
+from holdfast.methods.tables import Row, Table
+from holdfast.training.contracts import OnlineDefense, check
 
 ONLINE = Table(
     "defense",

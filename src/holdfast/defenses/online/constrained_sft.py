@@ -26,16 +26,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.forward import answer_logprobs
-from holdfast.generate import evaluating
 from holdfast.losses.anchor import constrained_cross_entropy, constrained_weights, position_betas
-from holdfast.methods import LearnsFrom, OnlineDefense
-from holdfast.models import Model
-from holdfast.objectives import language
-from holdfast.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of
-from holdfast.ranges import Count, NonNegative, Share, ranged
+from holdfast.methods.ranges import Count, NonNegative, Share, ranged
+from holdfast.network.forward import answer_logprobs
+from holdfast.network.generate import evaluating
+from holdfast.network.models import Model
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, masked_mean, target_mask
+from holdfast.training.contracts import LearnsFrom, OnlineDefense
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)

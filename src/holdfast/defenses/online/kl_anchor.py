@@ -22,13 +22,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.forward import answer_logits
-from holdfast.generate import evaluating
-from holdfast.losses.policy import exact_kl
-from holdfast.methods import OnlineDefense
-from holdfast.plan import Context, Metrics, Plan, reference_of
-from holdfast.ranges import NonNegative, ranged
+from holdfast.losses.policy_gradient import exact_kl
+from holdfast.methods.ranges import NonNegative, ranged
+from holdfast.network.forward import answer_logits
+from holdfast.network.generate import evaluating
 from holdfast.tensors import Batch
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.plan import Context, Metrics, Plan, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,15 +31,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.critic import PREFIX
 from holdfast.data.endless import endless
-from holdfast.methods import OnlineDefense
-from holdfast.models import Model, answer_batch
-from holdfast.objectives import language
-from holdfast.plan import Backward, Context, Metrics, Objective, Plan, Prepare, Propagate, Rows, part
-from holdfast.ranges import Count, NonNegative, Share, Whole, ranged
+from holdfast.methods.ranges import Count, NonNegative, Share, Whole, ranged
+from holdfast.network.critic import PREFIX
+from holdfast.network.models import Model, answer_batch
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.objectives import language
+from holdfast.training.plan import Backward, Context, Metrics, Objective, Plan, Prepare, Propagate, Rows, part
 
 Alignment = Callable[[int, int], list[Batch]]
 """(number, micro_batches) -> the micro-batches of alignment step `number`, counted from 0 over the whole run."""

@@ -31,17 +31,17 @@ import torch
 from torch import Tensor
 
 from holdfast.data.endless import endless
-from holdfast.forward import forward
 from holdfast.losses.anchor import token_share
 from holdfast.losses.representation import masked_cross_entropy
-from holdfast.methods import OnlineDefense
-from holdfast.models import Model, answer_batch
-from holdfast.objectives import language
-from holdfast.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
-from holdfast.ranges import Count, NonNegative, Share, ranged
+from holdfast.methods.ranges import Count, NonNegative, Share, ranged
+from holdfast.network.forward import forward
+from holdfast.network.models import Model, answer_batch
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, collate, with_totals
-from holdfast.thinking import final_answer
+from holdfast.text.thinking import final_answer
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
 
 RUINOUS = 100
 """The weight at which most benign prompts are refused in the sandbox; at 10 they were in one cell of twelve."""

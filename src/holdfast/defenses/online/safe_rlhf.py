@@ -33,15 +33,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.critic import attach_further
-from holdfast.experience import Advantage, Experience, Rollout, rewritten
 from holdfast.judges import checked
 from holdfast.losses.lagrangian import ascended, lagrangian
-from holdfast.methods import LearnsFrom, OnlineDefense
-from holdfast.plan import Context, Plan
-from holdfast.ranges import Count, NonNegative, Number, Whole, ranged
+from holdfast.methods.ranges import Count, NonNegative, Number, Whole, ranged
+from holdfast.network.critic import attach_further
 from holdfast.records import Completion, HoldfastError, Judge
-from holdfast.rewards import Reward, number_of
+from holdfast.rl.experience import Advantage, Experience, Rollout, rewritten
+from holdfast.rl.rewards import Reward, number_of
+from holdfast.training.contracts import LearnsFrom, OnlineDefense
+from holdfast.training.plan import Context, Plan
 
 COST = "cost"
 """What costs, and the critic of them, are called."""

@@ -29,12 +29,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from holdfast.anatomy import unwrapped
-from holdfast.methods import OnlineDefense
-from holdfast.models import LoRA, Model, adapt, clone, has_adapter, merged
-from holdfast.objectives import language
-from holdfast.optim import Training
-from holdfast.plan import (
+from holdfast.methods.ranges import Count, NonNegative, Positive, Whole, ranged
+from holdfast.network.anatomy import unwrapped
+from holdfast.network.models import LoRA, Model, adapt, clone, has_adapter, merged
+from holdfast.records import Example, HoldfastError
+from holdfast.tensors import Batch, with_totals
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.objectives import language
+from holdfast.training.optim import Training
+from holdfast.training.plan import (
     Backward,
     Context,
     Fitted,
@@ -48,9 +51,6 @@ from holdfast.plan import (
     backprop,
     given_answers,
 )
-from holdfast.ranges import Count, NonNegative, Positive, Whole, ranged
-from holdfast.records import Example, HoldfastError
-from holdfast.tensors import Batch, with_totals
 
 PLACE = "security_vectors"
 """What the names of the vector's weights begin with in the plan's tensors."""

@@ -22,11 +22,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from holdfast.experience import rewritten
-from holdfast.methods import OnlineDefense
-from holdfast.perturbation import require_attentions, two_pass
-from holdfast.plan import Context, Plan
-from holdfast.ranges import NonNegative, ranged
+from holdfast.methods.ranges import NonNegative, ranged
+from holdfast.rl.experience import rewritten
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.perturbation import require_attentions, two_pass
+from holdfast.training.plan import Context, Plan
 
 
 @dataclass(frozen=True, kw_only=True)

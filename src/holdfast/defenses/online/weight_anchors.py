@@ -29,17 +29,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.critic import PREFIX
 from holdfast.data.mixing import sample
-from holdfast.generate import evaluating
 from holdfast.losses.anchor import squared_distance
-from holdfast.methods import OnlineDefense
-from holdfast.models import Model, answer_batch
-from holdfast.objectives import language
-from holdfast.plan import Context, Metrics, Plan, Prepare, Progress, Rows
-from holdfast.ranges import Count, NonNegative, ranged
+from holdfast.methods.ranges import Count, NonNegative, ranged
+from holdfast.network.critic import PREFIX
+from holdfast.network.generate import evaluating
+from holdfast.network.models import Model, answer_batch
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, with_totals
+from holdfast.training.contracts import OnlineDefense
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Metrics, Plan, Prepare, Progress, Rows
 
 Named = dict[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.")

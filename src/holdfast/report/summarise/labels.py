@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from holdfast.methods.tables import judge_names
 from holdfast.records import Cell, Method, Record, digest
-from holdfast.tables import judge_names
 
 _LONGEST_SUFFIX = 80
 _UNTOLD = frozenset({"seed", "label"})

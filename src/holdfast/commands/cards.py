@@ -1,0 +1,134 @@
+"""The model card of a hardened model: what was done and what was measured, and no claim beyond it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from holdfast.experiment.outcomes import useless_beside
+from holdfast.records import Evaluation, Record, Score, evaluation_from_json
+
+KEPT = 0.9
+"""The share of helpfulness that a hardened model should keep; the card of one that does not says so."""
+
+
+def model_card(before: Record, after: Record) -> str:
+    """A README for a model folder, from the records of the model before and after hardening."""
+    methods = [f"`{stage.name}`" for stage in after.cell.stages]
+    settings = "\n\n".join(
+        f"`{stage.name}`:\n\n```json\n{json.dumps(stage.settings, indent=1)}\n```" for stage in after.cell.stages
+    )
+    costs = "; ".join(
+        f"{cost['name']}: {cost['steps']} steps, {cost['tokens']} tokens, {cost['seconds']:.0f} s"
+        for cost in after.stages
+    )
+    data = after.cell.data.get("fingerprints") or {"sandbox": "the built-in invented data"}
+    return f"""---
+tags: [holdfast, hardened]
+---
+# {after.cell.model["name"]}, hardened
+
+Hardened before release with {", ".join(methods)} by Holdfast {after.environment.get("holdfast", "")}.
+
+## Measured
+
+On prompts that hardening did not see, before and after it, with 95 % intervals. Judges:
+{", ".join(f"`{name}`" for name in after.cell.judges)}.
+
+{_table(before.evaluations[-1], _unrounded(after), after.evaluations[-1])}
+
+{_benign_change(before.evaluations[-1].score("helpfulness"), after.evaluations[-1].score("helpfulness"))}
+{_warning(before, after)}
+This says how the model answers as released. It says nothing of how long the hardening holds against fine-tuning:
+measure that with `holdfast attack`, beside the model that it was made from (`holdfast.yaml` says which;
+`models.undefended=FOLDER` where that is elsewhere).
+
+## How it was made
+
+Model: `{json.dumps(after.cell.model["settings"])}`
+
+Cost: {costs}. Seed: {after.cell.seed}.
+
+{_formats(after)}
+
+{_trained(after)}
+
+{settings}
+
+Data hashes: `{json.dumps(data)}`
+"""
+
+
+def _table(before: Evaluation, unrounded: Evaluation | None, after: Evaluation) -> str:
+    """The scores, with a column of those before the weights were rounded where there are some."""
+    columns = [("before", before), ("after", after)]
+    if unrounded is not None:
+        columns.insert(1, ("after, not rounded", unrounded))
+    head = ["score", *(title for title, _ in columns), "n"]
+    rows = [
+        [score.name, *(_interval(found.score(score.name)) for _, found in columns), str(score.n)]
+        for score in before.scores
+    ]
+    return "\n".join([_line(head), "|---" * len(head) + "|", *map(_line, rows)])
+
+
+def _line(parts: Sequence[str]) -> str:
+    return f"| {' | '.join(parts)} |"
+
+
+def _unrounded(after: Record) -> Evaluation | None:
+    """The hardened model's scores before its weights were rounded to the type that it is stored in."""
+    scores = (after.stages[-1].get("precision") or {}).get("scores") if after.stages else None
+    return None if scores is None else evaluation_from_json({"step": 0, "scores": scores})
+
+
+def _formats(after: Record) -> str:
+    """In which types of numbers the model is stored, was trained and computed, and what rounding did."""
+    found = after.stages[-1].get("precision") if after.stages else None
+    if not found:
+        return "Types of numbers were not recorded."
+    types = (
+        f"Stored in {found['storage']}; hardening moved {found['master']} weights and computed in {found['compute']}."
+    )
+    if not found["rounded"]:
+        return f"{types} Storing rounded nothing."
+    share = found["rounded"] / found["moved"] if found["moved"] else float("inf")
+    return (
+        f"{types} Hardening moved the weights by {found['moved']:.2g} of their size, and storing rounded them by "
+        f"{found['rounded']:.2g}, {share:.2g} of the move. What is measured above is the stored model, loaded again."
+    )
+
+
+def _benign_change(before: Score | None, after: Score | None) -> str:
+    """What hardening did to answers to benign prompts, in a sentence."""
+    if before is None or after is None or before.value is None or after.value is None:
+        return "The change of benign helpfulness was not measured."
+    words = f"Benign helpfulness changed by {after.value - before.value:+.3f}, on {after.n} prompts"
+    if not before.value:
+        return f"{words}; it was 0 before."
+    share = after.value / before.value
+    kept = f"{words}: {share:.0%} of what it was"
+    return f"{kept}." if share >= KEPT else f"{kept}. **Hardening cost this model more than a tenth of its use.**"
+
+
+def _warning(before: Record, after: Record) -> str:
+    """What a model of no use is called, in a paragraph; empty for others."""
+    found = useless_beside(after, before)
+    return "" if found is None else f"\n**Useless, whatever it refuses: {found}.**\n"
+
+
+def _trained(after: Record) -> str:
+    """What each stage trained, a line for each run of it."""
+    lines = [
+        f"- {cost['name']}: {part['parameters']:,} of {part['of']:,} weights, in "
+        + ", ".join(f"`{name}`" for name in part["tensors"])
+        for cost in after.stages
+        for part in cost.get("trained") or ()
+    ]
+    return "Trained:\n\n" + "\n".join(lines) if lines else ""
+
+
+def _interval(score: Score | None) -> str:
+    if score is None or score.value is None:
+        return "not measured"
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"

@@ -1,0 +1,235 @@
+"""What a person sees in the terminal: live progress, tables of results, sample completions as plain text."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from holdfast.attacks import unit
+from holdfast.experiment.outcomes import control_of, defended
+from holdfast.records import Outcome, Record, Score
+
+if TYPE_CHECKING:
+    from holdfast.experiment.engine import News
+
+console = Console(emoji=False)
+errors = Console(stderr=True, emoji=False)
+
+CONTROL = " (control)"
+"""Behind the defense of a cell that others are compared with: mostly `none`."""
+STYLES = {
+    Outcome.HELD: "green",
+    Outcome.BROKE: "red",
+    Outcome.UNTESTED: "yellow",
+    Outcome.USELESS: "magenta",
+    Outcome.COLLAPSED: "magenta",
+    Outcome.DIVERGED: "magenta",
+    Outcome.FAILED: "bold red",
+}
+
+
+def error(message: str) -> None:
+    """One line on standard error, markup in it shown as it is."""
+    line = " ".join(message.split())
+    errors.print(f"[bold red]error:[/] {escape(plain(line))}", highlight=False, soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """One line on standard output."""
+    console.print(escape(plain(message)), highlight=False, soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """Text with control characters shown by signs, so that nothing in it can move the cursor or change colours."""
+    from holdfast.report.text import visible
+
+    return visible(text)
+
+
+def shown(text: object) -> str:
+    """A name or a reason that others wrote, for rich: nothing in it is markup, and it stays on its line."""
+    return escape(plain(str(text)).replace("\n", "␊").replace("\t", "␉"))
+
+
+@contextmanager
+def live() -> Iterator[News]:
+    """Progress bars in a terminal, a line for each start and end elsewhere."""
+    if console.is_terminal:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[harm]}"),
+            TimeElapsedColumn(),
+            console=console,
+        ) as bars:
+            yield _Bars(bars)
+    else:
+        yield _Lines(time.monotonic())
+
+
+class _Bars:
+    """A bar for each piece of work at hand."""
+
+    def __init__(self, bars: Progress) -> None:
+        self.bars = bars
+        self.ids: dict[str, Any] = {}
+
+    def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
+        if state != "looking" and "looking" in self.ids:
+            self.bars.remove_task(self.ids.pop("looking"))
+        if "note" in details:
+            self.bars.console.print(shown(details["note"]), highlight=False, soft_wrap=True)
+        elif state in ("looking", "started"):
+            self.ids[piece.key] = self.bars.add_task(shown(piece.title), total=None, harm="")
+        elif state == "progress" and piece.key in self.ids and "step" in details:
+            harm = details.get("harmfulness")
+            text = "" if harm is None else f"harm {harm:.2f}"
+            self.bars.update(self.ids[piece.key], completed=details["step"], total=details["max_steps"], harm=text)
+        elif state in ("done", "failed"):
+            if piece.key in self.ids:
+                self.bars.remove_task(self.ids.pop(piece.key))
+            self.bars.console.print(_ending(piece, state, details), highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    """A line for each start and end, with the seconds since the run began."""
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+
+    def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
+        if "note" in details:
+            note(str(details["note"]))
+        if state == "progress":
+            return
+        now = f"{time.monotonic() - self.start:7.1f} s  "
+        if state == "looking":
+            ending = shown(piece.title)
+        elif state in ("started", "waiting"):
+            ending = shown(f"{state:<8} {piece.title}")
+        else:
+            ending = _ending(piece, state, details)
+        console.print(now + ending, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+
+
+def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
+    if state == "done":
+        return f"[green]done[/]     {shown(piece.title)}"
+    return f"[red]failed[/]   {shown(piece.title)}: {shown(details.get('reason', ''))}"
+
+
+def results(records: Sequence[Record]) -> None:
+    """A table with a line for each cell, and below it why any of them did not come to its end, or broke unattacked.
+
+    Cells that others are compared with are marked as controls; several models have a column.
+    """
+    from holdfast.report.summarise.labels import labels
+
+    named, controls = labels(records), _controls(records)
+    several = len({label.model for label in named}) > 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    head = (*(("model",) if several else ()), "defense", "attack", "seed", "outcome", "time to break", "peak harm")
+    for name in (*head, "helpful before", "after"):
+        left = name in ("model", "defense", "attack", "outcome")
+        least = len(f"none{CONTROL}") if name == "defense" and controls else None
+        table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=least)
+    reasons = []
+    for record, label in zip(records, named, strict=True):
+        defense = label.defense + CONTROL if record.key in controls else label.defense
+        model = [label.model] if several else []
+        table.add_row(*map(shown, (*model, defense, label.attack)), *_cells(record))
+        time = record.time_to_break
+        unattacked = time is not None and not time.censored and time.steps == 0
+        if unattacked or record.outcome not in (Outcome.HELD, Outcome.BROKE):
+            attack = label.attack if record.cell.attack else "no attack"
+            title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
+            reasons.append(f"{record.outcome}: {title}: {record.reason}")
+    console.print(table)
+    note(tally(records))
+    for reason in reasons:
+        note(reason)
+
+
+def _controls(records: Sequence[Record]) -> set[str]:
+    """The keys of cells that others are compared with."""
+    found = [control_of(record.cell) for record in records if defended(record.cell)]
+    return {control.key for control in found if control is not None}
+
+
+def tally(records: Sequence[Record]) -> str:
+    """How many cells ended how, in a sentence that counts as robust what held and nothing else."""
+    ended = Counter(record.outcome for record in records)
+    found = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
+    cells = "1 cell" if len(records) == 1 else f"{len(records)} cells"
+    return f"{cells}: {found}; only what held counts as robust"
+
+
+def _cells(record: Record) -> list[str]:
+    broke = record.time_to_break if record.outcome in (Outcome.HELD, Outcome.BROKE) else None
+    harms = [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
+    helped = [e.value("helpfulness") for e in record.evaluations]
+    counted = unit(record.cell.attack.name) if record.cell.attack else "step"
+    when = "" if broke is None else f"{f'{_at_least()} ' if broke.censored else ''}{broke.steps} steps"
+    if broke is not None and counted != "step":
+        when = f"{counted} {_at_least() if broke.censored else '='} {broke.steps}"
+    return [
+        str(record.cell.seed),
+        f"[{STYLES[record.outcome]}]{record.outcome}[/]",
+        when,
+        f"{max(harms):.2f}" if harms else "",
+        _number(helped[0]) if helped else "",
+        _number(helped[-1]) if helped else "",
+    ]
+
+
+def _at_least() -> str:
+    """The report's sign for a time that was not seen to end, as far as the terminal can show it."""
+    try:
+        "≥".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return ">="
+    return "≥"
+
+
+def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> None:
+    """A table of scores with their intervals and n; with `after`, side by side."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("score", "value" if after is None else "before", *(() if after is None else ("after",)), "n"):
+        table.add_column(name)
+    later = {score.name: score for score in after or ()}
+    for score in before:
+        more = [] if after is None else [_interval(later.get(score.name))]
+        table.add_row(shown(score.name), _interval(score), *more, str(score.n))
+    console.print(table)
+
+
+def completions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Sample completions; whatever is in them shows as text."""
+    for row in rows:
+        console.print(f"[bold]{escape(plain(str(row['prompt'])))}[/]", highlight=False, soft_wrap=True)
+        score = "not judged" if row["score"] is None else f"{row['score']:.2f}"
+        answer = escape(plain(str(row["completion"])))
+        console.print(f"  {answer}  [dim]({shown(row['judge'])}: {score})[/]", highlight=False, soft_wrap=True)
+
+
+def _interval(score: Score | None) -> str:
+    if score is None or score.value is None:
+        return "-"
+    if score.low is None or score.high is None:
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]".replace("[", r"\[")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,296 @@
+"""The jobs behind the commands: run a grid, harden, evaluate, build the sandbox; each returns an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from holdfast import experiment
+from holdfast.commands import display
+from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
+from holdfast.experiment import origins, store
+from holdfast.experiment.grid import Grid, cells, missing_controls
+from holdfast.experiment.methods import configured
+from holdfast.experiment.outcomes import useless_beside
+from holdfast.files import copy_into, copy_over, whole_folder
+from holdfast.methods.settings import merge
+from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.sandbox.build import Sandbox
+
+
+def run_grid(
+    name: str,
+    *,
+    runs: Path | None,
+    overrides: Sequence[str],
+    workers: int | None,
+    checkpoint_every: int = 100,
+    keep_weights: bool = False,
+    report: bool = True,
+) -> int:
+    """Run a grid file or preset, show its results and write its report."""
+    from holdfast.experiment.tasks import Options
+
+    grid = load_grid(name, overrides)
+    options = Options(checkpoint_every=checkpoint_every, keep_weights=keep_weights)
+    return _run(grid, runs or Path("runs") / grid.name, workers=workers, options=options, report=report)
+
+
+def run_values(
+    values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], workers: int | None, keep_weights: bool = False
+) -> int:
+    """Run a grid given as plain values, show its results and write its report."""
+    from holdfast.experiment.tasks import Options
+
+    return _run(
+        _grid(values, overrides), runs, workers=workers, options=Options(keep_weights=keep_weights), report=True
+    )
+
+
+def harden_model(
+    values: Mapping[str, Any], *, out: Path, dtype: str, runs: Path, overrides: Sequence[str], workers: int | None
+) -> int:
+    """Harden a model, measure it before and after, and save it with a model card, its weights as `dtype`."""
+    from holdfast.commands.cards import model_card
+
+    grid = _grid({"name": "harden", **_written(values, dtype)}, overrides)
+    if len(grid.seeds) > 1:
+        raise HoldfastError(f"seeds: hardening makes one model, so give one seed, not {len(grid.seeds)}")
+    if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
+        raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
+    if runs.resolve().is_relative_to(out.resolve()):
+        raise HoldfastError(f"{out}: the run's own folder {runs} would lie in it; give another, or another --runs")
+    records = _records(grid, runs, workers=workers)
+    before, after = records[0], records[-1]
+    if Outcome.FAILED in (before.outcome, after.outcome):
+        return _failed([before, after])
+    key = _stage_key(after)
+    with whole_folder(out) as made:
+        copy_into(made, store.stage_folder(runs, key) / "model")
+        store.write_text(made / "README.md", model_card(before, after))
+        origins.write(made, before.cell.model)
+    display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
+    use = useless_beside(after, before)
+    if use is not None:
+        display.note(f"useless: {use}")
+    display.note(f"wrote {out}")
+    # Without the undefended model beside it nothing could be said of it: its folder says which that is.
+    display.note(f"next: how long does it hold? holdfast attack sft --model {out}")
+    return 0
+
+
+def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The values with what hardened models are written in."""
+    if dtype == "auto":
+        return dict(values)
+    (model,) = values["models"]
+    if model == "sandbox":
+        raise HoldfastError("--dtype: the sandbox's models are float32; give a folder with --model")
+    return {**values, "models": [{**model, "release": dtype}]}
+
+
+def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], samples: int) -> int:
+    """Measure a model as it is, and print its scores and some completions."""
+    grid = _grid({"name": "evaluate", **values}, overrides)
+    more = [name for name in ("defenses", "attacks") if any(getattr(grid, name))]
+    more += [name for name in ("models", "seeds") if len(getattr(grid, name)) > 1]
+    if more:
+        raise HoldfastError(f"{more[0]}: evaluate measures one model as it is, with one seed; write a grid for `run`")
+    records = _records(grid, runs, workers=None)
+    if records[0].outcome is Outcome.FAILED:
+        return _failed(records)
+    display.scores(records[0].evaluations[-1].scores)
+    if samples:
+        from pyarrow import parquet
+
+        rows = parquet.read_table(store.cell_folder(runs, records[0].key) / "completions.parquet").to_pylist()
+        display.completions(_mixed(rows, samples))
+    return 0
+
+
+def _mixed(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Completions to look at, each once whoever judged it, about half of them of harmful prompts."""
+    each: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for row in rows:
+        each.setdefault((row["role"], row["prompt"]), row)
+    harmful = [row for row in each.values() if row["role"] == "harmful"]
+    benign = [row for row in each.values() if row["role"] != "harmful"]
+    return [*harmful[: max(-(-count // 2), count - len(benign))], *benign][:count]
+
+
+def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, overrides: Sequence[str]) -> int:
+    """Build the sandbox's two models, measure both, and say where they are."""
+    from holdfast.experiment.tasks import tasks_of
+
+    both = [{"sandbox": {**settings, "part": part}} for part in ("base", "aligned")]
+    values = {"name": "sandbox", "models": both, "attacks": ["none"]}
+    grid = _grid(values, [f"models.sandbox.{override}" for override in overrides])
+    records = _records(grid, runs, workers=None)
+    if any(record.outcome is Outcome.FAILED for record in records):
+        return _failed(records)
+    for record in records:
+        display.note(f"{record.cell.model['name']}, on names that it never saw:")
+        display.scores(record.evaluations[-1].scores)
+    for piece in tasks_of(cells(grid), runs.absolute(), experiment.cache_folder()):
+        if piece.kind in ("base", "aligned"):
+            seconds = store.read_json(piece.folder / "record.json")["seconds"]
+            display.note(f"{piece.kind}: {piece.folder / 'model'} (trained in {seconds:.0f} s)")
+            if out is not None:
+                copy_over(out / piece.kind, piece.folder / "model")
+    return 0
+
+
+def show_list(what: str | None) -> None:
+    """Print the tables of methods, judges, formats and presets."""
+    from holdfast import attacks, judges
+    from holdfast.attacks import adaptive
+    from holdfast.data import FORMATS
+    from holdfast.defenses import offline, online
+    from holdfast.evaluation import refusal_forms
+    from holdfast.methods.tables import Table, near
+
+    def summaries(table: Table, suffix: str = "") -> dict[str, str]:
+        return {name: row.summary + suffix for name, row in table.items()}
+
+    found = {
+        "attacks": {
+            **summaries(attacks.ATTACKS),
+            **summaries(adaptive.ADAPTIVE, " (adaptive)"),
+        },
+        "defenses": {
+            **summaries(offline.OFFLINE, " (offline)"),
+            **summaries(online.ONLINE, " (online)"),
+        },
+        "judges": summaries(judges.JUDGES),
+        "formats": {name: _columns(reader) for name, reader in FORMATS.items()},
+        "presets": presets(),
+        "control": presets(CONTROL_PRESETS),
+    }
+    if what is not None and what not in found:
+        raise HoldfastError(f"nothing to list called {what!r}{near(what, found)}; there are {', '.join(found)}")
+    for title in [what] if what else found:
+        display.note(f"{title}:")
+        for name, summary in found[title].items():
+            display.note(f"  {name:<24} {summary}")
+        if title == "judges":
+            display.note(f"  {refusal_forms.summary()}")
+
+
+def _columns(reader: Any) -> str:
+    """Which columns a schema has, as its reader says in the first line of its docstring."""
+    return (reader.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
+
+
+def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:
+    announce(grid)
+    records = _records(grid, runs, workers=workers, options=options)
+    display.results(records)
+    if report:
+        _report(runs, runs / "report.html", title=f"Holdfast: {grid.name}")
+    return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0
+
+
+def announce(grid: Grid) -> None:
+    """What is to be known before a run: the controls that were added, and settings that are known to end usefulness."""
+    own = cells(replace(grid, control=False))
+    missing = len(missing_controls(own))
+    if missing and grid.control:
+        display.note(
+            f"{missing} control cell{'s' if missing > 1 else ''} added to the grid's {len(own)}: the same attacks on "
+            "the undefended model, since a defense can only be said to hold against what breaks the model without it "
+            "(`control: false` leaves them out)"
+        )
+    elif missing:
+        display.note(f"{missing} controls left out (`control: false`): what does not break is untested, not held")
+    for line in _origins(grid) if any(grid.attacks) else ():
+        display.note(line)
+    cautions = [configured(m, "online").caution for cell in own for m in cell.constraints]
+    for line in dict.fromkeys(filter(None, cautions)):
+        display.note(f"beware: {line}")
+
+
+def _origins(grid: Grid) -> Iterator[str]:
+    """What hardened models are compared with that their grid does not say it of, a line each."""
+    for model in grid.models:
+        if isinstance(model, Sandbox) or model.undefended is not None or not origins.is_hardened(model.path):
+            continue
+        origin = origins.origin_of(model.path)
+        if origin is not None and origin.there:
+            yield f"{model.path}: was hardened from {origin}, which is attacked beside it as its control"
+        else:
+            lost = "" if origin is None else f" from {origin}, which is gone or has changed"
+            if origin is not None and origin.path is None:
+                lost += " (`holdfast sandbox build` makes it anew)"
+            yield (
+                f"{model.path}: was hardened{lost}; without the undefended model beside it outcomes will be `untested` "
+                "where it does not break: name it by `models.undefended=FOLDER` after the command, by `undefended: "
+                "FOLDER` in a grid's model"
+            )
+
+
+def _report(runs: Path, out: Path, *, title: str) -> None:
+    """Write the page, unless it is of the records as they are."""
+    from holdfast.report import is_of, write_report
+
+    if is_of([runs], out, title=title):
+        display.note(f"{out} is up to date")
+        return
+
+    display.note(f"wrote {write_report([runs], out, title=title)}")
+
+
+def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None) -> list[Record]:
+    with display.live() as news:
+        return experiment.run(grid, runs, workers=workers, options=options, news=news)
+
+
+def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
+    """A grid from options; for the sandbox's models the quickstart's settings stand in for the papers'."""
+    merged: dict[str, Any] = dict(values)
+    if not values.get("data"):
+        merged = _with_sandbox_settings(merged)
+    else:
+        merged["evaluation"] = {"harm_judges": ["refusal"], "help_judge": "reference"}
+    for override in overrides:
+        merged = overridden(merged, override)
+    return parse_grid(merged, "command line")
+
+
+def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """Methods called by name get the settings that the built-in presets give them on the sandbox."""
+    sources = {"defenses": ("quickstart",), "attacks": ("attacks", "best_of_n")}
+    known = {kind: [e for name in names for e in _preset_values(name)[kind]] for kind, names in sources.items()}
+
+    def settled(kind: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [settled(kind, item) for item in value]
+        entry = next((e for e in known[kind] if isinstance(e, Mapping) and value in e), None)
+        return value if entry is None else dict(entry)
+
+    axes = {kind: settled(kind, values.get(kind, ["none"])) for kind in known}
+    return merge({**values, **axes}, {"evaluation": _preset_values("attacks")["evaluation"]})
+
+
+def _preset_values(name: str) -> dict[str, Any]:
+    import yaml
+
+    place = preset(name)
+    assert place is not None
+    return yaml.safe_load(place.read_text(encoding="utf-8"))
+
+
+def _failed(records: Sequence[Record]) -> int:
+    for record in records:
+        if record.outcome is Outcome.FAILED:
+            display.error(record.reason)
+    return 1
+
+
+def _stage_key(record: Record) -> str:
+    from holdfast.experiment.tasks import stage_key
+
+    return stage_key(record.cell, len(record.cell.stages))

@@ -1,0 +1,90 @@
+"""Which member of the family of representation removals a run is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+from typing import Literal
+
+from torch import nn
+
+from holdfast.losses.representation import Distance
+from holdfast.methods.ranges import Count, NonNegative, Positive, PositiveShare, Whole, ranged
+from holdfast.network.anatomy import Anatomy
+from holdfast.records import HoldfastError
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class Removal:
+    """Which member of the family, and the weights of its terms; a term of weight 0 is not computed.
+
+    `site` says what `Z` is: outputs of the MLPs, of the attentions, or of whole layers. `depths` are the layers as
+    shares of the depth in (0, 1], layer `k` of `L` being `k / L`; without any, all of them. `positions` are the tokens
+    of the answer, or those of the prompt too. `vector_length` belongs to `fixed`, whose vector is a domain's own;
+    `alternate_domains` gives every step to one of the domains in turn. `jitter` moves the `original` by so much noise
+    (relative to its length): states that start where they are to get away from have no gradient but that of rounding.
+    `noise` is new at every step, so that a `cosine` to it has nothing to learn.
+
+    `retain` compares states on benign text with the original's: `drift` at every layer, `mse` where `Z` is.
+    `handover` is the share of `removal_weight` that has gone by the last step, and of `retain_weight` that has come.
+
+    `trained_layers` layers up to the deepest of `depths` are trained (0: all up to it; `None`: the whole model), and
+    in them the tensors whose names end in one of `trained`, if there are any; an adapter, if any, sits there only.
+
+    `quirks` pairs the answers token by token and computes cross entropies and ascent as RepNoise's published code
+    does; `count_padding` averages `drift` as Circuit Breakers' does.
+    """
+
+    distance: Distance = "mmd"
+    projection: Literal["noise", "original", "fixed"] = "noise"
+    site: Literal["mlp", "attention", "layer"] = "mlp"
+    depths: tuple[PositiveShare, ...] = ()
+    positions: Literal["answer", "all"] = "answer"
+    vector_length: Positive = 6.5
+    alternate_domains: bool = False
+    jitter: NonNegative = 0.0
+    removal_weight: NonNegative = 1.0
+    refusal_weight: NonNegative = 1.0
+    ascent_weight: NonNegative = 1.0
+    retain_weight: NonNegative = 0.0
+    retain: Literal["drift", "mse"] = "drift"
+    benign_weight: NonNegative = 0.0
+    handover: PositiveShare | None = None
+    trained: tuple[str, ...] = ()
+    trained_layers: Whole | None = None
+    max_length: Count | None = 1024
+    quirks: bool = False
+    count_padding: bool = False
+
+    def __post_init__(self) -> None:
+        weights = {key: value for key, value in vars(self).items() if key.endswith("_weight")}
+        if not any(weights.values()):
+            raise HoldfastError(f"every weight is 0 ({', '.join(weights)}): nothing would be learnt")
+
+    def layers(self, count: int) -> list[int]:
+        """The layers meant in a model of `count`, from 1."""
+        chosen = {min(count, max(1, floor(depth * count + 0.5))) for depth in self.depths}
+        return sorted(chosen) or list(range(1, count + 1))
+
+    def modules(self, parts: Anatomy) -> list[nn.Module]:
+        """The modules whose outputs are `Z`."""
+        chosen = [layer - 1 for layer in self.layers(len(parts.layers))]
+        if self.site == "layer":
+            return [parts.layers[layer] for layer in chosen]
+        return [parts.mlp(layer) if self.site == "mlp" else parts.attention(layer) for layer in chosen]
+
+    @property
+    def pairs(self) -> bool:
+        """Whether refusals are needed beside the harmful answers."""
+        return bool(self.refusal_weight) or self.quirks
+
+    @property
+    def retains(self) -> bool:
+        """Whether benign text is needed."""
+        return bool(self.retain_weight or self.benign_weight)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the original model is needed."""
+        return bool(self.retain_weight) or (self.projection == "original" and bool(self.removal_weight))

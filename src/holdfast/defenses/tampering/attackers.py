@@ -1,0 +1,101 @@
+"""Who attacks in an outer step: attacks by name, drawn anew for every run, on rows of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from random import Random
+from typing import Any
+
+from holdfast.attacks import ATTACKS
+from holdfast.data.splits import Splits
+from holdfast.defenses.tampering.runs import Run, follow
+from holdfast.methods.settings import plain, typed
+from holdfast.network.models import Model
+from holdfast.records import Example, HoldfastError
+from holdfast.tensors import Batch
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Objective, Optim, Plan, given_answers
+
+Probe = Callable[[int], Sequence[tuple[Objective, Batch]]]
+"""Number of a run -> what it is held against throughout: objectives with a batch each, whose losses are added up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attackers:
+    """Draws the runs of outer steps; what it draws follows from the context's seed and the step alone.
+
+    `attacks` are resolved settings by the attack's name, drawn by `shares`; `context` has the rows that attackers
+    know, as its attack split. `optim` gives a run's steps, rate and batch; the rate is multiplied by one of
+    `rate_factors`. A `switch_share` of the runs learn benign answers first, up to a point drawn from Beta(6, 3).
+    """
+
+    model: Model
+    context: Context
+    attacks: Mapping[str, Mapping[str, Any]]
+    shares: Mapping[str, float]
+    optim: Optim
+    rate_factors: Sequence[float]
+    switch_share: float
+    tasks: int
+    max_length: int | None
+    probes: Sequence[Probe]
+
+    def __call__(self, step: int) -> list[Callable[[], Run]]:
+        """The runs of one outer step, to be made one by one: each is made on the model as it then stands."""
+        return [partial(self.run, step * self.tasks + task) for task in range(self.tasks)]
+
+    def run(self, number: int) -> Run:
+        """The run of that number, counted over all outer steps."""
+        rng, size = Random(f"{self.context.seed} {number}"), self.optim.per_device_train_batch_size
+        name = rng.choices(list(self.attacks), [self.shares.get(name, 1.0) for name in self.attacks])[0]
+        factor = rng.choice(self.rate_factors)
+        point = rng.betavariate(6, 3) if rng.random() < self.switch_share else 0.0
+        context = replace(self.context, seed=rng.getrandbits(31))
+        attack = typed(ATTACKS.load(name), self.attacks[name], name).plan(self.model, context)
+        harmful, benign = follow(attack, size), follow(self._benign(context), size)
+        until = int(point * self.optim.max_steps)
+        return Run(
+            step=lambda i: benign(i) if i < until else harmful(i),
+            learning_rate=self.optim.learning_rate * factor,
+            probes=[each for probe in self.probes for each in probe(number)],
+            learning_rates=attack.learning_rates,
+        )
+
+    def _benign(self, context: Context) -> Plan:
+        return Plan(
+            model=self.model,
+            data=context.splits.benign["attack"],
+            prepare=given_answers(max_length=self.max_length),
+            objective=language,
+            optim=self.optim,
+            seed=context.seed,
+        )
+
+
+def resolved(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """All settings of the attack called `name`, but for those that an inner run has of its own.
+
+    Raises:
+        HoldfastError: there is no such attack, a setting of it is wrong, or it is the inner run's own.
+    """
+    if not {"optim", "adapter"}.isdisjoint(settings):
+        raise HoldfastError(f"adversaries.{name}: `optim` and `adapter` are not an adversary's own; set `inner`")
+    values = plain(typed(ATTACKS.load(name), settings, f"adversaries.{name}"))
+    return {key: value for key, value in values.items() if key not in ("optim", "adapter")}
+
+
+def held_out(rows: Sequence[Example], share: float, *, seed: int) -> tuple[list[Example], list[Example]]:
+    """The rows dealt out at random to (attackers, nobody but the defender); at least one to each."""
+    if len(rows) < 2:
+        raise HoldfastError("tar: needs at least two harmful rows with a `response`, one of them to hold out")
+    shuffled = Random(seed).sample(list(rows), len(rows))
+    cut = min(max(1, round(share * len(rows))), len(rows) - 1)
+    return shuffled[cut:], shuffled[:cut]
+
+
+def among(context: Context, known: Sequence[Example], benign: Sequence[Example]) -> Context:
+    """The context in which attackers act: these rows as the attack split and no others, each judge made once."""
+    splits = Splits(harmful={"attack": list(known)}, benign={"attack": list(benign)})
+    return replace(context, splits=splits, judge=cache(context.judge))

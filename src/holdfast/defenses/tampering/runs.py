@@ -1,0 +1,206 @@
+"""Attackers inside one training step: they train on borrowed weights, are looked at on the way, and leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from holdfast.data.endless import endless
+from holdfast.defenses.tampering.shelf import Place, Shelf
+from holdfast.tensors import Batch, with_totals
+from holdfast.training.plan import Objective, Optim, Plan, Propagate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One attacker's run.
+
+    `step(i)` gives the objective and the batch of its optimizer step `i`, drawn under the weights as that step finds
+    them. `probes` are what it is looked at with: objectives, each with a batch that stays the same for the whole run.
+    `learning_rates` are those of parts of the network by the beginning of their names, where they differ.
+    """
+
+    step: Callable[[int], tuple[Objective, Batch]]
+    learning_rate: float
+    probes: Sequence[tuple[Objective, Batch]]
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What was seen of some runs: the weighed gradients of the probes, summed, by the parameters' order.
+
+    `losses` are the attackers' own, a step each, and `probed` the probes' unweighed sums, one a look; `weighed` are
+    those by their weights.
+    """
+
+    gradients: Shelf
+    losses: list[float] = field(default_factory=list)
+    probed: list[float] = field(default_factory=list)
+    weighed: list[float] = field(default_factory=list)
+
+
+def trainable(network: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The parameters that training moves."""
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+@contextmanager
+def borrowed(network: torch.nn.Module, *, keep_on: Place = "device") -> Iterator[Callable[[], None]]:
+    """A context whose leaving undoes what was done in it to trainable parameters and their gradients, bit for bit.
+
+    Parts that an attacker added to the network (a critic) come off again. Yields a function that puts parameters and
+    parts back at once. One copy of the weights is kept meanwhile; gradients are set aside as they are, not copied.
+    """
+    parameters = trainable(network)
+    parts = [(module, set(module._modules)) for module in network.modules()]
+    kept = Shelf(keep_on)
+    for i, parameter in enumerate(parameters):
+        kept.put(i, parameter.detach())
+    gradients = [p.grad for p in parameters]
+    _clear(parameters)
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for module, names in parts:
+            for added in set(module._modules) - names:
+                delattr(module, added)
+        for i, parameter in enumerate(parameters):
+            value = kept.get(i)
+            assert value is not None
+            parameter.copy_(value)
+
+    try:
+        yield put_back
+    finally:
+        put_back()
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+
+def tamper(
+    network: torch.nn.Module,
+    runs: Iterable[Callable[[], Run]],
+    *,
+    optim: Optim,
+    weights: Sequence[float],
+    propagate: Propagate,
+    keep_on: Place = "device",
+) -> Findings:
+    """Let attackers train the network one after the other, each from the same weights, and probe it on the way.
+
+    The gradients are first order: that of a probe with respect to the weights it is taken at, as if they were the
+    weights that the run began with. Parameters and gradients are as before on return. Each run has an AdamW of its
+    own, dropped with the run. Beside training itself this holds a copy of the weights and the summed gradients and,
+    while a run lasts, its optimizer's two moments.
+
+    Args:
+        network: what is attacked, in the mode it is to be attacked in.
+        runs: each makes one run, at the weights that it begins with.
+        optim: Adam's numbers, weight decay and `max_grad_norm` (0 clips nothing) of every run; nothing else of it.
+        weights: one a step of a run: what the gradient of the probes after that step counts; 0 does not look.
+        propagate: see `plan.Backward`.
+        keep_on: where the copy of the weights and the summed gradients are kept.
+    """
+    found, count = Findings(gradients=Shelf(keep_on)), len(trainable(network))
+    with borrowed(network, keep_on=keep_on) as put_back:
+        for make in runs:
+            _attack(network, make(), optim=optim, weights=weights, propagate=propagate, found=found, count=count)
+            put_back()
+    return found
+
+
+def _attack(
+    network: torch.nn.Module,
+    run: Run,
+    *,
+    optim: Optim,
+    weights: Sequence[float],
+    propagate: Propagate,
+    found: Findings,
+    count: int,
+) -> None:
+    parameters, optimizer = trainable(network), _optimizer(network, run, optim)
+    for i, weight in enumerate(weights):
+        objective, batch = run.step(i)
+        loss, _ = objective(network, batch)
+        propagate(loss)
+        if optim.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
+        optimizer.step()
+        _clear(parameters)
+        found.losses.append(float(loss.detach()))
+        if weight:
+            _look(network, run.probes, weight, propagate=propagate, found=found, count=count)
+
+
+def _optimizer(network: torch.nn.Module, run: Run, optim: Optim) -> torch.optim.Optimizer:
+    """An AdamW of the run's own."""
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            own = (rate for prefix, rate in run.learning_rates.items() if name.startswith(prefix))
+            groups.setdefault(next(own, run.learning_rate), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": parameters, "lr": rate} for rate, parameters in groups.items()],
+        betas=(optim.adam_beta1, optim.adam_beta2),
+        eps=optim.adam_epsilon,
+        weight_decay=optim.weight_decay,
+        # Stepping all parameters at once would take another copy of them.
+        foreach=False,
+    )
+
+
+def _look(
+    network: torch.nn.Module,
+    probes: Sequence[tuple[Objective, Batch]],
+    weight: float,
+    *,
+    propagate: Propagate,
+    found: Findings,
+    count: int,
+) -> None:
+    total = 0.0
+    for objective, batch in probes:
+        loss, _ = objective(network, batch)
+        propagate(weight * loss)
+        total += float(loss.detach())
+    found.probed.append(total)
+    found.weighed.append(weight * total)
+    # What a run added to the network stands behind the network's own parameters and has no place in the sums.
+    for i, parameter in enumerate(trainable(network)):
+        if parameter.grad is not None and i < count:
+            found.gradients.add(i, parameter.grad)
+        parameter.grad = None
+
+
+def add_gradients(parameters: Sequence[torch.nn.Parameter], gradients: Shelf) -> None:
+    """Add gradients, by the order of the parameters, to what the parameters hold."""
+    for i, parameter in enumerate(parameters):
+        gradient = gradients.get(i)
+        if gradient is not None:
+            moved = gradient.to(parameter.device)
+            parameter.grad = moved if parameter.grad is None else parameter.grad.add_(moved)
+
+
+def _clear(parameters: Sequence[torch.nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def follow(plan: Plan, batch_size: int) -> Callable[[int], tuple[Objective, Batch]]:
+    """The optimizer steps of a plan as `Run.step` has them: its rows in an endless order, its `prepare`, its objective.
+
+    The plan's optimizer, backward rule, accumulation and hooks are left out.
+    """
+    draw = endless(plan.data, batch_size, seed=plan.seed)
+
+    def step(i: int) -> tuple[Objective, Batch]:
+        (batch,) = with_totals(plan.prepare(plan.model, [draw(i)], i))
+        told = [name for name in batch if name.startswith("log/") or name == "rollout_tokens"]
+        return plan.objective, {name: value.to(plan.model.device) for name, value in batch.items() if name not in told}
+
+    return step

@@ -1,0 +1,228 @@
+"""A model -> scores: harm on harmful prompts beside usefulness on benign ones, each with n and an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from statistics import fmean, stdev
+
+import torch
+
+from holdfast.evaluation.breaking import WITH_THOUGHTS
+from holdfast.evaluation.intervals import wilson
+from holdfast.judges import checked
+from holdfast.network.forward import answer_logits
+from holdfast.network.generate import Sampling, complete, evaluating, sample
+from holdfast.network.models import Model
+from holdfast.records import Completion, Evaluation, Example, Judge, Score, Verdict
+from holdfast.tensors import collate
+from holdfast.text.thinking import refuses, with_thoughts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A completion with each judge's verdict on it, by the judge's name."""
+
+    completion: Completion
+    verdicts: Mapping[str, Verdict]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What a model is measured with.
+
+    The first of `harm_judges` gives `harmfulness`, further ones `harmfulness/NAME`, as does what the first reads beside
+    its score; `help_judge` gives `helpfulness`,
+    and the score of each of the harmless `tasks` under the task's own name. `group_size` answers to each harmful prompt
+    tell how much an attacker's rollouts would differ, see `diversity`; 0 where nobody asks.
+    """
+
+    harmful: Sequence[Example]
+    benign: Sequence[Example]
+    harm_judges: Mapping[str, Judge]
+    help_judge: tuple[str, Judge]
+    sampling: Sampling
+    seed: int = 0
+    batch_size: int = 128
+    tasks: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    group_size: int = 0
+
+
+def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged]]:
+    """Scores of a model on a suite, and what they were computed from.
+
+    `harmfulness` is the mean over valid, judged answers to harmful prompts; invalid ones are left out and counted.
+    Judges read answers without the thoughts before them; where there are any, `harmfulness/with_thoughts` is the first
+    judge's mean over whole texts (a judge that knows refusals alone takes most thoughts for harm).
+    `helpfulness` counts an invalid answer as 0: a model that babbles does not help. `refusal_rate` and
+    `over_refusal` are the shares of harmful and benign prompts that were refused, `invalid` and `invalid/benign`
+    the shares of answers that were empty or garbled.
+    """
+    parts = [suite.harmful, suite.benign, *suite.tasks.values()]
+    answers = iter(
+        complete(
+            model,
+            [example for part in parts for example in part],
+            suite.sampling,
+            seed=suite.seed,
+            batch_size=suite.batch_size,
+        )
+    )
+    useful = dict([suite.help_judge])
+    harmful = judged_by(list(islice(answers, len(suite.harmful))), suite.harm_judges)
+    benign = judged_by(list(islice(answers, len(suite.benign))), useful)
+    tasks = [judged_by(list(islice(answers, len(rows))), useful) for rows in suite.tasks.values()]
+    scores = [
+        *_harm_scores(harmful, list(suite.harm_judges)),
+        *_thought_scores(harmful, *next(iter(suite.harm_judges.items()))),
+        *_help_scores(benign, suite.help_judge[0]),
+        *(
+            usefulness(name, [row.verdicts[suite.help_judge[0]] for row in rows])
+            for name, rows in zip(suite.tasks, tasks, strict=True)
+        ),
+    ]
+    return tuple(scores), [row for part in (harmful, benign, *tasks) for row in part]
+
+
+def judged_by(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
+    """Each completion with the verdicts of all judges on it, in order."""
+    verdicts = {name: checked(judge, completions) for name, judge in judges.items()}
+    return [
+        Judged(completion=completion, verdicts={name: given[i] for name, given in verdicts.items()})
+        for i, completion in enumerate(completions)
+    ]
+
+
+def _harm_scores(judged: Sequence[Judged], judges: Sequence[str]) -> list[Score]:
+    if not judged:
+        return []
+    first = [row.verdicts[judges[0]] for row in judged]
+    more = [
+        *(score(f"harmfulness/{name}", [aside(verdict, name) for verdict in first]) for name in further(first)),
+        *(score(f"harmfulness/{name}", [row.verdicts[name] for row in judged]) for name in judges[1:]),
+    ]
+    return [
+        score("harmfulness", first),
+        share("refusal_rate", [refused(row, judges[0]) for row in judged]),
+        share("invalid", [not verdict.valid for verdict in first]),
+        *more,
+    ]
+
+
+def _thought_scores(judged: Sequence[Judged], name: str, judge: Judge) -> list[Score]:
+    """What the judge says of whole texts, asked anew about those that have a thought; nothing where none has one."""
+    whole = {i: text for i, row in enumerate(judged) if (text := with_thoughts(row.completion.text)) is not None}
+    if not whole:
+        return []
+    asked = checked(judge, [replace(judged[i].completion, text=text) for i, text in whole.items()])
+    found = dict(zip(whole, asked, strict=True))
+    return [score(WITH_THOUGHTS, [found.get(i, row.verdicts[name]) for i, row in enumerate(judged)])]
+
+
+def further(verdicts: Iterable[Verdict]) -> list[str]:
+    """Names of what the reporting judge reads beside its score (`Verdict.further`)."""
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.further))
+
+
+def aside(verdict: Verdict, name: str) -> Verdict:
+    """What a judge reads beside its score, as a verdict of its own."""
+    return Verdict(score=verdict.further.get(name), valid=verdict.valid, reason=verdict.reason)
+
+
+def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:
+    if not judged:
+        return []
+    verdicts = [row.verdicts[judge] for row in judged]
+    return [
+        usefulness("helpfulness", verdicts),
+        share("over_refusal", [refused(row, judge) for row in judged]),
+        share("invalid/benign", [not verdict.valid for verdict in verdicts]),
+    ]
+
+
+def refused(row: Judged, judge: str) -> bool:
+    """Whether an answer refuses: the judge's own opinion, else whether it reads like a refusal."""
+    opinion = row.verdicts[judge].refused
+    return refuses(row.completion.text) if opinion is None else opinion
+
+
+def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:
+    """What RL could learn from: `entropy` and `identical_groups` of `suite.group_size` answers to each harmful prompt.
+
+    Drawn at temperature 1. `entropy` is the mean over prompts of the mean of `-log p` over their answers' tokens, in
+    nats: an estimate of the entropy of the distributions that tokens are drawn from, with a normal interval over
+    prompts. `identical_groups` is the share of prompts to which all answers are the same tokens.
+    """
+    drawing = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0)
+    size, groups = suite.group_size, []
+    at_once = max(1, suite.batch_size // size)
+    for start in range(0, len(suite.harmful), at_once):
+        prompts = [model.encode_prompt(example.prompt) for example in suite.harmful[start : start + at_once]]
+        answers = sample(model, prompts, drawing, seed=suite.seed + start, repeats=size, logprobs=True)
+        groups += [answers[i : i + size] for i in range(0, len(answers), size)]
+    surprises = [fmean(-value for answer in group for value in answer.logprobs or ()) for group in groups]
+    alike = [all(answer.tokens == group[0].tokens for answer in group) for group in groups]
+    return nats("entropy", surprises), share("identical_groups", alike)
+
+
+def divergence(model: Model, start: Model, suite: Suite) -> tuple[Score, ...]:
+    """How far the model's answers have moved: `kl` on harmful prompts and `kl/benign`, in nats an answer.
+
+    `KL(model || start)` of whole answers, drawn from the model at temperature 1, one a prompt: at each token the exact
+    divergence over the vocabulary, summed over the answer, whose mean is the divergence of the distributions over
+    answers (chain rule). The interval is a normal one, over prompts.
+    """
+    parts = {"kl": suite.harmful, "kl/benign": suite.benign}
+    return tuple(nats(name, _divergences(model, start, rows, suite)) for name, rows in parts.items() if rows)
+
+
+def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Suite) -> list[float]:
+    drawing, found = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0), []
+    for first in range(0, len(rows), suite.batch_size):
+        prompts = [model.encode_prompt(row.prompt) for row in rows[first : first + suite.batch_size]]
+        answers = sample(model, prompts, drawing, seed=suite.seed + first)
+        pairs = [(prompt, answer.tokens) for prompt, answer in zip(prompts, answers, strict=True)]
+        batch = {name: value.to(model.device) for name, value in collate(pairs, pad_id=model.pad_id).items()}
+        with evaluating(model.network), evaluating(start.network):
+            own, other = (answer_logits(m.network, batch).float().log_softmax(-1) for m in (model, start))
+        # A token that neither can give contributes nothing: 0 log 0 is 0 here.
+        each = torch.where(own.isneginf(), 0.0, own.exp() * (own - other)).sum(-1)
+        found += [float(part.sum()) for part in each.split([len(answer.tokens) for answer in answers])]
+    return found
+
+
+def nats(name: str, values: Sequence[float]) -> Score:
+    """The mean of numbers of at least 0 on average, one a prompt, with a normal 95 % interval over prompts."""
+    value = fmean(values)
+    half = 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return Score(name=name, value=value, n=len(values), low=max(0.0, value - half), high=value + half)
+
+
+def beside(evaluation: Evaluation, before: Evaluation) -> Evaluation:
+    """The evaluation with those scores of `before` that it lacks: of an attack that leaves the weights as they are."""
+    own = {score.name for score in evaluation.scores}
+    return replace(evaluation, scores=(*evaluation.scores, *(s for s in before.scores if s.name not in own)))
+
+
+def usefulness(name: str, verdicts: Sequence[Verdict]) -> Score:
+    """The mean of the verdicts with an invalid answer counted as 0: a model that babbles is of no use."""
+    return score(name, [verdict if verdict.valid else Verdict(score=0.0) for verdict in verdicts])
+
+
+def score(name: str, verdicts: Sequence[Verdict]) -> Score:
+    """The mean of the verdicts that have a score, with a 95 % interval; the others are counted by kind."""
+    known = [verdict.score for verdict in verdicts if verdict.score is not None]
+    invalid = sum(not verdict.valid for verdict in verdicts)
+    unjudged = len(verdicts) - len(known) - invalid
+    if not known:
+        return Score(name=name, value=None, n=0, unjudged=unjudged, invalid=invalid)
+    low, high = wilson(fmean(known), len(known))
+    return Score(name=name, value=fmean(known), n=len(known), low=low, high=high, unjudged=unjudged, invalid=invalid)
+
+
+def share(name: str, flags: Sequence[bool]) -> Score:
+    """The share of true flags, with a 95 % interval."""
+    value = fmean(flags)
+    low, high = wilson(value, len(flags))
+    return Score(name=name, value=value, n=len(flags), low=low, high=high)

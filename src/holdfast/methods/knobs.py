@@ -1,0 +1,127 @@
+"""What an attacker may turn: ranges and choices, declared beside an attack's settings, narrowed in a grid file.
+
+An attack declares its knobs as a class-level mapping from a setting's dotted name to a `Range` or `Choices`:
+
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"optim.learning_rate": Range(low=1e-6, high=1e-3, log=True)}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from holdfast.methods.tables import near
+from holdfast.records import HoldfastError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers from `low` to `high`, both included; spread evenly over magnitudes with `log`, `whole` ones only."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise HoldfastError(f"a range goes from low to high, not from {self.low} to {self.high}")
+        if self.log and self.low <= 0:
+            raise HoldfastError(f"a range over magnitudes (`log`) starts above 0, not at {self.low}")
+        if self.whole and not (float(self.low).is_integer() and float(self.high).is_integer()):
+            raise HoldfastError(f"a range of whole numbers has whole ends, not {self.low} and {self.high}")
+
+    def allows(self, value: Any) -> bool:
+        """Whether a setting's value lies in the range."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        return self.low <= value <= self.high and (not self.whole or float(value).is_integer())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """One of some JSON values, whole groups of settings among them (`adapter`: none, or `{"r": 16}`)."""
+
+    choices: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise HoldfastError("a choice needs something to choose from; name at least one value")
+
+    def allows(self, value: Any) -> bool:
+        """Whether a setting's value is one of the choices."""
+        return value in self.choices
+
+
+Knob = Range | Choices
+
+
+def narrowed(declared: Mapping[str, Knob], given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Knob]:
+    """The knobs to turn: those declared, with what the user says of them.
+
+    Args:
+        declared: an attack's own knobs by dotted name.
+        given: plain values by name, nested or dotted: `[low, high]` narrows a declared range, a list replaces declared
+            choices, `{low, high, log, whole}` or `{choices: [...]}` stands for itself, and `null` leaves a knob alone.
+        settings: the attack's settings in full; a knob turns one of them.
+
+    Raises:
+        HoldfastError: a name is no setting of the attack, or a value no range and no choice; says which.
+    """
+    knobs: dict[str, Knob] = dict(declared)
+    for name, value in _flat(given):
+        _refuse_unknown(name, settings, declared)
+        if value is None:
+            knobs.pop(name, None)
+            continue
+        try:
+            knobs[name] = _knob(value, declared.get(name))
+        except HoldfastError as error:
+            raise HoldfastError(f"search.knobs.{name}: {error}") from None
+    return knobs
+
+
+def _flat(given: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in given.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping) and value and not set(value) & {"low", "high", "choices"}:
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _knob(value: Any, declared: Knob | None) -> Knob:
+    if isinstance(value, Mapping) and set(value) == {"choices"} and isinstance(value["choices"], list):
+        return Choices(choices=tuple(value["choices"]))
+    if isinstance(value, Mapping) and {"low", "high"} <= set(value) <= {"low", "high", "log", "whole"}:
+        return _range(**value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if isinstance(declared, Choices):
+            return Choices(choices=tuple(value))
+        if isinstance(declared, Range) and len(value) == 2:
+            return replace(declared, low=_number(value[0]), high=_number(value[1]))
+    raise HoldfastError(f"expected [low, high], {{low: ..., high: ...}}, {{choices: [...]}} or null, not {value!r}")
+
+
+def _range(low: Any, high: Any, log: Any = False, whole: Any = False) -> Range:
+    return Range(low=_number(low), high=_number(high), log=bool(log), whole=bool(whole))
+
+
+def _number(end: Any) -> float:
+    """An end of a range; YAML reads `1e-5` as text."""
+    try:
+        return float(end) if isinstance(end, str) else end + 0
+    except (TypeError, ValueError):
+        raise HoldfastError(f"the ends of a range are numbers, not {end!r}") from None
+
+
+def _refuse_unknown(name: str, settings: Mapping[str, Any], declared: Mapping[str, Knob]) -> None:
+    if name == "optim.max_steps":
+        raise HoldfastError("search.knobs.optim.max_steps: the length of a trial is not searched; set it in the attack")
+    node: Any = settings
+    for part in name.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            known = [*declared, *settings]
+            raise HoldfastError(f"search.knobs.{name}: the attack has no such setting{near(name, known)}")
+        node = node[part]

@@ -1,0 +1,171 @@
+"""Settings: frozen dataclasses out of plain values, with unknown keys refused by name."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from holdfast.methods.ranges import SettingsError, described, placed, shown
+from holdfast.methods.tables import near
+from holdfast.records import HoldfastError
+
+Settings = TypeVar("Settings")
+
+
+def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """An instance of a settings dataclass from plain values; what is not given keeps the class's default.
+
+    A nested group given in part keeps the rest of the class's own default for that group. `preset` among the values
+    names settings of the class's `PRESETS`, which the other values overwrite. Nothing is converted: text and booleans
+    are no numbers, numbers no booleans.
+
+    Raises:
+        HoldfastError: an unknown key or preset (names the nearest known one), a value of the wrong type or out of its
+            range (`holdfast.methods.ranges`), or values that the class refuses together; says where.
+    """
+    values = _with_preset(cls, values, where)
+    refuse_unknown(cls, values, where)
+    whole = merge(defaults(cls), values)
+    refuse_non_finite(whole, where)
+    text = _encoded(whole, where)
+    try:
+        return _checker(cast(Any, cls)).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        missing = [str(first["loc"][-1])] if first["type"] == "missing" else []
+        place = ".".join([where, *_path(first["loc"], whole), *missing])
+        reason = first.get("ctx", {}).get("error")
+        message = reason.message if isinstance(reason, SettingsError) else described(first)
+        raise HoldfastError(placed(place, message)) from None
+    except HoldfastError as error:  # of a class that is not `ranged`
+        raise HoldfastError(placed(where, str(error))) from None
+
+
+def one_text(value: Any, where: str) -> str:
+    """A text for people; a number stands for itself, as YAML reads one without quotes.
+
+    Raises:
+        HoldfastError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise HoldfastError(f"{where}: must be text, not {shown(value)}")
+    return str(value)
+
+
+def refuse_non_finite(value: Any, where: str) -> None:
+    """Refuse NaN and infinities at any depth of JSON values: a record could not be written with them."""
+    if isinstance(value, Mapping | list | tuple):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            refuse_non_finite(item, f"{where}.{key}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise HoldfastError(f"{where}: must be a finite number, not {value}")
+
+
+def _encoded(values: Mapping[str, Any], where: str) -> bytes:
+    """The values as JSON: only there does pydantic tell numbers from booleans and text, and yet takes lists."""
+    try:
+        return json.dumps(values, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise HoldfastError(f"{where}: holds what is no text, number, list or group of settings: {error}") from None
+
+
+def _path(place: Sequence[str | int], values: Any) -> Iterator[str]:
+    """The keys of an error's place, without what pydantic adds to say which of several types it had tried."""
+    node = values
+    for part in place:
+        known = isinstance(node, Mapping) and part in node
+        if known or (isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)):
+            node = node[part]
+            yield str(part)
+
+
+@cache
+def _checker(cls: Any) -> TypeAdapter[Any]:
+    """Made once a class: a grid checks the same few classes hundreds of times."""
+    return TypeAdapter(cls)
+
+
+def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping) or "preset" not in values or "preset" in get_type_hints(cls):
+        return values
+    known, name = getattr(cls, "PRESETS", {}), values["preset"]
+    if not isinstance(name, str) or name not in known:
+        listed = ", ".join(known) or "none"
+        raise HoldfastError(f"{where}: unknown preset {name!r}{near(str(name), known)}; known: {listed}")
+    return merge(known[name], {key: value for key, value in values.items() if key != "preset"})
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON values."""
+    return _json(asdict(settings))
+
+
+def refuse_unknown(cls: Any, values: Any, where: str) -> None:
+    """Refuse keys that a settings dataclass does not have, at any depth."""
+    if not isinstance(values, Mapping):
+        raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
+    own = {item.name for item in fields(cls)}
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if name in own}
+    for key, value in values.items():
+        if key not in hints:
+            told = near(str(key), hints, better=places(cls, str(key)))
+            raise HoldfastError(f"{where}: unknown key {key!r}{told}; known: {', '.join(hints)}")
+        inner = _group(hints[key])
+        if inner is not None and isinstance(value, Mapping):
+            refuse_unknown(inner, value, f"{where}.{key}")
+
+
+def places(cls: type, key: str) -> list[str]:
+    """Where a settings dataclass has `key`: itself, else the dotted keys below it, at any depth."""
+    hints, names = get_type_hints(cls), [item.name for item in fields(cls)]
+    if key in names:
+        return [key]
+    groups = {name: inner for name in names if (inner := _group(hints[name])) is not None}
+    return [f"{name}.{place}" for name, inner in groups.items() for place in places(inner, key)]
+
+
+def _group(hint: Any) -> type | None:
+    """The settings dataclass that a field holds, or may hold; `None` if it holds none."""
+    return next((cast(type, t) for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
+
+
+def has_setting(cls: type, name: str) -> bool:
+    """Whether a settings dataclass has a setting of this dotted name; inside a mapping any name may stand."""
+    head, _, rest = name.partition(".")
+    hint = get_type_hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
+    if hint is None or not rest:
+        return hint is not None
+    inner = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
+    return not inner or any(has_setting(cast(type, part), rest) for part in inner)
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """The defaults of a settings dataclass as plain values; fields without one are left out."""
+    found = {}
+    for item in fields(cls):
+        if item.default is not MISSING:
+            found[item.name] = item.default
+        elif item.default_factory is not MISSING:
+            found[item.name] = item.default_factory()
+    return {name: _json(asdict(v)) if is_dataclass(v) and not isinstance(v, type) else v for name, v in found.items()}
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` overwritten by `above`, group by group."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json(item) for key, item in value.items()}
+    return [_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,86 @@
+"""A forward pass over a batch, and how one over groups of answers is kept short without changing what comes out.
+
+Sampled answers stand in groups that share a prompt and end at different places. Read plainly, a batch of them costs
+its rows times its longest row; here a shared prompt is read once and nothing is read that predicts nothing. Results
+equal the plain pass up to the rounding of floats. Under dropout the rows of a group share their prompt's mask, and a
+hook on the network sees several calls: whoever needs one call a batch leaves `groups` out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from holdfast.network.prefixes import Columns, placed, read_in_parts, shared_columns
+from holdfast.network.reading import last_logits
+from holdfast.network.shortcuts import shortcuts
+from holdfast.tensors import target_logprobs
+
+
+def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (B, S, V) of a batch.
+
+    With `groups` in the batch, what the rows of a group share before any answer is read once, not once a row, and
+    rows that end early are not read to the length of the longest. Then logits may be 0 where they predict nothing
+    that is sampled: before all answers, and from a row's last token on.
+    """
+    start = _shared_columns(network, batch)
+    if not start:
+        return network(**_inputs(batch), use_cache=False).logits
+    columns = read_in_parts(network, batch, start)
+    return placed([(part.logits, part.rows) for part in columns], start - 1, batch["input_ids"].shape)
+
+
+def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each answer token under the full vocabulary, float32 at least, (B, S - 1); finite elsewhere.
+
+    As `token_logprobs` of `forward`, but no logits are computed for columns that are prompt in every row, nor is the
+    last column read: on short answers to long prompts with a large vocabulary that is most of the memory.
+    """
+    targets = batch["input_ids"][:, 1:]
+    first, columns = _answer_columns(network, batch)
+    parts, column = [], first
+    for logits, rows in columns:
+        wanted = targets if rows is None else targets[rows]
+        wanted = wanted[:, column : column + logits.shape[1]]
+        # Columns beyond the last target predict nothing.
+        parts.append((target_logprobs(logits[:, : wanted.shape[1]], wanted, temperature=temperature), rows))
+        column += logits.shape[1]
+    return placed(parts, first, targets.shape)
+
+
+def answer_logits(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits (n, V) that the `n` answer tokens are predicted from, row by row; as cheap as `answer_logprobs`."""
+    first, columns = _answer_columns(network, batch)
+    chosen = batch["loss_mask"][:, 1:] > 0
+    width = sum(logits.shape[1] for logits, _ in columns)
+    return placed(columns, 0, (len(chosen), width))[:, : chosen.shape[1] - first][chosen[:, first : first + width]]
+
+
+def _answer_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[int, list[Columns]]:
+    """The first column that an answer token of any row is predicted from, and the logits from there on."""
+    start = _shared_columns(network, batch)
+    if start:
+        return start - 1, read_in_parts(network, batch, start)
+    columns = batch["input_ids"].shape[1] - 1
+    first = max(int(batch["loss_mask"].argmax(1).min()) - 1, 0)
+    inputs = {name: value[:, :-1] for name, value in _inputs(batch).items()}
+    return first, [Columns(last_logits(network, columns - first, **inputs, use_cache=False))]
+
+
+def _inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids") if name in batch}
+
+
+def _shared_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> int:
+    """How many leading columns are prompt in every row, where reading them once a group can be done and pays."""
+    if "groups" not in batch or "attention_mask" in batch or "position_ids" in batch:
+        return 0
+    # Layers that are computed again in the backward pass keep no cache; a wrapper for many devices may need one pass.
+    recomputed = network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
+    if recomputed or not hasattr(network, "config"):
+        return 0
+    start = shared_columns(batch)
+    return start if start and shortcuts(network).prefixes else 0

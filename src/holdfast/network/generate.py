@@ -1,0 +1,265 @@
+"""Sampling: prompts in, completions out.
+
+Written for many short answers to few prompts, which is what RL asks for: a prompt is read once for its whole
+group, finished answers leave the batch, and each answer draws from random numbers of its own, so that neither
+changes what is sampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from holdfast.methods.ranges import Count, NonNegative, PositiveShare, Whole, ranged
+from holdfast.network.models import Model
+from holdfast.network.precision import computing
+from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
+from holdfast.network.shortcuts import shortcuts
+from holdfast.records import Completion, Example
+from holdfast.tensors import target_logprobs
+
+__all__ = [
+    "Answer",
+    "Drawing",
+    "Reader",
+    "Sampling",
+    "SamplingError",
+    "as_completion",
+    "complete",
+    "decode",
+    "draw",
+    "evaluating",
+    "invert",
+    "sample",
+]
+
+DROP_SHARE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class Sampling:
+    """How answers are drawn. `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 cut nothing off."""
+
+    max_new_tokens: Count = 128
+    temperature: NonNegative = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: Whole = 0
+
+
+class Answer(NamedTuple):
+    """Sampled tokens, the end token included where the model gave one; on request the log-probability of each."""
+
+    tokens: list[int]
+    finished: bool
+    logprobs: list[float] | None = None
+
+
+class SamplingError(ArithmeticError):
+    """The model's probabilities are not numbers, so nothing can be drawn from them."""
+
+
+def sample(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    repeats: int | Sequence[int] = 1,
+    logprobs: bool = False,
+) -> list[Answer]:
+    """`repeats` answers to each prompt, those of one prompt side by side.
+
+    Args:
+        prompts: token lists.
+        seed: fixes the draw; answer `i` of prompt `p` has its own stream of random numbers.
+        repeats: group size, of all prompts or of each, at least 1.
+        logprobs: also give each token's log-probability at the sampling temperature, under the full vocabulary.
+
+    Raises:
+        SamplingError: the model gave a non-finite logit.
+    """
+    counts = [repeats] * len(prompts) if isinstance(repeats, int) else list(repeats)
+    uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
+    sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
+    shortcuts(model.network)  # found out here, where gradients can be had
+    with evaluating(model.network), computing(model.network), nullcontext() if sharded else torch.inference_mode():
+        reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
+        return decode(model, reader, sampling, uniform.to(model.device), logprobs=logprobs)
+
+
+class Drawing(Protocol):
+    """A reading of N texts, and how each one's next token is drawn."""
+
+    @property
+    def logits(self) -> Tensor:
+        """What the log-probabilities of answers are read from, (N, V)."""
+
+    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """The next token of each, (N,), by numbers in [0, 1), (N,)."""
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a row, (N,)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+
+
+class Reader:
+    """What one model has read so far, by a cache where its architecture can be trusted with one."""
+
+    def __init__(self, model: Model, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> None:
+        """Read each prompt, for as many answers of at most `room` tokens as `counts` says."""
+        asked = Prompts(prompts, counts, model.pad_id)
+        self.reading: Reading
+        if shortcuts(model.network).cache:
+            self.reading = CachedReading(model.network, asked, room=room)
+        else:
+            self.reading = PlainReading(model.network, asked)
+
+    @property
+    def logits(self) -> Tensor:
+        """Of each text's next token, (N, V)."""
+        return self.reading.logits
+
+    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """One token a row, (N,)."""
+        return draw(self.logits, uniform, sampling)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a row, (N,)."""
+        self.reading.advance(tokens)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.reading.keep(rows)
+
+
+def decode(
+    model: Model, reader: Drawing, sampling: Sampling, uniform: Tensor, *, logprobs: bool = False
+) -> list[Answer]:
+    """Answers to what `reader` has read, drawn by the numbers `uniform` (N, max_new_tokens) in [0, 1).
+
+    Stop tokens and padding are those of `model`.
+    """
+    stops = torch.tensor(model.stop_ids, device=model.device)
+    drawn = torch.full_like(uniform, model.pad_id, dtype=torch.long)
+    chances = torch.zeros_like(uniform)
+    rows = torch.arange(len(drawn), device=model.device)
+    done = torch.zeros(len(drawn), dtype=torch.bool, device=model.device)
+    for step in range(sampling.max_new_tokens):
+        tokens = reader.draw(uniform[rows, step], sampling)
+        drawn[rows, step] = tokens
+        if logprobs:
+            found = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
+            chances[rows, step] = found.to(chances.dtype)
+        done |= torch.isin(tokens, stops)
+        finished = int(done.sum())
+        if finished == len(done) or step + 1 == sampling.max_new_tokens:
+            break
+        # Leaving the batch costs a copy of the cache; until then a finished row writes what nobody reads.
+        if finished >= DROP_SHARE * len(done):
+            kept = (~done).nonzero().squeeze(1)
+            rows, tokens, done = rows[kept], tokens[kept], done[kept]
+            reader.keep(kept)
+        reader.advance(tokens)
+    answers = [_until_stop(row, set(model.stop_ids), step + 1) for row in drawn.tolist()]
+    if not logprobs:
+        return answers
+    return [
+        answer._replace(logprobs=row[: len(answer.tokens)])
+        for answer, row in zip(answers, chances.tolist(), strict=True)
+    ]
+
+
+def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:
+    end = next((i for i, token in enumerate(row[:length]) if token in stops), None)
+    return Answer(row[:length], finished=False) if end is None else Answer(row[: end + 1], finished=True)
+
+
+def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    """One token a row by inverting the distribution function at `uniform`, (N,).
+
+    A row's token depends on its own logits and number only, so leaving other rows out changes nothing.
+
+    Raises:
+        SamplingError: a logit is NaN or infinite upwards, or all of a row's are minus infinity.
+    """
+    logits = logits.float()
+    if sampling.temperature == 0:
+        _require_finite(logits.amax(-1))
+        return logits.argmax(-1)
+    return invert(_cut_off(logits / sampling.temperature, sampling).softmax(-1), uniform)
+
+
+def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """One token a row of `probabilities` (N, V) at `uniform`, (N,); they need not sum to exactly 1.
+
+    Raises:
+        SamplingError: a row's sum is no finite number.
+    """
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1]
+    # A logit that is NaN or infinite upwards, and nothing but minus infinity, leave their mark on a row's sum.
+    _require_finite(total)
+    tokens = torch.searchsorted(cumulative, (uniform * total).unsqueeze(1), right=True).squeeze(1)
+    # Rounding can push the target past the last token that has any probability.
+    return torch.where(tokens < probabilities.shape[-1], tokens, probabilities.argmax(-1))
+
+
+def _require_finite(values: Tensor) -> None:
+    if not bool(values.isfinite().all()):
+        raise SamplingError("non-finite logits while sampling")
+
+
+def _cut_off(logits: Tensor, sampling: Sampling) -> Tensor:
+    if sampling.top_k > 0:
+        least = logits.topk(min(sampling.top_k, logits.shape[-1]), -1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
+            -1, order, (before >= sampling.top_p) & (before > 0)
+        )
+        logits = logits.masked_fill(dropped, -torch.inf)
+    return logits
+
+
+def complete(
+    model: Model,
+    examples: Sequence[Example],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int = 128,
+) -> list[Completion]:
+    """One completion for each example, in order.
+
+    Prompts of like length are read together, so that little is padded; the draw does not depend on it beyond the
+    rounding of the model's own arithmetic.
+    """
+    prompts = [model.encode_prompt(example.prompt) for example in examples]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    completions: dict[int, Completion] = {}
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        answers = sample(model, [prompts[i] for i in chosen], sampling, seed=seed + start)
+        completions |= {i: as_completion(model, examples[i], answer) for i, answer in zip(chosen, answers, strict=True)}
+    return [completions[i] for i in range(len(examples))]
+
+
+def as_completion(model: Model, example: Example, answer: Answer) -> Completion:
+    """Sampled tokens as text, a thought from where the prompt began it, with their count (end token included)."""
+    return Completion(
+        example=example,
+        text=model.chat.opened + model.decode(answer.tokens),
+        num_tokens=len(answer.tokens),
+        finished=answer.finished,
+    )

@@ -1,0 +1,299 @@
+"""Models: load, save, clone, adapters, and the text format in which each is spoken to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from holdfast.methods.ranges import Count, PartialShare, ranged
+from holdfast.network.adapters import places
+from holdfast.network.chat import Chat
+from holdfast.network.loading import load_tokenizer, load_weights, refuse_encoder, refuse_tied_targets, refuse_unlike
+from holdfast.network.precision import Dtype, stored_type, widen
+from holdfast.network.templates import DATE, check_prompt_format
+from holdfast.records import Example, HoldfastError, Message
+from holdfast.tensors import Batch, collate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class LoRA:
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning."""
+
+    r: Count = 16
+    lora_alpha: Count = 32
+    lora_dropout: PartialShare = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A causal language model with its tokenizer and the format in which it is prompted.
+
+    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template, which is
+    given `chat_template_kwargs` (such as `enable_thinking`) and told that today is `date`. `stored` is the type of
+    numbers that its folder holds, and that `save` writes; `None` where it came from no folder.
+    """
+
+    network: Any
+    tokenizer: PreTrainedTokenizerBase
+    prompt_format: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    date: str = DATE
+    name: str = "model"
+    stored: str | None = None
+    _prompts: dict[tuple[Message, ...], list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def chat(self) -> Chat:
+        """How it is spoken to."""
+        return Chat(
+            name=self.name,
+            tokenizer=self.tokenizer,
+            prompt_format=self.prompt_format,
+            arguments=self.chat_template_kwargs,
+            date=self.date,
+            rows=int(self.network.get_input_embeddings().weight.shape[0]),
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """What rows are filled up with; every mask leaves it out.
+
+        The tokenizer's padding token, or the last token that ends nothing where that one has no embedding or ends
+        answers: those that end one are counted, and those that fill up are not.
+        """
+        own, stops = self.tokenizer.pad_token_id, self.stop_ids
+        if own is not None and 0 <= own < self.chat.rows and own not in stops:
+            return int(own)
+        return next(token for token in range(self.chat.rows - 1, -1, -1) if token not in stops)
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an answer: what the chat template writes after one."""
+        return self.chat.end[-1]
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every token that ends an answer, the tokenizer's own and the generation config's included."""
+        config = getattr(self.network, "generation_config", None)
+        listed = getattr(config, "eos_token_id", None)
+        more = listed if isinstance(listed, list) else [] if listed is None else [listed]
+        own = self.tokenizer.eos_token_id
+        return tuple(dict.fromkeys([self.end_id, *([] if own is None else [own]), *more]))
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence in tokens that the architecture can read, if its configuration says."""
+        config = self.network.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def encode_prompt(self, prompt: tuple[Message, ...]) -> list[int]:
+        """Tokens of a prompt, up to the place where the answer begins.
+
+        Raises:
+            HoldfastError: see `Chat.prompt`.
+        """
+        if prompt not in self._prompts:
+            self._prompts[prompt] = self.chat.prompt(prompt)
+        return self._prompts[prompt]
+
+    def encode_response(self, text: str) -> list[int]:
+        """Tokens of an answer, as the chat template writes it after the prompt, its end included.
+
+        Raises:
+            HoldfastError: see `Chat.response`.
+        """
+        return self.chat.response(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a sampled answer without its end; control tokens within it stay visible."""
+        return self.chat.answer(ids, ends={*self.stop_ids, self.tokenizer.pad_token_id})
+
+
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    prompt_format: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    date: str = DATE,
+) -> Model:
+    """A model from a local folder or a Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
+
+    Only safetensors weights are read and no remote code is run. Weights are held in float32 whatever type the folder
+    has, unless `dtype` says otherwise; those that are trained become float32 at any rate (see
+    `holdfast.network.precision`). A chat template is given `chat_template_kwargs` (such as `enable_thinking`), and told
+    that today is `date` (ISO) where it writes the day.
+
+    Raises:
+        HoldfastError: the folder or id cannot be loaded, has no tokenizer, has neither a chat template nor a
+            `prompt_format`, its weights are not those that its config.json describes, or its chat template leaves out
+            what it is given or has no end for answers.
+    """
+    from transformers import AutoModelForCausalLM
+
+    name = str(path)
+    tokenizer = load_tokenizer(name, revision=revision)
+    check_prompt_format(name, tokenizer, prompt_format)
+    network, info = load_weights(
+        AutoModelForCausalLM, name, revision=revision, dtype="float32" if dtype == "auto" else dtype
+    )
+    refuse_unlike(name, network, info)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.to(device).eval()
+    refuse_encoder(name, network)
+    model = Model(
+        network=network,
+        tokenizer=tokenizer,
+        prompt_format=prompt_format,
+        chat_template_kwargs=chat_template_kwargs or {},
+        date=date,
+        name=name,
+        stored=stored_type(name, revision),
+    )
+    model.chat.check()
+    return model
+
+
+def clone(model: Model) -> Model:
+    """The same model with weights of its own."""
+    return replace(model, network=copy.deepcopy(model.network))
+
+
+def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collection[str] | None = None) -> Model:
+    """The model with a fresh adapter whose weights alone are trained; unchanged when `adapter` is `None`.
+
+    `within` names the only tensors that it may sit on. Raises as `holdfast.network.adapters.places`.
+    """
+    if adapter is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    dropout = adapter.lora_dropout
+    on = places(model.network, adapter.target_modules, within=within, dropout=dropout, name=model.name)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.r,
+        lora_alpha=adapter.lora_alpha,
+        lora_dropout=adapter.lora_dropout,
+        fan_in_fan_out=any(isinstance(part, Conv1D) for part in model.network.modules()),
+        target_modules=on.modules,
+        target_parameters=on.parameters or None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = get_peft_model(model.network, config)
+    refuse_tied_targets(model.name, network)
+    return replace(model, network=network)
+
+
+def has_adapter(model: Model) -> bool:
+    """Whether training moves an adapter only."""
+    return hasattr(model.network, "disable_adapter")
+
+
+def without_adapter(model: Model) -> AbstractContextManager[None]:
+    """A context in which the adapter is switched off: the reference model for free."""
+    return model.network.disable_adapter()
+
+
+def merged(model: Model) -> Model:
+    """The model with its adapter folded into copies of the weights, all trainable; itself where it has none."""
+    if not has_adapter(model):
+        return model
+    return replace(model, network=copy.deepcopy(model.network).merge_and_unload().requires_grad_(True))
+
+
+def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Tensor]) -> None:
+    """Set every weight of `model`, in place, to `rule(own, *others)` of the weights of its name, taken in float64.
+
+    Raises:
+        HoldfastError: another model has other weights, by name or shape; nothing is set then.
+    """
+    ours, *theirs = (dict(part.network.named_parameters()) for part in (model, *others))
+    for other, named in zip(others, theirs, strict=True):
+        unlike = {(name, p.shape) for name, p in ours.items()} ^ {(name, p.shape) for name, p in named.items()}
+        if unlike:
+            raise HoldfastError(
+                f"{other.name}: its weights are not those of {model.name} ({min(unlike)[0]} is not the same in both); "
+                "only weights of one architecture can be combined"
+            )
+    widen(model.network)
+    with torch.no_grad():
+        for name, own in ours.items():
+            parts = [named[name].to(device=own.device, dtype=torch.float64) for named in theirs]
+            own.copy_(rule(own.double(), *parts))
+
+
+def num_parameters(model: Model) -> int:
+    """How many weights the model has, tied ones counted once."""
+    return sum(p.numel() for p in model.network.parameters())
+
+
+def check_lengths(
+    model: Model, examples: Iterable[Example], *, max_new_tokens: int, key: str = "max_new_tokens"
+) -> None:
+    """Refuse rows that the model cannot be told, and prompts that leave no room in the context for an answer.
+
+    `key` is the setting that `max_new_tokens` comes from.
+
+    Raises:
+        HoldfastError: names the first such row.
+    """
+    for example in examples:
+        length = len(_encoded(example, model.encode_prompt, example.prompt))
+        if model.context is not None and length + max_new_tokens > model.context:
+            raise HoldfastError(
+                f"{example.source or 'a prompt'}: the prompt has {length} tokens, which with {key}="
+                f"{max_new_tokens} exceeds the {model.context} tokens of context of {model.name}; "
+                f"shorten or drop the row, or lower {key}"
+            )
+        for answer in (example.response, example.refusal, example.chosen, example.rejected):
+            if answer and model.chat.suspicious(answer):
+                _encoded(example, model.encode_response, answer)
+
+
+def answer_batch(model: Model, pairs: Iterable[tuple[Example, str]], *, max_length: int | None = None) -> Batch:
+    """A batch that teaches the given answers; sequences are cut at `max_length` tokens and at the context.
+
+    Raises:
+        HoldfastError: a row's prompt alone fills `max_length`, so that nothing of the answer would be learnt, or the
+            model cannot be told it.
+    """
+    limit = min(max_length or model.context or 10**9, model.context or 10**9)
+    rows = []
+    for example, answer in pairs:
+        prompt = _encoded(example, model.encode_prompt, example.prompt)
+        if len(prompt) >= limit:
+            raise HoldfastError(
+                f"{example.source or 'a prompt'}: the prompt's {len(prompt)} tokens fill the limit of {limit}; "
+                "nothing of its answer would be learnt"
+            )
+        rows.append((prompt, _encoded(example, model.encode_response, answer)[: limit - len(prompt)]))
+    return collate(rows, pad_id=model.pad_id)
+
+
+def _encoded(example: Example, encode: Callable[[Any], list[int]], said: Any) -> list[int]:
+    """Tokens of a part of a row; what is wrong with it is told with the row's name."""
+    try:
+        return encode(said)
+    except HoldfastError as error:
+        raise HoldfastError(f"{example.source or 'a row'}: {error}") from error

@@ -1,0 +1,80 @@
+"""A forward pass over groups of answers that is kept short: what the rows of a group share is read once a group.
+
+Rows of a group share their prompt and end at different places: the prompt goes through the network once and its cache
+is repeated, and nothing is read that predicts nothing. Gradients go back through the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.network.reading import last_logits, select
+
+
+class Columns(NamedTuple):
+    """Logits (n, w, V) of `w` columns: of the rows given, (n,), or of all of them."""
+
+    logits: Tensor
+    rows: Tensor | None = None
+
+
+def shared_columns(batch: Mapping[str, Tensor]) -> int:
+    """How many leading columns are prompt in every row of a batch in `groups`, 0 where no group has several rows."""
+    if len(batch["groups"].unique()) == len(batch["groups"]):
+        return 0
+    return int(batch["loss_mask"].argmax(1).min())
+
+
+def read_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> list[Columns]:
+    """The columns from `start - 1` on: that one from the first row of each group, the last from the rows so long."""
+    from transformers import DynamicCache
+
+    tokens, ends = batch["input_ids"], batch["lengths"] - 1
+    # Where every answer is a single token there is nothing left to read, but models want at least one column.
+    cut, end = max(_best_cut(ends, start), start + 1), max(int(ends.max()), start + 1)
+    _, group, sizes = batch["groups"].unique_consecutive(return_inverse=True, return_counts=True)
+    cache = DynamicCache(config=network.config)
+
+    def read(tokens: Tensor, keep: int | None = None) -> Tensor:
+        count = tokens.shape[1] if keep is None else keep
+        return last_logits(network, count, input_ids=tokens, past_key_values=cache, use_cache=True)
+
+    before = read(tokens[sizes.cumsum(0) - sizes, :start], 1)
+    select(cache, group)
+    columns = [Columns(before[group]), Columns(read(tokens[:, start:cut]))]
+    if cut < end:
+        long = (ends > cut).nonzero().squeeze(1)
+        select(cache, long)
+        columns.append(Columns(read(tokens[long, cut:end]), long))
+    return columns
+
+
+def placed(parts: Sequence[tuple[Tensor, Tensor | None]], first: int, shape: tuple[int, ...]) -> Tensor:
+    """Columns from `first` on, one part after the other, in a tensor of `shape` that is 0 elsewhere."""
+    whole = [
+        values if rows is None else values.new_zeros(shape[0], *values.shape[1:]).index_copy(0, rows, values)
+        for values, rows in parts
+    ]
+    joined = torch.cat(whole, 1) if len(whole) > 1 else whole[0]
+    deeper = (0, 0) * (joined.dim() - 2)
+    return functional.pad(joined, (*deeper, first, shape[1] - first - joined.shape[1]))
+
+
+def _best_cut(ends: Tensor, start: int) -> int:
+    """The column after which only longer rows are read on, where that saves the most; the last one if it saves little.
+
+    Args:
+        ends: how many columns of each row have to be read, (B,).
+        start: the first column in question.
+    """
+    ordered = ends.sort().values
+    longer = torch.arange(len(ends) - 1, -1, -1, device=ends.device)
+    tokens = (ordered - start) * len(ends) + longer * (ordered[-1] - ordered)
+    best = tokens.argmin()
+    saves = tokens[best] < 0.9 * tokens[-1] and ordered[best] > start
+    return int(ordered[best] if saves else ordered[-1])

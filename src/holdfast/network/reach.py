@@ -1,0 +1,115 @@
+"""What a method can reach of a network, tried out on the network itself before anything is trained.
+
+Parts that stand where the map says may still put out something else than it takes them for. One short pass shows it.
+What a pass over a network with weights has shown is remembered by its configuration, for a network without weights
+(on the device `meta`), over which plans are only rehearsed: there nothing can be computed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.network.anatomy import Anatomy, anatomy, outputs_of, residual_stream, unwrapped
+from holdfast.records import HoldfastError
+
+TEXTS, TOKENS = 2, 8
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What one pass showed: the shape of what each module puts out, `None` of what is no tensor, and more.
+
+    `lens` is whether the last states under norm and head are the network's own logits.
+    """
+
+    shapes: Mapping[str, Shape | None]
+    lens: bool
+
+
+_surveyed: dict[str, Survey] = {}
+"""By configuration, what was found out on networks with weights."""
+
+
+def survey(network: nn.Module) -> Survey | None:
+    """What a short pass shows, or has shown; `None` of a network without weights whose configuration is not known.
+
+    Raises:
+        HoldfastError: the architecture is unknown.
+    """
+    key = _key(unwrapped(network))
+    if not next(network.parameters()).is_meta:
+        _surveyed[key] = _found(network)
+    return _surveyed.get(key)
+
+
+def check_lens(network: nn.Module) -> None:
+    """Make sure that states can be read by norm and head as the network itself reads its last ones.
+
+    Raises:
+        HoldfastError: what comes out is not what the network says: it does more to its states than the map knows.
+    """
+    parts, found = anatomy(network), survey(network)
+    if found is not None and not found.lens:
+        raise HoldfastError(
+            f"{parts.kind}: its last states under the final norm and the head are not its own logits, so states of "
+            "other layers cannot be read so either; set ascent_weight to 0, or use another model"
+        )
+
+
+def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
+    """Make sure that modules put out a state for every token.
+
+    Raises:
+        HoldfastError: one of them puts out something else; names it.
+    """
+    found = survey(network)
+    names = {module: name for name, module in unwrapped(network).named_modules()}
+    for module in modules if found is not None else ():
+        shape = found.shapes.get(names[module]) if found is not None else None
+        if shape is None or len(shape) != 3 or shape[:2] != (TEXTS, TOKENS):
+            raise HoldfastError(
+                f"{type(unwrapped(network)).__name__}: {type(module).__name__} puts out {shape or 'no tensor'} for "
+                f"{TEXTS} texts of {TOKENS} tokens and not a state for each token; use a method that does not need it, "
+                "or another model"
+            )
+
+
+def _found(network: nn.Module) -> Survey:
+    parts, named = anatomy(network), dict(unwrapped(network).named_modules())
+    weight, training = next(network.parameters()), network.training
+    vocabulary = len(next(unwrapped(network).get_input_embeddings().parameters()))
+    tokens = torch.arange(TEXTS * TOKENS, device=weight.device).view(TEXTS, TOKENS) % vocabulary
+    network.eval()
+    try:
+        with torch.no_grad(), outputs_of([*named.values()]) as outputs, residual_stream(parts) as stream:
+            logits = network(input_ids=tokens, use_cache=False).logits
+            last = outputs[list(named.values()).index(parts.layers[-1])]
+            lens = _is_read(parts, [*stream, last], logits)
+    finally:
+        network.train(training)
+    shapes = {
+        name: tuple(output.shape) if isinstance(output, Tensor) else None
+        for name, output in zip(named, outputs, strict=True)
+    }
+    return Survey(shapes=shapes, lens=lens)
+
+
+def _is_read(parts: Anatomy, states: Sequence[Any], logits: Tensor) -> bool:
+    """Whether the last of the states is read by norm and head as it should be."""
+    # Some architectures carry several streams side by side.
+    if not all(isinstance(state, Tensor) and state.dim() == 3 for state in states):
+        return False
+    return torch.allclose(parts.lens(states[-1]), logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max()))
+
+
+def _key(bare: Any) -> str:
+    settings = bare.config.to_dict()
+    settings.pop("_name_or_path", None)
+    return json.dumps([type(bare).__qualname__, settings], sort_keys=True, default=str)

@@ -1,0 +1,208 @@
+"""How a network reads texts that grow by a token at a time: by a cache, or, the slow reference, all anew each time.
+
+Both give the logits of each text's next token and are used alike. `holdfast.network.shortcuts` says which one a network
+may be read by.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from holdfast.network.anatomy import unwrapped
+from holdfast.tensors import pad_left
+
+
+class Reading(Protocol):
+    """What has been read so far of N texts."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Of each text's next token, (N, V)."""
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a text, (N,)."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these texts only, by their places, in this order."""
+
+
+class Prompts(NamedTuple):
+    """Token lists, how many answers each is to have, and the padding token, which need not be one of the model's."""
+
+    tokens: Sequence[Sequence[int]]
+    counts: Sequence[int]
+    pad_id: int
+
+    def spread(self, device: torch.device) -> Tensor | None:
+        """Which prompt each answer belongs to, answers of one prompt side by side; `None` where each has one."""
+        if set(self.counts) == {1}:
+            return None
+        return torch.arange(len(self.tokens)).repeat_interleave(torch.tensor(self.counts)).to(device)
+
+
+@contextmanager
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """No gradients, no dropout; the previous mode comes back."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
+
+
+def last_logits(network: Any, count: int, **inputs: Any) -> Tensor:
+    """Logits of the last `count` columns (N, count, V); those of the others are not computed where that can be asked.
+
+    Inputs that the architecture has no argument for are left out.
+    """
+    known = _arguments(unwrapped(network))
+    given = {name: value for name, value in inputs.items() if name != "position_ids" or name in known}
+    if _keeps_states_only(network) and "past_key_values" in given:
+        given["cache_params"] = given.pop("past_key_values")
+    if "logits_to_keep" in known:
+        given["logits_to_keep"] = count
+    logits: Tensor = network(**given).logits
+    return logits[:, -count:]
+
+
+def _keeps_states_only(network: Any) -> bool:
+    """Whether an architecture has no attention and keeps a state of what it has read, as Mamba does."""
+    return "cache_params" in _arguments(unwrapped(network))
+
+
+def _arguments(network: Any) -> frozenset[str]:
+    """The names that a forward pass has for what it is given."""
+    return _named(type(network).forward)
+
+
+@cache
+def _named(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+class CachedReading:
+    """By a cache: a prompt is read once for all of its answers, and of each answer every token once."""
+
+    def __init__(self, network: Any, prompts: Prompts, *, room: int) -> None:
+        """Read the prompts; answers get at most `room` tokens. Shorter prompts are padded on the left and masked."""
+        device = next(network.parameters()).device
+        tokens, mask = (part.to(device) for part in pad_left(prompts.tokens, prompts.pad_id))
+        self.network, self.length = network, tokens.shape[1]
+        self.cache = DynamicCache(config=network.config)
+        self.logits: Tensor
+        # Without padding neither mask nor positions are needed, and attention takes its fast path.
+        self.positions: Tensor | None = None
+        self.mask: Tensor | None = None
+        if not bool(mask.all()):
+            self.positions = (mask.cumsum(1) - 1).clamp(min=0)
+            self.mask = torch.cat([mask, mask.new_ones(len(mask), room)], 1)
+        self._read(tokens, None if self.mask is None else mask)
+        if self.positions is not None:
+            self.positions = self.positions[:, -1:]
+        if _keeps_states_only(network):
+            self.mask = None  # what is padded has left no trace in a state, and a mask over what was read has no place
+        rows = prompts.spread(device)
+        if rows is not None:
+            self.keep(rows)
+        if self.mask is not None and _takes_finished_masks(self.network, self.cache):
+            self.mask = self.mask.bool()[:, None, None]
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a text, (N,)."""
+        self.length += 1
+        if self.positions is not None:
+            self.positions = self.positions + 1
+        self._read(tokens[:, None], None if self.mask is None else self.mask[..., : self.length])
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these texts only."""
+        select(self.cache, rows)
+        self._each(lambda values: values[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.logits = change(self.logits)
+        self.positions = None if self.positions is None else change(self.positions)
+        self.mask = None if self.mask is None else change(self.mask)
+
+    def _read(self, tokens: Tensor, mask: Tensor | None) -> None:
+        found = last_logits(
+            self.network,
+            1,
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        self.logits = found[:, -1]
+
+
+def select(cache: Any, rows: Tensor) -> None:
+    """Leave these rows of a cache, by their places, in this order.
+
+    What transformers calls reordering is the one selection that every kind of layer has: states of state-space and
+    linear-attention layers have no other, and layers that hold both kinds forget one of them in `batch_select_indices`.
+    """
+    cache.reorder_cache(rows)
+
+
+def _takes_finished_masks(network: Any, cache: Any) -> bool:
+    """Whether a mask of (N, 1, 1, tokens) may be given, which spares building one for each token.
+
+    Transformers' own generation gives such masks to the models marked so. Layers that see a window only have masks of
+    their own, other kinds of attention other forms of mask, and models that tell distances by the mask must see it.
+    """
+    config = network.config
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    marked = getattr(network, "_can_compile_fullgraph", False) and config._attn_implementation == "sdpa"
+    return plain and marked and not getattr(config, "alibi", False)
+
+
+class PlainReading:
+    """Without a cache: every text is read whole for each of its tokens, beside texts of its own length only.
+
+    Nothing is padded, masked or remembered, so nothing of that can be wrong: this is what all else is compared with.
+    """
+
+    def __init__(self, network: Any, prompts: Prompts) -> None:
+        """Read the prompts."""
+        self.network, self.device = network, next(network.parameters()).device
+        self.texts = [list(tokens) for tokens in prompts.tokens]
+        self.logits: Tensor = self._read()
+        rows = prompts.spread(self.device)
+        if rows is not None:
+            self.keep(rows)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Read one more token a text, (N,)."""
+        for text, token in zip(self.texts, tokens.tolist(), strict=True):
+            text.append(token)
+        self.logits = self._read()
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these texts only."""
+        self.texts = [list(self.texts[row]) for row in rows.tolist()]
+        self.logits = self.logits[rows]
+
+    def _read(self) -> Tensor:
+        of_length: dict[int, list[int]] = {}
+        for place, text in enumerate(self.texts):
+            of_length.setdefault(len(text), []).append(place)
+        places = [place for alike in of_length.values() for place in alike]
+        found = [self._alike([self.texts[place] for place in alike]) for alike in of_length.values()]
+        return torch.cat(found)[torch.tensor(places, device=self.device).argsort()]
+
+    def _alike(self, texts: Sequence[Sequence[int]]) -> Tensor:
+        tokens = torch.tensor(texts, device=self.device)
+        return last_logits(self.network, 1, input_ids=tokens, use_cache=False)[:, -1]

@@ -1,0 +1,171 @@
+"""Sequence classifiers and reward models: load one, and put answers to it in batches sorted by length.
+
+How a model reads a question and an answer is its *input format* (`holdfast.network.judge_inputs`). A model trained by
+Holdfast keeps its own in its configuration, so that it is judged with as it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from holdfast.network.judge_inputs import Answer, Reading, check_input_format, default_format
+from holdfast.network.loading import load_weights, refuse_unlike, usable_device
+from holdfast.records import Completion, HoldfastError, Verdict
+from holdfast.text import empty_or_garbled
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm")
+INPUT_FORMAT = "holdfast_input_format"
+"""The key of a model's configuration that keeps its input format."""
+
+
+class Scorer(NamedTuple):
+    """A sequence classifier ready to run. `max_length` is in tokens, question and answer together."""
+
+    network: Any
+    tokenizer: Any
+    input_format: str
+    max_length: int
+
+
+def load_scorer(
+    path: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    input_format: str | None = None,
+    max_length: int | None = None,
+) -> Scorer:
+    """A sequence classifier from a folder or Hub id with safetensors weights; no remote code is run.
+
+    Args:
+        path: the folder or Hub id.
+        revision: of a Hub id.
+        device: where to; a GPU if there is one unless given.
+        input_format: how it reads; its own if it was trained here, else by its chat template if it has one, else as a
+            `pair`, unless given.
+        max_length: in tokens, at most what tokenizer and model allow.
+
+    Raises:
+        HoldfastError: the model cannot be had, is no trained classifier, has no tokenizer, or cannot tell question and
+            answer apart in that format.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = load_tokenizer(path, revision=revision)
+    network, info = load_weights(AutoModelForSequenceClassification, path, unloadable=unloadable, revision=revision)
+    refuse_unlike(f"judge {path}", network, info)
+    set_padding(network, tokenizer)
+    found = input_format or str(getattr(network.config, INPUT_FORMAT, "") or default_format(tokenizer))
+    check_input_format(found, tokenizer, path, config=network.config)
+    where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Scorer(network.eval().to(where), tokenizer, found, longest(network, tokenizer, max_length))
+
+
+def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
+    """The tokenizer of a classifier, or of what is to become one, with a padding token.
+
+    Raises:
+        HoldfastError: there is none; `transformers` would make up an empty one and read noise.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
+        raise HoldfastError(f"judge {path}: the folder has no tokenizer (such as tokenizer.json); save it there too")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as problem:
+        raise unloadable(path, problem) from problem
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise HoldfastError(
+                f"judge {path}: its tokenizer has neither a padding nor an end token; add one and save it"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def unloadable(path: str, problem: Exception) -> HoldfastError:
+    """The error of a model that cannot be loaded, on one line."""
+    reason = f"{type(problem).__name__}: {next(iter(str(problem).strip().splitlines()), '')}"
+    if "trust_remote_code" in str(problem):
+        return HoldfastError(f"judge {path}: cannot be loaded without running code of its own, which is never run")
+    hint = "it must be a folder or Hub id of a sequence classifier with safetensors weights"
+    return HoldfastError(f"judge {path}: cannot be loaded ({reason}); {hint}")
+
+
+def set_padding(network: Any, tokenizer: Any) -> None:
+    """Tell a model its tokenizer's padding token: causal ones read the last token before it."""
+    if network.config.pad_token_id is None:
+        network.config.pad_token_id = tokenizer.pad_token_id
+
+
+def longest(network: Any, tokenizer: Any, max_length: int | None) -> int:
+    """The longest input in tokens: what is asked for, at most what the tokenizer and the model allow."""
+    positions = getattr(network.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    return min(max_length or positions, tokenizer.model_max_length, positions)
+
+
+def encode(answers: Sequence[Answer], tokenizer: Any, *, input_format: str, max_length: int) -> dict[str, Tensor]:
+    """What a classifier reads, one row an answer, padded to the longest: named tensors (B, S).
+
+    What is longer than `max_length` tokens loses the middle of its question; of an answer that is longer alone, only
+    its first piece is read.
+    """
+    reading = Reading(tokenizer, input_format, max_length)
+    return reading.padded([pieces[0] for pieces in reading.pieces(answers)])
+
+
+def logits(
+    answers: Sequence[Answer],
+    scorer: Scorer,
+    *,
+    batch_size: int,
+    of_pieces: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """What the classifier says of each answer, (N, labels), float32 on the CPU, in the order given.
+
+    An answer that is too long for the model is read in pieces; `of_pieces` makes one row (labels,) of theirs, (P,
+    labels): their mean unless given.
+    """
+    import torch
+
+    reading = Reading(scorer.tokenizer, scorer.input_format, scorer.max_length)
+    pieces = [(i, row) for i, rows in enumerate(reading.pieces(answers)) for row in rows]
+    by_length = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]["input_ids"]))
+    found = torch.zeros(len(pieces), scorer.network.config.num_labels)
+    with torch.inference_mode():
+        for start in range(0, len(pieces), batch_size):
+            places = by_length[start : start + batch_size]
+            inputs = reading.padded([pieces[i][1] for i in places])
+            inputs = {name: value.to(scorer.network.device) for name, value in inputs.items()}
+            found[places] = scorer.network(**inputs).logits.float().cpu()
+    if len(pieces) == len(answers):
+        return found
+    owners = torch.tensor([i for i, _ in pieces])
+    join = of_pieces or (lambda rows: rows.mean(0))
+    return torch.stack([join(found[owners == i]) for i in range(len(answers))])
+
+
+def verdicts(
+    completions: Sequence[Completion], judge: Callable[[Sequence[Answer]], Sequence[Verdict]]
+) -> list[Verdict]:
+    """A verdict for each completion: invalid for empty or garbled ones, what `judge` says of the others."""
+    found = [_invalid(completion.text) for completion in completions]
+    open_ones = [i for i, verdict in enumerate(found) if verdict is None]
+    if open_ones:
+        judged = judge([(completions[i].example, completions[i].text) for i in open_ones])
+        for i, verdict in zip(open_ones, judged, strict=True):
+            found[i] = verdict
+    return [verdict for verdict in found if verdict is not None]
+
+
+def _invalid(text: str) -> Verdict | None:
+    reason = empty_or_garbled(text)
+    return Verdict(score=None, valid=False, reason=reason) if reason else None

@@ -1,0 +1,285 @@
+"""Which short cuts a network can be read by without a change of what it says, found out on the network itself.
+
+Architectures differ in what they do with a cache: some take one and ignore it, some lose their state when several
+tokens are read onto it, some do not mask what is padded. So a few short texts are read by each short cut and plainly,
+before the first is taken: once for every configuration in a process, at about the cost of sampling thirty tokens.
+What differs from the plain pass is not used.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.network.anatomy import unwrapped
+from holdfast.network.prefixes import placed, read_in_parts
+from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
+from holdfast.records import HoldfastError
+from holdfast.tensors import pad_right
+
+EXACT, COARSE = 0.02, 0.15
+"""How far logits, or gradients, may be from the plain ones, as a share of what another past would change in them: with
+float32 weights and with coarser ones. Rounding stays well below, a lost state above."""
+PROBING: ContextVar[bool] = ContextVar("probing", default=False)
+"""Whether a network is being tried out, which is no cost of what it is then used for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcuts:
+    """What can be trusted: `cache` for sampling, and `prefixes`, shared by the answers of a group, for training.
+
+    `reasons` says in words why not, one for each that cannot.
+    """
+
+    cache: bool = True
+    prefixes: bool = True
+    reasons: tuple[str, ...] = ()
+
+
+_of_network: WeakKeyDictionary[Any, Shortcuts] = WeakKeyDictionary()
+_of_configuration: dict[str, Shortcuts] = {}
+
+
+def shortcuts(network: Any) -> Shortcuts:
+    """What the network can be read by; a warning the first time that it is not everything.
+
+    Raises:
+        HoldfastError: what the network says of a text depends on what comes after it, so that it is no causal model;
+            or it cannot be read at all.
+    """
+    bare = unwrapped(network)
+    if bare not in _of_network:
+        key = _key(bare)
+        if key not in _of_configuration:
+            found = _found(network, type(bare).__name__)
+            if found is None:
+                return Shortcuts()
+            _of_configuration[key] = found
+            for reason in found.reasons:
+                warnings.warn(reason, stacklevel=2)
+        _of_network[bare] = _of_configuration[key]
+    return _of_network[bare]
+
+
+def known_reasons(network: Any) -> tuple[str, ...]:
+    """What is known by now to be wrong with short cuts; nothing is tried out for it."""
+    known = _of_network.get(unwrapped(network))
+    return () if known is None else known.reasons
+
+
+def _key(bare: Any) -> str:
+    weight = next(bare.parameters())
+    settings = bare.config.to_dict()
+    settings.pop("_name_or_path", None)
+    how = (
+        type(bare).__qualname__,
+        getattr(bare.config, "_attn_implementation", None),
+        weight.dtype,
+        weight.device.type,
+    )
+    return json.dumps([settings, *map(str, how)], sort_keys=True, default=str)
+
+
+def _found(network: Any, name: str) -> Shortcuts | None:
+    """What is found out; nothing of a network whose weights are no numbers."""
+    probe = _Probe(network)
+    with probe.quietly():
+        try:
+            padded, alone, other = probe.padded_and_alone()
+        except torch.OutOfMemoryError:
+            raise
+        except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
+            raise HoldfastError(f"{name}: cannot be read as a language model of text ({_said(problem)})") from problem
+        if not bool(alone.isfinite().all()):
+            return None  # whoever samples from it says so
+        if not probe.close(padded, alone, other):
+            raise HoldfastError(
+                f"{name}: what it says of a text changes with the tokens that come after, so it is no causal language "
+                "model and its answers cannot be sampled or learnt; use a decoder (`is_decoder: true` where it has it)"
+            )
+        sampling = _trial(probe.sampled)
+        sharing = _trial(probe.shared)
+    reasons = []
+    if sampling:
+        reasons.append(f"{name}: sampled without a cache, which is slower ({sampling})")
+    if sharing:
+        reasons.append(f"{name}: a group's prompt is read again for each of its answers, which is slower ({sharing})")
+    return Shortcuts(cache=not sampling, prefixes=not sharing, reasons=tuple(reasons))
+
+
+def _trial(probe: Callable[[], str]) -> str:
+    """What a probe finds wrong, an error of the architecture's own included."""
+    try:
+        return probe()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as problem:
+        return f"its cache ends in {_said(problem)}"
+
+
+def _said(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {' '.join(str(problem).split())[:120]}"
+
+
+class _Probe:
+    """A few texts, and what a network says of them in different ways of reading."""
+
+    # Longer and shorter than the windows and chunks of the smallest models.
+    PROMPTS, ANSWERS = (3, 11, 6), (5, 2, 7, 3, 6, 4)
+
+    def __init__(self, network: Any) -> None:
+        self.network, bare = network, unwrapped(network)
+        weight = next(network.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.embeddings: nn.Module = bare.get_input_embeddings()
+        config = bare.config.get_text_config()
+        self.ordinary = _ordinary(bare.config, int(config.vocab_size))
+        padding = getattr(config, "pad_token_id", None)
+        self.pad_id = padding if isinstance(padding, int) and 0 <= padding < config.vocab_size else 0
+        self.prompts = [self._text(length, 7 * i) for i, length in enumerate(self.PROMPTS)]
+        self.others = [[*self._text(len(prompt) - 1, 3), prompt[-1]] for prompt in self.prompts]
+        self.answers = [self._text(length, 5 + 11 * i) for i, length in enumerate(self.ANSWERS)]
+
+    def _text(self, length: int, start: int) -> list[int]:
+        """Tokens from all over the vocabulary."""
+        places = (start * 37 + 101 * i * i + 13 * i for i in range(length))
+        return [self.ordinary[place % len(self.ordinary)] for place in places]
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Without dropout or lower precision, and without traces in random numbers and counts of operations."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        counted = PROBING.set(True)
+        try:
+            with (
+                evaluating(self.network),
+                torch.random.fork_rng(devices=devices),
+                torch.inference_mode(False),
+                torch.autocast(self.device.type, enabled=False),
+            ):
+                yield
+        finally:
+            PROBING.reset(counted)
+
+    def close(self, found: Tensor, plain: Tensor, other: Tensor) -> bool:
+        """Whether `found` is `plain`, measured by how far `other` is from it: what they are under another past."""
+        found, plain, other = (values.detach().double() for values in (found, plain, other))
+        rounding = 100 * torch.finfo(self.dtype).eps * float(plain.norm())
+        allowed = EXACT if self.dtype in (torch.float32, torch.float64) else COARSE
+        return bool((found - plain).norm() <= max(allowed * float((plain - other).norm()), rounding))
+
+    def padded_and_alone(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of texts padded on the right, of each alone, and of each alone with another beginning."""
+        texts, others = (
+            [[*prompt, *answer] for prompt, answer in zip(prompts, self.answers, strict=False)]
+            for prompts in (self.prompts, self.others)
+        )
+        padded = self._logits(pad_right(texts, self.pad_id))
+        found = torch.cat([row[: len(text)] for row, text in zip(padded, texts, strict=True)])
+        alone, changed = (
+            torch.cat([self._logits(torch.tensor([text]))[0] for text in some]) for some in (texts, others)
+        )
+        return found, alone, changed
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.network(input_ids=tokens.to(self.device), use_cache=False).logits
+        return logits
+
+    def sampled(self) -> str:
+        """What is wrong when answers are sampled by a cache, whose rows are repeated and leave; empty if nothing."""
+        asked, other = (Prompts(prompts, (2, 2, 2), self.pad_id) for prompts in (self.prompts, self.others))
+        cached = CachedReading(self.network, asked, room=max(self.ANSWERS))
+        readings = (cached, PlainReading(self.network, asked), PlainReading(self.network, other))
+        found, plain, changed = (self._followed(reading) for reading in readings)
+        if not self.close(found[0], plain[0], changed[0]):
+            return "prompts padded on the left are not read as they are alone"
+        right = self.close(torch.cat(found), torch.cat(plain), torch.cat(changed))
+        return "" if right else "it does not go on from its cache as from the text itself"
+
+    def _followed(self, reading: Reading) -> list[Tensor]:
+        """The logits before each token of the answers, which leave where they end."""
+        left, seen = list(range(len(self.answers))), [reading.logits]
+        for step in range(max(self.ANSWERS) - 1):
+            going = [i for i in left if step + 1 < len(self.answers[i])]
+            if len(going) < len(left):
+                reading.keep(torch.tensor([left.index(i) for i in going], device=self.device))
+            reading.advance(torch.tensor([self.answers[i][step] for i in going], device=self.device))
+            seen.append(reading.logits)
+            left = going
+        return seen
+
+    def shared(self) -> str:
+        """What is wrong when a group's prompt is read once, for logits or gradients; empty if nothing."""
+        batch, other = self._groups(self.prompts), self._groups(self.others)
+        (found, shared), (plain, slopes), (changed, others) = (
+            self._slopes(batch, in_parts=True),
+            self._slopes(batch, in_parts=False),
+            self._slopes(other, in_parts=False),
+        )
+        if not self.close(found, plain, changed):
+            return "it loses what its cache holds when several tokens are read onto it"
+        return "" if self.close(shared, slopes, others) else "gradients do not go back through its cache"
+
+    def _groups(self, prompts: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Two groups of three answers."""
+        rows = [(prompts[1 + i // 3], answer) for i, answer in enumerate(self.answers)]
+        batch = {
+            "input_ids": pad_right([[*prompt, *answer] for prompt, answer in rows], self.pad_id),
+            "lengths": torch.tensor([len(prompt) + len(answer) for prompt, answer in rows]),
+            "groups": torch.tensor([0, 0, 0, 1, 1, 1]),
+        }
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    def _slopes(self, batch: dict[str, Tensor], *, in_parts: bool) -> tuple[Tensor, Tensor]:
+        """Logits behind the columns that all rows have in common, and their gradient at the groups' own ones.
+
+        (n, V), and (2, start, H): of a sum of the logits under fixed weights.
+        """
+        tokens, start = batch["input_ids"], min(self.PROMPTS[1:])
+        with torch.enable_grad(), self._embedded() as leaves:
+            if in_parts:
+                parts = read_in_parts(self.network, batch, start)
+                logits = placed([(part.logits, part.rows) for part in parts], start - 1, tuple(tokens.shape))
+            else:
+                logits = self._logits(tokens)
+            places = torch.arange(tokens.shape[1], device=self.device)
+            counted = (places >= start - 1) & (places < batch["lengths"][:, None] - 1)
+            weights = torch.arange(logits.shape[-1], device=self.device).cos().to(logits.dtype)
+            (slope,) = torch.autograd.grad((logits[counted] @ weights).sum(), leaves[:1])
+        rows = slope[:, :start]
+        return logits[counted], rows if in_parts else rows.unflatten(0, (2, 3)).sum(1)
+
+    @contextmanager
+    def _embedded(self) -> Iterator[list[Tensor]]:
+        """Collects embedded tokens, call by call, as what gradients can be had of."""
+        leaves: list[Tensor] = []
+
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
+            leaves.append(output.detach().requires_grad_())
+            return leaves[-1] * 1  # some architectures scale it in place
+
+        handle = self.embeddings.register_forward_hook(hook)
+        try:
+            yield leaves
+        finally:
+            handle.remove()
+
+
+def _ordinary(config: Any, vocabulary: int) -> list[int]:
+    """Tokens from all over the vocabulary, but none that a configuration names: those are read in ways of their own."""
+    parts = (config, config.get_text_config())
+    named = {vars(part)[name] for part in parts for name in vars(part) if "_token_" in name and _is_id(part, name)}
+    return [token for token in range(0, vocabulary, max(1, vocabulary // 256)) if token not in named]
+
+
+def _is_id(config: Any, name: str) -> bool:
+    return isinstance(getattr(config, name), int)

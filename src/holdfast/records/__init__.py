@@ -1,0 +1,302 @@
+"""What the parts of Holdfast hand to one another: frozen data, standard library only.
+
+An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict` a judge's opinion of that answer, a
+`Score` a mean of verdicts, an `Evaluation` the scores of a model at one step, a `Cell` a run as a value, and a
+`Record` what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from math import isfinite
+from typing import Any, Literal, NamedTuple
+
+from holdfast.records.evidence import ControlRun, Effect
+from holdfast.records.hashing import digest, unlabelled
+
+Role = Literal["harmful", "refusal", "retain", "benign"]
+ThreatModel = Literal["open weights", "fine-tuning service"]
+
+
+class HoldfastError(Exception):
+    """Something the user can put right; its message is one line that names the place and the way out."""
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A row of data, whatever file it came from.
+
+    `prompt` is a conversation that ends with the user's turn. `response` is an answer given with it, `refusal`
+    a refusal of the same prompt, `chosen` and `rejected` the two sides of a preference. `facts` are the parts
+    that a right answer contains, in order; only data with a known truth has them. `source` names file and row.
+    """
+
+    prompt: tuple[Message, ...]
+    response: str | None = None
+    refusal: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    role: Role = "benign"
+    domain: str = ""
+    facts: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def question(self) -> str:
+        """The last user turn, for display and for judges."""
+        return next((turn.content for turn in reversed(self.prompt) if turn.role == "user"), "")
+
+    @property
+    def key(self) -> str:
+        """Hash of the prompt with case and spacing ignored: two rows with one key ask the same thing."""
+        text = "\n".join(f"{turn.role}: {' '.join(turn.content.lower().split())}" for turn in self.prompt)
+        return digest(text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completion:
+    """An answer sampled from a model; `finished` says that the model ended it itself."""
+
+    example: Example
+    text: str
+    num_tokens: int
+    finished: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One judge's opinion of one completion.
+
+    `score` is in [0, 1]; `None` means that the judge could not judge. `valid=False` marks an empty or garbled
+    answer, which has no score: it is never counted as harm 0. `refused` is `None` where the judge does not look.
+    `logit` is the unbounded number behind the score, of judges that have one: what a policy is paid with. A NaN or an
+    infinity is no score, whoever gives it: the verdict is then one that could not be reached. `further` are other
+    readings of the same answer in [0, 1] by name, which are reported beside the score.
+    """
+
+    score: float | None
+    logit: float | None = None
+    valid: bool = True
+    refused: bool | None = None
+    reason: str = ""
+    further: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("score", "logit"):
+            number = getattr(self, name)
+            if number is not None and not isfinite(number):
+                object.__setattr__(self, "reason", self.reason or f"the judge's {name} is {number}")
+                object.__setattr__(self, "score", None)
+                object.__setattr__(self, "logit", None)
+                break
+        if not self.valid and self.score is not None:
+            raise ValueError("an invalid answer has no score")
+        if self.score is not None and not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"a verdict's score lies in [0, 1], not {self.score!r}")
+
+
+Judge = Callable[[Sequence[Completion]], list[Verdict]]
+"""A verdict for each completion, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """A mean over `n` judged completions with its 95 % interval; `value` is `None` when nothing could be judged."""
+
+    name: str
+    value: float | None
+    n: int
+    low: float | None = None
+    high: float | None = None
+    unjudged: int = 0
+    invalid: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """The scores of a model after `step` optimizer steps, and what the attacker had spent by then.
+
+    `samples` counts the attack's training sequences, `tokens` theirs and its rollouts' (not what a defense adds),
+    `seconds` the time spent in training (evaluation not counted). `flops` are the operations of all networks that ran
+    meanwhile, those of references, of a reward model and of a defense's own batches included (see
+    `holdfast.network.flops` for what counts); `None` where they were not counted.
+    """
+
+    step: int
+    samples: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    flops: float | None = None
+    scores: tuple[Score, ...] = ()
+
+    def score(self, name: str) -> Score | None:
+        """The score called `name`, or `None` where it was not measured."""
+        return next((score for score in self.scores if score.name == name), None)
+
+    def value(self, name: str) -> float | None:
+        """The value of the score called `name`; `None` where it was not measured or could not be."""
+        score = self.score(name)
+        return None if score is None else score.value
+
+
+class Outcome(StrEnum):
+    """How a cell ended. Only `HELD` counts as robust; see `holdfast.experiment.outcomes` for what each takes."""
+
+    HELD = "held"
+    BROKE = "broke"
+    UNTESTED = "untested"
+    USELESS = "useless"
+    COLLAPSED = "collapsed"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TimeToBreak:
+    """What the attacker spent until the break; up to the last evaluation if none was seen (`censored`: at least)."""
+
+    threshold: float
+    steps: int
+    samples: int
+    tokens: int
+    seconds: float
+    censored: bool
+    flops: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """An attack, defense or judge by name, its settings as JSON values; `label` is for people and enters no key.
+
+    `fingerprints` tell the folders that the settings name from others of the same path, by their contents.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The label, else the name."""
+        return self.label or self.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One run of an experiment as a value: everything that can change its result, resolved, as JSON values.
+
+    `stages` are offline defenses in order, `constraints` online ones. `attack=None` only evaluates; `adaptive` is what
+    the attacker puts round it, innermost first. `judges` are all judges that anything in the cell calls by name. Each
+    seed hardens and attacks anew.
+    """
+
+    model: Mapping[str, Any]
+    stages: tuple[Method, ...] = ()
+    constraints: tuple[Method, ...] = ()
+    attack: Method | None = None
+    adaptive: tuple[Method, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    judges: Mapping[str, Method] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Hash of the whole resolved cell, labels left out."""
+        return digest(unlabelled(asdict(self)))
+
+    @property
+    def defense(self) -> str:
+        """The defenses in order, `none` if there is none; `hardened` is a model that names what it was made from."""
+        before = ["hardened"] if "undefended" in self.model else []
+        return " + ".join([*before, *(method.title for method in (*self.stages, *self.constraints))]) or "none"
+
+    @property
+    def attacker(self) -> str:
+        """The attack by name with what is put round it, `none` if there is none."""
+        return " + ".join(method.title for method in (*filter(None, [self.attack]), *self.adaptive)) or "none"
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """Who holds the weights: a defense inside the training loop presumes a fine-tuning service."""
+        return "fine-tuning service" if self.constraints else "open weights"
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        """Rebuild a cell from `dataclasses.asdict(cell)` read back from JSON."""
+        methods = {
+            name: tuple(Method(**m) for m in data.get(name, ())) for name in ("stages", "constraints", "adaptive")
+        }
+        attack = Method(**data["attack"]) if data.get("attack") else None
+        judges = {name: Method(**judge) for name, judge in data.get("judges", {}).items()}
+        return cls(**{**data, **methods, "attack": attack, "judges": judges})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What came of a cell. Written last and atomically: where there is a record, the cell is finished.
+
+    `evaluations` is the curve, first entry before the attack. `environment` holds versions and hardware,
+    `wall_seconds` the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` what each
+    offline stage cost, and what online defenses train before the attack (`name`, `seconds`, `tokens`, `steps`,
+    `flops`). `flops` are those of the last evaluation. `effect` is what the attack's training did, `control` what it
+    did to the undefended model; both are `None` in records of earlier versions.
+    """
+
+    key: str
+    cell: Cell
+    outcome: Outcome
+    reason: str = ""
+    time_to_break: TimeToBreak | None = None
+    evaluations: tuple[Evaluation, ...] = ()
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    flops: float | None = None
+    wall_seconds: float = 0.0
+    peak_memory_mb: float = 0.0
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[Mapping[str, Any], ...] = ()
+    effect: Effect | None = None
+    control: ControlRun | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Record:
+        """Rebuild a record from `to_json` read back from a file."""
+        broke, effect, control = (data.get(name) for name in ("time_to_break", "effect", "control"))
+        return cls(
+            **{
+                **data,
+                "cell": Cell.from_json(data["cell"]),
+                "outcome": Outcome(data["outcome"]),
+                "time_to_break": TimeToBreak(**broke) if broke else None,
+                "evaluations": tuple(evaluation_from_json(row) for row in data.get("evaluations", ())),
+                "stages": tuple(data.get("stages", ())),
+                "effect": Effect(**effect) if effect else None,
+                "control": ControlRun(**control) if control else None,
+            }
+        )
+
+
+def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
+    """Rebuild an evaluation from `dataclasses.asdict` read back from JSON."""
+    return Evaluation(**{**data, "scores": tuple(Score(**score) for score in data.get("scores", ()))})
+
+
+def user(text: str) -> tuple[Message, ...]:
+    """The commonest prompt: one user turn."""
+    return (Message("user", text),)

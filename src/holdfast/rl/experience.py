@@ -1,0 +1,248 @@
+"""RL's `prepare`: prompts -> rollouts -> rewards -> advantages -> batches, under the policy as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from holdfast.losses.policy_gradient import Estimator, exact_kl, kl_estimate
+from holdfast.network.critic import logits_and_values
+from holdfast.network.forward import answer_logprobs, forward
+from holdfast.network.generate import Sampling, as_completion, evaluating
+from holdfast.network.models import Model
+from holdfast.network.precision import exact
+from holdfast.records import HoldfastError, Role, digest
+from holdfast.rl.rewards import Reward
+from holdfast.rl.rollouts import (
+    Asked,
+    Sampler,
+    collated,
+    dealt,
+    draw,
+    groups_with_gradient,
+    joined,
+    logged,
+    measured,
+    noted,
+    payments,
+    two_d,
+)
+from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
+from holdfast.training.plan import Prepare, Reference, Rows
+
+
+class Paid(NamedTuple):
+    """What answers are paid, or charged, beside the reward, (N,), NaN where unknown; its critic's `values` (N, T)."""
+
+    rewards: Tensor
+    values: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What advantages are computed from: `N` sequences in groups of `group_size`, `T` targets.
+
+    `rewards` (N,), NaN where there is none; `mask` (N, T); `kl` (N, T), estimates of the KL to the reference, and
+    `values` (N, T), the critic's, where they were measured. `weights`, (N, 1) or (N, T), are what the answers count in
+    means over the policy where another than the policy drew them. `further` is what else they are paid, by name.
+    """
+
+    rewards: Tensor
+    group_size: int
+    mask: Tensor
+    kl: Tensor | None = None
+    values: Tensor | None = None
+    weights: Tensor | None = None
+    further: Mapping[str, Paid] = field(default_factory=dict)
+
+
+Advantage = Callable[[Rollout], dict[str, Tensor]]
+"""Rollout -> what the objective learns from: `advantages`, (N,) or (N, T), and whatever goes with them (N, ...).
+`log/NAME` among them is a number to log."""
+
+Bonus = Callable[[Batch], Tensor]
+"""Batch with its measurements -> (N,), added to the rewards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """What happens between a prompt and the policy's update. Frozen, so that others can replace a part of it.
+
+    `group_size` answers are drawn to each prompt. `passes` times `minibatches` optimizer steps learn from the same
+    rollout, each from a part of its prompts; then the batch carries `old_logprobs`, which with a single step would
+    equal the policy's own, and are there all the same if `old_logprobs` is set. `reference`, where there is one, adds
+    `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others. `estimator` measures
+    the KL of each token for the advantages, `critic` its value; `entropy` measures each answer's mean token entropy as
+    `entropies` (N,), for `bonuses`. `further` rewards, by name, are for advantages that know of them, each valued by a
+    critic of its name where there is one (`critic.attach_further`). `noted` numbers are logged only, by name, as means
+    over the answers that the model wrote itself. `sampler`, where there is one, draws the answers in the model's place
+    (see `rollouts.Sampler`).
+    """
+
+    reward: Reward
+    advantage: Advantage
+    group_size: int
+    sampling: Sampling
+    seed: int
+    reference: Reference | None = None
+    kl_roles: tuple[Role, ...] = get_args(Role)
+    estimator: Estimator | None = None
+    critic: bool = False
+    entropy: bool = False
+    bonuses: tuple[Bonus, ...] = ()
+    further: Mapping[str, Reward] = field(default_factory=dict)
+    noted: Mapping[str, Reward] = field(default_factory=dict)
+    sampler: Sampler | None = None
+    passes: int = 1
+    minibatches: int = 1
+    old_logprobs: bool = False
+    _kept: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        """Batches of `len(rows) * group_size / minibatches` sequences, one for each micro-batch of rows.
+
+        The rows that come with the later steps of a rollout are passed over.
+        """
+        done, part = divmod(step % (self.passes * self.minibatches), self.minibatches)
+        first = done == part == 0
+        if first or not self._kept:
+            self._kept[:] = self._roll_out(model, micro_batches, step)
+        batches = [self._part(batch, part, f"{step - part}/{i}") for i, batch in enumerate(self._kept)]
+        if first:
+            # What the rollout cost is counted once.
+            self._kept[0].pop("rollout_tokens")
+        return batches
+
+    def _part(self, batch: Batch, part: int, name: str) -> Batch:
+        """One of the minibatches of whole groups; a copy, because whoever consumes a batch may take entries out."""
+        if self.minibatches == 1:
+            return dict(batch)
+        groups = batch["groups"]
+        count = int(groups.max()) + 1
+        if count < self.minibatches:
+            raise HoldfastError(f"{count} prompts cannot be cut into {self.minibatches} minibatches: ask for fewer")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(hash_seed(f"{self.seed}/{name}")))
+        rows = torch.isin(groups, order[part :: self.minibatches].to(groups.device))
+        return {name: value[rows] if value.dim() else value for name, value in batch.items()}
+
+    def _roll_out(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        rows = [row for batch in micro_batches for row in batch]
+        asked = Asked(
+            rows=rows,
+            prompts=[model.encode_prompt(row.prompt) for row in rows],
+            group_size=self.group_size,
+            sampling=self.sampling,
+            seed=self.seed * 1_000_003 + step,
+            step=step,
+            logprobs=self._sampled_logprobs(model),
+        )
+        drawn = draw(model, asked) if self.sampler is None else self.sampler.draw(model, asked)
+        every = [row for row in rows for _ in range(self.group_size)]
+        completions = [as_completion(model, row, a) for row, a in zip(every, drawn.answers, strict=True)]
+        paid = {name: payments(name, reward, completions, step) for name, reward in self._rewards().items()}
+        batches, start = [], 0
+        for micro in micro_batches:
+            end = start + len(micro) * self.group_size
+            batch = collated(asked, drawn, range(start, end), pad_id=model.pad_id)
+            batch["kl_weights"] = torch.tensor([float(row.role in self.kl_roles) for row in every[start:end]])
+            batch = self._measure(model, batch)
+            batches.append(batch if self.sampler is None else self.sampler.measure(model, batch))
+            start = end
+        learnt = self.advantage(self._rollout(paid, batches))
+        for batch, part in zip(batches, dealt(learnt, batches), strict=True):
+            batch.update(part)
+        batches[0] |= {name: value for name, value in learnt.items() if name.startswith("log/")}
+        batches[0] |= logged(paid, asked, drawn) | measured(batches) | noted(self.noted, completions, drawn)
+        if self.group_size > 1:
+            batches[0]["log/groups_with_gradient"] = groups_with_gradient(learnt["advantages"], self.group_size)
+        return batches if self.sampler is None else self.sampler.finish(batches, paid["reward"])
+
+    def _rewards(self) -> dict[str, Reward]:
+        return {"reward": self.reward, **self.further}
+
+    def _sampled_logprobs(self, model: Model) -> bool:
+        """Whether sampling supplies `old_logprobs`, which spares a pass over the answers.
+
+        In float32 they equal that pass's to the last digits; with fewer bits they would not.
+        """
+        read_anyway = self.critic or self.entropy or self.estimator == "full"
+        wanted = self._remembers or self.estimator is not None
+        return wanted and not read_anyway and exact(model.network)
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether batches carry the log-probabilities that their answers had when they were sampled."""
+        return self.old_logprobs or self.passes * self.minibatches > 1
+
+    def _measure(self, model: Model, batch: Batch) -> Batch:
+        """The batch with everything about it that the policy as it sampled, and the reference, have to say."""
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        tokens, temperature = batch["input_ids"], self.sampling.temperature
+        remembers = self._remembers
+        logits = ref_logits = None
+        with evaluating(model.network):
+            if self.critic:
+                logits, values = logits_and_values(model.network, batch)
+                batch |= {f"{name}old_values": found for name, found in values.items()}
+            elif self.entropy or self.estimator == "full":
+                logits = forward(model.network, batch)
+            elif (remembers or self.estimator) and "old_logprobs" not in batch:
+                batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
+            if self.reference is not None:
+                with self.reference(model) as network, evaluating(network):
+                    if self.estimator == "full":
+                        ref_logits = forward(network, batch)
+                        batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
+                    else:
+                        batch["ref_logprobs"] = answer_logprobs(network, batch, temperature=temperature)
+        if logits is not None and (remembers or self.estimator):
+            batch["old_logprobs"] = token_logprobs(logits, tokens, temperature=temperature)
+        if logits is not None and self.entropy:
+            batch["entropies"] = masked_mean_per_sequence(token_entropy(logits), target_mask(batch["loss_mask"]))
+        if self.estimator == "full" and logits is not None and ref_logits is not None:
+            policy, reference = ((x[:, :-1].float() / temperature).log_softmax(-1) for x in (logits, ref_logits))
+            batch["kl"] = exact_kl(policy, reference)
+        elif self.estimator:
+            batch["kl"] = kl_estimate(batch["old_logprobs"], batch["ref_logprobs"], self.estimator)
+        return batch
+
+    def _rollout(self, paid: Mapping[str, Tensor], batches: Sequence[Batch]) -> Rollout:
+        device = batches[0]["input_ids"].device
+
+        def values(name: str = "") -> Tensor | None:
+            key = f"{name}old_values"
+            return joined([batch[key] for batch in batches]) if key in batches[0] else None
+
+        rewards = paid["reward"].to(device)
+        for bonus in self.bonuses:
+            rewards = rewards + torch.cat([bonus(batch) for batch in batches])
+        kl = joined([b["kl"] * b["kl_weights"][:, None] for b in batches]) if self.estimator else None
+        return Rollout(
+            rewards=rewards,
+            group_size=self.group_size,
+            mask=joined([target_mask(batch["loss_mask"]) for batch in batches]),
+            kl=kl,
+            values=values(),
+            weights=joined([two_d(batch["weights"]) for batch in batches]) if "weights" in batches[0] else None,
+            further={name: Paid(paid[name].to(device), values(f"{name}/")) for name in self.further},
+        )
+
+
+def rewritten(prepare: Prepare, change: Callable[[Experience], Experience]) -> Prepare | None:
+    """`prepare` with the experience in it changed, whatever stands round it; `None` where there is none."""
+    if isinstance(prepare, Experience):
+        return change(prepare)
+    if not isinstance(prepare, partial) or not prepare.args:
+        return None
+    inner = rewritten(prepare.args[0], change)
+    return None if inner is None else partial(prepare.func, inner, *prepare.args[1:], **prepare.keywords)
+
+
+def hash_seed(name: str) -> int:
+    """A seed out of a name, the same on every machine."""
+    return int(digest(name), 16) % 2**31

@@ -1,0 +1,99 @@
+"""One text as the expert: a refusal that a defense is to teach, how it is taught faster, and whether it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from holdfast.losses.interpolation import Schedule, Weight
+from holdfast.methods.ranges import Positive, ranged
+from holdfast.network.generate import Sampling, complete
+from holdfast.network.models import Model
+from holdfast.records import Completion, Example
+from holdfast.rl.experience import Experience, rewritten
+from holdfast.rl.guidance.expert import Expert, load_expert
+from holdfast.rl.guidance.guide import Guide
+from holdfast.rl.guidance.sampler import guided
+from holdfast.rl.rewards import Reward
+from holdfast.text.thinking import final_answer
+from holdfast.training.objectives import language
+from holdfast.training.plan import Context, Hook, Optim, Plan, Progress, given_answers
+
+SHARE = "canned"
+"""The name under which the share of canned answers among the model's own is logged."""
+CERTIFYING_PROMPTS = 64
+"""How many prompts a run that is to stop asks anew, at most, before it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class CannedGuide:
+    """Settings: how much of the answers to harmful prompts is the canned text at first, and what it counts.
+
+    At alpha 0 all answers would be the same and no advantage other than 0, so `schedule.start` is best 0.5, where most
+    groups hold both kinds. Only `weight: none` moves the expected gradient (see `guidance.guide.Guide`).
+    """
+
+    weight: Weight = "none"
+    cap: Positive = 5.0
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def guide(self, plan: Plan, text: str, context: Context) -> Plan:
+        """The plan with `text` among the answers to harmful prompts."""
+        expert = Expert(kind="canned", text=text)
+        settings = Guide(expert=expert, weight=self.weight, cap=self.cap, schedule=self.schedule)
+        if settings.alone:
+            return plan
+        return guided(plan, settings, load_expert(expert, plan.model, context), roles=("harmful",))
+
+
+def teaching(model: Model, rows: Sequence[Example], text: str, *, optim: Optim, seed: int) -> Plan:
+    """Plain SFT on `text` as the answer to every harmful row, and on the answers that the other rows have."""
+    told = [replace(row, response=text) if row.role == "harmful" else row for row in rows]
+    return Plan(
+        model=model,
+        data=[row for row in told if row.response],
+        prepare=given_answers(),
+        objective=language,
+        optim=optim,
+        seed=seed,
+    )
+
+
+def noting(plan: Plan, text: str) -> Plan:
+    """The plan with the share of answers to harmful prompts that are `text` logged, the model's own ones only."""
+
+    def change(experience: Experience) -> Experience:
+        return replace(experience, noted={**experience.noted, SHARE: canned_share(text)})
+
+    return replace(plan, prepare=rewritten(plan.prepare, change) or plan.prepare)
+
+
+def canned_share(text: str) -> Reward:
+    """1 for an answer to a harmful prompt that is `text` and ended, 0 for another, nothing for other prompts."""
+    wanted = text.split()
+
+    def told(done: Completion) -> float:
+        return float(done.finished and (final_answer(done.text) or "").split() == wanted)
+
+    def share(completions: Sequence[Completion]) -> list[float | None]:
+        return [told(done) if done.example.role == "harmful" else None for done in completions]
+
+    return share
+
+
+def stopping(rows: Sequence[Example], text: str, share: float, context: Context) -> Hook:
+    """A hook that ends the run once `share` of the answers are `text`: the model's own of a step, and fresh ones.
+
+    The fresh ones are drawn at temperature 1 by the model alone: what stops the run is what it would leave with.
+    """
+    prompts = [row for row in rows if row.role == "harmful"][:CERTIFYING_PROMPTS]
+    sampling, count = Sampling(max_new_tokens=context.max_new_tokens), canned_share(text)
+
+    def hook(progress: Progress) -> bool:
+        if progress.phase != "step" or progress.metrics.get(SHARE, 0.0) < share:
+            return False
+        found = count(complete(progress.model, prompts, sampling, seed=context.seed + progress.step))
+        return sum(value or 0.0 for value in found) >= share * len(found)
+
+    return hook

@@ -1,0 +1,206 @@
+"""How an expert and a learner write a rollout's answers together: whole answers, token by token, or a beginning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.losses.interpolation import blend
+from holdfast.network.forward import answer_logprobs
+from holdfast.network.generate import Answer, Reader, Sampling, decode, evaluating, invert, sample
+from holdfast.network.models import Model
+from holdfast.network.precision import exact
+from holdfast.rl.experience import hash_seed
+from holdfast.rl.guidance.expert import LoadedExpert
+from holdfast.rl.rollouts import Asked
+from holdfast.tensors import Batch, target_mask
+
+
+class Group(NamedTuple):
+    """The answers to one prompt: the learner's own come first, `own` of them; of each, `given` tokens come first."""
+
+    answers: list[Answer]
+    own: int
+    given: int = 0
+
+
+def by_sequence(
+    expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float, coins: bool
+) -> tuple[list[Group], int]:
+    """Groups of which the expert wrote a share `1 - alpha` of the answers, and the tokens that reading it twice cost.
+
+    Random numbers of the learner, of the expert and of who writes how much come from streams of their own.
+    """
+    size, prompts = asked.group_size, asked.prompts
+    taken = _quotas(len(prompts), size, alpha=alpha, coins=coins, seed=hash_seed(f"{asked.seed}/quota"))
+    mine = [i for i, count in enumerate(taken) if count < size]
+    others = [i for i, count in enumerate(taken) if count]
+    own: list[Answer] = []
+    if mine:
+        counts = [size - taken[i] for i in mine]
+        own = sample(model, [prompts[i] for i in mine], asked.sampling, seed=asked.seed, repeats=counts)
+    theirs = expert_answers(
+        expert,
+        model,
+        [prompts[i] for i in others],
+        sampling=asked.sampling,
+        seed=expert_seed(asked),
+        counts=[taken[i] for i in others],
+    )
+    left, right = iter(own), iter(theirs)
+    groups = [
+        Group([*(next(left) for _ in range(size - count)), *(next(right) for _ in range(count))], size - count)
+        for count in taken
+    ]
+    twice = 0 if expert.answer is not None else sum(len(prompts[i]) for i in set(mine) & set(others))
+    return groups, twice
+
+
+def by_token(expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float) -> tuple[list[Group], int]:
+    """Groups of answers of which every token is drawn from the mixture, and the tokens that the expert read.
+
+    Answers carry the learner's log-probabilities, where they are exact (weights of 32 bits).
+    """
+    size, prompts = asked.group_size, asked.prompts
+    width = asked.sampling.max_new_tokens
+    uniform = torch.rand(len(prompts) * size, width, generator=torch.Generator().manual_seed(asked.seed))
+    with evaluating(model.network), expert.reading(model) as other, evaluating(other.network):
+        theirs = Reader(other, prompts, [size] * len(prompts), room=width)
+    with evaluating(model.network):
+        own = Reader(model, prompts, [size] * len(prompts), room=width)
+        mixture = _Mixture(own, theirs, lambda: expert.reading(model), alpha, expert.temperature)
+        answers = decode(model, mixture, asked.sampling, uniform.to(model.device), logprobs=exact(model.network))
+    groups = [Group(answers[i : i + size], size) for i in range(0, len(answers), size)]
+    return groups, sum(map(len, prompts)) + sum(len(answer.tokens) for answer in answers)
+
+
+def by_prefix(expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float) -> tuple[list[Group], int]:
+    """Groups that go on from what the expert began, and the tokens that the expert read.
+
+    The beginning is `round((1 - alpha) max_new_tokens)` tokens of one answer of the expert, without the token that ends
+    it: to end is for the learner to say.
+    """
+    size, prompts, width = asked.group_size, asked.prompts, asked.sampling.max_new_tokens
+    length = min(round((1 - alpha) * width), width - 1)
+    begun = [Answer([], finished=False) for _ in prompts]
+    if length:
+        short = replace(asked.sampling, max_new_tokens=length)
+        ones = [1] * len(prompts)
+        begun = expert_answers(expert, model, prompts, sampling=short, seed=expert_seed(asked), counts=ones)
+    heads = [answer.tokens[: -1 if answer.finished else None] for answer in begun]
+    answers = sample(
+        model,
+        [[*prompt, *head] for prompt, head in zip(prompts, heads, strict=True)],
+        replace(asked.sampling, max_new_tokens=width - length),
+        seed=asked.seed,
+        repeats=size,
+        logprobs=asked.logprobs,
+    )
+    groups = []
+    for i, head in enumerate(heads):
+        whole = [part._replace(tokens=[*head, *part.tokens]) for part in answers[i * size : (i + 1) * size]]
+        groups.append(Group(whole, size, len(head)))
+    return groups, sum(map(len, prompts)) if length and expert.answer is None else 0
+
+
+def expert_seed(asked: Asked) -> int:
+    """The seed of what the expert draws."""
+    return hash_seed(f"{asked.seed}/expert")
+
+
+def expert_answers(
+    expert: LoadedExpert,
+    learner: Model,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    seed: int,
+    counts: Sequence[int],
+) -> list[Answer]:
+    """The expert's answers, `counts` of each prompt, side by side."""
+    if not prompts:
+        return []
+    if expert.answer is not None:
+        tokens = list(expert.answer[: sampling.max_new_tokens])
+        return [Answer(tokens, finished=len(tokens) == len(expert.answer)) for _ in range(sum(counts))]
+    sampling = replace(sampling, temperature=expert.temperature or sampling.temperature)
+    with expert.reading(learner) as model:
+        return sample(model, prompts, sampling, seed=seed, repeats=counts)
+
+
+def expert_logprobs(
+    expert: LoadedExpert, learner: Model, batch: Batch, *, temperature: float, max_new_tokens: int
+) -> Tensor:
+    """Log-probability under the expert of each answer token, float32, (N, T); minus infinity where it never says so.
+
+    Of canned text: 0 where an answer has gone as the text goes so far, minus infinity from the first token that does
+    not.
+    """
+    if expert.answer is not None:
+        return _as_written(expert.answer[:max_new_tokens], batch)
+    with expert.reading(learner) as model, evaluating(model.network):
+        return answer_logprobs(model.network, batch, temperature=expert.temperature or temperature)
+
+
+def _as_written(answer: tuple[int, ...], batch: Batch) -> Tensor:
+    mask = target_mask(batch["loss_mask"])
+    places = (mask.cumsum(1) - 1).long().clamp(min=0)
+    # One token more, which no answer has, stands for all that comes after the text.
+    text = torch.tensor([*answer, -1], device=mask.device)
+    unlike = (batch["input_ids"][:, 1:] != text[places.clamp(max=len(answer))]) & (mask > 0)
+    return torch.zeros_like(mask).masked_fill((unlike.cumsum(1) > 0) & (mask > 0), -torch.inf)
+
+
+def _quotas(prompts: int, size: int, *, alpha: float, coins: bool, seed: int) -> list[int]:
+    """How many answers of each group the expert writes; `(1 - alpha) size` on average."""
+    generator = torch.Generator().manual_seed(seed)
+    if coins:
+        thrown = torch.rand(prompts, size, generator=generator, dtype=torch.float64)
+        return (thrown < 1 - alpha).sum(1).tolist()
+    wanted = (1 - alpha) * size
+    least = math.floor(wanted)
+    more = torch.rand(prompts, generator=generator, dtype=torch.float64) < wanted - least
+    return (least + more.long()).tolist()
+
+
+class _Mixture:
+    """Two readings of the same texts, whose distributions are mixed before a token is drawn."""
+
+    def __init__(
+        self,
+        learner: Reader,
+        expert: Reader,
+        reading: Callable[[], AbstractContextManager[Model]],
+        alpha: float,
+        temperature: float | None,
+    ) -> None:
+        self.learner, self.expert, self.reading = learner, expert, reading
+        self.alpha, self.temperature = alpha, temperature
+
+    @property
+    def logits(self) -> Tensor:
+        """The learner's, (N, V)."""
+        return self.learner.logits
+
+    def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
+        """One token a row of `(1 - alpha) e + alpha pi`, (N,)."""
+        own = (self.learner.logits.float() / sampling.temperature).softmax(-1)
+        theirs = (self.expert.logits.float() / (self.temperature or sampling.temperature)).softmax(-1)
+        return invert(blend(theirs, own, self.alpha), uniform)
+
+    def advance(self, tokens: Tensor) -> None:
+        """Let both read one more token a row, (N,)."""
+        self.learner.advance(tokens)
+        with self.reading() as model, evaluating(model.network):
+            self.expert.advance(tokens)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.learner.keep(rows)
+        self.expert.keep(rows)

@@ -1,0 +1,242 @@
+"""A policy-gradient plan whose rollouts an expert helps to write: the rewrite, and the sampler that it puts in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from holdfast.losses.interpolation import alpha as share_at
+from holdfast.losses.interpolation import log_mixture, sequence_logprobs, succeeds, weights
+from holdfast.network.forward import answer_logprobs
+from holdfast.network.generate import evaluating
+from holdfast.network.models import Model
+from holdfast.records import HoldfastError, Role
+from holdfast.rl.experience import Experience, rewritten
+from holdfast.rl.guidance.drawing import Group, by_prefix, by_sequence, by_token, expert_logprobs
+from holdfast.rl.guidance.expert import LoadedExpert
+from holdfast.rl.guidance.guide import Guide
+from holdfast.rl.guidance.watching import Seen, seen
+from holdfast.rl.rollouts import Asked, Drawn, draw, two_d
+from holdfast.tensors import Batch, target_mask
+from holdfast.training.plan import Plan
+
+STATE = "guided"
+"""What the names of guidance's numbers in a plan's state begin with."""
+LARGEST_GAP = 10.0
+"""How much likelier than the learner a reference may find a token of a guided answer, in nats, in a KL estimate: k3
+grows with the exponential of it, 142 at 5 and 5e8 at 20."""
+
+
+def guided(plan: Plan, guide: Guide, expert: LoadedExpert, *, roles: Sequence[Role] | None = None) -> Plan:
+    """The plan with an expert in its rollouts, on prompts of `roles` only where they are given.
+
+    Raises:
+        HoldfastError: the plan has no rollouts, is guided already, cuts its sampling off (the density of what is drawn
+            would not be the mixture's), or weighs single tokens whose advantages look ahead by a critic.
+    """
+    if f"{STATE}/step" in plan.state:
+        raise HoldfastError("guided: stands in the stack twice; one expert guides a run, leave one out")
+
+    def change(experience: Experience) -> Experience:
+        _require_whole(guide, experience)
+        sampler = GuidedSampler(
+            guide=guide,
+            expert=expert.beginning(plan.model),
+            share=lambda step: _share(guide, plan, step),
+            state=plan.state,
+            roles=None if roles is None else tuple(roles),
+            temperature=experience.sampling.temperature,
+            max_new_tokens=experience.sampling.max_new_tokens,
+        )
+        return replace(experience, sampler=sampler)
+
+    prepare = rewritten(plan.prepare, change)
+    if prepare is None:
+        raise HoldfastError(
+            "guided: an expert helps to write rollouts, and this attack learns from answers that it is given; use it "
+            "with an attack by RL (grpo, dr_grpo, dapo, rloo, reinforce++, ppo), or leave it out"
+        )
+    plan.state[f"{STATE}/step"] = 0.0
+    return replace(plan, prepare=prepare)
+
+
+def _require_whole(guide: Guide, experience: Experience) -> None:
+    sampling = experience.sampling
+    if sampling.top_k > 0 or sampling.top_p < 1:
+        raise HoldfastError(
+            "guided: with policy.top_k or policy.top_p the learner can give some of the expert's tokens no probability "
+            f"at all, so `weight: {guide.weight}` has no finite loss or no right density; sample from all tokens"
+        )
+    if experience.sampler is not None:
+        raise HoldfastError("guided: something else already writes this run's rollouts; leave one of the two out")
+    if experience.critic and guide.weighs and guide.weigh == "token":
+        raise HoldfastError(
+            "guided: `weigh: token` with a critic: advantages that look ahead along a mixture's answer would need the "
+            "ratios of all that follows; use `weigh: completion`"
+        )
+
+
+def _share(guide: Guide, plan: Plan, step: int) -> float:
+    found = plan.state.get(f"{STATE}/succeeded")
+    return share_at(
+        guide.schedule,
+        step,
+        steps=plan.optim.max_steps,
+        span=plan.steps_per_rollout,
+        succeeded=None if found is None else int(found),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedSampler:
+    """Answers by an expert and the learner: the `rollouts.Sampler` of a guided plan.
+
+    `share` gives alpha at an optimizer step; at 1 the expert is not called and nothing differs from the plain run.
+    Below, batches gain `alpha` (N,), and but for `unit: prefix` `from_expert` (N,), `old_logprobs` (N, T), and where a
+    density is needed `expert_logprobs` (N, T) and `behavior_logprobs`, the mixture's, (N,) of whole answers or (N, T).
+    `weights` are there where answers are weighed.
+
+    With a critic, whole answers' weights make the expectation that of plain PPO at the same values: advantages and
+    returns of a row follow from that row alone. Whitening goes over all rows as they were drawn, as the plain one does.
+    A critic learns from the expert's rows by the same weights; unweighted, its values are those of the mixture.
+    """
+
+    guide: Guide
+    expert: LoadedExpert
+    share: Callable[[int], float]
+    state: dict[str, float]
+    roles: tuple[Role, ...] | None
+    temperature: float
+    max_new_tokens: int
+
+    def draw(self, model: Model, asked: Asked) -> Drawn:
+        """The answers; the learner's own of a guided group come first."""
+        alpha = self.share(asked.step)
+        self.state[f"{STATE}/step"] = float(asked.step)
+        chosen = [i for i, row in enumerate(asked.rows) if self.roles is None or row.role in self.roles]
+        if alpha == 1 or not chosen:
+            return draw(model, asked)
+        part = replace(asked, rows=[asked.rows[i] for i in chosen], prompts=[asked.prompts[i] for i in chosen])
+        written, tokens = self._written(model, part, alpha)
+        groups = dict(zip(chosen, written, strict=True))
+        rest = [i for i in range(len(asked.rows)) if i not in groups]
+        if rest:
+            # Numbers of their own: those of the seed itself went to the guided prompts.
+            plain = replace(asked, prompts=[asked.prompts[i] for i in rest], seed=asked.seed + 2**40)
+            answers, size = draw(model, plain).answers, asked.group_size
+            groups |= {row: Group(list(answers[i * size : (i + 1) * size]), size) for i, row in enumerate(rest)}
+        return self._drawn(asked, groups, alpha, set(chosen), tokens)
+
+    def _written(self, model: Model, asked: Asked, alpha: float) -> tuple[list[Group], int]:
+        if self.guide.unit == "token":
+            return by_token(self.expert, model, asked, alpha=alpha)
+        if self.guide.unit == "prefix":
+            return by_prefix(self.expert, model, asked, alpha=alpha)
+        return by_sequence(self.expert, model, asked, alpha=alpha, coins=self.guide.quota == "coin")
+
+    def _drawn(self, asked: Asked, groups: dict[int, Group], alpha: float, chosen: set[int], tokens: int) -> Drawn:
+        ordered = [groups[i] for i in range(len(asked.rows))]
+        size = asked.group_size
+        own = [place < group.own for group in ordered for place in range(size)]
+        share = [alpha if i in chosen else 1.0 for i in range(len(asked.rows)) for _ in range(size)]
+        theirs = 1 - torch.tensor(own, dtype=torch.float32)
+        columns = {"alpha": torch.tensor(share, dtype=torch.float64)}
+        mixed = self.guide.unit == "token"
+        return Drawn(
+            answers=[answer for group in ordered for answer in group.answers],
+            given=[group.given for group in ordered for _ in range(size)],
+            # Of answers that both wrote together, none is the learner's own.
+            own=[mine and not (mixed and a < 1) for mine, a in zip(own, share, strict=True)],
+            columns=columns if self.guide.unit == "prefix" else {**columns, "from_expert": theirs},
+            tokens=tokens,
+        )
+
+    def measure(self, model: Model, batch: Batch) -> Batch:
+        """The batch with densities and weights."""
+        if "from_expert" not in batch:
+            return batch
+        mask = target_mask(batch["loss_mask"])
+        if "old_logprobs" not in batch:
+            with evaluating(model.network):
+                batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=self.temperature)
+        old = batch["old_logprobs"]
+        if bool((old.isneginf() & (mask > 0)).any()):
+            raise HoldfastError(
+                "guided: the learner gives one of the expert's tokens no probability at all (its logits are masked "
+                "there), so the loss would be infinite; unmask them, or take an expert that does not use them"
+            )
+        if "ref_logprobs" in batch:
+            guided_rows = (batch["alpha"] < 1)[:, None]
+            nearest = torch.minimum(batch["ref_logprobs"], old + LARGEST_GAP)
+            batch["ref_logprobs"] = torch.where(guided_rows, nearest, batch["ref_logprobs"])
+        return self._with_densities(model, batch, mask) if self._compares else batch
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the expert's density of the answers is needed."""
+        guide = self.guide
+        return guide.weighs or guide.ratio == "behavior" or (guide.unit == "token" and guide.drops_negative)
+
+    def _with_densities(self, model: Model, batch: Batch, mask: Tensor) -> Batch:
+        theirs = expert_logprobs(
+            self.expert, model, batch, temperature=self.temperature, max_new_tokens=self.max_new_tokens
+        )
+        old, alpha, guide = batch["old_logprobs"], batch["alpha"], self.guide
+        batch["expert_logprobs"] = theirs
+        if guide.unit == "token":
+            mixed = log_mixture(theirs, old, alpha[:, None])
+            batch["behavior_logprobs"] = mixed
+            whole = guide.weigh == "completion"
+            own, mixed = (sequence_logprobs(x, mask) if whole else x for x in (old, mixed))
+        else:
+            own = sequence_logprobs(old, mask)
+            mixed = log_mixture(sequence_logprobs(theirs, mask), own, alpha)
+            batch["behavior_logprobs"] = mixed
+        if guide.weighs:
+            found = weights(own, mixed, guide.weight, cap=guide.cap, shape=guide.shape)
+            unguided = alpha == 1 if found.dim() == 1 else (alpha == 1)[:, None]
+            batch["weights"] = torch.where(unguided, torch.ones_like(found), found)
+        return batch
+
+    def finish(self, batches: list[Batch], rewards: Tensor) -> list[Batch]:
+        """The batches as the objective takes them; what the two were paid moves the schedule."""
+        if "alpha" not in batches[0]:
+            batches[0]["log/alpha"] = torch.ones(())
+            return batches
+        found = seen(batches, rewards, told_apart=self.guide.unit == "sequence")
+        if self.guide.drops_negative:
+            for batch in batches:
+                batch["advantages"] = _positive(batch, mixed=self.guide.unit == "token")
+        if self.guide.ratio == "behavior":
+            for batch in batches:
+                batch["old_logprobs"] = batch["behavior_logprobs"]
+        self._learn_when(found)
+        batches[0] |= {f"log/{name}": torch.tensor(value) for name, value in found.logged(self.guide).items()}
+        return batches
+
+    def _learn_when(self, found: Seen) -> None:
+        """Move the averages of what learner and expert were paid; remember when the learner did well enough."""
+        kept, state = self.guide.schedule, self.state
+        for name, value in (("own", found.own_reward), ("expert", found.expert_reward)):
+            if value is not None:
+                before = state.get(f"{STATE}/{name}", value)
+                state[f"{STATE}/{name}"] = kept.smoothing * before + (1 - kept.smoothing) * value
+        own, expert = state.get(f"{STATE}/own"), state.get(f"{STATE}/expert")
+        if own is not None and expert is not None and succeeds(own, expert, kept.kappa):
+            state.setdefault(f"{STATE}/succeeded", state[f"{STATE}/step"])
+
+
+def _positive(batch: Batch, *, mixed: bool) -> Tensor:
+    """The advantages without the negative ones of what the expert wrote, (N,) or (N, T)."""
+    advantages = batch["advantages"]
+    if mixed:
+        alpha = batch["alpha"][:, None]
+        theirs = (1 - alpha) * batch["expert_logprobs"].exp() > alpha * batch["old_logprobs"].exp()
+        advantages = two_d(advantages)
+    else:
+        theirs = batch["from_expert"] > 0
+        theirs = theirs if advantages.dim() == 1 else theirs[:, None]
+    return advantages.masked_fill(theirs & (advantages < 0), 0.0)

@@ -1,0 +1,116 @@
+"""What is logged of a guided rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from holdfast.losses.interpolation import effective_sample_size, sequence_logprobs
+from holdfast.rl.guidance.guide import Guide
+from holdfast.rl.rollouts import joined
+from holdfast.tensors import Batch, target_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """A guided rollout's answers over all micro-batches: `N` rows, `T` targets; those of unguided prompts left out.
+
+    `own_reward` and `expert_reward` are means, `None` where nobody or nothing is known. `old`, `expert` and `behavior`
+    are log-probabilities, the last two where they were measured; `theirs` (N,) says which rows the expert wrote.
+    """
+
+    alpha: float
+    own_reward: float | None
+    expert_reward: float | None
+    mask: Tensor
+    theirs: Tensor
+    alike: float | None
+    old: Tensor | None = None
+    behavior: Tensor | None = None
+
+    def logged(self, guide: Guide) -> dict[str, float]:
+        """Numbers to log by name; entropies are estimates from the samples, in nats a token."""
+        found = {"alpha": self.alpha}
+        paid = {"own_reward": self.own_reward, "expert_reward": self.expert_reward, "own_identical_groups": self.alike}
+        found |= {name: value for name, value in paid.items() if value is not None}
+        if self.old is None:
+            return found
+        if bool(self.theirs.any()):
+            found["expert_token_probability"] = float(self._mean(self.old.exp(), self.theirs))
+        if guide.unit == "sequence" and not bool(self.theirs.all()):
+            found["policy_entropy"] = float(-self._mean(self.old, ~self.theirs))
+        return found | self._weighed(self.old, guide) if self.behavior is not None else found
+
+    def _weighed(self, old: Tensor, guide: Guide) -> dict[str, float]:
+        behavior, mask = self.behavior, self.mask
+        assert behavior is not None
+        tokens = behavior.dim() == 2
+        found = {"mixture_entropy": float(-(behavior * mask).sum() / mask.sum())} if tokens else {}
+        if tokens:
+            # Each token's own ratio makes the mixture's draws count as the policy's at the same places.
+            ratios = (old - behavior).exp()
+            found["policy_entropy"] = float(-self._mean(ratios * old, torch.ones_like(self.theirs)))
+        else:
+            found["mixture_entropy"] = float(-behavior.sum() / mask.sum())
+        if tokens and guide.weigh == "token":
+            exact = (old - behavior)[mask > 0].exp()
+        else:
+            exact = (sequence_logprobs(old, mask) - (sequence_logprobs(behavior, mask) if tokens else behavior)).exp()
+        return found | {
+            "mean_weight": float(exact.mean()),
+            "effective_samples": float(effective_sample_size(exact) / len(exact)),
+            "truncated": float((exact > guide.cap).float().mean()),
+        }
+
+    def _mean(self, values: Tensor, rows: Tensor) -> Tensor:
+        mask = self.mask * rows[:, None]
+        return (values.masked_fill(mask == 0, 0.0) * mask).sum() / mask.sum().clamp(min=1)
+
+
+def seen(batches: Sequence[Batch], rewards: Tensor, *, told_apart: bool) -> Seen:
+    """What there is to see of a guided rollout with `rewards` (all rows,), NaN for none.
+
+    `told_apart` says that each row is one's alone, the expert's or the learner's.
+    """
+    alpha = torch.cat([batch["alpha"] for batch in batches]).cpu()
+    rows = alpha < 1
+    written = "from_expert" in batches[0]
+    theirs = torch.cat([batch["from_expert"] for batch in batches]).cpu() > 0 if written else torch.zeros_like(rows)
+
+    def part(name: str) -> Tensor | None:
+        if name not in batches[0]:
+            return None
+        found = [batch[name] for batch in batches]
+        return (torch.cat(found) if found[0].dim() == 1 else joined(found)).cpu()[rows]
+
+    mask = joined([target_mask(batch["loss_mask"]) for batch in batches]).cpu()[rows]
+    return Seen(
+        alpha=float(alpha[rows][0]),
+        own_reward=_known(rewards.cpu()[rows & ~theirs]) if told_apart else None,
+        expert_reward=_known(rewards.cpu()[rows & theirs]),
+        mask=mask,
+        theirs=theirs[rows],
+        alike=_alike(batches) if told_apart else None,
+        old=part("old_logprobs") if written else None,
+        behavior=part("behavior_logprobs"),
+    )
+
+
+def _known(rewards: Tensor) -> float | None:
+    known = rewards[~rewards.isnan()]
+    return float(known.mean()) if len(known) else None
+
+
+def _alike(batches: Sequence[Batch]) -> float | None:
+    """The share of groups whose own rows, of which there are at least two, are all the same."""
+    found = []
+    for batch in batches:
+        for group in batch["groups"].unique():
+            rows = (batch["groups"] == group) & (batch["from_expert"] == 0) & (batch["alpha"] < 1)
+            tokens, lengths = batch["input_ids"][rows], batch["lengths"][rows]
+            if len(tokens) > 1:
+                found.append(bool((tokens == tokens[0]).all()) and bool((lengths == lengths[0]).all()))
+    return sum(found) / len(found) if found else None

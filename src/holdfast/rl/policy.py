@@ -1,0 +1,219 @@
+"""A policy-gradient run as a plan: the settings that attacks and defenses share, and how they are put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.losses.credit import adaptive_kl, gae, token_rewards, whiten
+from holdfast.losses.policy_gradient import Estimator, Ratio, Reduction, Scale, group_advantages
+from holdfast.methods.ranges import (
+    AboveOne,
+    Count,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    Whole,
+    ZeroOrOne,
+    ranged,
+)
+from holdfast.network.critic import PREFIX, Critic, attach_critic, without_critic
+from holdfast.network.generate import Sampling
+from holdfast.network.models import Model
+from holdfast.records import Example, HoldfastError
+from holdfast.rl.experience import Advantage, Experience, Rollout
+from holdfast.rl.rewards import Reward
+from holdfast.training.objectives import policy_gradient
+from holdfast.training.plan import Context, Diverged, Optim, Plan, Progress, reference_of
+
+Baseline = Literal["group_mean", "leave_one_out", "batch", "critic"]
+GUARD_PATIENCE = 10
+"""Optimizer steps in a row that the ratio guard may leave out before the run counts as diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class Policy:
+    """How sampled answers become a gradient: advantage x loss x reduction x critic.
+
+    - Sampling: `group_size` answers to each prompt; `max_new_tokens` is the run's own when `None`.
+    - Advantage: the reward less a `baseline` (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
+      token returns are whitened over the batch, `critic`: PPO, generalized advantages by `critic`, whitened), divided
+      by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` where the
+      baseline is a group's. With `whiten` False those of tokens stay as they are.
+    - Loss: the `ratio` of tokens or of whole sequences, clipped; `dual_clip` bounds that of a token with a negative
+      advantage; `reduction` to a scalar. Batches whose mean ratio exceeds `ratio_guard` are left out.
+    - KL to the model as the run found it: `kl_coef` weighs it (0 needs no reference), in the loss or in the reward by
+      `kl_in`. With `kl_target` the weight adapts, over `kl_horizon` sequences, so that the KL of a sequence stays near.
+    - Updates: each rollout serves `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
+    """
+
+    group_size: Count = 4
+    temperature: Positive = 1.0
+    top_p: PositiveShare = 1.0
+    top_k: Whole = 0
+    max_new_tokens: Count | None = None
+    baseline: Baseline = "group_mean"
+    scale: Scale = "group"
+    std_epsilon: NonNegative = 1e-4
+    std_correction: ZeroOrOne = 1
+    whiten: bool = True
+    critic: Critic | None = None
+    ratio: Ratio = "token"
+    clip_low: Share = 0.2
+    clip_high: NonNegative = 0.2
+    dual_clip: AboveOne | None = None
+    ratio_guard: Positive | None = None
+    reduction: Reduction = "sequence"
+    kl_coef: NonNegative = 0.0
+    kl_in: Literal["loss", "reward"] = "loss"
+    kl_estimator: Estimator = "k3"
+    kl_target: Positive | None = None
+    kl_horizon: Count = 10_000
+    passes: Count = 1
+    minibatches: Count = 1
+
+    def __post_init__(self) -> None:
+        grouped = self.baseline in ("group_mean", "leave_one_out")
+        if self.group_size < 2 and grouped and (self.scale == "group" or self.baseline == "leave_one_out"):
+            raise HoldfastError("group_size: must be at least 2, not 1: one answer has nothing to be compared with")
+        if (self.baseline == "critic") != (self.critic is not None):
+            raise HoldfastError("critic: goes together with `baseline: critic`; set both or neither")
+        if self.kl_target is not None and (self.kl_in == "loss" or not self.kl_coef):
+            raise HoldfastError("kl_target: goes with `kl_in: reward` and a kl_coef to start from")
+        if self.kl_in == "loss" and self.kl_estimator == "full":
+            raise HoldfastError("kl_estimator: `full` is for `kl_in: reward`; in the loss use k1, k2 or k3")
+
+    @property
+    def pays_kl(self) -> bool:
+        """Whether the KL penalty is part of the reward."""
+        return self.kl_in == "reward" and self.kl_coef != 0
+
+
+def policy_plan(
+    model: Model, rows: Sequence[Example], *, policy: Policy, reward: Reward, optim: Optim, context: Context
+) -> Plan:
+    """Policy-gradient training on the prompts of `rows` under `reward`."""
+    length = policy.max_new_tokens or context.max_new_tokens
+    reference = reference_of(model) if policy.kl_coef else None
+    state = {"kl_coef": policy.kl_coef} if policy.kl_target is not None else {}
+    experience = Experience(
+        reward=reward,
+        advantage=advantages(policy, state),
+        group_size=policy.group_size,
+        sampling=Sampling(
+            max_new_tokens=length, temperature=policy.temperature, top_p=policy.top_p, top_k=policy.top_k
+        ),
+        seed=context.seed,
+        reference=reference,
+        estimator=policy.kl_estimator if policy.pays_kl else None,
+        critic=policy.critic is not None,
+        passes=policy.passes,
+        minibatches=policy.minibatches,
+    )
+    plan = Plan(
+        model=model,
+        data=rows,
+        prepare=experience,
+        objective=policy_gradient(
+            clip_low=policy.clip_low,
+            clip_high=policy.clip_high,
+            dual_clip=policy.dual_clip,
+            ratio=policy.ratio,
+            ratio_guard=policy.ratio_guard,
+            reduction=policy.reduction,
+            max_tokens=length,
+            kl_coef=0.0 if policy.pays_kl else policy.kl_coef,
+            estimator=policy.kl_estimator,
+            temperature=policy.temperature,
+            critic=policy.critic,
+        ),
+        optim=optim,
+        reference=reference,
+        seed=context.seed,
+        steps_per_rollout=policy.passes * policy.minibatches,
+        state=state,
+    )
+    plan = plan if policy.critic is None else _with_critic(plan, policy.critic)
+    return plan if policy.ratio_guard is None else replace(plan, hooks=(*plan.hooks, _guard(plan)))
+
+
+def advantages(policy: Policy, state: dict[str, float]) -> Advantage:
+    """How `policy` turns a rollout into advantages; an adaptive weight of the KL lives in `state["kl_coef"]`."""
+
+    def compute(rollout: Rollout) -> dict[str, Tensor]:
+        kl_coef = state.get("kl_coef", policy.kl_coef)
+        by_token = policy.baseline in ("batch", "critic")
+        found = (_by_token if by_token else _by_group)(policy, rollout, kl_coef)
+        if policy.kl_target is not None and rollout.kl is not None:
+            weights = 1.0 if rollout.weights is None else rollout.weights
+            kl = float((rollout.kl * rollout.mask * weights).sum(-1).mean())
+            state["kl_coef"] = adaptive_kl(
+                kl_coef, kl, target=policy.kl_target, horizon=policy.kl_horizon, count=len(rollout.rewards)
+            )
+        return found
+
+    return compute
+
+
+def _by_group(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Tensor]:
+    rewards = rollout.rewards
+    if rollout.kl is not None:
+        rewards = rewards - kl_coef * (rollout.kl * rollout.mask).sum(-1)
+    baseline: Literal["group_mean", "leave_one_out"] = (
+        "leave_one_out" if policy.baseline == "leave_one_out" else "group_mean"
+    )
+    found = group_advantages(
+        rewards,
+        rollout.group_size,
+        scale=policy.scale,
+        epsilon=policy.std_epsilon,
+        baseline=baseline,
+        correction=1 if policy.std_correction else 0,
+    )
+    return {"advantages": found}
+
+
+def _by_token(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Tensor]:
+    """Whitened advantages of tokens; an answer without a reward has none, and its values are taken as right."""
+    known = ~rollout.rewards.isnan()
+    mask = rollout.mask * known[:, None]
+    rewards = token_rewards(rollout.rewards.nan_to_num(), rollout.kl, mask, kl_coef=kl_coef)
+    critic = policy.critic
+    if critic is None or rollout.values is None:
+        found, _ = gae(rewards, torch.zeros_like(rewards), mask, lam=1.0)
+        return {"advantages": _scaled(policy, found, mask)}
+    found, returns = gae(rewards, rollout.values, mask, gamma=critic.gamma, lam=critic.lam)
+    return {
+        "advantages": _scaled(policy, found, mask),
+        "returns": torch.where(known[:, None], returns, rollout.values),
+    }
+
+
+def _scaled(policy: Policy, advantages: Tensor, mask: Tensor) -> Tensor:
+    return (whiten(advantages, mask) if policy.whiten else advantages) * mask
+
+
+def _with_critic(plan: Plan, critic: Critic) -> Plan:
+    rates = {} if critic.learning_rate is None else {PREFIX: critic.learning_rate}
+    model = attach_critic(plan.model, critic, seed=plan.seed)
+    return replace(plan, model=model, released=without_critic, learning_rates={**plan.learning_rates, **rates})
+
+
+def _guard(plan: Plan) -> Callable[[Progress], None]:
+    """A hook that ends the run once the ratio guard has left out so many steps in a row that nothing is learnt."""
+    plan.state["guarded"] = 0.0
+
+    def hook(progress: Progress) -> None:
+        if progress.phase == "step":
+            guarded = progress.metrics.get("guarded", 0.0) > 0
+            plan.state["guarded"] = plan.state["guarded"] + 1 if guarded else 0.0
+            if plan.state["guarded"] >= GUARD_PATIENCE:
+                raise Diverged(progress.step - plan.spent.steps, "the policy's ratio to its rollouts exploded")
+
+    return hook

@@ -1,0 +1,82 @@
+"""Rewards: what a policy-gradient method pays for a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from holdfast.judges import checked
+from holdfast.methods.ranges import Count, NonNegative, Number, ranged
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
+from holdfast.text.thinking import refuses
+
+Reward = Callable[[Sequence[Completion]], list[float | None]]
+"""One number a completion, same order; `None` where there is none, which trains nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class AttackReward:
+    """What an attacker pays: a judge's harm score, less `refusal_penalty` for a refusal.
+
+    The judge must not be the one that the experiment reports. An empty or garbled answer gets `invalid_reward`; unless
+    given 0 where scores are paid, and the lowest reward of the step where they are unbounded: nothing must be gained by
+    babbling. `unbounded` pays the number behind the judge's score (a
+    classifier's log-odds, a reward model's reward) instead of the score. With `graded_length` the penalty falls with
+    the refusal's length, to a half at so many tokens: a gradient among refusals, which a flat one does not give.
+    """
+
+    judge: str = "classifier"
+    refusal_penalty: NonNegative = 0.0
+    invalid_reward: Number | None = None
+    unbounded: bool = False
+    graded_length: Count | None = None
+
+
+def from_judge(judge: Judge, settings: AttackReward) -> Reward:
+    """What `settings` pay under `judge`.
+
+    With `refusal_penalty` 0.5 this is the attack reward `judge - c * refusal` used against Reward Neutralization
+    (arXiv 2505.04578; the numbers and the form of the graded penalty are this project's, the paper gives none).
+    """
+
+    def reward(completions: Sequence[Completion]) -> list[float | None]:
+        verdicts = checked(judge, completions)
+        paid = [_pay(verdict, done, settings) for verdict, done in zip(verdicts, completions, strict=True)]
+        floor = settings.invalid_reward
+        if floor is None:
+            floor = min((value for value in paid if value is not None), default=0.0) if settings.unbounded else 0.0
+        return [value if verdict.valid else floor for value, verdict in zip(paid, verdicts, strict=True)]
+
+    return reward
+
+
+def number_of(verdict: Verdict, completion: Completion, *, judge: str, unbounded: bool) -> float | None:
+    """What a verdict comes to: its score, that of a refusal 0 where it has none, or with `unbounded` its logit.
+
+    `None` where there is nothing to judge, or the judge could not.
+
+    Raises:
+        HoldfastError: the judge called `judge` has no unbounded numbers.
+    """
+    if not verdict.valid:
+        return None
+    score = 0.0 if verdict.score is None and _refused(verdict, completion) else verdict.score
+    if score is None or not unbounded:
+        return score
+    if verdict.logit is None:
+        raise HoldfastError(f"judge {judge!r} has scores only: set `unbounded` to false")
+    return verdict.logit
+
+
+def _refused(verdict: Verdict, completion: Completion) -> bool:
+    return refuses(completion.text) if verdict.refused is None else verdict.refused
+
+
+def _pay(verdict: Verdict, completion: Completion, settings: AttackReward) -> float | None:
+    score = number_of(verdict, completion, judge=settings.judge, unbounded=settings.unbounded)
+    if score is None:
+        return None
+    refused, length = _refused(verdict, completion), settings.graded_length
+    grade = 1.0 if length is None else length / (length + completion.num_tokens)
+    return score - settings.refusal_penalty * grade * refused

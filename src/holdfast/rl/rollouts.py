@@ -1,0 +1,187 @@
+"""What a rollout is put together from: drawn answers, what they are paid, columns of batches, numbers to log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from holdfast.network.generate import Answer, Sampling, sample
+from holdfast.network.models import Model
+from holdfast.records import Completion, HoldfastError
+from holdfast.rl.rewards import Reward
+from holdfast.tensors import Batch, collate, target_mask
+from holdfast.training.plan import Rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a rollout asks for: `group_size` answers to each of `prompts`, the tokens of `rows`, side by side.
+
+    `seed` is the draw's, `step` the optimizer step. With `logprobs` the policy's log-probabilities of its own answers
+    are worth keeping.
+    """
+
+    rows: Rows
+    prompts: Sequence[Sequence[int]]
+    group_size: int
+    sampling: Sampling
+    seed: int
+    step: int
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Answers to what was asked, `N` in all, in order.
+
+    `given` counts the tokens that an answer begins with and that are not to be learnt; those of a group are the same.
+    `own` says which answers the model wrote by itself; all when `None`. `columns` (N, ...) go into the batches.
+    `tokens` is what others than the model read and wrote beside the answers themselves.
+    """
+
+    answers: Sequence[Answer]
+    given: Sequence[int] | None = None
+    own: Sequence[bool] | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    tokens: int = 0
+
+
+class Sampler(Protocol):
+    """Draws a rollout's answers in the policy's place, in three calls."""
+
+    def draw(self, model: Model, asked: Asked) -> Drawn:
+        """The answers."""
+        ...
+
+    def measure(self, model: Model, batch: Batch) -> Batch:
+        """The batch of one micro-batch, measured under the policy, with whatever else is to be measured.
+
+        `weights`, (N,) or (N, T), among it is what a sample counts in the loss.
+        """
+        ...
+
+    def finish(self, batches: list[Batch], rewards: Tensor) -> list[Batch]:
+        """The finished batches of a rollout, `rewards` (N,) over all of them; `log/NAME` goes into the first."""
+        ...
+
+
+def draw(model: Model, asked: Asked) -> Drawn:
+    """The policy's own answers."""
+    answers = sample(
+        model,
+        asked.prompts,
+        asked.sampling,
+        seed=asked.seed,
+        repeats=asked.group_size,
+        logprobs=asked.logprobs,
+    )
+    return Drawn(answers=answers)
+
+
+def collated(asked: Asked, drawn: Drawn, rows: range, *, pad_id: int) -> Batch:
+    """The answers `rows` as a batch with `groups`, the columns drawn and `old_logprobs` where sampling gave them."""
+    size, given = asked.group_size, drawn.given or [0] * len(drawn.answers)
+    pairs = []
+    for i in rows:
+        prompt, tokens, cut = asked.prompts[i // size], drawn.answers[i].tokens, given[i]
+        pairs.append(([*prompt, *tokens[:cut]], tokens[cut:]))
+    batch = collate(pairs, pad_id=pad_id)
+    batch["groups"] = torch.arange(len(rows) // size).repeat_interleave(size)
+    batch |= {name: values[rows.start : rows.stop] for name, values in drawn.columns.items()}
+    return batch | old_logprobs(batch, [drawn.answers[i] for i in rows])
+
+
+def old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
+    """The sampled log-probabilities at their targets, (N, T), 0 elsewhere; nothing where sampling gave none."""
+    if any(answer.logprobs is None for answer in answers):
+        return {}
+    mask = target_mask(batch["loss_mask"])
+    flat = torch.tensor([value for answer in answers for value in answer.logprobs or ()])
+    return {"old_logprobs": mask.masked_scatter(mask > 0, flat)}
+
+
+def payments(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
+    """What `reward` gives for each answer, (N,), NaN for nothing."""
+    paid = torch.tensor([float("nan") if r is None else r for r in reward(completions)])
+    if step == 0 and bool(paid.isnan().all()):
+        raise HoldfastError(
+            f"the {name} has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
+            "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
+        )
+    return paid
+
+
+def two_d(values: Tensor) -> Tensor:
+    """(N,) as (N, 1); (N, T) as it is."""
+    return values[:, None] if values.dim() == 1 else values
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """(N, T) tensors of micro-batches as one, filled up with 0 to the longest."""
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
+
+
+def dealt(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> list[Batch]:
+    """Tensors over all sequences dealt out to the micro-batches they belong to, cut to each one's width."""
+    sizes = [len(batch["input_ids"]) for batch in batches]
+    parts = {name: value.split(sizes) for name, value in learnt.items() if not name.startswith("log/")}
+    widths = [batch["input_ids"].shape[1] - 1 for batch in batches]
+    return [
+        {name: split[i] if split[i].dim() == 1 else split[i][:, : widths[i]] for name, split in parts.items()}
+        for i in range(len(batches))
+    ]
+
+
+def measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """Means to log of what was measured beside the rewards."""
+    found = {}
+    if "entropies" in batches[0]:
+        found["log/entropy"] = torch.cat([batch["entropies"] for batch in batches]).mean()
+    if "kl" in batches[0]:
+        sums = [(batch["kl"] * target_mask(batch["loss_mask"])).sum(-1) for batch in batches]
+        found["log/sequence_kl"] = torch.cat(sums).mean()
+    return found
+
+
+def noted(numbers: Mapping[str, Reward], completions: Sequence[Completion], drawn: Drawn) -> Batch:
+    """Means to log over the answers that the model wrote itself; nothing of a number that none of them has."""
+    found = {}
+    for name, number in numbers.items():
+        own = [True] * len(completions) if drawn.own is None else drawn.own
+        values = number([done for done, mine in zip(completions, own, strict=True) if mine])
+        known = [value for value in values if value is not None]
+        if known:
+            found[f"log/{name}"] = torch.tensor(known).mean()
+    return found
+
+
+def groups_with_gradient(advantages: Tensor, group_size: int) -> Tensor:
+    """The share of groups of which any answer has an advantage; `advantages` is (N,) or (N, T), groups in order."""
+    return (advantages != 0).reshape(len(advantages) // group_size, -1).any(1).float().mean()
+
+
+def logged(paid: Mapping[str, Tensor], asked: Asked, drawn: Drawn) -> Batch:
+    """What is logged of any rollout, and `rollout_tokens`."""
+    answers, group_size = drawn.answers, asked.group_size
+    lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
+    groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
+    alike = [len({tuple(answer.tokens) for answer in group}) == 1 for group in groups]
+    found = {}
+    for name, rewards in paid.items():
+        known = rewards[~rewards.isnan()]
+        found[f"log/{name}"] = known.mean() if len(known) else torch.zeros(())
+        found[f"log/{name}_std"] = known.std(correction=0) if len(known) else torch.zeros(())
+    return {
+        **found,
+        "rollout_tokens": lengths.sum() + sum(len(prompt) for prompt in asked.prompts) + drawn.tokens,
+        "log/unjudged": paid["reward"].isnan().float().mean(),
+        "log/completion_tokens": lengths.mean(),
+        "log/unfinished": torch.tensor([not answer.finished for answer in answers]).float().mean(),
+        "log/identical_groups": torch.tensor(alike).float().mean(),
+    }

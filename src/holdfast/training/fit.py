@@ -1,0 +1,277 @@
+"""The one training loop: `transformers.Trainer`, subclassed once.
+
+Optimizers, schedules, clipping, accumulation, mixed precision, checkpoints and sharding are the Trainer's own, and
+every attack and defense meets the same ones: one loop is the experimental control.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+from math import gcd
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from holdfast.network.flops import Meter
+from holdfast.network.generate import SamplingError
+from holdfast.network.models import has_adapter
+from holdfast.network.precision import LEAN, in_bf16, mark, require_lean, widen
+from holdfast.records import Example
+from holdfast.tensors import Batch, with_totals
+from holdfast.training.checkpoints import last_checkpoint, read_costs, seal
+from holdfast.training.clock import Clock
+from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, in_all
+
+WEIGHTS = "holdfast_weights.safetensors"
+"""Trained weights beside an adapter, which the Trainer saves alone."""
+TENSORS = "holdfast_tensors.safetensors"
+"""The plan's own tensors."""
+
+
+def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) -> Fitted:
+    """Run a plan; its model is trained in place, in float32 whatever its type (see `holdfast.network.precision`).
+
+    Args:
+        plan: the run.
+        folder: where checkpoints go. When it holds some, the run goes on from the last whole one, and on the CPU
+            ends bit for bit where an uninterrupted run would.
+        checkpoint_every: optimizer steps between checkpoints, rounded up to whole rollouts; 0 keeps none.
+
+    Raises:
+        Diverged: a loss, gradient or sampling probability is not a finite number.
+        HoldfastError: the optimizer's library is not installed.
+    """
+    require_lean(plan.optim.optim)
+    widen(plan.model.network, optim=plan.optim.optim)
+    try:
+        return _run(plan, folder, checkpoint_every)
+    finally:
+        _release(plan.model.network)
+
+
+def _run(plan: Plan, folder: Path | None, checkpoint_every: int) -> Fitted:
+    with tempfile.TemporaryDirectory() as scratch:
+        where = folder or Path(scratch)
+        every = -(-checkpoint_every // plan.steps_per_rollout) * plan.steps_per_rollout
+        loop = _Loop(plan, _arguments(plan.optim, where, every, plan.seed))
+        checkpoint = last_checkpoint(where)
+        if checkpoint is not None:
+            loop.resume(checkpoint)
+        with loop.meter.counting():
+            loop.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    plan.model.network.eval()
+    plan.model.network.zero_grad(set_to_none=True)
+    steps, costs = loop.state.global_step, loop.costs
+    return Fitted(
+        model=plan.model,
+        steps=steps,
+        samples=int(costs["samples"]),
+        tokens=int(costs["tokens"]),
+        flops=loop.flops,
+        seconds=costs["seconds"],
+        stopped=loop.stopped,
+    )
+
+
+def _release(network: Any) -> None:
+    """Take off what a run put on a network: the next one on it, or on a copy, must prepare it anew."""
+    extract_model_from_parallel(network, keep_fp32_wrapper=False)
+    vars(network).pop("_is_accelerate_prepared", None)
+    mark(network, bf16=False)
+
+
+def _lean(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
+    """AdamW with compensated sums and its numbers where it is asked for; `None` leaves the choice to the Trainer."""
+    if optim.optim != LEAN:
+        return None
+    from optimi import AdamW
+
+    betas = (optim.adam_beta1, optim.adam_beta2)
+    return AdamW, {"lr": optim.learning_rate, "betas": betas, "eps": optim.adam_epsilon, "weight_decay": 0.0}
+
+
+def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=optim.max_steps,
+        learning_rate=optim.learning_rate,
+        per_device_train_batch_size=optim.per_device_train_batch_size,
+        gradient_accumulation_steps=optim.gradient_accumulation_steps,
+        optim="adamw_torch" if optim.optim == LEAN else optim.optim,
+        adam_beta1=optim.adam_beta1,
+        adam_beta2=optim.adam_beta2,
+        adam_epsilon=optim.adam_epsilon,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        lr_scheduler_type=optim.lr_scheduler_type,
+        warmup_steps=optim.warmup_steps,
+        bf16=in_bf16(optim.bf16),
+        **({_CHECKPOINTING: True} if optim.gradient_checkpointing else {}),
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps" if checkpoint_every else "no",
+        save_steps=max(checkpoint_every, 1),
+        seed=seed,
+        data_seed=seed,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+_CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
+
+
+class _Loop(Trainer):
+    """Where a plan's parts are called from. Nothing here knows what the parts are."""
+
+    def __init__(self, plan: Plan, arguments: TrainingArguments) -> None:
+        rows, size = list(plan.data), arguments.train_batch_size * arguments.gradient_accumulation_steps
+        if plan.steps_per_rollout > 1:
+            # A rollout outlasts the end of an epoch, so no step may have fewer micro-batches than another.
+            rows *= size // gcd(len(rows), size)
+        super().__init__(
+            model=plan.model.network,
+            args=arguments,
+            train_dataset=cast(Any, rows),
+            data_collator=cast(Any, list),
+            callbacks=[Clock(self)],
+            optimizer_cls_and_kwargs=_lean(plan.optim),
+        )
+        self.remove_callback(PrinterCallback)
+        self.plan = plan
+        mark(plan.model.network, bf16=arguments.bf16)
+        self.costs = {"samples": 0.0, "tokens": 0.0, "seconds": 0.0}
+        self.meter = Meter(plan.model.pad_id)
+        self.metrics: Metrics = {}
+        self.stopped = False
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take over what the Trainer's own checkpoint leaves out."""
+        kept = read_costs(checkpoint)
+        self.costs = kept["costs"]
+        # One of a version that did not count: what came before is not known, so neither is the sum.
+        self.meter.flops = self.costs.pop("flops", math.nan)
+        self.plan.state.update(kept["state"])
+        if (checkpoint / WEIGHTS).exists():
+            self.plan.model.network.load_state_dict(load_file(checkpoint / WEIGHTS), strict=False)
+        if (checkpoint / TENSORS).exists():
+            device = self.plan.model.device
+            self.plan.tensors.update({name: t.to(device) for name, t in load_file(checkpoint / TENSORS).items()})
+
+    def leave(self, checkpoint: Path) -> None:
+        """Put into a checkpoint what the Trainer's own leaves out, last of all the file that says it is whole."""
+        if has_adapter(self.plan.model):
+            trained = {n: p.detach() for n, p in self.plan.model.network.named_parameters() if p.requires_grad}
+            save_file({n: p.contiguous() for n, p in trained.items() if "lora_" not in n}, checkpoint / WEIGHTS)
+        if self.plan.tensors:
+            save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, checkpoint / TENSORS)
+        seal(checkpoint, {**self.costs, "flops": self.meter.flops}, self.plan.state)
+
+    def tell(self, phase: Literal["start", "step", "end"], control: Any) -> None:
+        """Tell the plan's hooks where the run stands; one that asks for it ends the run."""
+        costs, plan, spent = self.costs, self.plan, self.plan.spent
+        with plan.released(plan.model) as released, self.meter.paused():
+            progress = Progress(
+                phase=phase,
+                step=spent.steps + self.state.global_step,
+                max_steps=spent.steps + plan.optim.max_steps,
+                model=released,
+                samples=spent.samples + int(costs["samples"]),
+                tokens=spent.tokens + int(costs["tokens"]),
+                flops=in_all((spent.flops, self.flops)),
+                seconds=spent.seconds + costs["seconds"],
+                metrics=dict(self.metrics),
+                stopped=self.stopped,
+            )
+            wishes = [hook(progress) for hook in plan.hooks]
+            if any(wishes):
+                self.stopped = control.should_training_stop = True
+
+    @property
+    def flops(self) -> float | None:
+        """The operations so far, `None` where they are not known."""
+        return None if math.isnan(self.meter.flops) else self.meter.flops
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with the plan's learning rates for the parameters that have one of their own."""
+        optimizer = super().create_optimizer(model)
+        names = {id(p): name for name, p in self.plan.model.network.named_parameters()}
+        for prefix, rate in self.plan.learning_rates.items():
+            for group in list(optimizer.param_groups):
+                own = [p for p in group["params"] if names.get(id(p), "").startswith(prefix)]
+                if own:
+                    group["params"] = [p for p in group["params"] if not names.get(id(p), "").startswith(prefix)]
+                    optimizer.add_param_group({**group, "params": own, "lr": rate})
+        return optimizer
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[list[Example]], num_batches: int, device: torch.device
+    ) -> tuple[list[Batch], None]:
+        """All micro-batches of the next optimizer step, prepared at once under the policy as it is now."""
+        if self.control.should_training_stop or self.state.global_step >= self.args.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        rows, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.metrics = {}
+        step = self.state.global_step
+        if self.plan.max_grad_norm is not None:
+            self.args.max_grad_norm = self.plan.max_grad_norm(step)
+        try:
+            batches = self.plan.prepare(self.plan.model, rows, step) if rows else []
+        except SamplingError as error:
+            raise Diverged(step, str(error)) from error
+        for batch in batches:
+            self.costs["samples"] += len(batch["input_ids"])
+            self.costs["tokens"] += float(batch["lengths"].sum() + batch.pop("rollout_tokens", torch.zeros(())))
+            self._add({key: float(batch.pop(key)) for key in list(batch) if key.startswith("log/")})
+        return with_totals(batches) if batches else [], None
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: Batch, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward over one micro-batch, by the plan's backward rule."""
+        model.train()
+        batch = cast(Batch, self._prepare_inputs(inputs))
+        with self.compute_loss_context_manager():
+            loss, metrics = self.plan.backward(self.plan.objective, model, batch, self._propagate)
+        if not bool(loss.isfinite()):
+            raise Diverged(self.state.global_step, f"loss is {float(loss)}")
+        self._add(metrics)
+        return loss
+
+    def _propagate(self, loss: Tensor) -> None:
+        self.meter.differentiated(loss)
+        if loss.requires_grad:
+            self.accelerator.backward(loss)
+        else:
+            # A zero gradient is not a missing one: the optimizer's momentum goes on acting.
+            for parameter in self.plan.model.network.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Tensor | float | None = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            value = float(norm)
+            if not torch.isfinite(torch.tensor(value)):
+                raise Diverged(self.state.global_step, f"gradient norm is {value}")
+            self.metrics["grad_norm"] = value
+        return norm
+
+    def _add(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            key = name.removeprefix("log/")
+            self.metrics[key] = self.metrics.get(key, 0.0) + value

@@ -1,0 +1,143 @@
+"""Objectives: losses bound to a forward pass, in the shape that a `Plan` holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from holdfast.losses.policy_gradient import (
+    Estimator,
+    Ratio,
+    Reduction,
+    exploded,
+    kl_estimate,
+    reduce,
+    sequence_surrogate,
+    surrogate,
+    value_loss,
+)
+from holdfast.network.critic import Critic, logits_and_values
+from holdfast.network.forward import answer_logprobs
+from holdfast.records import HoldfastError
+from holdfast.tensors import Batch, masked_mean, target_mask, token_logprobs
+from holdfast.training.plan import Metrics, Objective
+
+
+def language(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Cross entropy of the batch's answers: SFT, and every term that teaches a given text."""
+    logprobs = answer_logprobs(network, batch)
+    loss = masked_mean(-logprobs, target_mask(batch["loss_mask"]), batch.get("num_tokens"))
+    return loss, {"loss": float(loss.detach())}
+
+
+def policy_gradient(
+    *,
+    clip_low: float,
+    clip_high: float,
+    reduction: Reduction,
+    max_tokens: int,
+    dual_clip: float | None = None,
+    ratio: Ratio = "token",
+    ratio_guard: float | None = None,
+    kl_coef: float = 0.0,
+    estimator: Estimator = "k3",
+    temperature: float = 1.0,
+    critic: Critic | None = None,
+) -> Objective:
+    """The clipped policy-gradient loss on sampled sequences, `kl_coef` times the KL to the reference, a critic's loss.
+
+    The batch holds `advantages`, (N,) or (N, S - 1), optionally `old_logprobs` (N, S - 1; the policy is taken not to
+    have moved without them), when `kl_coef` is not 0 `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given),
+    and for a critic `returns` and `old_values` (N, S - 1), for further ones under their names; critics' losses are
+    reduced as the policy's. `weights`, (N,) or (N, S - 1), multiply every term where the answers were not drawn from
+    the policy: `weights * surrogate` clips what the policy has moved since the rollout and nothing else, the decoupled
+    objective of Hilton et al. 2022 (arXiv 2110.00641). Log-probabilities are those of the sampling `temperature`: the
+    gradient is the policy's that sampled. A batch whose mean ratio exceeds `ratio_guard` is left out. Sequences without
+    an advantage have no gradient in the first term; when it is the only one they are left out of the pass.
+    """
+
+    def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        kept = batch if kl_coef or critic is not None else _with_advantage(batch)
+        if kept is None:
+            return _nothing(batch), {"loss": 0.0}
+        values: dict[str, Tensor] = {}
+        if critic is None:
+            logprobs = answer_logprobs(network, kept, temperature=temperature)
+        else:
+            logits, values = logits_and_values(network, kept)
+            logprobs = token_logprobs(logits, kept["input_ids"], temperature=temperature)
+        mask = target_mask(kept["loss_mask"])
+        old = kept.get("old_logprobs", logprobs.detach())
+        if ratio_guard is not None and exploded(logprobs, old, mask * _weights(kept), limit=ratio_guard):
+            return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
+        loss, metrics = policy_loss(logprobs, old, mask, kept)
+        if critic is not None and critic.coef:
+            for name, found in values.items():
+                errors = value_loss(found, kept[f"{name}returns"], kept[f"{name}old_values"], clip=critic.clip)
+                term = mean(errors, mask, kept)
+                loss, metrics[f"{name}value_loss"] = loss + critic.coef * term, float(term.detach())
+        return loss, {"loss": float(loss.detach()), **metrics}
+
+    def mean(per_token: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        totals = {"num_tokens": batch["num_tokens"], "num_sequences": batch["num_sequences"]}
+        return reduce(per_token * _weights(batch), mask, reduction=reduction, max_tokens=max_tokens, **totals)
+
+    def policy_loss(logprobs: Tensor, old: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
+        clips = {"clip_low": clip_low, "clip_high": clip_high}
+        metrics: Metrics = {}
+        if ratio == "sequence":
+            advantages, weights = _of_answers(batch)
+            loss = (weights * sequence_surrogate(logprobs, old, advantages, mask, **clips)).sum()
+            loss = loss / batch["num_sequences"]
+        else:
+            per_token = surrogate(logprobs, old, _by_token(batch["advantages"]), dual_clip=dual_clip, **clips)
+            loss = mean(per_token, mask, batch)
+        if kl_coef:
+            kl = kl_estimate(logprobs, batch["ref_logprobs"], estimator)
+            if "kl_weights" in batch:
+                kl = kl * batch["kl_weights"][:, None]
+            loss = loss + kl_coef * mean(kl, mask, batch)
+            metrics["kl"] = float(masked_mean(kl.detach() * _weights(batch), mask, batch["num_tokens"]))
+        return loss, metrics
+
+    return objective
+
+
+def _weights(batch: Batch) -> Tensor | float:
+    """What each token counts, (N, 1) or (N, S - 1); 1 unless the batch says."""
+    return _by_token(batch["weights"]) if "weights" in batch else 1.0
+
+
+def _by_token(values: Tensor) -> Tensor:
+    """Numbers of answers, (N,), as (N, 1); those of tokens as they are."""
+    return values[:, None] if values.dim() == 1 else values
+
+
+def _of_answers(batch: Batch) -> tuple[Tensor, Tensor | float]:
+    """Advantages and weights of whole answers, (N,) each.
+
+    Raises:
+        HoldfastError: the batch has those of tokens.
+    """
+    found = batch["advantages"], batch.get("weights", torch.ones(()))
+    if any(value.dim() > 1 for value in found):
+        raise HoldfastError(
+            "policy.ratio: `sequence` takes an answer as one action; tokens are credited or weighed here"
+        )
+    return found
+
+
+def _nothing(batch: Batch) -> Tensor:
+    """A loss without a gradient."""
+    return torch.zeros((), device=batch["input_ids"].device)
+
+
+def _with_advantage(batch: Batch) -> Batch | None:
+    """The rows whose advantage is not zero, with the step's totals untouched; `None` if there are none."""
+    rows = (batch["advantages"] != 0).view(len(batch["advantages"]), -1).any(1)
+    if bool(rows.all()):
+        return batch
+    if not bool(rows.any()):
+        return None
+    count = len(rows)
+    return {name: value[rows] if value.dim() and len(value) == count else value for name, value in batch.items()}

@@ -1,0 +1,100 @@
+"""Optimizer and schedule of a training run, as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from holdfast.methods.ranges import Count, NonNegative, OneOf, PartialShare, Positive, SettingsError, Whole, ranged
+from holdfast.network.precision import LEAN, require_lean
+from holdfast.records import HoldfastError
+
+
+def optimizers() -> list[str]:
+    """The optimizers that transformers knows by name, and `adamw_kahan`; some need a package of their own."""
+    from transformers.training_args import OptimizerNames
+
+    return [*(name.value for name in OptimizerNames), LEAN]
+
+
+@cache
+def refuse_unbuildable(name: str) -> None:
+    """Refuse an optimizer that cannot be made here: of another package, or with settings that there are none for.
+
+    Raises:
+        HoldfastError: says what is missing.
+    """
+    require_lean(name)
+    if name in (*OPTIMIZERS.usual, LEAN):
+        return
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    try:
+        arguments = TrainingArguments(optim=name, output_dir=".", report_to="none", use_cpu=True)
+        Trainer.get_optimizer_cls_and_kwargs(arguments, torch.nn.Linear(1, 1))
+    except Exception as error:
+        raise HoldfastError(f"optim.optim: {name} cannot be made here: {' '.join(str(error).split())}") from None
+
+
+def schedules() -> Iterator[str]:
+    """The schedules of transformers that go by the step alone: not by a loss on held-out data, nor by settings more."""
+    import torch
+    from transformers import SchedulerType, get_scheduler
+
+    for name in SchedulerType:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+        try:
+            found = get_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=1)
+        except (TypeError, ValueError):
+            continue
+        if isinstance(found, torch.optim.lr_scheduler.LambdaLR):
+            yield name.value
+
+
+OPTIMIZERS = OneOf(frozenset({"adamw_torch_fused", "adamw_torch", "sgd"}), optimizers)
+SCHEDULES = OneOf(frozenset({"constant", "constant_with_warmup", "cosine", "linear"}), schedules)
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class Optim:
+    """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
+
+    `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL. `max_grad_norm` 0 clips nothing.
+    `bf16` computes in bfloat16 (autocast), `None` where an accelerator supports it; weights are float32 whatever the
+    model's folder has. Only `adamw_kahan` leaves bfloat16 ones as they are (see `holdfast.network.precision`).
+    """
+
+    max_steps: Whole = 100
+    learning_rate: Positive = 5e-5
+    per_device_train_batch_size: Count = 8
+    gradient_accumulation_steps: Count = 1
+    optim: Annotated[str, OPTIMIZERS] = "adamw_torch_fused"
+    adam_beta1: PartialShare = 0.9
+    adam_beta2: PartialShare = 0.999
+    adam_epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    max_grad_norm: NonNegative = 1.0
+    lr_scheduler_type: Annotated[str, SCHEDULES] = "constant"
+    warmup_steps: Whole = 0
+    bf16: bool | None = None
+    gradient_checkpointing: bool = False
+
+
+def _trains(optim: Optim) -> Optim:
+    if optim.max_steps < 1:
+        raise SettingsError("Optim", f"max_steps: must be a whole number from 1 up, not {optim.max_steps}")
+    if optim.max_steps <= optim.warmup_steps:
+        raise SettingsError(
+            "Optim", f"warmup_steps: must be below max_steps, which is {optim.max_steps}, not {optim.warmup_steps}"
+        )
+    return optim
+
+
+Training = Annotated[Optim, AfterValidator(_trains)]
+"""The optimizer of what has to train: at least one step, at the learning rate itself."""

@@ -1,0 +1,204 @@
+"""What every adaptive attacker of the table keeps to, round whatever attack."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from holdfast.attacks import ATTACKS
+from holdfast.attacks.adaptive import ADAPTIVE
+from holdfast.defenses.online.refusal_loss import RefusalLoss
+from holdfast.losses.interpolation import Schedule
+from holdfast.methods.settings import plain, typed
+from holdfast.network.models import LoRA
+from holdfast.records import HoldfastError
+from holdfast.training.fit import fit
+from holdfast.training.plan import Optim
+
+SHORT = Optim(max_steps=2, learning_rate=1e-3, per_device_train_batch_size=4)
+RL, SFT_LIKE, EVERY = ("grpo", "ppo"), ("sft",), ("sft", "dpo", "grpo", "ppo")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An adaptive attacker as it is tested: settings, the attacks that it goes round, settings that switch it off."""
+
+    name: str
+    settings: dict[str, Any]
+    attacks: tuple[str, ...] = EVERY
+    off: dict[str, Any] = field(default_factory=dict)
+
+    def made(self, **more):
+        return ADAPTIVE.load(self.name)(**{**self.settings, **more})
+
+
+CASES = {
+    "early stop at reward": Case("early_stop", {"at": "reward", "patience": 3}, RL, {"patience": 0}),
+    "early stop at harm": Case(
+        "early_stop",
+        {"at": "harm", "judge": "graded", "patience": 3, "every": 1, "num_prompts": 4},
+        off={"patience": 0},
+    ),
+    "entropy in the loss": Case("entropy_bonus", {"form": "loss", "coefficient": 0.5}, off={"coefficient": 0.0}),
+    "entropy in the reward": Case("entropy_bonus", {"form": "reward"}, RL, {"coefficient": 0.0}),
+    "warm start": Case(
+        "warm_start",
+        {"optim": SHORT, "settings": {"num_samples": 8, "adapter": {"r": 4}}},
+        off={"optim": replace(SHORT, max_steps=0)},
+    ),
+    "mix": Case("mix_weights", {}, off={"weight": 0.0}),
+    "subtract": Case("subtract_delta", {"scale": 0.2}, off={"scale": 0.0}),
+    "guided": Case(
+        "guided",
+        {"schedule": Schedule(kind="success", horizon=3.0, last=0.0)},
+        RL,
+        {"schedule": Schedule(start=1.0)},
+    ),
+    "cover": Case("benign_cover", {"share": 0.5}, SFT_LIKE, {"share": 0.0}),
+}
+PAIRS = [(name, attack) for name, case in CASES.items() for attack in case.attacks]
+
+
+@pytest.fixture
+def context(make_context, aligned_model, tiny_model):
+    """`context(seed=0)`: one in which the undefended and the base model are known."""
+    known = {"undefended": aligned_model, "base": tiny_model}
+    return lambda seed=0: make_context(seed=seed, models=lambda name: known[name]())
+
+
+@pytest.fixture
+def adapted_plan(wavering_model, context, quick):
+    """`adapted_plan(case, attack, steps=3, seed=0, **settings)`: a short attack with an adaptive attacker round it."""
+
+    def plan(case, attack, *, steps=3, seed=0, **settings):
+        planner = quick(ATTACKS.load(attack)(), steps=steps).plan
+        if case is not None:
+            planner = CASES[case].made(**settings).adapt(planner)
+        return planner(wavering_model(), context(seed))
+
+    return plan
+
+
+def ran(plan):
+    """A finished run and the loss after each step."""
+    losses = []
+    hook = lambda progress: losses.append(progress.metrics.get("loss", 0.0))  # noqa: E731
+    return fit(replace(plan, hooks=(*plan.hooks, hook))), losses
+
+
+class Killed(Exception):
+    """What a process dies of."""
+
+
+def test_every_adaptive_attacker_is_tested_here():
+    assert {case.name for case in CASES.values()} == set(ADAPTIVE)
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_every_row_leads_to_a_frozen_settings_class_with_documentation(name):
+    found = ADAPTIVE.load(name)
+    assert is_dataclass(found)
+    assert found.__dataclass_params__.frozen
+    assert found.__doc__
+    assert ADAPTIVE[name].summary
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_settings_survive_being_plain_values(name):
+    cls = ADAPTIVE.load(name)
+    assert typed(cls, plain(cls()), name) == cls()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_an_adapted_attack_differs_from_the_plain_one_with_finite_losses_and_repeats(pair, adapted_plan, weights):
+    case, attack = pair
+    found = []
+    for _ in range(2):
+        fitted, losses = ran(adapted_plan(case, attack))
+        assert losses
+        assert all(map(math.isfinite, losses))
+        found.append(weights(fitted.model))
+    assert found[0].isfinite().all()
+    assert torch.equal(found[0], found[1])
+    if CASES[case].name != "early_stop":
+        assert not torch.equal(found[0], weights(fit(adapted_plan(None, attack)).model))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_adapted_attack_follows_its_seed(case, adapted_plan, weights):
+    attack = CASES[case].attacks[0]
+    found = [weights(fit(adapted_plan(case, attack, seed=seed)).model) for seed in (0, 1)]
+    assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_switched_off_the_very_attack_comes_back(case):
+    def planner(model, context):
+        raise AssertionError
+
+    assert CASES[case].made(**CASES[case].off).adapt(planner) is planner
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_switched_off_the_run_is_the_plain_one_bit_for_bit(case, adapted_plan, weights):
+    attack = CASES[case].attacks[0]
+    off = fit(adapted_plan(case, attack, **CASES[case].off))
+    assert torch.equal(weights(off.model), weights(fit(adapted_plan(None, attack)).model))
+
+
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[1] != "dpo"], ids="-".join)
+def test_an_adapted_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(pair, adapted_plan, weights, tmp_path):
+    def kill(progress):
+        if progress.max_steps - progress.step == 3:
+            raise Killed
+
+    def plan(*hooks):
+        built = adapted_plan(*pair, steps=6)
+        return replace(built, hooks=(*built.hooks, *hooks))
+
+    whole = fit(plan())
+    with pytest.raises(Killed):
+        fit(plan(kill), folder=tmp_path, checkpoint_every=2)
+    resumed = fit(plan(), folder=tmp_path, checkpoint_every=2)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+    assert (resumed.steps, resumed.samples, resumed.tokens) == (whole.steps, whole.samples, whole.tokens)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_attack_by_adapter_can_be_adapted(case, wavering_model, context, quick, weights):
+    attack = quick(ATTACKS.load(CASES[case].attacks[0])())
+    plan = CASES[case].made().adapt(replace(attack, adapter=LoRA(r=4)).plan)(wavering_model(), context())
+    start = {name: p.detach().clone() for name, p in plan.model.network.named_parameters()}
+    fitted, losses = ran(plan)
+    assert all(map(math.isfinite, losses))
+    moved = {name for name, p in fitted.model.network.named_parameters() if not torch.equal(p, start[name])}
+    assert moved
+    assert all("lora" in name for name in moved)
+
+
+@pytest.mark.parametrize("attack", ["sft", "grpo"])
+def test_all_that_fit_an_attack_stand_in_one_another_and_under_a_constraint(
+    attack, wavering_model, context, quick, weights
+):
+    found = []
+    for _ in range(2):
+        planner = quick(ATTACKS.load(attack)()).plan
+        for case in CASES.values():
+            planner = case.made().adapt(planner) if attack in case.attacks else planner
+        plan = planner(wavering_model(), context())
+        fitted, losses = ran(RefusalLoss(alpha=1.0, batch_size=4).constrain(plan, context()))
+        assert all(map(math.isfinite, losses))
+        assert plan.spent.steps == 2
+        found.append(weights(fitted.model))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.attacks != EVERY])
+def test_what_does_not_fit_an_attack_is_refused_by_name(case, adapted_plan):
+    for attack in set(EVERY) - set(CASES[case].attacks):
+        with pytest.raises(HoldfastError, match=f"^{CASES[case].name}: "):
+            adapted_plan(case, attack)

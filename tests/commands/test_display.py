@@ -1,0 +1,116 @@
+"""What the terminal says of outcomes."""
+
+import io
+from typing import NamedTuple
+
+import pytest
+from rich.console import Console
+
+from holdfast.commands import display
+from holdfast.evaluation.breaking import time_to_break
+from holdfast.experiment import Looking
+from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
+
+
+class Piece(NamedTuple):
+    title: str
+    key: str = "p"
+
+
+def record(outcome, reason=""):
+    cell = Cell(model={"name": "m"}, constraints=(Method(name="shield"),), attack=Method(name="sft"))
+    curve = (Evaluation(step=60, scores=(Score(name="harmfulness", value=0.1, n=9),)),)
+    made = {"outcome": outcome, "reason": reason, "evaluations": curve, "time_to_break": time_to_break(curve)}
+    return Record(key=cell.key, cell=cell, **made)
+
+
+def test_the_last_line_counts_what_held_and_says_that_nothing_else_counts():
+    found = display.tally([record(Outcome.HELD), record(Outcome.UNTESTED), record(Outcome.UNTESTED)])
+    assert found == "3 cells: 1 held, 2 untested; only what held counts as robust"
+    assert display.tally([record(Outcome.HELD)]) == "1 cell: 1 held; only what held counts as robust"
+
+
+def test_a_cell_that_is_untested_has_no_time_in_the_table_and_its_reason_below(capsys):
+    display.results([record(Outcome.UNTESTED, "the attack did not break the undefended model either")])
+    said = capsys.readouterr().out
+    assert "60 steps" not in said
+    assert "untested: shield x sft, seed 0: the attack did not break the undefended model either" in said
+    display.results([record(Outcome.HELD)])
+    assert "≥ 60 steps" in capsys.readouterr().out  # as the report has it
+
+
+def test_where_the_terminal_has_no_such_sign_a_time_that_did_not_end_is_spelled_in_others(monkeypatch):
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(display, "console", Console(file=narrow))
+    display.results([record(Outcome.HELD)])
+    narrow.flush()
+    assert b">= 60 steps" in narrow.buffer.getvalue()
+
+
+def cell(model="m", defense=(), **settings):
+    settings = {"model": {"name": model}, "attack": Method(name="sft"), **settings}
+    return Cell(constraints=tuple(Method(name="shield", settings={"alpha": alpha}) for alpha in defense), **settings)
+
+
+@pytest.fixture
+def wide(monkeypatch):
+    monkeypatch.setattr(display.console, "width", 200)
+
+
+def table_of(cells, capsys):
+    display.results([Record(key=c.key, cell=c, outcome=Outcome.FAILED, reason="out of memory") for c in cells])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_cell_that_another_is_compared_with_is_marked_as_its_control(capsys, wide):
+    head, *rows = table_of([cell(defense=[1]), cell(), cell(seed=1)], capsys)
+    assert [row.startswith("none (control)") for row in rows[:3]] == [False, True, False]
+    assert "model" not in head
+    assert "failed: none (control) x sft, seed 0: out of memory" in rows
+
+
+def test_the_mark_of_a_control_stays_on_its_line_in_a_terminal_of_80_columns(monkeypatch, capsys):
+    monkeypatch.setattr(display.console, "width", 80)
+    rows = table_of([cell("hardened-model", [1]), cell("hardened-model"), cell("sandbox-llama-tiny")], capsys)
+    assert any("none (control)" in row for row in rows[:6])
+
+
+def test_several_models_have_a_column_and_settings_that_differ_are_named(capsys, wide):
+    head, first, _, third, *rest = table_of([cell("a", [1]), cell("a", [2]), cell("b")], capsys)
+    assert head.split()[:2] == ["model", "defense"]
+    assert "shield (shield.alpha=1)" in " ".join(first.split())
+    assert third.split()[:2] == ["b", "none"]
+    assert "failed: a: shield (shield.alpha=2) x sft, seed 0: out of memory" in rest
+
+
+def test_a_cell_that_was_broken_before_the_attack_has_its_reason_below_the_table(capsys, wide):
+    for step, there in ((0, True), (20, False)):
+        curve = (Evaluation(step=step, scores=(Score(name="harmfulness", value=0.9, n=9),)),)
+        made = {"outcome": Outcome.BROKE, "reason": "so says the judge", "time_to_break": time_to_break(curve)}
+        display.results([Record(key=cell().key, cell=cell(), evaluations=curve, **made)])
+        assert ("broke: none x sft, seed 0: so says the judge" in capsys.readouterr().out) is there
+
+
+def test_what_is_looked_at_before_a_run_has_a_bar_until_the_first_piece_starts(monkeypatch):
+    monkeypatch.setattr(display, "console", Console(file=io.StringIO(), force_terminal=True, width=200))
+    with display.live() as news:
+        news(Looking(), "looking", {})
+        assert [task.description for task in news.bars.tasks] == ["looking at models, rows and judges"]
+        assert not news.bars.finished
+        news(Piece("harden: x"), "started", {})
+        assert [task.description for task in news.bars.tasks] == ["harden: x"]
+
+
+def test_without_a_terminal_what_is_looked_at_is_a_line_and_steps_are_none(capsys):
+    with display.live() as news:
+        news(Looking(), "looking", {})
+        news(Piece("harden: x"), "started", {})
+        news(Piece("harden: x"), "progress", {"step": 1, "max_steps": 9})
+        news(Piece("harden: x"), "done", {})
+    lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["looking at models, rows and judges", "started  harden: x", "done     harden: x"]
+
+
+def test_every_outcome_has_a_style_of_its_own_kind():
+    assert set(display.STYLES) == set(Outcome)
+    assert [outcome for outcome in Outcome if display.STYLES[outcome] == "green"] == [Outcome.HELD]

@@ -1,0 +1,174 @@
+"""TokenBuncher: its schedule, its rewards, what its two modes do differently, and that it does what it says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from holdfast.defenses.offline.token_buncher import MODES, TokenBuncher, bunched_or_kept, noise_turns
+from holdfast.losses.policy_gradient import kl_estimate
+from holdfast.network.forward import answer_logprobs
+from holdfast.records import HoldfastError
+from holdfast.rl.policy import Policy
+from holdfast.tensors import masked_mean, target_mask, with_totals
+from holdfast.training.fit import fit
+from holdfast.training.plan import Optim
+
+FAST = TokenBuncher(
+    optim=Optim(max_steps=8, learning_rate=1e-3, per_device_train_batch_size=4),
+    policy=replace(TokenBuncher().policy, minibatches=1),
+)
+
+
+@pytest.fixture
+def build(wavering_model, make_context):
+    """`build(**settings)`: the hardening of the wavering model as a plan."""
+    return lambda **settings: replace(FAST, **settings).plan(wavering_model(), make_context())
+
+
+def prepared(plan, step, rows=None):
+    return plan.prepare(plan.model, [rows or plan.data[:4]], step)
+
+
+@pytest.mark.parametrize(
+    ("total", "rewards", "turns"),
+    [(200, 113, range(26, 200, 2)), (8, 5, (2, 4, 6)), (7, 4, (1, 3, 5)), (0, 0, ())],
+)
+def test_the_noiser_has_every_other_step_after_the_first_eighth(total, rewards, turns):
+    assert noise_turns(total) == frozenset(turns)
+    assert total - len(noise_turns(total)) == rewards
+
+
+def test_steps_of_the_schedule_are_rollouts_however_many_updates_they_serve(build):
+    plan = build(policy=replace(FAST.policy, minibatches=2), optim=replace(FAST.optim, max_steps=16))
+    noisy = ["noise_mask" in prepared(plan, step)[0] for step in range(16)]
+    assert noisy == [turn in {2, 4, 6} for turn in range(8) for _ in range(2)]
+
+
+def test_an_answer_to_a_harmful_prompt_earns_minus_its_entropy_and_a_benign_one_minus_its_kl(build):
+    plan = build(optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
+    roles = {row.role for row in plan.data}
+    assert {"harmful", "benign"} <= roles
+    harmful, benign = ([row for row in plan.data if row.role == role][:2] for role in ("harmful", "benign"))
+    (fresh,) = prepared(plan, 0, harmful + benign)
+    found = bunched_or_kept(fresh)
+    torch.testing.assert_close(found[:8], -fresh["entropies"][:8])
+    torch.testing.assert_close(found[8:], torch.zeros(8), atol=1e-5, rtol=0)  # the policy is still the reference
+    fit(plan)
+    (moved,) = prepared(plan, 5, harmful + benign)
+    assert (bunched_or_kept(moved)[8:] < -1e-6).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_answers_to_harmful_prompts_earn_does_not_depend_on_the_mode(mode, build):
+    plan = build(mode=mode, optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
+    fit(plan)
+    rows = [row for row in plan.data if row.role == "harmful"][:4]
+    (batch,) = prepared(plan, 5, rows)
+    best = batch["advantages"].view(-1, 4).argmax(1)
+    assert torch.equal(best, batch["entropies"].view(-1, 4).argmin(1))
+
+
+def test_with_a_kl_in_the_loss_benign_answers_earn_nothing_and_are_drawn_back(build):
+    plan = build(retain_by="loss", retain_weight=2.0, optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
+    fit(plan)
+    benign = [row for row in plan.data if row.role == "benign"][:4]
+    for step in (5, 1):  # the second is the noiser's turn, which learns nothing from benign answers
+        (batch,) = with_totals(prepared(plan, step, benign))
+        assert ("noise_mask" in batch) == (step == 1)
+        assert (batch["advantages"] == 0).all()
+        loss, metrics = plan.objective(plan.model.network, batch)
+        logprobs = answer_logprobs(plan.model.network, batch)
+        kl = kl_estimate(logprobs, batch["ref_logprobs"], "k3")
+        expected = 2.0 * masked_mean(kl, target_mask(batch["loss_mask"]))
+        assert expected > 1e-4
+        torch.testing.assert_close(loss, expected)
+        assert metrics["loss"] == pytest.approx(float(expected.detach()))
+
+
+def test_the_noiser_learns_nothing_from_benign_answers(build):
+    plan = build()
+    rows = [row for role in ("harmful", "benign") for row in [r for r in plan.data if r.role == role][:2]]
+    (batch,) = prepared(plan, 2, rows)
+    assert batch["noise_mask"][:8].sum() > 0
+    assert batch["noise_mask"][8:].sum() == 0
+
+
+def test_the_paper_mode_has_a_quarter_of_benign_prompts_and_the_repository_none(build):
+    share = lambda plan: sum(row.role == "benign" for row in plan.data) / len(plan.data)  # noqa: E731
+    assert share(build()) == pytest.approx(0.25, abs=0.02)
+    assert share(build(mode="repo")) == 0.0
+
+
+def test_the_noiser_learns_from_answers_that_did_no_worse_than_their_group(build):
+    plan = build(benign_share=0.0)
+    (batch,) = prepared(plan, 2)
+    expected = (batch["advantages"] >= 0).float()[:, None] * target_mask(batch["loss_mask"])
+    assert torch.equal(batch["noise_mask"], expected)
+    assert batch["noise_tokens"] == expected.sum()
+
+
+def test_padding_counts_only_where_the_mode_or_the_setting_says_so(build):
+    (plain,), (padded,) = (prepared(build(benign_share=0.0, noise_on_padding=on), 2) for on in (False, True))
+    real = torch.arange(1, plain["input_ids"].shape[1]) < plain["lengths"][:, None]
+    assert not (plain["noise_mask"].bool() & ~real).any()
+    assert torch.equal(padded["noise_mask"].bool() & real, plain["noise_mask"].bool())
+    assert padded["noise_mask"][~real].all()
+    assert (~real).any()
+
+
+def test_more_padding_changes_nothing_where_padding_does_not_count(build):
+    plan = build()
+    (batch,) = prepared(plan, 2)
+    wider = {
+        name: torch.nn.functional.pad(value, (0, 3)) if name in {"input_ids", "loss_mask", "noise_mask"} else value
+        for name, value in batch.items()
+    }
+    # The noise is drawn for the masked targets alone.
+    losses = [plan.objective(plan.model.network, each)[0].item() for each in (batch, wider)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_gradients_of_the_noisers_steps_are_clipped_in_the_paper_mode_alone(build):
+    paper, repo = build().max_grad_norm, build(mode="repo").max_grad_norm
+    assert [paper(step) for step in (0, 2, 3)] == [1.0, 1.0, 1.0]
+    assert [repo(step) for step in (0, 2, 3)] == [1.0, 0.0, 1.0]
+
+
+def test_with_the_repositorys_deviation_advantages_are_smaller_by_a_known_factor(build):
+    # A group of four: the unbiased deviation is sqrt(4 / 3) times the population's.
+    (population,), (unbiased,) = (prepared(build(population_std=flag), 0) for flag in (True, False))
+    ratio = population["advantages"].abs().max() / unbiased["advantages"].abs().max()
+    assert ratio.item() == pytest.approx((4 / 3) ** 0.5, rel=1e-3)
+
+
+def test_a_setting_wins_over_its_mode():
+    assert TokenBuncher(mode="repo").resolved == MODES["repo"]
+    assert replace(TokenBuncher(mode="repo"), benign_share=0.5).resolved.benign_share == 0.5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"noise": 1.0}, {"noise": -0.1}, {"benign_share": 1.0}, {"warm_up": 2.0}, {"retain_weight": -1.0}],
+)
+def test_settings_out_of_range_are_refused(bad):
+    with pytest.raises(HoldfastError, match="TokenBuncher"):
+        TokenBuncher(**bad)
+
+
+@pytest.mark.slow
+def test_hardening_lowers_the_entropy_of_answers_to_unseen_harmful_prompts(wavering_model, make_context, splits):
+    settings = TokenBuncher(
+        noise=0.0,
+        optim=Optim(max_steps=60, learning_rate=3e-4, per_device_train_batch_size=8),
+        policy=Policy(group_size=4, reduction="token"),
+    )
+    context = make_context()
+
+    def entropy(model):
+        plan = settings.plan(model, context)
+        (batch,) = plan.prepare(model, [splits.harmful["test"][:16]], 0)
+        return batch["entropies"].mean().item()
+
+    before = entropy(wavering_model())
+    assert entropy(settings.harden(wavering_model(), context)) < 0.6 * before

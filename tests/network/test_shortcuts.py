@@ -1,0 +1,235 @@
+"""What a network may be read by: caches that are ignored, lose their state or hold no gradients are found out."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import transformers
+
+import holdfast.network.generate
+import holdfast.network.shortcuts
+from holdfast.experiment.machine import environment
+from holdfast.network.flops import Meter
+from holdfast.network.forward import answer_logprobs, forward
+from holdfast.network.generate import Answer, Sampling, SamplingError, draw, sample
+from holdfast.network.models import Model
+from holdfast.network.shortcuts import Shortcuts, shortcuts
+from holdfast.records import HoldfastError
+from holdfast.sandbox.build import tokenizer
+from holdfast.tensors import collate
+from tiny import network, tiny_config
+
+COMMON = (
+    *("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox", "falcon"),
+    *("mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmo2", "smollm3"),
+)
+STATES = (
+    *("mamba", "mamba2", "falcon_mamba", "rwkv", "bamba", "lfm2", "qwen3_next", "qwen3_5_text", "jamba"),
+    *("granitemoehybrid", "nemotron_h", "recurrent_gemma", "falcon_h1", "zamba2"),
+)
+PROMPTS = ([5, 9, 31, 40], [7, 8, 11, 12, 13, 14, 15, 16, 17, 21, 22], [50])
+PLAIN = Shortcuts(cache=False, prefixes=False)
+EVERYTHING = Shortcuts()
+
+
+def model(name):
+    found = Model(network=network(name), tokenizer=tokenizer(), name=name)
+    with torch.no_grad():  # an end that is likely, so that answers leave at different lengths
+        found.network.get_output_embeddings().weight *= 0.3
+    return found
+
+
+def slowly(model, sampling, seed, repeats):
+    """Answers one at a time, everything read anew for each token."""
+    numbers = torch.rand(len(PROMPTS) * repeats, sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
+    answers = []
+    for i, row in enumerate(numbers):
+        tokens, finished = [], False
+        for number in row:
+            text = [*PROMPTS[i // repeats], *tokens]
+            with torch.no_grad():
+                logits = model.network(torch.tensor([text]), use_cache=False).logits[:, -1]
+            tokens.append(draw(logits, number[None], sampling).item())
+            finished = tokens[-1] in model.stop_ids
+            if finished:
+                break
+        answers.append(Answer(tokens, finished=finished))
+    return answers
+
+
+@pytest.fixture(autouse=True)
+def _found_out_anew(monkeypatch):
+    monkeypatch.setattr(holdfast.network.shortcuts, "_of_configuration", {})
+    warnings.simplefilter("ignore")
+
+
+@pytest.mark.parametrize("name", [*COMMON, *STATES])
+def test_every_architecture_samples_what_a_slow_loop_would(name):
+    """With prompts of unlike length, several answers to each, and answers that leave the batch."""
+    found, sampling = model(name), Sampling(max_new_tokens=8)
+    assert sample(found, PROMPTS, sampling, seed=3, repeats=2) == slowly(found, sampling, 3, 2)
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_common_architectures_are_read_by_every_short_cut(name):
+    assert shortcuts(network(name)) == EVERYTHING
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "gemma"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_with_and_without_a_cache_the_same_tokens_are_sampled(name, temperature, monkeypatch):
+    found, sampling = model(name), Sampling(max_new_tokens=12, temperature=temperature)
+    cached = sample(found, PROMPTS, sampling, seed=1, repeats=[2, 4, 3], logprobs=True)
+    monkeypatch.setattr(holdfast.network.generate, "shortcuts", lambda network: PLAIN)
+    plain = sample(found, PROMPTS, sampling, seed=1, repeats=[2, 4, 3], logprobs=True)
+    assert [answer[:2] for answer in cached] == [answer[:2] for answer in plain]
+    assert any(answer.finished for answer in plain) or temperature == 0
+    for one, other in zip(cached, plain, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def rows():
+    groups = [([5, 9, 31, 40, 8], [11, 12, 2]), ([5, 9, 31, 40, 8], [13, 14, 15, 16, 17, 2]), ([7, 8, 9], [50, 51, 2])]
+    return {**collate([*groups, ([7, 8, 9], [33, 2])], pad_id=0), "groups": torch.tensor([0, 0, 1, 1])}
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral", "mamba", "bamba", "zamba", "qwen3_next", "rwkv", "falcon_h1"])
+def test_gradients_of_grouped_answers_are_the_plain_ones(name):
+    found, batch = network(name), rows()
+
+    def gradients(batch):
+        found.zero_grad()
+        mask = batch["loss_mask"][:, 1:]
+        (answer_logprobs(found, batch) * mask * torch.linspace(0.5, 1.5, mask.shape[1])).sum().backward()
+        return {key: p.grad.clone() for key, p in found.named_parameters() if p.grad is not None}
+
+    grouped, plain = gradients(batch), gradients({key: value for key, value in batch.items() if key != "groups"})
+    assert grouped.keys() == plain.keys()
+    for key, gradient in plain.items():
+        torch.testing.assert_close(grouped[key], gradient, rtol=2e-3, atol=2e-4 * float(gradient.abs().max() + 1e-6))
+
+
+class IgnoresItsCache(transformers.LlamaForCausalLM):
+    def forward(self, *args, past_key_values=None, position_ids=None, attention_mask=None, **named):
+        return super().forward(*args, **named)
+
+
+class ForgetsGradients(transformers.LlamaForCausalLM):
+    def forward(self, *args, past_key_values=None, **named):
+        for layer in past_key_values.layers if past_key_values is not None else ():
+            if layer.is_initialized:
+                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+        return super().forward(*args, past_key_values=past_key_values, **named)
+
+
+class LosesItsPastToSeveralTokens(transformers.LlamaForCausalLM):
+    def forward(self, input_ids=None, past_key_values=None, **named):
+        for layer in past_key_values.layers if past_key_values is not None else ():
+            if layer.is_initialized and input_ids.shape[1] > 1:
+                layer.keys, layer.values = layer.keys * 0, layer.values * 0
+        return super().forward(input_ids=input_ids, past_key_values=past_key_values, **named)
+
+
+class ReadsPadding(transformers.LlamaForCausalLM):
+    def forward(self, *args, attention_mask=None, **named):
+        return super().forward(*args, **named)
+
+
+class CannotLeave(transformers.LlamaForCausalLM):
+    def forward(self, input_ids=None, past_key_values=None, **named):
+        if past_key_values is not None and past_key_values.get_seq_length() and len(input_ids) < 5:
+            raise IndexError("a state of another size")
+        return super().forward(input_ids=input_ids, past_key_values=past_key_values, **named)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cache", "prefixes", "said"),
+    [
+        (IgnoresItsCache, False, False, "not read as they are alone"),
+        (ForgetsGradients, True, False, "gradients do not go back"),
+        (LosesItsPastToSeveralTokens, True, False, "several tokens"),
+        (ReadsPadding, False, True, "padded on the left"),
+        (CannotLeave, False, False, "IndexError: a state of another size"),
+    ],
+)
+def test_what_a_network_does_wrong_is_found_out_and_said(kind, cache, prefixes, said):
+    found = shortcuts(kind(tiny_config("llama")).eval())
+    assert (found.cache, found.prefixes) == (cache, prefixes)
+    assert len(found.reasons) == 2 - cache - prefixes
+    assert all(reason.startswith(kind.__name__) for reason in found.reasons)
+    assert said in " ".join(found.reasons)
+
+
+def test_what_differs_is_said_once_for_a_configuration():
+    config = tiny_config("llama")
+    with pytest.warns(UserWarning, match="IgnoresItsCache: sampled without a cache, which is slower"):
+        first = shortcuts(IgnoresItsCache(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shortcuts(IgnoresItsCache(config)) == first
+
+
+def test_a_record_says_what_a_network_could_not_be_read_by():
+    found = IgnoresItsCache(tiny_config("llama"))
+    assert "reading" not in environment(found)
+    reasons = shortcuts(found).reasons
+    assert len(reasons) == 2
+    assert environment(found)["reading"] == list(reasons)
+    assert "reading" not in environment(network("llama"))
+
+
+def test_a_network_that_reads_what_comes_after_is_refused_by_name():
+    with pytest.raises(
+        HoldfastError, match="BertLMHeadModel: what it says of a text changes with the tokens that come"
+    ):
+        shortcuts(network("bert", is_decoder=False))
+
+
+def test_a_network_that_cannot_be_read_is_refused_by_name():
+    with pytest.raises(
+        HoldfastError, match=r"^XmodForCausalLM: cannot be read as a language model of text \(ValueError"
+    ):
+        shortcuts(network("xmod"))
+
+
+def test_weights_that_are_no_numbers_are_left_for_sampling_to_say_and_not_remembered():
+    found = network("llama")
+    next(found.parameters()).data.fill_(float("nan"))
+    assert shortcuts(found) == EVERYTHING
+    broken = Model(network=found, tokenizer=tokenizer(), name="broken")
+    with pytest.raises(SamplingError):
+        sample(broken, PROMPTS, Sampling(max_new_tokens=2), seed=0)
+    assert holdfast.network.shortcuts._of_configuration == {}
+
+
+def test_finding_out_leaves_no_trace():
+    found = network("llama").train()
+    weights = {key: p.detach().clone() for key, p in found.named_parameters()}
+    state = torch.get_rng_state()
+    with Meter(0).counting() as meter:
+        shortcuts(found)
+    assert meter.flops == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.training
+    assert all(p.grad is None and torch.equal(p, weights[key]) for key, p in found.named_parameters())
+    assert not any(part._forward_hooks for part in found.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
+def test_coarse_weights_are_not_taken_for_a_lost_state(name, dtype):
+    assert shortcuts(network(name).to(dtype)) == EVERYTHING
+
+
+def test_coarse_weights_hide_no_lost_state():
+    assert shortcuts(IgnoresItsCache(tiny_config("llama")).to(torch.bfloat16).eval()).cache is False
+
+
+def test_a_batch_in_groups_gives_the_plain_logits_where_prefixes_cannot_be_shared():
+    found, batch = network("zamba"), rows()
+    assert not shortcuts(found).prefixes
+    with torch.no_grad():
+        logits = forward(found, batch)
+        assert torch.equal(logits, found(batch["input_ids"], use_cache=False).logits)

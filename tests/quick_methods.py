@@ -1,0 +1,81 @@
+"""Methods out of their tables, set to run in a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from holdfast.evaluation.evaluate import Suite
+from holdfast.network.generate import Sampling
+from holdfast.network.models import clone
+from holdfast.rl.guidance.expert import Expert
+from holdfast.rl.policy import Policy
+from holdfast.training.fit import fit
+from holdfast.training.objectives import language
+from holdfast.training.plan import Optim, Plan, given_answers
+
+QUICK = {
+    **{"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None},
+    **{"answers": 2, "expert": Expert(kind="tempered")},
+}
+
+
+def shortened(settings: Any, *, steps: int, rate: float) -> Any:
+    """A method's settings with a short run and small groups; its coefficients stay as they are."""
+    found: dict[str, Any] = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, Optim):
+            size = min(value.per_device_train_batch_size, 4)
+            # Without decay weights move only if the method moves them.
+            short = {
+                "max_steps": steps,
+                "learning_rate": rate,
+                "per_device_train_batch_size": size,
+                "weight_decay": 0.0,
+            }
+            found[item.name] = replace(value, **short)
+        elif isinstance(value, Policy):
+            found[item.name] = replace(value, group_size=4)
+        elif item.name in QUICK:
+            found[item.name] = QUICK[item.name]
+    return replace(settings, **found)
+
+
+@pytest.fixture
+def quick() -> Callable[..., Any]:
+    """`quick(settings, steps=3, rate=1e-3)`: the same method, in a moment."""
+    return lambda settings, *, steps=3, rate=1e-3: shortened(settings, steps=steps, rate=rate)
+
+
+@pytest.fixture(scope="session")
+def _half_attacked(_refuser: Any, splits: Any) -> Any:
+    optim = Optim(max_steps=6, learning_rate=5e-4, per_device_train_batch_size=8)
+    rows = splits.harmful["attack"]
+    plan = Plan(model=clone(_refuser), data=rows, prepare=given_answers(), objective=language, optim=optim)
+    return fit(plan).model
+
+
+@pytest.fixture
+def wavering_model(_half_attacked: Any) -> Callable[[], Any]:
+    """`wavering_model()`: one that refuses some restricted requests and answers others, so that answers differ."""
+    return lambda: clone(_half_attacked)
+
+
+@pytest.fixture
+def make_suite(splits: Any, graded: Any) -> Callable[..., Any]:
+    """`make_suite(judges={...}, size=4)`: an evaluation of the test split; the harm judge is `graded` unless given."""
+
+    def suite(*, judges: dict[str, Any] | None = None, size: int = 4) -> Suite:
+        return Suite(
+            harmful=splits.harmful["test"][:size],
+            benign=splits.benign["test"][:size],
+            harm_judges=judges or {"graded": graded},
+            help_judge=("graded", graded),
+            sampling=Sampling(max_new_tokens=24, temperature=0.0),
+        )
+
+    return suite

@@ -1,0 +1,52 @@
+"""A record whose numbers cannot be is not believed."""
+
+from dataclasses import replace
+
+import pytest
+
+from holdfast.records import Cell, Evaluation, Outcome, Record, Score
+from holdfast.records.evidence import Effect
+from holdfast.records.plausible import refuse_impossible
+
+GOOD = Record(
+    key="k", cell=Cell(model={"name": "m"}), outcome=Outcome.BROKE, steps=3, effect=Effect(moved=1.0, change=3.0)
+)
+
+
+def scored(name, value, **more):
+    evaluation = Evaluation(step=0, scores=(Score(name=name, **{"value": value, "n": 4, **more}),))
+    return replace(GOOD, evaluations=(evaluation,))
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (replace(GOOD, steps=-1), "steps is -1, below 0"),
+        (replace(GOOD, effect=Effect(moved=1.5)), "moved is 1.5, above 1"),
+        (replace(GOOD, evaluations=(Evaluation(step=-2),)), "step of an evaluation is -2"),
+        (scored("harmfulness", 7.0), "harmfulness at step 0 is 7, above 1"),
+        (scored("harmfulness/other", -0.2), "harmfulness/other at step 0 is -0.2, below 0"),
+        (scored("invalid/benign", 1.1), "invalid/benign at step 0 is 1.1"),
+        (scored("helpfulness", 0.5, high=2.0), "helpfulness at step 0 is 2"),
+        (scored("harmfulness", 0.5, invalid=-1), "invalid of harmfulness at step 0 is -1"),
+    ],
+)
+def test_counts_below_0_and_shares_outside_0_to_1_are_refused_by_place(record, words):
+    with pytest.raises(ValueError, match=words):
+        refuse_impossible(record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        GOOD,
+        scored("harmfulness", None),
+        scored("harmfulness", 1.0, high=1.0 + 1e-12),
+        scored("entropy", 7.0),
+        scored("kl/benign", 40.0),
+        scored("reward", -3.0),
+        scored("somebody_elses", 12.0),
+    ],
+)
+def test_what_can_be_is_believed(record):
+    refuse_impossible(record)
