@@ -354,7 +354,9 @@ def test_what_is_no_online_defense_is_refused_by_name(model: Model, tmp_path: Pa
         def constrain(self, plan: Plan, context: Context) -> Plan:
             return plan
 
-    with pytest.raises(HoldfastError, match=r"Constraint does not derive from `holdfast\.methods\.OnlineDefense`"):
+    with pytest.raises(
+        HoldfastError, match=r"Constraint does not derive from `holdfast\.training\.contracts\.OnlineDefense`"
+    ):
         constrain(make(model, tmp_path), Constraint())
 
 

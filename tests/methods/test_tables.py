@@ -146,8 +146,12 @@ class Untold(TrainingAttack):
 
 
 BROKEN = [
-    (Bare, (OnlineDefense,), r"does not derive from `holdfast\.methods\.OnlineDefense`; write `class Bare\(Online"),
-    (Bare, (TrainingAttack, SamplingAttack), r"`holdfast\.methods\.TrainingAttack` or `holdfast\.methods\.Sampling"),
+    (
+        Bare,
+        (OnlineDefense,),
+        r"does not derive from `holdfast\.training\.contracts\.OnlineDefense`; write `class Bare\(Online",
+    ),
+    (Bare, (TrainingAttack, SamplingAttack), r"`holdfast\.training\.contracts\.TrainingAttack"),
     (Pull, (OfflineDefense,), "does not derive from"),
     (Idle, (OnlineDefense,), r"has no `constrain\(self, plan: Plan, context: Context\) -> Plan`"),
     (Narrow, (OnlineDefense,), r"`constrain` is called as constrain\(self, plan.*: too many positional arguments"),

@@ -15,7 +15,7 @@ ONLINE = Table(
     {
         "refusal_loss": Row(
             "holdfast.defenses.online.refusal_loss:RefusalLoss",
-            "cross entropy of refusals added to the loss (its default, alpha 100, ends helpfulness here: try 1)",
+            "cross entropy of refusals added to the loss (its default alpha 100 ends helpfulness here: try 1)",
         ),
         "lisa": Row(
             "holdfast.defenses.online.lisa:Lisa",
