@@ -40,7 +40,8 @@ ORDER = {
     "defenses.online": "",
     "defenses.offline": "",
     "experiment": "places notes moving engine fingerprints machine examples outcomes methods store calling "
-    "combinations effects verdicts watch judging tasks world origins attacking rehearsal rounding grid beforehand work misplaced .",
+    "combinations effects verdicts watch judging tasks world origins attacking rehearsal rounding grid beforehand work "
+    "misplaced .",
     "report": "",
     "search": "",
     "control": "",
