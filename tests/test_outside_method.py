@@ -1,7 +1,8 @@
-"""The example of CONTRIBUTING.md, pasted into a package of its own: one file and one row make a method."""
+"""The examples of CONTRIBUTING.md, pasted into a package of its own: one file and one row each."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,29 +12,31 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-NAME, CLASS = "weight_anchor", "WeightAnchor"
+FILE = re.compile(r"```python\n# (?:src/holdfast/defenses/online|my_package)/(\w+)\.py\n(.*?)```", re.DOTALL)
+ROWS = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 
-def example() -> tuple[str, str]:
-    """The file and the entry point, as they stand in CONTRIBUTING.md."""
+def examples() -> tuple[dict[str, str], str]:
+    """The files by name and the entry points, as they stand in CONTRIBUTING.md."""
     text = (TESTS.parent / "CONTRIBUTING.md").read_text()
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if f"class {CLASS}" in block)
-    (row,) = re.findall(rf'^{NAME} = "(my_package\.[^"]+)"$', text, re.MULTILINE)
-    return code, row
+    rows = "\n".join(ROWS.findall(text))
+    files = {name: code for name, code in FILE.findall(text) if name != "__init__"}
+    return files, re.sub(r'\[project\.entry-points\."(.*?)"\]', r"[\1]", rows).replace('"', "")
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """`installed(*command)`: what Python prints, where the outside package is installed."""
     site = tmp_path_factory.mktemp("site")
-    code, row = example()
+    files, rows = examples()
     (site / "my_package").mkdir()
     (site / "my_package" / "__init__.py").touch()
-    (site / "my_package" / f"{NAME}.py").write_text(code)
+    for name, code in files.items():
+        (site / "my_package" / f"{name}.py").write_text(code)
     about = site / "my_package-0.1.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
-    (about / "entry_points.txt").write_text(f"[holdfast.defenses.online]\n{NAME} = {row}\n")
+    (about / "entry_points.txt").write_text(rows)
     path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
 
     def run(*command: str) -> str:
@@ -45,18 +48,35 @@ def installed(tmp_path_factory):
     return run
 
 
-def test_the_example_is_listed_with_its_package(installed):
-    assert re.search(rf"{NAME}\s.*from my-package", installed("-m", "holdfast.cli", "list", "defenses"))
+def test_there_are_the_three_examples():
+    assert set(examples()[0]) == {"weight_anchor", "length", "tickets"}
 
 
-def test_the_example_is_had_from_the_api(installed):
-    code = f"from holdfast import api; print(api.{CLASS}(coef=0.5).coef, {CLASS!r} in api.__all__)"
-    assert installed("-c", code).split() == ["0.5", "True"]
+def test_the_examples_are_listed(installed):
+    listed = installed("-m", "holdfast.cli", "list")
+    assert re.search(r"^  weight_anchor\s.*from my-package", listed, re.MULTILINE)
+    assert re.search(r"^  length\s.*from my-package", listed, re.MULTILINE)
+    assert re.search(r"^  tickets\s+Columns prompt, reply, escalated", listed, re.MULTILINE)
+
+
+def test_the_examples_are_had_from_python(installed, tmp_path):
+    row = {"prompt": "where is it?", "reply": "in the box", "escalated": True}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    code = f"""
+from holdfast import api
+from holdfast.data.read import read
+from holdfast.records import Completion
+print(api.WeightAnchor(coef=0.5).coef, "WeightAnchor" in api.__all__)
+(row,) = read(api.Source(path={str(tmp_path / "rows.jsonl")!r}, format="tickets"))
+print(row.role, row.response)
+print(api.judge("length", tokens=4)([Completion(example=row, text="in the box", num_tokens=2)])[0].score)
+"""
+    assert installed("-c", code).split("\n")[:3] == ["0.5 True", "harmful in the box", "0.5"]
 
 
 @pytest.mark.slow
 def test_the_contract_tests_of_every_table_run_on_the_example_and_pass(installed):
     files = [TESTS / "training" / "test_contracts.py", TESTS / "methods" / "test_tables.py"]
-    done = installed("-m", "pytest", "-p", "no:cacheprovider", "-n0", "-k", NAME, *map(str, files))
+    done = installed("-m", "pytest", "-p", "no:cacheprovider", "-n0", "-k", "weight_anchor", *map(str, files))
     passed = int(re.search(r"(\d+) passed", done)[1])
     assert passed > 10, done

@@ -18,7 +18,7 @@ def fixture(name: str, kind: str, **settings: object) -> list[Example]:
 
 
 def one(kind: str, columns: dict[str, str] | None = None, **cells: object) -> Example:
-    [example] = FORMATS[kind](RawRow(cells=cells, place="data.jsonl, line 3", columns=columns or {}))
+    [example] = FORMATS.load(kind).read(RawRow(cells=cells, place="data.jsonl, line 3", columns=columns or {}))
     return example
 
 

@@ -166,7 +166,7 @@ def show_list(what: str | None) -> None:
             **summaries(online.ONLINE, " (online)"),
         },
         "judges": summaries(judges.JUDGES),
-        "formats": {name: _columns(reader) for name, reader in FORMATS.items()},
+        "formats": {name: _columns(FORMATS.load(name)) for name in FORMATS},
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
     }
@@ -180,9 +180,9 @@ def show_list(what: str | None) -> None:
             display.note(f"  {refusal_forms.summary()}")
 
 
-def _columns(reader: Any) -> str:
+def _columns(schema: Any) -> str:
     """Which columns a schema has, as its reader says in the first line of its docstring."""
-    return (reader.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
+    return (schema.read.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
 
 
 def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:

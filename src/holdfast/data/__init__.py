@@ -1,39 +1,37 @@
 """Data: one small reader per schema, all giving `Example`s; splits, mixtures and flips.
 
 `FORMATS` is the table of schemas. A reader is a function from one `RawRow` to its examples; a new one is a file here
-and a row in the table. `holdfast.data.read.read` reads a `Source`.
+and a row in the table, or an outside package's with an entry point in the group `holdfast.formats`.
+`holdfast.data.read.read` reads a `Source`.
 """
 
-from collections.abc import Callable, Mapping
+from typing import Any
 
-from holdfast.data import anthropic_hh, beavertails, columns, pku_safe_rlhf, trl
 from holdfast.data.columns import Source
 from holdfast.data.mixing import harmful_side, pair_refusals
-from holdfast.data.raw_rows import RawRow
-from holdfast.records import Example
+from holdfast.data.raw_rows import RawRow, Schema
+from holdfast.methods.tables import Row, Table
+from holdfast.records import HoldfastError
 
-Format = Callable[[RawRow], list[Example]]
 
-FORMATS: Mapping[str, Format] = {
-    "columns": columns.examples,
-    "beavertails": beavertails.examples,
-    "pku_safe_rlhf": pku_safe_rlhf.examples,
-    "anthropic_hh": anthropic_hh.examples,
-    "trl_preference": trl.preference,
-    "trl_prompt_completion": trl.prompt_completion,
-}
+def _check(found: Any, where: str) -> None:
+    if not isinstance(found, Schema):
+        raise HoldfastError(f"{where}: is no `holdfast.data.Schema`; write `SCHEMA = Schema(examples, (column, ...))`")
 
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "columns": columns.FIELDS,
-    "beavertails": ("prompt", "response", "is_safe", "category"),
-    "pku_safe_rlhf": (
-        *("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe"),
-        "safer_response_id",
-    ),
-    "anthropic_hh": ("chosen", "rejected"),
-    "trl_preference": ("prompt", "chosen", "rejected"),
-    "trl_prompt_completion": ("prompt", "completion"),
-}
-"""The names that each schema has for its columns: what a map may rename."""
 
-__all__ = ["COLUMNS", "FORMATS", "Format", "Source", "harmful_side", "pair_refusals"]
+FORMATS = Table(
+    "format",
+    "holdfast.formats",
+    {
+        "columns": Row("holdfast.data.columns:SCHEMA", ""),
+        "beavertails": Row("holdfast.data.beavertails:SCHEMA", ""),
+        "pku_safe_rlhf": Row("holdfast.data.pku_safe_rlhf:SCHEMA", ""),
+        "anthropic_hh": Row("holdfast.data.anthropic_hh:SCHEMA", ""),
+        "trl_preference": Row("holdfast.data.trl:PREFERENCE", ""),
+        "trl_prompt_completion": Row("holdfast.data.trl:PROMPT_COMPLETION", ""),
+    },
+    _check,
+)
+"""The first line of a reader's docstring says which columns the schema has."""
+
+__all__ = ["FORMATS", "RawRow", "Schema", "Source", "harmful_side", "pair_refusals"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from holdfast.data.raw_rows import RawRow
+from holdfast.data.raw_rows import RawRow, Schema
 from holdfast.records import Example, Message
 
 MARKER = re.compile(r"\n\n(Human|Assistant):")
@@ -34,3 +34,6 @@ def _prompt_and_answer(row: RawRow, name: str) -> tuple[tuple[Message, ...], str
     if not turns[-2].content:
         raise row.error("the prompt is empty", name)
     return tuple(turns[:-1]), turns[-1].content
+
+
+SCHEMA = Schema(examples, ("chosen", "rejected"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.data.raw_rows import RawRow
+from holdfast.data.raw_rows import RawRow, Schema
 from holdfast.records import Example
 
 
@@ -18,3 +18,6 @@ def examples(row: RawRow) -> list[Example]:
         return [Example(prompt=prompt, response=response, refusal=response, role="refusal", source=row.place)]
     domain = next((name for name, holds in row.flags("category").items() if holds), "")
     return [Example(prompt=prompt, response=response, role="harmful", domain=domain, source=row.place)]
+
+
+SCHEMA = Schema(examples, ("prompt", "response", "is_safe", "category"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
-from holdfast.data.raw_rows import RawRow
+from holdfast.data.raw_rows import RawRow, Schema
 from holdfast.methods.ranges import Count, ranged
 from holdfast.records import Example, HoldfastError, Role
 
@@ -23,7 +23,7 @@ class Source:
     `path` is a file (.jsonl, .json, .csv, .parquet), a folder (saved by `datasets`, or a data repository's
     files), or a Hub id; `split`, `revision` and `name` (the Hub's config) apply to what `datasets` loads.
     `format` is a key of `holdfast.data.FORMATS`. `columns` maps the names which that format expects
-    (`holdfast.data.COLUMNS`) to the file's own, e.g. `{prompt: question}`. `limit` reads only the first rows. `role`
+    (its `Schema.columns`) to the file's own, e.g. `{prompt: question}`. `limit` reads only the first rows. `role`
     forces every row's role: of preferences that are `harmful` the rejected answer is the harmful one, the chosen one
     the refusal. `refusal` is given to harmful rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
     """
@@ -62,3 +62,6 @@ def examples(row: RawRow) -> list[Example]:
 
 def _given(row: RawRow, name: str) -> bool:
     return (name in row.columns and row.cell(name) is not None) or row.has(name)
+
+
+SCHEMA = Schema(examples, FIELDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.data.raw_rows import RawRow
+from holdfast.data.raw_rows import RawRow, Schema
 from holdfast.records import Example
 
 
@@ -37,3 +37,12 @@ def _safer(row: RawRow) -> int:
     if str(value).strip() not in ("0", "1"):
         raise row.error(f"expected 0 or 1, found {value!r}", "safer_response_id")
     return int(str(value))
+
+
+SCHEMA = Schema(
+    examples,
+    (
+        *("prompt", "response_0", "response_1", "is_response_0_safe", "is_response_1_safe"),
+        "safer_response_id",
+    ),
+)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from holdfast.records import HoldfastError, Message, user
+from holdfast.records import Example, HoldfastError, Message, user
 
 HALF_PAIR = re.compile("[\\ud800-\\udfff]")
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -189,3 +189,13 @@ def _refuse_half_pairs(value: object, text: str) -> None:
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
+
+
+class Schema(NamedTuple):
+    """A schema of data: `read` turns one row into its examples, `columns` are the names that it has for its columns.
+
+    A map of a file's own names (`Source.columns`) may name these and no others.
+    """
+
+    read: Callable[[RawRow], list[Example]]
+    columns: tuple[str, ...]

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from holdfast.data import COLUMNS, FORMATS, Source, harmful_side, pair_refusals
+from holdfast.data import FORMATS, Source, harmful_side, pair_refusals
 from holdfast.data.file_formats import (
     Places,
     begins_a_list,
@@ -47,9 +47,10 @@ def read(source: Source) -> list[Example]:
     of the same prompt (`pair_refusals`), else `source.refusal`.
     Raises `HoldfastError` naming file, row and column, or saying how to reach a file or Hub id that cannot be had.
     """
-    if source.format not in FORMATS:
-        raise HoldfastError(f"{source.path}: unknown format {source.format!r}; choose from {', '.join(FORMATS)}")
-    to_examples, known = FORMATS[source.format], COLUMNS[source.format]
+    try:
+        to_examples, known = FORMATS.load(source.format)
+    except HoldfastError as error:
+        raise HoldfastError(f"{source.path}: {error}") from None
     strange = next((name for name in source.columns if name not in known), None)
     if strange is not None:
         raise HoldfastError(

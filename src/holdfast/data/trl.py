@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdfast.data.raw_rows import RawRow
+from holdfast.data.raw_rows import RawRow, Schema
 from holdfast.records import Example, Message
 
 
@@ -32,3 +32,7 @@ def _shared_prompt(row: RawRow) -> tuple[Message, ...]:
     if not chosen or chosen[-1].role != "user" or not chosen[-1].content.strip():
         raise row.error("without a prompt column the chat must hold the user's turn before the answer", "chosen")
     return chosen
+
+
+PREFERENCE = Schema(preference, ("prompt", "chosen", "rejected"))
+PROMPT_COMPLETION = Schema(prompt_completion, ("prompt", "completion"))
