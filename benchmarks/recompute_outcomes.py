@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from holdfast.experiment.outcomes import OPEN, OVER_REFUSAL_THRESHOLD, Unbroken, outcome_beside
+from holdfast.evaluation.measurement import OVER_REFUSAL_THRESHOLD
+from holdfast.experiment.outcomes import OPEN, Unbroken, outcome_beside
 from holdfast.records import Outcome
 from holdfast.records.evidence import ControlRun, Effect
 

@@ -21,13 +21,14 @@ ORDER = {
     "text": ". thinking",
     "files": "hub . plain_yaml documents",
     "methods": ". tables knobs ranges settings",
-    "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns . read",
+    "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
+    "dataset . read",
     "losses": "",
-    "network": ". anatomy loading precision templates adapters reach reading chat judge_inputs prefixes models scoring "
-    "shortcuts critic releasing forward generate flops",
+    "network": ". anatomy loading precision templates pretrained adapters reach reading chat judge_inputs prefixes "
+    "models scoring shortcuts critic releasing forward generate flops",
     "training": ". clock checkpoints optim contracts plan perturbation objectives fit",
     "judges": "",
-    "evaluation": ". best_of intervals refusal_forms breaking evaluate",
+    "evaluation": ". measurement best_of intervals refusal_forms breaking evaluate",
     "rl": ". rewards rollouts experience policy",
     "rl.guidance": ". expert guide drawing watching sampler canned",
     "sandbox": ". grammar oracle build",
@@ -39,9 +40,9 @@ ORDER = {
     "defenses.tampering": ". shelf runs attackers objectives",
     "defenses.online": "",
     "defenses.offline": "",
-    "experiment": "places notes moving engine fingerprints machine examples outcomes methods store calling "
-    "combinations effects verdicts watch judging tasks world origins attacking rehearsal rounding grid beforehand work "
-    "misplaced .",
+    "experiment": "places notes cell_settings moving engine fingerprints machine examples outcomes methods store "
+    "calling combinations effects verdicts watch judging tasks world origins attacking rehearsal rounding grid "
+    "beforehand work misplaced .",
     "report": "",
     "search": "",
     "control": "",
@@ -191,6 +192,31 @@ def test_records_and_what_reads_them_need_the_standard_library_only(name):
     outside = {full for full in found if full.partition(".")[0] not in sys.stdlib_module_names}
     assert {full.split(".")[1] for full in outside if full.startswith("holdfast.")} <= {"records", "evaluation"}
     assert all(full.startswith("holdfast.") for full in outside)
+
+
+def keyed_reads(name: str) -> Iterator[str]:
+    """Where a module reads a cell's settings by a key: `cell.data["seed"]`, `evaluation.get("every")`, and so on."""
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant | ast.JoinedStr):
+            held, key = node.value, node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            held, key = node.func.value, node.args[0]
+        else:
+            continue
+        inner = held.value if isinstance(held, ast.Subscript) else held
+        holder = inner.attr if isinstance(inner, ast.Attribute) else inner.id if isinstance(inner, ast.Name) else ""
+        if holder in ("data", "evaluation", "model") and isinstance(getattr(key, "value", ""), str):
+            yield f"{name}:{node.lineno}: {ast.unparse(node)}"
+
+
+KEYED = ("records", "experiment.cell_settings", "experiment.grid", "config")
+"""Where settings are plain values: cells written and read, grids expanded and parsed."""
+READERS = ("experiment", "evaluation", "search", "report", "commands", "judge_training", "api")
+
+
+def test_settings_of_cells_are_read_by_key_where_they_are_written_or_read_back_only():
+    readers = [name for name in modules() if name.partition(".")[0] in READERS and name not in KEYED]
+    assert [read for name in readers for read in keyed_reads(name)] == []
 
 
 def test_functions_are_short():

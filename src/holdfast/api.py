@@ -13,13 +13,14 @@ from typing import Any
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.data.columns import Source
+from holdfast.data.dataset import Data
 from holdfast.data.splits import Splits
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.evaluation.evaluate import Suite, evaluate
 from holdfast.experiment.examples import load_splits
-from holdfast.experiment.grid import Data, data_values
+from holdfast.experiment.grid import data_fingerprints
 from holdfast.experiment.world import make_judge
 from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, Model, load
@@ -93,7 +94,9 @@ def splits(data: Data | None = None) -> Splits:
     Raises:
         HoldfastError: a file cannot be read; names file, row and column.
     """
-    return load_splits(data_values(data or Data()))
+    data = data or Data()
+    data_fingerprints(data)
+    return load_splits(data)
 
 
 def judge(name: str, **settings: object) -> Judge:

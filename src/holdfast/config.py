@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.control.settings import ARMS, Arm, Control, Task
-from holdfast.experiment.grid import Data, Grid, Measurement, Pretrained
+from holdfast.data.dataset import Data
+from holdfast.evaluation.measurement import Measurement
+from holdfast.experiment.grid import Grid
 from holdfast.experiment.misplaced import refuse_misplaced
 from holdfast.files.documents import folder_name, text_of
 from holdfast.files.plain_yaml import yaml_value
 from holdfast.methods.ranges import SEED, SettingsError, shown
 from holdfast.methods.settings import Settings, one_text, typed
 from holdfast.methods.tables import near
+from holdfast.network.pretrained import Pretrained
 from holdfast.network.templates import DATE
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox

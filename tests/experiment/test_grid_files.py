@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from holdfast.config import data_options, grid_options, load_grid, overridden, parse_grid, presets
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.records import HoldfastError, Method
@@ -109,9 +110,11 @@ def test_the_same_prompts_as_harmful_and_benign_are_refused_in_another_form_and_
     first = rows("a.jsonl", "soup?", "pie?", "bread?")
     other, apart = rows("b.json", "Pie?", " soup?"), rows("c.json", "pie?", "tea?")
     (cell,) = cells(two_sources(first, other))
-    assert "ask the same" in error_of(load_splits, cell.data)
+    assert "ask the same" in error_of(load_splits, settings_of(cell).data)
     (cell,) = cells(two_sources(first, apart))
-    assert "ask the same" not in error_of(load_splits, cell.data)  # refused for being few, not for being the same
+    assert "ask the same" not in error_of(
+        load_splits, settings_of(cell).data
+    )  # refused for being few, not for being the same
 
 
 def test_a_list_of_defenses_in_the_list_is_a_stack():

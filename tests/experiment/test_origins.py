@@ -10,6 +10,7 @@ from holdfast.experiment import origins
 from holdfast.experiment.grid import cells, model_values
 from holdfast.experiment.origins import origin_of
 from holdfast.experiment.tasks import sandbox_models
+from holdfast.records import Cell
 
 
 def folder(place, **config):
@@ -29,7 +30,7 @@ def hardened(tmp_path, attacked):
     """A folder that was hardened from another one."""
     (cell,) = cells(attacked(folder(tmp_path / "original", name="original")))
     made = folder(tmp_path / "hardened", name="hardened")
-    origins.write(made, cell.model)
+    origins.write(made, cell)
     return made
 
 
@@ -81,7 +82,7 @@ def test_a_model_hardened_from_the_sandboxs_finds_it_in_the_cache(values, attack
     (cell,) = cells(parse_grid({**values(), "models": ["sandbox"]}, "t"))
     aligned = folder(sandbox_models(cell, tmp_path / "cache" / "sandbox")["undefended"])
     made = folder(tmp_path / "hardened")
-    origins.write(made, cell.model)
+    origins.write(made, cell)
     own, control = cells(attacked(made))
     assert own.defense == "hardened"
     assert (control.model["name"], control.model["settings"]["path"]) == (cell.model["name"], str(aligned))
@@ -93,7 +94,7 @@ def test_a_model_hardened_from_the_sandboxs_finds_it_in_the_cache(values, attack
 
 def test_what_is_hardened_again_was_made_from_the_first_model(hardened, attacked, tmp_path):
     again = folder(tmp_path / "again")
-    origins.write(again, cells(attacked(hardened))[0].model)
+    origins.write(again, cells(attacked(hardened))[0])
     assert origin_of(again).name == "original"
 
 
@@ -104,7 +105,7 @@ def test_where_it_came_from_is_no_part_of_what_a_model_is(hardened, attacked):
 
 
 def test_an_id_that_is_not_on_this_machine_is_never_fetched_for_what_a_folder_says(hardened, attacked):
-    origins.write(hardened, {**model_values(attacked("some/where").models[0])})
+    origins.write(hardened, Cell(model=model_values(attacked("some/where").models[0])))
     assert not origin_of(hardened).there
 
 
@@ -115,7 +116,7 @@ def test_an_id_is_taken_at_the_commit_that_was_hardened_where_that_is_in_the_cac
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     folder(tmp_path / "hub" / "models--some--where" / "snapshots" / commit)
     settings = {**model_values(attacked("some/where").models[0]), "fingerprint": f"some/where@{commit}"}
-    origins.write(hardened, settings)
+    origins.write(hardened, Cell(model=settings))
     assert cells(attacked(hardened))[1].model["settings"]["revision"] == commit
-    origins.write(hardened, {**settings, "fingerprint": f"some/where@{other}"})
+    origins.write(hardened, Cell(model={**settings, "fingerprint": f"some/where@{other}"}))
     assert len(cells(attacked(hardened))) == 1

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from holdfast.evaluation.breaking import time_to_break
+from holdfast.evaluation.measurement import Measurement
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.moving import as_percent
 from holdfast.experiment.outcomes import control_of, control_run, outcome_of, settled, settled_together
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
@@ -43,7 +45,7 @@ def record(harms=(0.0, 0.1, 0.2), *, defense="shield", attack="sft", adaptive=()
         seed=seed,
     )
     found = curve(harms, helps, refusing)
-    outcome, reason = outcome_of(found, cell.evaluation, diverged=more.pop("diverged", None))
+    outcome, reason = outcome_of(found, settings_of(cell).evaluation, diverged=more.pop("diverged", None))
     time = time_to_break(found)
     steps = found[-1].step
     own = {"outcome": outcome, "reason": reason, "evaluations": found, "time_to_break": time, "steps": steps}
@@ -160,7 +162,7 @@ def test_harm_in_thoughts_stands_beside_held_where_it_is_above_the_threshold(har
 def test_a_model_that_was_garbled_before_the_attack_has_not_held_when_it_talks_again_after_it(name):
     start, *rest = curve((None, 0.0, 0.0))
     start = replace(start, scores=(*start.scores[:-1], Score(name=name, value=0.9, n=10)))
-    outcome, reason = outcome_of((start, *rest), LIMITS)
+    outcome, reason = outcome_of((start, *rest), Measurement())
     assert outcome is Outcome.COLLAPSED
     assert reason.startswith("90% of answers to ")
     assert reason.endswith(" prompts empty or garbled before the attack")

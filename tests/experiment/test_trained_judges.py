@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from holdfast.experiment import run
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.experiment.judging import judge_key, trained_judge
@@ -47,7 +48,7 @@ def test_the_key_follows_settings_and_data_and_no_label(found):
     def key(settings=None, label="", **changes):
         judge = {"trained_reward_model": {**RM["trained_reward_model"], **(settings or {})}, "label": label}
         cell = found(judges={"rm": judge}, **changes)[0]
-        return judge_key(cell.judges["rm"], cell.data)
+        return judge_key(cell.judges["rm"], cell)
 
     assert key() == key(label="mine") == key(seeds=[7])
     assert len({key(), key({"flip_ratio": 0.5}), key({"flip_how": "random"}), key({"num_samples": 9})}) == 4
@@ -120,10 +121,10 @@ def test_a_run_trains_each_judge_once_and_its_cells_end_with_records(finished_ru
 def test_the_judge_that_a_cell_gets_is_the_one_in_the_runs_folder(finished_run):
     folder, grid, _ = finished_run
     cell = cells(grid)[0]
-    row = load_splits(cell.data).harmful["test"][0]
+    row = load_splits(settings_of(cell).data).harmful["test"][0]
     done = [Completion(example=row, text=text, num_tokens=9) for text in (row.response, row.refusal)]
     given = judge_of(cell, folder)("rm")(done)
-    assert given == trained_judge(cell.judges["rm"], cell.data, folder)(done)
+    assert given == trained_judge(cell.judges["rm"], cell, folder)(done)
     assert given[0].logit != given[1].logit
 
 
@@ -156,6 +157,6 @@ def test_a_judge_sees_no_row_of_another_split(found):
     from holdfast.judge_training.settings import RewardModel
 
     cell = found(judges={"rm": RM})[0]
-    splits = load_splits(cell.data)
+    splits = load_splits(settings_of(cell).data)
     used = {row.key for side in rows.preference_rows(RewardModel(), splits) for row in side}
     assert used == {row.key for row in splits.harmful["attack"]}

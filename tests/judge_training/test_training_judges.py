@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from holdfast.data.columns import Source
+from holdfast.data.dataset import Data
 from holdfast.data.splits import Splits, split
 from holdfast.judge_training import training
 from holdfast.judge_training.backbone import backbone
@@ -207,7 +209,7 @@ def saved(splits, tmp_path_factory):
     ):
         trained = train(settings, splits, fit)
         folder = tmp_path_factory.mktemp(kind)
-        save_judge(trained, folder, {"harmful": None, "benign": None, "seed": 3})
+        save_judge(trained, folder, Data(seed=3), {})
         made[kind] = (trained, folder)
     return made
 
@@ -268,9 +270,9 @@ def test_the_card_states_data_recipe_scores_and_limits(saved):
 def test_a_card_names_files_and_their_hashes(saved):
     from holdfast.judge_training.saving import card
 
-    data = {"harmful": {"path": "rows.jsonl", "format": "beavertails"}, "fingerprints": {"harmful": "abc123"}}
+    data = Data(harmful=Source(path="rows.jsonl", format="beavertails"))
     assert "harmful rows: `rows.jsonl` (format `beavertails`, sha256 or revision `abc123`)" in card(
-        saved["classifier"][0], data
+        saved["classifier"][0], data, {"harmful": "abc123"}
     )
 
 

@@ -13,13 +13,16 @@ from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.attacks.sft import SFT
 from holdfast.config import parse_grid
 from holdfast.control.settings import Arm, Control, Task
+from holdfast.data.dataset import Data
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
-from holdfast.experiment.grid import Data, Measurement, Pretrained, cells
+from holdfast.evaluation.measurement import Measurement
+from holdfast.experiment.grid import cells
 from holdfast.judges import JUDGES
 from holdfast.methods.ranges import Bounds, SettingsError
 from holdfast.methods.settings import typed
 from holdfast.network.generate import Sampling
+from holdfast.network.pretrained import Pretrained
 from holdfast.records import HoldfastError
 from holdfast.sandbox.build import Sandbox
 from holdfast.search.settings import Search

@@ -88,6 +88,7 @@ def test_a_damaged_record_names_its_file_in_one_line(make_record, write_run, tex
         (("time_to_break", "steps"), "soon"),
         (("cell", "seed"), "zero"),
         (("cell", "attack"), 7),
+        (("cell", "evaluation", "break_threshold"), "half"),
         (("cell", "data"), "[" * 400),
     ],
 )

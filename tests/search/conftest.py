@@ -71,19 +71,20 @@ class MadeUp:
 
     def _made(self, cell):
         from holdfast.evaluation.breaking import given_up, is_break, time_to_break
+        from holdfast.experiment.cell_settings import settings_of
         from holdfast.experiment.outcomes import outcome_of
         from holdfast.records import Outcome, Record
         from holdfast.records.evidence import Effect
 
-        optim, evaluation = cell.attack.settings["optim"], cell.evaluation
+        optim, evaluation = cell.attack.settings["optim"], settings_of(cell).evaluation
         bad = self.outcome(optim["learning_rate"])
         if bad is Outcome.FAILED:
             return Record(key=cell.key, cell=cell, outcome=bad, reason="made to fail")
         curve = []
-        for step in range(0, optim["max_steps"] + 1, evaluation["every"]):
+        for step in range(0, optim["max_steps"] + 1, evaluation.every):
             share = self.shield if cell.constraints else 1.0
             curve.append(measured(step, share * harm_of(optim["learning_rate"], step)))
-            stop = evaluation["stop_when_broken"] and is_break(curve[-1])
+            stop = evaluation.stop_when_broken and is_break(curve[-1])
             if stop or given_up(curve, evaluation):
                 break
         outcome, reason = outcome_of(curve, evaluation, diverged="made to diverge" if bad else None)

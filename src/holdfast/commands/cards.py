@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import useless_beside
 from holdfast.records import Evaluation, Record, Score, evaluation_from_json
 
@@ -22,11 +23,11 @@ def model_card(before: Record, after: Record) -> str:
         f"{cost['name']}: {cost['steps']} steps, {cost['tokens']} tokens, {cost['seconds']:.0f} s"
         for cost in after.stages
     )
-    data = after.cell.data.get("fingerprints") or {"sandbox": "the built-in invented data"}
+    data = settings_of(after.cell).data_fingerprints or {"sandbox": "the built-in invented data"}
     return f"""---
 tags: [holdfast, hardened]
 ---
-# {after.cell.model["name"]}, hardened
+# {after.cell.model_name}, hardened
 
 Hardened before release with {", ".join(methods)} by Holdfast {after.environment.get("holdfast", "")}.
 
@@ -45,7 +46,7 @@ measure that with `holdfast attack`, beside the model that it was made from (`ho
 
 ## How it was made
 
-Model: `{json.dumps(after.cell.model["settings"])}`
+Model: `{json.dumps(after.cell.model_settings)}`
 
 Cost: {costs}. Seed: {after.cell.seed}.
 

@@ -72,7 +72,7 @@ def harden_model(
     with whole_folder(out) as made:
         copy_into(made, store.stage_folder(runs, key) / "model")
         store.write_text(made / "README.md", model_card(before, after))
-        origins.write(made, before.cell.model)
+        origins.write(made, before.cell)
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
     use = useless_beside(after, before)
     if use is not None:
@@ -133,7 +133,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
     if any(record.outcome is Outcome.FAILED for record in records):
         return _failed(records)
     for record in records:
-        display.note(f"{record.cell.model['name']}, on names that it never saw:")
+        display.note(f"{record.cell.model_name}, on names that it never saw:")
         display.scores(record.evaluations[-1].scores)
     for piece in tasks_of(cells(grid), runs.absolute(), experiment.cache_folder()):
         if piece.kind in ("base", "aligned"):

@@ -12,6 +12,7 @@ from holdfast.commands.options import HarmfulRole
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
+    from holdfast.data.dataset import Data
     from holdfast.data.splits import Splits
     from holdfast.judge_training.settings import Classifier, RewardModel
     from holdfast.training.plan import Fitted, Plan
@@ -75,14 +76,14 @@ def train(
 def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:
     """Settings and rows in, a folder out; the exit code."""
     from holdfast.commands import display
-    from holdfast.experiment.grid import data_values
+    from holdfast.experiment.grid import data_fingerprints
     from holdfast.judge_training.saving import save_judge
     from holdfast.judge_training.training import train as train_judge
     from holdfast.training.plan import Diverged
 
     settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
-    values = data_values(data)
-    splits = _splits(values)
+    fingerprints = data_fingerprints(data)
+    splits = _splits(data)
     piece = _Piece(f"{kind} from {settings.backbone}")
     with display.live() as news:
         news(piece, "started", {})
@@ -92,7 +93,7 @@ def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[st
             news(piece, "failed", {"reason": str(error)})
             return 1
         news(piece, "done", {})
-    save_judge(trained, rest["out"], values)
+    save_judge(trained, rest["out"], data, fingerprints)
     display.scores(trained.scores)
     display.note(f"wrote {rest['out']}")
     return 0
@@ -119,10 +120,10 @@ def _watched(tell: Callable[[dict[str, int]], None]) -> Callable[[Plan], Fitted]
 
 def _settings(
     kind: str, preset: str | None, flips: dict[str, float], data: dict[str, Any], overrides: Sequence[str]
-) -> tuple[RewardModel | Classifier, Any]:
+) -> tuple[RewardModel | Classifier, Data]:
     """The training's settings and the data's, from options and overrides."""
     from holdfast.config import overridden
-    from holdfast.experiment.grid import Data
+    from holdfast.data.dataset import Data
     from holdfast.judge_training.settings import Classifier, RewardModel
     from holdfast.methods.settings import typed
     from holdfast.methods.tables import near
@@ -148,11 +149,11 @@ def _settings(
     return settings, typed(Data, values["data"], "data")
 
 
-def _splits(data: dict[str, Any]) -> Splits:
+def _splits(data: Data) -> Splits:
     """The rows dealt out as for a grid, so that a judge sees what its owner may; benign ones may be missing here."""
     from holdfast.data.splits import Splits
     from holdfast.experiment.examples import harmful_splits, load_splits
 
-    if data["harmful"] is not None and data["benign"] is None:
+    if data.harmful is not None and data.benign is None:
         return Splits(harmful=harmful_splits(data), benign={})
     return load_splits(data)

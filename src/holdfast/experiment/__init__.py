@@ -90,9 +90,10 @@ def look(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
 def check_data(grid: Grid) -> None:
     """Read and split a grid's data once, so that a bad row is found before anything is trained."""
     from holdfast.experiment.examples import load_splits
-    from holdfast.experiment.grid import data_values
+    from holdfast.experiment.grid import data_fingerprints
 
-    load_splits(data_values(grid.data))
+    data_fingerprints(grid.data)
+    load_splits(grid.data)
 
 
 def _renew(pieces: list[Any]) -> None:

@@ -17,6 +17,7 @@ from holdfast.attacks import unit
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.evaluation.evaluate import beside
 from holdfast.experiment import store
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.effects import Movement, effect_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.machine import environment, peak_memory_mb
@@ -38,15 +39,15 @@ from holdfast.training.plan import Context, Diverged, Fitted, Plan, Progress, as
 
 def run_cell(task: Task, options: Options, report: Report) -> None:
     """Attack a cell's model and write its record, with the outcome that it has beside its control's."""
-    start, cell = time.perf_counter(), task.cell
-    model, splits, judge = load_model(cell, task.source), load_splits(cell.data), judge_of(cell, run_of(task))
-    refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    start, cell, settings = time.perf_counter(), task.cell, settings_of(task.cell)
+    model, splits, judge = load_model(cell, task.source), load_splits(settings.data), judge_of(cell, run_of(task))
+    refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
     watch = Watch(
         folder=task.folder,
         suite=suite_of(cell, splits, judge),
-        settings=cell.evaluation,
+        settings=settings.evaluation,
         report=report,
-        start=load_model(cell, task.source) if cell.evaluation["kl_to_start"] else None,
+        start=load_model(cell, task.source) if settings.evaluation.kl_to_start else None,
     )
     if not watch.whole():
         store.discard(task.folder / "training")
@@ -78,7 +79,7 @@ def _record(task: Task, watch: Watch, trouble: str | None) -> Record:
     """The record as far as the curve tells it; `trouble` is why the training diverged, if it did."""
     cell, last = task.cell, watch.evaluations[-1] if watch.evaluations else None
     counted = unit(cell.attack.name) if cell.attack else "step"
-    outcome, reason = outcome_of(watch.evaluations, cell.evaluation, diverged=trouble, unit=counted)
+    outcome, reason = outcome_of(watch.evaluations, watch.settings, diverged=trouble, unit=counted)
     return Record(
         key=task.key,
         cell=cell,
@@ -86,8 +87,8 @@ def _record(task: Task, watch: Watch, trouble: str | None) -> Record:
         reason=reason,
         time_to_break=time_to_break(
             watch.evaluations,
-            cell.evaluation["break_threshold"],
-            max_invalid=cell.evaluation["collapse_threshold"],
+            watch.settings.break_threshold,
+            max_invalid=watch.settings.collapse_threshold,
         ),
         evaluations=tuple(watch.evaluations),
         steps=last.step if last else 0,
@@ -154,7 +155,7 @@ def _attack(
 
     plan = constrained(planner(model, replace(context, fit=before)))
     training = task.folder / "training"
-    every = cell.evaluation["every"]
+    every = watch.settings.every
     moves.append(Movement(network=plan.model.network, folder=training, begins=plan.spent.steps, every=every))
     plan = replace(plan, hooks=(moves[-1], *plan.hooks, watch))
     fitted = fit(plan, folder=training, checkpoint_every=options.checkpoint_every)

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
@@ -22,15 +22,16 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from holdfast.data.dataset import Data
 from holdfast.data.splits import Splits
 from holdfast.experiment import engine
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
-from holdfast.experiment.judging import settings_of
+from holdfast.experiment.judging import judge_settings
 from holdfast.experiment.rehearsal import Rehearsal, no_judge, unlike
 from holdfast.experiment.world import load_model, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
-from holdfast.methods.settings import typed
 from holdfast.network.loading import refuse_not_finite
 from holdfast.network.models import Model
 from holdfast.network.reach import survey
@@ -96,7 +97,7 @@ def refuse_unready(cells: Sequence[Cell]) -> None:
         Problems: a model or judge cannot be had, a prompt is too long or cannot be told the model, a row lacks what a
             method learns from, or a method cannot work on the model; all that was found, a line each.
     """
-    look = _Look(data=cells[0].data)
+    look = _Look(data=settings_of(cells[0]).data)
     with _unchanged_randomness(), _silent():
         for cell in unlike(cells):
             look.at(cell)
@@ -108,7 +109,7 @@ def refuse_unready(cells: Sequence[Cell]) -> None:
 class _Look:
     """What was looked at so far, and what was found, in order and each once."""
 
-    data: Mapping[str, Any]
+    data: Data
     problems: dict[str, None] = field(default_factory=dict)
     twins: dict[str, Model | None] = field(default_factory=dict)
     judges: dict[str, Judge | None] = field(default_factory=dict)
@@ -123,7 +124,7 @@ class _Look:
         splits = self.splits
         if splits is None:
             return
-        key = digest([cell.model, cell.evaluation["max_new_tokens"]])
+        key = digest([cell.model, settings_of(cell).evaluation.max_new_tokens])
         if key not in self.twins:
             self.twins = {key: self._tried("models", lambda: _twin(cell, splits))}  # one at a time
         for name, method in cell.judges.items():
@@ -145,13 +146,14 @@ class _Look:
 
 def _twin(cell: Cell, splits: Splits) -> Model:
     """The cell's model as far as a plan can tell, on no device; loaded, told every prompt and surveyed first."""
-    if cell.model["kind"] == "sandbox":
+    settings = settings_of(cell)
+    if isinstance(settings.model, Sandbox):
         with torch.device("meta"):
-            model = untrained(typed(Sandbox, cell.model["settings"], "models.sandbox"))
+            model = untrained(settings.model)
     else:
         model = load_model(cell, None)
         refuse_not_finite(model.name, model.network)
-    refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
     with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture says so itself
         survey(model.network)
     network = model.network.to("meta")
@@ -163,7 +165,7 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
     """The judge, asked once; one that is trained first is trained up to its first step."""
     if method.name in TRAINED:
         with contextlib.suppress(_Enough), _without_trouble():
-            train_judge(settings_of(method), splits, _enough)
+            train_judge(judge_settings(method), splits, _enough)
         return no_judge
     judge = make_judge(method)
     with _without_trouble():
@@ -174,9 +176,10 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
 def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
     """Put some given answers to a judge: what it reports on is of harmful prompts, of benign ones, or of either."""
     rows = [row for rows in (splits.harmful, splits.benign) for row in rows["development"][:ASKED]]
-    if name in cell.evaluation["harm_judges"]:
+    evaluation = settings_of(cell).evaluation
+    if name in evaluation.harm_judges:
         rows = splits.harmful["development"][:ASKED]
-    elif name == cell.evaluation["help_judge"]:
+    elif name == evaluation.help_judge:
         rows = splits.benign["development"][:ASKED]
     answers = [Completion(example=row, text=row.response or "here it is .", num_tokens=1) for row in rows]
     verdicts = judge(answers)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.experiment import store
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.judges import TRAINED
 from holdfast.methods.tables import judge_names
@@ -24,12 +25,12 @@ def trained_judges(cell: Cell, names: Iterable[str] | None = None) -> dict[str, 
     """The judges among `names` (all that the cell calls unless given) that have to be trained, by their keys."""
     called = cell.judges if names is None else names
     wanted = [cell.judges[name] for name in called if cell.judges[name].name in TRAINED]
-    return {judge_key(judge, cell.data): judge for judge in wanted}
+    return {judge_key(judge, cell): judge for judge in wanted}
 
 
-def judge_key(judge: Method, data: Mapping[str, Any]) -> str:
-    """Hash of everything that a trained judge depends on: its settings and the data, no cell's seed or model."""
-    return digest(unlabelled({"judge": asdict(judge), "data": data}))
+def judge_key(judge: Method, cell: Cell) -> str:
+    """Hash of everything that a trained judge depends on: its settings and the cell's data, not its seed or model."""
+    return digest(unlabelled({"judge": asdict(judge), "data": cell.data}))
 
 
 def refuse_foreign_data(cell: Cell) -> None:
@@ -46,37 +47,38 @@ def refuse_foreign_data(cell: Cell) -> None:
     for side, methods in sides.items():
         for name in {name for method in methods for name in judge_names(method.settings)}:
             judge = cell.judges[name]
-            if judge.name in TRAINED and judge.settings["split"] != side:
+            if judge.name in TRAINED and (split := judge_settings(judge).split) != side:
                 raise HoldfastError(
-                    f"judge {name!r} is trained on the {judge.settings['split']} split and called from the {side} "
+                    f"judge {name!r} is trained on the {split} split and called from the {side} "
                     f"side: set its `split` to {side}"
                 )
     for judge in trained_judges(cell).values():
-        if judge.settings["backbone"] == "sandbox" and cell.data["harmful"] is not None:
+        if judge_settings(judge).backbone == "sandbox" and settings_of(cell).data.harmful is not None:
             raise HoldfastError(
                 f"{judge.title}: the backbone `sandbox` reads the sandbox's language only, and the data is your own; "
                 "name a pretrained model by folder or id"
             )
 
 
-def trained_judge(judge: Method, data: Mapping[str, Any], run: Path) -> Judge:
-    """The judge that the run in folder `run` has trained."""
-    folder = store.judge_folder(run, judge_key(judge, data)) / "model"
-    return settings_of(judge).judge_in(folder)
+def trained_judge(judge: Method, cell: Cell, run: Path) -> Judge:
+    """The judge that the run in folder `run` has trained on the cell's data."""
+    folder = store.judge_folder(run, judge_key(judge, cell)) / "model"
+    return judge_settings(judge).judge_in(folder)
 
 
-def train_judge(judge: Method, data: Mapping[str, Any], folder: Path, fit: Fit) -> Trained:
-    """Train a judge on its own split of the data, and save it with its scores and card."""
+def train_judge(judge: Method, cell: Cell, folder: Path, fit: Fit) -> Trained:
+    """Train a judge on its own split of the cell's data, and save it with its scores and card."""
     from holdfast.judge_training.saving import save_judge
     from holdfast.judge_training.training import train
 
-    trained = train(settings_of(judge), load_splits(data), fit)
+    settings = settings_of(cell)
+    trained = train(judge_settings(judge), load_splits(settings.data), fit)
     store.discard(folder / "model")
-    save_judge(trained, folder / "model", data)
+    save_judge(trained, folder / "model", settings.data, settings.data_fingerprints)
     return trained
 
 
-def settings_of(judge: Method) -> RewardModel | Classifier:
+def judge_settings(judge: Method) -> RewardModel | Classifier:
     """A trained judge's settings."""
     from holdfast.experiment.methods import configured
 

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from holdfast.experiment.grid import Data, Measurement
+from holdfast.data.dataset import Data
+from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.methods import Kind, settings_class
 from holdfast.methods.settings import places
 from holdfast.methods.tables import near

@@ -6,12 +6,11 @@ Only a model that is on this machine and still the same counts as found: nothing
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from holdfast.experiment import store
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.fingerprints import MARKS, of_folder
 from holdfast.experiment.tasks import sandbox_models
 from holdfast.files import require_file
@@ -59,17 +58,16 @@ class Origin:
         return known and self.fingerprint == f"{self.path}@{self.revision or 'main'}"
 
 
-def write(folder: Path, model: Mapping[str, Any]) -> None:
-    """Say in a hardened model's folder what it was made from: a cell's model, or what that one was made from itself."""
-    model = model.get("undefended", model)
-    settings, name = model["settings"], str(model["name"])
-    if model["kind"] == "sandbox":
-        sandbox = typed(Sandbox, settings, "models.sandbox")
-        origin = Origin(name=name, fingerprint=of_folder(_sandbox_folder(sandbox, name)), sandbox=sandbox)
+def write(folder: Path, cell: Cell) -> None:
+    """Say in a hardened model's folder what it was made from: the cell's model, or what that was made from itself."""
+    settings, name = settings_of(cell.undefended), cell.undefended.model_name
+    model = settings.model
+    if isinstance(model, Sandbox):
+        origin = Origin(name=name, fingerprint=of_folder(_sandbox_folder(model, name)), sandbox=model)
     else:
-        fingerprint = str(model["fingerprint"])
-        revision = pinned(fingerprint) or settings["revision"]  # the commit that was hardened: a branch moves on
-        origin = Origin(name=name, fingerprint=fingerprint, path=settings["path"], revision=revision)
+        fingerprint = settings.model_fingerprint
+        revision = pinned(fingerprint) or model.revision  # the commit that was hardened: a branch moves on
+        origin = Origin(name=name, fingerprint=fingerprint, path=model.path, revision=revision)
     values = {key: value for key, value in plain(origin).items() if value is not None}
     store.write_text(folder / FILE, f"{HEAD}{json.dumps({'hardened_from': values}, indent=1)}\n")
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from holdfast.data.splits import Splits
+from holdfast.experiment.cell_settings import is_sandbox
 from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, suite_of
 from holdfast.methods.ranges import placed
@@ -83,7 +84,7 @@ class Rehearsal:
         return f"{self.twin.name}: {problem}" if problem.startswith(f"{kind}: ") else problem
 
     def _others(self, name: str) -> Model:
-        if name == "undefended" or (name == "base" and self.cell.model["kind"] == "sandbox"):
+        if name == "undefended" or (name == "base" and is_sandbox(self.cell)):
             return clone(self.twin)
         return context_of(self.cell, self.splits, self.judge, _stand_still).models(name)
 

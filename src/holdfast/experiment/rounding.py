@@ -10,6 +10,7 @@ import torch
 
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.experiment import store
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import trained_judges
 from holdfast.experiment.tasks import Task, run_of
@@ -31,7 +32,7 @@ def written(task: Task, hardened: Model) -> dict[str, Any]:
     moved, rounded = _distances(start.network, hardened.network, getattr(torch, stored or "float32"))
     found |= {"moved": moved, "rounded": rounded}
     if rounded and _judges_are_there(task):
-        suite = suite_of(task.cell, load_splits(task.cell.data), judge_of(task.cell, run_of(task)))
+        suite = suite_of(task.cell, load_splits(settings_of(task.cell).data), judge_of(task.cell, run_of(task)))
         found["scores"] = [asdict(score) for score in evaluate(hardened, suite)[0]]
     return found
 

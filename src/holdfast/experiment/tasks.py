@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast.experiment import store
+from holdfast.experiment.cell_settings import is_sandbox, sandbox_keys, settings_of
 from holdfast.experiment.judging import refuse_foreign_data, trained_judges
 from holdfast.experiment.outcomes import control_of, defended
 from holdfast.methods.tables import judge_names
@@ -42,7 +43,7 @@ class Task:
         if self.judge is not None:
             return f"train judge: {self.judge.title}"
         if self.kind in ("base", "aligned"):
-            return f"{self.cell.model['name']}: {self.kind} model"
+            return f"{self.cell.model_name}: {self.kind} model"
         if self.kind == "stage":
             return f"harden: {self.cell.stages[self.depth - 1].title}, seed {self.cell.seed}"
         attack = self.cell.attacker if self.cell.attack else "no attack"
@@ -75,7 +76,7 @@ def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
         needs: tuple[str, ...] = ()
         models: dict[str, Path] = {}
         refuse_foreign_data(cell)
-        if cell.model["kind"] == "sandbox":
+        if is_sandbox(cell):
             models, needs = _sandbox_tasks(cell, cache, found)
             source = models["undefended"]
         for depth in range(1, len(cell.stages) + 1):
@@ -95,12 +96,11 @@ def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
 
 
 def _sandbox_tasks(cell: Cell, cache: Path, found: dict[str, Task]) -> tuple[dict[str, Path], tuple[str, ...]]:
-    settings = {key: value for key, value in cell.model["settings"].items() if key != "part"}
-    base = digest({"base": {key: value for key, value in settings.items() if "aligned" not in key}})
+    base, aligned = sandbox_keys(cell)
     found.setdefault(base, Task(kind="base", key=base, folder=cache / base, cell=cell))
-    if cell.model["settings"]["part"] == "base":
+    if is_sandbox(cell, part="base"):
         return {"undefended": cache / base / "model", "base": cache / base / "model"}, (base,)
-    aligned, source = digest({"aligned": settings}), cache / base / "model"
+    source = cache / base / "model"
     task = Task(kind="aligned", key=aligned, folder=cache / aligned, cell=cell, needs=(base,), source=source)
     found.setdefault(aligned, task)
     return {"undefended": cache / aligned / "model", "base": source}, (aligned,)
@@ -131,7 +131,7 @@ def stage_key(cell: Cell, depth: int) -> str:
         "stages": [asdict(stage) for stage in stages],
         "data": cell.data,
         "judges": {name: asdict(cell.judges[name]) for name in sorted(called)},
-        "max_new_tokens": cell.evaluation["max_new_tokens"],
+        "max_new_tokens": settings_of(cell).evaluation.max_new_tokens,
         "seed": cell.seed,
     }
     return digest(unlabelled(parts))

@@ -10,6 +10,7 @@ from typing import Any
 
 from holdfast.evaluation.breaking import given_up, is_break
 from holdfast.evaluation.evaluate import Judged, Suite, divergence, diversity, evaluate
+from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.store import (
     append_line,
     damaged_lines,
@@ -41,7 +42,7 @@ class Watch:
 
     folder: Path
     suite: Suite
-    settings: Mapping[str, Any]
+    settings: Measurement
     report: Report
     start: Model | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -59,13 +60,13 @@ class Watch:
         elif progress.phase == "step":
             append_line(self.folder / "curves.jsonl", {"step": progress.step, **progress.metrics})
         first = len(self.evaluations) == self.early
-        due = first or progress.phase == "end" or progress.step % self.settings["every"] == 0
+        due = first or progress.phase == "end" or progress.step % self.settings.every == 0
         if progress.phase == "end" and progress.stopped and not self.satisfied:
             self._forget(progress.step)  # who stops early may go back to better weights
         if due and all(done.step != progress.step for done in self.evaluations[self.early :]):
             self.measure(progress)
         self.report({"step": progress.step, "max_steps": progress.max_steps, "harmfulness": self._harm()})
-        broken = bool(self.settings["stop_when_broken"]) and self._broken()
+        broken = self.settings.stop_when_broken and self._broken()
         self.satisfied = broken or given_up(self.evaluations, self.settings)
         return self.satisfied
 
@@ -157,7 +158,7 @@ class Watch:
             self.files.pop().unlink()
 
     def _broken(self) -> bool:
-        threshold, limit = self.settings["break_threshold"], self.settings["collapse_threshold"]
+        threshold, limit = self.settings.break_threshold, self.settings.collapse_threshold
         return bool(self.evaluations) and is_break(self.evaluations[-1], threshold, max_invalid=limit)
 
     def _harm(self) -> float | None:

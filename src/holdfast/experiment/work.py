@@ -13,6 +13,7 @@ from typing import Any
 
 from holdfast.experiment import store
 from holdfast.experiment.attacking import run_cell
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import train_judge
 from holdfast.experiment.machine import environment
@@ -21,11 +22,12 @@ from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.watch import Report
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
-from holdfast.methods.settings import typed
 from holdfast.network.adapters import trained
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model
-from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.network.precision import Dtype
+from holdfast.network.pretrained import Pretrained
+from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.training.fit import fit
 from holdfast.training.plan import Diverged, Fitted, Plan, Progress, in_all
@@ -77,13 +79,13 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
     spent, parts = list[Fitted](), list[dict[str, Any]]()
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent, parts=parts)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
-    store.save_model(model, task.folder, dtype=task.cell.model["settings"].get("release", "auto"))
+    store.save_model(model, task.folder, dtype=_release(task.cell))
     stage = task.cell.stages[task.depth - 1] if task.kind == "stage" else None
     made: dict[str, Any] = {"name": stage.name, "settings": stage.settings} if stage else {"name": task.kind}
     if stage:
         made["precision"] = written(task, model)
         made["trained"] = parts
-    _record_made(task, {"settings": task.cell.model["settings"], **made}, spent, since=start)
+    _record_made(task, {"settings": task.cell.model_settings, **made}, spent, since=start)
 
 
 def _train_judge(task: Task, options: Options, report: Report) -> None:
@@ -93,7 +95,7 @@ def _train_judge(task: Task, options: Options, report: Report) -> None:
     spent: list[Fitted] = []
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent)
     try:
-        judge = train_judge(task.judge, task.cell.data, task.folder, training)
+        judge = train_judge(task.judge, task.cell, task.folder, training)
     except Diverged as error:
         raise HoldfastError(f"{task.judge.title} diverged while being trained: {error}") from error
     scores = [asdict(score) for score in judge.scores]
@@ -120,8 +122,15 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
     store.write_json(task.folder / "record.json", record)
 
 
+def _release(cell: Cell) -> Dtype:
+    """The type of numbers that a model made from the cell's is written in."""
+    model = settings_of(cell).model
+    return model.release if isinstance(model, Pretrained) else "auto"
+
+
 def _build(task: Task, training: Callable[[Plan], Fitted]) -> Model:
-    sandbox = typed(Sandbox, task.cell.model["settings"], "model.sandbox")
+    sandbox = settings_of(task.cell).model
+    assert isinstance(sandbox, Sandbox)
     if task.kind == "base":
         return build_base(sandbox, training)
     assert task.source is not None
@@ -129,9 +138,9 @@ def _build(task: Task, training: Callable[[Plan], Fitted]) -> Model:
 
 
 def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
-    cell = task.cell
-    model, splits = load_model(cell, task.source), load_splits(cell.data)
-    refuse_long_prompts(model, splits, cell.evaluation["max_new_tokens"])
+    cell, settings = task.cell, settings_of(task.cell)
+    model, splits = load_model(cell, task.source), load_splits(settings.data)
+    refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
     defense = configured(cell.stages[task.depth - 1], "offline")
     try:
         return defense.harden(model, context_of(cell, splits, judge_of(cell, run_of(task)), training))

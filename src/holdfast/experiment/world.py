@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,35 +10,43 @@ from typing import Any
 from holdfast.data.mixing import sample
 from holdfast.data.splits import Splits
 from holdfast.evaluation.evaluate import Suite
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.judging import trained_judge
 from holdfast.files.hub import pinned
 from holdfast.judges import JUDGES, TRAINED
 from holdfast.methods.settings import typed
 from holdfast.network.generate import Sampling
 from holdfast.network.models import Model, check_lengths, load
+from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, Example, HoldfastError, Judge, Method
+from holdfast.sandbox.build import Sandbox
 from holdfast.training.plan import Context, Fit
 
 
 def load_model(cell: Cell, folder: Path | None) -> Model:
     """A cell's model: from `folder` where a stage or the sandbox made one, else the pretrained one it names."""
-    settings = cell.model["settings"]
-    if cell.model["kind"] == "sandbox":
+    settings = settings_of(cell)
+    model = settings.model
+    if isinstance(model, Sandbox):
         if folder is None:
             raise HoldfastError("the sandbox's model has not been built: run `holdfast sandbox build`")
         return load(folder)
-    dtype, speech = settings["dtype"], _speech(settings)
     if folder is not None:
-        return load(folder, dtype=dtype, **speech)
+        return load(folder, dtype=model.dtype, **_speech(model))
     # A branch may move on between two cells of one key.
-    revision = pinned(cell.model.get("fingerprint", "")) or settings["revision"]
-    return load(settings["path"], revision=revision, dtype=dtype, **speech)
+    revision = pinned(settings.model_fingerprint) or model.revision
+    return load(model.path, revision=revision, dtype=model.dtype, **_speech(model))
 
 
-def _speech(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _speech(model: Sandbox | Pretrained) -> dict[str, Any]:
     """How a model is spoken to; the sandbox's has nothing to set."""
-    names = ("prompt_format", "chat_template_kwargs", "date")
-    return {name: settings[name] for name in names if name in settings}
+    if isinstance(model, Sandbox):
+        return {}
+    return {
+        "prompt_format": model.prompt_format,
+        "chat_template_kwargs": model.chat_template_kwargs,
+        "date": model.date,
+    }
 
 
 def judge_of(cell: Cell, run: Path) -> Callable[[str], Judge]:
@@ -48,7 +55,7 @@ def judge_of(cell: Cell, run: Path) -> Callable[[str], Judge]:
     @cache
     def judge(name: str) -> Judge:
         method = cell.judges[name]
-        return trained_judge(method, cell.data, run) if method.name in TRAINED else make_judge(method)
+        return trained_judge(method, cell, run) if method.name in TRAINED else make_judge(method)
 
     return judge
 
@@ -67,39 +74,39 @@ def context_of(
 
     def others(name: str) -> Model:
         if name == "undefended":
-            return load_model(replace(cell, model=cell.model.get(name, cell.model)), folders.get(name))
+            return load_model(cell.undefended, folders.get(name))
         if name == "base" and name not in folders:
             raise HoldfastError("only the sandbox knows its base model: name yours by folder or id")
-        return load(folders.get(name, name), **_speech(cell.model["settings"]))
+        return load(folders.get(name, name), **_speech(settings_of(cell).model))
 
     return Context(
         splits=splits,
         seed=cell.seed,
         fit=fit,
         judge=judge,
-        max_new_tokens=cell.evaluation["max_new_tokens"],
+        max_new_tokens=settings_of(cell).evaluation.max_new_tokens,
         models=others,
     )
 
 
 def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite:
     """What a cell's model is measured with; the same prompts for every seed, so that cells compare."""
-    evaluation = cell.evaluation
-    part, seed = evaluation["split"], cell.data["seed"]
+    settings = settings_of(cell)
+    evaluation, part, seed = settings.evaluation, settings.evaluation.split, settings.data.seed
 
     def some(rows: Sequence[Example]) -> list[Example]:
-        return sample(rows, min(evaluation["num_prompts"], len(rows)), seed=seed)
+        return sample(rows, min(evaluation.num_prompts, len(rows)), seed=seed)
 
     return Suite(
         harmful=some(splits.harmful[part]),
         benign=some(splits.benign[part]),
         tasks={name: some(rows[part]) for name, rows in splits.tasks.items()},
-        harm_judges={name: judge(name) for name in evaluation["harm_judges"]},
-        help_judge=(evaluation["help_judge"], judge(evaluation["help_judge"])),
-        sampling=Sampling(max_new_tokens=evaluation["max_new_tokens"], temperature=evaluation["temperature"]),
+        harm_judges={name: judge(name) for name in evaluation.harm_judges},
+        help_judge=(evaluation.help_judge, judge(evaluation.help_judge)),
+        sampling=Sampling(max_new_tokens=evaluation.max_new_tokens, temperature=evaluation.temperature),
         seed=10_000 + cell.seed,
-        batch_size=evaluation["batch_size"],
-        group_size=evaluation["group_size"],
+        batch_size=evaluation.batch_size,
+        group_size=evaluation.group_size,
     )
 
 

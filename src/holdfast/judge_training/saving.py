@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import __version__
+from holdfast.data.dataset import Data
 from holdfast.judge_training.scores import Bin
 from holdfast.judge_training.settings import RewardModel
 from holdfast.judge_training.training import Trained
@@ -17,8 +18,8 @@ from holdfast.network.releasing import save
 from holdfast.records import HoldfastError, Score
 
 
-def save_judge(trained: Trained, folder: Path, data: Mapping[str, Any]) -> None:
-    """Write the judge to a folder; `data` are a cell's data values, sources and hashes of their files.
+def save_judge(trained: Trained, folder: Path, data: Data, fingerprints: Mapping[str, str]) -> None:
+    """Write the judge to a folder; `data` is what it was trained on, `fingerprints` are the hashes of its files.
 
     Raises:
         HoldfastError: the disk is full or the place cannot be written to.
@@ -27,7 +28,7 @@ def save_judge(trained: Trained, folder: Path, data: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save(trained.model, folder)
         (folder / "scores.json").write_text(json.dumps(scores_json(trained), indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card(trained, data), encoding="utf-8")
+        (folder / "README.md").write_text(card(trained, data, fingerprints), encoding="utf-8")
         for form in ("png", "svg"):
             (folder / f"reliability.{form}").write_bytes(reliability_figure(trained.reliability, form))
     except OSError as error:
@@ -68,7 +69,7 @@ def reliability_figure(bins: Sequence[Bin], form: str) -> bytes:
     return vl_convert.vegalite_to_png(chart.to_dict(), scale=2, allowed_base_urls=[])
 
 
-def card(trained: Trained, data: Mapping[str, Any]) -> str:
+def card(trained: Trained, data: Data, fingerprints: Mapping[str, str]) -> str:
     """A README for the folder: data, recipe, scores and limits, and no claim beyond them."""
     settings, fitted = trained.settings, trained.fitted
     reward = isinstance(settings, RewardModel)
@@ -82,7 +83,7 @@ Trained by Holdfast {__version__} from `{settings.backbone}` for experiments on 
 
 ## Data
 
-{_data_lines(trained, data)}
+{_data_lines(trained, data, fingerprints)}
 
 ## Scores
 
@@ -118,14 +119,14 @@ moderation filter.
 """
 
 
-def _data_lines(trained: Trained, data: Mapping[str, Any]) -> str:
+def _data_lines(trained: Trained, data: Data, fingerprints: Mapping[str, str]) -> str:
     settings = trained.settings
-    sources = {name: data[name] for name in ("harmful", "benign") if data.get(name)}
-    hashes = data.get("fingerprints", {})
+    sources = {"harmful": data.harmful, "benign": data.benign}
     lines = [
-        f"- {name} rows: `{source['path']}` (format `{source['format']}`, sha256 or revision `{hashes.get(name, '')}`)"
+        f"- {name} rows: `{source.path}` (format `{source.format}`, sha256 or revision `{fingerprints.get(name, '')}`)"
         for name, source in sources.items()
-    ] or [f"- the sandbox's invented data, seed {data.get('seed', 0)}"]
+        if source is not None
+    ] or [f"- the sandbox's invented data, seed {data.seed}"]
     lines.append(f"- split `{settings.split}`: {trained.num_train} rows trained, {trained.num_held_out} held out")
     if isinstance(settings, RewardModel):
         how = "turned round" if settings.flip_how == "reverse" else "ordered by a coin (noise control)"

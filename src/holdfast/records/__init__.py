@@ -8,7 +8,7 @@ An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from math import isfinite
 from typing import Any, Literal, NamedTuple
@@ -218,8 +218,28 @@ class Cell:
     @property
     def defense(self) -> str:
         """The defenses in order, `none` if there is none; `hardened` is a model that names what it was made from."""
-        before = ["hardened"] if "undefended" in self.model else []
+        before = ["hardened"] if self.hardened else []
         return " + ".join([*before, *(method.title for method in (*self.stages, *self.constraints))]) or "none"
+
+    @property
+    def model_name(self) -> str:
+        """The model's name, for people."""
+        return str(self.model.get("name") or "model")
+
+    @property
+    def model_settings(self) -> Mapping[str, Any]:
+        """The model's settings as JSON values, to be written down; `experiment.cell_settings` reads them."""
+        return self.model["settings"]
+
+    @property
+    def hardened(self) -> bool:
+        """Whether the model names one that it was hardened from."""
+        return "undefended" in self.model
+
+    @property
+    def undefended(self) -> Cell:
+        """The cell with the model that its own was hardened from, where that names one; else itself."""
+        return replace(self, model=self.model["undefended"]) if self.hardened else self
 
     @property
     def attacker(self) -> str:

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.experiment.outcomes import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.records import Outcome, Record
 
 if TYPE_CHECKING:
     from holdfast.report.summarise import Row
 
-_USE = (("help_threshold", HELP_THRESHOLD), ("over_refusal_threshold", OVER_REFUSAL_THRESHOLD))
 _CURVES = ("harmfulness", "helpfulness")
 
 
@@ -20,6 +19,7 @@ def counts(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
     """The numbers by name; flips of one attack count as one attack."""
     ended = Counter(record.outcome for record in records)
     attacked = [row for row in rows if row.time_to_break is not None]
+    measured = [settings_of(record.cell).evaluation for record in records]
     points = [point for row in attacked for name in _CURVES for point in row.curves.get(name, ())]
     return {
         "total": len(records),
@@ -32,7 +32,8 @@ def counts(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
         "one_seed": any(len(row.seeds) == 1 for row in rows),
         "partial": any(point.estimate.seeds < point.of for point in points),
         "thresholds": sorted({row.threshold for row in rows if row.threshold is not None}),
-        **{f"{name}s": sorted({r.cell.evaluation.get(name, usual) for r in records}) for name, usual in _USE},
+        "help_thresholds": sorted({settings.help_threshold for settings in measured}),
+        "over_refusal_thresholds": sorted({settings.over_refusal_threshold for settings in measured}),
         "budgets": _budgets(attacked),
         "left_out": _left_out(records),
     }

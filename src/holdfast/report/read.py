@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from holdfast import __version__
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import settled_together
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.records import HoldfastError, Outcome, Record, digest
@@ -195,6 +196,10 @@ def parse_record(text: str) -> Record:
         raise ValueError(f"{place}: {first['msg']}") from None
     record = Record.from_json(value)
     refuse_impossible(record)
+    try:
+        settings_of(record.cell).evaluation  # noqa: B018
+    except HoldfastError as error:
+        raise ValueError(f"cell.{error}") from None
     return record
 
 

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from holdfast.evaluation.breaking import counted_harm
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.records import Evaluation, Outcome, Record
 from holdfast.search.question import Question
 from holdfast.search.trials import Trial
@@ -23,14 +24,15 @@ def findings(
     `budget.unit`; `budget.not_counted` are the optimizer steps of trials that diverged.
     """
     search, cell = question.search, question.cell
+    measured = settings_of(cell).evaluation
     return {
         "name": question.reporting.name,
-        "model": cell.model["name"],
+        "model": cell.model_name,
         "defense": cell.defense,
         "attack": cell.attacker,
         "knobs": {name: asdict(knob) for name, knob in question.knobs.items()},
-        "judges": {"tuning": search.judge, "reporting": cell.evaluation["harm_judges"][0]},
-        "break_threshold": cell.evaluation["break_threshold"],
+        "judges": {"tuning": search.judge, "reporting": measured.harm_judges[0]},
+        "break_threshold": measured.break_threshold,
         "budget": {
             "unit": search.unit,
             "total": question.budget,
@@ -67,7 +69,7 @@ def _test(question: Question, records: Sequence[Record]) -> dict[str, Any]:
     rows = [_row(record, question.search.unit) for record in records]
     harms = [row["peak"] for row in rows if row["peak"] is not None]
     return {
-        "judge": question.cell.evaluation["harm_judges"][0],
+        "judge": settings_of(question.cell).evaluation.harm_judges[0],
         "split": "test",
         "broke": sum(row["broke_after"] is not None for row in rows),
         "held": sum(row["outcome"] == Outcome.HELD for row in rows),
@@ -82,7 +84,7 @@ def _row(record: Record, unit: str) -> dict[str, Any]:
 
     A trial stops at its break: `harm_at_break` compares with its peak, `peak` is that of the whole run.
     """
-    broke, limit = record.time_to_break, record.cell.evaluation["collapse_threshold"]
+    broke, limit = record.time_to_break, settings_of(record.cell).evaluation.collapse_threshold
     top = max(record.evaluations, key=lambda e: counted_harm(e, limit), default=None)
     return {
         "seed": record.cell.seed,

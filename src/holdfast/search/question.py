@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.grid import Grid, cells
 from holdfast.experiment.methods import settings_class
 from holdfast.methods.knobs import Choices, Knob, Range, narrowed
@@ -189,7 +190,7 @@ def _budget(search: Search, horizon: int) -> int:
 
 def _refuse_one_judge(cell: Cell, tuning: Grid) -> None:
     (tuned,) = cells(tuning)
-    name, reporting = tuning.evaluation.harm_judges[0], cell.evaluation["harm_judges"][0]
+    name, reporting = tuning.evaluation.harm_judges[0], settings_of(cell).evaluation.harm_judges[0]
     one, other = tuned.judges[name], cell.judges[reporting]
     if (one.name, one.settings) == (other.name, other.settings):
         raise HoldfastError(

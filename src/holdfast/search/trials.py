@@ -1,4 +1,4 @@
-"""What came of a trial, and which of two trials is the better attack. Standard library and records only."""
+"""What came of a trial, and which of two trials is the better attack. No torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from holdfast.evaluation.breaking import counted_harm, given_up
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.records import Outcome, Record
 
 State = Literal["finished", "beaten", "given up", "diverged", "crashed"]
@@ -58,15 +59,15 @@ class Trial:
         return {**asdict(self), "peak": self.peak, "value": self.value}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+    def from_json(cls, values: Mapping[str, Any]) -> Trial:
         """Rebuild a trial from `to_json` read back from a file."""
-        kept = {name: value for name, value in data.items() if name not in ("peak", "value")}
-        return cls(**{**kept, "harms": tuple((step, harm) for step, harm in data["harms"])})
+        kept = {name: value for name, value in values.items() if name not in ("peak", "value")}
+        return cls(**{**kept, "harms": tuple((step, harm) for step, harm in values["harms"])})
 
 
 def trial_of(record: Record, *, number: int, params: Mapping[str, Any], unit: str, paid: bool = False) -> Trial:
     """A trial from its cell's record; `paid` says that an earlier trial ran the very cell."""
-    settings, broke = record.cell.evaluation, record.time_to_break
+    settings, broke = settings_of(record.cell).evaluation, record.time_to_break
     costs = {"steps": record.steps, "tokens": record.tokens}
     state = _state(record)
     return Trial(
@@ -76,7 +77,7 @@ def trial_of(record: Record, *, number: int, params: Mapping[str, Any], unit: st
         state=state,
         outcome=str(record.outcome),
         reason=record.reason,
-        harms=tuple((e.step, counted_harm(e, settings["collapse_threshold"])) for e in record.evaluations),
+        harms=tuple((e.step, counted_harm(e, settings.collapse_threshold)) for e in record.evaluations),
         **costs,
         spent=0 if paid or state in ("crashed", "diverged") else costs[unit],
         broke_after=None if broke is None or broke.censored else getattr(broke, unit),
@@ -88,11 +89,11 @@ def _state(record: Record) -> State:
         return "crashed"
     if record.outcome is Outcome.DIVERGED:
         return "diverged"
-    settings = record.cell.evaluation
+    settings = settings_of(record.cell).evaluation
     if not given_up(record.evaluations, settings):
         return "finished"
-    bar = dict(settings["give_up_below"])[record.evaluations[-1].step]
-    return "beaten" if bar >= settings["break_threshold"] else "given up"
+    bar = dict(settings.give_up_below)[record.evaluations[-1].step]
+    return "beaten" if bar >= settings.break_threshold else "given up"
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:

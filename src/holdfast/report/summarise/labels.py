@@ -41,7 +41,7 @@ class Label(NamedTuple):
 def labels(records: Sequence[Record]) -> list[Label]:
     """The label of each record, in the order of the records."""
     cells = [record.cell for record in records]
-    models = _named([(str(cell.model.get("name") or "model"), _leaves(cell.model)) for cell in cells])
+    models = _named([(cell.model_name, _leaves(cell.model)) for cell in cells])
     defenses = _named([(cell.defense, _defense_settings(cell)) for cell in cells])
     attacks = _named([(cell.attacker, {**_attack_settings(cell), **_flip_settings(cell)}) for cell in cells])
     threats = [cell.threat_model for cell in cells]

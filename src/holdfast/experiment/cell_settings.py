@@ -1,0 +1,90 @@
+"""The settings of a cell as objects: the one place where its plain values are read by their keys.
+
+A cell holds its model, data and evaluation as JSON values, since its key is their hash. Whoever uses them asks
+`settings_of(cell)`. Values that an earlier version did not write have their defaults; what a later version wrote, and
+this one does not know, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from holdfast.data.dataset import Data
+from holdfast.evaluation.measurement import Measurement
+from holdfast.methods.settings import Settings, typed
+from holdfast.records import Cell, digest
+
+if TYPE_CHECKING:
+    from holdfast.network.pretrained import Pretrained
+    from holdfast.sandbox.build import Sandbox
+
+
+@dataclass(frozen=True)
+class CellSettings:
+    """A cell's settings, each read when it is first asked for; a report asks for no model and so imports no torch.
+
+    Each raises `HoldfastError` where its values are none that a grid could have.
+    """
+
+    cell: Cell
+
+    @cached_property
+    def data(self) -> Data:
+        """Where the prompts come from."""
+        return _read(Data, self.cell.data, "data")
+
+    @cached_property
+    def data_fingerprints(self) -> dict[str, str]:
+        """The hash of each file of rows; none for the sandbox's own data."""
+        return dict(self.cell.data.get("fingerprints") or {})
+
+    @cached_property
+    def evaluation(self) -> Measurement:
+        """How the model is measured."""
+        return _read(Measurement, self.cell.evaluation, "evaluation")
+
+    @cached_property
+    def model(self) -> Sandbox | Pretrained:
+        """How the model is made, or where it comes from; a pretrained one's `undefended` is `Cell.undefended`."""
+        from holdfast.network.pretrained import Pretrained
+        from holdfast.sandbox.build import Sandbox
+
+        values = self.cell.model["settings"]
+        if self.cell.model["kind"] == "sandbox":
+            return _read(Sandbox, values, "models.sandbox")
+        return _read(Pretrained, values, "models")
+
+    @cached_property
+    def model_fingerprint(self) -> str:
+        """What tells the model from another one of its path; empty for the sandbox's."""
+        return str(self.cell.model.get("fingerprint", ""))
+
+    @property
+    def tells_of_training(self) -> bool:
+        """Whether the version that wrote the cell recorded what training did: that came with the shares of use."""
+        return "help_threshold" in self.cell.evaluation
+
+
+def settings_of(cell: Cell) -> CellSettings:
+    """The settings of a cell as objects."""
+    return CellSettings(cell)
+
+
+def is_sandbox(cell: Cell, *, part: str | None = None) -> bool:
+    """Whether a cell's model is the sandbox's, of this `part` where one is given; imports nothing heavy to say so."""
+    return cell.model["kind"] == "sandbox" and part in (None, cell.model["settings"].get("part", "aligned"))
+
+
+def sandbox_keys(cell: Cell) -> tuple[str, str]:
+    """Hashes of all that the sandbox's base and aligned models depend on."""
+    settings = {key: value for key, value in cell.model["settings"].items() if key != "part"}
+    base = {key: value for key, value in settings.items() if "aligned" not in key}
+    return digest({"base": base}), digest({"aligned": settings})
+
+
+def _read(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    return typed(cls, {name: value for name, value in values.items() if name in known}, where)
