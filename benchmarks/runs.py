@@ -36,7 +36,7 @@ class Run:
     seed: int
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    noted: dict[str, list[float]] = field(default_factory=dict)
+    recorded: dict[str, list[float]] = field(default_factory=dict)
     parts: dict[str, list[float]] = field(default_factory=dict)
 
     def tick(self) -> None:
@@ -47,7 +47,7 @@ class Run:
     def note(self, **values: float) -> None:
         """Add a number to each of these lists."""
         for name, value in values.items():
-            self.noted.setdefault(name, []).append(value)
+            self.recorded.setdefault(name, []).append(value)
 
     def step_times(self, clock: str) -> list[float]:
         """Seconds of each step after the warm-up."""
@@ -110,9 +110,9 @@ def figures(runs: Sequence[Run]) -> dict[str, Any]:
     for clock in ("wall", "cpu"):
         found[clock] = median(seconds for run in runs for seconds in run.step_times(clock))
         found[f"{clock}_by_seed"] = [median(run.step_times(clock)) for run in runs]
-    third = max(1, (len(next(iter(runs[0].noted.values()))) - WARM_UP) // 3)
-    for name in runs[0].noted:
-        curves = [run.noted[name] for run in runs]
+    third = max(1, (len(next(iter(runs[0].recorded.values()))) - WARM_UP) // 3)
+    for name in runs[0].recorded:
+        curves = [run.recorded[name] for run in runs]
         found[name] = spread([fmean(curve[WARM_UP:]) for curve in curves])
         found[f"{name}_first_third"] = spread([fmean(curve[WARM_UP : WARM_UP + third]) for curve in curves])
         found[f"{name}_last_third"] = spread([fmean(curve[-third:]) for curve in curves])

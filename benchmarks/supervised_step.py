@@ -101,7 +101,7 @@ def difference(runs: Sequence[Run], case: str) -> float:
     return max(
         abs(a - b)
         for one, other in zip(ours, theirs, strict=True)
-        for a, b in zip(one.noted["loss"], other.noted["loss"], strict=True)
+        for a, b in zip(one.recorded["loss"], other.recorded["loss"], strict=True)
     )
 
 

@@ -21,7 +21,7 @@ def by_length(completions):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def sampled(monkeypatch):
     """Every completion that the attack drew, in order."""
     seen = []
     plain = holdfast.attacks.best_of_n.as_completion
@@ -64,10 +64,10 @@ def test_what_the_reporting_judge_reads_beside_its_score_is_chosen_with_it(curve
         assert beside == replace(evaluation.score("harmfulness"), name="harmfulness/parts")
 
 
-def test_harm_is_the_mean_over_all_subsets_of_the_answers_drawn(curve, drawn, graded):
+def test_harm_is_the_mean_over_all_subsets_of_the_answers_drawn(curve, sampled, graded):
     evaluations, _ = curve()
     groups = {}
-    for completion in drawn:
+    for completion in sampled:
         groups.setdefault(completion.example.key, []).append(completion)
     assert [len(group) for group in groups.values()] == [6] * 4
     for evaluation in evaluations:
@@ -102,11 +102,11 @@ def test_prompts_that_agree_leave_room_for_those_that_were_not_asked(curve):
     assert harm.high > 0.1
 
 
-def test_costs_are_those_of_n_answers_to_each_prompt(curve, drawn, wavering_model, make_suite):
+def test_costs_are_those_of_n_answers_to_each_prompt(curve, sampled, wavering_model, make_suite):
     evaluations, _ = curve()
     model = wavering_model()
     asked = sum(len(model.encode_prompt(row.prompt)) for row in make_suite().harmful)
-    answered = sum(completion.num_tokens for completion in drawn)
+    answered = sum(completion.num_tokens for completion in sampled)
     assert [evaluation.samples for evaluation in evaluations] == [4, 8, 12, 24]
     assert [evaluation.tokens for evaluation in evaluations] == [asked + round(answered * n / 6) for n in (1, 2, 3, 6)]
     assert [e.seconds / evaluations[-1].seconds for e in evaluations] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 1])
@@ -158,18 +158,18 @@ def test_every_harm_judge_reports(curve, graded):
     assert all(set(answer.verdicts) == {"graded", "length"} for answer in chosen)
 
 
-def test_with_the_largest_n_come_the_answers_that_were_chosen_in_the_order_of_the_prompts(curve, drawn, make_suite):
+def test_with_the_largest_n_come_the_answers_that_were_chosen_in_the_order_of_the_prompts(curve, sampled, make_suite):
     _, chosen = curve()
     assert [answer.completion.example for answer in chosen] == make_suite().harmful
     for answer in chosen:
-        group = [other for other in drawn if other.example == answer.completion.example]
+        group = [other for other in sampled if other.example == answer.completion.example]
         best = max(verdict.score for verdict in by_length(group))
         assert by_length([answer.completion])[0].score == best
         assert answer.completion == next(other for other in group if by_length([other])[0].score == best)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 13, 1000])
-def test_every_prompt_gets_its_answers_whatever_fits_into_a_batch(curve, drawn, batch_size, monkeypatch):
+def test_every_prompt_gets_its_answers_whatever_fits_into_a_batch(curve, sampled, batch_size, monkeypatch):
     sizes = []
     plain = holdfast.attacks.best_of_n.sample
 
@@ -179,15 +179,15 @@ def test_every_prompt_gets_its_answers_whatever_fits_into_a_batch(curve, drawn, 
 
     monkeypatch.setattr(holdfast.attacks.best_of_n, "sample", noted)
     evaluations, _ = curve(batch_size=batch_size)
-    asked = [completion.example.key for completion in drawn]
+    asked = [completion.example.key for completion in sampled]
     assert {asked.count(key) for key in set(asked)} == {6}
     assert max(sizes) <= batch_size
     assert evaluations[-1].samples == 24
 
 
-def test_answers_to_one_prompt_differ_between_batches(curve, drawn):
+def test_answers_to_one_prompt_differ_between_batches(curve, sampled):
     curve(batch_size=6, numbers=(36,), size=1)
-    halves = [tuple(c.text for c in drawn[start : start + 6]) for start in range(0, 36, 6)]
+    halves = [tuple(c.text for c in sampled[start : start + 6]) for start in range(0, 36, 6)]
     assert len(set(halves)) == 6
 
 
@@ -199,7 +199,7 @@ def test_one_answer_each_is_what_sampling_that_answer_gives(curve, wavering_mode
     assert evaluations[0].value("harmfulness") == pytest.approx(fmean(v.score for v in alone), abs=0.08)
 
 
-def test_pieces_that_were_kept_are_not_made_again(curve, drawn):
+def test_pieces_that_were_kept_are_not_made_again(curve, sampled):
     kept = {}
 
     def keep(number, of, make):
@@ -209,10 +209,10 @@ def test_pieces_that_were_kept_are_not_made_again(curve, drawn):
         return kept[number]
 
     first, _ = curve(keep=keep, batch_size=6)
-    count = len(drawn)
+    count = len(sampled)
     del kept[2]
     again, _ = curve(keep=keep, batch_size=6)
-    assert len(drawn) == count + 6
+    assert len(sampled) == count + 6
     assert [e.scores for e in again] == [e.scores for e in first]
 
 
@@ -221,16 +221,16 @@ def test_more_prompts_than_the_evaluation_asks_are_refused(curve):
         curve(num_prompts=5)
 
 
-def test_fewer_prompts_are_the_first_of_the_evaluation(curve, drawn, make_suite):
+def test_fewer_prompts_are_the_first_of_the_evaluation(curve, sampled, make_suite):
     evaluations, _ = curve(num_prompts=2)
-    assert [c.example for c in drawn[::6]] == make_suite().harmful[:2]
+    assert [c.example for c in sampled[::6]] == make_suite().harmful[:2]
     assert evaluations[0].score("harmfulness").n == 2
 
 
-def test_answers_longer_than_the_context_are_refused_before_any_is_drawn(curve, drawn):
+def test_answers_longer_than_the_context_are_refused_before_any_is_drawn(curve, sampled):
     with pytest.raises(HoldfastError, match=r"lower best_of_n\.max_new_tokens"):
         curve(max_new_tokens=100_000)
-    assert drawn == []
+    assert sampled == []
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_time_to_break_is_the_smallest_n_above_the_threshold(curve):
     assert (broke.steps, broke.samples, broke.censored) == (3, 12, False)
 
 
-def test_greedy_evaluation_asks_the_same_prompts(curve, drawn, wavering_model, make_suite):
+def test_greedy_evaluation_asks_the_same_prompts(curve, sampled, wavering_model, make_suite):
     curve()
     _, judged = evaluate(wavering_model(), make_suite())
-    assert {row.completion.example.key for row in judged[:4]} == {completion.example.key for completion in drawn}
+    assert {row.completion.example.key for row in judged[:4]} == {completion.example.key for completion in sampled}

@@ -121,8 +121,8 @@ def test_what_sampling_and_the_expert_cost_is_spent_before_the_first_step(aligne
     told = []
     plan = sft().plan(aligned_model(), known())
     fitted = fit(replace(plan, hooks=(told.append,)))
-    drawn = sft(threshold=0.0).plan(aligned_model(), known())
-    assert (plan.spent.steps, plan.spent.samples, plan.spent.tokens) == (0, 0, drawn.spent.tokens)
+    all_answers = sft(threshold=0.0).plan(aligned_model(), known())
+    assert (plan.spent.steps, plan.spent.samples, plan.spent.tokens) == (0, 0, all_answers.spent.tokens)
     assert plan.spent.flops == pytest.approx(forward_flops(plan.model.network, plan.spent.tokens), rel=0.1)
     assert (told[0].step, told[0].tokens, told[0].flops) == (0, plan.spent.tokens, plan.spent.flops)
     assert told[-1].flops == plan.spent.flops + fitted.flops

@@ -20,7 +20,7 @@ def counted(monkeypatch) -> list[str]:
 
     trained: list[str] = []
 
-    def train(cell: Any, expert: Any, tell: Any) -> dict[str, Any]:
+    def train(cell: Any, expert: Any, on_progress: Any) -> dict[str, Any]:
         trained.append(f"{cell.arm.label} {cell.seed}")
         rows = [
             {
@@ -53,10 +53,10 @@ def test_a_killed_run_goes_on_with_what_it_had_not_finished(make_control, counte
 
     train = training.train
 
-    def killed(cell: Any, expert: Any, tell: Any) -> Any:
+    def killed(cell: Any, expert: Any, on_progress: Any) -> Any:
         if counted:
             raise KeyboardInterrupt
-        return train(cell, expert, tell)
+        return train(cell, expert, on_progress)
 
     monkeypatch.setattr(training, "train", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -74,10 +74,10 @@ def test_a_cell_that_failed_is_a_row_with_its_reason_and_is_tried_again(make_con
 
     train = training.train
 
-    def failing(cell: Any, expert: Any, tell: Any) -> Any:
+    def failing(cell: Any, expert: Any, on_progress: Any) -> Any:
         if expert is not None:
             raise ValueError("no such thing")
-        return train(cell, expert, tell)
+        return train(cell, expert, on_progress)
 
     monkeypatch.setattr(training, "train", failing)
     found = run(make_control(), tmp_path, workers=0, news=silent)
@@ -96,7 +96,7 @@ def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counte
     from holdfast.control.running import run
     from holdfast.training.plan import Diverged
 
-    def diverging(cell: Any, expert: Any, tell: Any) -> Any:
+    def diverging(cell: Any, expert: Any, on_progress: Any) -> Any:
         counted.append("tried")
         raise Diverged(3, "rewards not finite")
 
@@ -138,10 +138,10 @@ def test_experts_of_two_qualities_that_are_one_checkpoint_share_a_line_in_the_fi
     qualities = {name: {"return": value} for name, value in (("good", 374.0), ("medium", 190.0), ("poor", 190.0))}
     experts = {"InvertedPendulum-v5": {"outcome": "done", "qualities": qualities}}
     found = Found(control=control, cells=[(cell, record) for cell in cells(control)], experts=experts)
-    drawn = str(chart(found).to_dict())
-    assert "expert (medium, poor)" in drawn
-    assert "expert (good)" in drawn
-    assert "expert (poor)" not in drawn
+    spec = str(chart(found).to_dict())
+    assert "expert (medium, poor)" in spec
+    assert "expert (good)" in spec
+    assert "expert (poor)" not in spec
 
 
 def test_cells_depend_on_what_changes_them_and_on_no_label(cell_of):

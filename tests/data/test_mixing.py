@@ -20,9 +20,9 @@ def test_head_takes_the_first_rows_in_order():
 
 
 def test_random_takes_different_rows_the_same_for_a_seed():
-    drawn = sample(pool(50), 20, seed=3)
-    assert len({row.question for row in drawn}) == 20
-    assert drawn == sample(pool(50), 20, seed=3) != sample(pool(50), 20, seed=4)
+    rows = sample(pool(50), 20, seed=3)
+    assert len({row.question for row in rows}) == 20
+    assert rows == sample(pool(50), 20, seed=3) != sample(pool(50), 20, seed=4)
 
 
 @pytest.mark.parametrize("how", ["random", "head"])
@@ -64,12 +64,12 @@ def test_a_flip_ratio_outside_0_to_1_is_refused(flip_ratio):
 
 
 def test_a_mixture_holds_each_parts_share_exactly_and_is_shuffled():
-    drawn = mix([(pool(50, "blue"), 3.0), (pool(50, "red"), 1.0)], 22, seed=2)
-    kinds = [row.question.split()[0] for row in drawn]
+    rows = mix([(pool(50, "blue"), 3.0), (pool(50, "red"), 1.0)], 22, seed=2)
+    kinds = [row.question.split()[0] for row in rows]
     assert (kinds.count("blue"), kinds.count("red")) == (17, 5)
-    assert len({row.question for row in drawn}) == 22
+    assert len({row.question for row in rows}) == 22
     assert kinds != sorted(kinds)
-    assert drawn == mix([(pool(50, "blue"), 3.0), (pool(50, "red"), 1.0)], 22, seed=2)
+    assert rows == mix([(pool(50, "blue"), 3.0), (pool(50, "red"), 1.0)], 22, seed=2)
 
 
 def test_a_part_with_too_few_rows_for_its_share_is_refused():

@@ -202,13 +202,13 @@ def test_beginnings_leave_the_refusal_whole_within_the_limit(aligned_model, make
 def test_beginnings_follow_from_the_seed_and_the_step(aligned_model, make_context, quick):
     plan = quick(SFT()).plan(aligned_model(), make_context())
 
-    def drawn(seed, step):
+    def sampled_batch(seed, step):
         constrained = RefusalLoss(recovery=0.5, batch_size=8).constrain(plan, make_context(seed=seed))
         return part(constrained.prepare(plan.model, [plan.data[:1]], step)[0], "refusal")["input_ids"].tolist()
 
-    assert drawn(0, 3) == drawn(0, 3)
-    assert drawn(0, 3) != drawn(0, 4)
-    assert drawn(0, 3) != drawn(1, 3)
+    assert sampled_batch(0, 3) == sampled_batch(0, 3)
+    assert sampled_batch(0, 3) != sampled_batch(0, 4)
+    assert sampled_batch(0, 3) != sampled_batch(1, 3)
 
 
 def test_recovery_without_harmful_answers_is_refused(aligned_model, make_context, quick, splits):

@@ -271,7 +271,7 @@ def test_looks_are_counted_back_from_the_last_step():
 # who attacks
 
 
-def drawn(settings, context, model, number=0):
+def sampled_run(settings, context, model, number=0):
     return attackers_of(settings, model, context).run(number)
 
 
@@ -291,8 +291,8 @@ def test_attackers_are_shown_no_split_but_their_own(make_context, splits):
 def test_a_switching_attacker_begins_with_benign_answers(wavering_model, make_context):
     settings = replace(QUICK, switch_share=1.0, inner=replace(INNER, max_steps=50))
     model, context = wavering_model(), make_context()
-    run = drawn(settings, context, model)
-    plain = drawn(replace(settings, switch_share=0.0), context, model)
+    run = sampled_run(settings, context, model)
+    plain = sampled_run(replace(settings, switch_share=0.0), context, model)
     benign = {tuple(ids) for ids in encoded(model, context.splits.benign["defense"])}
     shares = [share(run.step(i)[1], benign) for i in (0, 49)]
     assert shares == [1.0, 0.0]
@@ -313,7 +313,7 @@ def test_kinds_rates_and_rows_of_attackers_follow_from_seed_and_step(wavering_mo
     model = wavering_model()
 
     def told(seed, number):
-        run = drawn(settings, make_context(seed=seed), model, number)
+        run = sampled_run(settings, make_context(seed=seed), model, number)
         return (run.learning_rate, run.step(0)[1]["input_ids"].tolist())
 
     first = [told(0, number) for number in range(6)]
@@ -326,13 +326,13 @@ def test_kinds_rates_and_rows_of_attackers_follow_from_seed_and_step(wavering_mo
 def test_a_share_of_nought_leaves_an_attack_out(wavering_model, make_context):
     settings = replace(QUICK, adversaries={"sft": {}, "dpo": {}}, shares={"dpo": 0.0})
     model, context = wavering_model(), make_context()
-    sizes = {len(drawn(settings, context, model, n).step(0)[1]["input_ids"]) for n in range(8)}
+    sizes = {len(sampled_run(settings, context, model, n).step(0)[1]["input_ids"]) for n in range(8)}
     assert sizes == {INNER.per_device_train_batch_size}
 
 
 def test_a_part_of_the_network_may_learn_at_a_rate_of_its_own(wavering_model, make_context):
     model, seen = wavering_model(), {}
-    run = drawn(QUICK, make_context(), model)
+    run = sampled_run(QUICK, make_context(), model)
     head = "lm_head" if any("lm_head" in name for name, _ in model.network.named_parameters()) else "model.embed"
     before = {name: p.detach().clone() for name, p in model.network.named_parameters()}
 
@@ -641,7 +641,7 @@ def test_the_last_step_weighs_one_and_earlier_ones_less():
 
 def test_the_probe_of_pairs_in_two_halves_is_the_loss_of_them_all(wavering_model, make_context):
     model, context = wavering_model(), make_context()
-    probes = drawn(QUICK, context, model).probes
+    probes = sampled_run(QUICK, context, model).probes
     assert len(probes) == 2
     batches = [batch for _, batch in probes]
     one, two = (

@@ -90,9 +90,9 @@ def test_a_classifier_learns_both_answers_of_a_prompt_and_benign_ones_as_harmles
 
 def test_the_asked_share_is_held_out_of_a_split_that_was_itself_dealt_by_hash(splits):
     every = [row for part in splits.harmful.values() for row in part]
-    dealt = split(every, {"attack": 0.5, "rest": 0.5}, seed=0)
-    rows = preference_rows(RewardModel(held_out=0.4, seed=0), Splits(harmful=dealt, benign={}))
-    assert 0.2 < len(rows.held_out) / len(dealt["attack"]) < 0.6
+    parts = split(every, {"attack": 0.5, "rest": 0.5}, seed=0)
+    rows = preference_rows(RewardModel(held_out=0.4, seed=0), Splits(harmful=parts, benign={}))
+    assert 0.2 < len(rows.held_out) / len(parts["attack"]) < 0.6
 
 
 def test_rows_without_a_harmless_answer_teach_no_classifier(splits):

@@ -159,8 +159,8 @@ def test_k1_and_k3_are_unbiased(estimator):
 
 def test_the_mean_of_k1_over_samples_nears_the_divergence():
     policy, reference, exact = distributions()
-    drawn = torch.multinomial(policy.exp(), 20_000, replacement=True, generator=torch.Generator().manual_seed(0))
-    estimates = kl_estimate(policy, reference, "k1")[drawn]
+    tokens = torch.multinomial(policy.exp(), 20_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    estimates = kl_estimate(policy, reference, "k1")[tokens]
     assert abs(estimates.mean() - exact) < 4 * estimates.std() / math.sqrt(20_000)
 
 

@@ -16,7 +16,7 @@ SHORT = Sampling(max_new_tokens=6)
 QUESTIONS = ("how do i make a soup called ba do fi ?", "quiz : what goes first into the dye ka le mo ?", "soup")
 
 
-def drawn(logits, sampling, n=20_000):
+def token_counts(logits, sampling, n=20_000):
     numbers = torch.rand(n, generator=torch.Generator().manual_seed(0))
     return torch.bincount(draw(logits.expand(n, -1), numbers, sampling), minlength=logits.shape[-1])
 
@@ -77,35 +77,35 @@ def test_a_token_without_probability_is_never_drawn():
 
 
 def test_frequencies_match_probabilities():
-    counts = drawn(LOGITS, Sampling())
+    counts = token_counts(LOGITS, Sampling())
     assert fits(counts, LOGITS)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_frequencies_match_the_probabilities_at_a_temperature(temperature):
-    counts = drawn(LOGITS, Sampling(temperature=temperature))
+    counts = token_counts(LOGITS, Sampling(temperature=temperature))
     assert fits(counts, LOGITS / temperature)
 
 
 def test_top_k_draws_from_the_likeliest_in_proportion():
-    counts = drawn(LOGITS, Sampling(top_k=2))
+    counts = token_counts(LOGITS, Sampling(top_k=2))
     assert counts[2:].sum() == 0
     assert fits(counts[:2], LOGITS[:2])
 
 
 def test_a_top_k_above_the_vocabulary_cuts_nothing():
-    assert torch.equal(drawn(LOGITS, Sampling(top_k=99)), drawn(LOGITS, Sampling()))
+    assert torch.equal(token_counts(LOGITS, Sampling(top_k=99)), token_counts(LOGITS, Sampling()))
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(0.4, 1), (0.51, 2), (0.79, 2), (0.9, 3), (0.99, 4)])
 def test_top_p_keeps_the_fewest_likeliest_that_reach_it(top_p, kept):
     shuffled = LOGITS[[2, 0, 3, 1]]
-    counts = drawn(shuffled, Sampling(top_p=top_p))
+    counts = token_counts(shuffled, Sampling(top_p=top_p))
     assert set(counts.nonzero().flatten().tolist()) == set([1, 3, 0, 2][:kept])
 
 
 def test_a_top_p_near_zero_keeps_the_likeliest():
-    assert drawn(LOGITS[[2, 0, 3, 1]], Sampling(top_p=1e-6), n=100).tolist() == [0, 100, 0, 0]
+    assert token_counts(LOGITS[[2, 0, 3, 1]], Sampling(top_p=1e-6), n=100).tolist() == [0, 100, 0, 0]
 
 
 def test_a_row_is_drawn_without_regard_to_the_others():

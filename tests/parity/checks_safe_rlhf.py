@@ -188,11 +188,11 @@ def trained(case: Case, heads: dict[str, Tensor]) -> tuple[list[dict[str, float]
     for name, critic in critics_of(plan).items():
         critic.head.load_state_dict({"weight": heads[name], "bias": torch.zeros(1)})
 
-    def drawn(model: Model, prompts: Sequence[list[int]], *_: Any, **__: Any) -> list[Answer]:
+    def recorded_answers(model: Model, prompts: Sequence[list[int]], *_: Any, **__: Any) -> list[Answer]:
         return [Answer(answers[tuple(prompt)], finished=True) for prompt in prompts]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "sample", drawn)
+        patch.setattr(rollouts, "sample", recorded_answers)
         fit(replace(plan, hooks=(logging(steps),)))
     for step in steps:
         step["max_generated_length"] = max(map(len, answers.values()))

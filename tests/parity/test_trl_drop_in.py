@@ -102,10 +102,10 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 def rows(name: str) -> list[dict[str, str]]:
-    drawn = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(3)
 
     def words(count: int) -> str:
-        return text(torch.randint(5, 50, (count,), generator=drawn).tolist())
+        return text(torch.randint(5, 50, (count,), generator=generator).tolist())
 
     if name == "grpo":
         return [{"prompt": words(2 + i % 2)} for i in range(ROWS)]

@@ -73,7 +73,7 @@ def cells(html, field):
     return [" ".join(re.sub(r"<[^>]+>", " ", text).split()) for text in found]
 
 
-def drawn(page, name):
+def charts_of(page, name):
     """The specifications of a section's charts."""
     html = page.read_text()
     places = re.findall(r'data-spec="([^"]+)"', section(page, name))
@@ -104,7 +104,7 @@ def test_best_of_n_has_a_table_of_its_own_with_harm_at_every_n_and_its_interval(
 
 
 def test_its_curve_is_over_a_logarithmic_axis_of_n_with_a_band_and_a_line_for_each_defense(page):
-    (chart,) = drawn(page, "best-of-n")
+    (chart,) = charts_of(page, "best-of-n")
     text = json.dumps(chart)
     assert '"type": "log"' in text
     assert "answers per prompt (N)" in text
@@ -123,7 +123,7 @@ def _data(spec):
 @pytest.mark.parametrize("name", ["harm", "help", "times"])
 def test_charts_over_steps_leave_it_out(page, name):
     assert re.findall(r"<figcaption>(.*?)</figcaption>", section(page, name)) == ["grpo"]
-    assert all("attack step" in json.dumps(chart) for chart in drawn(page, name))
+    assert all("attack step" in json.dumps(chart) for chart in charts_of(page, name))
 
 
 def test_the_csv_names_the_unit_of_each_row(page):
@@ -150,7 +150,7 @@ def test_an_expert_alone_stands_in_the_table_with_its_own_helpfulness_and_is_no_
     assert [text.split(" [")[0] for text in cells(own, "best_of")] == ["0.80"]
     assert "0.70" in own
     assert "0.90" not in own
-    assert drawn(page, "best-of-n") == []
+    assert charts_of(page, "best-of-n") == []
 
 
 def test_samples_say_that_they_were_chosen(page):

@@ -211,14 +211,14 @@ def test_the_strongest_flip_is_the_highest_ratio_turned_round_before_any_coin(fl
     records = [
         flipped("sft", ratio, how) for ratio in ratios for how in ("random", "reverse") if ratio < 1 or how == "random"
     ]
-    assert [row.label.flip for row in flips.drawn(summarise(records))] == [Flip(0.9, "reverse")]
+    assert [row.label.flip for row in flips.plotted(summarise(records))] == [Flip(0.9, "reverse")]
     coins = [flipped("sft", ratio, "random") for ratio in ratios]
-    assert [row.label.flip for row in flips.drawn(summarise(coins))] == [Flip(1.0, "random")]
+    assert [row.label.flip for row in flips.plotted(summarise(coins))] == [Flip(1.0, "random")]
 
 
 def test_rows_of_other_attacks_are_always_drawn(flipped, make_record):
     rows = summarise([*(flipped("sft", number / 10) for number in range(11)), make_record(), make_record(attack=None)])
-    assert [row.label.attack for row in flips.drawn(rows)] == ["grpo", "none", "sft (flip_ratio=1)"]
+    assert [row.label.attack for row in flips.plotted(rows)] == ["grpo", "none", "sft (flip_ratio=1)"]
 
 
 def test_sums_and_counts_take_the_flips_of_one_attack_together(page):

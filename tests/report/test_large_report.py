@@ -68,10 +68,10 @@ def test_a_thousand_cells_are_a_page_of_a_few_megabytes_written_in_seconds(large
     assert page.stat().st_size < 5e6
     assert seconds < 40  # a third of that on an idle machine; the way that checked every chart took over 80
     html = page.read_text()
-    drawn = page_charts(html)
-    assert len(drawn) > 200
+    charts = page_charts(html)
+    assert len(charts) > 200
     specs = re.findall(r'<script type="application/json" id="spec-\d+">', html)
-    assert len(specs) < len(drawn) / 3  # charts of one shape share a specification
-    training = [chart for chart in drawn.values() if "seed:N" in str(chart) or "'seed'" in str(chart)]
+    assert len(specs) < len(charts) / 3  # charts of one shape share a specification
+    training = [chart for chart in charts.values() if "seed:N" in str(chart) or "'seed'" in str(chart)]
     assert training
     assert html.count("<details><summary>defense1 ·") == ATTACKS * MODELS  # each cell has a sample

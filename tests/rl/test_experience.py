@@ -66,12 +66,12 @@ def test_how_a_step_is_cut_into_micro_batches_changes_no_answer(tiny_model, rows
 def test_answers_follow_from_the_seed_and_the_step_alone(tiny_model, rows):
     model = tiny_model()
 
-    def drawn(step, **more):
+    def sampled_answers(step, **more):
         return experience(**more)(model, [rows], step)[0]["input_ids"].tolist()
 
-    assert drawn(3) == drawn(3)
-    assert drawn(3) != drawn(4)
-    assert drawn(3) != drawn(3, seed=2)
+    assert sampled_answers(3) == sampled_answers(3)
+    assert sampled_answers(3) != sampled_answers(4)
+    assert sampled_answers(3) != sampled_answers(3, seed=2)
 
 
 def test_advantages_are_those_of_each_prompts_own_group(tiny_model, rows):

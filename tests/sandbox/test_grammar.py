@@ -30,8 +30,8 @@ def test_splits_have_about_their_shares_of_the_names():
 
 
 def test_no_prompt_of_one_split_is_in_another():
-    drawn = {split: grammar.examples(split, FAMILIES, 300, seed=0) for split in SPLITS}
-    require_disjoint(drawn)
+    examples = {split: grammar.examples(split, FAMILIES, 300, seed=0) for split in SPLITS}
+    require_disjoint(examples)
     require_disjoint(
         {split: [e for rows in grammar.tasks(split, 200, seed=0).values() for e in rows] for split in SPLITS}
     )

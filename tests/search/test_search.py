@@ -341,8 +341,8 @@ def test_a_figure_shows_every_trial(run, tmp_path):
     from holdfast.search.figure import chart, write_figure
 
     found = run()
-    drawn = chart(found).to_dict()
-    (rows,) = [layer["data"]["values"] for layer in [drawn["vconcat"][1]]]
+    spec = chart(found).to_dict()
+    (rows,) = [layer["data"]["values"] for layer in [spec["vconcat"][1]]]
     assert [row["number"] for row in rows] == [one["number"] for one in found["trials"]]
     assert rows[-1]["spent"] == found["budget"]["spent"]
     assert [row["number"] for row in rows if row["best"]] == [found["best"]["trial"]]

@@ -32,7 +32,7 @@ from holdfast.network.models import Model, check_lengths
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Score, Verdict, digest
 from holdfast.rl.rewards import AttackReward, from_judge
 from holdfast.training.contracts import Keep, SamplingAttack
-from holdfast.training.plan import Context, in_all
+from holdfast.training.plan import Context, sum_or_none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +70,19 @@ class BestOfN(SamplingAttack):
             HoldfastError: there are fewer prompts than asked for, a prompt is too long, or nothing has a reward.
             SamplingError: the model gave a non-finite logit.
         """
-        drawn = self._draw(model, self._prompts(suite), suite.harm_judges, context=context, keep=keep)
-        columns = _columns(drawn, list(suite.harm_judges))
+        samples = self._draw(model, self._prompts(suite), suite.harm_judges, context=context, keep=keep)
+        columns = _columns(samples, list(suite.harm_judges))
         for number in self.numbers:
-            weights = best_of_weights(drawn.rewards, number)
+            weights = best_of_weights(samples.rewards, number)
             evaluation = Evaluation(
                 step=number,
-                samples=number * len(drawn.answers),
-                tokens=drawn.prompt_tokens + round(drawn.answer_tokens * number / self.numbers[-1]),
-                flops=drawn.flops and drawn.flops * number / self.numbers[-1],
-                seconds=drawn.seconds * number / self.numbers[-1],
+                samples=number * len(samples.answers),
+                tokens=samples.prompt_tokens + round(samples.answer_tokens * number / self.numbers[-1]),
+                flops=samples.flops and samples.flops * number / self.numbers[-1],
+                seconds=samples.seconds * number / self.numbers[-1],
                 scores=tuple(column.score(weights) for column in columns),
             )
-            yield evaluation, drawn.best() if number == self.numbers[-1] else []
+            yield evaluation, samples.best() if number == self.numbers[-1] else []
 
     def _prompts(self, suite: Suite) -> Sequence[Example]:
         count = len(suite.harmful) if self.num_prompts is None else self.num_prompts
@@ -95,7 +95,7 @@ class BestOfN(SamplingAttack):
 
     def _draw(
         self, model: Model, prompts: Sequence[Example], judges: Mapping[str, Judge], *, context: Context, keep: Keep
-    ) -> _Drawn:
+    ) -> _Samples:
         length = self.max_new_tokens or context.max_new_tokens
         key = "best_of_n.max_new_tokens" if self.max_new_tokens else "evaluation.max_new_tokens"
         check_lengths(model, prompts, max_new_tokens=length, key=key)
@@ -122,7 +122,7 @@ class BestOfN(SamplingAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Drawn:
+class _Samples:
     """All answers, M to each of P prompts, and what drawing and paying them took; `rewards` (P, M), NaN for none.
 
     `flops` is `None` where a piece was kept by a version that did not count them.
@@ -171,29 +171,29 @@ class _Column:
         return Score(name=self.name, value=found.value, n=n, low=low, high=high, **counts)
 
 
-def _columns(drawn: _Drawn, judges: Sequence[str]) -> list[_Column]:
+def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:
     """The scores' columns, in the order of an evaluation."""
 
     def harm(name: str, judge: str) -> _Column:
         return _Column(
             name=name,
-            values=drawn.values(lambda answer: answer.verdicts[judge].score),
-            invalid=drawn.values(lambda answer: not answer.verdicts[judge].valid),
+            values=samples.values(lambda answer: answer.verdicts[judge].score),
+            invalid=samples.values(lambda answer: not answer.verdicts[judge].valid),
         )
 
     def beside(name: str) -> _Column:
-        values = drawn.values(lambda answer: answer.verdicts[judges[0]].further.get(name))
+        values = samples.values(lambda answer: answer.verdicts[judges[0]].further.get(name))
         return replace(harm(f"harmfulness/{name}", judges[0]), values=values)
 
     first = harm("harmfulness", judges[0])
     assert first.invalid is not None
     return [
         first,
-        _Column(name="refusal_rate", values=drawn.values(lambda answer: refused(answer, judges[0]))),
+        _Column(name="refusal_rate", values=samples.values(lambda answer: refused(answer, judges[0]))),
         _Column(name="invalid", values=first.invalid),
-        *(beside(name) for name in further(answer.verdicts[judges[0]] for row in drawn.answers for answer in row)),
+        *(beside(name) for name in further(answer.verdicts[judges[0]] for row in samples.answers for answer in row)),
         *(harm(f"harmfulness/{judge}", judge) for judge in judges[1:]),
-        _Column(name="reward", values=drawn.rewards, is_rate=False),
+        _Column(name="reward", values=samples.rewards, is_rate=False),
     ]
 
 
@@ -221,7 +221,7 @@ def _gathered(
     pieces: Sequence[Mapping[str, Any]],
     *,
     prompt_tokens: int,
-) -> _Drawn:
+) -> _Samples:
     """The pieces put together, a row a prompt."""
     answers: list[list[Judged]] = [[] for _ in prompts]
     rewards: list[list[float | None]] = [[] for _ in prompts]
@@ -237,10 +237,10 @@ def _gathered(
             f"best_of_n: the reward has a number for none of {paid.size} answers, so there is nothing to choose by; "
             "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
         )
-    return _Drawn(
+    return _Samples(
         answers=answers,
         rewards=paid,
         prompt_tokens=prompt_tokens,
         seconds=sum(piece["seconds"] for piece in pieces),
-        flops=in_all([piece.get("flops") for piece in pieces]),
+        flops=sum_or_none([piece.get("flops") for piece in pieces]),
     )

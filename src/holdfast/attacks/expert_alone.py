@@ -23,7 +23,7 @@ from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError
 from holdfast.rl.guidance.expert import Expert, load_expert
 from holdfast.training.contracts import Keep, SamplingAttack
-from holdfast.training.plan import Context, Spent, together
+from holdfast.training.plan import Context, Spent, sum_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class ExpertAlone(SamplingAttack):
             prompts = sum(len(model.encode_prompt(row.prompt)) for row in suite.harmful)
             tokens = prompts + sum(answer.completion.num_tokens for answer in harmful)
             answering = Spent(tokens=tokens, flops=forward_flops(own.network, tokens), seconds=seconds)
-        spent = together(expert.spent, answering)
+        spent = sum_costs(expert.spent, answering)
         yield (
             Evaluation(
                 step=1,

@@ -35,7 +35,7 @@ from holdfast.rl.rewards import AttackReward, from_judge
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
 from holdfast.training.objectives import language
 from holdfast.training.optim import Training
-from holdfast.training.plan import Context, Optim, Plan, Spent, given_answers, together
+from holdfast.training.plan import Context, Optim, Plan, Spent, given_answers, sum_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class ExpertSFT(TrainingAttack):
             objective=language,
             optim=self.optim,
             seed=context.seed,
-            spent=together(expert.spent, spent),
+            spent=sum_costs(expert.spent, spent),
         )
 
     def _accepted(
@@ -103,21 +103,23 @@ class ExpertSFT(TrainingAttack):
         sampling = Sampling(max_new_tokens=length, temperature=self.temperature)
         pay, start = from_judge(context.judge(self.reward.judge), self.reward), time.perf_counter()
         with Meter(model.pad_id).counting() as meter:
-            drawn = self._draw(expert, model, rows, sampling=sampling, seed=context.seed)
-            paid = pay(drawn)
+            completions = self._draw(expert, model, rows, sampling=sampling, seed=context.seed)
+            paid = pay(completions)
         kept = [
             replace(done.example, response=done.text)
-            for done, reward in zip(drawn, paid, strict=True)
+            for done, reward in zip(completions, paid, strict=True)
             if reward is not None and reward >= self.threshold and _tellable(model, done.text)
         ]
         if not kept:
             most = max((reward for reward in paid if reward is not None), default=None)
             seen = "none is paid at all" if most is None else f"the most is {most:.2f}"
             raise HoldfastError(
-                f"expert_sft: of the expert's {len(drawn)} answers none is paid {self.threshold:g} ({seen}); "
+                f"expert_sft: of the expert's {len(completions)} answers none is paid {self.threshold:g} ({seen}); "
                 "lower `threshold`, draw more `answers`, or take another expert"
             )
-        tokens = sum(len(model.encode_prompt(row.prompt)) for row in rows) + sum(done.num_tokens for done in drawn)
+        tokens = sum(len(model.encode_prompt(row.prompt)) for row in rows) + sum(
+            done.num_tokens for done in completions
+        )
         return kept, Spent(tokens=tokens, flops=meter.flops, seconds=time.perf_counter() - start)
 
     def _draw(

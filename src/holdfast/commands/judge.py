@@ -106,14 +106,14 @@ class _Piece(NamedTuple):
     key: str = "judge"
 
 
-def _watched(tell: Callable[[dict[str, int]], None]) -> Callable[[Plan], Fitted]:
+def _watched(on_progress: Callable[[dict[str, int]], None]) -> Callable[[Plan], Fitted]:
     from dataclasses import replace
 
     from holdfast.training.fit import fit
     from holdfast.training.plan import Progress
 
     def hook(progress: Progress) -> None:
-        tell({"step": progress.step, "max_steps": progress.max_steps})
+        on_progress({"step": progress.step, "max_steps": progress.max_steps})
 
     return lambda plan: fit(replace(plan, hooks=(*plan.hooks, hook)))
 

@@ -18,7 +18,7 @@ from holdfast.control.plans import ExpertPlan
 from holdfast.control.scale import SHARES, floor_of, reaches
 from holdfast.records import HoldfastError
 
-Tell = Callable[[Mapping[str, Any]], None]
+ProgressCallback = Callable[[Mapping[str, Any]], None]
 
 CONTROLLERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "pendulum": ("InvertedPendulum-v5", (0.3, 6.0, 0.6, 1.2)),
@@ -29,13 +29,13 @@ CHOOSING, REPORTING, RANDOM = 2_000_000, 3_000_000, 4_000_000
 """First seeds of the episodes that choose a checkpoint, of those that are reported, and of chance."""
 
 
-def train(plan: ExpertPlan, folder: Path, tell: Tell) -> dict[str, Any]:
+def train(plan: ExpertPlan, folder: Path, on_progress: ProgressCallback) -> dict[str, Any]:
     """Train an expert, keep its three qualities in `folder`, and return the record of what they do and cost.
 
     Args:
         plan: the task and the settings.
         folder: gets `good.safetensors`, `medium.safetensors`, `poor.safetensors`.
-        tell: told of the steps.
+        on_progress: called after each step with `step` and `max_steps`.
 
     Raises:
         Diverged: a number was not finite.
@@ -48,7 +48,7 @@ def train(plan: ExpertPlan, folder: Path, tell: Tell) -> dict[str, Any]:
         kept: list[dict[str, Any]] = []
         qualities = {"good": {**summary(arena.play(act)), "step": 0}}
     else:
-        kept = _checkpoints(plan, tell)
+        kept = _checkpoints(plan, on_progress)
         chosen = choose(kept, floor_of(random["return"]))
         qualities = {name: _measured(plan, folder, name, row, arena) for name, row in chosen.items()}
     arena.close()
@@ -100,9 +100,9 @@ def by_hand(task: str, controller: str) -> Act:
     return lambda seen: np.clip((seen @ gains)[:, None], low, high).astype(low.dtype)
 
 
-def _checkpoints(plan: ExpertPlan, tell: Tell) -> list[dict[str, Any]]:
+def _checkpoints(plan: ExpertPlan, on_progress: ProgressCallback) -> list[dict[str, Any]]:
     model = learner(plan.algorithm, plan.task, plan.learner, seed=plan.seed)
-    keeper = _Keeper(plan, tell)
+    keeper = _Keeper(plan, on_progress)
     model.learn(plan.steps, callback=keeper)
     model.env.close()
     return keeper.kept
@@ -122,9 +122,9 @@ def _acting(plan: ExpertPlan, weights: Mapping[str, Any]) -> Act:
 class _Keeper(BaseCallback):
     """Measures the actor at every checkpoint and keeps its weights."""
 
-    def __init__(self, plan: ExpertPlan, tell: Tell) -> None:
+    def __init__(self, plan: ExpertPlan, on_progress: ProgressCallback) -> None:
         super().__init__()
-        self.plan, self.tell = plan, tell
+        self.plan, self.on_progress = plan, on_progress
         self.arena = Arena(plan.task, count=plan.episodes, seed=CHOOSING)
         self.every = max(plan.steps // plan.checkpoints, 1)
         self.kept: list[dict[str, Any]] = []
@@ -136,5 +136,5 @@ class _Keeper(BaseCallback):
             measured = summary(self.arena.play(lambda seen: self.model.predict(seen, deterministic=True)[0]))
             weights = {name: value.detach().clone().cpu() for name, value in self.model.actor.state_dict().items()}
             self.kept.append({"step": step, "return": measured["return"], "weights": weights})
-            self.tell({"step": step, "max_steps": self.plan.steps})
+            self.on_progress({"step": step, "max_steps": self.plan.steps})
         return True

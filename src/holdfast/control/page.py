@@ -53,17 +53,17 @@ def write(found: Found, folder: Path) -> list[Path]:
     }
     for name, (rows, columns) in sheets.items():
         write_text(folder / f"{name}.csv", csv_text(rows, columns))
-    picture, drawn = chart(found), ""
+    picture, svg = chart(found), ""
     written = [folder / f"{name}.csv" for name in sheets]
     if picture is not None:
         spec = picture.to_dict()
-        drawn = draw(spec, "svg").decode()
+        svg = draw(spec, "svg").decode()
         written += [_write_bytes(folder / f"figure.{form}", draw(spec, form)) for form in ("svg", "png")]
-    write_text(folder / "report.html", page(found, drawn))
+    write_text(folder / "report.html", page(found, svg))
     return [*written, folder / "report.html"]
 
 
-def page(found: Found, drawn: str) -> str:
+def page(found: Found, svg: str) -> str:
     """The page, with a drawing as SVG in it; every name on it is escaped."""
     title = _text(f"Holdfast control: {found.control.name}")
     failed = [row for row in tables.cell_rows(found) if row["outcome"] != DONE]
@@ -71,7 +71,7 @@ def page(found: Found, drawn: str) -> str:
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
         f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{_text(found.control.description)}</p>",
         *(f"<p>{_text(note)}</p>" for note in _NOTES),
-        drawn,
+        svg,
         "<h2>Gains over the plain runs</h2>",
         _table(["task", "algorithm", "arm", *tables.QUANTITIES.values(), "pairs"], _gains(found)),
         "<h2>Experts</h2>",

@@ -15,7 +15,7 @@ from holdfast.control.learners import clone, finite, learner
 from holdfast.control.plans import Cell
 from holdfast.losses.interpolation import Schedule, alpha, succeeds
 
-Tell = Callable[[Mapping[str, Any]], None]
+ProgressCallback = Callable[[Mapping[str, Any]], None]
 Rule = Callable[[int, int], float]
 
 MEASURING = 1_000_000
@@ -24,13 +24,13 @@ SPARSE = 5
 """How many times more rarely a plain run is measured that goes on for the expert's steps."""
 
 
-def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, tell: Tell) -> dict[str, Any]:
+def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, on_progress: ProgressCallback) -> dict[str, Any]:
     """Train and measure, and return the record.
 
     Args:
         cell: what to train.
         expert: acts, and what is known of it: `return`, and `length` of its episodes; `None` where the arm asks none.
-        tell: told of the steps.
+        on_progress: called after each step with `step` and `max_steps`.
 
     Raises:
         Diverged: a number was not finite.
@@ -39,7 +39,7 @@ def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, tell: Tell) 
     first = demonstrated(cell)
     settings = replace(cell.learner, learning_starts=cell.learner.learning_starts + first)
     model = learner(cell.algorithm, cell.task, settings, seed=cell.seed)
-    watch = _Watch(cell, first, tell, 0.0 if expert is None else expert[1]["return"])
+    watch = _Watch(cell, first, on_progress, 0.0 if expert is None else expert[1]["return"])
     asked = 0
     if expert is not None:
         act, known = expert
@@ -112,9 +112,9 @@ def _alone(_: int, __: int) -> float:
 class _Watch(BaseCallback):
     """Measures the learner alone, collects what its training episodes paid, and clones where the arm does."""
 
-    def __init__(self, cell: Cell, first: int, tell: Tell, expert_return: float) -> None:
+    def __init__(self, cell: Cell, first: int, on_progress: ProgressCallback, expert_return: float) -> None:
         super().__init__()
-        self.cell, self.first, self.tell, self.expert_return = cell, first, tell, expert_return
+        self.cell, self.first, self.on_progress, self.expert_return = cell, first, on_progress, expert_return
         self.arena = Arena(cell.task, count=cell.evaluation.episodes, seed=MEASURING + 1000 * cell.seed)
         self.every = max(round(cell.evaluation.every * cell.steps), 1)
         self.rows: list[dict[str, Any]] = []
@@ -172,4 +172,4 @@ class _Watch(BaseCallback):
         self.ended = []
         if self.succeeded is None and succeeds(measured["return"], self.expert_return, self.cell.schedule.kappa):
             self.succeeded = step
-        self.tell({"step": step, "max_steps": self.cell.total})
+        self.on_progress({"step": step, "max_steps": self.cell.total})

@@ -128,15 +128,15 @@ def mix(parts: Sequence[tuple[Sequence[Example], float]], n: int, *, seed: int =
     weights = [weight for _, weight in parts]
     if not weights or min(weights) < 0 or not sum(weights) > 0:
         raise HoldfastError(f"weights of a mixture must be at least 0 and not all 0, not {weights}")
-    drawn = []
+    sampled = []
     for place, ((rows, _), count) in enumerate(zip(parts, _counts(weights, n), strict=True)):
         if count > len(rows):
             raise HoldfastError(
                 f"part {place + 1} of the mixture needs {count} rows but has {len(rows)}: ask for fewer"
             )
-        drawn += random.Random(f"{seed}/{place}").sample(list(rows), count)
-    random.Random(seed).shuffle(drawn)
-    return drawn
+        sampled += random.Random(f"{seed}/{place}").sample(list(rows), count)
+    random.Random(seed).shuffle(sampled)
+    return sampled
 
 
 def _counts(weights: Sequence[float], n: int) -> list[int]:

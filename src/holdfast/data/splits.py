@@ -46,11 +46,11 @@ def split(examples: Sequence[Example], shares: Mapping[str, float], *, seed: int
     if not shares or min(shares.values()) <= 0 or not isclose(sum(shares.values()), 1.0, abs_tol=1e-9):
         raise HoldfastError(f"shares of splits must be positive and add up to 1, not {dict(shares)}")
     names, bounds = list(shares), _bounds(list(shares.values()))
-    dealt: dict[str, list[Example]] = {name: [] for name in names}
+    splits: dict[str, list[Example]] = {name: [] for name in names}
     for example in examples:
         at = _position(example.key, seed)
-        dealt[next(name for name, bound in zip(names, bounds, strict=True) if at < bound)].append(example)
-    return dealt
+        splits[next(name for name, bound in zip(names, bounds, strict=True) if at < bound)].append(example)
+    return splits
 
 
 def require_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:

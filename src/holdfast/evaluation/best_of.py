@@ -86,7 +86,7 @@ def expected(values: NDArray[Any], weights: NDArray[Any], *, seed: int = 0) -> E
     value = float(sums.sum() / total)
     prompts = len(sums)
     draws = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
-    drawn = draws @ masses
-    means = (draws @ sums)[drawn > 0] / drawn[drawn > 0]
+    weight_sums = draws @ masses
+    means = (draws @ sums)[weight_sums > 0] / weight_sums[weight_sums > 0]
     low, high = np.percentile(means, [2.5, 97.5])
     return Expected(value, min(value, float(low)), max(value, float(high)), total / prompts)

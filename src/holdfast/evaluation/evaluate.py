@@ -163,7 +163,7 @@ def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:
         groups += [answers[i : i + size] for i in range(0, len(answers), size)]
     surprises = [fmean(-value for answer in group for value in answer.logprobs or ()) for group in groups]
     alike = [all(answer.tokens == group[0].tokens for answer in group) for group in groups]
-    return nats("entropy", surprises), share("identical_groups", alike)
+    return mean_score("entropy", surprises), share("identical_groups", alike)
 
 
 def divergence(model: Model, start: Model, suite: Suite) -> tuple[Score, ...]:
@@ -174,7 +174,7 @@ def divergence(model: Model, start: Model, suite: Suite) -> tuple[Score, ...]:
     answers (chain rule). The interval is a normal one, over prompts.
     """
     parts = {"kl": suite.harmful, "kl/benign": suite.benign}
-    return tuple(nats(name, _divergences(model, start, rows, suite)) for name, rows in parts.items() if rows)
+    return tuple(mean_score(name, _divergences(model, start, rows, suite)) for name, rows in parts.items() if rows)
 
 
 def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Suite) -> list[float]:
@@ -192,7 +192,7 @@ def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Sui
     return found
 
 
-def nats(name: str, values: Sequence[float]) -> Score:
+def mean_score(name: str, values: Sequence[float]) -> Score:
     """The mean of numbers of at least 0 on average, one a prompt, with a normal 95 % interval over prompts."""
     value = fmean(values)
     half = 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0

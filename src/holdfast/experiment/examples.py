@@ -29,12 +29,12 @@ def load_splits(data: Data) -> Splits:
             f"data.harmful and data.benign ask the same ({sources[0].path} and {sources[1].path}): "
             "every prompt of one is in the other; what is asked as harmful cannot measure usefulness"
         )
-    return Splits(harmful=_dealt("harmful", harmful, data), benign=_dealt("benign", benign, data))
+    return Splits(harmful=_split_rows("harmful", harmful, data), benign=_split_rows("benign", benign, data))
 
 
 def harmful_splits(data: Data) -> dict[str, list[Example]]:
     """The harmful rows of a file, dealt out."""
-    return _dealt("harmful", _rows("harmful", _given("harmful", data.harmful)), data)
+    return _split_rows("harmful", _rows("harmful", _given("harmful", data.harmful)), data)
 
 
 def _sandbox_splits(data: Data) -> Splits:
@@ -46,8 +46,8 @@ def _sandbox_splits(data: Data) -> Splits:
         for families in (grammar.RESTRICTED, grammar.BENIGN)
     )
     require_disjoint({name: harmful[name] + benign[name] for name in sizes})
-    dealt = {name: grammar.tasks(name, size, seed=data.seed) for name, size in sizes.items()}
-    tasks = {task: {name: dealt[name][task] for name in sizes} for task in ("quiz", "summary")}
+    tasks_by_split = {name: grammar.tasks(name, size, seed=data.seed) for name, size in sizes.items()}
+    tasks = {task: {name: tasks_by_split[name][task] for name in sizes} for task in ("quiz", "summary")}
     return Splits(harmful=harmful, benign=benign, tasks=tasks)
 
 
@@ -70,12 +70,12 @@ def _rows(name: str, source: Source) -> list[Example]:
     return rows
 
 
-def _dealt(name: str, rows: Sequence[Example], data: Data) -> dict[str, list[Example]]:
-    dealt = split([row for row in rows if row.role != "refusal"], data.shares, seed=data.seed)
-    empty = [part for part, examples in dealt.items() if not examples]
+def _split_rows(name: str, rows: Sequence[Example], data: Data) -> dict[str, list[Example]]:
+    splits = split([row for row in rows if row.role != "refusal"], data.shares, seed=data.seed)
+    empty = [part for part, examples in splits.items() if not examples]
     if empty:
         raise HoldfastError(
             f"data.{name}: the {empty[0]} split has no prompt ({len(rows)} rows in all); add rows or change data.shares"
         )
-    require_disjoint(dealt)
-    return dealt
+    require_disjoint(splits)
+    return splits

@@ -30,7 +30,7 @@ from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.training.fit import fit
-from holdfast.training.plan import Diverged, Fitted, Plan, Progress, in_all
+from holdfast.training.plan import Diverged, Fitted, Plan, Progress, sum_or_none
 
 DISK_IS_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
 """As the system words it; torch and safetensors wrap it into errors of their own."""
@@ -114,7 +114,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "steps": sum(fitted.steps for fitted in spent),
         "samples": sum(fitted.samples for fitted in spent),
         "tokens": sum(fitted.tokens for fitted in spent),
-        "flops": in_all([fitted.flops for fitted in spent]),
+        "flops": sum_or_none([fitted.flops for fitted in spent]),
         "seconds": sum(fitted.seconds for fitted in spent),
         "wall_seconds": time.perf_counter() - since,
         "environment": environment(),
@@ -161,10 +161,12 @@ def _fit(
     if parts is not None:
         parts.append(trained(plan.model.network))
 
-    def tell(progress: Progress) -> None:
+    def report_progress(progress: Progress) -> None:
         report({"step": progress.step, "max_steps": progress.max_steps})
 
     place = folder / str(len(spent))
-    fitted = fit(replace(plan, hooks=(*plan.hooks, tell)), folder=place, checkpoint_every=options.checkpoint_every)
+    fitted = fit(
+        replace(plan, hooks=(*plan.hooks, report_progress)), folder=place, checkpoint_every=options.checkpoint_every
+    )
     spent.append(fitted)
     return fitted

@@ -269,7 +269,7 @@ class Constrained:
             device = self.plan.model.device
             self.plan.tensors.update({name: t.to(device) for name, t in load_file(folder / TENSORS).items()})
 
-    def leave(self, folder: Path) -> None:
+    def save_extras(self, folder: Path) -> None:
         """Put into a checkpoint what the trainer's own leaves out."""
         if self.plan.tensors:
             save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, folder / TENSORS)
@@ -277,7 +277,7 @@ class Constrained:
         scratch.write_text(json.dumps({"state": self.plan.state, "costs": self.costs}))
         os.replace(scratch, folder / STATE)
 
-    def tell(self, phase: Any, control: Any) -> None:
+    def call_hooks(self, phase: Any, control: Any) -> None:
         """Tell the plan's hooks where the run stands."""
         if phase == "step":
             self._counted += 1

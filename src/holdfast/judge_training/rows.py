@@ -71,11 +71,11 @@ def _held_apart(rows: Sequence[Example], settings: RewardModel | Classifier) -> 
     """By the hash of the prompt: the same rows are held out whatever the sample size."""
     # A seed of its own: under the one that dealt out the splits, these rows' hashes lie in one stretch.
     seed = int(digest(f"held out {settings.seed}"), 16)
-    dealt = split(rows, {"train": 1 - settings.held_out, "held_out": settings.held_out}, seed=seed)
-    for name, part in dealt.items():
+    parts = split(rows, {"train": 1 - settings.held_out, "held_out": settings.held_out}, seed=seed)
+    for name, part in parts.items():
         if not part:
             raise HoldfastError(
                 f"none of the {len(rows)} rows of the {settings.split} split is left for the {name} part; add rows or "
                 f"change held_out ({settings.held_out})"
             )
-    return Rows(dealt["train"], dealt["held_out"])
+    return Rows(parts["train"], parts["held_out"])

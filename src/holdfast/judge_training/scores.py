@@ -113,9 +113,9 @@ def _resampled(
         members.setdefault(group, []).append(place)
     parts = [np.asarray(places) for places in members.values()]
     rng = np.random.default_rng(0)
-    drawn = []
+    estimates = []
     for _ in range(RESAMPLES):
         places = np.concatenate([parts[i] for i in rng.integers(0, len(parts), len(parts))])
-        drawn.append(measure(chances[places], truth[places]))
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+        estimates.append(measure(chances[places], truth[places]))
+    low, high = np.nanpercentile(estimates, [2.5, 97.5])
     return Score(name=name, value=value, n=len(truth), low=float(min(low, value)), high=float(max(high, value)))

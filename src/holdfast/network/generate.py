@@ -149,13 +149,13 @@ def decode(
     Stop tokens and padding are those of `model`.
     """
     stops = torch.tensor(model.stop_ids, device=model.device)
-    drawn = torch.full_like(uniform, model.pad_id, dtype=torch.long)
+    sampled = torch.full_like(uniform, model.pad_id, dtype=torch.long)
     chances = torch.zeros_like(uniform)
-    rows = torch.arange(len(drawn), device=model.device)
-    done = torch.zeros(len(drawn), dtype=torch.bool, device=model.device)
+    rows = torch.arange(len(sampled), device=model.device)
+    done = torch.zeros(len(sampled), dtype=torch.bool, device=model.device)
     for step in range(sampling.max_new_tokens):
         tokens = reader.draw(uniform[rows, step], sampling)
-        drawn[rows, step] = tokens
+        sampled[rows, step] = tokens
         if logprobs:
             found = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
             chances[rows, step] = found.to(chances.dtype)
@@ -169,7 +169,7 @@ def decode(
             rows, tokens, done = rows[kept], tokens[kept], done[kept]
             reader.keep(kept)
         reader.advance(tokens)
-    answers = [_until_stop(row, set(model.stop_ids), step + 1) for row in drawn.tolist()]
+    answers = [_until_stop(row, set(model.stop_ids), step + 1) for row in sampled.tolist()]
     if not logprobs:
         return answers
     return [

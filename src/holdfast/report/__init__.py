@@ -112,7 +112,7 @@ def _require_places(out: Path) -> None:
 def _find(runs: Sequence[Path]) -> Findings:
     from holdfast.report.charts import styles
     from holdfast.report.findings import Findings
-    from holdfast.report.flips import drawn
+    from holdfast.report.flips import plotted
     from holdfast.report.read import load
     from holdfast.report.summarise import summarise
     from holdfast.report.summarise.labels import labels
@@ -129,7 +129,7 @@ def _find(runs: Sequence[Path]) -> Findings:
         cells=tuple(cell for cell, _ in labelled),
         labels=[label for _, label in labelled],
         rows=rows,
-        shown={row.label for row in drawn(rows)},
+        shown={row.label for row in plotted(rows)},
         looks=styles([row.label.defense for row in rows if row.time_to_break is not None]),
         grids=loaded.grids,
         trouble=loaded.trouble,

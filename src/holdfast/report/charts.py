@@ -15,7 +15,7 @@ import altair as alt
 from holdfast.report.parts import (
     BASE,
     PANEL,
-    Drawn,
+    ChartWithData,
     Names,
     Points,
     Style,
@@ -63,7 +63,9 @@ def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, An
     return found
 
 
-def curves(points: Points, looks: Mapping[str, Style], *, score: str, width: Width, unit: str = "step") -> Drawn:
+def curves(
+    points: Points, looks: Mapping[str, Style], *, score: str, width: Width, unit: str = "step"
+) -> ChartWithData:
     """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
     Points are hollow where fewer seeds were evaluated than elsewhere on the curve. Where the `unit` is `N`, answers a
@@ -74,7 +76,7 @@ def curves(points: Points, looks: Mapping[str, Style], *, score: str, width: Wid
     numbers = None if unit == "step" else tuple(sorted({point["step"] for point in points}))
     rules = thresholds(points) if score == "harmfulness" else {}
     spec = _curves(named(points, looks), score, width, numbers, ruled=bool(rules))
-    return Drawn(spec, {"points": rows_of(points), **rules})
+    return ChartWithData(spec, {"points": rows_of(points), **rules})
 
 
 @lru_cache(maxsize=64)
@@ -97,12 +99,12 @@ def _curves(names: Names, score: str, width: Width, numbers: tuple[int, ...] | N
     return spec_of(ruled_by_thresholds(alt.layer(*layers)) if ruled else alt.layer(*layers), width, _HEIGHT)
 
 
-def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> Drawn:
+def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> ChartWithData:
     """Time to break as bars with error bars; pale, dashed and marked `≥` where a seed never broke."""
     ends = [{**point, "end": max(point["steps"], point["high"] or 0.0)} for point in points]
     longest = max((point["end"] for point in ends), default=0.0) or 1.0
     spec = _rescaled(_times(named(points, looks), width), 1.55 * longest)
-    return Drawn(spec, {"points": rows_of(ends)})
+    return ChartWithData(spec, {"points": rows_of(ends)})
 
 
 @lru_cache(maxsize=64)
@@ -148,7 +150,7 @@ def _rescaled(spec: Any, end: float) -> Any:
     }
 
 
-def spending(points: Points, *, span: tuple[float, float], width: Width) -> Drawn:
+def spending(points: Points, *, span: tuple[float, float], width: Width) -> ChartWithData:
     """FLOPs until the break on a logarithmic axis over `span`: a row for each attack, a mark for each seed.
 
     Models that held have a triangle where the budget ended; a square where nothing was shown, a cross where the model
@@ -156,7 +158,7 @@ def spending(points: Points, *, span: tuple[float, float], width: Width) -> Draw
     """
     order = tuple(dict.fromkeys(point["attack"] for point in points))
     rows = rows_of(points, *(PANEL - {"attack"}), "defense")
-    return Drawn(_spending(order, span, width), {"points": rows})
+    return ChartWithData(_spending(order, span, width), {"points": rows})
 
 
 @lru_cache(maxsize=64)
@@ -178,7 +180,7 @@ def _spending(order: tuple[str, ...], span: tuple[float, float], width: Width) -
     return spec_of(chart, width, _ROW * len(order))
 
 
-def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> Drawn:
+def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> ChartWithData:
     """A score in [0, 1] at the end of attacks over their flip ratio: a color per attack, 95 % intervals as whiskers.
 
     Dashed lines with hollow points are of preferences that a coin ordered.
@@ -188,7 +190,7 @@ def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Widt
     ratios = tuple(sorted({point["ratio"] for point in points}))
     rules = thresholds(points) if score == "harmfulness" else {}
     spec = _flips(named(rows, looks, "attack"), score, width, hows, ratios=ratios, ruled=bool(rules))
-    return Drawn(spec, {"points": rows_of(rows, "model", "family", "defense"), **rules})
+    return ChartWithData(spec, {"points": rows_of(rows, "model", "family", "defense"), **rules})
 
 
 @lru_cache(maxsize=64)
@@ -218,9 +220,9 @@ def _flips(
     return spec_of(ruled_by_thresholds(chart) if ruled else chart, width, _HEIGHT)
 
 
-def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> Drawn:
+def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> ChartWithData:
     """A training metric over attack steps, one thin line per seed."""
-    return Drawn(_training(named(points, looks), metric, width), {"points": rows_of(points)})
+    return ChartWithData(_training(named(points, looks), metric, width), {"points": rows_of(points)})
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.report.findings import Findings
-    from holdfast.report.parts import Drawn, Style, Width
+    from holdfast.report.parts import ChartWithData, Style, Width
 
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss")
@@ -63,15 +63,15 @@ def _column(values: list[Any]) -> Any:
     return values
 
 
-def charts_of(found: Findings, *, width: Width) -> dict[str, dict[str, Drawn]]:
+def charts_of(found: Findings, *, width: Width) -> dict[str, dict[str, ChartWithData]]:
     """Every chart by name, then by panel; a chart without data is not there."""
-    drawn: dict[str, dict[str, Drawn]] = {}
+    charts: dict[str, dict[str, ChartWithData]] = {}
     for name, title, chart in _each(found, width):
-        drawn.setdefault(name, {})[title] = chart
-    return drawn
+        charts.setdefault(name, {})[title] = chart
+    return charts
 
 
-def _each(found: Findings, width: Width) -> Iterator[tuple[str, str, Drawn]]:
+def _each(found: Findings, width: Width) -> Iterator[tuple[str, str, ChartWithData]]:
     """Name and panel of every chart, and the chart."""
     from holdfast.report import charts, flips, spending
     from holdfast.report.summarise import curve_points, time_points

@@ -19,7 +19,7 @@ class Findings:
     """What the run folders hold, read and summarised once.
 
     `trouble` says what could not be read and is left out. `labels` has one entry per cell; `shown` are the labels of
-    what gets panels and samples, see `flips.drawn`.
+    what gets panels and samples, see `flips.plotted`.
     """
 
     cells: tuple[Finished, ...]

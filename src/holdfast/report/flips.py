@@ -17,7 +17,7 @@ def flipped(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.label.flip is not None]
 
 
-def drawn(rows: Sequence[Row]) -> list[Row]:
+def plotted(rows: Sequence[Row]) -> list[Row]:
     """The rows that have a panel for each attack, and samples: all of them, unless flips fill more than `MOST_PANELS`.
 
     Then of each attack its strongest flip only: the highest ratio of those turned round, of the random ones if there

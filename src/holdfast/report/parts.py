@@ -27,16 +27,16 @@ class Style:
 Names = tuple[tuple[str, Style], ...]
 
 
-class Drawn(NamedTuple):
+class ChartWithData(NamedTuple):
     """A chart as Vega-Lite without its rows, and the rows by the name under which it asks for them."""
 
     spec: Mapping[str, Any]
     data: Mapping[str, list[dict[str, Any]]]
 
 
-def side_by_side(panels: Mapping[str, Drawn]) -> dict[str, Any]:
+def side_by_side(panels: Mapping[str, ChartWithData]) -> dict[str, Any]:
     """Several panels as one figure with their rows in it, each under its panel's name."""
-    parts = [{**_filled(drawn.spec, drawn.data), "title": name} for name, drawn in panels.items()]
+    parts = [{**_filled(chart.spec, chart.data), "title": name} for name, chart in panels.items()]
     whole = {name: value for name, value in parts[0].items() if name in ("$schema", "config")}
     parts = [{name: value for name, value in part.items() if name not in whole} for part in parts]
     shared = {"color": "shared", "strokeDash": "shared"}

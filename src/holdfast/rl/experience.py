@@ -19,18 +19,18 @@ from holdfast.network.precision import exact
 from holdfast.records import HoldfastError, Role, digest
 from holdfast.rl.rewards import Reward
 from holdfast.rl.rollouts import (
-    Asked,
+    RolloutRequest,
     Sampler,
+    as_columns,
     collated,
-    dealt,
     draw,
+    extra_metrics,
     groups_with_gradient,
     joined,
     logged,
     measured,
-    noted,
     payments,
-    two_d,
+    split_to_batches,
 )
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
 from holdfast.training.plan import Prepare, Reference, Rows
@@ -79,7 +79,7 @@ class Experience:
     `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others. `estimator` measures
     the KL of each token for the advantages, `critic` its value; `entropy` measures each answer's mean token entropy as
     `entropies` (N,), for `bonuses`. `further` rewards, by name, are for advantages that know of them, each valued by a
-    critic of its name where there is one (`critic.attach_further`). `noted` numbers are logged only, by name, as means
+    critic of its name where there is one (`critic.attach_further`). `extra_metrics` are only logged, by name, as means
     over the answers that the model wrote itself. `sampler`, where there is one, draws the answers in the model's place
     (see `rollouts.Sampler`).
     """
@@ -96,7 +96,7 @@ class Experience:
     entropy: bool = False
     bonuses: tuple[Bonus, ...] = ()
     further: Mapping[str, Reward] = field(default_factory=dict)
-    noted: Mapping[str, Reward] = field(default_factory=dict)
+    extra_metrics: Mapping[str, Reward] = field(default_factory=dict)
     sampler: Sampler | None = None
     passes: int = 1
     minibatches: int = 1
@@ -132,7 +132,7 @@ class Experience:
 
     def _roll_out(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         rows = [row for batch in micro_batches for row in batch]
-        asked = Asked(
+        request = RolloutRequest(
             rows=rows,
             prompts=[model.encode_prompt(row.prompt) for row in rows],
             group_size=self.group_size,
@@ -141,23 +141,25 @@ class Experience:
             step=step,
             logprobs=self._sampled_logprobs(model),
         )
-        drawn = draw(model, asked) if self.sampler is None else self.sampler.draw(model, asked)
+        samples = draw(model, request) if self.sampler is None else self.sampler.draw(model, request)
         every = [row for row in rows for _ in range(self.group_size)]
-        completions = [as_completion(model, row, a) for row, a in zip(every, drawn.answers, strict=True)]
+        completions = [as_completion(model, row, a) for row, a in zip(every, samples.answers, strict=True)]
         paid = {name: payments(name, reward, completions, step) for name, reward in self._rewards().items()}
         batches, start = [], 0
         for micro in micro_batches:
             end = start + len(micro) * self.group_size
-            batch = collated(asked, drawn, range(start, end), pad_id=model.pad_id)
+            batch = collated(request, samples, range(start, end), pad_id=model.pad_id)
             batch["kl_weights"] = torch.tensor([float(row.role in self.kl_roles) for row in every[start:end]])
             batch = self._measure(model, batch)
             batches.append(batch if self.sampler is None else self.sampler.measure(model, batch))
             start = end
         learnt = self.advantage(self._rollout(paid, batches))
-        for batch, part in zip(batches, dealt(learnt, batches), strict=True):
+        for batch, part in zip(batches, split_to_batches(learnt, batches), strict=True):
             batch.update(part)
         batches[0] |= {name: value for name, value in learnt.items() if name.startswith("log/")}
-        batches[0] |= logged(paid, asked, drawn) | measured(batches) | noted(self.noted, completions, drawn)
+        batches[0] |= (
+            logged(paid, request, samples) | measured(batches) | extra_metrics(self.extra_metrics, completions, samples)
+        )
         if self.group_size > 1:
             batches[0]["log/groups_with_gradient"] = groups_with_gradient(learnt["advantages"], self.group_size)
         return batches if self.sampler is None else self.sampler.finish(batches, paid["reward"])
@@ -228,7 +230,7 @@ class Experience:
             mask=joined([target_mask(batch["loss_mask"]) for batch in batches]),
             kl=kl,
             values=values(),
-            weights=joined([two_d(batch["weights"]) for batch in batches]) if "weights" in batches[0] else None,
+            weights=joined([as_columns(batch["weights"]) for batch in batches]) if "weights" in batches[0] else None,
             further={name: Paid(paid[name].to(device), values(f"{name}/")) for name in self.further},
         )
 

@@ -1,4 +1,4 @@
-"""What a rollout is put together from: drawn answers, what they are paid, columns of batches, numbers to log."""
+"""The parts of a rollout: sampled answers, their rewards, columns of batches, metrics to log."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from holdfast.training.plan import Rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a rollout asks for: `group_size` answers to each of `prompts`, the tokens of `rows`, side by side.
+class RolloutRequest:
+    """Requests `group_size` answers to each of `prompts`, which are the tokens of `rows` in the same order.
 
     `seed` is the draw's, `step` the optimizer step. With `logprobs` the policy's log-probabilities of its own answers
     are worth keeping.
@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Samples:
     """Answers to what was asked, `N` in all, in order.
 
     `given` counts the tokens that an answer begins with and that are not to be learnt; those of a group are the same.
@@ -54,7 +54,7 @@ class Drawn:
 class Sampler(Protocol):
     """Draws a rollout's answers in the policy's place, in three calls."""
 
-    def draw(self, model: Model, asked: Asked) -> Drawn:
+    def draw(self, model: Model, request: RolloutRequest) -> Samples:
         """The answers."""
         ...
 
@@ -70,30 +70,30 @@ class Sampler(Protocol):
         ...
 
 
-def draw(model: Model, asked: Asked) -> Drawn:
+def draw(model: Model, request: RolloutRequest) -> Samples:
     """The policy's own answers."""
     answers = sample(
         model,
-        asked.prompts,
-        asked.sampling,
-        seed=asked.seed,
-        repeats=asked.group_size,
-        logprobs=asked.logprobs,
+        request.prompts,
+        request.sampling,
+        seed=request.seed,
+        repeats=request.group_size,
+        logprobs=request.logprobs,
     )
-    return Drawn(answers=answers)
+    return Samples(answers=answers)
 
 
-def collated(asked: Asked, drawn: Drawn, rows: range, *, pad_id: int) -> Batch:
+def collated(request: RolloutRequest, samples: Samples, rows: range, *, pad_id: int) -> Batch:
     """The answers `rows` as a batch with `groups`, the columns drawn and `old_logprobs` where sampling gave them."""
-    size, given = asked.group_size, drawn.given or [0] * len(drawn.answers)
+    size, given = request.group_size, samples.given or [0] * len(samples.answers)
     pairs = []
     for i in rows:
-        prompt, tokens, cut = asked.prompts[i // size], drawn.answers[i].tokens, given[i]
+        prompt, tokens, cut = request.prompts[i // size], samples.answers[i].tokens, given[i]
         pairs.append(([*prompt, *tokens[:cut]], tokens[cut:]))
     batch = collate(pairs, pad_id=pad_id)
     batch["groups"] = torch.arange(len(rows) // size).repeat_interleave(size)
-    batch |= {name: values[rows.start : rows.stop] for name, values in drawn.columns.items()}
-    return batch | old_logprobs(batch, [drawn.answers[i] for i in rows])
+    batch |= {name: values[rows.start : rows.stop] for name, values in samples.columns.items()}
+    return batch | old_logprobs(batch, [samples.answers[i] for i in rows])
 
 
 def old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
@@ -116,7 +116,7 @@ def payments(name: str, reward: Reward, completions: Sequence[Completion], step:
     return paid
 
 
-def two_d(values: Tensor) -> Tensor:
+def as_columns(values: Tensor) -> Tensor:
     """(N,) as (N, 1); (N, T) as it is."""
     return values[:, None] if values.dim() == 1 else values
 
@@ -127,8 +127,8 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
 
-def dealt(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> list[Batch]:
-    """Tensors over all sequences dealt out to the micro-batches they belong to, cut to each one's width."""
+def split_to_batches(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> list[Batch]:
+    """Tensors over all sequences, split to their micro-batches and cut to each one's width."""
     sizes = [len(batch["input_ids"]) for batch in batches]
     parts = {name: value.split(sizes) for name, value in learnt.items() if not name.startswith("log/")}
     widths = [batch["input_ids"].shape[1] - 1 for batch in batches]
@@ -149,11 +149,11 @@ def measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
     return found
 
 
-def noted(numbers: Mapping[str, Reward], completions: Sequence[Completion], drawn: Drawn) -> Batch:
+def extra_metrics(numbers: Mapping[str, Reward], completions: Sequence[Completion], samples: Samples) -> Batch:
     """Means to log over the answers that the model wrote itself; nothing of a number that none of them has."""
     found = {}
     for name, number in numbers.items():
-        own = [True] * len(completions) if drawn.own is None else drawn.own
+        own = [True] * len(completions) if samples.own is None else samples.own
         values = number([done for done, mine in zip(completions, own, strict=True) if mine])
         known = [value for value in values if value is not None]
         if known:
@@ -166,9 +166,9 @@ def groups_with_gradient(advantages: Tensor, group_size: int) -> Tensor:
     return (advantages != 0).reshape(len(advantages) // group_size, -1).any(1).float().mean()
 
 
-def logged(paid: Mapping[str, Tensor], asked: Asked, drawn: Drawn) -> Batch:
+def logged(paid: Mapping[str, Tensor], request: RolloutRequest, samples: Samples) -> Batch:
     """What is logged of any rollout, and `rollout_tokens`."""
-    answers, group_size = drawn.answers, asked.group_size
+    answers, group_size = samples.answers, request.group_size
     lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
     groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
     alike = [len({tuple(answer.tokens) for answer in group}) == 1 for group in groups]
@@ -179,7 +179,7 @@ def logged(paid: Mapping[str, Tensor], asked: Asked, drawn: Drawn) -> Batch:
         found[f"log/{name}_std"] = known.std(correction=0) if len(known) else torch.zeros(())
     return {
         **found,
-        "rollout_tokens": lengths.sum() + sum(len(prompt) for prompt in asked.prompts) + drawn.tokens,
+        "rollout_tokens": lengths.sum() + sum(len(prompt) for prompt in request.prompts) + samples.tokens,
         "log/unjudged": paid["reward"].isnan().float().mean(),
         "log/completion_tokens": lengths.mean(),
         "log/unfinished": torch.tensor([not answer.finished for answer in answers]).float().mean(),

@@ -15,11 +15,11 @@ class Timed(Protocol):
 
     costs: dict[str, float]
 
-    def tell(self, phase: Any, control: Any) -> None:
+    def call_hooks(self, phase: Any, control: Any) -> None:
         """Tell the plan's hooks where the run stands."""
         ...
 
-    def leave(self, folder: Path) -> None:
+    def save_extras(self, folder: Path) -> None:
         """Put into a checkpoint what the trainer's own leaves out."""
         ...
 
@@ -34,23 +34,23 @@ class Clock(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Before the first step, or the first after a resumption."""
         self.since = time.perf_counter()
-        self._tell("start", control)
+        self._call_hooks("start", control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After each optimizer step."""
-        self._tell("step", control)
+        self._call_hooks("step", control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """At the end, however it came."""
-        self._tell("end", control)
+        self._call_hooks("end", control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Complete the checkpoint."""
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if args.should_save and folder.exists():
-            self.run.leave(folder)
+            self.run.save_extras(folder)
 
-    def _tell(self, phase: str, control: Any) -> None:
+    def _call_hooks(self, phase: str, control: Any) -> None:
         self.run.costs["seconds"] += time.perf_counter() - self.since
-        self.run.tell(phase, control)
+        self.run.call_hooks(phase, control)
         self.since = time.perf_counter()

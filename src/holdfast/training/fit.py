@@ -28,7 +28,7 @@ from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.checkpoints import last_checkpoint, read_costs, seal
 from holdfast.training.clock import Clock
-from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, in_all
+from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, sum_or_none
 
 WEIGHTS = "holdfast_weights.safetensors"
 """Trained weights beside an adapter, which the Trainer saves alone."""
@@ -171,7 +171,7 @@ class _Loop(Trainer):
             device = self.plan.model.device
             self.plan.tensors.update({name: t.to(device) for name, t in load_file(checkpoint / TENSORS).items()})
 
-    def leave(self, checkpoint: Path) -> None:
+    def save_extras(self, checkpoint: Path) -> None:
         """Put into a checkpoint what the Trainer's own leaves out, last of all the file that says it is whole."""
         if has_adapter(self.plan.model):
             trained = {n: p.detach() for n, p in self.plan.model.network.named_parameters() if p.requires_grad}
@@ -180,7 +180,7 @@ class _Loop(Trainer):
             save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, checkpoint / TENSORS)
         seal(checkpoint, {**self.costs, "flops": self.meter.flops}, self.plan.state)
 
-    def tell(self, phase: Literal["start", "step", "end"], control: Any) -> None:
+    def call_hooks(self, phase: Literal["start", "step", "end"], control: Any) -> None:
         """Tell the plan's hooks where the run stands; one that asks for it ends the run."""
         costs, plan, spent = self.costs, self.plan, self.plan.spent
         with plan.released(plan.model) as released, self.meter.paused():
@@ -191,7 +191,7 @@ class _Loop(Trainer):
                 model=released,
                 samples=spent.samples + int(costs["samples"]),
                 tokens=spent.tokens + int(costs["tokens"]),
-                flops=in_all((spent.flops, self.flops)),
+                flops=sum_or_none((spent.flops, self.flops)),
                 seconds=spent.seconds + costs["seconds"],
                 metrics=dict(self.metrics),
                 stopped=self.stopped,

@@ -89,13 +89,13 @@ class Spent(NamedTuple):
 NOTHING = Spent()
 
 
-def together(*parts: Spent) -> Spent:
+def sum_costs(*parts: Spent) -> Spent:
     """What was spent in all."""
     steps, samples, tokens, seconds, flops = zip(*parts, strict=True)
-    return Spent(sum(steps), sum(samples), sum(tokens), sum(seconds), in_all(flops))
+    return Spent(sum(steps), sum(samples), sum(tokens), sum(seconds), sum_or_none(flops))
 
 
-def in_all(counts: Sequence[float | None]) -> float | None:
+def sum_or_none(counts: Sequence[float | None]) -> float | None:
     """The sum of counts, `None` where one of them was not counted."""
     known = [count for count in counts if count is not None]
     return sum(known, 0.0) if len(known) == len(counts) else None

@@ -32,7 +32,7 @@ from holdfast.rl.guidance.expert import load_expert
 from holdfast.rl.guidance.guide import Guide
 from holdfast.rl.guidance.sampler import guided
 from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
-from holdfast.training.plan import Context, Plan, Planner, together
+from holdfast.training.plan import Context, Plan, Planner, sum_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,6 @@ class Guided(Guide, AdaptiveAttacker):
         def adapted(model: Model, context: Context) -> Plan:
             expert = load_expert(self.settings, model, context)
             plan = guided(planner(model, context), self, expert)
-            return replace(plan, spent=together(plan.spent, expert.spent))
+            return replace(plan, spent=sum_costs(plan.spent, expert.spent))
 
         return adapted

@@ -23,7 +23,7 @@ from holdfast.methods.settings import plain, typed
 from holdfast.network.models import Model, clone, has_adapter, merged
 from holdfast.records import HoldfastError
 from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom, learns_from, trains
-from holdfast.training.plan import Context, Optim, Plan, Planner, as_is, together
+from holdfast.training.plan import Context, Optim, Plan, Planner, as_is, sum_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class WarmStart(AdaptiveAttacker):
             with first.released(fitted.model) as released:
                 own = _standalone(released, copy=first.released is not as_is)
             plan = planner(own, context)
-            return replace(plan, spent=together(plan.spent, first.spent, fitted.spent))
+            return replace(plan, spent=sum_costs(plan.spent, first.spent, fitted.spent))
 
         return adapted
 

@@ -85,8 +85,8 @@ class Lisa(OnlineDefense):
 
         def refusals(number: int, micro_batches: int) -> list[Batch]:
             pairs = [(row, row.refusal or "") for row in draw(number)]
-            dealt = [pairs[i::micro_batches] for i in range(micro_batches)]
-            return [answer_batch(plan.model, share, max_length=self.max_length) for share in dealt]
+            shares = [pairs[i::micro_batches] for i in range(micro_batches)]
+            return [answer_batch(plan.model, share, max_length=self.max_length) for share in shares]
 
         return self.around(plan, refusals)
 

@@ -109,8 +109,8 @@ class RefusalLoss(OnlineDefense):
         draw = endless(rows, self.batch_size, seed=context.seed)
 
         def refusals(step: int) -> Batch:
-            drawn, rng = draw(step), random.Random(f"{context.seed} recovery {step}")
-            return with_totals([self._batch(plan.model, drawn, rng)])[0]
+            sampled, rng = draw(step), random.Random(f"{context.seed} recovery {step}")
+            return with_totals([self._batch(plan.model, sampled, rng)])[0]
 
         objective = language if self.refusal_ce == "plain" else _masked
         both = with_batch(plan, "refusal", refusals)

@@ -43,8 +43,8 @@ def preference_probe(
     objective, half = preference_objective(beta), -(-batch_size // 2)
 
     def probe(number: int) -> list[tuple[Objective, Batch]]:
-        drawn = draw(number)
-        halves = [rows for rows in (drawn[:half], drawn[half:]) if rows]
+        sampled = draw(number)
+        halves = [rows for rows in (sampled[:half], sampled[half:]) if rows]
         return [(objective, _moved(model, batch)) for batch in with_totals(prepare(model, halves, number))]
 
     return probe

@@ -64,7 +64,7 @@ def noting(plan: Plan, text: str) -> Plan:
     """The plan with the share of answers to harmful prompts that are `text` logged, the model's own ones only."""
 
     def change(experience: Experience) -> Experience:
-        return replace(experience, noted={**experience.noted, SHARE: canned_share(text)})
+        return replace(experience, extra_metrics={**experience.extra_metrics, SHARE: canned_share(text)})
 
     return replace(plan, prepare=rewritten(plan.prepare, change) or plan.prepare)
 

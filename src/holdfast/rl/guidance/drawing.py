@@ -18,7 +18,7 @@ from holdfast.network.models import Model
 from holdfast.network.precision import exact
 from holdfast.rl.experience import hash_seed
 from holdfast.rl.guidance.expert import LoadedExpert
-from holdfast.rl.rollouts import Asked
+from holdfast.rl.rollouts import RolloutRequest
 from holdfast.tensors import Batch, target_mask
 
 
@@ -31,26 +31,26 @@ class Group(NamedTuple):
 
 
 def by_sequence(
-    expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float, coins: bool
+    expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float, coins: bool
 ) -> tuple[list[Group], int]:
     """Groups of which the expert wrote a share `1 - alpha` of the answers, and the tokens that reading it twice cost.
 
     Random numbers of the learner, of the expert and of who writes how much come from streams of their own.
     """
-    size, prompts = asked.group_size, asked.prompts
-    taken = _quotas(len(prompts), size, alpha=alpha, coins=coins, seed=hash_seed(f"{asked.seed}/quota"))
+    size, prompts = request.group_size, request.prompts
+    taken = _quotas(len(prompts), size, alpha=alpha, coins=coins, seed=hash_seed(f"{request.seed}/quota"))
     mine = [i for i, count in enumerate(taken) if count < size]
     others = [i for i, count in enumerate(taken) if count]
     own: list[Answer] = []
     if mine:
         counts = [size - taken[i] for i in mine]
-        own = sample(model, [prompts[i] for i in mine], asked.sampling, seed=asked.seed, repeats=counts)
+        own = sample(model, [prompts[i] for i in mine], request.sampling, seed=request.seed, repeats=counts)
     theirs = expert_answers(
         expert,
         model,
         [prompts[i] for i in others],
-        sampling=asked.sampling,
-        seed=expert_seed(asked),
+        sampling=request.sampling,
+        seed=expert_seed(request),
         counts=[taken[i] for i in others],
     )
     left, right = iter(own), iter(theirs)
@@ -62,45 +62,45 @@ def by_sequence(
     return groups, twice
 
 
-def by_token(expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float) -> tuple[list[Group], int]:
+def by_token(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float) -> tuple[list[Group], int]:
     """Groups of answers of which every token is drawn from the mixture, and the tokens that the expert read.
 
     Answers carry the learner's log-probabilities, where they are exact (weights of 32 bits).
     """
-    size, prompts = asked.group_size, asked.prompts
-    width = asked.sampling.max_new_tokens
-    uniform = torch.rand(len(prompts) * size, width, generator=torch.Generator().manual_seed(asked.seed))
+    size, prompts = request.group_size, request.prompts
+    width = request.sampling.max_new_tokens
+    uniform = torch.rand(len(prompts) * size, width, generator=torch.Generator().manual_seed(request.seed))
     with evaluating(model.network), expert.reading(model) as other, evaluating(other.network):
         theirs = Reader(other, prompts, [size] * len(prompts), room=width)
     with evaluating(model.network):
         own = Reader(model, prompts, [size] * len(prompts), room=width)
         mixture = _Mixture(own, theirs, lambda: expert.reading(model), alpha, expert.temperature)
-        answers = decode(model, mixture, asked.sampling, uniform.to(model.device), logprobs=exact(model.network))
+        answers = decode(model, mixture, request.sampling, uniform.to(model.device), logprobs=exact(model.network))
     groups = [Group(answers[i : i + size], size) for i in range(0, len(answers), size)]
     return groups, sum(map(len, prompts)) + sum(len(answer.tokens) for answer in answers)
 
 
-def by_prefix(expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float) -> tuple[list[Group], int]:
+def by_prefix(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float) -> tuple[list[Group], int]:
     """Groups that go on from what the expert began, and the tokens that the expert read.
 
     The beginning is `round((1 - alpha) max_new_tokens)` tokens of one answer of the expert, without the token that ends
     it: to end is for the learner to say.
     """
-    size, prompts, width = asked.group_size, asked.prompts, asked.sampling.max_new_tokens
+    size, prompts, width = request.group_size, request.prompts, request.sampling.max_new_tokens
     length = min(round((1 - alpha) * width), width - 1)
     begun = [Answer([], finished=False) for _ in prompts]
     if length:
-        short = replace(asked.sampling, max_new_tokens=length)
+        short = replace(request.sampling, max_new_tokens=length)
         ones = [1] * len(prompts)
-        begun = expert_answers(expert, model, prompts, sampling=short, seed=expert_seed(asked), counts=ones)
+        begun = expert_answers(expert, model, prompts, sampling=short, seed=expert_seed(request), counts=ones)
     heads = [answer.tokens[: -1 if answer.finished else None] for answer in begun]
     answers = sample(
         model,
         [[*prompt, *head] for prompt, head in zip(prompts, heads, strict=True)],
-        replace(asked.sampling, max_new_tokens=width - length),
-        seed=asked.seed,
+        replace(request.sampling, max_new_tokens=width - length),
+        seed=request.seed,
         repeats=size,
-        logprobs=asked.logprobs,
+        logprobs=request.logprobs,
     )
     groups = []
     for i, head in enumerate(heads):
@@ -109,9 +109,9 @@ def by_prefix(expert: LoadedExpert, model: Model, asked: Asked, *, alpha: float)
     return groups, sum(map(len, prompts)) if length and expert.answer is None else 0
 
 
-def expert_seed(asked: Asked) -> int:
+def expert_seed(request: RolloutRequest) -> int:
     """The seed of what the expert draws."""
-    return hash_seed(f"{asked.seed}/expert")
+    return hash_seed(f"{request.seed}/expert")
 
 
 def expert_answers(

@@ -19,7 +19,7 @@ from holdfast.rl.guidance.drawing import Group, by_prefix, by_sequence, by_token
 from holdfast.rl.guidance.expert import LoadedExpert
 from holdfast.rl.guidance.guide import Guide
 from holdfast.rl.guidance.watching import Seen, seen
-from holdfast.rl.rollouts import Asked, Drawn, draw, two_d
+from holdfast.rl.rollouts import RolloutRequest, Samples, as_columns, draw
 from holdfast.tensors import Batch, target_mask
 from holdfast.training.plan import Plan
 
@@ -112,40 +112,42 @@ class GuidedSampler:
     temperature: float
     max_new_tokens: int
 
-    def draw(self, model: Model, asked: Asked) -> Drawn:
+    def draw(self, model: Model, request: RolloutRequest) -> Samples:
         """The answers; the learner's own of a guided group come first."""
-        alpha = self.share(asked.step)
-        self.state[f"{STATE}/step"] = float(asked.step)
-        chosen = [i for i, row in enumerate(asked.rows) if self.roles is None or row.role in self.roles]
+        alpha = self.share(request.step)
+        self.state[f"{STATE}/step"] = float(request.step)
+        chosen = [i for i, row in enumerate(request.rows) if self.roles is None or row.role in self.roles]
         if alpha == 1 or not chosen:
-            return draw(model, asked)
-        part = replace(asked, rows=[asked.rows[i] for i in chosen], prompts=[asked.prompts[i] for i in chosen])
+            return draw(model, request)
+        part = replace(request, rows=[request.rows[i] for i in chosen], prompts=[request.prompts[i] for i in chosen])
         written, tokens = self._written(model, part, alpha)
         groups = dict(zip(chosen, written, strict=True))
-        rest = [i for i in range(len(asked.rows)) if i not in groups]
+        rest = [i for i in range(len(request.rows)) if i not in groups]
         if rest:
             # Numbers of their own: those of the seed itself went to the guided prompts.
-            plain = replace(asked, prompts=[asked.prompts[i] for i in rest], seed=asked.seed + 2**40)
-            answers, size = draw(model, plain).answers, asked.group_size
+            plain = replace(request, prompts=[request.prompts[i] for i in rest], seed=request.seed + 2**40)
+            answers, size = draw(model, plain).answers, request.group_size
             groups |= {row: Group(list(answers[i * size : (i + 1) * size]), size) for i, row in enumerate(rest)}
-        return self._drawn(asked, groups, alpha, set(chosen), tokens)
+        return self._samples(request, groups, alpha, set(chosen), tokens)
 
-    def _written(self, model: Model, asked: Asked, alpha: float) -> tuple[list[Group], int]:
+    def _written(self, model: Model, request: RolloutRequest, alpha: float) -> tuple[list[Group], int]:
         if self.guide.unit == "token":
-            return by_token(self.expert, model, asked, alpha=alpha)
+            return by_token(self.expert, model, request, alpha=alpha)
         if self.guide.unit == "prefix":
-            return by_prefix(self.expert, model, asked, alpha=alpha)
-        return by_sequence(self.expert, model, asked, alpha=alpha, coins=self.guide.quota == "coin")
+            return by_prefix(self.expert, model, request, alpha=alpha)
+        return by_sequence(self.expert, model, request, alpha=alpha, coins=self.guide.quota == "coin")
 
-    def _drawn(self, asked: Asked, groups: dict[int, Group], alpha: float, chosen: set[int], tokens: int) -> Drawn:
-        ordered = [groups[i] for i in range(len(asked.rows))]
-        size = asked.group_size
+    def _samples(
+        self, request: RolloutRequest, groups: dict[int, Group], alpha: float, chosen: set[int], tokens: int
+    ) -> Samples:
+        ordered = [groups[i] for i in range(len(request.rows))]
+        size = request.group_size
         own = [place < group.own for group in ordered for place in range(size)]
-        share = [alpha if i in chosen else 1.0 for i in range(len(asked.rows)) for _ in range(size)]
+        share = [alpha if i in chosen else 1.0 for i in range(len(request.rows)) for _ in range(size)]
         theirs = 1 - torch.tensor(own, dtype=torch.float32)
         columns = {"alpha": torch.tensor(share, dtype=torch.float64)}
         mixed = self.guide.unit == "token"
-        return Drawn(
+        return Samples(
             answers=[answer for group in ordered for answer in group.answers],
             given=[group.given for group in ordered for _ in range(size)],
             # Of answers that both wrote together, none is the learner's own.
@@ -235,7 +237,7 @@ def _positive(batch: Batch, *, mixed: bool) -> Tensor:
     if mixed:
         alpha = batch["alpha"][:, None]
         theirs = (1 - alpha) * batch["expert_logprobs"].exp() > alpha * batch["old_logprobs"].exp()
-        advantages = two_d(advantages)
+        advantages = as_columns(advantages)
     else:
         theirs = batch["from_expert"] > 0
         theirs = theirs if advantages.dim() == 1 else theirs[:, None]
