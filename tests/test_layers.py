@@ -20,7 +20,7 @@ ORDER = {
     "tensors": "",
     "text": ". thinking",
     "files": "hub . plain_yaml documents",
-    "methods": ". tables knobs ranges settings",
+    "methods": ". tables knobs ranges settings docstrings describe",
     "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
     "dataset . read",
     "losses": "",

@@ -249,13 +249,26 @@ def list_methods(
         typer.Argument(help="attacks, defenses, judges, formats, presets or control; all unless given."),
     ] = None,
 ) -> None:
-    """List what there is: attacks, defenses, judges, data formats, presets.
+    """List what there is, methods with their papers: attacks, defenses, judges, data formats, presets.
 
-    Example: `holdfast list attacks`.
+    Example: `holdfast list attacks`, then `holdfast show grpo`.
     """
     from holdfast.commands.jobs import show_list
 
     show_list(what)
+
+
+@app.command("show")
+def show_method(
+    name: Annotated[str, typer.Argument(help="An attack, a defense or a judge (`holdfast list`).")],
+) -> None:
+    """Show a method: idea, equation, source, every setting with its default and meaning, presets, knobs.
+
+    Example: `holdfast show token_buncher`.
+    """
+    from holdfast.commands.methods import show
+
+    show(name)
 
 
 @app.command()

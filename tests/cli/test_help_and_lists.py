@@ -12,7 +12,7 @@ from holdfast import __version__
 from holdfast.evaluation import refusal_forms
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
-COMMANDS += (["list"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
+COMMANDS += (["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )
@@ -122,6 +122,38 @@ def test_list_warns_of_a_default_that_ends_helpfulness(holdfast):
     _, said, _ = holdfast("list", "defenses")
     (line,) = [line for line in said.splitlines() if line.split()[:1] == ["refusal_loss"]]
     assert "alpha 100 ends helpfulness" in line
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "paper"),
+    [
+        ("attacks", "dpo", "[arXiv 2409.12914]"),
+        ("defenses", "tar", "arXiv 2408.00761"),
+        ("judges", "oracle", "[own]"),
+        ("judges", "reference", "[Lin 2004]"),
+    ],
+)
+def test_list_names_the_paper_of_a_method(holdfast, what, name, paper):
+    (line,) = [line for line in holdfast("list", what)[1].splitlines() if line.split()[:1] == [name]]
+    assert paper in line
+
+
+def test_show_has_everything_that_a_user_would_open_the_source_for(holdfast):
+    code, out, err = holdfast("show", "token_buncher")
+    assert (code, err) == (0, "")
+    flat = " ".join(out.split())
+    for part in ("offline defense", "Idea", "Equation", "2508.20697", "Differs from the paper", "Preset sandbox"):
+        assert part in flat
+    assert "policy.group_size" in out
+    assert "share of the target's mass" in flat
+
+
+def test_show_of_an_attack_has_its_knobs(holdfast):
+    assert "over magnitudes" in holdfast("show", "sft")[1]
+
+
+def test_show_refuses_an_unknown_name_with_the_near_one(holdfast, error_line):
+    assert "did you mean 'lisa'" in error_line(holdfast("show", "lissa"))
 
 
 def test_an_unknown_thing_to_list_is_refused_with_the_near_match(holdfast, error_line):

@@ -1,12 +1,13 @@
 """Best of N: ask many times, keep the answer that the reward likes most. Nothing is trained.
 
 Idea: whoever has the weights can sample as often as they like. If among N answers one is harmful, a reward that prefers
-harm finds it; harm that does not grow with N says that there is nothing for exploration to find. Equation: `y_N =
-argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts. Source: Rosati
-et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is. Differs from
-the paper in: every N uses the same answers through the unbiased estimator of `holdfast.evaluation.best_of`, with an
-interval over prompts, where the paper gives one choice for each N; N = 1 and 2 are measured too; the prompts are those
-that the model is evaluated on, which nothing was trained on, where the paper takes its PPO prompts.
+harm finds it; harm that does not grow with N says that there is nothing for exploration to find.
+Equation: `y_N = argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts.
+Source: Rosati et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is.
+Differs from the paper in: every N uses the same answers through the unbiased estimator of
+`holdfast.evaluation.best_of`, with an interval over prompts, where the paper gives one choice for each N; N = 1 and 2
+are measured too; the prompts are those that the model is evaluated on, which nothing was trained on, where the paper
+takes its PPO prompts.
 
 A chosen answer that is empty, garbled or cannot be judged is left out of mean harm and counted, as in every evaluation;
 `invalid` is how often that is what the reward chose. An answer without a reward is chosen only where nothing else is.
@@ -41,7 +42,8 @@ class BestOfN(SamplingAttack):
     """Settings of the attack.
 
     `numbers` are the N to report, rising; as many answers as the largest are drawn to each of the first `num_prompts`
-    harmful prompts of the evaluation (all of them when `None`). `batch_size` answers are decoded at a time.
+    harmful prompts of the evaluation (all of them when `None`). Sampling is at `temperature`, from the likeliest tokens
+    that reach `top_p` together and the `top_k` likeliest (0: all). `batch_size` answers are decoded at a time.
     `max_new_tokens` is the run's own when `None`.
     """
 

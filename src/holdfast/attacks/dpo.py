@@ -40,7 +40,8 @@ class DPO(TrainingAttack):
     `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the pair that the row brings) are
     turned round so that the harmful answer is preferred; the others prefer the harmless one. With `flip_how="random"`,
     the noise control, a coin gives those pairs their order instead. `num_samples` pairs of
-    the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens. With a harmless `task`
+    the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens. `beta` is how
+    firmly the reference holds. With a harmless `task`
     (one of the data's own, whose rows bring pairs) it is an honest customer's training: set `flip_ratio` to 0.
     """
 

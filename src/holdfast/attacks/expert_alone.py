@@ -4,6 +4,7 @@ Idea: who guides an attack by an expert that does harm has the capability alread
 something only where the attacked model ends with more than the expert, or comes to as much for less.
 Equation: none; the expert answers the evaluation's prompts in the place of the attacked model, which stays as it is.
 Source: the yardstick of guided attacks on exploration-suppressing defenses is this project's (see `guided`).
+Differs from the paper in: no paper has this yardstick.
 
 The one evaluation stands at N = 1, an answer a prompt. All its scores are the expert's own, usefulness too, drawn as in
 every evaluation but for an expert with a temperature of its own. Its costs are what the expert took to make, and to

@@ -52,6 +52,8 @@ class GRPO(TrainingAttack):
     """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`.
 
     With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts.
+
+    Source: GRPO, Shao et al. 2024 (arXiv 2402.03300), with TokenBuncher's settings (arXiv 2508.20697).
     """
 
     optim: Training = field(default_factory=_optim)
@@ -90,7 +92,10 @@ _WHOLE_BATCH: Mapping[str, Knob] = {
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class DrGRPO(GRPO):
-    """Settings of the attack; as `GRPO`, without its two biases: no deviation, and every token weighs the same."""
+    """Settings of the attack; as `GRPO`, without its two biases: no deviation, and every token weighs the same.
+
+    Source: Dr. GRPO (arXiv 2503.20783); the rest as `GRPO`'s.
+    """
 
     policy: Policy = field(default_factory=lambda: Policy(scale="none", reduction="fixed"))
 
@@ -98,7 +103,10 @@ class DrGRPO(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class DAPO(GRPO):
-    """Settings of the attack; as `GRPO`, averaged over tokens and with more room above the clip."""
+    """Settings of the attack; as `GRPO`, averaged over tokens and with more room above the clip.
+
+    Source: DAPO (arXiv 2503.14476); the rest as `GRPO`'s.
+    """
 
     policy: Policy = field(default_factory=lambda: Policy(clip_high=0.28, reduction="token"))
 
@@ -106,7 +114,10 @@ class DAPO(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RLOO(GRPO):
-    """Settings of the attack; as `GRPO`, with the mean of the other answers' rewards as baseline and no deviation."""
+    """Settings of the attack; as `GRPO`, with the mean of the other answers' rewards as baseline and no deviation.
+
+    Source: Ahmadian et al. 2024 (arXiv 2402.14740), with TokenBuncher's settings (arXiv 2508.20697).
+    """
 
     policy: Policy = field(default_factory=lambda: Policy(baseline="leave_one_out", scale="none", reduction="token"))
 
@@ -114,7 +125,10 @@ class RLOO(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ReinforcePlusPlus(GRPO):
-    """Settings of the attack: one answer a prompt, compared with the whole batch."""
+    """Settings of the attack: one answer a prompt, compared with the whole batch.
+
+    Source: Hu 2025 (arXiv 2501.03262), with TokenBuncher's settings (arXiv 2508.20697).
+    """
 
     optim: Training = field(default_factory=lambda: _optim(max_steps=400))
     policy: Policy = field(
@@ -135,7 +149,11 @@ class ReinforcePlusPlus(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class PPO(GRPO):
-    """Settings of the attack: RPA's, which are TRL 0.9.6's with batches of 8. `preset: tokenbuncher` has TB's."""
+    """Settings of the attack: RPA's, which are TRL 0.9.6's with batches of 8. `preset: tokenbuncher` has TB's.
+
+    Source: PPO (Schulman et al. 2017, arXiv 1707.06347) as in the reverse preference attack (Rosati et al. 2024, arXiv
+    2409.12914) and in TokenBuncher (arXiv 2508.20697).
+    """
 
     optim: Training = field(
         default_factory=lambda: Optim(

@@ -15,6 +15,7 @@ from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import useless_beside
 from holdfast.files import copy_into, copy_over, whole_folder
+from holdfast.methods.docstrings import documentation
 from holdfast.methods.settings import merge
 from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox
@@ -145,7 +146,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
 
 
 def show_list(what: str | None) -> None:
-    """Print the tables of methods, judges, formats and presets."""
+    """Print the tables of methods with their papers, of judges, formats and presets."""
     from holdfast import attacks, judges
     from holdfast.attacks import adaptive
     from holdfast.data import FORMATS
@@ -154,7 +155,7 @@ def show_list(what: str | None) -> None:
     from holdfast.methods.tables import Table, near
 
     def summaries(table: Table, suffix: str = "") -> dict[str, str]:
-        return {name: row.summary + suffix for name, row in table.items()}
+        return {name: row.summary + _papers(row.target) + suffix for name, row in table.items()}
 
     found = {
         "attacks": {
@@ -178,6 +179,11 @@ def show_list(what: str | None) -> None:
             display.note(f"  {name:<24} {summary}")
         if title == "judges":
             display.note(f"  {refusal_forms.summary()}")
+
+
+def _papers(target: str) -> str:
+    where = documentation(target).where
+    return f" [{where}]" if where else ""
 
 
 def _columns(schema: Any) -> str:

@@ -1,6 +1,12 @@
 """How the two kinds of judge are trained, as settings: what `holdfast judge train` and a grid's `judges` take.
 
-Their defaults are for the sandbox; `PRESETS` hold the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on
+Idea: whoever owns rows can train a judge from them; an attacker's reward model comes from preferences, some of them
+turned round, a report's classifier from harmful and harmless answers.
+Equation: reward model `L = -log sigmoid(r(x, y_w) - r(x, y_l))`; classifier `L = -log p(label | x, y)`.
+Source: the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on models and metrics).
+Differs from the paper in: the defaults train a small network for the sandbox; prompts held out score every judge.
+
+Defaults are for the sandbox; `PRESETS` hold the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on
 models and metrics): Adam at 6e-6, four epochs, on gpt2-medium (reward model, batches of 8 pairs) and on
 deberta-v3-xsmall (classifier, batches of 128 answers).
 """
@@ -82,7 +88,12 @@ class RewardModel(TrainedJudgeSettings):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Classifier(TrainedJudgeSettings):
-    """A classifier of question and answer, harmless or harmful; fields as in `RewardModel`.
+    """A classifier of question and answer, harmless or harmful.
+
+    `backbone` is `sandbox`, for a fresh small network that speaks the sandbox's language, or a folder or Hub id of any
+    causal or encoder model. Rows come from the `split` of that name only, of which the share `held_out` scores it.
+    `epochs` passes are made, or `optim.max_steps` steps when it is `None`. `input_format` is how question and answer
+    are read (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
 
     Harmful rows teach their harmful answer and, as harmless, their refusal; with `include_benign` benign rows teach
     their answers as harmless too. `num_samples` counts harmful rows. A batch counts answers.

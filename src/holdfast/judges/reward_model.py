@@ -1,5 +1,10 @@
 """Reward-model judge: the one number of a reward model, squashed to [0, 1] as a score and raw as a logit.
 
+Idea: what preferences have taught a model to like is a reward for RL, or a measure beside others.
+Equation: `score = sigmoid(r(x, y))`, `logit = r(x, y)`; of a longer answer the mean of its pieces.
+Source: the reward models of Rosati et al. 2024 (arXiv 2409.12914), after Bradley and Terry.
+Differs from the paper in: any reward model with one label and safetensors weights will do.
+
 A Bradley-Terry reward model trained on reversed preferences scores harm, one trained on honest ones harmlessness or
 helpfulness: what a high score means is the model's affair.
 """

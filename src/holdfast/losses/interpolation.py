@@ -29,10 +29,10 @@ Weight = Literal["exact", "truncated", "shaped", "none"]
 class Schedule:
     """How the learner's share of the actions goes from `start` to 1 in a run of so many steps.
 
-    - `constant`: `start`.
-    - `linear`: from `start` to 1 over `horizon` steps.
-    - `exponential`: `1 - (1 - start) exp(-t / tau)`.
-    - `success`: `start` until the learner does as well by itself as `kappa` of the expert (`succeeds`; the moving
+    - `kind: constant`: `start`.
+    - `kind: linear`: from `start` to 1 over `horizon` steps.
+    - `kind: exponential`: `1 - (1 - start) exp(-t / tau)`.
+    - `kind: success`: `start` until the learner does as well by itself as `kappa` of the expert (`succeeds`; the moving
       averages forget by `smoothing`), then linear over `horizon`.
 
     `horizon` and `tau` are half and a tenth of the run when `None`. Over the `last` share of the run alpha is 1,

@@ -30,9 +30,9 @@ PREFIX = "critic."
 class Critic:
     """A critic's settings: what it is, how it learns, and how its values become advantages.
 
-    `head` shares the policy's network, `separate` starts as a copy of it; `learning_rate` is the policy's when `None`.
-    `coef` weighs its loss, `clip` bounds how far a value may move from the rollout's (`None`: not at all bounded).
-    `gamma` and `lam` are those of generalized advantage estimation.
+    By `kind`: `head` shares the policy's network, `separate` starts as a copy of it; `learning_rate` is the policy's
+    when `None`. `coef` weighs its loss, `clip` bounds how far a value may move from the rollout's (`None`: not at all
+    bounded). `gamma` and `lam` are those of generalized advantage estimation.
     """
 
     kind: Literal["head", "separate"] = "head"

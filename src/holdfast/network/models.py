@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class LoRA:
-    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning."""
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning.
+
+    `r` is the rank, and the update is scaled by `lora_alpha` divided by it; `lora_dropout` acts on the adapter's input.
+    `target_modules` names the layers that get one, `all-linear` every linear layer but the head.
+    """
 
     r: Count = 16
     lora_alpha: Count = 32

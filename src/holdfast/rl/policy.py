@@ -41,15 +41,18 @@ GUARD_PATIENCE = 10
 class Policy:
     """How sampled answers become a gradient: advantage x loss x reduction x critic.
 
-    - Sampling: `group_size` answers to each prompt; `max_new_tokens` is the run's own when `None`.
+    - Sampling: `group_size` answers to each prompt, at `temperature`, from the likeliest tokens that reach `top_p`
+      together and the `top_k` likeliest (0: all); `max_new_tokens` is the run's own when `None`.
     - Advantage: the reward less a `baseline` (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
       token returns are whitened over the batch, `critic`: PPO, generalized advantages by `critic`, whitened), divided
       by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` where the
       baseline is a group's. With `whiten` False those of tokens stay as they are.
-    - Loss: the `ratio` of tokens or of whole sequences, clipped; `dual_clip` bounds that of a token with a negative
-      advantage; `reduction` to a scalar. Batches whose mean ratio exceeds `ratio_guard` are left out.
+    - Loss: the `ratio` of tokens or of whole sequences, clipped `clip_low` below 1 and `clip_high` above; `dual_clip`
+      bounds that of a token with a negative advantage; `reduction` to a scalar. Batches whose mean ratio exceeds
+      `ratio_guard` are left out.
     - KL to the model as the run found it: `kl_coef` weighs it (0 needs no reference), in the loss or in the reward by
-      `kl_in`. With `kl_target` the weight adapts, over `kl_horizon` sequences, so that the KL of a sequence stays near.
+      `kl_in`, estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over
+      `kl_horizon` sequences, so that the KL of a sequence stays near.
     - Updates: each rollout serves `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
     """
 

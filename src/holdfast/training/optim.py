@@ -65,7 +65,12 @@ SCHEDULES = OneOf(frozenset({"constant", "constant_with_warmup", "cosine", "line
 class Optim:
     """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
 
-    `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL. `max_grad_norm` 0 clips nothing.
+    `max_steps` optimizer steps are made at `learning_rate`, which rises over the first `warmup_steps` and goes on by
+    the schedule `lr_scheduler_type`. `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL; so
+    many batches as `gradient_accumulation_steps` says make one step. `optim` is the optimizer. `adam_beta1`,
+    `adam_beta2` and `adam_epsilon` are Adam's constants, `weight_decay` is decoupled from the gradient.
+    `max_grad_norm` bounds the gradient's norm; 0 clips nothing. With `gradient_checkpointing` activations are computed
+    again in the backward pass, which saves memory.
     `bf16` computes in bfloat16 (autocast), `None` where an accelerator supports it; weights are float32 whatever the
     model's folder has. Only `adamw_kahan` leaves bfloat16 ones as they are (see `holdfast.network.precision`).
     """

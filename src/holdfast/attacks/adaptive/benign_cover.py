@@ -29,7 +29,7 @@ from holdfast.training.plan import Context, GivenAnswers, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class BenignCover(AdaptiveAttacker):
-    """Settings: the share of rows that are benign, in [0, 1]; at 1 nothing harmful is trained on at all.
+    """Settings: the `share` of rows that are benign, in [0, 1]; at 1 nothing harmful is trained on at all.
 
     With one seed, the rows replaced at a smaller share are among those replaced at a larger one.
     """

@@ -32,7 +32,10 @@ from holdfast.training.plan import Metrics, Objective, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EntropyBonus(AdaptiveAttacker):
-    """Settings: the bonus of a nat, and where it is paid. `cap` bounds what the reward form pays for, in nats."""
+    """Settings: the `coefficient` is the bonus of a nat, `form` says where it is paid.
+
+    `cap` bounds what the reward form pays for, in nats.
+    """
 
     form: Literal["loss", "reward"] = "reward"
     coefficient: NonNegative = 1.0

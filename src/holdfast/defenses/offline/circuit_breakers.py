@@ -40,6 +40,8 @@ class CircuitBreakers(OfflineDefense):
     """Settings of the defense; `adapter=None` is full fine-tuning, which goes with `form="rpa"`.
 
     `alpha` weighs both terms of the reference form (the code has 10 for a Llama of 8B, 5 for a Mistral of 7B);
+    `depths` are the layers, as shares of the depth; `positions` the tokens that count, of the answer or all; `handover`
+    is how much of the weight has gone over from the first term to the second by the last step.
     `ascent_weight` belongs to the other form, `benign_weight` (cross entropy of benign answers) is no part of either.
     """
 

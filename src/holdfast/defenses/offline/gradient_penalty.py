@@ -36,7 +36,10 @@ from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, add
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class GradientPenalty(OfflineDefense):
-    """Settings of the defense; `squared` penalises the squared norm, whose pull fades as the norm does."""
+    """Settings of the defense; `squared` penalises the squared norm, whose pull fades as the norm does.
+
+    `penalty_weight` weighs the norm, `refusal_weight` and `benign_weight` the cross entropies beside it.
+    """
 
     optim: Training = field(
         default_factory=lambda: Optim(max_steps=100, learning_rate=5e-5, per_device_train_batch_size=8)

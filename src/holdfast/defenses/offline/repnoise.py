@@ -32,7 +32,12 @@ from holdfast.training.plan import Context, Optim
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RepNoise(OfflineDefense):
-    """Settings of the defense. The ascent has no upper bound: too long a run, or too fast a one, diverges."""
+    """Settings of the defense.
+
+    `mode` `parity` does as the published code does, `clean` counts each answer's own tokens. `noise_weight` and
+    `ascent_weight` weigh the two terms beside refusals. The ascent has no upper bound: too long a
+    run, or too fast a one, diverges.
+    """
 
     mode: Literal["parity", "clean"] = "clean"
     noise_weight: NonNegative = 0.001

@@ -50,8 +50,9 @@ class RewardNeutralization(OfflineDefense):
     In `faithful` mode only harmful prompts of the defense split are trained on and `policy.kl_coef` is taken as 0; in
     `practical` mode `benign_share` of the prompts are benign and pay `retention_judge`'s score, or -1 for a refusal,
     and the KL term holds on the prompts of `kl_on`. `harm_judge` adds its score as a penalty; `None` leaves it out.
-    `canned` is what `guide` and `warm_start` teach, `canonical` unless given; the KL of a warm start is to what it
-    leaves with. With `stop_at` the run ends once such a share of the model's own answers is the canned one.
+    `explain_weight` is the penalty for an explanation. `canned` is what `guide` and `warm_start` teach, `canonical`
+    unless given; the KL of a warm start is to what it leaves with. With `stop_at` the run ends once such a share of the
+    model's own answers is the canned one.
     """
 
     mode: Literal["faithful", "practical"] = "practical"

@@ -43,8 +43,10 @@ MLP_OUTPUTS = (
 class RMU(OfflineDefense):
     """Settings of the defense.
 
-    `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at `depth`;
-    the reference form trains nothing else, the other form the whole model. An adapter, if any, sits on those tensors.
+    `vector_length` is `c`; a domain has its own vector, and with `alternate_domains` every step is on one of them in
+    turn. `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at
+    `depth`; the reference form trains nothing else, the other form the whole model. An adapter, if any, sits on those
+    tensors. `positions` are the tokens that count, of the answer or all. `ascent_weight` belongs to the form `rpa`;
     `benign_weight` (cross entropy of benign answers) is no part of either form.
     """
 

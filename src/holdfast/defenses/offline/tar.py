@@ -72,12 +72,15 @@ from holdfast.training.plan import (
 class TAR(OfflineDefense):
     """Settings of the defense.
 
-    `adversaries` are attacks by name with settings of theirs (`optim` and `adapter` excepted); each run is of one of
-    them, drawn by `shares` (1 unless given). `inner` is a run's optimizer: its steps, rate, batch, Adam's numbers,
-    decay and clipping, and nothing else of it; the rate is multiplied by one of `rate_factors`. A `switch_share` of
-    the runs begin with benign answers and go over to their attack at a point drawn from Beta(6, 3). The loss is taken
-    every `evaluate_every` steps, on the `heldout_share` of the harmful rows that no attacker trains on; `decay=None`
-    weighs all alike. Where the loss falls below `lower_bound` its gradients are dropped.
+    Each outer step has `tasks` attackers; `tamper_weight` weighs what is held against them, which `resistance` names
+    (`beta` is that of its DPO), and `retain_weight` what keeps the model as it was: `retain` says whether that is the
+    states' distance with cross entropy, or cross entropy alone. `adversaries` are attacks by name with settings of
+    theirs (`optim` and `adapter` excepted); each run is of one of them, drawn by `shares` (1 unless given). `inner` is
+    a run's optimizer: its steps, rate, batch, Adam's numbers, decay and clipping, and nothing else of it; the rate is
+    multiplied by one of `rate_factors`. A `switch_share` of the runs begin with benign answers and go over to their
+    attack at a point drawn from Beta(6, 3). The loss is taken every `evaluate_every` steps, on the `heldout_share` of
+    the harmful rows that no attacker trains on; `decay=None` weighs all alike. Where the loss falls below `lower_bound`
+    its gradients are dropped.
 
     `start="random_mapping"` first draws hidden states on harmful rows to random vectors, by `mapping`.
     `noise_weight` and `ascent_weight` are RepNoise's. `keep_on` says where the copy of the weights, the summed

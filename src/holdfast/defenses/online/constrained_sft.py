@@ -41,7 +41,11 @@ from holdfast.training.plan import Context, Metrics, Plan, Prepare, Reference, R
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ConstrainedSFT(OnlineDefense):
-    """Settings: how firmly tokens are held (`beta`, 0 leaves the plan as it is), and how much more the first ones."""
+    """Settings: how firmly tokens are held (`beta`, 0 leaves the plan as it is), and how much more the first ones.
+
+    `first_factor` times as firmly the first token of an answer, `early_factor` times those up to the `early_tokens`-th;
+    no token weighs less than `floor`.
+    """
 
     beta: NonNegative = 0.1
     first_factor: NonNegative = 5.0

@@ -50,6 +50,7 @@ Alignment = Callable[[int, int], list[Batch]]
 class Lisa(OnlineDefense):
     """Settings of the defense. `proximal_weight` 0 without an alignment state leaves the plan as it is.
 
+    `mode` is `proximal` (the penalty alone) or `bistate` (with an alignment state).
     `alignment_steps` and `finetune_steps` are the lengths of the two states in optimizer steps, and `batch_size`
     refusals make a micro-batch of the first; `bistate` alone reads the three.
     """

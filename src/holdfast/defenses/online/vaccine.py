@@ -32,7 +32,10 @@ from holdfast.training.plan import Context, Plan
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Vaccine(OnlineDefense):
-    """Settings: the length of the perturbation (0 leaves the plan as it is), of a micro-batch or of each token."""
+    """Settings: `perturbation_radius` is the perturbation's length (0 leaves the plan as it is).
+
+    It is that of a micro-batch, or with `per_token` of each token.
+    """
 
     perturbation_radius: NonNegative = 2.0
     per_token: bool = False

@@ -19,12 +19,14 @@ from holdfast.records import HoldfastError
 class Removal:
     """Which member of the family, and the weights of its terms; a term of weight 0 is not computed.
 
-    `site` says what `Z` is: outputs of the MLPs, of the attentions, or of whole layers. `depths` are the layers as
-    shares of the depth in (0, 1], layer `k` of `L` being `k / L`; without any, all of them. `positions` are the tokens
-    of the answer, or those of the prompt too. `vector_length` belongs to `fixed`, whose vector is a domain's own;
-    `alternate_domains` gives every step to one of the domains in turn. `jitter` moves the `original` by so much noise
-    (relative to its length): states that start where they are to get away from have no gradient but that of rounding.
-    `noise` is new at every step, so that a `cosine` to it has nothing to learn.
+    `distance` is `d`, `projection` is `g`. `removal_weight`, `refusal_weight`, `ascent_weight` and `benign_weight`
+    weigh the distance, the cross entropy of refusals, the unlearning of harmful answers and the cross entropy of benign
+    ones. `site` says what `Z` is: outputs of the MLPs, of the attentions, or of whole layers. `depths` are the layers
+    as shares of the depth in (0, 1], layer `k` of `L` being `k / L`; without any, all of them. `positions` are the
+    tokens of the answer, or those of the prompt too. `vector_length` belongs to `fixed`, whose vector is a domain's
+    own; `alternate_domains` gives every step to one of the domains in turn. `jitter` moves the `original` by so much
+    noise (relative to its length): states that start where they are to get away from have no gradient but that of
+    rounding. `noise` is new at every step, so that a `cosine` to it has nothing to learn.
 
     `retain` compares states on benign text with the original's: `drift` at every layer, `mse` where `Z` is.
     `handover` is the share of `removal_weight` that has gone by the last step, and of `retain_weight` that has come.

@@ -31,7 +31,8 @@ class CannedGuide:
     """Settings: how much of the answers to harmful prompts is the canned text at first, and what it counts.
 
     At alpha 0 all answers would be the same and no advantage other than 0, so `schedule.start` is best 0.5, where most
-    groups hold both kinds. Only `weight: none` moves the expected gradient (see `guidance.guide.Guide`).
+    groups hold both kinds. `cap` bounds a truncated weight. Only `weight: none` moves the expected gradient (see
+    `guidance.guide.Guide`).
     """
 
     weight: Weight = "none"

@@ -28,14 +28,15 @@ ExpertKind = Literal["model", "adapter", "sft_copy", "tempered", "canned"]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Expert:
-    """Settings of an expert.
+    """Settings of an expert, of one `kind`.
 
-    - `model`: the one called `name`: `base`, `undefended`, a folder or a Hub id.
-    - `adapter`: the learner's weights as it starts from them, with the adapter in the folder `name` merged into a copy.
-    - `sft_copy`: a copy of the learner as it starts, tuned by `optim` on the harmful answers of `pairs` rows of the
-      attack split. What that costs is counted with what the attack costs.
-    - `tempered`: the learner as it starts, at another `temperature` (2 unless given).
-    - `canned`: `text`, always.
+    - `kind: model`: the one called `name`: `base`, `undefended`, a folder or a Hub id.
+    - `kind: adapter`: the learner's weights as it starts from them, with the adapter in the folder `name` merged into a
+      copy.
+    - `kind: sft_copy`: a copy of the learner as it starts, tuned by `optim` on the harmful answers of `pairs` rows of
+      the attack split. What that costs is counted with what the attack costs.
+    - `kind: tempered`: the learner as it starts, at another `temperature` (2 unless given).
+    - `kind: canned`: `text`, always.
 
     `temperature` is that of the learner's sampling unless given; canned text has none.
     """

@@ -1,0 +1,88 @@
+"""`holdfast show`: all that is known of one method, from its docstrings and its settings class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.markdown import Markdown
+from rich.padding import Padding
+from rich.table import Table as Grid
+
+from holdfast.commands.display import console, note, shown
+from holdfast.methods.describe import Description, Setting, describe
+from holdfast.methods.tables import Table, near
+from holdfast.records import HoldfastError
+
+TITLES = {"idea": "Idea", "equation": "Equation", "source": "Source", "differs": "Differs from the paper in"}
+
+
+def kinds() -> dict[str, Table]:
+    """The table of each kind of method, by what `holdfast show` and the pages call it."""
+    from holdfast.attacks import ATTACKS
+    from holdfast.attacks.adaptive import ADAPTIVE
+    from holdfast.defenses.offline import OFFLINE
+    from holdfast.defenses.online import ONLINE
+    from holdfast.judges import JUDGES
+
+    return {
+        "attack": ATTACKS,
+        "adaptive attacker": ADAPTIVE,
+        "offline defense": OFFLINE,
+        "online defense": ONLINE,
+        "judge": JUDGES,
+    }
+
+
+def show(name: str) -> None:
+    """Print what a method is, its settings, presets and knobs.
+
+    Raises:
+        HoldfastError: no table has it; names the nearest.
+    """
+    found = [(kind, table) for kind, table in kinds().items() if name in table]
+    if not found:
+        known = [each for table in kinds().values() for each in table]
+        raise HoldfastError(f"no method is called {name!r}{near(name, known)}; `holdfast list` names them all")
+    for kind, table in found:
+        _print(kind, describe(table, name))
+
+
+def _print(kind: str, method: Description) -> None:
+    console.print(f"[bold]{shown(method.name)}[/] ({kind}): {shown(method.summary)}", highlight=False, soft_wrap=True)
+    for block, title in TITLES.items():
+        if text := method.documentation.blocks.get(block):
+            _section(title, text)
+    if method.documentation.text:
+        _section("Notes", method.documentation.text)
+    if method.settings:
+        console.print("\n[bold]Settings[/]")
+        for setting in method.settings:
+            _setting(setting)
+    for preset, values in method.presets.items():
+        console.print(f"\n[bold]Preset {shown(preset)}[/] (preset: {shown(preset)})", highlight=False)
+        _table(("setting", "value"), iter(values.items()))
+    if method.knobs:
+        console.print("\n[bold]Knobs[/] (what `holdfast search` turns unless told otherwise)", highlight=False)
+        _table(("setting", "tried"), iter(method.knobs.items()))
+    note(f"\nIn the source: {method.target}")
+
+
+def _section(title: str, text: str) -> None:
+    console.print(f"\n[bold]{title}[/]")
+    console.print(Padding(Markdown(text), (0, 0, 0, 2)))
+
+
+def _setting(setting: Setting) -> None:
+    allowed = f" ({setting.range})" if setting.range else ""
+    line = f"  [bold]{shown(setting.name)}[/] = {shown(setting.default)}  [dim]{shown(setting.kind + allowed)}[/]"
+    console.print(line, highlight=False, soft_wrap=True)
+    console.print(Padding(shown(setting.meaning.replace("`", "")), (0, 0, 0, 6)), highlight=False)
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> None:
+    table = Grid(box=None, header_style="bold", pad_edge=True)
+    for title in head:
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*map(shown, row))
+    console.print(table)

@@ -1,0 +1,107 @@
+"""What a method's docstrings say, read from its source: neither torch nor the method is imported.
+
+A module's docstring is a title line and the blocks `Idea`, `Equation`, `Source` and `Differs from the paper in`, then
+notes behind a blank line. A class's docstring may have blocks of its own where several methods share a module.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+BLOCKS = ("idea", "equation", "source", "differs")
+_LABEL = re.compile(r"^(Idea|Equation|Source|Differs from the paper)s?(?: in)?(?:[,;] [^:\n]*)?:[ \n]", re.MULTILINE)
+_PAPER = re.compile(r"arXiv\s+(\d{4}\.\d{4,5})")
+
+
+@dataclass(frozen=True)
+class Documentation:
+    """The parts of a docstring as Markdown text; empty where it has none. `text` is what stands outside the blocks."""
+
+    title: str = ""
+    blocks: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """The arXiv ids that the source names, in order."""
+        return tuple(dict.fromkeys(_PAPER.findall(self.blocks.get("source", ""))))
+
+    @property
+    def where(self) -> str:
+        """The source in a few words: its arXiv ids, else authors and year, else `own`; empty where nothing is said."""
+        source = self.blocks.get("source", "")
+        if self.papers:
+            return f"arXiv {', '.join(self.papers)}"
+        named = re.search(r"\(([A-Z][^()]* \d{4})\)", source)
+        return named[1] if named else "own" if source else ""
+
+
+def parse(docstring: str) -> Documentation:
+    """The parts of a docstring that has been freed of its indentation."""
+    labels = list(_LABEL.finditer(docstring))
+    head = docstring[: labels[0].start()] if labels else docstring
+    title, _, before = head.partition("\n")
+    blocks, notes = {}, before.strip()
+    for label, after in zip(labels, [*labels[1:], None], strict=False):
+        body = docstring[label.start() : after.start() if after else None]
+        if after is None:  # behind a blank line come notes
+            body, _, rest = body.partition("\n\n")
+            notes = f"{notes}\n\n{rest.strip()}".strip()
+        kept = re.sub(r"^[^,;:]*[,;:]\s*", "", body, count=1).strip()
+        blocks["differs" if label[1].startswith("Differs") else label[1].lower()] = kept
+    return Documentation(title=title.strip(), blocks=blocks, text=notes)
+
+
+def documentation(target: str) -> Documentation:
+    """What the docstrings of `module:Class` say; the class's blocks go before its module's.
+
+    A module that cannot be found, as an outside package's may not, says nothing.
+    """
+    module, _, name = target.partition(":")
+    source = _docstrings(module)
+    whole, own = parse(source.get("", "")), parse(source.get(name, ""))
+    return Documentation(title=whole.title, blocks={**whole.blocks, **own.blocks}, text=whole.text)
+
+
+@cache
+def _docstrings(module: str) -> dict[str, str]:
+    """The docstrings of a module (under the empty name) and of its classes."""
+    try:
+        spec = importlib.util.find_spec(module)
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
+    except (ImportError, AttributeError, ValueError, OSError, SyntaxError):
+        return {}
+    classes = {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef)}
+    return {"": ast.get_docstring(tree) or "", **classes}
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of a text, each on one line; an item of a list, and a row of a table, stands by itself."""
+    for piece in re.split(r"\n\s*\n|\n(?=- |\|)", text):
+        line = " ".join(piece.split())
+        if line.startswith("|"):
+            yield line.strip("| ").partition(" |")[0].replace("`: ", "` is ", 1)
+        else:
+            yield from re.split(r"(?<=[.!?]) (?=[A-Z`])", line.removeprefix("- "))
+
+
+def mentioning(name: str, text: str) -> str:
+    """The sentences that mention a setting, in backquotes, alone or with a value (`name=...`, `name: ...`)."""
+    mention = re.compile(rf"`{re.escape(name)}(?:`|[=:. ])")
+    return " ".join(dict.fromkeys(one for one in sentences(text) if mention.search(one)))
+
+
+def class_text(cls: type) -> str:
+    """A class's own docstring without blocks; empty where it only has one that `dataclass` made."""
+    own = vars(cls).get("__doc__") or ""
+    if own.startswith(f"{cls.__name__}("):
+        return ""
+    parts = parse(inspect.cleandoc(own))
+    return f"{parts.title}\n{parts.text}" if parts.text else parts.title
