@@ -14,10 +14,12 @@ COUNTING = """
 import os
 from dataclasses import dataclass
 from holdfast.judges.refusal import refusal
+from holdfast.training.contracts import JudgeSettings
 
 @dataclass(frozen=True, kw_only=True)
-class Counting:
+class Counting(JudgeSettings):
     path: str
+    EXAMPLE = {"path": "rows"}
     def judge(self):
         judge = refusal()
         def counting(completions):

@@ -135,9 +135,10 @@ def test_evaluate_names_what_is_wrong_on_standard_error(holdfast, error_line, ow
 PLUGIN = """
 from dataclasses import dataclass
 from holdfast.records import Verdict
+from holdfast.training.contracts import JudgeSettings
 
 @dataclass(frozen=True, kw_only=True)
-class Short:
+class Short(JudgeSettings):
     def judge(self):
         return short
 

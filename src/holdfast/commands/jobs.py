@@ -59,6 +59,8 @@ def harden_model(
     grid = _grid({"name": "harden", **_written(values, dtype)}, overrides)
     if len(grid.seeds) > 1:
         raise HoldfastError(f"seeds: hardening makes one model, so give one seed, not {len(grid.seeds)}")
+    if any(grid.attacks):
+        raise HoldfastError("attacks: hardening attacks nothing; attack the folder that it wrote, by `holdfast attack`")
     if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
         raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
