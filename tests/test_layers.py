@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -192,6 +193,12 @@ def test_records_and_what_reads_them_need_the_standard_library_only(name):
     outside = {full for full in found if full.partition(".")[0] not in sys.stdlib_module_names}
     assert {full.split(".")[1] for full in outside if full.startswith("holdfast.")} <= {"records", "evaluation"}
     assert all(full.startswith("holdfast.") for full in outside)
+
+
+def test_files_are_written_in_one_place():
+    """What is written elsewhere may be left half by a crash: `holdfast.files` writes whole files."""
+    loose = re.compile(r"\.write_(text|bytes)\(|os\.(replace|rename)\(")
+    assert [name for name in modules() if name != "files" and loose.search(modules()[name].read_text())] == []
 
 
 def keyed_reads(name: str) -> Iterator[str]:

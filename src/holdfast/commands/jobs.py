@@ -14,7 +14,7 @@ from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import useless_beside
-from holdfast.files import copy_into, copy_over, whole_folder
+from holdfast.files import copy_into, copy_over, whole_folder, write_text
 from holdfast.methods.docstrings import documentation
 from holdfast.methods.settings import merge
 from holdfast.records import HoldfastError, Outcome, Record
@@ -74,7 +74,7 @@ def harden_model(
     key = _stage_key(after)
     with whole_folder(out) as made:
         copy_into(made, store.stage_folder(runs, key) / "model")
-        store.write_text(made / "README.md", model_card(before, after))
+        write_text(made / "README.md", model_card(before, after))
         origins.write(made, before.cell)
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
     use = useless_beside(after, before)

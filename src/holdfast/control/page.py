@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from holdfast.control import tables
 from holdfast.control.figure import chart
 from holdfast.control.running import DONE, Found
-from holdfast.experiment.store import write_text
-from holdfast.records import HoldfastError
+from holdfast.files import write as write_file
+from holdfast.files import write_text
 from holdfast.report.figures import draw
+from holdfast.report.page import render
 from holdfast.report.text import csv_text, visible
 
 REPORTED: Mapping[str, str] = {"gain_early": "above +160 %", "gain_final": "above +50 %"}
 """Cao 2025 (arXiv 2504.18766), abstract: means over four MuJoCo tasks; without tasks, budget, expert or intervals."""
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem;color:#111827}"
-    "table{border-collapse:collapse;margin:.7rem 0}td,th{padding:.2rem .7rem;border-bottom:1px solid #e5e7eb;"
-    "text-align:right}td:nth-child(-n+3),th:nth-child(-n+3){text-align:left}td:nth-child(n+4){white-space:nowrap}svg{max-width:100%;height:auto}"
-)
-_NOTES = (
-    "Solid lines are the learner alone, without noise and without the expert; dashed ones are the training episodes, "
-    "with the expert's share in them. A guided run's training episodes say nothing of what has been learned.",
-    "A gain is the ratio of the areas under two learner-alone curves with one seed, minus 1, early in the run and at "
-    "its end. Areas are measured from a return of 0, or from the random policy's where that is negative. Where a plain "
-    "run lies below that, the ratio means nothing and the gain is left open; under -100 % the guided run does.",
-    "A lead is the difference of the mean returns, as a share of the way from the random policy to the good expert.",
-    "At equal steps: the plain run had as many steps before as the expert's training took.",
-    "Intervals are 95 % bootstrap intervals over pairs of seeds, on the curves over seeds.",
-    "What the paper reports is on other tasks, budgets and experts: it can be compared in direction only.",
-)
 
 
 def write(found: Found, folder: Path) -> list[Path]:
@@ -58,29 +43,39 @@ def write(found: Found, folder: Path) -> list[Path]:
     if picture is not None:
         spec = picture.to_dict()
         svg = draw(spec, "svg").decode()
-        written += [_write_bytes(folder / f"figure.{form}", draw(spec, form)) for form in ("svg", "png")]
+        written += [write_file(folder / f"figure.{form}", draw(spec, form)) for form in ("svg", "png")]
     write_text(folder / "report.html", page(found, svg))
     return [*written, folder / "report.html"]
 
 
 def page(found: Found, svg: str) -> str:
     """The page, with a drawing as SVG in it; every name on it is escaped."""
-    title = _text(f"Holdfast control: {found.control.name}")
-    failed = [row for row in tables.cell_rows(found) if row["outcome"] != DONE]
-    parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{_STYLE}</style></head><body><h1>{title}</h1><p>{_text(found.control.description)}</p>",
-        *(f"<p>{_text(note)}</p>" for note in _NOTES),
-        svg,
-        "<h2>Gains over the plain runs</h2>",
-        _table(["task", "algorithm", "arm", *tables.QUANTITIES.values(), "pairs"], _gains(found)),
-        "<h2>Experts</h2>",
-        _table(["task", "quality", "return", "95 % interval", "checkpoint", "trained for", "random"], _experts(found)),
-    ]
+    context = {
+        "title": f"Holdfast control: {found.control.name}",
+        "description": found.control.description,
+        "svg": Markup(svg),
+        "tables": list(_tables(found)),
+    }
+    return render(context, show=visible, package="holdfast.control")
+
+
+class _Table(NamedTuple):
+    """A table of the page."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def _tables(found: Found) -> Iterator[_Table]:
+    head = ["task", "algorithm", "arm", *tables.QUANTITIES.values(), "pairs"]
+    yield _Table("Gains over the plain runs", head, _gains(found))
+    head = ["task", "quality", "return", "95 % interval", "checkpoint", "trained for", "random"]
+    yield _Table("Experts", head, _experts(found))
+    head = ["task", "algorithm", "arm", "seed", "outcome", "reason"]
+    failed = [[row[name] for name in head] for row in tables.cell_rows(found) if row["outcome"] != DONE]
     if failed:
-        rows = [[row[name] for name in ("task", "algorithm", "arm", "seed", "outcome", "reason")] for row in failed]
-        parts += ["<h2>Not finished</h2>", _table(["task", "algorithm", "arm", "seed", "outcome", "reason"], rows)]
-    return "\n".join([*parts, "</body></html>\n"])
+        yield _Table("Not finished", head, failed)
 
 
 def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
@@ -110,21 +105,3 @@ def _experts(found: Found) -> list[list[Any]]:
         ]
         for row in tables.expert_rows(found)
     ]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    cells = ["".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows]
-    top = "".join(f"<th>{_text(name)}</th>" for name in head)
-    return f"<table><tr>{top}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
-
-
-def _text(value: Any) -> str:
-    return escape(visible(str(value)))
-
-
-def _write_bytes(path: Path, content: bytes) -> Path:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path

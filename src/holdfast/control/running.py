@@ -21,6 +21,7 @@ from holdfast.control import library
 from holdfast.control.plans import Cell, ExpertPlan, cells, expert_plan
 from holdfast.control.settings import Control
 from holdfast.experiment import engine, store
+from holdfast.files import write_json
 from holdfast.methods.settings import plain
 from holdfast.records import HoldfastError, Outcome
 from holdfast.training.plan import Diverged
@@ -63,7 +64,7 @@ def run(control: Control, folder: Path, *, workers: int | None, news: engine.New
     """
     library.require()
     check(control)
-    store.write_json(folder / "control.json", plain(control))
+    write_json(folder / "control.json", plain(control))
     pieces = pieces_of(control, folder.absolute())
     work = engine.Work(do=execute, finished=_finished, fail=_fail, reason=_reason, preload="holdfast.control.training")
     count = (os.cpu_count() or 1) if workers is None else workers
@@ -120,7 +121,7 @@ def execute(piece: Piece, report: Callable[[Mapping[str, Any]], None]) -> None:
     """Do a piece of work; its record is written last. Trouble of the work itself becomes a record too."""
     work = _expert if isinstance(piece.plan, ExpertPlan) else _cell
     try:
-        store.write_json(piece.folder / "record.json", {"key": piece.key, "outcome": DONE, **work(piece, report)})
+        write_json(piece.folder / "record.json", {"key": piece.key, "outcome": DONE, **work(piece, report)})
     except Exception as error:
         with contextlib.suppress(OSError):  # the disk that holds the log may be full
             traceback.print_exc()
@@ -171,7 +172,7 @@ def _fail(piece: Piece, reason: str) -> None:
 
 
 def _write(piece: Piece, outcome: Outcome, reason: str) -> None:
-    store.write_json(piece.folder / "record.json", {"key": piece.key, "outcome": str(outcome), "reason": reason})
+    write_json(piece.folder / "record.json", {"key": piece.key, "outcome": str(outcome), "reason": reason})
 
 
 def _finished(piece: Piece) -> bool:

@@ -46,9 +46,10 @@ def run(
     from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
     from holdfast.experiment.verdicts import judge_again
+    from holdfast.files import write_json
 
     cells = grids.cells(grid)
-    store.write_json(folder / "grid.json", {"name": grid.name, "description": grid.description})
+    write_json(folder / "grid.json", {"name": grid.name, "description": grid.description})
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]

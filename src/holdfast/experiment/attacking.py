@@ -27,6 +27,7 @@ from holdfast.experiment.tasks import Options, Task, run_of, stage_key
 from holdfast.experiment.verdicts import judged
 from holdfast.experiment.watch import Report, Watch
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts, suite_of
+from holdfast.files import write_json, write_text
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model, clone
 from holdfast.network.precision import types_of
@@ -71,7 +72,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         effect=effect,
     )
     _write_config(task.folder / "config.yaml", cell)
-    store.write_json(task.folder / "record.json", judged(record, run_of(task)).to_json())
+    write_json(task.folder / "record.json", judged(record, run_of(task)).to_json())
     watch.clear()
 
 
@@ -195,4 +196,4 @@ def _precision(cell: Cell, model: Model) -> dict[str, str]:
 
 
 def _write_config(path: Path, cell: Cell) -> None:
-    store.write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))
+    write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))

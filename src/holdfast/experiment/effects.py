@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from holdfast.experiment.store import read_json, write_json
+from holdfast.experiment.store import read_json
+from holdfast.files import write_json
 from holdfast.network.critic import PREFIX
 from holdfast.records.evidence import Effect
 from holdfast.training.plan import Progress

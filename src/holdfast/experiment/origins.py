@@ -9,11 +9,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.experiment import store
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.fingerprints import MARKS, of_folder
 from holdfast.experiment.tasks import sandbox_models
-from holdfast.files import require_file
+from holdfast.files import require_file, write_text
 from holdfast.files.hub import pinned
 from holdfast.files.plain_yaml import yaml_value
 from holdfast.methods.settings import plain, typed
@@ -69,7 +68,7 @@ def write(folder: Path, cell: Cell) -> None:
         revision = pinned(fingerprint) or model.revision  # the commit that was hardened: a branch moves on
         origin = Origin(name=name, fingerprint=fingerprint, path=model.path, revision=revision)
     values = {key: value for key, value in plain(origin).items() if value is not None}
-    store.write_text(folder / FILE, f"{HEAD}{json.dumps({'hardened_from': values}, indent=1)}\n")
+    write_text(folder / FILE, f"{HEAD}{json.dumps({'hardened_from': values}, indent=1)}\n")
 
 
 def origin_of(folder: str | Path) -> Origin | None:

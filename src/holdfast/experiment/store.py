@@ -18,14 +18,13 @@ import contextlib
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.files import parse_json, require_file, sha256, sync, sync_all, write
+from holdfast.files import parse_json, require_file, sha256, sync_all, write, write_text
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 from holdfast.records.plausible import refuse_impossible
 
@@ -34,20 +33,6 @@ _log = logging.getLogger("holdfast")
 if TYPE_CHECKING:
     from holdfast.network.models import Model
     from holdfast.network.precision import Dtype
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a crash or a full disk leaves either the old one or the new one.
-
-    Raises:
-        HoldfastError: the disk is full or the place cannot be written to.
-    """
-    write(path, text.encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value; see `write_text`."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def write_config(path: Path, cell: Cell) -> None:
@@ -173,15 +158,9 @@ def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ("refused", pa.bool_()),
         ("reason", pa.string()),
     ]
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(columns))
-    scratch = path.with_name(f".{path.name}")
-    try:
-        parquet.write_table(table, scratch)
-        sync(scratch)
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(columns)), sink)
+    write(path, sink.getvalue())
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:

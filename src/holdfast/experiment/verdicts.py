@@ -7,6 +7,7 @@ from pathlib import Path
 
 from holdfast.experiment import store
 from holdfast.experiment.outcomes import control_of, control_run, settled
+from holdfast.files import write_json
 from holdfast.records import Cell, HoldfastError, Outcome, Record
 
 
@@ -29,4 +30,4 @@ def judge_again(cell: Cell, run: Path) -> None:
         return
     record = store.read_record(place)
     if record.outcome is not Outcome.FAILED and (now := judged(record, run)) != record:
-        store.write_json(place / "record.json", now.to_json())
+        write_json(place / "record.json", now.to_json())

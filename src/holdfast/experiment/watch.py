@@ -20,8 +20,8 @@ from holdfast.experiment.store import (
     read_object,
     set_aside,
     write_completions,
-    write_json,
 )
+from holdfast.files import write_json
 from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError, evaluation_from_json
 from holdfast.training.plan import Progress

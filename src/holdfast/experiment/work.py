@@ -22,6 +22,7 @@ from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.watch import Report
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
+from holdfast.files import write_json
 from holdfast.network.adapters import trained
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model
@@ -68,9 +69,9 @@ def record_failure(task: Task, reason: str) -> None:
     """Write a failed record: failures are rows, and are tried again by the next run."""
     if task.kind == "cell":
         record = Record(key=task.key, cell=task.cell, outcome=Outcome.FAILED, reason=reason, environment=environment())
-        store.write_json(task.folder / "record.json", record.to_json())
+        write_json(task.folder / "record.json", record.to_json())
     else:
-        store.write_json(task.folder / "record.json", {"key": task.key, "outcome": "failed", "reason": reason})
+        write_json(task.folder / "record.json", {"key": task.key, "outcome": "failed", "reason": reason})
 
 
 def _make_model(task: Task, options: Options, report: Report) -> None:
@@ -119,7 +120,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "wall_seconds": time.perf_counter() - since,
         "environment": environment(),
     }
-    store.write_json(task.folder / "record.json", record)
+    write_json(task.folder / "record.json", record)
 
 
 def _release(cell: Cell) -> Dtype:

@@ -52,7 +52,7 @@ def require_place(path: Path) -> None:
     require_file(path)
 
 
-def write(path: Path, content: bytes) -> Path:
+def write(path: Path, content: bytes | memoryview) -> Path:
     """Write a file so that a crash or a full disk leaves either the old one or the new one; return its path.
 
     Raises:
@@ -76,6 +76,16 @@ def write(path: Path, content: bytes) -> Path:
         why = error.strerror or error
         raise HoldfastError(f"{path}: cannot be written: {why}; name another place or free this one") from error
     return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """`write` a text as UTF-8."""
+    return write(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """`write` a JSON value, for people to read too."""
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def sync(path: Path) -> None:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
+from holdfast.files import write
 from holdfast.integrations.answers import Unread, answers_in, sampled
 from holdfast.integrations.instance import bound, hooks_of, is_scaled
 from holdfast.network.models import Model
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, with_totals
+from holdfast.training.checkpoints import load_tensors, save_tensors
 from holdfast.training.clock import Clock
 from holdfast.training.plan import Metrics, Plan, Progress, Rows
 
-STATE, TENSORS = "holdfast_state.json", "holdfast_tensors.safetensors"
-"""What a plan's numbers and tensors are called in a trainer's checkpoint."""
+STATE = "holdfast_state.json"
+"""What a plan's numbers are called in a trainer's checkpoint."""
 METHODS = ("train", "get_batch_samples", "training_step", "compute_loss", "save_model", "evaluate", "predict", "log")
 """What is put before a trainer's own methods, on the instance alone."""
 NO_BACKWARD = "call `compute_loss` once and hand what it returns to `accelerator.backward`, as transformers does"
@@ -265,17 +265,12 @@ class Constrained:
         kept = json.loads((folder / STATE).read_text())
         self.plan.state.update(kept["state"])
         self.costs.update(kept["costs"])
-        if (folder / TENSORS).exists():
-            device = self.plan.model.device
-            self.plan.tensors.update({name: t.to(device) for name, t in load_file(folder / TENSORS).items()})
+        self.plan.tensors.update(load_tensors(folder, self.plan.model.device))
 
     def save_extras(self, folder: Path) -> None:
         """Put into a checkpoint what the trainer's own leaves out."""
-        if self.plan.tensors:
-            save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, folder / TENSORS)
-        scratch = folder / f".{STATE}"
-        scratch.write_text(json.dumps({"state": self.plan.state, "costs": self.costs}))
-        os.replace(scratch, folder / STATE)
+        save_tensors(folder, self.plan.tensors)
+        write(folder / STATE, json.dumps({"state": self.plan.state, "costs": self.costs}).encode())
 
     def call_hooks(self, phase: Any, control: Any) -> None:
         """Tell the plan's hooks where the run stands."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from holdfast import __version__
 from holdfast.data.dataset import Data
+from holdfast.files import write, write_json, write_text
 from holdfast.judge_training.scores import Bin
 from holdfast.judge_training.settings import RewardModel
 from holdfast.judge_training.training import Trained
@@ -27,12 +28,12 @@ def save_judge(trained: Trained, folder: Path, data: Data, fingerprints: Mapping
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save(trained.model, folder)
-        (folder / "scores.json").write_text(json.dumps(scores_json(trained), indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card(trained, data, fingerprints), encoding="utf-8")
-        for form in ("png", "svg"):
-            (folder / f"reliability.{form}").write_bytes(reliability_figure(trained.reliability, form))
     except OSError as error:
         raise HoldfastError(f"{folder}: the judge cannot be saved: {error.strerror or error}") from error
+    write_json(folder / "scores.json", scores_json(trained))
+    write_text(folder / "README.md", card(trained, data, fingerprints))
+    for form in ("png", "svg"):
+        write(folder / f"reliability.{form}", reliability_figure(trained.reliability, form))
 
 
 def scores_json(trained: Trained) -> dict[str, Any]:

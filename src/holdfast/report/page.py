@@ -15,13 +15,13 @@ from holdfast.experiment.moving import as_percent
 NOTHING = "–"
 
 
-def render(context: Mapping[str, Any], show: Callable[[str], str]) -> str:
-    """The page for a context; `show` is applied to every string from the context before it is escaped.
+def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: str = "holdfast.report") -> str:
+    """The page of a package for a context; `show` is applied to every string of the context before it is escaped.
 
     Only `markupsafe.Markup` values pass as they are. Raises jinja2.UndefinedError for a name that is missing.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("holdfast.report"),
+        loader=jinja2.PackageLoader(package),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=lambda value: show(value) if isinstance(value, str) and not isinstance(value, Markup) else value,

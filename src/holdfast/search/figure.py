@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from holdfast.records import HoldfastError
+from holdfast.files import write
 from holdfast.report.figures import draw
 
 COLORS = {
@@ -28,11 +28,7 @@ def write_figure(found: Mapping[str, Any], path: Path) -> Path:
     Raises:
         HoldfastError: the file cannot be written.
     """
-    try:
-        path.write_bytes(draw(chart(found).to_dict(), path.suffix.removeprefix(".")))
-    except OSError as error:
-        raise HoldfastError(f"{path}: cannot be written: {error.strerror or error}") from error
-    return path
+    return write(path, draw(chart(found).to_dict(), path.suffix.removeprefix(".")))
 
 
 def chart(found: Mapping[str, Any]) -> alt.VConcatChart:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from holdfast import experiment
-from holdfast.experiment import store
 from holdfast.experiment.grid import cells
+from holdfast.files import write_json
 from holdfast.records import HoldfastError, Record
 from holdfast.search.findings import findings
 from holdfast.search.question import Question, question_of
@@ -83,7 +83,7 @@ def search(
                 if told is not None:
                     told(trial, spent(study.trials()))
                 fruitless = fruitless + 1 if trial.state in ("crashed", "diverged") else 0
-            store.write_json(folder / "search.json", findings(question, study.trials()))
+            write_json(folder / "search.json", findings(question, study.trials()))
             _refuse_a_streak(fruitless, study.trials(), question)
         trials = study.trials()
         chosen = best(trials)
@@ -92,7 +92,7 @@ def search(
         # The controls that the final grid adds come last; what they did stands in the records that they are for.
         records = carried_out(question.final(chosen.params), "test")[: len(question.reporting.seeds)]
         found = findings(question, trials, chosen, records)
-        store.write_json(folder / "search.json", found)
+        write_json(folder / "search.json", found)
     return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from holdfast.files import write
 from holdfast.methods.knobs import Choices, Knob
 from holdfast.records import HoldfastError
 from holdfast.search.trials import State, Trial
@@ -152,4 +153,4 @@ def _drop_torn_line(path: Path) -> None:
         return
     content = path.read_bytes()
     if content and not content.endswith(b"\n"):
-        path.write_bytes(content[: content.rfind(b"\n") + 1])
+        write(path, content[: content.rfind(b"\n") + 1])

@@ -14,6 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from holdfast.files import parse_json, require_file, sha256, sync, sync_all, write
@@ -23,6 +26,9 @@ COSTS = "holdfast_costs.json"
 """Costs, the plan's state and the list of files."""
 KEPT = 2
 """The newest, and one to go back to."""
+
+TENSORS = "holdfast_tensors.safetensors"
+"""The plan's own tensors."""
 
 _log = logging.getLogger("holdfast")
 
@@ -39,6 +45,18 @@ def seal(checkpoint: Path, costs: Mapping[str, float], state: Mapping[str, float
     for older in _newest_first(checkpoint.parent)[KEPT:]:
         # Renamed first: one that is cut short while being deleted must not look whole.
         shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
+
+
+def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor], name: str = TENSORS) -> None:
+    """Put tensors into a checkpoint that the trainer's own leaves out; no file where there are none."""
+    if tensors:
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, checkpoint / name)
+
+
+def load_tensors(checkpoint: Path, device: torch.device, name: str = TENSORS) -> dict[str, Tensor]:
+    """What `save_tensors` put there, on the device; empty where that was nothing."""
+    path = checkpoint / name
+    return {key: tensor.to(device) for key, tensor in load_file(path).items()} if path.exists() else {}
 
 
 def last_checkpoint(folder: Path) -> Path | None:

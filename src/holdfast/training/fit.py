@@ -15,7 +15,6 @@ from typing import Any, Literal, cast
 
 import torch
 from accelerate.utils import extract_model_from_parallel
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -26,14 +25,12 @@ from holdfast.network.models import has_adapter
 from holdfast.network.precision import LEAN, in_bf16, mark, require_lean, widen
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
-from holdfast.training.checkpoints import last_checkpoint, read_costs, seal
+from holdfast.training.checkpoints import last_checkpoint, load_tensors, read_costs, save_tensors, seal
 from holdfast.training.clock import Clock
 from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, sum_or_none
 
 WEIGHTS = "holdfast_weights.safetensors"
 """Trained weights beside an adapter, which the Trainer saves alone."""
-TENSORS = "holdfast_tensors.safetensors"
-"""The plan's own tensors."""
 
 
 def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) -> Fitted:
@@ -165,19 +162,16 @@ class _Loop(Trainer):
         # One of a version that did not count: what came before is not known, so neither is the sum.
         self.meter.flops = self.costs.pop("flops", math.nan)
         self.plan.state.update(kept["state"])
-        if (checkpoint / WEIGHTS).exists():
-            self.plan.model.network.load_state_dict(load_file(checkpoint / WEIGHTS), strict=False)
-        if (checkpoint / TENSORS).exists():
-            device = self.plan.model.device
-            self.plan.tensors.update({name: t.to(device) for name, t in load_file(checkpoint / TENSORS).items()})
+        device = self.plan.model.device
+        self.plan.model.network.load_state_dict(load_tensors(checkpoint, device, WEIGHTS), strict=False)
+        self.plan.tensors.update(load_tensors(checkpoint, device))
 
     def save_extras(self, checkpoint: Path) -> None:
         """Put into a checkpoint what the Trainer's own leaves out, last of all the file that says it is whole."""
         if has_adapter(self.plan.model):
             trained = {n: p.detach() for n, p in self.plan.model.network.named_parameters() if p.requires_grad}
-            save_file({n: p.contiguous() for n, p in trained.items() if "lora_" not in n}, checkpoint / WEIGHTS)
-        if self.plan.tensors:
-            save_file({name: t.contiguous() for name, t in self.plan.tensors.items()}, checkpoint / TENSORS)
+            save_tensors(checkpoint, {n: p for n, p in trained.items() if "lora_" not in n}, WEIGHTS)
+        save_tensors(checkpoint, self.plan.tensors)
         seal(checkpoint, {**self.costs, "flops": self.meter.flops}, self.plan.state)
 
     def call_hooks(self, phase: Literal["start", "step", "end"], control: Any) -> None:
