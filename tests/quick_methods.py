@@ -24,7 +24,7 @@ QUICK = {
 
 
 def shortened(settings: Any, *, steps: int, rate: float) -> Any:
-    """A method's settings with a short run and small groups; its coefficients stay as they are."""
+    """A method's settings with a short run, small groups and few passes; its coefficients stay as they are."""
     found: dict[str, Any] = {}
     for item in fields(settings):
         value = getattr(settings, item.name)
@@ -39,7 +39,7 @@ def shortened(settings: Any, *, steps: int, rate: float) -> Any:
             }
             found[item.name] = replace(value, **short)
         elif isinstance(value, Policy):
-            found[item.name] = replace(value, group_size=4)
+            found[item.name] = replace(value, group_size=4, passes=min(value.passes, 2))
         elif item.name in QUICK:
             found[item.name] = QUICK[item.name]
     return replace(settings, **found)
