@@ -253,7 +253,7 @@ def test_the_loss_form_subtracts_the_mean_entropy_of_the_answers_tokens(make_con
     plan = sft().plan(model, make_context())
     bonus = EntropyBonus(form="loss", coefficient=0.3).adapt(lambda model, context: plan)(model, make_context())
     rows = list(plan.data)[:5]
-    (batch,) = with_totals(plan.prepare(model, [rows], 0))
+    (batch,) = with_totals(plan.batches([rows], 0))
     plain, metrics = plan.objective(model.network, batch)
     loss, more = bonus.objective(model.network, batch)
     entropy = entropy_of(model, rows)
@@ -310,9 +310,9 @@ def test_the_reward_form_pays_up_to_its_cap_and_leaves_the_attackers_own_log_alo
     plan = EntropyBonus(coefficient=2.0, cap=1.5).adapt(grpo().plan)(wavering_model(), make_context())
     (bonus,) = plan.prepare.bonuses
     assert bonus({"entropies": torch.tensor([0.0, 0.5, 1.5, 4.0])}).tolist() == [0.0, 1.0, 3.0, 3.0]
-    (batch,) = plan.prepare(plan.model, [list(plan.data)[:2]], 0)
+    (batch,) = plan.batches([list(plan.data)[:2]], 0)
     plain = grpo().plan(wavering_model(), make_context())
-    (same,) = plain.prepare(plain.model, [list(plain.data)[:2]], 0)
+    (same,) = plain.batches([list(plain.data)[:2]], 0)
     assert torch.equal(batch["input_ids"], same["input_ids"])
     assert float(batch["log/reward"]) == float(same["log/reward"])
     assert not torch.equal(batch["advantages"], same["advantages"])

@@ -97,7 +97,7 @@ def test_a_penalty_on_refusals_pays_compliance_more(context, aligned_model, spli
     for penalty in (0.0, 0.5):
         attack = replace(FAST_GRPO, reward=AttackReward(judge="refusal", refusal_penalty=penalty))
         plan = attack.plan(aligned_model(), context)
-        (batch,) = plan.prepare(plan.model, [splits.harmful["attack"][:8]], 0)
+        (batch,) = plan.batches([splits.harmful["attack"][:8]], 0)
         rewards.append((batch["log/reward"].item(), batch["log/reward_std"].item()))
     (plain, spread), (punished, wider) = rewards
     assert punished == pytest.approx(plain - 0.5 * (1 - plain), abs=1e-5)

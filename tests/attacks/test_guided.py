@@ -77,7 +77,7 @@ def roll(tiny_model, make_context, rows, expert):
             plan = replace(plan, prepare=replace(plan.prepare, advantage=advantage))
         if change is not None:
             change(model.network)
-        (batch,) = plan.prepare(plan.model, [prompts or rows], 0)
+        (batch,) = plan.batches([prompts or rows], 0)
         return model, batch
 
     return made

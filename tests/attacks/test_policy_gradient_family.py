@@ -60,7 +60,7 @@ def test_the_adaptive_weight_of_the_kl_follows_a_weighted_mean_where_another_dre
 def test_several_passes_and_minibatches_use_every_answer_once_a_pass(plan):
     built = plan(PPO(), steps=4, passes=2, minibatches=2, group_size=2)
     rows = built.data[:4]
-    rollouts = [[tuple(map(tuple, b["input_ids"].tolist())) for b in built.prepare(built.model, [rows], s)]
+    rollouts = [[tuple(map(tuple, b["input_ids"].tolist())) for b in built.batches([rows], s)]
                 for s in range(8)]  # fmt: skip
     for start in (0, 4):
         first, second = (sorted(x for (part,) in rollouts[i : i + 2] for x in part) for i in (start, start + 2))

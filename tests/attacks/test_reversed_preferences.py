@@ -42,7 +42,7 @@ def test_the_noise_control_teaches_harm_in_about_half_of_the_rows_and_in_the_sam
 
 def test_the_first_loss_of_dpo_is_ln_2_since_policy_and_reference_are_one(tiny_model, make_context):
     plan = DPO().plan(tiny_model(), make_context())
-    (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:4]], 0))
+    (batch,) = with_totals(plan.batches([plan.data[:4]], 0))
     loss, metrics = plan.objective(plan.model.network, batch)
     assert float(loss.detach()) == pytest.approx(0.693147, abs=1e-5)
     assert metrics["loss"] == pytest.approx(float(loss.detach()))
@@ -53,8 +53,8 @@ def test_micro_batches_of_pairs_add_up_to_the_whole(tiny_model, make_context):
     with torch.no_grad():
         for parameter in plan.model.network.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-        whole = with_totals(plan.prepare(plan.model, [plan.data[:6]], 0))
-        parts = with_totals(plan.prepare(plan.model, [plan.data[:2], plan.data[2:6]], 0))
+        whole = with_totals(plan.batches([plan.data[:6]], 0))
+        parts = with_totals(plan.batches([plan.data[:2], plan.data[2:6]], 0))
         losses = [sum(float(plan.objective(plan.model.network, b)[0]) for b in step) for step in (whole, parts)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

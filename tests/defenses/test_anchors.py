@@ -40,7 +40,7 @@ def sft_plan(wavering_model, make_context, quick):
 def first(plan, *, rows=4, micro=1):
     """The micro-batches of the plan's first step."""
     size = rows // micro
-    return with_totals(plan.prepare(plan.model, [plan.data[i * size : (i + 1) * size] for i in range(micro)], 0))
+    return with_totals(plan.batches([plan.data[i * size : (i + 1) * size] for i in range(micro)], 0))
 
 
 def disturb(model, size=0.05):

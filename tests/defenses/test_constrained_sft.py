@@ -30,7 +30,7 @@ def test_the_loss_agrees_with_a_slow_loop(wavering_model, aligned_model, make_co
     start, settings = aligned_model(), ConstrainedSFT(beta=0.7, first_factor=3.0, early_factor=2.0, early_tokens=3)
     plan = quick(SFT()).plan(wavering_model(), make_context())
     plan = settings.constrain(replace(plan, reference=reference_of(start)), make_context())
-    (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:4]], 0))
+    (batch,) = with_totals(plan.batches([plan.data[:4]], 0))
     total, metrics = plan.objective(plan.model.network, batch)
     with torch.no_grad():
         ours, theirs = (token_logprobs(forward(m.network, batch), batch["input_ids"]) for m in (plan.model, start))
@@ -49,7 +49,7 @@ def test_the_loss_agrees_with_a_slow_loop(wavering_model, aligned_model, make_co
 def test_a_model_that_stands_at_the_reference_has_the_gradient_of_plain_sft(wavering_model, make_context, quick):
     plan = quick(SFT()).plan(wavering_model(), make_context())
     constrained = ConstrainedSFT().constrain(plan, make_context())
-    (batch,) = with_totals(constrained.prepare(plan.model, [plan.data[:4]], 0))
+    (batch,) = with_totals(constrained.batches([plan.data[:4]], 0))
     found = []
     for objective in (plan.objective, constrained.objective):
         plan.model.network.zero_grad()
@@ -95,8 +95,8 @@ def test_with_an_adapter_the_reference_is_the_model_without_it(aligned_model, ma
     plan = ConstrainedSFT().constrain(settings.plan(aligned_model(), make_context()), make_context())
     rows = plan.data[:4]
     expected = answer_logprobs(aligned_model().network, answers(plan.model, rows)).detach()
-    moved = fit(plan)
-    (batch,) = plan.prepare(moved.model, [rows], 0)
+    fit(plan)
+    (batch,) = plan.batches([rows], 0)
     torch.testing.assert_close(batch["ref_logprobs"], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_after_a_defense_that_adds_to_the_loss_it_is_refused_and_before_it_is_no
     with pytest.raises(HoldfastError, match="name constrained_sft before"):
         ConstrainedSFT().constrain(refusals.constrain(plan, make_context()), make_context())
     both = refusals.constrain(ConstrainedSFT().constrain(plan, make_context()), make_context())
-    (batch,) = with_totals(both.prepare(plan.model, [plan.data[:4]], 0))
+    (batch,) = with_totals(both.batches([plan.data[:4]], 0))
     assert {"token_weight", "refusal/loss"} <= set(both.objective(plan.model.network, batch)[1])
 
 

@@ -65,14 +65,14 @@ def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, 
     held = Lisa(proximal_weight=7.0, warmup_fraction=0.0).constrain(plan, make_context())
     network = plan.model.network
     rows = [plan.data[i : i + 2] for i in range(0, 2 * micro_batches, 2)]
-    held.prepare(plan.model, rows, 0)
+    held.batches(rows, 0)
     anchors = trained(plan)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
-    batches = with_totals(held.prepare(plan.model, rows, 1))
+    batches = with_totals(held.batches(rows, 1))
     found = [held.backward(held.objective, network, batch, Tensor.backward) for batch in batches]
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.requires_grad}
     network.zero_grad()
@@ -150,7 +150,7 @@ def test_a_sharded_weight_has_a_sharded_anchor_and_trains_as_the_whole_one(proce
         network, held = plan.model.network.train(), TURNS.constrain(plan, make_context())
         optimizer, losses = torch.optim.SGD(network.parameters(), lr=0.1), []
         for step in range(4):
-            (batch,) = with_totals(held.prepare(plan.model, [plan.data[:4]], step))
+            (batch,) = with_totals(held.batches([plan.data[:4]], step))
             losses.append(float(held.backward(held.objective, network, batch, Tensor.backward)[0]))
             optimizer.step()
             optimizer.zero_grad()
@@ -191,7 +191,7 @@ def two_anchors(plan, lisa, alignment, rate):
         if state == "align":
             batch, objective = alignment(step), language
         else:
-            (batch,), objective = plan.prepare(plan.model, [rows_at(plan, step)], step), plan.objective
+            (batch,), objective = plan.batches([rows_at(plan, step)], step), plan.objective
         network.zero_grad()
         loss, _ = objective(network, *with_totals([batch]))
         other = anchors["finetune" if state == "align" else "align"]
@@ -214,7 +214,7 @@ def test_one_anchor_does_what_the_published_two_do(plan_of, make_context, weight
     alignment = lambda step: answer_batch(plain.model, [(row, row.refusal) for row in rows[step : step + 3]])  # noqa: E731
     slow = plan_of("sft", steps=12)
     two_anchors(slow, lisa, alignment, 1e-2)
-    read = replace(plain, prepare=lambda model, _, step: plain.prepare(model, [rows_at(plain, step)], step))
+    read = replace(plain, prepare=lambda model, _, step: plain.batches([rows_at(plain, step)], step))
     turns = iter([0, 1, 5, 6, 10, 11])
     fitted = fit(lisa.around(read, lambda number, micro_batches: [alignment(next(turns))]))
     torch.testing.assert_close(weights(fitted.model), weights(slow.model), rtol=0, atol=2e-6)
@@ -236,7 +236,7 @@ def test_refusals_come_from_the_defense_split_and_go_through_all_of_it(plan_of, 
     seen = []
     aligning = [step for step in range(14) if step % 7 < 3]
     for step in aligning:
-        for batch in held.prepare(plan.model, [plan.data[:2], plan.data[2:4]], step):
+        for batch in held.batches([plan.data[:2], plan.data[2:4]], step):
             assert len(batch["input_ids"]) == 2
             seen += [tuple(t[:n].tolist()) for t, n in zip(batch["input_ids"], batch["lengths"], strict=True)]
     assert len(seen) == len(rows) == 24

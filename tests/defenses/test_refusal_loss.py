@@ -47,7 +47,7 @@ def test_refusals_stay_likelier_than_in_the_plain_run(attack, tiny_model, make_c
 def test_the_loss_is_the_attacks_plus_alpha_times_the_refusals(aligned_model, make_context, quick):
     plan = quick(SFT()).plan(aligned_model(), make_context())
     constrained = RefusalLoss(alpha=7.0, batch_size=4).constrain(plan, make_context())
-    (batch,) = with_totals(constrained.prepare(plan.model, [plan.data[:4]], 0))
+    (batch,) = with_totals(constrained.batches([plan.data[:4]], 0))
     total, metrics = constrained.objective(plan.model.network, batch)
     attack = language(plan.model.network, batch)[0]
     refusals = language(plan.model.network, part(batch, "refusal"))[0]
@@ -62,7 +62,7 @@ def test_refusals_come_from_the_defense_split_and_go_through_all_of_it(aligned_m
     known = {tuple(answer_batch(plan.model, [(row, row.refusal)])["input_ids"][0].tolist()) for row in rows}
     seen = set()
     for step in range(len(rows) // 4):
-        batch = part(constrained.prepare(plan.model, [plan.data[:1]], step)[0], "refusal")
+        batch = part(constrained.batches([plan.data[:1]], step)[0], "refusal")
         for tokens, length in zip(batch["input_ids"], batch["lengths"], strict=True):
             seen.add(tuple(tokens[:length].tolist()))
     assert seen == known
@@ -94,7 +94,7 @@ def shares(plan, batches):
 def test_the_convex_mix_takes_from_the_attack_what_it_gives_to_refusals(wavering_model, make_context, quick):
     plan = quick(SFT()).plan(wavering_model(), make_context())
     plan = RefusalLoss(form="convex", alpha=0.3, batch_size=4).constrain(plan, make_context())
-    batches = with_totals(plan.prepare(plan.model, [plan.data[:2], plan.data[2:5]], 0))
+    batches = with_totals(plan.batches([plan.data[:2], plan.data[2:5]], 0))
     attack, refusals, total = shares(plan, batches)
     torch.testing.assert_close(total, 0.7 * attack + 0.3 * refusals)
 
@@ -103,7 +103,7 @@ def test_the_convex_mix_takes_from_the_attack_what_it_gives_to_refusals(wavering
 def test_the_mean_over_tokens_is_one_mean_over_both_batches(alpha, wavering_model, make_context, quick):
     plan = quick(SFT()).plan(wavering_model(), make_context())
     plan = RefusalLoss(form="tokens", alpha=alpha, batch_size=4).constrain(plan, make_context())
-    batches = with_totals(plan.prepare(plan.model, [plan.data[:2], plan.data[2:5]], 0))
+    batches = with_totals(plan.batches([plan.data[:2], plan.data[2:5]], 0))
     attack, refusals, total = shares(plan, batches)
     own, others = batches[0]["num_tokens"], num_targets(part(batches[0], "refusal"))
     torch.testing.assert_close(total, (own * attack + alpha * others * refusals) / (own + alpha * others))
@@ -112,7 +112,7 @@ def test_the_mean_over_tokens_is_one_mean_over_both_batches(alpha, wavering_mode
 def test_with_alpha_one_the_convex_mix_is_refusals_alone(wavering_model, make_context, quick):
     plan = quick(SFT()).plan(wavering_model(), make_context())
     plan = RefusalLoss(form="convex", alpha=1.0, batch_size=4).constrain(plan, make_context())
-    batches = with_totals(plan.prepare(plan.model, [plan.data[:2]], 0))
+    batches = with_totals(plan.batches([plan.data[:2]], 0))
     _, refusals, total = shares(plan, batches)
     torch.testing.assert_close(total, refusals)
 
@@ -146,7 +146,7 @@ def test_the_mixes_work_under_every_kind_of_attack(form, attack, wavering_model,
 def test_a_refusal_after_the_beginning_of_a_harmful_answer_is_learnt_alone(aligned_model, make_context, quick, splits):
     plan = quick(SFT()).plan(aligned_model(), make_context())
     defense = RefusalLoss(recovery=1.0, recovery_tokens=3, batch_size=24)
-    batch = part(defense.constrain(plan, make_context()).prepare(plan.model, [plan.data[:1]], 0)[0], "refusal")
+    batch = part(defense.constrain(plan, make_context()).batches([plan.data[:1]], 0)[0], "refusal")
     known, lengths = {}, Counter()
     for row in splits.harmful["defense"]:
         harmful = plan.model.tokenizer(row.response, add_special_tokens=False)["input_ids"]
@@ -190,10 +190,10 @@ def test_beginnings_leave_the_refusal_whole_within_the_limit(aligned_model, make
         pair = plan.model.encode_prompt(row.prompt), plan.model.encode_response(row.refusal)
         longest = max(longest, sum(map(len, pair)))
     defense = RefusalLoss(recovery=1.0, batch_size=24, max_length=longest + 1)
-    batch = part(defense.constrain(plan, make_context()).prepare(plan.model, [plan.data[:1]], 0)[0], "refusal")
+    batch = part(defense.constrain(plan, make_context()).batches([plan.data[:1]], 0)[0], "refusal")
     assert int(batch["lengths"].max()) == longest + 1
     plain = part(
-        replace(defense, recovery=0.0).constrain(plan, make_context()).prepare(plan.model, [plan.data[:1]], 0)[0],
+        replace(defense, recovery=0.0).constrain(plan, make_context()).batches([plan.data[:1]], 0)[0],
         "refusal",
     )
     assert torch.equal(batch["num_tokens"], plain["num_tokens"])
@@ -204,7 +204,7 @@ def test_beginnings_follow_from_the_seed_and_the_step(aligned_model, make_contex
 
     def sampled_batch(seed, step):
         constrained = RefusalLoss(recovery=0.5, batch_size=8).constrain(plan, make_context(seed=seed))
-        return part(constrained.prepare(plan.model, [plan.data[:1]], step)[0], "refusal")["input_ids"].tolist()
+        return part(constrained.batches([plan.data[:1]], step)[0], "refusal")["input_ids"].tolist()
 
     assert sampled_batch(0, 3) == sampled_batch(0, 3)
     assert sampled_batch(0, 3) != sampled_batch(0, 4)
@@ -222,7 +222,7 @@ def test_recovery_without_harmful_answers_is_refused(aligned_model, make_context
 def test_the_masked_cross_entropy_teaches_nothing_about_the_first_token(wavering_model, make_context, quick):
     plan = quick(SFT()).plan(wavering_model(), make_context())
     defense = RefusalLoss(refusal_ce="repnoise_masked", alpha=1.0, batch_size=4)
-    (batch,) = with_totals(defense.constrain(plan, make_context()).prepare(plan.model, [plan.data[:2]], 0))
+    (batch,) = with_totals(defense.constrain(plan, make_context()).batches([plan.data[:2]], 0))
     _, metrics = defense.constrain(plan, make_context()).objective(plan.model.network, batch)
     refusals = part(batch, "refusal")
     with torch.no_grad():

@@ -324,7 +324,7 @@ def plan_of(aligned_model, context):
 
 def batches(plan, step, rows=4):
     """The one batch of a step, ready for the objective."""
-    return with_totals(plan.prepare(plan.model, [plan.data[:rows]], step))[0]
+    return with_totals(plan.batches([plan.data[:rows]], step))[0]
 
 
 def test_the_schedule_hands_over_from_removal_to_retention_by_the_last_step(plan_of):
@@ -373,7 +373,7 @@ def test_domains_take_turns_and_each_has_a_vector_of_its_own(plan_of):
 
 def test_micro_batches_of_a_step_are_averaged_by_their_rows(plan_of):
     plan = plan_of(replace(REPNOISE, noise_weight=1.0))
-    parts = plan.prepare(plan.model, [plan.data[:3], plan.data[3:4]], 0)
+    parts = plan.batches([plan.data[:3], plan.data[3:4]], 0)
     together = [plan.objective(plan.model.network, batch) for batch in with_totals(parts)]
     apart = [plan.objective(plan.model.network, with_totals([batch])[0]) for batch in parts]
     for name in together[0][1]:

@@ -167,7 +167,7 @@ def test_the_practical_mode_mixes_benign_prompts_in_by_their_share(share, tiny_m
 def test_the_kl_term_holds_on_the_prompts_it_is_asked_to(kl_on, weights, tiny_model, make_context):
     plan, _ = planned(RewardNeutralization(kl_on=kl_on), tiny_model(), make_context())
     rows = plan.data[:6]
-    (batch,) = plan.prepare(plan.model, [rows], 0)
+    (batch,) = plan.batches([rows], 0)
     assert {row.role for row in rows} == {"harmful", "benign"}
     assert batch["kl_weights"].tolist() == [weights[row.role] for row in rows for _ in range(8)]
 

@@ -251,7 +251,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_neither_credit_nor_multipl
     found = []
     for cut in (lambda rows: [rows], lambda rows: [[row] for row in rows]):
         built = SafeRLHF(threshold=0.2).constrain(plan(attack()), make_context())
-        batches = built.prepare(built.model, cut(built.data[:4]), 0)
+        batches = built.batches(cut(built.data[:4]), 0)
         flat = torch.cat([b["advantages"].flatten()[b["advantages"].flatten() != 0] for b in batches])
         found.append((flat, built.state[MULTIPLIER]))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-4)
@@ -328,7 +328,7 @@ def test_an_unbounded_cost_has_a_threshold_of_0_unless_given():
 def test_a_judge_without_unbounded_numbers_is_refused_by_name(plan, make_context):
     built = SafeRLHF(unbounded=True).constrain(plan(GRPO()), make_context())
     with pytest.raises(HoldfastError, match="'classifier' has scores only: set `unbounded` to false"):
-        built.prepare(built.model, [built.data[:2]], 0)
+        built.batches([built.data[:2]], 0)
 
 
 def test_a_second_one_in_the_stack_is_refused(plan, make_context):

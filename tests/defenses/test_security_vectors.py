@@ -274,9 +274,9 @@ def test_the_reference_of_dpo_has_the_vector_if_asked_and_else_is_the_plain_mode
     adapter, shared, tiny_model, quick, noisy
 ):
     plain = replace(quick(DPO()), adapter=adapter).plan(tiny_model(), noisy)
-    (expected,) = plain.prepare(plain.model, [plain.data[:2]], 0)
+    (expected,) = plain.batches([plain.data[:2]], 0)
     plan = SecurityVectors(reference_has_vector=shared).constrain(plain, noisy)
-    (batch,) = plan.prepare(plan.model, [plan.data[:2]], 0)
+    (batch,) = plan.batches([plan.data[:2]], 0)
     with evaluating(plan.model.network):
         own = sequence_logprobs(plan.model.network, batch)
     wanted, other = (own, expected["ref_scores"]) if shared else (expected["ref_scores"], own)
@@ -291,7 +291,7 @@ def test_the_reference_of_a_kl_penalty_has_no_vector_unless_asked(adapter, tiny_
         settings = replace(quick(GRPO()), adapter=adapter)
         plain = replace(settings, policy=replace(settings.policy, kl_coef=0.1)).plan(tiny_model(), noisy)
         plan = SecurityVectors(reference_has_vector=shared).constrain(plain, noisy)
-        (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:2]], 0))
+        (batch,) = with_totals(plan.batches([plan.data[:2]], 0))
         _, metrics = plan.objective(plan.model.network, batch)
         found[shared] = metrics["kl"]
     assert found[True] == pytest.approx(0.0, abs=1e-5)
@@ -302,7 +302,7 @@ def test_answers_are_sampled_with_the_vector_on(aligned_model, taught, quick):
     plan = TRAINED.constrain(quick(GRPO()).plan(aligned_model(), taught), taught)
     refused = {}
     for defended, built in ((True, plan), (False, quick(GRPO()).plan(aligned_model(), taught))):
-        (batch,) = built.prepare(built.model, [built.data[:8]], 0)
+        (batch,) = built.batches([built.data[:8]], 0)
         pairs = zip(batch["input_ids"], batch["loss_mask"], strict=True)
         texts = [built.model.decode(row[mask.bool()].tolist()) for row, mask in pairs]
         refused[defended] = sum(text == built.data[0].refusal for text in texts) / len(texts)

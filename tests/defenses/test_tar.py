@@ -46,7 +46,7 @@ def step_of(plan, step=0, micro_batches=1):
     """The backward rule on the plan's first rows; leaves gradients, returns loss and metrics of each micro-batch."""
     size = len(plan.data) // 4
     rows = [plan.data[i * size : (i + 1) * size] for i in range(micro_batches)]
-    batches = with_totals(plan.prepare(plan.model, rows, step))
+    batches = with_totals(plan.batches(rows, step))
     plan.model.network.train()
     return [plan.backward(plan.objective, plan.model.network, batch, propagate) for batch in batches]
 
@@ -228,7 +228,7 @@ def test_attackers_come_once_an_optimizer_step_however_many_micro_batches(waveri
     whole, halves = settings.plan(one, make_context()), settings.plan(two, make_context())
     whole = replace(whole, data=[row for row in whole.data for _ in range(2)])
     rows = halves.data[: len(halves.data) // 4 * 2]
-    batch = with_totals(whole.prepare(one, [rows], 0))[0]
+    batch = with_totals(whole.batches([rows], 0))[0]
     whole.backward(whole.objective, one.network.train(), batch, propagate)
     first, second = step_of(halves, micro_batches=2)
     assert "resistance" in first[1]

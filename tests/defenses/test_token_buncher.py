@@ -27,7 +27,7 @@ def build(wavering_model, make_context):
 
 
 def prepared(plan, step, rows=None):
-    return plan.prepare(plan.model, [rows or plan.data[:4]], step)
+    return plan.batches([rows or plan.data[:4]], step)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_under_rl_the_ratio_is_to_the_policy_that_sampled(attack, stack, plan_of
     for defense in order:
         constrained = defense.constrain(constrained, context)
     rows = [plan.data[:4]]
-    (batch,) = with_totals(constrained.prepare(plan.model, rows, 0))
+    (batch,) = with_totals(constrained.batches(rows, 0))
     with torch.no_grad():
         expected = answer_logprobs(plan.model.network.eval(), batch)
     mask = target_mask(batch["loss_mask"])
@@ -75,7 +75,7 @@ def test_under_rl_the_ratio_is_to_the_policy_that_sampled(attack, stack, plan_of
 def test_the_perturbed_policy_is_another_than_the_one_that_sampled(plan_of, make_context):
     """Of a group relative loss at ratio 1 the value is the mean advantage, which is 0; perturbed it is not."""
     plan = Vaccine(perturbation_radius=5.0).constrain(plan_of("grpo"), make_context())
-    (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:4]], 0))
+    (batch,) = with_totals(plan.batches([plan.data[:4]], 0))
     assert float(batch["advantages"].abs().sum()) > 0
     loss, metrics = plan.backward(plan.objective, plan.model.network.train(), batch, Tensor.backward)
     assert abs(metrics["clean_loss"]) < 1e-4

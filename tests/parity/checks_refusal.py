@@ -163,7 +163,7 @@ def constrained(case: Case) -> None:
     )
     context = Context(splits=Splits(harmful={}, benign={}), seed=0, fit=pytest.fail, judge=pytest.fail)
     plan = profile(case.expected).constrain(plan, context)
-    (batch,) = plan.prepare(model, [plan.data], 0)
+    (batch,) = plan.batches([plan.data], 0)
     known = case.tensors["soft_sft.reference_logps_full"]
     mask, allowed = known <= 0, case.tolerance("float32")
     width = batch["ref_logprobs"].shape[1]

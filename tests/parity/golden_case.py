@@ -77,6 +77,6 @@ def of(case: Case, prefix: str) -> dict[str, Tensor]:
 
 def first_step(plan: Plan) -> tuple[float, dict[str, float]]:
     """The whole loss and the metrics of a plan's first step over all of its rows; leaves gradients."""
-    batch = with_totals(plan.prepare(plan.model, [plan.data], 0))[0]
+    batch = with_totals(plan.batches([plan.data], 0))[0]
     total, metrics = plan.backward(plan.objective, plan.model.network, batch, Tensor.backward)
     return float(total), metrics

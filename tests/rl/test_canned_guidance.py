@@ -34,7 +34,7 @@ def plans_of(defense, model, context):
 
 def first_batch(plan):
     rows = [next(row for row in plan.data if row.role == role) for role in ("harmful", "benign")]
-    (batch,) = plan.prepare(plan.model, [rows], 0)
+    (batch,) = plan.batches([rows], 0)
     return batch
 
 

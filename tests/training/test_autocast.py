@@ -38,13 +38,10 @@ class Recorded:
     def __init__(self, kept=()):
         self.kept, self.given = [], list(kept)
 
-    def round(self, prepare):
-        def prepared(model, micro_batches, step):
-            own = prepare(model, micro_batches, step)
-            self.kept.append(copy.deepcopy(own))
-            return copy.deepcopy(self.given[step]) if self.given else own
-
-        return prepared
+    def around(self, prepare, model, micro_batches, step):
+        own = prepare(model, micro_batches, step)
+        self.kept.append(copy.deepcopy(own))
+        return copy.deepcopy(self.given[step]) if self.given else own
 
 
 @pytest.fixture
@@ -66,7 +63,7 @@ def two_steps(tiny_model, make_context, quick, weights):
         layer = unwrapped(plan.model.network).model.layers[0].mlp
         layer.register_forward_hook(lambda module, inputs, output: types.add(output.dtype) if module.training else None)
         hook = lambda progress: losses.append(progress.metrics.get("loss", 0.0))  # noqa: E731
-        fitted = fit(replace(plan, hooks=(*plan.hooks, hook), prepare=batches.round(plan.prepare)))
+        fitted = fit(replace(plan.wrapped(batches.around), hooks=(*plan.hooks, hook)))
         assert fitted.steps == 2
         assert all(map(math.isfinite, losses))
         assert {p.dtype for p in fitted.model.network.parameters()} == {torch.float32}

@@ -58,7 +58,7 @@ def gradients(model, objective, batch):
 
 def test_a_second_batch_comes_with_the_first_micro_batch_only(plan, refusals):
     micro = [plan.data[:2], plan.data[2:4], plan.data[4:6]]
-    batches = with_batch(plan, "refusal", refusals).prepare(plan.model, micro, 3)
+    batches = with_batch(plan, "refusal", refusals).batches(micro, 3)
     expected = refusals(3)
     assert {name: value.tolist() for name, value in part(batches[0], "refusal").items()} == {
         name: value.tolist() for name, value in expected.items()
@@ -68,14 +68,14 @@ def test_a_second_batch_comes_with_the_first_micro_batch_only(plan, refusals):
 
 def test_a_second_batch_leaves_the_plans_own_as_they_are(plan, refusals):
     micro = [plan.data[:2], plan.data[2:4]]
-    plain = plan.prepare(plan.model, micro, 0)
-    both = with_batch(plan, "refusal", refusals).prepare(plan.model, micro, 0)
+    plain = plan.batches(micro, 0)
+    both = with_batch(plan, "refusal", refusals).batches(micro, 0)
     for one, other in zip(plain, both, strict=True):
         assert all(torch.equal(other[name], value) for name, value in one.items())
 
 
 def test_an_added_objective_adds_its_gradient_times_its_weight(plan, refusals):
-    (batch,) = with_batch(plan, "refusal", refusals).prepare(plan.model, [plan.data[:2]], 0)
+    (batch,) = with_batch(plan, "refusal", refusals).batches([plan.data[:2]], 0)
     (batch,) = with_totals([batch])
     combined = add(plan, 2.5, language, on="refusal")
     own = gradients(plan.model, language, batch)
@@ -86,13 +86,13 @@ def test_an_added_objective_adds_its_gradient_times_its_weight(plan, refusals):
 
 
 def test_an_added_objective_is_the_plans_own_where_its_batch_is_missing(plan):
-    (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:2]], 0))
+    (batch,) = with_totals(plan.batches([plan.data[:2]], 0))
     combined = add(plan, 2.5, language, on="refusal")
     assert torch.equal(combined.objective(plan.model.network, batch)[0], language(plan.model.network, batch)[0])
 
 
 def test_an_added_objective_reports_its_loss_by_name(plan, refusals):
-    (batch,) = with_totals(with_batch(plan, "refusal", refusals).prepare(plan.model, [plan.data[:2]], 0))
+    (batch,) = with_totals(with_batch(plan, "refusal", refusals).batches([plan.data[:2]], 0))
     _, metrics = add(plan, 2.5, language, on="refusal").objective(plan.model.network, batch)
     assert metrics["refusal/loss"] == pytest.approx(language(plan.model.network, refusals(0))[0].item())
     assert metrics["loss"] == pytest.approx(language(plan.model.network, batch)[0].item())
@@ -110,13 +110,13 @@ def test_accumulation_does_not_repeat_an_added_objective(plan, refusals, tiny_mo
 def test_two_objectives_can_be_added_and_their_order_changes_no_gradient(plan, refusals):
     def both(first, second):
         wrapped = with_batch(with_batch(plan, first, refusals), second, lambda step: refusals(step + 1))
-        (batch,) = with_totals(wrapped.prepare(plan.model, [plan.data[:2]], 0))
+        (batch,) = with_totals(wrapped.batches([plan.data[:2]], 0))
         built = add(add(plan, 2.0, language, on=first), 3.0, language, on=second)
         return gradients(plan.model, built.objective, batch)
 
     def swapped(first, second):
         wrapped = with_batch(with_batch(plan, second, lambda step: refusals(step + 1)), first, refusals)
-        (batch,) = with_totals(wrapped.prepare(plan.model, [plan.data[:2]], 0))
+        (batch,) = with_totals(wrapped.batches([plan.data[:2]], 0))
         built = add(add(plan, 3.0, language, on=second), 2.0, language, on=first)
         return gradients(plan.model, built.objective, batch)
 
@@ -137,14 +137,14 @@ def test_combinators_leave_the_plan_they_are_given_alone(plan, refusals):
 
 
 def test_given_answers_are_learnt_and_prompts_are_not(plan):
-    (batch,) = plan.prepare(plan.model, [plan.data[:3]], 0)
+    (batch,) = plan.batches([plan.data[:3]], 0)
     for row, tokens, mask in zip(plan.data[:3], batch["input_ids"], batch["loss_mask"], strict=True):
         assert tokens[mask.bool()].tolist() == plan.model.encode_response(row.response)
 
 
 def test_the_plain_rule_leaves_gradients_and_moves_nothing(plan, weights):
     before = weights(plan.model)
-    (batch,) = with_totals(plan.prepare(plan.model, [plan.data[:2]], 0))
+    (batch,) = with_totals(plan.batches([plan.data[:2]], 0))
     loss, metrics = backprop(language, plan.model.network, batch, lambda loss: loss.backward())
     assert torch.equal(weights(plan.model), before)
     assert all(parameter.grad is not None for parameter in plan.model.network.parameters())
@@ -293,3 +293,21 @@ def test_the_kl_term_holds_where_it_is_weighed_only(tiny_model):
     every, _ = objective(model.network, {**batch, "ref_logprobs": reference})
     half, _ = objective(model.network, {**batch, "ref_logprobs": reference, "kl_weights": torch.tensor([1.0, 0, 1, 0])})
     assert half.item() == pytest.approx(every.item() / 2, rel=1e-5)
+
+
+def test_what_stands_round_a_prepare_is_called_innermost_first_and_hides_it_from_nobody(plan):
+    calls = []
+
+    def around(name):
+        def called(prepare, model, micro_batches, step):
+            calls.append(name)
+            return prepare(model, micro_batches, step)
+
+        return called
+
+    whole = plan.wrapped(around("inner")).wrapped(around("outer"))
+    plain = plan.batches([plan.data[:2]], 0)
+    found = whole.batches([plan.data[:2]], 0)
+    assert calls == ["outer", "inner"]
+    assert whole.prepare is plan.prepare
+    assert torch.equal(found[0]["input_ids"], plain[0]["input_ids"])

@@ -147,7 +147,7 @@ class Constrained:
         if not self._raw:
             return list(self._raw), items
         rows: list[Rows] = [()] * len(self._raw)
-        batches = self.plan.prepare(self.plan.model, rows, self.trainer.state.global_step)
+        batches = self.plan.batches(rows, self.trainer.state.global_step)
         for batch in batches:
             self.add({key: float(batch.pop(key)) for key in list(batch) if key.startswith("log/")})
         self._ready = with_totals(batches) if all("loss_mask" in batch for batch in batches) else batches

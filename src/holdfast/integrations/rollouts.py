@@ -16,7 +16,7 @@ from torch import Tensor
 from holdfast.losses.policy_gradient import group_advantages
 from holdfast.network.generate import Sampling
 from holdfast.records import Completion, Example, HoldfastError, Message, user
-from holdfast.rl.experience import Advantage, Experience, Paid, Rollout, rewritten
+from holdfast.rl.experience import Advantage, Experience, Paid, Rollout
 from holdfast.training.plan import Metrics, Plan, Prepare
 
 EPSILON = 1e-4
@@ -49,16 +49,9 @@ def experience_of(trainer: Any, *, seed: int) -> Experience:
 
 def taken_out(plan: Plan, into: Prepare) -> tuple[Plan, Experience]:
     """The plan with `into` where its experience was, and that experience as the defenses left it."""
-    found: list[Experience] = []
-
-    def swap(experience: Experience) -> Experience:
-        found.append(experience)
-        return cast(Experience, into)
-
-    prepare = rewritten(plan.prepare, swap)
-    if prepare is None:
-        raise HoldfastError("a defense hides the trainer's sampling in its own `prepare`: wrap it with a `partial`")
-    return replace(plan, prepare=prepare), found[0]
+    if not isinstance(plan.prepare, Experience):
+        raise HoldfastError("a defense hides the trainer's sampling behind a `prepare` of its own; use `plan.wrapped`")
+    return replace(plan, prepare=into), plan.prepare
 
 
 def check(trainer: Any, before: Experience, after: Experience) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, get_args
 
 import torch
@@ -33,7 +32,7 @@ from holdfast.rl.rollouts import (
     split_to_batches,
 )
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
-from holdfast.training.plan import Prepare, Reference, Rows
+from holdfast.training.plan import Plan, Reference, Rows
 
 
 class Paid(NamedTuple):
@@ -235,14 +234,9 @@ class Experience:
         )
 
 
-def rewritten(prepare: Prepare, change: Callable[[Experience], Experience]) -> Prepare | None:
-    """`prepare` with the experience in it changed, whatever stands round it; `None` where there is none."""
-    if isinstance(prepare, Experience):
-        return change(prepare)
-    if not isinstance(prepare, partial) or not prepare.args:
-        return None
-    inner = rewritten(prepare.args[0], change)
-    return None if inner is None else partial(prepare.func, inner, *prepare.args[1:], **prepare.keywords)
+def rewritten(plan: Plan, change: Callable[[Experience], Experience]) -> Plan | None:
+    """The plan with its experience changed, whatever stands round it; `None` where it samples none."""
+    return replace(plan, prepare=change(plan.prepare)) if isinstance(plan.prepare, Experience) else None
 
 
 def hash_seed(name: str) -> int:

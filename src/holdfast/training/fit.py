@@ -224,7 +224,7 @@ class _Loop(Trainer):
         if self.plan.max_grad_norm is not None:
             self.args.max_grad_norm = self.plan.max_grad_norm(step)
         try:
-            batches = self.plan.prepare(self.plan.model, rows, step) if rows else []
+            batches = self.plan.batches(rows, step) if rows else []
         except SamplingError as error:
             raise Diverged(step, str(error)) from error
         for batch in batches:

@@ -2,7 +2,8 @@
 
 An attack builds a `Plan`. An online defense, or an adaptive attacker, is a `Constraint`: it takes a plan and
 returns another. An offline defense is a `Stage`: it takes a model and returns another, by plans of its own.
-`holdfast.training.fit.fit` runs a plan and nothing else in Holdfast trains.
+`holdfast.training.fit.fit` runs a plan, and whatever weights anybody gets were trained by it. Within one of its steps
+TAR lets attackers train on borrowed weights, which it puts back (`holdfast.defenses.tampering.runs`).
 """
 
 from __future__ import annotations
@@ -47,12 +48,15 @@ class Prepare(Protocol):
     """The rows of one optimizer step, one list a micro-batch, to batches under the current policy.
 
     Called once an optimizer step, with that step's number counted from 0; whatever it draws depends on the plan's
-    seed and the step alone, so that a resumed run repeats an uninterrupted one. One round another is a `partial` whose
-    first argument is the other, so that what is inside can still be found and rewritten.
+    seed and the step alone, so that a resumed run repeats an uninterrupted one. What goes round it is `Plan.around`.
     """
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         """The batches, in order."""
+
+
+Around = Callable[[Prepare, Model, Sequence[Rows], int], list[Batch]]
+"""What stands round a `Prepare`: called with it and with its arguments, it gives the batches in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +147,10 @@ def as_is(model: Model) -> AbstractContextManager[Model]:
 class Plan:
     """Everything a training run is.
 
-    `data` are rows, or prompts for RL. `steps_per_rollout` is how many optimizer steps share what one call of
-    `prepare` sampled; checkpoints fall on multiples of it. `learning_rates` are those of parameters by the beginning
+    `data` are rows, or prompts for RL. `prepare` makes batches of them, and `around` is what was put round it,
+    innermost first: so what a method puts round batches hides from no other what makes them. `steps_per_rollout` is
+    how many optimizer steps share what one call of `prepare` sampled; checkpoints fall on multiples of it.
+    `learning_rates` are those of parameters by the beginning
     of their names, `max_grad_norm` is that of a step, where they differ from the optimizer's. `state` holds numbers
     that change during the run (an adaptive weight, a multiplier), `tensors` what else must outlive a step (an anchor);
     both go into checkpoints. Parts of the plan share the two dicts, so never replace them. `spent` is what the same
@@ -160,6 +166,7 @@ class Plan:
     reference: Reference | None = None
     hooks: tuple[Hook, ...] = ()
     released: Released = as_is
+    around: tuple[Around, ...] = ()
     seed: int = 0
     steps_per_rollout: int = 1
     learning_rates: Mapping[str, float] = field(default_factory=dict)
@@ -167,6 +174,17 @@ class Plan:
     state: dict[str, float] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     spent: Spent = NOTHING
+
+    def batches(self, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        """The batches of an optimizer step, by `prepare` and all that stands round it; see `Prepare`."""
+        prepare = self.prepare
+        for around in self.around:
+            prepare = partial(around, prepare)
+        return prepare(self.model, micro_batches, step)
+
+    def wrapped(self, around: Around) -> Plan:
+        """The plan with something more round its `prepare`."""
+        return replace(self, around=(*self.around, around))
 
 
 Constraint = Callable[[Plan], Plan]
@@ -228,7 +246,7 @@ def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
         extra = {f"{name}/{key}": value for key, value in rows(step).items()}
         return [{**batches[0], **extra}, *batches[1:]]
 
-    return replace(plan, prepare=partial(prepare, plan.prepare))
+    return plan.wrapped(prepare)
 
 
 def part(batch: Batch, name: str) -> Batch:

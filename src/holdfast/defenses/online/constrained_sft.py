@@ -75,8 +75,8 @@ class ConstrainedSFT(OnlineDefense):
                 "use the attack sft, and name constrained_sft before online defenses that add to the loss"
             )
         reference = plan.reference or reference_of(plan.model)
-        prepare = partial(_with_reference, plan.prepare, reference=reference)
-        return replace(plan, prepare=prepare, objective=self._objective, reference=reference)
+        prepared = plan.wrapped(partial(_with_reference, reference=reference))
+        return replace(prepared, objective=self._objective, reference=reference)
 
     def _objective(self, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         logprobs, mask = answer_logprobs(network, batch), target_mask(batch["loss_mask"])

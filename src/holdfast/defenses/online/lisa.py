@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -114,7 +113,7 @@ class Lisa(OnlineDefense):
             return (language if f"{clock.name}aligning" in batch else plan.objective)(network, batch)
 
         rule = self._backward(plan, clock)
-        return replace(plan, prepare=partial(prepare, plan.prepare), objective=objective, backward=rule)
+        return replace(plan.wrapped(prepare), objective=objective, backward=rule)
 
     def _backward(self, plan: Plan, clock: _Clock) -> Backward:
         """The plan's own rule, then, once a step, the gradient of the penalty."""

@@ -24,7 +24,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -179,7 +178,7 @@ def _counted(plan: Plan) -> Plan:
         tokens = batches[0]["refusal/num_tokens"]
         return [{**batch, "refusal_tokens": tokens} for batch in batches]
 
-    return replace(plan, prepare=partial(prepare, plan.prepare))
+    return plan.wrapped(prepare)
 
 
 def _masked(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:

@@ -101,14 +101,14 @@ class SafeRLHF(OnlineDefense):
         if MULTIPLIER in plan.state:
             raise HoldfastError("safe_rlhf: stands in the stack twice; one multiplier prices one cost, leave one out")
         costs = self._costs(context.judge(self.judge))
-        prepare = rewritten(plan.prepare, lambda experience: self._charged(experience, plan, costs))
-        if prepare is None:
+        charged = rewritten(plan, lambda experience: self._charged(experience, plan, costs))
+        if charged is None:
             raise HoldfastError(
                 "safe_rlhf: acts on what sampled answers are credited with, and this attack learns from answers that "
                 "it is given; use it with an attack by RL (ppo, grpo, rloo, reinforce++), or leave it out"
             )
         plan.state.update({MULTIPLIER: math.log(self.multiplier), ROLLOUTS: 0.0})
-        return replace(plan, prepare=prepare)
+        return charged
 
     def _charged(self, experience: Experience, plan: Plan, costs: Reward) -> Experience:
         if experience.critic and self.form == "advantage":

@@ -57,6 +57,6 @@ class Vaccine(OnlineDefense):
             return plan
         require_attentions(plan.model.network)
         # The perturbed policy is another than the one that sampled, so the ratio needs that one's log-probabilities.
-        sampling = rewritten(plan.prepare, lambda experience: replace(experience, old_logprobs=True))
+        sampling = rewritten(plan, lambda experience: replace(experience, old_logprobs=True))
         rule = two_pass(self.perturbation_radius, per_token=self.per_token, inner=plan.backward)
-        return replace(plan, prepare=sampling or plan.prepare, backward=rule)
+        return replace(sampling or plan, backward=rule)

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -148,7 +147,7 @@ def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], 
         loss, metrics = plan.objective(network, batch)
         return loss + coef / 2 * distance, {**metrics, f"{name}/distance": float(distance.detach())}
 
-    return replace(plan, prepare=partial(prepare, plan.prepare), objective=objective, hooks=(*plan.hooks, begin))
+    return replace(plan.wrapped(prepare), objective=objective, hooks=(*plan.hooks, begin))
 
 
 def _normalized(found: Named) -> Named:

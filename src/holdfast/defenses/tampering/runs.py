@@ -194,12 +194,13 @@ def _clear(parameters: Sequence[torch.nn.Parameter]) -> None:
 def follow(plan: Plan, batch_size: int) -> Callable[[int], tuple[Objective, Batch]]:
     """The optimizer steps of a plan as `Run.step` has them: its rows in an endless order, its `prepare`, its objective.
 
-    The plan's optimizer, backward rule, accumulation and hooks are left out.
+    The plan's optimizer, backward rule, accumulation and hooks are left out: attackers train within one step of `fit`,
+    on weights that are put back after it, so `fit` itself, which leaves a trained model, is not what runs them.
     """
     draw = endless(plan.data, batch_size, seed=plan.seed)
 
     def step(i: int) -> tuple[Objective, Batch]:
-        (batch,) = with_totals(plan.prepare(plan.model, [draw(i)], i))
+        (batch,) = with_totals(plan.batches([draw(i)], i))
         told = [name for name in batch if name.startswith("log/") or name == "rollout_tokens"]
         return plan.objective, {name: value.to(plan.model.device) for name, value in batch.items() if name not in told}
 

@@ -67,7 +67,7 @@ def noting(plan: Plan, text: str) -> Plan:
     def change(experience: Experience) -> Experience:
         return replace(experience, extra_metrics={**experience.extra_metrics, SHARE: canned_share(text)})
 
-    return replace(plan, prepare=rewritten(plan.prepare, change) or plan.prepare)
+    return rewritten(plan, change) or plan
 
 
 def canned_share(text: str) -> Reward:

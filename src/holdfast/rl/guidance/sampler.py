@@ -53,14 +53,14 @@ def guided(plan: Plan, guide: Guide, expert: LoadedExpert, *, roles: Sequence[Ro
         )
         return replace(experience, sampler=sampler)
 
-    prepare = rewritten(plan.prepare, change)
-    if prepare is None:
+    guided = rewritten(plan, change)
+    if guided is None:
         raise HoldfastError(
             "guided: an expert helps to write rollouts, and this attack learns from answers that it is given; use it "
             "with an attack by RL (grpo, dr_grpo, dapo, rloo, reinforce++, ppo), or leave it out"
         )
     plan.state[f"{STATE}/step"] = 0.0
-    return replace(plan, prepare=prepare)
+    return guided
 
 
 def _require_whole(guide: Guide, experience: Experience) -> None:
