@@ -18,7 +18,7 @@ from holdfast.rl.guidance.expert import Expert
 from holdfast.rl.policy import Policy
 from holdfast.rl.rewards import AttackReward
 from holdfast.training.fit import fit
-from holdfast.training.plan import Optim, Spent, together
+from holdfast.training.plan import Optim, Spent, sum_costs
 
 OPTIM = Optim(max_steps=3, learning_rate=1e-3, per_device_train_batch_size=4)
 COPY = Expert(kind="sft_copy", pairs=4, optim=replace(OPTIM, max_steps=2))
@@ -171,12 +171,12 @@ def test_sft_on_the_experts_answers_can_go_before_plain_rl_and_all_of_it_is_coun
     fitted = fit(first)
     plan = warm.adapt(attack.plan)(aligned_model(), known())
     assert torch.equal(weights(plan.model), weights(fitted.model))
-    assert plan.spent[:3] == together(first.spent, fitted.spent)[:3]
+    assert plan.spent[:3] == sum_costs(first.spent, fitted.spent)[:3]
     assert plan.spent.flops == first.spent.flops + fitted.flops
     assert fit(plan).steps == 2
 
 
 def test_costs_add_up_and_one_that_is_not_known_makes_the_sum_unknown():
     one, other = Spent(1, 2, 3, 4.0, 5.0), Spent(10, 20, 30, 40.0, 50.0)
-    assert together(one, other, Spent()) == Spent(11, 22, 33, 44.0, 55.0)
-    assert together(one, other._replace(flops=None)) == Spent(11, 22, 33, 44.0, None)
+    assert sum_costs(one, other, Spent()) == Spent(11, 22, 33, 44.0, 55.0)
+    assert sum_costs(one, other._replace(flops=None)) == Spent(11, 22, 33, 44.0, None)
