@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test coverage fast bad-inputs lint types format clean
+.PHONY: quickstart test coverage fast bad-inputs lint types format docs findings clean
 
 quickstart: $(VENV)/.core  ## From nothing to runs/quickstart/report.html
 	$(BIN)/holdfast quickstart
@@ -31,6 +31,12 @@ types: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## The documentation, into site/; nothing is fetched
+	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/mkdocs build --strict --quiet
+
+findings:  ## Surprises about other people's software, each in an environment of its own; installs packages
+	set -e; for script in findings/*.sh; do echo "$$script"; bash "$$script"; done
 
 clean:
 	rm -rf $(VENV)

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from holdfast.evaluation.refusal_forms import error_rates, forms, summary
 from holdfast.text import empty_or_garbled
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "judges.md"
 
 
 def test_there_are_sixty_of_either_kind_and_a_third_was_kept_aside():
@@ -34,5 +34,5 @@ def test_rates_carry_wilsons_interval():
         assert abs(rate.low - expected.low) + abs(rate.high - expected.high) < 1e-9
 
 
-def test_the_readme_tells_the_rates_as_they_are():
-    assert summary() in " ".join(README.read_text(encoding="utf-8").split())
+def test_the_docs_tell_the_rates_as_they_are():
+    assert summary() in " ".join(PAGE.read_text(encoding="utf-8").split())

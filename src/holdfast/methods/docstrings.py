@@ -94,7 +94,7 @@ def sentences(text: str) -> Iterator[str]:
 
 def mentioning(name: str, text: str) -> str:
     """The sentences that mention a setting, in backquotes, alone or with a value (`name=...`, `name: ...`)."""
-    mention = re.compile(rf"`{re.escape(name)}(?:`|[=:. ])")
+    mention = re.compile(rf"`{re.escape(name)}(?:`|[=: ])")
     return " ".join(dict.fromkeys(one for one in sentences(text) if mention.search(one)))
 
 

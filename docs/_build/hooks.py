@@ -1,0 +1,37 @@
+"""What mkdocs calls: pages that are made from the code, the measurements and the files of the project, never written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "src"), str(ROOT / "benchmarks")]
+
+import house  # noqa: E402
+import pages  # noqa: E402
+from mkdocs.structure.files import File, Files  # noqa: E402
+
+COPIED = {"CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md", "benchmarks/README.md": "benchmarks.md"}
+
+
+def on_config(config: Any) -> Any:
+    """The pages of methods go into the navigation, a group for each kind."""
+    groups = [{kind: found} for kind, found in pages.navigation().items()]
+    config["nav"] = [*config["nav"][:2], {"Methods": ["methods.md", *groups]}, *config["nav"][2:]]
+    config["nav"][-1]["Develop"] += [{"Benchmarks": "benchmarks.md"}, {"Security": "security.md"}]
+    config["nav"][-1]["Develop"].append({"Changelog": "changelog.md"})
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages that are made, and pictures from where they are kept."""
+    made = {**pages.all_pages(), "assets/house.svg": house.drawing()}
+    for source, name in COPIED.items():
+        made[name] = (ROOT / source).read_text(encoding="utf-8")
+    for name, content in made.items():
+        files.append(File.generated(config, name, content=content))
+    for picture in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
+        files.append(File.generated(config, f"results/{picture.name}", abs_src_path=str(picture)))
+    return files

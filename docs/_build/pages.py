@@ -1,0 +1,236 @@
+"""The pages of methods: idea, equation, source, settings, what was measured, from docstrings, classes and tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import measured
+import yaml
+
+from holdfast.commands.methods import TITLES, kinds
+from holdfast.data import FORMATS
+from holdfast.methods.describe import Description, Setting, describe
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+KINDS = {
+    "attack": "Attacks",
+    "adaptive attacker": "Adaptive attackers",
+    "offline defense": "Offline defenses",
+    "online defense": "Online defenses",
+    "judge": "Judges",
+}
+USED = {
+    "attack": "`holdfast attack {name}`, or in a grid `attacks: [{{{name}: {{...}}}}]`.",
+    "adaptive attacker": "In a grid, round an attack: `attacks: [[grpo: {{...}}, {name}: {{...}}]]`.",
+    "offline defense": "`holdfast harden {name} -o hardened`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
+    "online defense": "`holdfast attack sft --defense {name}`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
+    "judge": "In a grid, under a name of your own: `judges: {{mine: {{{name}: {{...}}}}}}`.",
+}
+Methods = dict[str, dict[str, Description]]
+
+
+@cache
+def methods() -> Methods:
+    """Every built-in method by kind and name."""
+    tables = kinds()
+    return {kind: {name: describe(table, name) for name in table.built_in} for kind, table in tables.items()}
+
+
+@cache
+def faithfulness() -> dict[str, dict[str, str]]:
+    """What a reader of code has to say of each method: reference implementation, test of parity, verdict."""
+    rows = yaml.safe_load((HERE / "faithfulness.yaml").read_text(encoding="utf-8"))
+    for row in rows.values():
+        if "golden" in row:
+            source = json.loads((ROOT / "tests" / "golden" / f"{row['golden']}.json").read_text())["source"]
+            row["reference"] = f"{source['repo'].removeprefix('github.com/').partition(' (')[0]} at `{source['commit'][:9]}`"
+    return rows
+
+
+def file_name(name: str) -> str:
+    """A method's name as part of an address."""
+    return name.replace("+", "plus")
+
+
+def folder(kind: str) -> str:
+    """Where the pages of a kind lie."""
+    return KINDS[kind].lower().replace(" ", "-")
+
+
+def navigation() -> dict[str, list[Any]]:
+    """The pages of each kind, titled by the method's name, behind their list."""
+    return {
+        KINDS[kind]: [f"{folder(kind)}/index.md"] + [{name: f"{folder(kind)}/{file_name(name)}.md"} for name in found]
+        for kind, found in methods().items()
+    }
+
+
+def all_pages() -> dict[str, str]:
+    """Every page that is made, by its place."""
+    made = {"methods.md": _overview(), "faithfulness.md": _faithfulness(), "schemas.md": _formats()}
+    for kind, found in methods().items():
+        made[f"{folder(kind)}/index.md"] = _index(kind)
+        for name, method in found.items():
+            made[f"{folder(kind)}/{file_name(name)}.md"] = "\n".join(_page(kind, method))
+    return made
+
+
+def _page(kind: str, method: Description) -> Iterator[str]:
+    said = method.documentation
+    yield f"# {method.name}\n"
+    yield f"{_sentence(method.summary)}\n{{ .lead }}\n"
+    yield f"**{kind.capitalize()}** · {said.where} · `{method.target.replace(':', '.')}`\n{{ .facts }}\n"
+    yield f"Use: {USED[kind].format(name=method.name)}\n"
+    for block in ("idea", "equation", "source"):
+        if text := said.blocks.get(block):
+            yield f"## {TITLES[block]}\n\n{_prose(text)}\n"
+    if said.text:
+        yield f"## Notes\n\n{_prose(said.text)}\n"
+    if method.settings:
+        yield "## Settings\n"
+        yield from _settings(method)
+    if method.presets:
+        yield "## Presets\n"
+        yield from _pairs(method)
+    if method.knobs:
+        yield "## Knobs\n\nWhat `holdfast search` turns unless told otherwise.\n\n| setting | tried |\n|---|---|"
+        yield from (f"| `{name}` | {_cell(tried)} |" for name, tried in method.knobs.items())
+        yield ""
+    yield from _measured(kind, method.name)
+    yield f"## Differs from the paper in\n\n{_prose(said.blocks.get('differs', ''))}\n"
+    row = faithfulness()[method.name]
+    yield f"Verdict: **{row['verdict']}**. Reference read: {row['reference']}. Test: {_tests(row)}.\n"
+
+
+def _settings(method: Description) -> Iterator[str]:
+    """The method's own settings in one table, those of every group folded away behind it."""
+    groups: dict[str, list[Setting]] = {"": []}
+    for setting in method.settings:
+        above = setting.name.rpartition(".")[0]
+        groups.setdefault(above, []).append(setting)
+    for group, settings in groups.items():
+        indent = ""
+        if group:
+            yield f'??? note "Settings of `{group}`"\n'
+            indent = "    "
+        yield f"{indent}| setting | default | type and values | meaning |\n{indent}|---|---|---|---|"
+        for one in settings:
+            allowed = f"{one.kind}: {one.range}" if one.range else one.kind
+            name = one.name.rpartition(".")[2] if group else one.name
+            yield f"{indent}| `{name}` | `{_cell(one.default)}` | {_cell(allowed)} | {_cell(one.meaning)} |"
+        yield ""
+
+
+def _pairs(method: Description) -> Iterator[str]:
+    for name, values in method.presets.items():
+        yield f"`preset: {name}`\n\n| setting | value |\n|---|---|"
+        yield from (f"| `{key}` | `{_cell(value)}` |" for key, value in values.items())
+        yield ""
+
+
+def _measured(kind: str, name: str) -> Iterator[str]:
+    if kind not in ("attack", "offline defense", "online defense"):
+        return
+    found = measured.of_attack(name) if kind == "attack" else measured.of_defense(name)
+    yield "## Measured in the sandbox\n"
+    if not found:
+        yield "No kept table has it.\n"
+        return
+    yield (
+        "Small models of an invented world, with settings chosen for it: read directions, not sizes. Outcomes are those "
+        "of the time of the run ([what they mean](../honest.md)).\n"
+    )
+    yield from found
+
+
+def _overview() -> str:
+    lines = ["# Methods\n", "Every page is made from the code. In a terminal: `holdfast list`, `holdfast show NAME`.\n"]
+    for kind in methods():
+        lines += [f"## {KINDS[kind]}\n", *_rows(kind, f"{folder(kind)}/"), ""]
+    return "\n".join(lines)
+
+
+def _index(kind: str) -> str:
+    return "\n".join([f"# {KINDS[kind]}\n", *_rows(kind, "")])
+
+
+def _rows(kind: str, folder: str) -> Iterator[str]:
+    yield "| name | what it is | source |\n|---|---|---|"
+    for name, method in methods()[kind].items():
+        place = f"{folder}{file_name(name)}.md"
+        yield f"| [`{name}`]({place}) | {_cell(method.summary)} | {method.documentation.where} |"
+
+
+def _faithfulness() -> str:
+    lines = [
+        "---\nhide: [toc]\n---\n\n# Faithfulness\n",
+        "What each method was made from, what was read beside the paper, how it is tested against that, and what is "
+        "meant by its name here. **Faithful** is what paper or code do, with the deviations told; **variant with reason** "
+        "changes something that bears on results; **own** is this project's.\n",
+        "Tests lie in `tests`. One in `parity` compares with numbers that the reference implementation gave, or with the library itself; "
+        "one elsewhere with a slow loop, a closed form or the behaviour asked for. Each name leads to its page, with equation and deviations in "
+        "full.\n",
+    ]
+    head = "| method | verdict | source | equation | reference read | deviations begin with | test |"
+    for kind, found in methods().items():
+        lines.append(f"## {KINDS[kind]}\n\n{head}\n|---|---|---|---|---|---|---|")
+        for name, method in found.items():
+            row = faithfulness()[name]
+            place = f"{folder(kind)}/{file_name(name)}.md"
+            said = method.documentation
+            cells = [f"[`{name}`]({place})", row["verdict"], said.where, _formula(said.blocks["equation"]), row["reference"]]
+            cells += [_begin(said.blocks["differs"]), _tests(row)]
+            lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _formula(equation: str) -> str:
+    """The first thing in an equation that is set as code; the words themselves where there is none."""
+    first = re.search(r"`[^`]*[=(\[][^`]*`", equation)
+    return first[0] if first else _begin(equation)
+
+
+def _begin(text: str) -> str:
+    return re.split(r"[.;] |\.$|\.\n|;\n", text, maxsplit=1)[0]
+
+
+def _formats() -> str:
+    lines = ["# Schemas of rows\n", "| `--harmful-format`, `--benign-format` | what a row holds |\n|---|---|"]
+    for name in FORMATS:
+        said = (FORMATS.load(name).read.__doc__ or "").partition("\n")[0]
+        lines.append(f"| `{name}` | {_cell(said)} |")
+    return "\n".join(lines)
+
+
+def _tests(row: dict[str, str]) -> str:
+    return "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row["test"].split())
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _prose(text: str) -> str:
+    """A docstring's block as Markdown: lines that are set in stand by themselves, tables and lists behind a blank line."""
+    out: list[str] = []
+    before = ""
+    for line in (text[:1].upper() + text[1:]).splitlines():
+        sign = next((sign for sign in ("- ", "|", "    ") if line.startswith(sign)), "")
+        if sign and sign != before and not line.startswith("     "):
+            out.append("")
+        out.append(f"{line.strip()}  " if sign == "    " else line)
+        before = sign
+    return "\n".join(out)
+
+
+def _cell(text: str) -> str:
+    """Text for a table: on one line, and a bar in it is no border; in code a bar is none anyway."""
+    pieces = " ".join(text.split()).split("`")
+    return "`".join(piece if i % 2 else piece.replace("|", "\\|") for i, piece in enumerate(pieces))

@@ -1,0 +1,147 @@
+"""README and docs: what they show runs or parses, and the pages that are made from the code are whole."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.main import get_command
+
+from holdfast.cli import app
+from holdfast.commands.methods import kinds
+from holdfast.config import overridden, parse_grid, presets
+from holdfast.experiment.grid import cells
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FAITHFULNESS = yaml.safe_load((ROOT / "docs" / "_build" / "faithfulness.yaml").read_text())
+
+
+def blocks(language):
+    """Every fenced block of a language, with its page."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [(page.name, block) for page in PAGES for block in pattern.findall(page.read_text())]
+
+
+def commands():
+    """Every `holdfast ...` of the bash blocks, as words, comments left out, and lines put together."""
+    for page, block in blocks("bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0].rpartition("/")[2] == "holdfast":
+                yield page, words[1:]
+
+
+COMMANDS = list(commands())
+
+
+def parsed(words):
+    """The command that the words call and its values, without running it."""
+    command = get_command(app)
+    context = command.make_context("holdfast", [], resilient_parsing=True)
+    while hasattr(command, "commands"):
+        name, command, words = command.resolve_command(context, words)
+        assert command is not None
+        context = command.make_context(name, list(words), parent=context)
+        words = [*getattr(context, "_protected_args", []), *context.args]
+    return command, context.params
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}" for page, words in COMMANDS])
+def test_every_command_shown_is_one_that_the_program_takes(page, words):
+    command, values = parsed(words)
+    if command.name in ("run", "search") and not values.get("grid", "x").endswith(".yaml") and words[0] != "control":
+        named = values.get("grid") or values.get("question")
+        assert named in presets(), f"{page}: no preset {named!r}"
+    for name in ("attack", "defense"):
+        methods = values.get(name) if command.name in ("attack", "harden") else None
+        for method in [methods] if isinstance(methods, str) else methods or []:
+            assert any(method in table for table in kinds().values()), method
+    for override in values.get("overrides") or []:
+        overridden({}, override)
+
+
+def test_commands_are_found_on_most_pages():
+    assert len(COMMANDS) >= 30
+    assert len({page for page, _ in COMMANDS}) >= 7
+
+
+def test_a_command_with_an_unknown_option_would_be_refused():
+    with pytest.raises(Exception, match="No such option"):
+        parsed(["attack", "sft", "--modle", "x"])
+
+
+@pytest.mark.parametrize(("page", "block"), blocks("yaml"), ids=lambda text: text if text.endswith(".md") else "")
+def test_every_grid_shown_parses_with_its_models_and_data_at_hand(page, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beavertails.jsonl").write_text("{}\n")
+    (tmp_path / "help.jsonl").write_text("{} \n{}\n")
+    grid = parse_grid({"model": "sandbox", **yaml.safe_load(block)}, page)
+    assert cells(grid)
+
+
+def test_python_shown_compiles():
+    found = blocks("python") + blocks("py")
+    assert len(found) >= 6
+    for page, block in found:
+        compile(block, page, "exec")
+
+
+def test_readme_is_of_one_screen():
+    assert len(PAGES[0].read_text().splitlines()) <= 125
+
+
+def test_every_local_link_of_the_readme_leads_somewhere():
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", PAGES[0].read_text())
+    assert len(links) >= 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_built_in_method_has_a_line_in_the_faithfulness_table():
+    assert set(FAITHFULNESS) == {name for table in kinds().values() for name in table.built_in}
+
+
+def test_what_the_faithfulness_table_names_exists():
+    for name, row in FAITHFULNESS.items():
+        assert row["verdict"].startswith(("faithful", "variant with reason", "own")), name
+        assert [test for test in row["test"].split() if not (ROOT / test).exists()] == []
+        assert "golden" not in row or (ROOT / "tests" / "golden" / f"{row['golden']}.json").exists()
+
+
+@pytest.fixture
+def generators(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
+    yield
+    for name in ("pages", "house", "measured", "structure"):
+        sys.modules.pop(name, None)
+
+
+def test_a_page_is_made_of_every_method_with_its_settings_and_measurements(generators):
+    import pages
+
+    made = pages.all_pages()
+    page = made["online-defenses/refusal_loss.md"]
+    for part in ("## Idea", "## Equation", "`alpha`", "at least 0", "qi2024", "## Measured", "useless", "Verdict"):
+        assert part in page
+    assert len(made) == 3 + len(pages.KINDS) + len(FAITHFULNESS)
+
+
+def test_tables_in_docstrings_stay_tables(generators):
+    import pages
+
+    assert "\n\n| row | advantage" in pages.all_pages()["attacks/grpo.md"]
+    assert "|\n|---|---|---|" in pages.all_pages()["offline-defenses/token_buncher.md"]
+
+
+def test_the_house_is_drawn_from_the_imports_as_they_are(generators):
+    import house
+
+    graph = house.rooms()
+    drawn = house.drawing()
+    assert all(f">{room}</text>" in drawn for room in graph)
+    floor = house.floors(graph)
+    assert all(floor[below] < floor[room] for room, used in graph.items() for below in used)
+    assert house.direct({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
