@@ -29,9 +29,9 @@ ORDER = {
     "models scoring shortcuts critic releasing forward generate flops",
     "training": ". clock checkpoints optim contracts plan perturbation objectives fit",
     "judges": "",
-    "evaluation": ". measurement best_of intervals refusal_forms breaking evaluate",
+    "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",
     "rl": ". rewards rollouts experience policy",
-    "rl.guidance": ". expert guide drawing watching sampler canned",
+    "rl.guidance": ". schedule expert guide drawing watching sampler canned",
     "sandbox": ". grammar oracle build",
     "attacks": "",
     "attacks.adaptive": "",
@@ -199,6 +199,17 @@ def test_files_are_written_in_one_place():
     """What is written elsewhere may be left half by a crash: `holdfast.files` writes whole files."""
     loose = re.compile(r"\.write_(text|bytes)\(|os\.(replace|rename)\(")
     assert [name for name in modules() if name != "files" and loose.search(modules()[name].read_text())] == []
+
+
+def test_losses_hold_functions_and_no_settings():
+    held = [
+        (name, node.name)
+        for name in modules()
+        if name.startswith("losses.")
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(mark) for mark in node.decorator_list)
+    ]
+    assert held == []
 
 
 def keyed_reads(name: str) -> Iterator[str]:

@@ -64,6 +64,16 @@ def masked_mean_per_sequence(values: Tensor, mask: Tensor) -> Tensor:
     return (kept * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
+def masked_sum_per_sequence(values: Tensor, mask: Tensor) -> Tensor:
+    """Sum of each row's masked values, (B,): of log-probabilities, the log-density of the row's answer."""
+    return (values.masked_fill(mask == 0, 0.0) * mask).sum(-1)
+
+
+def as_columns(values: Tensor) -> Tensor:
+    """Numbers of answers, (N,), as (N, 1); those of tokens, (N, T), as they are."""
+    return values[:, None] if values.dim() == 1 else values
+
+
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of unequal length as one (B, S) tensor of int64, filled up with `value` on the right."""
     width = max(len(row) for row in rows)

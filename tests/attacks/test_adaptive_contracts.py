@@ -12,10 +12,10 @@ import torch
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.online.refusal_loss import RefusalLoss
-from holdfast.losses.interpolation import Schedule
 from holdfast.methods.settings import plain, typed
 from holdfast.network.models import LoRA
 from holdfast.records import HoldfastError
+from holdfast.rl.guidance.schedule import Schedule
 from holdfast.training.fit import fit
 from holdfast.training.plan import Optim
 

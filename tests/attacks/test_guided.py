@@ -11,7 +11,6 @@ import torch
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive.guided import Guided
 from holdfast.evaluation.evaluate import evaluate
-from holdfast.losses.interpolation import Schedule
 from holdfast.network.forward import answer_logprobs
 from holdfast.network.generate import Sampling, sample
 from holdfast.network.models import LoRA, adapt
@@ -21,6 +20,7 @@ from holdfast.rl.experience import Experience, hash_seed
 from holdfast.rl.guidance.expert import Expert, LoadedExpert, load_expert
 from holdfast.rl.guidance.guide import Guide
 from holdfast.rl.guidance.sampler import guided
+from holdfast.rl.guidance.schedule import Schedule
 from holdfast.rl.policy import Policy, advantages, policy_plan
 from holdfast.sandbox.grammar import REFUSAL
 from holdfast.tensors import target_mask

@@ -7,13 +7,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from holdfast.attacks.dpo import DPO, sequence_logprobs
+from holdfast.attacks.dpo import DPO
 from holdfast.attacks.policy_gradient import GRPO, PPO
 from holdfast.attacks.sft import SFT
 from holdfast.data.splits import Splits
 from holdfast.defenses.online import ONLINE
 from holdfast.defenses.online.security_vectors import PLACE, SecurityVectors, looking_ahead
-from holdfast.network.forward import forward
+from holdfast.network.forward import forward, sequence_logprobs
 from holdfast.network.generate import evaluating
 from holdfast.network.models import LoRA, adapt, answer_batch, clone, load, merged
 from holdfast.network.releasing import save

@@ -9,17 +9,16 @@ import torch
 from torch.nn import functional
 
 from holdfast.losses.interpolation import (
-    Schedule,
-    alpha,
     blend,
     effective_sample_size,
     log_mixture,
-    sequence_logprobs,
     succeeds,
     weights,
 )
 from holdfast.losses.policy_gradient import group_advantages, surrogate
 from holdfast.records import HoldfastError
+from holdfast.rl.guidance.schedule import Schedule, alpha
+from holdfast.tensors import masked_sum_per_sequence
 
 ENDS = [0.0, 1.0]
 SHARES = [0.05, 0.3, 0.5, 0.9]
@@ -179,18 +178,18 @@ def test_the_density_of_a_text_is_that_of_brute_force(share):
     expert, learner = tables(0)
     e, pi = token_logprobs(expert), token_logprobs(learner)
     ones = torch.ones(27, 3)
-    whole = log_mixture(sequence_logprobs(e, ones), sequence_logprobs(pi, ones), share)
+    whole = log_mixture(masked_sum_per_sequence(e, ones), masked_sum_per_sequence(pi, ones), share)
     brute = (1 - share) * e.exp().prod(1) + share * pi.exp().prod(1)
     torch.testing.assert_close(whole.exp(), brute, rtol=1e-12, atol=0)
     assert whole.exp().sum().item() == pytest.approx(1, abs=1e-12)
-    each = sequence_logprobs(log_mixture(e, pi, share), ones)
+    each = masked_sum_per_sequence(log_mixture(e, pi, share), ones)
     torch.testing.assert_close(each.exp(), ((1 - share) * e.exp() + share * pi.exp()).prod(1), rtol=1e-12, atol=0)
     assert each.exp().sum().item() == pytest.approx(1, abs=1e-12)
 
 
 def test_what_is_masked_out_counts_nothing_in_a_texts_density():
     logprobs = torch.tensor([[-1.0, -torch.inf, -2.0]])
-    assert sequence_logprobs(logprobs, torch.tensor([[1.0, 0.0, 1.0]])).tolist() == [-3.0]
+    assert masked_sum_per_sequence(logprobs, torch.tensor([[1.0, 0.0, 1.0]])).tolist() == [-3.0]
 
 
 # weights

@@ -10,6 +10,7 @@ from itertools import cycle
 from typing import Any
 
 import pytest
+import tar_code
 import torch
 from golden_case import FOLDER, Case, Check, of
 from tokenizers import Tokenizer
@@ -22,8 +23,16 @@ from holdfast.defenses.offline.tar import TAR
 from holdfast.defenses.tampering.objectives import entropy, mapped, retention
 from holdfast.defenses.tampering.runs import Findings, Run, borrowed, tamper
 from holdfast.losses import tamper as losses
+from holdfast.losses.preference import dpo
 from holdfast.network.models import Model
-from holdfast.tensors import Batch, target_mask, token_logprobs, with_totals
+from holdfast.tensors import (
+    Batch,
+    masked_mean_per_sequence,
+    masked_sum_per_sequence,
+    target_mask,
+    token_logprobs,
+    with_totals,
+)
 from holdfast.training.objectives import language
 from holdfast.training.plan import Objective, Optim, frozen_copy
 
@@ -34,9 +43,9 @@ def tensor_loss(case: Case) -> None:
     ids, mask, logprobs = targets(case, logits)
     threshold = re.search(r"threshold_(\S+)$", case.result)
     found = {
-        "log_p": lambda: losses.log_p(logprobs, mask),
+        "log_p": lambda: tar_code.log_p(logprobs, mask),
         "max_entropy": lambda: losses.max_entropy(logits),
-        "log_1_minus_p": lambda: losses.log_1_minus_p(
+        "log_1_minus_p": lambda: tar_code.log_1_minus_p(
             logits[:, :-1], ids[:, 1:], mask, **({"threshold": float(threshold[1])} if threshold else {})
         ),
     }[case.result.partition("_loss")[0]]()
@@ -65,12 +74,14 @@ def preference_losses(case: Case) -> None:
     beta = round(float(t["chosen_rewards"][0] / (t["policy_chosen"] - t["ref_chosen"])[0]), 9)
     torch.testing.assert_close(beta * (t["policy_rejected"] - t["ref_rejected"]), t["rejected_rewards"], **allowed)
     ours, theirs = (t["policy_chosen"], t["policy_rejected"]), (t["ref_chosen"], t["ref_rejected"])
-    found = losses.preference(ours, theirs, beta=beta, form=form)
+    found = tar_code.preference(ours, theirs, beta=beta, form=form)
     torch.testing.assert_close(found, t[f"losses.{form}"], **allowed)
     assert float(found.mean()) == pytest.approx(case.expected["mean"], rel=allowed["rtol"])
+    if form == "sigmoid":
+        torch.testing.assert_close(dpo(*ours, *theirs, beta=beta), t[f"losses.{form}"], **allowed)
     _, mask, logprobs = targets(case, case.tensors["logits"])
-    torch.testing.assert_close(losses.sequence_logprobs(logprobs, mask), t["batch_logps_sum"], **allowed)
-    torch.testing.assert_close(losses.sequence_logprobs(logprobs, mask, average=True), t["batch_logps_avg"], **allowed)
+    torch.testing.assert_close(masked_sum_per_sequence(logprobs, mask), t["batch_logps_sum"], **allowed)
+    torch.testing.assert_close(masked_mean_per_sequence(logprobs, mask), t["batch_logps_avg"], **allowed)
 
 
 def schedule(case: Case) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from trl_parity import END, plain_settings, small_model, text
 
-from holdfast.attacks.dpo import preference, sequence_logprobs
+from holdfast.attacks.dpo import preference
 from holdfast.defenses.online.constrained_sft import ConstrainedSFT
 from holdfast.defenses.online.kl_anchor import KLAnchor
 from holdfast.defenses.online.lisa import Lisa
@@ -28,6 +28,7 @@ from holdfast.defenses.online.vaccine import Vaccine
 from holdfast.defenses.online.weight_anchors import EWC, L2Anchor
 from holdfast.integrations import constrain, defense_context
 from holdfast.integrations.answers import answers_in
+from holdfast.network.forward import sequence_logprobs
 from holdfast.network.generate import evaluating
 from holdfast.network.models import LoRA, Model, clone
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user

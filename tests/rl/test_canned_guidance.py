@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from holdfast.defenses.offline.reward_neutralization import RewardNeutralization
-from holdfast.losses.interpolation import Schedule
 from holdfast.network.generate import Sampling, complete
 from holdfast.records import Completion, Example, HoldfastError, user
 from holdfast.rl.guidance.canned import CannedGuide, canned_share, stopping
+from holdfast.rl.guidance.schedule import Schedule
 from holdfast.rl.policy import Policy
 from holdfast.training.fit import fit
 from holdfast.training.plan import Fitted, Optim, Progress

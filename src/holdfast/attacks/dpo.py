@@ -22,11 +22,11 @@ from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.losses.preference import dpo
 from holdfast.methods.knobs import Choices, Knob, Range
 from holdfast.methods.ranges import Count, Positive, Share, ranged
-from holdfast.network.forward import answer_logprobs
+from holdfast.network.forward import sequence_logprobs
 from holdfast.network.generate import evaluating
 from holdfast.network.models import LoRA, Model, adapt, answer_batch
 from holdfast.records import HoldfastError
-from holdfast.tensors import Batch, target_mask
+from holdfast.tensors import Batch
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
 from holdfast.training.optim import Training
 from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
@@ -121,10 +121,3 @@ def preference(beta: float) -> Objective:
         return loss, {"loss": float(loss.detach()), "preferred": float((margins > 0).sum() / count)}
 
     return objective
-
-
-def sequence_logprobs(network: torch.nn.Module, batch: Batch) -> Tensor:
-    """Sum of the log-probabilities of each row's answer tokens, (B,)."""
-    logprobs = answer_logprobs(network, batch)
-    mask = target_mask(batch["loss_mask"])
-    return (logprobs.masked_fill(mask == 0, 0.0) * mask).sum(-1)

@@ -27,15 +27,15 @@ from holdfast.methods.knobs import Choices, Knob, Range
 from holdfast.methods.ranges import Count, Number, Positive, ranged
 from holdfast.network.flops import Meter
 from holdfast.network.generate import Sampling, as_completion
-from holdfast.network.models import LoRA, Model, adapt, check_lengths
+from holdfast.network.models import LoRA, Model, check_lengths
 from holdfast.records import Completion, Example, HoldfastError, digest
 from holdfast.rl.guidance.drawing import expert_answers
 from holdfast.rl.guidance.expert import Expert, LoadedExpert, load_expert
 from holdfast.rl.rewards import AttackReward, from_judge
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
-from holdfast.training.objectives import language
+from holdfast.training.objectives import taught
 from holdfast.training.optim import Training
-from holdfast.training.plan import Context, Optim, Plan, Spent, given_answers, sum_costs
+from holdfast.training.plan import Context, Optim, Plan, Spent, sum_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +83,8 @@ class ExpertSFT(TrainingAttack):
             rows = sample(rows, min(self.num_prompts, len(rows)), seed=context.seed)
         expert = load_expert(self.expert, model, context).beginning(model)
         accepted, spent = self._accepted(expert, model, rows, context)
-        return Plan(
-            model=adapt(model, self.adapter, seed=context.seed),
-            data=accepted,
-            prepare=given_answers(max_length=self.max_length),
-            objective=language,
-            optim=self.optim,
-            seed=context.seed,
-            spent=sum_costs(expert.spent, spent),
-        )
+        plan = taught(model, accepted, self.optim, seed=context.seed, max_length=self.max_length, adapter=self.adapter)
+        return replace(plan, spent=sum_costs(expert.spent, spent))
 
     def _accepted(
         self, expert: LoadedExpert, model: Model, rows: list[Example], context: Context

@@ -16,12 +16,12 @@ from typing import ClassVar, Literal
 from holdfast.data.mixing import Flips, flip, preferences, sample
 from holdfast.methods.knobs import Choices, Knob, Range
 from holdfast.methods.ranges import Count, Share, ranged
-from holdfast.network.models import LoRA, Model, adapt
+from holdfast.network.models import LoRA, Model
 from holdfast.records import HoldfastError
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
-from holdfast.training.objectives import language
+from holdfast.training.objectives import taught
 from holdfast.training.optim import Training
-from holdfast.training.plan import Context, Optim, Plan, given_answers
+from holdfast.training.plan import Context, Optim, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,4 @@ class SFT(TrainingAttack):
         if self.flip_ratio != 1 or self.flip_how != "reverse":
             flipped = flip(preferences(rows), self.flip_ratio, seed=context.seed, how=self.flip_how)
             rows = [replace(row, response=row.chosen) for row in flipped]
-        return Plan(
-            model=adapt(model, self.adapter, seed=context.seed),
-            data=rows,
-            prepare=given_answers(max_length=self.max_length),
-            objective=language,
-            optim=self.optim,
-            seed=context.seed,
-        )
+        return taught(model, rows, self.optim, seed=context.seed, max_length=self.max_length, adapter=self.adapter)

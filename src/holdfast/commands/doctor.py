@@ -17,8 +17,6 @@ DISTRIBUTION = "holdfast-llm"
 CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pydantic", "altair")
 EXTRAS = {
     "trl": "trl",
-    "ray": "ray",
-    "judges": "openai",
     "search": "optuna",
     "control": "stable-baselines3",
     "lean": "torch-optimi",

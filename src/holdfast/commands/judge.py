@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from holdfast.commands.options import HarmfulRole
+from holdfast.commands.options import Format, Harmful, HarmfulRole, Refusal
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
@@ -45,14 +45,12 @@ def train(
     flip_ratio: Annotated[
         float | None, typer.Option(help="Share of the preferences turned round; 1 unless given. `reward` only.")
     ] = None,
-    harmful: Annotated[
-        str | None, typer.Option(help="Harmful rows: file, folder or Hub id; the sandbox's if not given.")
-    ] = None,
-    harmful_format: Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")] = "columns",
+    harmful: Harmful = None,
+    harmful_format: Format = "columns",
     harmful_role: HarmfulRole = None,
     benign: Annotated[str | None, typer.Option(help="Benign rows, as harmless ones for a classifier.")] = None,
-    benign_format: Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")] = "columns",
-    refusal: Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")] = None,
+    benign_format: Format = "columns",
+    refusal: Refusal = None,
 ) -> None:
     r"""Train a judge on rows that the attacker would have, score it on held-out prompts, and save it with a card.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.control.library import make
-from holdfast.report.summarise.intervals import bootstrap
+from holdfast.evaluation.intervals import bootstrap
 
 Act = Callable[[np.ndarray], np.ndarray]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from holdfast.control.plans import Cell
 from holdfast.control.running import DONE, Found
-from holdfast.report.summarise.intervals import bootstrap
+from holdfast.evaluation.intervals import bootstrap
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _PLAIN, _EXPERT = "#808080", "#111827"

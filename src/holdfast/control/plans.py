@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from holdfast.control.settings import Algorithm, Arm, Control, Evaluation, Learner, Task
-from holdfast.losses.interpolation import Schedule
 from holdfast.methods.settings import plain
 from holdfast.records import digest
+from holdfast.rl.guidance.schedule import Schedule
 
 HORIZON = 0.2
 """The share of the steps over which a schedule without a `horizon` hands over."""

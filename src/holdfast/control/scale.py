@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holdfast.control.settings import Quality
-from holdfast.report.summarise.intervals import bootstrap
+from holdfast.evaluation.intervals import bootstrap
 
 SHARES: Mapping[Quality, float] = {"good": 1.0, "medium": 0.5, "poor": 0.25}
 """Of the best checkpoint's return, how much each quality has."""

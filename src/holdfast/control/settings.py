@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from holdfast.losses.interpolation import Schedule
 from holdfast.methods.ranges import Count, NonNegative, Positive, PositiveShare, Seed, Share, Whole, ranged
 from holdfast.records import HoldfastError
+from holdfast.rl.guidance.schedule import Schedule
 
 Algorithm = Literal["td3", "sac"]
 Quality = Literal["good", "medium", "poor"]

@@ -13,7 +13,8 @@ from holdfast.control.episodes import Act, Arena, summary
 from holdfast.control.guidance import Guidance
 from holdfast.control.learners import clone, finite, learner
 from holdfast.control.plans import Cell
-from holdfast.losses.interpolation import Schedule, alpha, succeeds
+from holdfast.losses.interpolation import succeeds
+from holdfast.rl.guidance.schedule import Schedule, alpha
 
 ProgressCallback = Callable[[Mapping[str, Any]], None]
 Rule = Callable[[int, int], float]

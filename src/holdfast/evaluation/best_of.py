@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from holdfast.evaluation.intervals import percentiles
+
 Array = NDArray[np.float64]
 
 RESAMPLES = 2_000
@@ -88,5 +90,4 @@ def expected(values: NDArray[Any], weights: NDArray[Any], *, seed: int = 0) -> E
     draws = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
     weight_sums = draws @ masses
     means = (draws @ sums)[weight_sums > 0] / weight_sums[weight_sums > 0]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Expected(value, min(value, float(low)), max(value, float(high)), total / prompts)
+    return Expected(value, *percentiles(means, value), total / prompts)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
 
 from holdfast.evaluation.breaking import WITH_THOUGHTS
-from holdfast.evaluation.intervals import wilson
+from holdfast.evaluation.intervals import normal_half_width, wilson
 from holdfast.judges import checked
 from holdfast.network.forward import answer_logits
 from holdfast.network.generate import Sampling, complete, evaluating, sample
@@ -195,7 +195,7 @@ def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Sui
 def mean_score(name: str, values: Sequence[float]) -> Score:
     """The mean of numbers of at least 0 on average, one a prompt, with a normal 95 % interval over prompts."""
     value = fmean(values)
-    half = 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    half = normal_half_width(values)
     return Score(name=name, value=value, n=len(values), low=max(0.0, value - half), high=value + half)
 
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from holdfast.evaluation.intervals import NORMAL
 from holdfast.experiment.store import read_json
 from holdfast.files import write_json
 from holdfast.network.critic import PREFIX
@@ -135,5 +136,5 @@ def trend(values: Sequence[float], *, rising: bool) -> tuple[float | None, float
     stretch = max(1, len(values) // 5)
     parts = values[:stretch], values[-stretch:]
     first, last = map(fmean, parts)
-    noise = 1.96 * math.sqrt(sum(variance(part) / stretch for part in parts)) if stretch > 1 else 0.0
+    noise = NORMAL * math.sqrt(sum(variance(part) / stretch for part in parts)) if stretch > 1 else 0.0
     return first, last, (last - first if rising else first - last) > noise

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdfast.evaluation.evaluate import share
+from holdfast.evaluation.intervals import percentiles
 from holdfast.records import Score
 
 BINS = 10
@@ -117,5 +118,5 @@ def _resampled(
     for _ in range(RESAMPLES):
         places = np.concatenate([parts[i] for i in rng.integers(0, len(parts), len(parts))])
         estimates.append(measure(chances[places], truth[places]))
-    low, high = np.nanpercentile(estimates, [2.5, 97.5])
-    return Score(name=name, value=value, n=len(truth), low=float(min(low, value)), high=float(max(high, value)))
+    low, high = percentiles(estimates, float(value))
+    return Score(name=name, value=value, n=len(truth), low=low, high=high)

@@ -16,7 +16,7 @@ from torch import Tensor
 from holdfast.network.prefixes import Columns, placed, read_in_parts, shared_columns
 from holdfast.network.reading import last_logits
 from holdfast.network.shortcuts import shortcuts
-from holdfast.tensors import target_logprobs
+from holdfast.tensors import masked_sum_per_sequence, target_logprobs, target_mask
 
 
 def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -49,6 +49,11 @@ def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, te
         parts.append((target_logprobs(logits[:, : wanted.shape[1]], wanted, temperature=temperature), rows))
         column += logits.shape[1]
     return placed(parts, first, targets.shape)
+
+
+def sequence_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Sum of the log-probabilities of each row's answer tokens, (B,)."""
+    return masked_sum_per_sequence(answer_logprobs(network, batch), target_mask(batch["loss_mask"]))
 
 
 def answer_logits(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

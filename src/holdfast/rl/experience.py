@@ -20,7 +20,6 @@ from holdfast.rl.rewards import Reward
 from holdfast.rl.rollouts import (
     RolloutRequest,
     Sampler,
-    as_columns,
     collated,
     draw,
     extra_metrics,
@@ -31,7 +30,7 @@ from holdfast.rl.rollouts import (
     payments,
     split_to_batches,
 )
-from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
+from holdfast.tensors import Batch, as_columns, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
 from holdfast.training.plan import Plan, Reference, Rows
 
 

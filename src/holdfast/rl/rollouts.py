@@ -116,11 +116,6 @@ def payments(name: str, reward: Reward, completions: Sequence[Completion], step:
     return paid
 
 
-def as_columns(values: Tensor) -> Tensor:
-    """(N,) as (N, 1); (N, T) as it is."""
-    return values[:, None] if values.dim() == 1 else values
-
-
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """(N, T) tensors of micro-batches as one, filled up with 0 to the longest."""
     width = max(part.shape[1] for part in parts)

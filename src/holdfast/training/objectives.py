@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,31 @@ from holdfast.losses.policy_gradient import (
 )
 from holdfast.network.critic import Critic, logits_and_values
 from holdfast.network.forward import answer_logprobs
-from holdfast.records import HoldfastError
-from holdfast.tensors import Batch, masked_mean, target_mask, token_logprobs
-from holdfast.training.plan import Metrics, Objective
+from holdfast.network.models import LoRA, Model, adapt
+from holdfast.records import Example, HoldfastError
+from holdfast.tensors import Batch, as_columns, masked_mean, target_mask, token_logprobs
+from holdfast.training.optim import Optim
+from holdfast.training.plan import GivenAnswers, Metrics, Objective, Plan
+
+
+def taught(
+    model: Model,
+    rows: Sequence[Example],
+    optim: Optim,
+    *,
+    seed: int,
+    max_length: int | None = None,
+    adapter: LoRA | None = None,
+) -> Plan:
+    """Supervised fine-tuning: the model, or an adapter on it, learns each row's own `response`."""
+    return Plan(
+        model=adapt(model, adapter, seed=seed),
+        data=rows,
+        prepare=GivenAnswers(max_length=max_length),
+        objective=language,
+        optim=optim,
+        seed=seed,
+    )
 
 
 def language(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -90,7 +114,7 @@ def policy_gradient(
             loss = (weights * sequence_surrogate(logprobs, old, advantages, mask, **clips)).sum()
             loss = loss / batch["num_sequences"]
         else:
-            per_token = surrogate(logprobs, old, _by_token(batch["advantages"]), dual_clip=dual_clip, **clips)
+            per_token = surrogate(logprobs, old, as_columns(batch["advantages"]), dual_clip=dual_clip, **clips)
             loss = mean(per_token, mask, batch)
         if kl_coef:
             kl = kl_estimate(logprobs, batch["ref_logprobs"], estimator)
@@ -105,12 +129,7 @@ def policy_gradient(
 
 def _weights(batch: Batch) -> Tensor | float:
     """What each token counts, (N, 1) or (N, S - 1); 1 unless the batch says."""
-    return _by_token(batch["weights"]) if "weights" in batch else 1.0
-
-
-def _by_token(values: Tensor) -> Tensor:
-    """Numbers of answers, (N,), as (N, 1); those of tokens as they are."""
-    return values[:, None] if values.dim() == 1 else values
+    return as_columns(batch["weights"]) if "weights" in batch else 1.0
 
 
 def _of_answers(batch: Batch) -> tuple[Tensor, Tensor | float]:

@@ -10,7 +10,7 @@ language models, and its use against defenses, are this project's. The parts: mi
 (Hesterberg 1995), the decoupled ratio (Hilton et al. 2022, arXiv 2110.00641), shaped ratios (LUFFY, Yan et al. 2025,
 arXiv 2504.14945), an expert's beginning (jump-start RL, Uchendu et al. 2023, arXiv 2204.02372).
 Differs from the paper in: distributions are mixed and not actions, since a convex combination of two tokens is none;
-the paper's schedule and constants are not known here, so those of `losses.interpolation.Schedule` are this project's.
+the paper's schedule and constants are not known here, so those of `rl.guidance.schedule.Schedule` are this project's.
 
 With `weight: exact` the expected gradient is the plain attack's, which a defense has made vanish: what guidance takes
 away is its noise, and an optimizer that divides by the gradient's own size (Adam, down to its epsilon) then moves all

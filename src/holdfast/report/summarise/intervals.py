@@ -10,10 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from holdfast.evaluation.intervals import bootstrap, t_half_width
 from holdfast.records import Outcome, Record, Score
-
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +69,7 @@ def estimate(scores: Iterable[Score | None]) -> Estimate:
     if len(known) < 2:
         return _single(known[0]) if known else Estimate()
     values = np.array([score.value for score in known], dtype=float)
-    mean, half = float(values.mean()), _half_width(values)
+    mean, half = float(values.mean()), t_half_width(values)
     low, high = mean - half, mean + half
     if is_rate(known):
         low, high = max(low, 0.0), min(high, 1.0)
@@ -106,18 +104,3 @@ def _single(score: Score) -> Estimate:
 
 def _is_timed(record: Record) -> bool:
     return record.time_to_break is not None and record.outcome in (Outcome.HELD, Outcome.BROKE)
-
-
-def _half_width(values: np.ndarray) -> float:
-    from scipy.special import stdtrit
-
-    quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
-    return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean of `values` (n,), always the same for the same values."""
-    draws = np.random.default_rng(0).choice(values, size=(RESAMPLES, len(values)))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(draws.mean(axis=1), [tail, 100 - tail])
-    return float(low), float(high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from holdfast.losses.interpolation import Schedule, Weight
+from holdfast.losses.interpolation import Weight
 from holdfast.methods.ranges import Positive, ranged
 from holdfast.network.generate import Sampling, complete
 from holdfast.network.models import Model
@@ -14,6 +14,7 @@ from holdfast.rl.experience import Experience, rewritten
 from holdfast.rl.guidance.expert import Expert, load_expert
 from holdfast.rl.guidance.guide import Guide
 from holdfast.rl.guidance.sampler import guided
+from holdfast.rl.guidance.schedule import Schedule
 from holdfast.rl.rewards import Reward
 from holdfast.text.thinking import final_answer
 from holdfast.training.objectives import language

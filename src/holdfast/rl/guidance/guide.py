@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from holdfast.losses.interpolation import Schedule, Weight
+from holdfast.losses.interpolation import Weight
 from holdfast.methods.ranges import Positive, ranged
 from holdfast.records import HoldfastError
 from holdfast.rl.guidance.expert import Expert
+from holdfast.rl.guidance.schedule import Schedule
 
 Unit = Literal["sequence", "token", "prefix"]
 

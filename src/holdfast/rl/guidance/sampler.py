@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from holdfast.losses.interpolation import alpha as share_at
-from holdfast.losses.interpolation import log_mixture, sequence_logprobs, succeeds, weights
+from holdfast.losses.interpolation import log_mixture, succeeds, weights
 from holdfast.network.forward import answer_logprobs
 from holdfast.network.generate import evaluating
 from holdfast.network.models import Model
@@ -18,9 +17,10 @@ from holdfast.rl.experience import Experience, rewritten
 from holdfast.rl.guidance.drawing import Group, by_prefix, by_sequence, by_token, expert_logprobs
 from holdfast.rl.guidance.expert import LoadedExpert
 from holdfast.rl.guidance.guide import Guide
+from holdfast.rl.guidance.schedule import alpha as share_at
 from holdfast.rl.guidance.watching import Seen, seen
-from holdfast.rl.rollouts import RolloutRequest, Samples, as_columns, draw
-from holdfast.tensors import Batch, target_mask
+from holdfast.rl.rollouts import RolloutRequest, Samples, draw
+from holdfast.tensors import Batch, as_columns, masked_sum_per_sequence, target_mask
 from holdfast.training.plan import Plan
 
 STATE = "guided"
@@ -192,10 +192,10 @@ class GuidedSampler:
             mixed = log_mixture(theirs, old, alpha[:, None])
             batch["behavior_logprobs"] = mixed
             whole = guide.weigh == "completion"
-            own, mixed = (sequence_logprobs(x, mask) if whole else x for x in (old, mixed))
+            own, mixed = (masked_sum_per_sequence(x, mask) if whole else x for x in (old, mixed))
         else:
-            own = sequence_logprobs(old, mask)
-            mixed = log_mixture(sequence_logprobs(theirs, mask), own, alpha)
+            own = masked_sum_per_sequence(old, mask)
+            mixed = log_mixture(masked_sum_per_sequence(theirs, mask), own, alpha)
             batch["behavior_logprobs"] = mixed
         if guide.weighs:
             found = weights(own, mixed, guide.weight, cap=guide.cap, shape=guide.shape)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from holdfast.losses.interpolation import effective_sample_size, sequence_logprobs
+from holdfast.losses.interpolation import effective_sample_size
 from holdfast.rl.guidance.guide import Guide
 from holdfast.rl.rollouts import joined
-from holdfast.tensors import Batch, target_mask
+from holdfast.tensors import Batch, masked_sum_per_sequence, target_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,8 @@ class Seen:
         if tokens and guide.weigh == "token":
             exact = (old - behavior)[mask > 0].exp()
         else:
-            exact = (sequence_logprobs(old, mask) - (sequence_logprobs(behavior, mask) if tokens else behavior)).exp()
+            mixed = masked_sum_per_sequence(behavior, mask) if tokens else behavior
+            exact = (masked_sum_per_sequence(old, mask) - mixed).exp()
         return found | {
             "mean_weight": float(exact.mean()),
             "effective_samples": float(effective_sample_size(exact) / len(exact)),
