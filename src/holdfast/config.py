@@ -118,6 +118,8 @@ def parse_control(values: Mapping[str, Any], where: str) -> Control:
         raise HoldfastError(f"{where}: tasks: expected `ENVIRONMENT: {{steps: 10000}}` lines, such as Reacher-v5")
     found = {str(name): _placed(Task, task or {}, f"{where}: tasks.{name}") for name, task in tasks.items()}
     arms = tuple(parse_arm(arm, f"{where}: arms") for arm in _list(values["arms"]))
+    if not arms:
+        raise HoldfastError(f"{where}: arms: none are named; name one at least, such as {next(iter(ARMS))}")
     rest = {key: value for key, value in values.items() if key not in ("tasks", "arms")}
     rest["seeds"] = _seeds(values["seeds"], where)
     return _placed(Control, {**rest, "tasks": {}, "arms": []}, where, tasks=found, arms=arms)

@@ -292,7 +292,7 @@ OPTIONS: list[tuple[str, str, str]] = [
     ("evaluate-with-a-defense", f"evaluate defenses=[rmu] {FEW}", "defens"),
     ("evaluate-two-seeds", f"evaluate seeds=[0,1] {FEW}", "seed"),
     ("quickstart-bad-override", "quickstart sedes=[0]", "sedes"),
-    ("search-without-budget", "search tuned_sft", "budget"),
+    ("search-without-budget", "search tuned_sft search.budget=null", "budget"),
     ("search-budget-0", "search tuned_sft --budget 0", "budget"),
     ("search-budget-negative", "search tuned_sft --budget -5", "budget"),
     ("search-budget-too-small", "search tuned_sft --budget 1", "budget"),

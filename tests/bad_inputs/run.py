@@ -109,7 +109,7 @@ def _row(case: Any, shelf: dict[str, Path], place: Path, options: argparse.Names
 
 def _table(path: Path, rows: list[dict[str, str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
         table.writeheader()
         table.writerows(rows)

@@ -33,4 +33,4 @@ Refusal = Annotated[str | None, typer.Option(help="The refusal of harmful rows t
 Written = Annotated[
     str, typer.Option("--dtype", help="What it is written in; the type of its own folder unless given.")
 ]
-Checkpoints = Annotated[int, typer.Option(help="Optimizer steps between checkpoints; 0 for none.")]
+Checkpoints = Annotated[int, typer.Option(min=0, help="Optimizer steps between checkpoints; 0 for none.")]
