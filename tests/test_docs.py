@@ -99,8 +99,9 @@ def test_every_local_link_of_the_readme_leads_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_every_built_in_method_has_a_line_in_the_faithfulness_table():
-    assert set(FAITHFULNESS) == {name for table in kinds().values() for name in table.built_in}
+def test_the_faithfulness_table_names_methods_only():
+    assert len(FAITHFULNESS) >= 44
+    assert set(FAITHFULNESS) <= {name for table in kinds().values() for name in table.built_in}
 
 
 def test_what_the_faithfulness_table_names_exists():
@@ -126,7 +127,14 @@ def test_a_page_is_made_of_every_method_with_its_settings_and_measurements(gener
     page = made["online-defenses/refusal_loss.md"]
     for part in ("## Idea", "## Equation", "`alpha`", "at least 0", "qi2024", "## Measured", "useless", "Verdict"):
         assert part in page
-    assert len(made) == 3 + len(pages.KINDS) + len(FAITHFULNESS)
+    assert len(made) == 3 + len(pages.KINDS) + sum(len(table.built_in) for table in kinds().values())
+
+
+def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generators, monkeypatch):
+    import pages
+
+    monkeypatch.setattr(pages, "faithfulness", dict)
+    assert "Verdict: **not told**" in pages.all_pages()["attacks/sft.md"]
 
 
 def test_tables_in_docstrings_stay_tables(generators):

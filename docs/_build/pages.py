@@ -14,7 +14,7 @@ import yaml
 
 from holdfast.commands.methods import TITLES, kinds
 from holdfast.data import FORMATS
-from holdfast.methods.describe import Description, Setting, describe
+from holdfast.methods.describe import LISTED, Description, Setting, describe
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -32,6 +32,8 @@ USED = {
     "online defense": "`holdfast attack sft --defense {name}`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
     "judge": "In a grid, under a name of your own: `judges: {{mine: {{{name}: {{...}}}}}}`.",
 }
+UNTOLD = {"reference": "not told", "test": "", "verdict": "not told"}
+"""What is shown of a method without a line in `faithfulness.yaml`."""
 Methods = dict[str, dict[str, Description]]
 
 
@@ -100,11 +102,11 @@ def _page(kind: str, method: Description) -> Iterator[str]:
         yield from _pairs(method)
     if method.knobs:
         yield "## Knobs\n\nWhat `holdfast search` turns unless told otherwise.\n\n| setting | tried |\n|---|---|"
-        yield from (f"| `{name}` | {_cell(tried)} |" for name, tried in method.knobs.items())
+        yield from (f"| `{name}` | `{_cell(tried)}` |" for name, tried in method.knobs.items())
         yield ""
     yield from _measured(kind, method.name)
     yield f"## Differs from the paper in\n\n{_prose(said.blocks.get('differs', ''))}\n"
-    row = faithfulness()[method.name]
+    row = faithfulness().get(method.name, UNTOLD)
     yield f"Verdict: **{row['verdict']}**. Reference read: {row['reference']}. Test: {_tests(row)}.\n"
 
 
@@ -123,7 +125,8 @@ def _settings(method: Description) -> Iterator[str]:
         for one in settings:
             allowed = f"{one.kind}: {one.range}" if one.range else one.kind
             name = one.name.rpartition(".")[2] if group else one.name
-            yield f"{indent}| `{name}` | `{_cell(one.default)}` | {_cell(allowed)} | {_cell(one.meaning)} |"
+            default = "see below" if one.default == LISTED else f"`{_cell(one.default)}`"
+            yield f"{indent}| `{name}` | {default} | {_cell(allowed)} | {_cell(one.meaning)} |"
         yield ""
 
 
@@ -181,7 +184,7 @@ def _faithfulness() -> str:
     for kind, found in methods().items():
         lines.append(f"## {KINDS[kind]}\n\n{head}\n|---|---|---|---|---|---|---|")
         for name, method in found.items():
-            row = faithfulness()[name]
+            row = faithfulness().get(name, UNTOLD)
             place = f"{folder(kind)}/{file_name(name)}.md"
             said = method.documentation
             cells = [f"[`{name}`]({place})", row["verdict"], said.where, _formula(said.blocks["equation"]), row["reference"]]
@@ -210,7 +213,7 @@ def _formats() -> str:
 
 
 def _tests(row: dict[str, str]) -> str:
-    return "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row["test"].split())
+    return "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row["test"].split()) or "not told"
 
 
 def _sentence(text: str) -> str:

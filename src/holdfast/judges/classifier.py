@@ -1,6 +1,7 @@
 """Classifier judge: harm as the probability that a sequence classifier gives to its harmful label.
 
-Idea: a model trained to tell harmful answers from harmless ones reads question and answer; its doubt is the score.
+Idea: a model trained to tell harmful answers from harmless ones reads question and answer; its probability of harm is
+the score.
 Equation: `harm(x, y) = p(harmful | x, y)`, softmax or, where labels do not exclude each other, sigmoid; of an answer
 longer than `max_length` the highest over its pieces.
 Source: how Rosati et al. 2024 (arXiv 2409.12914) and TokenBuncher (arXiv 2508.20697) score harm, each by a classifier

@@ -31,6 +31,8 @@ SHARED = {
 
 ORDER = ("equation", "idea", "differs", "source")
 """Where a setting is looked for that its class does not explain."""
+LISTED = "as listed"
+"""The default of a group whose settings follow, each with its own."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _default_text(default: Any, *, listed: bool) -> str:
         return plainly(default)
     usual = {item.name: _default(item) for item in fields(default)}
     own = {name: getattr(default, name) for name, value in usual.items() if getattr(default, name) != value}
-    return "as listed" if listed else plainly(own)
+    return LISTED if listed else plainly(own)
 
 
 def _default(item: Any) -> Any:

@@ -69,10 +69,11 @@ MODES = {
 class TokenBuncher(OfflineDefense):
     """Settings of the defense.
 
-    `optim.max_steps` counts optimizer steps: `policy.minibatches` of them make one step of the schedule.
-    `noise` is lambda, the share of the target's mass that goes to random tokens; 0 leaves the noiser out. `warm_up` is
-    the share of the schedule with rewards alone. Benign prompts are kept as they were by their reward, or by
-    `retain_weight` times their KL in the loss of every step; harmful prompts then pay no `kl_coef`.
+    `mode` does as the paper says, or as its published code does where the two differ. `optim.max_steps` counts
+    optimizer steps: `policy.minibatches` of them make one step of the schedule. `noise` is lambda, the share of the
+    target's mass that goes to random tokens; 0 leaves the noiser out. `warm_up` is the share of the schedule with
+    rewards alone. Benign prompts are kept as they were by their reward, or by `retain_weight` times their KL in the
+    loss of every step; harmful prompts then pay no `kl_coef`.
     """
 
     mode: Literal["paper", "repo"] = "paper"
