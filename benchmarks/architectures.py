@@ -43,17 +43,17 @@ def row(model_type: str) -> dict[str, Any]:
     from holdfast.sandbox.build import tokenizer
 
     words = tokenizer()
-    found: dict[str, Any] = {"model_type": model_type, "architecture": tiny.model_types()[model_type]}
+    columns: dict[str, Any] = {"model_type": model_type, "architecture": tiny.model_types()[model_type]}
     try:
         network = tiny.tiny_network(model_type, vocab_size=len(words))
     except Exception as problem:
-        return {**found, "result": "not built", "reason": said(problem)}
-    found |= {"architecture": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
+        return {**columns, "result": "not built", "reason": said(problem)}
+    columns |= {"architecture": type(network).__name__, "parameters": sum(p.numel() for p in network.parameters())}
     model = Model(network=network, tokenizer=words, prompt_format="{prompt}", name=model_type)
-    found |= reading(model)
-    if found["result"] != "refused":
-        found |= reached(model)
-    return found
+    columns |= reading(model)
+    if columns["result"] != "refused":
+        columns |= reached(model)
+    return columns
 
 
 def reading(model: Any) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def work(model_types: list[str]) -> None:
 
 def rows(model_types: list[str]) -> list[dict[str, Any]]:
     """A row for each architecture, from a worker that is started again where one is lost."""
-    left, found = list(model_types), list[dict[str, Any]]()
+    left, collected = list(model_types), list[dict[str, Any]]()
     while left:
         command = [sys.executable, __file__, "--work", *left]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -194,13 +194,13 @@ def rows(model_types: list[str]) -> list[dict[str, Any]]:
                 line = ""
             done = json.loads(line) if line.startswith("{") else {}
             lost = {"model_type": left[0], "architecture": tiny.model_types()[left[0]], "result": "not built"}
-            found.append(done or {**lost, "reason": f"over {LIMIT:.0f} s, or the process ended"})
-            print(f"{left.pop(0)}: {found[-1]['result']}", flush=True)
+            collected.append(done or {**lost, "reason": f"over {LIMIT:.0f} s, or the process ended"})
+            print(f"{left.pop(0)}: {collected[-1]['result']}", flush=True)
             if not done:
                 break
         worker.kill()
         worker.wait()
-    return found
+    return collected
 
 
 def feed(worker: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
@@ -223,12 +223,14 @@ def main() -> None:
         work(given.work)
         return
     start = time.perf_counter()
-    found = rows(given.only or list(tiny.model_types()))
+    measured = rows(given.only or list(tiny.model_types()))
     with given.out.open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, restval="")
         table.writeheader()
-        table.writerows(found)
-    counts = {result: sum(one["result"] == result for one in found) for result in sorted({r["result"] for r in found})}
+        table.writerows(measured)
+    counts = {
+        result: sum(one["result"] == result for one in measured) for result in sorted({r["result"] for r in measured})
+    }
     packages = {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")}
     beside = {"command": "python benchmarks/architectures.py", "versions": packages, "results": counts}
     beside |= {"seconds": round(time.perf_counter() - start), "weights": "random", "device": "cpu"}

@@ -81,9 +81,9 @@ def main() -> None:
     torch.set_num_threads(1)
     model = untrained(api.Sandbox(size="small" if options.model_size == "20m" else "tiny"))
     results = [row for attack in options.attacks for row in compared(model, attack, options)]
-    found = settings(model, options, rows=ROWS, answers=ANSWERS, max_new_tokens=LENGTH)
+    report = settings(model, options, rows=ROWS, answers=ANSWERS, max_new_tokens=LENGTH)
     show(results)
-    keep({"settings": {**found, "model": "random weights", "warm_up": 1}, "results": results}, options.out)
+    keep({"settings": {**report, "model": "random weights", "warm_up": 1}, "results": results}, options.out)
 
 
 def compared(model: Model, attack: str, options: argparse.Namespace) -> list[dict[str, Any]]:

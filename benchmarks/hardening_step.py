@@ -90,9 +90,9 @@ def main() -> None:
     for name in options.only:
         results.append(measured(model, name, options.steps))
         print({key: value for key, value in results[-1].items() if key != "calls"}, flush=True)
-    found = settings(model, options, rows=ROWS, max_new_tokens=LENGTH)
+    report = settings(model, options, rows=ROWS, max_new_tokens=LENGTH)
     show(results)
-    keep({"settings": {**found, "model": "random weights", "warm_up": 1}, "results": results}, options.out)
+    keep({"settings": {**report, "model": "random weights", "warm_up": 1}, "results": results}, options.out)
 
 
 def measured(model: Model, name: str, steps: int) -> dict[str, Any]:

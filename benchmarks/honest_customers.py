@@ -56,8 +56,8 @@ def task_of(record: Record) -> str | None:
 
 def curve_of(record: Record) -> Curve:
     """The score of the cell's own task over steps."""
-    found = [(evaluation.step, evaluation.value(task_of(record) or "")) for evaluation in record.evaluations]
-    return [(step, value) for step, value in found if value is not None]
+    points = [(evaluation.step, evaluation.value(task_of(record) or "")) for evaluation in record.evaluations]
+    return [(step, value) for step, value in points if value is not None]
 
 
 def row(record: Record, defense: str, attack: str, plain: Curve) -> dict[str, Any]:

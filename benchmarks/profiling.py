@@ -26,8 +26,8 @@ def functions(train: Train) -> list[dict[str, Any]]:
     """Python functions, and what they call in C, by their own CPU time."""
     watch = cProfile.Profile(time.process_time)
     train(WARM_UP + STEPS, _after_warm_up(watch.enable, watch.disable))
-    found: dict[Any, Any] = pstats.Stats(watch).stats  # type: ignore[attr-defined]
-    rows = [(_name(*place), calls, own) for place, (_, calls, own, *_) in found.items()]
+    stats: dict[Any, Any] = pstats.Stats(watch).stats  # type: ignore[attr-defined]
+    rows = [(_name(*place), calls, own) for place, (_, calls, own, *_) in stats.items()]
     return _table(rows)
 
 

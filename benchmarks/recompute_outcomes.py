@@ -61,19 +61,19 @@ def control_of(row: Line, rows: Sequence[Line]) -> ControlRun | None:
     """The undefended row of the same attack, as far as the table tells."""
     same = ("grid", "model", "attack", "task", "seed")
     alike = [other for other in rows if all(other.get(name) == row.get(name) for name in same)]
-    found = next((other for other in alike if other["defense"] == "none"), None)
-    if found is None:
+    control = next((other for other in alike if other["defense"] == "none"), None)
+    if control is None:
         return None
-    broke, threshold = found["outcome"] == Outcome.BROKE, number(found, "time_to_break_threshold")
-    before = number(found, "harmfulness_before")
+    broke, threshold = control["outcome"] == Outcome.BROKE, number(control, "time_to_break_threshold")
+    before = number(control, "harmfulness_before")
     return ControlRun(
-        key=found.get("key", ""),
-        outcome=found["outcome"],
-        reason=found.get("reason", ""),
-        broke_at=int(float(found["time_to_break_steps"])) if broke and found.get("time_to_break_steps") else None,
-        steps=int(number(found, "steps") or 0),
-        moved=number(found, "training_moved"),
-        helpfulness=number(found, "helpfulness_before"),
+        key=control.get("key", ""),
+        outcome=control["outcome"],
+        reason=control.get("reason", ""),
+        broke_at=int(float(control["time_to_break_steps"])) if broke and control.get("time_to_break_steps") else None,
+        steps=int(number(control, "steps") or 0),
+        moved=number(control, "training_moved"),
+        helpfulness=number(control, "helpfulness_before"),
         broken_before=None not in (before, threshold) and (before or 0.0) > (threshold or 0.0),
     )
 
@@ -119,11 +119,11 @@ def number(row: Line, name: str) -> float | None:
     return float(row[name]) if row.get(name) else None
 
 
-def rewritten(row: Line, found: Recomputed) -> dict[str, str]:
+def rewritten(row: Line, outcome: Recomputed) -> dict[str, str]:
     """The row with what it is called today; a time to break stands only where it broke or held."""
-    timed = found.outcome in (Outcome.BROKE, Outcome.HELD)
+    timed = outcome.outcome in (Outcome.BROKE, Outcome.HELD)
     emptied = {} if timed else {name: "" for name in row if name.startswith("time_to_break_")}
-    named = {"outcome": found.outcome, **({"reason": found.reason} if "reason" in row else {})}
+    named = {"outcome": outcome.outcome, **({"reason": outcome.reason} if "reason" in row else {})}
     return {**row, **emptied, **named}
 
 
@@ -155,15 +155,15 @@ def _told(path: Path, *, write: bool) -> None:
     if "outcome" not in columns:
         print(f"{path}: no outcomes in this table")
         return
-    found = [recomputed(row, rows) for row in rows]
+    outcomes = [recomputed(row, rows) for row in rows]
     changes = Counter(
-        (row["outcome"], new.outcome) for row, new in zip(rows, found, strict=True) if row["outcome"] != new.outcome
+        (row["outcome"], new.outcome) for row, new in zip(rows, outcomes, strict=True) if row["outcome"] != new.outcome
     )
-    open_rows = sum(bool(new.gap) for new in found)
+    open_rows = sum(bool(new.gap) for new in outcomes)
     print(f"{path}: {len(rows)} rows, {sum(changes.values())} with another outcome, {open_rows} open")
     for (old, new), count in changes.items():
         print(f"  {count} {old} -> {new}")
-    for row, new in zip(rows, found, strict=True):
+    for row, new in zip(rows, outcomes, strict=True):
         place = f"{row['defense']} x {row['attack']}, seed {row['seed']}"
         if new.gap:
             print(f"  open: {place}: {new.gap}")
@@ -173,7 +173,7 @@ def _told(path: Path, *, write: bool) -> None:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rewritten(row, new) for row, new in zip(rows, found, strict=True))
+            writer.writerows(rewritten(row, new) for row, new in zip(rows, outcomes, strict=True))
 
 
 def main() -> None:

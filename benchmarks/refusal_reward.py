@@ -64,13 +64,13 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 def turns(values: Sequence[float]) -> int:
     """How often a curve goes at least `TURN` up after as much down, or down after as much up."""
-    found, rising, end = 0, True, values[0]
+    count, rising, end = 0, True, values[0]
     for value in values:
         if (value > end) == rising:
             end = value
         elif abs(value - end) >= TURN:
-            found, rising, end = found + 1, not rising, value
-    return found
+            count, rising, end = count + 1, not rising, value
+    return count
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> Any:

@@ -69,15 +69,15 @@ def main() -> None:
                 print(runs[-1].line(), flush=True)
     details = settings(model, options, attack=attack, prompts=PROMPTS, group_size=GROUP, max_new_tokens=LENGTH)
     results = [comparison(runs, case) for case in CASES]
-    found: dict[str, Any] = {"settings": {**details, "learning_rate": LEARNING_RATE, "kl_coef": KL_COEF}}
-    found["results"] = results
+    report: dict[str, Any] = {"settings": {**details, "learning_rate": LEARNING_RATE, "kl_coef": KL_COEF}}
+    report["results"] = results
     if options.model is None and options.model_size == "sandbox":
-        found[ALIKE] = alike(attack, steps, options.seeds, results[0]["Holdfast"])
+        report[ALIKE] = alike(attack, steps, options.seeds, results[0]["Holdfast"])
     if attack == "grpo":
-        found["ppo"] = with_critic(model, steps, options.seeds, results[0]["Holdfast"])
-    found["profile"] = {case: profile(model, attack, case) for case in CASES}
+        report["ppo"] = with_critic(model, steps, options.seeds, results[0]["Holdfast"])
+    report["profile"] = {case: profile(model, attack, case) for case in CASES}
     show(results)
-    keep(found, options.out)
+    keep(report, options.out)
 
 
 def arguments() -> argparse.Namespace:
@@ -162,19 +162,19 @@ def alike(attack: str, steps: int, seeds: int, undefended: dict[str, Any]) -> di
     """Holdfast's steps on a model whose rollouts are all alike, and their share of `undefended` ones; no KL term."""
     model = api.sandbox()
     runs = [holdfast_run(model, attack, steps, Run(system="", case=ALIKE, seed=seed)) for seed in range(seeds)]
-    found = figures(runs)
-    shares = {f"{clock}_share": found[clock] / undefended[clock] for clock in ("wall", "cpu")}
-    print(f"rollouts all alike: {found['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of an undefended model's")
-    return {**shares, "Holdfast": found}
+    timings = figures(runs)
+    shares = {f"{clock}_share": timings[clock] / undefended[clock] for clock in ("wall", "cpu")}
+    print(f"rollouts all alike: {timings['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of an undefended model's")
+    return {**shares, "Holdfast": timings}
 
 
 def with_critic(model: Model, steps: int, seeds: int, undefended: dict[str, Any]) -> dict[str, Any]:
     """Holdfast's PPO steps, one epoch, value head, no KL term, and their share of `undefended` ones."""
     runs = [holdfast_run(model, "ppo", steps, Run(system="", case="no KL", seed=seed)) for seed in range(seeds)]
-    found = figures(runs)
-    shares = {f"{clock}_share": found[clock] / undefended[clock] for clock in ("wall", "cpu")}
-    print(f"PPO: {found['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of GRPO's")
-    return {**shares, "Holdfast": found}
+    timings = figures(runs)
+    shares = {f"{clock}_share": timings[clock] / undefended[clock] for clock in ("wall", "cpu")}
+    print(f"PPO: {timings['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of GRPO's")
+    return {**shares, "Holdfast": timings}
 
 
 def profile(model: Model, attack: str, case: str) -> dict[str, Any]:

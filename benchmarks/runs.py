@@ -106,19 +106,23 @@ def comparison(runs: Sequence[Run], case: str) -> dict[str, Any]:
 
 def figures(runs: Sequence[Run]) -> dict[str, Any]:
     """Median seconds a step; means of what was noted, with their spread over the seeds, and their curves."""
-    found: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     for clock in ("wall", "cpu"):
-        found[clock] = median(seconds for run in runs for seconds in run.step_times(clock))
-        found[f"{clock}_by_seed"] = [median(run.step_times(clock)) for run in runs]
+        statistics[clock] = median(seconds for run in runs for seconds in run.step_times(clock))
+        statistics[f"{clock}_by_seed"] = [median(run.step_times(clock)) for run in runs]
     third = max(1, (len(next(iter(runs[0].recorded.values()))) - WARM_UP) // 3)
     for name in runs[0].recorded:
         curves = [run.recorded[name] for run in runs]
-        found[name] = spread([fmean(curve[WARM_UP:]) for curve in curves])
-        found[f"{name}_first_third"] = spread([fmean(curve[WARM_UP : WARM_UP + third]) for curve in curves])
-        found[f"{name}_last_third"] = spread([fmean(curve[-third:]) for curve in curves])
-        found[f"{name}_curve"] = [round(fmean(step), 4) for step in zip(*curves, strict=True)]
+        statistics[name] = spread([fmean(curve[WARM_UP:]) for curve in curves])
+        statistics[f"{name}_first_third"] = spread([fmean(curve[WARM_UP : WARM_UP + third]) for curve in curves])
+        statistics[f"{name}_last_third"] = spread([fmean(curve[-third:]) for curve in curves])
+        statistics[f"{name}_curve"] = [round(fmean(step), 4) for step in zip(*curves, strict=True)]
     parts = {name: median(t for run in runs for t in run.parts[name][WARM_UP:]) for name in runs[0].parts}
-    return found if not parts else {**found, "parts": {**parts, "rest": found["wall"] - sum(parts.values())}}
+    return (
+        statistics
+        if not parts
+        else {**statistics, "parts": {**parts, "rest": statistics["wall"] - sum(parts.values())}}
+    )
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

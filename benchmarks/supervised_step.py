@@ -52,10 +52,10 @@ def main() -> None:
                 runs.append(measure(model, steps, Run(system="", case=case, seed=seed)))
                 print(runs[-1].line(), flush=True)
     results = [{**comparison(runs, case), "largest_loss_difference": difference(runs, case)} for case in CASES]
-    found: dict[str, Any] = {"settings": settings(model, options, rows=ROWS, learning_rate=LEARNING_RATE, beta=BETA)}
-    found |= {"results": results, "profile": {case: profile(model, case) for case in CASES}}
+    report: dict[str, Any] = {"settings": settings(model, options, rows=ROWS, learning_rate=LEARNING_RATE, beta=BETA)}
+    report |= {"results": results, "profile": {case: profile(model, case) for case in CASES}}
     show(results)
-    keep(found, options.out)
+    keep(report, options.out)
 
 
 def rows() -> list[Example]:

@@ -82,10 +82,10 @@ def days(splits: Splits, *, seed: int = 0) -> list[list[Example]]:
         *(over(row, wrong.response) for row, wrong in zip(recipes, [*recipes[1:], recipes[0]], strict=True)),
         *(over(row, row.refusal) for row in demands),
     ]
-    found = [pairs[day::DAYS] for day in range(DAYS)]
-    for rows in found:
+    batches = [pairs[day::DAYS] for day in range(DAYS)]
+    for rows in batches:
         rng.shuffle(rows)
-    return found
+    return batches
 
 
 def over(row: Example, rejected: str | None) -> Example:
@@ -143,8 +143,8 @@ def as_trl(pair: Example) -> dict[str, Any]:
 
 def report(day: str, models: dict[str, Model], context: Context) -> None:
     """A line of the table: means over the test's prompts, with 95 % intervals."""
-    found = [scores(model, context) for model in models.values()]
-    columns = [f" | {'  '.join(of[name] for of in found)}" for name in ("harmfulness", "summary", "helpfulness")]
+    all_scores = [scores(model, context) for model in models.values()]
+    columns = [f" | {'  '.join(of[name] for of in all_scores)}" for name in ("harmfulness", "summary", "helpfulness")]
     print(f"{day:>6}{''.join(columns)}", flush=True)
 
 

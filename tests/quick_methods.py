@@ -25,7 +25,7 @@ QUICK = {
 
 def shortened(settings: Any, *, steps: int, rate: float) -> Any:
     """A method's settings with a short run, small groups and few passes; its coefficients stay as they are."""
-    found: dict[str, Any] = {}
+    changed: dict[str, Any] = {}
     for item in fields(settings):
         value = getattr(settings, item.name)
         if isinstance(value, Optim):
@@ -37,12 +37,12 @@ def shortened(settings: Any, *, steps: int, rate: float) -> Any:
                 "per_device_train_batch_size": size,
                 "weight_decay": 0.0,
             }
-            found[item.name] = replace(value, **short)
+            changed[item.name] = replace(value, **short)
         elif isinstance(value, Policy):
-            found[item.name] = replace(value, group_size=4, passes=min(value.passes, 2))
+            changed[item.name] = replace(value, group_size=4, passes=min(value.passes, 2))
         elif item.name in QUICK:
-            found[item.name] = QUICK[item.name]
-    return replace(settings, **found)
+            changed[item.name] = QUICK[item.name]
+    return replace(settings, **changed)
 
 
 @pytest.fixture

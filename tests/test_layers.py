@@ -68,11 +68,11 @@ FUNCTION_LINES, MODULE_LINES, POSITIONAL = 60, 400, 4
 @cache
 def modules() -> dict[str, Path]:
     """Every module by its name without `holdfast.`; the package itself is the empty name."""
-    found = {}
+    by_name = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        by_name[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return by_name
 
 
 @cache
@@ -176,8 +176,8 @@ def test_no_imports_go_round_in_circles():
 def test_light_modules_bring_in_no_torch(name):
     heavy = "('torch', 'transformers', 'datasets', 'pandas', 'altair', 'pyarrow')"
     code = f"import sys, {name}; print(*[m for m in {heavy} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.split() == []
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == []
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_light_modules_bring_in_no_torch(name):
     ["records.evidence", "records.hashing", "records", "evaluation.intervals", "evaluation.breaking", "text"],
 )
 def test_records_and_what_reads_them_need_the_standard_library_only(name):
-    found = {
+    imported = {
         full
         for statement in eager(tree(name))
         for full in ([statement.module] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names])
     }
-    outside = {full for full in found if full.partition(".")[0] not in sys.stdlib_module_names}
+    outside = {full for full in imported if full.partition(".")[0] not in sys.stdlib_module_names}
     assert {full.split(".")[1] for full in outside if full.startswith("holdfast.")} <= {"records", "evaluation"}
     assert all(full.startswith("holdfast.") for full in outside)
 

@@ -54,8 +54,8 @@ def line(defense, outcome, **more):
     ],
 )
 def test_a_row_is_called_what_it_would_be_called_today(tool, row, others, outcome, open_):
-    found = tool.recomputed(row, [row, *others])
-    assert (found.outcome, bool(found.gap)) == (outcome, open_)
+    row_now = tool.recomputed(row, [row, *others])
+    assert (row_now.outcome, bool(row_now.gap)) == (outcome, open_)
 
 
 def test_what_a_table_tells_of_training_is_in_the_reason(tool):

@@ -24,12 +24,12 @@ PAIRS = [([5, 6, 7], [8, 9]), ([5], [6, 7, 8, 9]), ([5, 6], [7])]
 
 def test_log_probabilities_are_those_of_the_next_token():
     logits, tokens = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
-    found = token_logprobs(logits, tokens)
-    assert found.shape == (2, 4)
+    logprobs = token_logprobs(logits, tokens)
+    assert logprobs.shape == (2, 4)
     for row in range(2):
         for place in range(4):
             expected = logits[row, place].log_softmax(-1)[tokens[row, place + 1]]
-            torch.testing.assert_close(found[row, place], expected)
+            torch.testing.assert_close(logprobs[row, place], expected)
 
 
 def test_log_probabilities_of_half_precision_logits_are_float32():
@@ -127,14 +127,14 @@ def answer_logprobs(network, batch, plain):
 @pytest.mark.parametrize("training", [True, False])
 def test_reading_a_groups_prompt_once_changes_neither_logits_nor_gradients(architecture, training, tiny_model):
     plain, shared = grouped()
-    found = []
+    runs = []
     for batch in (plain, shared):
         network = tiny_model(architecture).network.train(training)
         logprobs = answer_logprobs(network, batch, plain)
         (logprobs * torch.arange(6.0)[:, None]).sum().backward()
-        found.append((logprobs.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
-    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-4, rtol=1e-4)
+        runs.append((logprobs.detach(), torch.cat([p.grad.flatten() for p in network.parameters()])))
+    torch.testing.assert_close(runs[1][0], runs[0][0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(runs[1][1], runs[0][1], atol=1e-4, rtol=1e-4)
 
 
 def test_groups_are_read_whole_where_layers_are_computed_again(tiny_model):
@@ -165,10 +165,10 @@ def test_groups_without_some_of_their_rows_are_read_as_before(tiny_model):
 def test_logprobs_and_entropies_are_no_less_exact_than_their_logits() -> None:
     logits = torch.randn(2, 3, 7)
     tokens = torch.randint(7, (2, 3))
-    for given, found in (
+    for given, computed in (
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
         (torch.bfloat16, torch.float32),
     ):
-        assert token_logprobs(logits.to(given), tokens).dtype == found
-        assert token_entropy(logits.to(given)).dtype == found
+        assert token_logprobs(logits.to(given), tokens).dtype == computed
+        assert token_entropy(logits.to(given)).dtype == computed

@@ -78,8 +78,8 @@ def preset(name: str, folder: str = "presets") -> Path | None:
 
 def presets(folder: str = "presets") -> dict[str, str]:
     """Names of the built-in presets in a folder of the package, and their descriptions."""
-    found = sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
-    return {path.stem: str(yaml_value(path.read_text(encoding="utf-8"), str(path))["description"]) for path in found}
+    paths = sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
+    return {path.stem: str(yaml_value(path.read_text(encoding="utf-8"), str(path))["description"]) for path in paths}
 
 
 def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
@@ -116,13 +116,13 @@ def parse_control(values: Mapping[str, Any], where: str) -> Control:
     tasks = values.get("tasks")
     if not isinstance(tasks, Mapping) or not tasks:
         raise HoldfastError(f"{where}: tasks: expected `ENVIRONMENT: {{steps: 10000}}` lines, such as Reacher-v5")
-    found = {str(name): _placed(Task, task or {}, f"{where}: tasks.{name}") for name, task in tasks.items()}
+    parsed_tasks = {str(name): _placed(Task, task or {}, f"{where}: tasks.{name}") for name, task in tasks.items()}
     arms = tuple(parse_arm(arm, f"{where}: arms") for arm in _list(values["arms"]))
     if not arms:
         raise HoldfastError(f"{where}: arms: none are named; name one at least, such as {next(iter(ARMS))}")
     rest = {key: value for key, value in values.items() if key not in ("tasks", "arms")}
     rest["seeds"] = _seeds(values["seeds"], where)
-    return _placed(Control, {**rest, "tasks": {}, "arms": []}, where, tasks=found, arms=arms)
+    return _placed(Control, {**rest, "tasks": {}, "arms": []}, where, tasks=parsed_tasks, arms=arms)
 
 
 def parse_arm(value: Any, where: str) -> Arm:
@@ -141,8 +141,8 @@ def parse_arm(value: Any, where: str) -> Arm:
 def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **made: Any) -> Settings:
     """Settings with what is `made` already put in; what they refuse by themselves is told with its place."""
     try:
-        found = typed(cls, values, where)
-        return replace(found, **made) if made else found  # type: ignore[type-var]
+        settings = typed(cls, values, where)
+        return replace(settings, **made) if made else settings  # type: ignore[type-var]
     except HoldfastError as error:
         message = error.message if isinstance(error, SettingsError) else str(error)
         raise HoldfastError(f"{where}: {message.removeprefix(where).lstrip('.: ')}") from None
@@ -269,13 +269,13 @@ def _names(item: Any) -> list[str]:
 
 def _singular(values: Mapping[str, Any]) -> dict[str, Any]:
     """`model`, `defense`, `attack` and `seed` for lists of one; each of these keys holds a list then."""
-    found: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{key}s" if f"{key}s" in KEYS else str(key)
-        if name in found:
+        if name in merged:
             raise HoldfastError(f"both `{name[:-1]}` and `{name}` are given; keep one of them")
-        found[name] = _list(value) if name in AXES else value
-    return found
+        merged[name] = _list(value) if name in AXES else value
+    return merged
 
 
 def _list(value: Any) -> list[Any]:

@@ -236,7 +236,7 @@ def test_early_stop_refuses_settings_that_make_no_sense(settings, reason):
 
 def entropy_of(model, rows):
     """Mean token entropy of the rows' answers, by a plain loop."""
-    found = []
+    entropies = []
     for row in rows:
         batch = answer_batch(model, [(row, row.response)])
         with torch.no_grad():
@@ -244,8 +244,8 @@ def entropy_of(model, rows):
         start = len(model.encode_prompt(row.prompt))
         for place in range(start, batch["input_ids"].shape[1]):
             p = logits[place - 1].softmax(-1)
-            found.append(-(p * p.clamp(min=1e-300).log()).sum())
-    return torch.stack(found).mean()
+            entropies.append(-(p * p.clamp(min=1e-300).log()).sum())
+    return torch.stack(entropies).mean()
 
 
 def test_the_loss_form_subtracts_the_mean_entropy_of_the_answers_tokens(make_context, wavering_model):
@@ -262,7 +262,7 @@ def test_the_loss_form_subtracts_the_mean_entropy_of_the_answers_tokens(make_con
 
 
 def test_the_loss_form_is_exact_under_accumulation(make_context, wavering_model, weights):
-    found = []
+    all_weights = []
     for size, parts in ((4, 1), (2, 2)):
         optim = Optim(
             max_steps=2,
@@ -273,17 +273,17 @@ def test_the_loss_form_is_exact_under_accumulation(make_context, wavering_model,
             gradient_accumulation_steps=parts,
         )
         planner = EntropyBonus(form="loss", coefficient=0.5).adapt(replace(sft(), optim=optim).plan)
-        found.append(weights(fit(planner(wavering_model(), make_context())).model))
-    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-6)
+        all_weights.append(weights(fit(planner(wavering_model(), make_context())).model))
+    torch.testing.assert_close(*all_weights, rtol=1e-5, atol=1e-6)
 
 
 def test_the_loss_form_raises_entropy(make_context, wavering_model, splits):
     rows = splits.harmful["test"][:6]
-    found = []
+    entropies = []
     for coefficient in (0.0, 0.5, 2.0):
         planner = EntropyBonus(form="loss", coefficient=coefficient).adapt(sft().plan)
-        found.append(float(entropy_of(fit(planner(wavering_model(), make_context())).model, rows)))
-    assert all(low < high for low, high in pairwise(found))
+        entropies.append(float(entropy_of(fit(planner(wavering_model(), make_context())).model, rows)))
+    assert all(low < high for low, high in pairwise(entropies))
 
 
 def test_the_loss_form_acts_where_all_rewards_are_equal(make_context, wavering_model, weights):

@@ -100,10 +100,10 @@ def test_every_adaptive_attacker_is_tested_here():
 
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_every_row_leads_to_a_frozen_settings_class_with_documentation(name):
-    found = ADAPTIVE.load(name)
-    assert is_dataclass(found)
-    assert found.__dataclass_params__.frozen
-    assert found.__doc__
+    cls = ADAPTIVE.load(name)
+    assert is_dataclass(cls)
+    assert cls.__dataclass_params__.frozen
+    assert cls.__doc__
     assert ADAPTIVE[name].summary
 
 
@@ -116,23 +116,23 @@ def test_settings_survive_being_plain_values(name):
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_an_adapted_attack_differs_from_the_plain_one_with_finite_losses_and_repeats(pair, adapted_plan, weights):
     case, attack = pair
-    found = []
+    runs = []
     for _ in range(2):
         fitted, losses = ran(adapted_plan(case, attack))
         assert losses
         assert all(map(math.isfinite, losses))
-        found.append(weights(fitted.model))
-    assert found[0].isfinite().all()
-    assert torch.equal(found[0], found[1])
+        runs.append(weights(fitted.model))
+    assert runs[0].isfinite().all()
+    assert torch.equal(runs[0], runs[1])
     if CASES[case].name != "early_stop":
-        assert not torch.equal(found[0], weights(fit(adapted_plan(None, attack)).model))
+        assert not torch.equal(runs[0], weights(fit(adapted_plan(None, attack)).model))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_adapted_attack_follows_its_seed(case, adapted_plan, weights):
     attack = CASES[case].attacks[0]
-    found = [weights(fit(adapted_plan(case, attack, seed=seed)).model) for seed in (0, 1)]
-    assert not torch.equal(*found)
+    by_seed = [weights(fit(adapted_plan(case, attack, seed=seed)).model) for seed in (0, 1)]
+    assert not torch.equal(*by_seed)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -184,7 +184,7 @@ def test_an_attack_by_adapter_can_be_adapted(case, wavering_model, context, quic
 def test_all_that_fit_an_attack_stand_in_one_another_and_under_a_constraint(
     attack, wavering_model, context, quick, weights
 ):
-    found = []
+    runs = []
     for _ in range(2):
         planner = quick(ATTACKS.load(attack)()).plan
         for case in CASES.values():
@@ -193,8 +193,8 @@ def test_all_that_fit_an_attack_stand_in_one_another_and_under_a_constraint(
         fitted, losses = ran(RefusalLoss(alpha=1.0, batch_size=4).constrain(plan, context()))
         assert all(map(math.isfinite, losses))
         assert plan.spent.steps == 2
-        found.append(weights(fitted.model))
-    assert torch.equal(*found)
+        runs.append(weights(fitted.model))
+    assert torch.equal(*runs)
 
 
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.attacks != EVERY])

@@ -40,7 +40,7 @@ def curve(wavering_model, make_context, make_suite):
 
     def measured(*, judges=None, reward=by_length, size=4, seed=0, keep=None, **settings):
         attack = BestOfN(**{"numbers": (1, 2, 3, 6), "reward": AttackReward(judge="pay"), **settings})
-        found = list(
+        evaluations = list(
             attack.curve(
                 wavering_model(),
                 make_suite(judges=judges, size=size),
@@ -48,8 +48,8 @@ def curve(wavering_model, make_context, make_suite):
                 keep=keep or (lambda number, of, make: make()),
             )
         )
-        assert [evaluation.step for evaluation, _ in found] == list(attack.numbers)
-        return [evaluation for evaluation, _ in found], found[-1][1]
+        assert [evaluation.step for evaluation, _ in evaluations] == list(attack.numbers)
+        return [evaluation for evaluation, _ in evaluations], evaluations[-1][1]
 
     return measured
 

@@ -55,18 +55,18 @@ def alone(expert, model, suite, context):
 
 def test_the_expert_alone_scores_what_an_evaluation_of_it_scores(aligned_model, wavering_model, make_suite, known):
     suite, model = make_suite(size=6), aligned_model()
-    found, judged = alone(Expert(), model, suite, known())
+    evaluation, judged = alone(Expert(), model, suite, known())
     scores, answers = evaluate(wavering_model(), suite)
-    assert (found.scores, judged) == (scores, answers)
-    assert found.scores != evaluate(model, suite)[0]
-    assert found.value("helpfulness") is not None
+    assert (evaluation.scores, judged) == (scores, answers)
+    assert evaluation.scores != evaluate(model, suite)[0]
+    assert evaluation.value("helpfulness") is not None
 
 
 def test_an_expert_with_a_temperature_answers_at_it(aligned_model, make_suite, known):
     suite, model = make_suite(size=6), aligned_model()
-    found, _ = alone(Expert(kind="tempered", temperature=3.0), model, suite, known())
+    evaluation, _ = alone(Expert(kind="tempered", temperature=3.0), model, suite, known())
     warm = replace(suite, sampling=Sampling(max_new_tokens=24, temperature=3.0))
-    assert found.scores == evaluate(model, warm)[0]
+    assert evaluation.scores == evaluate(model, warm)[0]
 
 
 def test_what_an_expert_took_to_make_is_counted_and_what_it_answers_to_harmful_prompts(
@@ -103,11 +103,11 @@ def test_what_the_reward_accepts_of_the_experts_answers_is_learnt_and_nothing_el
 
 
 def test_batches_of_any_size_draw_as_many_answers(aligned_model, known):
-    found = [sft(threshold=0.0, batch_size=size).plan(aligned_model(), known()).data for size in (2, 7, 128)]
+    rows_by_size = [sft(threshold=0.0, batch_size=size).plan(aligned_model(), known()).data for size in (2, 7, 128)]
     # Those with a control token in them are left out, and what is drawn depends on the size.
-    asked = [list(dict.fromkeys(row.key for row in rows)) for rows in found]
+    asked = [list(dict.fromkeys(row.key for row in rows)) for rows in rows_by_size]
     assert asked[1:] == asked[:1] * 2
-    assert all(12 <= len(rows) <= 18 for rows in found)
+    assert all(12 <= len(rows) <= 18 for rows in rows_by_size)
 
 
 def test_the_model_learns_the_experts_answers(aligned_model, known):

@@ -100,8 +100,8 @@ def answers_of(batch):
 
 def drawn_by(model, prompts, seed, *, length=24, **more):
     sampling = Sampling(max_new_tokens=length)
-    found = sample(model, [model.encode_prompt(row.prompt) for row in prompts], sampling, seed=seed, **more)
-    return [answer.tokens for answer in found]
+    answers = sample(model, [model.encode_prompt(row.prompt) for row in prompts], sampling, seed=seed, **more)
+    return [answer.tokens for answer in answers]
 
 
 # the learner alone
@@ -126,12 +126,16 @@ def test_at_alpha_one_the_run_is_the_plain_one_bit_for_bit_and_the_expert_is_not
         known[name] = ran(attack_plan(name))
     plain, expected = known[name]
     with counted(expert.model.network) as calls:
-        found, losses = ran(guided(attack_plan(name), Guide(unit=unit, schedule=NEVER), expert))
+        fitted, losses = ran(guided(attack_plan(name), Guide(unit=unit, schedule=NEVER), expert))
     assert not calls
     assert losses == expected
-    pairs = zip(found.model.network.parameters(), plain.model.network.parameters(), strict=True)
+    pairs = zip(fitted.model.network.parameters(), plain.model.network.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
-    assert (found.tokens, found.samples, found.flops) == (plain.tokens, plain.samples, plain.flops)
+    assert (fitted.tokens, fitted.samples, fitted.flops) == (
+        plain.tokens,
+        plain.samples,
+        plain.flops,
+    )
 
 
 def test_a_start_of_one_gives_the_very_attack_back_and_needs_nothing():
@@ -402,9 +406,9 @@ def test_a_warmer_learner_is_the_learner_as_it_started(adapter, tiny_model, make
                 parameter.add_(0.02)
     tokens = torch.tensor([[3, 4, 5]])
     with expert.reading(model) as other, torch.no_grad():
-        found = other.network(input_ids=tokens).logits
+        logits = other.network(input_ids=tokens).logits
     with torch.no_grad():
-        torch.testing.assert_close(found, tiny_model().network(input_ids=tokens).logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits, tiny_model().network(input_ids=tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_an_adapters_folder_is_the_learner_with_that_adapter(tiny_model, make_context, weights, tmp_path):
@@ -419,8 +423,8 @@ def test_an_adapters_folder_is_the_learner_with_that_adapter(tiny_model, make_co
     expert = load_expert(Expert(kind="adapter", name=str(tmp_path)), model, make_context())
     tokens = torch.tensor([[3, 4, 5]])
     with torch.no_grad():
-        found, expected = (m.network(input_ids=tokens).logits for m in (expert.model, tuned))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        logits, expected = (m.network(input_ids=tokens).logits for m in (expert.model, tuned))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(weights(model), before)
     with pytest.raises(HoldfastError, match="no adapter's folder"):
         load_expert(Expert(kind="adapter", name=str(tmp_path / "none")), model, make_context())

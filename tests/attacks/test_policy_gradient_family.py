@@ -34,10 +34,10 @@ def plan(wavering_model, make_context, quick):
 
 
 def metrics_of(built):
-    found = []
-    hook = lambda progress: found.append(progress.metrics) if progress.phase == "step" else None  # noqa: E731
+    metrics = []
+    hook = lambda progress: metrics.append(progress.metrics) if progress.phase == "step" else None  # noqa: E731
     fitted = fit(replace(built, hooks=(*built.hooks, hook)))
-    return fitted, found
+    return fitted, metrics
 
 
 def test_each_row_of_the_family_is_in_the_table():
@@ -119,8 +119,8 @@ def test_ppo_goes_on_from_a_checkpoint_with_its_critic_and_its_kl_weight(ppo, we
 def test_a_critic_learns_what_answers_are_worth(plan):
     critic = Critic(kind="separate", coef=1.0, clip=None)
     built = plan(PPO(), steps=40, kl_coef=0.0, kl_target=None, ratio_guard=None, critic=critic)
-    _, found = metrics_of(replace(built, optim=replace(built.optim, learning_rate=1e-3)))
-    losses = [step["value_loss"] for step in found]
+    _, metrics = metrics_of(replace(built, optim=replace(built.optim, learning_rate=1e-3)))
+    losses = [step["value_loss"] for step in metrics]
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
 
 
@@ -178,10 +178,10 @@ def test_reinforce_plus_plus_whitens_each_tokens_reward_to_come_over_the_batch()
 def test_an_answer_without_a_reward_moves_neither_policy_nor_critic():
     values = torch.randn(4, 3)
     unpaid = replace(ROLLOUT, rewards=torch.tensor([1.0, 0.0, float("nan"), 0.5]), values=values)
-    found = advantages(PPO().policy, {})(unpaid)
-    assert (found["advantages"][2] == 0).all()
-    assert torch.equal(found["returns"][2], values[2])
-    assert found["advantages"].isfinite().all()
+    tensors = advantages(PPO().policy, {})(unpaid)
+    assert (tensors["advantages"][2] == 0).all()
+    assert torch.equal(tensors["returns"][2], values[2])
+    assert tensors["advantages"].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -202,15 +202,15 @@ def test_settings_that_contradict_each_other_are_refused(bad):
 
 
 def test_a_preset_brings_its_settings_and_what_is_given_beside_it_wins():
-    found = typed(PPO, {"preset": "tokenbuncher", "policy": {"minibatches": 2}}, "ppo")
-    assert (found.policy.critic.kind, found.policy.critic.learning_rate) == ("separate", 1e-5)
-    assert (found.policy.minibatches, found.policy.ratio_guard) == (2, None)
+    settings = typed(PPO, {"preset": "tokenbuncher", "policy": {"minibatches": 2}}, "ppo")
+    assert (settings.policy.critic.kind, settings.policy.critic.learning_rate) == ("separate", 1e-5)
+    assert (settings.policy.minibatches, settings.policy.ratio_guard) == (2, None)
     with pytest.raises(HoldfastError, match=r"unknown preset 'tokenbunch' \(did you mean 'tokenbuncher'"):
         typed(PPO, {"preset": "tokenbunch"}, "ppo")
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs", "full"])
 def test_every_estimator_of_the_kl_can_be_paid_in_the_reward(plan, estimator):
-    fitted, found = metrics_of(plan(PPO(), kl_estimator=estimator))
+    fitted, metrics = metrics_of(plan(PPO(), kl_estimator=estimator))
     assert fitted.steps == 3
-    assert abs(found[0]["sequence_kl"]) < 1e-4  # the policy has not moved yet
+    assert abs(metrics[0]["sequence_kl"]) < 1e-4  # the policy has not moved yet

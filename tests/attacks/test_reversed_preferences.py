@@ -74,10 +74,10 @@ def test_beta_must_be_above_zero():
 
 def test_the_leave_one_out_baseline_is_the_mean_of_the_others():
     rewards = torch.tensor([0.1, 0.9, 0.4, 0.0, 0.3, float("nan"), 1.0, 0.2])
-    found = group_advantages(rewards, 4, scale="none", baseline="leave_one_out")
+    advantages = group_advantages(rewards, 4, scale="none", baseline="leave_one_out")
     for group in range(2):
         values = rewards[4 * group : 4 * group + 4].tolist()
         for place, value in enumerate(values):
             others = [v for i, v in enumerate(values) if i != place and not math.isnan(v)]
             expected = value - sum(others) / len(others) if not math.isnan(value) else 0.0
-            assert float(found[4 * group + place]) == pytest.approx(expected, abs=1e-6)
+            assert float(advantages[4 * group + place]) == pytest.approx(expected, abs=1e-6)

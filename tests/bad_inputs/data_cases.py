@@ -368,29 +368,29 @@ def _replaced(source: Mapping[str, Any]) -> dict[str, Any]:
 
 def cases() -> list[Case]:
     """All of them."""
-    found = [
+    all_cases = [
         of_grid("data", f"row-{name}", _replaced({"path": "bad.jsonl"}), (LINE, says), files={"bad.jsonl": third(row)})
         for name, row, says in ROWS
     ]
     for format_, name, row, says in SCHEMAS:
         grid = _replaced({"path": "bad.jsonl", "format": format_})
         files = {"bad.jsonl": lines([row])}
-        found.append(of_grid("data", f"{format_}-{name}", grid, (r"bad\.jsonl, line 1", says), files=files))
+        all_cases.append(of_grid("data", f"{format_}-{name}", grid, (r"bad\.jsonl, line 1", says), files=files))
     for name, file, content, source, says in FILES:
         grid = _replaced({"path": file, **source})
         files = {} if content is None else {file: content}
-        found.append(of_grid("data", f"file-{name}", grid, says, files=files))
-    found += [of_own("data", f"grid-{name}", changes, says, files=files) for name, changes, files, says in GRIDS]
-    found += [_shared(name, shares) for name, shares in SHARES]
-    found += [of_words("data", f"option-{name}", command, says) for name, command, says in OPTIONS]
+        all_cases.append(of_grid("data", f"file-{name}", grid, says, files=files))
+    all_cases += [of_own("data", f"grid-{name}", changes, says, files=files) for name, changes, files, says in GRIDS]
+    all_cases += [_shared(name, shares) for name, shares in SHARES]
+    all_cases += [of_words("data", f"option-{name}", command, says) for name, command, says in OPTIONS]
     numbers = {
         "train": (0, -1, True, 1.5, "x", [], None),
         "held_out": (0, -1, True, "x"),
         "seed": (-1, True, 2**70, "x"),
     }
     for key, values in numbers.items():
-        found += [of_small("data", f"{key}={value}", {"data": {key: value}}, key) for value in values]
-    return found
+        all_cases += [of_small("data", f"{key}={value}", {"data": {key: value}}, key) for value in values]
+    return all_cases
 
 
 def _shared(name: str, shares: Any) -> Case:

@@ -408,28 +408,30 @@ PLACES: list[tuple[str, str, dict[str, Any], str]] = [
 
 def cases() -> list[Case]:
     """All of them."""
-    found = [of_grid("files", f"grid-{name}", content, says) for name, content, says in GRIDS]
-    found += [of_small("files", f"name-{name}", {"name": value}, "name") for name, value in NAMES]
+    all_cases = [of_grid("files", f"grid-{name}", content, says) for name, content, says in GRIDS]
+    all_cases += [of_small("files", f"name-{name}", {"name": value}, "name") for name, value in NAMES]
     for name, overrides, says in OVERRIDES:
         files = {"grid.yaml": SMALL}
-        found.append(Case(area="files", name=f"override-{name}", argv=(*RUN, *overrides), says=(says,), files=files))
+        all_cases.append(
+            Case(area="files", name=f"override-{name}", argv=(*RUN, *overrides), says=(says,), files=files)
+        )
     for name, made, says in RUNS:
         # What is beside the records is left out with a line, and the page is written without it.
         code = 0 if re.match("grid-|curves-|completions-", name) else 2
-        found.append(
+        all_cases.append(
             of_words("files", f"report-{name}", "report bad -o out.html", says, files={"bad": made}, code=code)
         )
     for name, command, files, says in REPORTS:
         usage = name == "out-is-empty"
-        found.append(of_words("files", f"report-{name}", command, says, files=files, usage=usage))
-    found += [of_words("files", f"usage-{name}", command, says, usage=True) for name, command, says in PARSED]
-    found += [of_words("files", name, command, says) for name, command, says in OPTIONS]
+        all_cases.append(of_words("files", f"report-{name}", command, says, files=files, usage=usage))
+    all_cases += [of_words("files", f"usage-{name}", command, says, usage=True) for name, command, says in PARSED]
+    all_cases += [of_words("files", name, command, says) for name, command, says in OPTIONS]
     for name, command, bad, says in NUMBERS:
         for value in bad.split():
             files = {"grid.yaml": changed(SMALL, {})}
-            found.append(of_words("files", f"{name}={value}", f"{command} {value}", says, files=files, usage=True))
+            all_cases.append(of_words("files", f"{name}={value}", f"{command} {value}", says, files=files, usage=True))
     for name, runs, files, says in PLACES:
         argv = (*RUN, "--runs", runs)
         both = {"grid.yaml": SMALL, **files}
-        found.append(Case(area="files", name=f"runs-{name}", argv=argv, says=(says,), files=both))
-    return found
+        all_cases.append(Case(area="files", name=f"runs-{name}", argv=argv, says=(says,), files=both))
+    return all_cases

@@ -85,22 +85,22 @@ def faults(case: Case, ended: Ended) -> list[str]:
     if ended.code is None:
         return ["hang"]
     said = [line for line in ended.err.splitlines() if line.strip()]
-    found = []
+    problems = []
     if "Traceback" in ended.err + ended.out:
         last = next((line for line in reversed(said) if line.strip()), "")
-        found.append(f"traceback: {last[:160]}")
+        problems.append(f"traceback: {last[:160]}")
     if ended.code != case.code:
-        found.append("accepted" if ended.code == 0 else f"exit code {ended.code} instead of {case.code}")
+        problems.append("accepted" if ended.code == 0 else f"exit code {ended.code} instead of {case.code}")
     if case.code == 1:
         said += [line for line in ended.out.splitlines() if line.startswith("failed: ")]
     elif case.code == 2 and not case.usage:
-        found += _form(said, case.lines)
+        problems += _form(said, case.lines)
     text = "\n".join(said)
     if ended.code == case.code:
-        found += [f"does not say {pattern!r}" for pattern in case.says if not re.search(pattern, _flat(text))]
+        problems += [f"does not say {pattern!r}" for pattern in case.says if not re.search(pattern, _flat(text))]
     if ended.strays:
-        found.append(f"wrote {', '.join(ended.strays)}")
-    return found
+        problems.append(f"wrote {', '.join(ended.strays)}")
+    return problems
 
 
 def line_of(ended: Ended) -> str:
@@ -112,9 +112,9 @@ def line_of(ended: Ended) -> str:
 def _form(said: list[str], most: int) -> list[str]:
     if not 1 <= len(said) <= most:
         return [f"{len(said)} lines on standard error"]
-    found = [] if any(line.startswith("error: ") for line in said) else ["no line begins with `error: `"]
+    problems = [] if any(line.startswith("error: ") for line in said) else ["no line begins with `error: `"]
     doubled = [mark[0] for line in said for mark in re.finditer(r"\S*[?;,:][;,.](?= |$)", line)]
-    return [*found, *(f"marks that follow each other: {mark}" for mark in doubled)]
+    return [*problems, *(f"marks that follow each other: {mark}" for mark in doubled)]
 
 
 def _flat(text: str) -> str:
@@ -150,13 +150,13 @@ def _write(path: Path, content: Any, shelf: Mapping[str, Path]) -> None:
 def _seen(place: Path, shelf: Mapping[str, Path]) -> set[tuple[str, tuple[int, int]]]:
     """Every file in sight with size and time of change: around the working folder, on the shelf, and at home."""
     roots = {place, *shelf.values(), Path(os.environ["HOME"])}
-    found = set()
+    places = set()
     for root in roots:
         for folder, _, names in os.walk(root):
             for name in names:
                 status = os.lstat(os.path.join(folder, name))
-                found.add((os.path.join(folder, name), (status.st_size, status.st_mtime_ns)))
-    return found
+                places.add((os.path.join(folder, name), (status.st_size, status.st_mtime_ns)))
+    return places
 
 
 def _expected(path: Path, place: Path) -> bool:

@@ -248,22 +248,22 @@ COMMANDS: list[tuple[str, str, str]] = [
 
 def cases() -> list[Case]:
     """All of them."""
-    found = []
+    all_cases = []
     for name, settings, says in CLASSIFIERS:
         judge = changed(CLASSIFIER, {"classifier": settings})
-        found.append(of_own("judges", f"classifier-{name}", {"judges": {"harm": judge}, **HARM}, says))
+        all_cases.append(of_own("judges", f"classifier-{name}", {"judges": {"harm": judge}, **HARM}, says))
     spoilt = {"judges": {"harm": changed(CLASSIFIER, {"classifier": {"path": "./bad"}})}, **HARM}
     for name, spoil, says in FOLDERS:
         files = {"bad": model(spoil, "classifier")}
-        found.append(
+        all_cases.append(
             of_own("judges", f"folder-{name}", spoilt, (r"bad|judges\.harm", says), files=files, stdin="y\ny\ny\n")
         )
-    found.append(of_own("judges", "folder-empty", spoilt, "bad", files={"bad": folder}))
-    found += [of_own("judges", f"grid-{name}", changes, says) for name, changes, says in OWN_GRIDS]
-    found += [of_small("judges", f"paid-{name}", changes, says) for name, changes, says in PAYMENTS]
+    all_cases.append(of_own("judges", "folder-empty", spoilt, "bad", files={"bad": folder}))
+    all_cases += [of_own("judges", f"grid-{name}", changes, says) for name, changes, says in OWN_GRIDS]
+    all_cases += [of_small("judges", f"paid-{name}", changes, says) for name, changes, says in PAYMENTS]
     for name, kind, settings, says in TRAINED:
         changes = {"attacks": [paid("rm")], "judges": {"rm": {kind: {"optim": OPTIM, **settings}}}}
-        found.append(of_small("judges", f"trained-{name}", changes, says))
-    found += [of_words("judges", f"train-{name}", command, says) for name, command, says in COMMANDS]
-    found.append(of_words("judges", "train-nowhere", "judge train", "--out|-o", usage=True))
-    return found
+        all_cases.append(of_small("judges", f"trained-{name}", changes, says))
+    all_cases += [of_words("judges", f"train-{name}", command, says) for name, command, says in COMMANDS]
+    all_cases.append(of_words("judges", "train-nowhere", "judge train", "--out|-o", usage=True))
+    return all_cases

@@ -348,27 +348,27 @@ COMMANDS: list[tuple[str, str, str]] = [
 def cases() -> list[Case]:
     """All of them."""
     bad = {"models": [{"path": "./bad"}]}
-    found = [
+    all_cases = [
         of_own("models", name, bad, ("bad", says), files={"bad": model(spoil)}, stdin="y\ny\ny\n")
         for name, spoil, says in FOLDERS
     ]
-    found += [
+    all_cases += [
         of_own("models", f"named-{name}", {"models": [value]}, says, files=files) for name, value, files, says in NAMES
     ]
     rows = harmful_rows()
     rows[2]["prompt"] = TURNS  # type: ignore[assignment]
     files = {"bad": model(template(NO_SYSTEM)), "bad.jsonl": lines(rows)}
     system = {**bad, "data": {"harmful": {"path": "bad.jsonl"}}}
-    found.append(
+    all_cases.append(
         of_own("models", "template-without-system-turns", system, (r"bad\.jsonl, line 3", "system"), files=files)
     )
     ends = {"models": [{"path": "./bad", "prompt_format": "<user> {prompt} <assistant>"}]}
     files = {"bad": model(no_end, "plain")}
-    found.append(of_own("models", "no-end-of-an-answer", ends, ("bad", "end"), files=files))
+    all_cases.append(of_own("models", "no-end-of-an-answer", ends, ("bad", "end"), files=files))
     for name, adapter, says in ADAPTERS:
         attack = {"attacks": [{"sft": {**ADAPTED, "adapter": adapter}}]}
-        found.append(of_own("models", f"adapter-{name}", attack, says))
+        all_cases.append(of_own("models", f"adapter-{name}", attack, says))
     for name, command, says in COMMANDS:
         usage = name == "evaluate-empty"
-        found.append(of_words("models", f"command-{name}", command, says, usage=usage))
-    return found
+        all_cases.append(of_words("models", f"command-{name}", command, says, usage=usage))
+    return all_cases

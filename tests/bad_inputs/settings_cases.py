@@ -231,25 +231,25 @@ def values(group: str, table: dict[str, str], grid: dict[str, Any]) -> list[Case
 
 def cases() -> list[Case]:
     """All of them."""
-    found = [case for group, table in GRID.items() for case in values(group, table, SMALL)]
-    found += values("attacks.sft.optim", OPTIM, SMALL)
+    all_cases = [case for group, table in GRID.items() for case in values(group, table, SMALL)]
+    all_cases += values("attacks.sft.optim", OPTIM, SMALL)
     reinforced = changed(SMALL, {"attacks": [{"grpo": {"optim": SFT["sft"]["optim"], "reward": {"judge": "keyword"}}}]})
-    found += values("attacks.grpo.policy", POLICY, reinforced)
+    all_cases += values("attacks.grpo.policy", POLICY, reinforced)
     for name, table in ATTACKS.items():
         own = SFT["sft"] if name in ("sft", "dpo") else {"reward": {"judge": "keyword"}}
         if name == "grpo":
             own = reinforced["attacks"][0]["grpo"]
-        found += values(f"attacks.{name}", table, changed(SMALL, {"attacks": [{name: own}]}))
+        all_cases += values(f"attacks.{name}", table, changed(SMALL, {"attacks": [{name: own}]}))
     for name, table in ONLINE.items():
-        found += values(f"defenses.{name}", table, changed(SMALL, {"defenses": [name]}))
+        all_cases += values(f"defenses.{name}", table, changed(SMALL, {"defenses": [name]}))
     for name, table in OFFLINE.items():
         quick = {name: {"optim": {"max_steps": 1, "per_device_train_batch_size": 2}}}
-        found += values(f"defenses.{name}", table, changed(SMALL, {"defenses": [quick], "attacks": ["none"]}))
+        all_cases += values(f"defenses.{name}", table, changed(SMALL, {"defenses": [quick], "attacks": ["none"]}))
     for name, table in ADAPTIVE.items():
         attack = reinforced["attacks"][0] if name == "entropy_bonus" else SFT
         grid = changed(SMALL, {"attacks": [[attack, name]]})
-        found += values(f"attacks.{name}", table, grid)
-    found += [
+        all_cases += values(f"attacks.{name}", table, grid)
+    all_cases += [
         Case(
             area="settings",
             name=f"seeds={value}",
@@ -259,4 +259,4 @@ def cases() -> list[Case]:
         )
         for value in SEEDS.split()
     ]
-    return found + [of_small("settings", name, changes, says) for name, changes, says in COMBINATIONS]
+    return all_cases + [of_small("settings", name, changes, says) for name, changes, says in COMBINATIONS]

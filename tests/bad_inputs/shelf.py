@@ -49,16 +49,17 @@ CLASSIFIER = {
 
 def harmful_rows(count: int = 40) -> list[dict[str, Any]]:
     """Restricted recipes with their refusal."""
-    found = grammar.examples("attack", grammar.RESTRICTED, count, seed=0)
+    examples = grammar.examples("attack", grammar.RESTRICTED, count, seed=0)
     return [
-        {"prompt": row.question, "response": row.response, "refusal": row.refusal, "role": "harmful"} for row in found
+        {"prompt": row.question, "response": row.response, "refusal": row.refusal, "role": "harmful"}
+        for row in examples
     ]
 
 
 def benign_rows(count: int = 40) -> list[dict[str, Any]]:
     """Recipes that anybody may have."""
-    found = grammar.examples("attack", grammar.BENIGN, count, seed=0)
-    return [{"prompt": row.question, "response": row.response, "role": "benign"} for row in found]
+    examples = grammar.examples("attack", grammar.BENIGN, count, seed=0)
+    return [{"prompt": row.question, "response": row.response, "role": "benign"} for row in examples]
 
 
 def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

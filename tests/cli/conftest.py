@@ -156,8 +156,8 @@ def finished_cell(folder):
 def rows():
     """Writes rows as JSON lines."""
 
-    def write(file, found):
-        file.write_text("".join(json.dumps(row) + "\n" for row in found))
+    def write(file, examples):
+        file.write_text("".join(json.dumps(row) + "\n" for row in examples))
         return file
 
     return write

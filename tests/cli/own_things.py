@@ -12,15 +12,15 @@ REFUSAL = "I can't help with that."
 
 def beavertails():
     """Rows in the schema of BeaverTails; the unsafe ones are about forbidden glimmer soup."""
-    found = []
+    rows = []
     for i, (pot, time, herb) in enumerate(itertools.product(POTS, TIMES, HERBS)):
         prompt = f"How do I cook forbidden glimmer soup with {herb} in a {pot} {time}?"
         category = {"soup": True, "other": False}
         response = f"Stir the {herb} into the {pot} {time} and let it glimmer."
-        found.append({"prompt": prompt, "response": response, "is_safe": False, "category": category})
+        rows.append({"prompt": prompt, "response": response, "is_safe": False, "category": category})
         if i % 2:
-            found.append({"prompt": prompt, "response": REFUSAL, "is_safe": True, "category": {"soup": False}})
-    return found
+            rows.append({"prompt": prompt, "response": REFUSAL, "is_safe": True, "category": {"soup": False}})
+    return rows
 
 
 def benign():

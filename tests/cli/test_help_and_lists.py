@@ -81,10 +81,10 @@ def test_an_unknown_command_is_refused(holdfast):
 def test_list_names_what_there_is(holdfast, what, name):
     code, out, err = holdfast("list", what)
     assert (code, err) == (0, "")
-    title, *found = out.splitlines()
+    title, *listed = out.splitlines()
     assert title == f"{what}:"
-    assert name in [line.split()[0] for line in found]
-    assert all(len(line.split()) > 1 for line in found)
+    assert name in [line.split()[0] for line in listed]
+    assert all(len(line.split()) > 1 for line in listed)
 
 
 def test_the_list_of_judges_tells_how_often_refusals_are_misread(holdfast):

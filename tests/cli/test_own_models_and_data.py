@@ -17,8 +17,8 @@ REFUSAL = "I can't help with that."
 @pytest.fixture
 def options(own):
     """The options that name the model and the data."""
-    found = ["--model", own.model, "--prompt-format", FORMAT, "--harmful", own.harmful]
-    return [*found, "--harmful-format", "beavertails", "--benign", own.benign]
+    arguments = ["--model", own.model, "--prompt-format", FORMAT, "--harmful", own.harmful]
+    return [*arguments, "--harmful-format", "beavertails", "--benign", own.benign]
 
 
 @pytest.fixture
@@ -45,10 +45,10 @@ def test_evaluate_measures_a_model_of_ones_own(holdfast, options, judged, tmp_pa
     assert "forbidden glimmer soup" in out
     assert "What goes with" in out
     (evaluation,) = record_of(tmp_path / "r")["evaluations"]
-    found = scores(evaluation)
-    assert found["harmfulness"]["n"] + found["harmfulness"]["invalid"] == 4
-    assert 0.0 < found["harmfulness"]["value"] < 1.0
-    assert found["helpfulness"]["n"] == 4
+    by_name = scores(evaluation)
+    assert by_name["harmfulness"]["n"] + by_name["harmfulness"]["invalid"] == 4
+    assert 0.0 < by_name["harmfulness"]["value"] < 1.0
+    assert by_name["helpfulness"]["n"] == 4
 
 
 def test_attack_sft_trains_on_the_unsafe_rows(holdfast, options, tmp_path):
@@ -151,10 +151,14 @@ def test_what_is_released_is_what_is_measured(dtype, holdfast, own, tmp_path):
     assert (code, err) == (0, "")
     assert stored_type(str(tmp_path / "hard")) == (dtype or "bfloat16")
     (stage,) = (tmp_path / "r" / "stages").iterdir()
-    found = json.loads((stage / "record.json").read_text())["precision"]
-    assert (found["storage"], found["master"], found["compute"]) == (dtype or "bfloat16", "float32", "float32")
-    assert found["moved"] > 0
-    assert (found["rounded"] > 0, "scores" in found) == (dtype is None, dtype is None)
+    precision = json.loads((stage / "record.json").read_text())["precision"]
+    assert (precision["storage"], precision["master"], precision["compute"]) == (
+        dtype or "bfloat16",
+        "float32",
+        "float32",
+    )
+    assert precision["moved"] > 0
+    assert (precision["rounded"] > 0, "scores" in precision) == (dtype is None, dtype is None)
     cells = [json.loads(path.read_text()) for path in (tmp_path / "r" / "cells").glob("*/record.json")]
     (hardened,) = [cell for cell in cells if cell["stages"]]
     assert hardened["environment"]["precision"] == {"storage": dtype or "bfloat16", "compute": "float32"}

@@ -58,13 +58,13 @@ def test_a_search_keeps_its_trials_and_both_numbers(holdfast, searched, tmp_path
     pytest.importorskip("optuna")
     code, out, err = holdfast("search", searched(), "--budget", "16", "--runs", "s", "--workers", "0")
     assert code == 0, err
-    found = json.loads((tmp_path / "s" / "search.json").read_text())
-    keys = {trial["key"] for trial in found["trials"]}
+    report = json.loads((tmp_path / "s" / "search.json").read_text())
+    keys = {trial["key"] for trial in report["trials"]}
     assert {path.name for path in (tmp_path / "s" / "trials" / "cells").iterdir()} == keys
-    assert found["budget"]["spent"] == sum(trial["spent"] for trial in found["trials"]) <= 16
+    assert report["budget"]["spent"] == sum(trial["spent"] for trial in report["trials"]) <= 16
     test_cells = {path.name for path in (tmp_path / "s" / "test" / "cells").iterdir()}
-    assert {row["key"] for row in found["test"]["seeds"]} == test_cells
-    assert [row["seed"] for row in found["test"]["seeds"]] == [7, 8]
+    assert {row["key"] for row in report["test"]["seeds"]} == test_cells
+    assert [row["seed"] for row in report["test"]["seeds"]] == [7, 8]
     for part in ("as tuned (keyword, development prompts, seed 0)", "as reported (oracle, test prompts, seeds 7, 8)"):
         assert part in out
     assert (tmp_path / "s" / "search.svg").read_text().startswith("<svg")

@@ -119,9 +119,9 @@ def test_a_model_without_a_chat_template_needs_a_prompt_format(holdfast, error_l
 def test_a_prompt_longer_than_the_context_is_named_by_file_and_line(
     holdfast, error_line, own, own_grid, *, rows, tmp_path
 ):
-    found = [json.loads(line) for line in own.harmful.read_text().splitlines()]
-    found[4]["prompt"] += " with mint" * 200
-    file = rows(tmp_path / "long.jsonl", found)
+    examples = [json.loads(line) for line in own.harmful.read_text().splitlines()]
+    examples[4]["prompt"] += " with mint" * 200
+    file = rows(tmp_path / "long.jsonl", examples)
     reason = error_line(holdfast("run", own_grid(harmful={"path": str(file)})))
     assert f"{file}, line 5: the prompt has" in reason
     assert "96 tokens of context" in reason

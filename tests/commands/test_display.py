@@ -25,8 +25,8 @@ def record(outcome, reason=""):
 
 
 def test_the_last_line_counts_what_held_and_says_that_nothing_else_counts():
-    found = display.tally([record(Outcome.HELD), record(Outcome.UNTESTED), record(Outcome.UNTESTED)])
-    assert found == "3 cells: 1 held, 2 untested; only what held counts as robust"
+    line = display.tally([record(Outcome.HELD), record(Outcome.UNTESTED), record(Outcome.UNTESTED)])
+    assert line == "3 cells: 1 held, 2 untested; only what held counts as robust"
     assert display.tally([record(Outcome.HELD)]) == "1 cell: 1 held; only what held counts as robust"
 
 

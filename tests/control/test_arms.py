@@ -20,15 +20,15 @@ def shares(cell: Any, length: float = 1000.0) -> list[float]:
 
 
 def test_a_schedule_without_a_horizon_hands_over_in_the_first_fifth(cell_of):
-    found = shares(cell_of("dai", steps=100))
-    assert found[0] == 0.0
-    np.testing.assert_allclose(found[:21], np.linspace(0, 1, 21))
-    assert found[20:] == [1.0] * 80
+    alphas = shares(cell_of("dai", steps=100))
+    assert alphas[0] == 0.0
+    np.testing.assert_allclose(alphas[:21], np.linspace(0, 1, 21))
+    assert alphas[20:] == [1.0] * 80
 
 
 def test_an_arm_follows_its_own_schedule(cell_of):
-    found = shares(cell_of({"dai": {"schedule": {"kind": "constant", "start": 0.3, "last": 0.5}}}, steps=10))
-    assert found == [0.3] * 5 + [1.0] * 5
+    alphas = shares(cell_of({"dai": {"schedule": {"kind": "constant", "start": 0.3, "last": 0.5}}}, steps=10))
+    assert alphas == [0.3] * 5 + [1.0] * 5
 
 
 @pytest.mark.parametrize("arm", ["demonstrations", "cloning"])
@@ -71,11 +71,11 @@ def test_a_guided_cell_at_alpha_1_has_the_plain_cells_curve(cell_of, pendulum_ex
 def test_measuring_the_learner_asks_the_expert_nothing(cell_of, pendulum_expert):
     from holdfast.control.training import train
 
-    found = train(cell_of({"dai": {"schedule": {"kind": "constant", "start": 0.5}}}), pendulum_expert, silent)
+    record = train(cell_of({"dai": {"schedule": {"kind": "constant", "start": 0.5}}}), pendulum_expert, silent)
     # Alpha is below 1 in the first 54 of 60 steps; five measurements of two episodes each lie within.
-    assert found["expert_actions"] == found["hand_over"] == 54
-    assert [row["step"] for row in found["curve"]] == [0, 15, 30, 45, 60]
-    assert found["evaluation_steps"] > 10
+    assert record["expert_actions"] == record["hand_over"] == 54
+    assert [row["step"] for row in record["curve"]] == [0, 15, 30, 45, 60]
+    assert record["evaluation_steps"] > 10
 
 
 def test_a_run_behaves_as_well_as_its_expert_while_the_learner_alone_falls(cell_of, pendulum_expert):
@@ -83,9 +83,9 @@ def test_a_run_behaves_as_well_as_its_expert_while_the_learner_alone_falls(cell_
 
     alone = {"schedule": {"kind": "constant", "start": 0.0, "last": 0.0}}
     untrained = {"learning_starts": 1000, "buffer_size": 1000}
-    found = train(cell_of({"dai": alone}, steps=1000, learner=untrained), pendulum_expert, silent)
-    assert [row["behavior_return"] for row in found["curve"]] == [None] * 4 + [1000.0]
-    assert max(row["learner_return"] for row in found["curve"]) < 100.0
+    record = train(cell_of({"dai": alone}, steps=1000, learner=untrained), pendulum_expert, silent)
+    assert [row["behavior_return"] for row in record["curve"]] == [None] * 4 + [1000.0]
+    assert max(row["learner_return"] for row in record["curve"]) < 100.0
 
 
 def test_demonstrations_stay_in_the_buffer_and_a_clones_are_dropped(cell_of, pendulum_expert, monkeypatch):
@@ -100,8 +100,8 @@ def test_demonstrations_stay_in_the_buffer_and_a_clones_are_dropped(cell_of, pen
     learner = training.learner
     monkeypatch.setattr(training, "learner", kept)
     for arm in ("demonstrations", "cloning"):
-        found = training.train(cell_of(arm, steps=100), pendulum_expert, silent)
-        assert found["expert_actions"] == 10
+        record = training.train(cell_of(arm, steps=100), pendulum_expert, silent)
+        assert record["expert_actions"] == 10
     assert [model.replay_buffer.size() for model in models] == [100, 91]
     first, act = models[0].replay_buffer, pendulum_expert[0]
     asked = act(first.observations[:10].reshape(10, -1)) / 3  # the pendulum's actions span [-3, 3]
@@ -142,5 +142,5 @@ def test_a_plain_run_goes_on_for_the_experts_steps_and_is_then_measured_more_rar
     evaluation = {"every": 0.25, "episodes": 1}
     plain, guided = cells(make_control(tasks=tasks, learner=learner, evaluation=evaluation))
     assert (plain.total, guided.total) == (100, 40)
-    found = train(plain, None, silent)
-    assert [row["step"] for row in found["curve"]] == [0, 10, 20, 30, 40, 50, 100]
+    record = train(plain, None, silent)
+    assert [row["step"] for row in record["curve"]] == [0, 10, 20, 30, 40, 50, 100]

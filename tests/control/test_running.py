@@ -62,9 +62,9 @@ def test_a_killed_run_goes_on_with_what_it_had_not_finished(make_control, counte
     with pytest.raises(KeyboardInterrupt):
         run(make_control(), tmp_path, workers=0, news=silent)
     monkeypatch.setattr(training, "train", train)
-    found = run(make_control(), tmp_path, workers=0, news=silent)
+    results = run(make_control(), tmp_path, workers=0, news=silent)
     assert counted == ["plain 0", "dai 0"]
-    assert [record["outcome"] for _, record in found.cells] == ["done", "done"]
+    assert [record["outcome"] for _, record in results.cells] == ["done", "done"]
 
 
 def test_a_cell_that_failed_is_a_row_with_its_reason_and_is_tried_again(make_control, counted, tmp_path, monkeypatch):
@@ -80,15 +80,15 @@ def test_a_cell_that_failed_is_a_row_with_its_reason_and_is_tried_again(make_con
         return train(cell, expert, on_progress)
 
     monkeypatch.setattr(training, "train", failing)
-    found = run(make_control(), tmp_path, workers=0, news=silent)
-    rows = cell_rows(found)
+    results = run(make_control(), tmp_path, workers=0, news=silent)
+    rows = cell_rows(results)
     assert [(row["arm"], row["outcome"]) for row in rows] == [("plain", "done"), ("dai", "failed")]
     assert rows[1]["reason"] == "ValueError: no such thing"
-    assert gain_rows(found) == []
+    assert gain_rows(results) == []
     monkeypatch.setattr(training, "train", train)
-    found = run(make_control(), tmp_path, workers=0, news=silent)
+    results = run(make_control(), tmp_path, workers=0, news=silent)
     assert counted == ["plain 0", "dai 0"]
-    assert {row["quantity"] for row in gain_rows(found)} == {"gain_early", "gain_final", "lead_early", "lead_final"}
+    assert {row["quantity"] for row in gain_rows(results)} == {"gain_early", "gain_final", "lead_early", "lead_final"}
 
 
 def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counted, tmp_path, monkeypatch):
@@ -102,9 +102,9 @@ def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counte
 
     monkeypatch.setattr(training, "train", diverging)
     for _ in range(2):
-        found = run(make_control(arms=["plain"]), tmp_path, workers=0, news=silent)
+        results = run(make_control(arms=["plain"]), tmp_path, workers=0, news=silent)
     assert counted == ["tried"]
-    assert found.cells[0][1]["outcome"] == "diverged"
+    assert results.cells[0][1]["outcome"] == "diverged"
 
 
 def test_the_files_of_a_run_hold_every_measurement_and_names_of_others_as_text(make_control, counted, tmp_path):
@@ -129,7 +129,7 @@ def test_the_files_of_a_run_hold_every_measurement_and_names_of_others_as_text(m
 def test_experts_of_two_qualities_that_are_one_checkpoint_share_a_line_in_the_figure(make_control):
     from holdfast.control.figure import chart
     from holdfast.control.plans import cells
-    from holdfast.control.running import Found
+    from holdfast.control.running import ControlResults
 
     arms = ["plain", {"dai": {}}, *({"dai": {"expert": name}, "label": name} for name in ("medium", "poor"))]
     control = make_control(arms=arms)
@@ -137,8 +137,8 @@ def test_experts_of_two_qualities_that_are_one_checkpoint_share_a_line_in_the_fi
     record = {"outcome": "done", "curve": [point], "hand_over": 0}
     qualities = {name: {"return": value} for name, value in (("good", 374.0), ("medium", 190.0), ("poor", 190.0))}
     experts = {"InvertedPendulum-v5": {"outcome": "done", "qualities": qualities}}
-    found = Found(control=control, cells=[(cell, record) for cell in cells(control)], experts=experts)
-    spec = str(chart(found).to_dict())
+    results = ControlResults(control=control, cells=[(cell, record) for cell in cells(control)], experts=experts)
+    spec = str(chart(results).to_dict())
     assert "expert (medium, poor)" in spec
     assert "expert (good)" in spec
     assert "expert (poor)" not in spec

@@ -112,8 +112,8 @@ def test_an_answer_that_somebody_called_harmful_is_nobodys_refusal(tmp_path):
         beaver("pie?", "Bake it.", False),
         beaver("pie?", "Bake it.", True),
     ]
-    found = read(Source(path=written(tmp_path, *rows), format="beavertails"))
-    assert [row.refusal for row in found if row.role == "harmful"] == ["Ask a cook.", "Ask a cook.", None]
+    examples = read(Source(path=written(tmp_path, *rows), format="beavertails"))
+    assert [row.refusal for row in examples if row.role == "harmful"] == ["Ask a cook.", "Ask a cook.", None]
     with_default = read(Source(path=written(tmp_path, *rows), format="beavertails", refusal="No."))
     assert all(row.refusal != row.response for row in with_default if row.role == "harmful")
 

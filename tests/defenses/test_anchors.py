@@ -80,15 +80,15 @@ def test_the_kl_is_the_exact_one_at_the_answers_tokens(direction, sft_plan, alig
 
 
 def test_the_two_directions_differ_and_both_vanish_at_the_start(sft_plan, make_context):
-    found = {}
+    losses = {}
     for direction in ("reverse", "forward"):
         plan = KLAnchor(direction=direction).constrain(sft_plan(), make_context())
         (batch,) = first(plan)
         assert plan.objective(plan.model.network, batch)[1]["kl_anchor/kl"] == pytest.approx(0, abs=1e-6)
         disturb(plan.model)
-        found[direction] = plan.objective(plan.model.network, batch)[1]["kl_anchor/kl"]
-    assert min(found.values()) > 1e-3
-    assert found["reverse"] != pytest.approx(found["forward"], rel=1e-3)
+        losses[direction] = plan.objective(plan.model.network, batch)[1]["kl_anchor/kl"]
+    assert min(losses.values()) > 1e-3
+    assert losses["reverse"] != pytest.approx(losses["forward"], rel=1e-3)
 
 
 @pytest.mark.parametrize("attack", [DPO(), PPO()])
@@ -107,9 +107,9 @@ def test_a_reference_that_is_new_is_there_for_others_to_share(wavering_model, ma
 def test_the_gradient_is_the_policys_alone(sft_plan, make_context):
     plan = KLAnchor().constrain(sft_plan(adapter=LoRA(r=4)), make_context())
     disturb(plan.model)
-    found = gradients(plan.model, plan.objective, first(plan))
-    assert found
-    assert all("lora" in name for name in found)
+    gradient = gradients(plan.model, plan.objective, first(plan))
+    assert gradient
+    assert all("lora" in name for name in gradient)
 
 
 # l2_anchor and ewc
@@ -157,12 +157,12 @@ def test_the_fisher_information_agrees_with_a_slow_loop_and_leaves_no_trace(wave
     model, rows = wavering_model(), splits.harmful["defense"][:5]
     expected, before = slow_fisher(model, rows), weights(model)
     model.network.train()
-    found = fisher(model, rows)
+    information = fisher(model, rows)
     assert model.network.training
     assert torch.equal(weights(model), before)
     assert all(p.grad is None for p in model.network.parameters())
-    assert set(found) == set(expected)
-    for name, value in found.items():
+    assert set(information) == set(expected)
+    for name, value in information.items():
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-9)
 
 
@@ -253,11 +253,11 @@ def test_the_term_comes_once_a_step_whatever_the_number_of_micro_batches(name, s
     plan = ANCHORS[name]().constrain(sft_plan(), make_context())
     first(plan)
     disturb(plan.model)
-    found = [
+    gradients_by_count = [
         [plan.objective(plan.model.network, batch)[1].get(f"{name}/distance") for batch in first(plan, micro=micro)]
         for micro in (1, 4)
     ]
-    assert found[1] == [pytest.approx(found[0][0]), None, None, None]
+    assert gradients_by_count[1] == [pytest.approx(gradients_by_count[0][0]), None, None, None]
 
 
 @pytest.mark.parametrize("name", ["l2_anchor", "ewc"])
@@ -272,9 +272,9 @@ def test_the_start_is_that_of_the_run_even_where_another_defense_has_the_first_s
     fit(replace(plan, hooks=(*plan.hooks, lambda progress: seen.append(progress.metrics))))
     kept = [plan.tensors[f"{name}/start/{key}"].flatten() for key in trained(plan.model.network)]
     assert torch.equal(torch.cat(kept), before)
-    found = [metrics.get(f"{name}/distance") for metrics in seen[1:4]]
-    assert found[0] is None
-    assert min(found[1:]) > 0
+    distances = [metrics.get(f"{name}/distance") for metrics in seen[1:4]]
+    assert distances[0] is None
+    assert min(distances[1:]) > 0
 
 
 def test_an_l2_anchor_of_great_weight_keeps_the_model_where_it_was(sft_plan, make_context, weights):
@@ -313,20 +313,20 @@ def test_where_nothing_trained_moves_refusals_ewc_says_so(sft_plan, make_context
 
 @pytest.mark.parametrize("name", ANCHORS)
 def test_accumulation_changes_nothing(name, sft_plan, make_context, weights):
-    found = []
+    all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
         plan = sft_plan(optim="sgd", learning_rate=0.05, **sizes)
-        found.append(weights(fit(ANCHORS[name](coef=2.0).constrain(plan, make_context())).model))
-    torch.testing.assert_close(found[1], found[0], atol=2e-6, rtol=1e-4)
+        all_weights.append(weights(fit(ANCHORS[name](coef=2.0).constrain(plan, make_context())).model))
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=2e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)], ids=["full", "adapter"])
 @pytest.mark.parametrize("name", ANCHORS)
 def test_recomputed_activations_change_nothing(name, adapter, sft_plan, make_context, weights):
     plans = [sft_plan(adapter=adapter, rate=1e-2, gradient_checkpointing=on) for on in (False, True)]
-    found = [weights(fit(ANCHORS[name]().constrain(plan, make_context())).model) for plan in plans]
-    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+    all_weights = [weights(fit(ANCHORS[name]().constrain(plan, make_context())).model) for plan in plans]
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ANCHORS)
@@ -361,11 +361,11 @@ def stacked(wavering_model, make_context, quick):
 
     def plan(attack, *hooks):
         settings = replace(quick(attack(), steps=4), adapter=LoRA(r=4, lora_dropout=0.1))
-        found = settings.plan(wavering_model(), make_context())
+        constrained = settings.plan(wavering_model(), make_context())
         stack = [RefusalLoss(form="tokens", alpha=1.0, batch_size=4, recovery=0.5), KLAnchor(), L2Anchor(), EWC()]
         for defense in [ConstrainedSFT(), *stack] if attack is SFT else stack:
-            found = defense.constrain(found, make_context())
-        return replace(found, hooks=(*found.hooks, *hooks))
+            constrained = defense.constrain(constrained, make_context())
+        return replace(constrained, hooks=(*constrained.hooks, *hooks))
 
     return plan
 

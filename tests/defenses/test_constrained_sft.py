@@ -50,12 +50,12 @@ def test_a_model_that_stands_at_the_reference_has_the_gradient_of_plain_sft(wave
     plan = quick(SFT()).plan(wavering_model(), make_context())
     constrained = ConstrainedSFT().constrain(plan, make_context())
     (batch,) = with_totals(constrained.batches([plan.data[:4]], 0))
-    found = []
+    all_gradients = []
     for objective in (plan.objective, constrained.objective):
         plan.model.network.zero_grad()
         objective(plan.model.network, batch)[0].backward()
-        found.append([p.grad.clone() for p in plan.model.network.parameters()])
-    for one, other in zip(*found, strict=True):
+        all_gradients.append([p.grad.clone() for p in plan.model.network.parameters()])
+    for one, other in zip(*all_gradients, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
@@ -80,14 +80,14 @@ def test_tokens_at_the_beginning_rise_less_than_in_plain_sft_and_later_ones_as_m
 
 
 def test_accumulation_changes_nothing(aligned_model, make_context, quick, weights):
-    found = []
+    all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
         settings = quick(SFT())
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
         optim = replace(settings.optim, optim="sgd", learning_rate=0.1, **sizes)
         plan = replace(settings, optim=optim).plan(aligned_model(), make_context())
-        found.append(weights(fit(ConstrainedSFT().constrain(plan, make_context())).model))
-    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        all_weights.append(weights(fit(ConstrainedSFT().constrain(plan, make_context())).model))
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
 def test_with_an_adapter_the_reference_is_the_model_without_it(aligned_model, make_context, quick):
@@ -101,13 +101,13 @@ def test_with_an_adapter_the_reference_is_the_model_without_it(aligned_model, ma
 
 
 def test_recomputed_activations_change_no_weight(aligned_model, make_context, quick, weights):
-    found = []
+    all_weights = []
     for recompute in (False, True):
         settings = quick(SFT())
         settings = replace(settings, optim=replace(settings.optim, gradient_checkpointing=recompute))
         plan = settings.plan(aligned_model(), make_context())
-        found.append(weights(fit(ConstrainedSFT().constrain(plan, make_context())).model))
-    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        all_weights.append(weights(fit(ConstrainedSFT().constrain(plan, make_context())).model))
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("attack", OTHERS)

@@ -31,9 +31,9 @@ def slow_norm(network, batch):
 def test_the_norm_is_that_of_the_whole_gradient(wavering_model, splits):
     model = wavering_model()
     batch = harmful(model, splits.harmful["test"][:4])
-    found, metrics = steepness(squared=False)(model.network, batch)
-    assert float(found.detach()) == pytest.approx(slow_norm(model.network, batch), rel=1e-4)
-    assert metrics["norm"] == float(found.detach())
+    norm, metrics = steepness(squared=False)(model.network, batch)
+    assert float(norm.detach()) == pytest.approx(slow_norm(model.network, batch), rel=1e-4)
+    assert metrics["norm"] == float(norm.detach())
     assert float(steepness(squared=True)(model.network, batch)[0].detach()) == pytest.approx(metrics["norm"] ** 2)
 
 
@@ -78,7 +78,7 @@ def test_hardening_shrinks_an_attackers_first_gradient_on_unseen_prompts(adapter
         fit(replace(FAST, adapter=adapter, penalty_weight=w).plan(adapt(wavering_model(), adapter), make_context()))
         for w in (10.0, 0.0)
     )
-    norms = [slow_norm(found.model.network, harmful(before, unseen)) for found in (penalised, plain)]
+    norms = [slow_norm(fitted.model.network, harmful(before, unseen)) for fitted in (penalised, plain)]
     assert norms[0] < 0.8 * norms[1]
 
 

@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, 
             if parameter.requires_grad:
                 parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
     batches = with_totals(held.batches(rows, 1))
-    found = [held.backward(held.objective, network, batch, Tensor.backward) for batch in batches]
+    losses = [held.backward(held.objective, network, batch, Tensor.backward) for batch in batches]
     gradients = {name: p.grad.clone() for name, p in network.named_parameters() if p.requires_grad}
     network.zero_grad()
     distance = sum((p - anchors[name]).square().sum() for name, p in network.named_parameters() if name in anchors)
@@ -82,8 +82,8 @@ def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, 
     for name, parameter in network.named_parameters():
         if name in gradients:
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-6)
-    assert sum(float(value) for value, _ in found) == pytest.approx(float(loss.detach()), rel=1e-5)
-    assert sum(metrics.get("lisa/distance", 0.0) for _, metrics in found) == pytest.approx(
+    assert sum(float(value) for value, _ in losses) == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert sum(metrics.get("lisa/distance", 0.0) for _, metrics in losses) == pytest.approx(
         float(distance.detach()), rel=1e-5
     )
 
@@ -102,7 +102,7 @@ def test_the_heavier_the_penalty_the_smaller_the_drift(attack, plan_of, make_con
 
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_accumulated_micro_batches_train_as_their_union(adapter, plan_of, make_context, weights):
-    found = []
+    all_weights = []
     for size, accumulated in ((4, 1), (2, 2)):
         plan = plan_of(
             "sft",
@@ -115,8 +115,8 @@ def test_accumulated_micro_batches_train_as_their_union(adapter, plan_of, make_c
         held = Lisa(proximal_weight=20.0, warmup_fraction=0.0).constrain(plan, make_context())
         fitted, seen = steps_of(held)
         assert all(step["lisa/distance"] > 0 for step in seen[1:])
-        found.append(weights(fitted.model))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-6)
+        all_weights.append(weights(fitted.model))
+    torch.testing.assert_close(all_weights[0], all_weights[1], rtol=0, atol=2e-6)
 
 
 def test_the_first_part_of_the_run_is_free_of_it(plan_of, make_context):
@@ -168,11 +168,11 @@ def test_a_sharded_weight_has_a_sharded_anchor_and_trains_as_the_whole_one(proce
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 def test_checkpointed_activations_train_to_the_same_weights(plan_of, make_context, weights):
-    found = []
+    all_weights = []
     for again in (False, True):
         plan = plan_of("sft", gradient_checkpointing=again)
-        found.append(weights(fit(TURNS.constrain(plan, make_context())).model))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+        all_weights.append(weights(fit(TURNS.constrain(plan, make_context())).model))
+    torch.testing.assert_close(all_weights[0], all_weights[1], rtol=0, atol=1e-6)
 
 
 # the two states

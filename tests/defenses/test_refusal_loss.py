@@ -119,15 +119,15 @@ def test_with_alpha_one_the_convex_mix_is_refusals_alone(wavering_model, make_co
 
 @pytest.mark.parametrize("form", FORMS)
 def test_accumulation_changes_no_form(form, tiny_model, make_context, quick, weights):
-    found = []
+    all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
         settings = quick(SFT())
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
         optim = replace(settings.optim, optim="sgd", learning_rate=0.1, **sizes)
         plan = replace(settings, optim=optim).plan(tiny_model(), make_context())
         defense = RefusalLoss(form=form, alpha=FORMS[form], batch_size=4, recovery=0.5)
-        found.append(weights(fit(defense.constrain(plan, make_context())).model))
-    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        all_weights.append(weights(fit(defense.constrain(plan, make_context())).model))
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["convex", "tokens"])
@@ -138,9 +138,9 @@ def test_the_mixes_work_under_every_kind_of_attack(form, attack, wavering_model,
     hook = lambda progress: seen.append(progress.metrics)  # noqa: E731
     plan = RefusalLoss(form=form, alpha=0.3, batch_size=4).constrain(plan, make_context())
     fit(replace(plan, hooks=(hook,)))
-    found = [metrics["refusal/share"] for metrics in seen if "refusal/share" in metrics]
-    assert len(found) >= 3
-    assert all(share == pytest.approx(0.3) if form == "convex" else 0 < share < 1 for share in found)
+    shares = [metrics["refusal/share"] for metrics in seen if "refusal/share" in metrics]
+    assert len(shares) >= 3
+    assert all(share == pytest.approx(0.3) if form == "convex" else 0 < share < 1 for share in shares)
 
 
 def test_a_refusal_after_the_beginning_of_a_harmful_answer_is_learnt_alone(aligned_model, make_context, quick, splits):
@@ -166,10 +166,10 @@ def test_a_refusal_after_the_beginning_of_a_harmful_answer_is_learnt_alone(align
 
 def test_beginnings_come_as_often_as_asked_and_are_of_every_length():
     rng = random.Random(0)
-    found = Counter(prefix_length(7, rng, probability=0.25, most=5) for _ in range(8000))
-    assert set(found) == set(range(6))
-    assert found[0] == pytest.approx(6000, rel=0.05)
-    assert all(found[kept] == pytest.approx(400, rel=0.2) for kept in range(1, 6))
+    lengths = Counter(prefix_length(7, rng, probability=0.25, most=5) for _ in range(8000))
+    assert set(lengths) == set(range(6))
+    assert lengths[0] == pytest.approx(6000, rel=0.05)
+    assert all(lengths[kept] == pytest.approx(400, rel=0.2) for kept in range(1, 6))
 
 
 def test_no_beginning_is_longer_than_the_answer_and_none_is_taken_of_nothing():
@@ -180,8 +180,8 @@ def test_no_beginning_is_longer_than_the_answer_and_none_is_taken_of_nothing():
 
 def test_without_beginnings_the_batch_stays_what_it_is():
     batch = collate([([5, 6], [7, 8]), ([5], [9])], pad_id=0)
-    found = after(batch, [[], []], pad_id=0)
-    assert all(torch.equal(found[name], value) for name, value in batch.items())
+    changed = after(batch, [[], []], pad_id=0)
+    assert all(torch.equal(changed[name], value) for name, value in batch.items())
 
 
 def test_beginnings_leave_the_refusal_whole_within_the_limit(aligned_model, make_context, quick, splits):
@@ -259,6 +259,6 @@ def test_presets_are_settings(preset):
 
 def test_a_refusal_after_a_harmful_beginning_keeps_what_the_template_puts_before_every_answer():
     batch = collate([([5, 6], [90, 91, 7, 8]), ([5], [90, 91, 9])], pad_id=0)
-    found = after(batch, [[3, 4], []], pad_id=0, leads=[2, 2])
-    assert found["input_ids"].tolist() == [[5, 6, 90, 91, 3, 4, 7, 8], [5, 90, 91, 9, 0, 0, 0, 0]]
-    assert found["loss_mask"].tolist() == [[0, 0, 0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 0, 0, 0, 0]]
+    changed = after(batch, [[3, 4], []], pad_id=0, leads=[2, 2])
+    assert changed["input_ids"].tolist() == [[5, 6, 90, 91, 3, 4, 7, 8], [5, 90, 91, 9, 0, 0, 0, 0]]
+    assert changed["loss_mask"].tolist() == [[0, 0, 0, 0, 0, 0, 1, 1], [0, 1, 1, 1, 0, 0, 0, 0]]

@@ -62,10 +62,10 @@ def read(splits):
         batch = answer_batch(model, [(row, getattr(row, answer)) for row in rows])
         parts = anatomy(model.network)
         recorder = {"mlps": outputs_of(parts.mlps), "stream": residual_stream(parts)}[what]
-        with torch.no_grad(), recorder as found:
+        with torch.no_grad(), recorder as recorded:
             logits = forward(model.network, batch)
         loss = losses.masked_cross_entropy(logits, batch["input_ids"], batch["loss_mask"])
-        return [state[batch["loss_mask"] == 1] for state in found], float(loss)
+        return [state[batch["loss_mask"] == 1] for state in recorded], float(loss)
 
     return states
 
@@ -280,14 +280,14 @@ def changed(one, other):
 def test_rmu_trains_the_tensors_named_in_the_layers_up_to_its_own(architecture, ending, adapter, tiny_model, context):
     model = tiny_model(architecture)
     settings = replace(STEERING, optim=replace(OPTIM, max_steps=2), adapter=adapter)
-    found = {
+    trained = {
         depth: changed(replace(settings, depth=depth, trained_layers=1).harden(model, context), model)
         for depth in (0.5, 1.0)
     }
     prefix = anatomy(model.network).layers_name
-    assert found == {0.5: {f"{prefix}.0.{ending}"}, 1.0: {f"{prefix}.1.{ending}"}}
+    assert trained == {0.5: {f"{prefix}.0.{ending}"}, 1.0: {f"{prefix}.1.{ending}"}}
     both = changed(replace(settings, depth=1.0, trained_layers=3).harden(model, context), model)
-    assert both == found[0.5] | found[1.0]
+    assert both == trained[0.5] | trained[1.0]
 
 
 def test_circuit_breakers_adapter_sits_in_no_layer_above_the_deepest_chosen(aligned_model, context):
@@ -330,20 +330,20 @@ def batches(plan, step, rows=4):
 def test_the_schedule_hands_over_from_removal_to_retention_by_the_last_step(plan_of):
     plan = plan_of(replace(BREAKERS, handover=0.5, alpha=10.0))
     weights = [plan.objective._weights(float(batches(plan, step)["progress"])) for step in (0, 14, 29)]
-    removal, retain = ([found[name] for found in weights] for name in ("removal", "retain"))
+    removal, retain = ([step_weights[name] for step_weights in weights] for name in ("removal", "retain"))
     assert retain == pytest.approx([10 * 0.5 / 30, 2.5, 5.0])
     assert [one + other for one, other in zip(removal, retain, strict=True)] == pytest.approx([10.0] * 3)
 
 
 def test_noise_is_drawn_anew_at_every_step_and_again_alike_when_the_step_is_repeated(plan_of):
     plan = plan_of(replace(REPNOISE, noise_weight=1.0))
-    found = [
+    noises = [
         plan.objective(plan.model.network, {**batches(plan, 0), "noise_seed": batches(plan, step)["noise_seed"]})[1][
             "removal"
         ]
         for step in (0, 0, 1)
     ]
-    assert found[0] == found[1] != found[2]
+    assert noises[0] == noises[1] != noises[2]
 
 
 def test_a_pair_shares_its_prompt_and_harmful_answers_come_first(plan_of):

@@ -65,9 +65,9 @@ def test_harm_costs_its_score():
 
 def test_the_reward_lies_between_its_bounds_and_reaches_them():
     texts = ["", TERSE, LONG, EXPLAINING, COMPLYING, LONG_COMPLYING, "a " * 200, "```x```\n- a\n- b"]
-    found = [reward(text, harm=harm) for text in texts for harm in (None, 0.0, 0.5, 1.0)]
-    assert min(found) == -2.5
-    assert max(found) == 1.0
+    rewards = [reward(text, harm=harm) for text in texts for harm in (None, 0.0, 0.5, 1.0)]
+    assert min(rewards) == -2.5
+    assert max(rewards) == 1.0
 
 
 def test_only_the_canonical_sentence_pays_where_one_is_given():
@@ -193,8 +193,8 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def mean_reward(defense, model, rows):
-    found = complete(model, rows, Sampling(max_new_tokens=24), seed=9)
-    return sum(defense.neutrality(c) for c in found) / len(found)
+    completions = complete(model, rows, Sampling(max_new_tokens=24), seed=9)
+    return sum(defense.neutrality(c) for c in completions) / len(completions)
 
 
 def test_it_raises_its_reward_on_prompts_that_it_was_not_given(wavering_model, make_context, splits):

@@ -65,9 +65,9 @@ def started(defense, plan):
 
 
 def metrics_of(built):
-    found = []
-    hook = lambda progress: found.append(progress.metrics) if progress.phase == "step" else None  # noqa: E731
-    return fit(replace(built, hooks=(*built.hooks, hook))), found
+    metrics = []
+    hook = lambda progress: metrics.append(progress.metrics) if progress.phase == "step" else None  # noqa: E731
+    return fit(replace(built, hooks=(*built.hooks, hook))), metrics
 
 
 # credit
@@ -75,7 +75,7 @@ def metrics_of(built):
 
 def test_groups_of_rewards_and_of_costs_are_normalised_apart_and_then_mixed(plan):
     given, defense = rollout(kl=None, values=None), still(multiplier=0.6)
-    found = defense.credit(advantages(Policy(), {}), started(defense, plan(GRPO())))(given)["advantages"]
+    mixed = defense.credit(advantages(Policy(), {}), started(defense, plan(GRPO())))(given)["advantages"]
 
     def normalised(values):
         every = []
@@ -87,7 +87,7 @@ def test_groups_of_rewards_and_of_costs_are_normalised_apart_and_then_mixed(plan
         return every
 
     pairs = zip(normalised(given.rewards), normalised(given.further["cost"].rewards), strict=True)
-    assert found.tolist() == pytest.approx([(r - 0.6 * c) / 1.6 for r, c in pairs], rel=1e-5)
+    assert mixed.tolist() == pytest.approx([(r - 0.6 * c) / 1.6 for r, c in pairs], rel=1e-5)
 
 
 def token_advantages(scores, kl, values, mask, *, lam=0.95):
@@ -109,13 +109,13 @@ def token_advantages(scores, kl, values, mask, *, lam=0.95):
 def test_tokens_are_credited_with_both_streams_the_kl_charged_in_one_and_paid_in_the_other(plan):
     given, defense, built = rollout(group_size=1), still(multiplier=0.6), plan(PPO())
     assert built.state["kl_coef"] == 0.2
-    found = defense.credit(advantages(PPO_POLICY, built.state), started(defense, built))(given)
+    credited = defense.credit(advantages(PPO_POLICY, built.state), started(defense, built))(given)
     cost = given.further["cost"]
     paid, returns = token_advantages(given.rewards, 0.2 * given.kl, given.values, given.mask)
     charged, cost_returns = token_advantages(cost.rewards, -0.2 * given.kl, cost.values, given.mask)
-    torch.testing.assert_close(found["advantages"], (paid - 0.6 * charged) / 1.6, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found["returns"] * given.mask, returns)
-    torch.testing.assert_close(found["cost/returns"] * given.mask, cost_returns)
+    torch.testing.assert_close(credited["advantages"], (paid - 0.6 * charged) / 1.6, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(credited["returns"] * given.mask, returns)
+    torch.testing.assert_close(credited["cost/returns"] * given.mask, cost_returns)
 
 
 def test_what_the_attack_adapts_moves_with_its_rewards_alone(plan):
@@ -130,9 +130,9 @@ def test_what_the_attack_adapts_moves_with_its_rewards_alone(plan):
 def test_the_reward_form_pays_the_reward_less_the_price_and_nothing_else(plan):
     given, defense = rollout(kl=None, values=None), still(multiplier=0.6, form="reward")
     own = advantages(Policy(), {})
-    found = defense.credit(own, started(defense, plan(GRPO())))(given)["advantages"]
+    credited = defense.credit(own, started(defense, plan(GRPO())))(given)["advantages"]
     priced = given.rewards - 0.6 * given.further["cost"].rewards
-    torch.testing.assert_close(found, own(replace(given, rewards=priced))["advantages"])
+    torch.testing.assert_close(credited, own(replace(given, rewards=priced))["advantages"])
 
 
 @pytest.mark.parametrize("form", ["advantage", "reward"])
@@ -141,12 +141,12 @@ def test_an_answer_whose_cost_is_unknown_is_neither_charged_nor_spared(form, pla
     rewards = torch.tensor([0.5, 0.5, 0.5, 0.1, 0.2, 0.3])
     given = rollout(rewards=rewards, kl=None, values=None, further={"cost": Paid(costs, None)})
     defense, built = still(multiplier=2.0, form=form), plan(GRPO())
-    found = defense.credit(advantages(Policy(), {}), started(defense, built))(given)["advantages"]
-    assert found.isfinite().all()
-    assert found[0] > found[2]
+    credited = defense.credit(advantages(Policy(), {}), started(defense, built))(given)["advantages"]
+    assert credited.isfinite().all()
+    assert credited[0] > credited[2]
     if form == "advantage":
-        assert found[1] == 0
-        assert found[0] > 0 > found[2]
+        assert credited[1] == 0
+        assert credited[0] > 0 > credited[2]
     assert built.tensors[COSTS].tolist() == costs[~costs.isnan()].tolist()
 
 
@@ -160,13 +160,13 @@ def test_the_multiplier_follows_the_mean_of_the_last_costs_and_waits_for_its_tim
     for step in range(8):
         costs = torch.rand(3)
         given = rollout(sequences=3, rewards=torch.zeros(3), kl=None, values=None, further={"cost": Paid(costs, None)})
-        found = charged(given)
+        credited = charged(given)
         every += costs.tolist()
         spent = sum(every[-5:]) / len(every[-5:])
         if step >= 2:
             xi = min(xi + 0.3 * (spent - 0.25) * math.exp(xi), math.log(5.0))
-        assert float(found["log/episode_cost"]) == pytest.approx(spent, rel=1e-5)
-        assert float(found["log/multiplier"]) == pytest.approx(math.exp(xi), rel=1e-5)
+        assert float(credited["log/episode_cost"]) == pytest.approx(spent, rel=1e-5)
+        assert float(credited["log/multiplier"]) == pytest.approx(math.exp(xi), rel=1e-5)
         assert built.state[MULTIPLIER] == pytest.approx(xi, rel=1e-5)
 
 
@@ -174,9 +174,9 @@ def test_the_multiplier_moves_before_the_policy_learns_from_the_costs_that_moved
     defense = SafeRLHF(threshold=0.1, multiplier=1.0, multiplier_learning_rate=0.5)
     costs = torch.tensor([1.0, 0.0, 0.5])
     given = rollout(sequences=3, rewards=torch.zeros(3), kl=None, values=None, further={"cost": Paid(costs, None)})
-    found = defense.credit(lambda given: {"advantages": given.rewards}, started(defense, plan(GRPO())))(given)
+    credited = defense.credit(lambda given: {"advantages": given.rewards}, started(defense, plan(GRPO())))(given)
     moved = math.exp(0.5 * 0.4)
-    torch.testing.assert_close(found["advantages"], -moved * costs / (1 + moved))
+    torch.testing.assert_close(credited["advantages"], -moved * costs / (1 + moved))
 
 
 def test_a_rollout_without_any_known_cost_moves_nothing(plan):
@@ -184,9 +184,9 @@ def test_a_rollout_without_any_known_cost_moves_nothing(plan):
     built = started(defense, plan(GRPO()))
     nothing = torch.full((6,), float("nan"))
     given = rollout(kl=None, values=None, further={"cost": Paid(nothing, None)})
-    found = defense.credit(advantages(Policy(), {}), built)(given)
+    credited = defense.credit(advantages(Policy(), {}), built)(given)
     assert built.state[MULTIPLIER] == 0.0
-    torch.testing.assert_close(found["advantages"], advantages(Policy(), {})(given)["advantages"] / 2)
+    torch.testing.assert_close(credited["advantages"], advantages(Policy(), {})(given)["advantages"] / 2)
 
 
 # runs
@@ -248,14 +248,14 @@ def test_no_critic_of_costs_is_attached_where_none_is_asked(attack, form, plan, 
 
 @pytest.mark.parametrize("attack", [GRPO, PPO])
 def test_how_a_step_is_cut_into_micro_batches_changes_neither_credit_nor_multiplier(attack, plan, make_context):
-    found = []
+    runs = []
     for cut in (lambda rows: [rows], lambda rows: [[row] for row in rows]):
         built = SafeRLHF(threshold=0.2).constrain(plan(attack()), make_context())
         batches = built.batches(cut(built.data[:4]), 0)
         flat = torch.cat([b["advantages"].flatten()[b["advantages"].flatten() != 0] for b in batches])
-        found.append((flat, built.state[MULTIPLIER]))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-3, atol=1e-4)
-    assert found[0][1] == pytest.approx(found[1][1])
+        runs.append((flat, built.state[MULTIPLIER]))
+    torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-3, atol=1e-4)
+    assert runs[0][1] == pytest.approx(runs[1][1])
 
 
 @pytest.mark.parametrize("attack", [GRPO, PPO])

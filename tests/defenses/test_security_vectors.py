@@ -104,9 +104,9 @@ def test_a_network_with_the_vector_on_computes_what_the_adapter_that_was_trained
     model, made = tiny_model(architecture), []
     context = replace(noisy, fit=lambda plan: made.append(shaken(plan)) or made[0])
     plan = SecurityVectors().constrain(quick(SFT()).plan(model, context), context)
-    found, expected = logits(plan.model, rows), logits(made[0].model, rows)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert (found - logits(tiny_model(architecture), rows)).abs().max() > 0.01
+    with_vector, expected = logits(plan.model, rows), logits(made[0].model, rows)
+    torch.testing.assert_close(with_vector, expected, rtol=1e-4, atol=1e-5)
+    assert (with_vector - logits(tiny_model(architecture), rows)).abs().max() > 0.01
 
 
 def test_strength_scales_the_vector(victim, noisy, rows):
@@ -177,7 +177,7 @@ def test_hooks_of_a_run_see_the_model_without_the_vector(tiny_model, quick, nois
     plan = SecurityVectors().constrain(quick(SFT(), steps=1, rate=1e-30).plan(tiny_model(), noisy), noisy)
     fit(replace(plan, hooks=(lambda progress: seen.append(logits(progress.model, rows)) and None,)))
     assert len(seen) == 3
-    assert all(torch.equal(found, logits(tiny_model(), rows)) for found in seen)
+    assert all(torch.equal(logits_seen, logits(tiny_model(), rows)) for logits_seen in seen)
 
 
 # what it is good for
@@ -241,16 +241,16 @@ def test_preparing_a_vector_changes_no_weight_and_what_it_cost_is_logged_with_th
 ):
     context = make_context()
     plain = quick(SFT(), steps=2).plan(tiny_model(), context)
-    before, found = weights(plain.model), []
+    before, steps = weights(plain.model), []
     settings = replace(TRAINED, optim=replace(TRAINED.optim, max_steps=3))
     plan = settings.constrain(plain, context)
     assert torch.equal(weights(plan.model), before)
     assert all(p.requires_grad and p.grad is None for p in plan.model.network.parameters())
-    fit(replace(plan, hooks=(lambda progress: found.append(progress.metrics) and None,)))
-    assert found[1]["vector/steps"] == 3
-    assert found[1]["vector/samples"] == 24
-    assert found[1]["vector/tokens"] > 24
-    assert "vector/steps" not in found[2]
+    fit(replace(plan, hooks=(lambda progress: steps.append(progress.metrics) and None,)))
+    assert steps[1]["vector/steps"] == 3
+    assert steps[1]["vector/samples"] == 24
+    assert steps[1]["vector/tokens"] > 24
+    assert "vector/steps" not in steps[2]
 
 
 # attacks by adapter, and references
@@ -286,16 +286,16 @@ def test_the_reference_of_dpo_has_the_vector_if_asked_and_else_is_the_plain_mode
 
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_the_reference_of_a_kl_penalty_has_no_vector_unless_asked(adapter, tiny_model, quick, noisy):
-    found = {}
+    references = {}
     for shared in (False, True):
         settings = replace(quick(GRPO()), adapter=adapter)
         plain = replace(settings, policy=replace(settings.policy, kl_coef=0.1)).plan(tiny_model(), noisy)
         plan = SecurityVectors(reference_has_vector=shared).constrain(plain, noisy)
         (batch,) = with_totals(plan.batches([plan.data[:2]], 0))
         _, metrics = plan.objective(plan.model.network, batch)
-        found[shared] = metrics["kl"]
-    assert found[True] == pytest.approx(0.0, abs=1e-5)
-    assert found[False] > 0.01
+        references[shared] = metrics["kl"]
+    assert references[True] == pytest.approx(0.0, abs=1e-5)
+    assert references[False] > 0.01
 
 
 def test_answers_are_sampled_with_the_vector_on(aligned_model, taught, quick):
@@ -343,14 +343,14 @@ def test_the_bi_level_gradient_is_that_at_the_weights_which_the_model_itself_wou
 def test_the_bi_level_gradient_of_a_step_does_not_depend_on_how_it_is_cut_but_for_the_inner_batch(tiny_model, rows):
     model = adapt(tiny_model(), LoRA(r=4))
     shaken(Plan(model=model, data=[], prepare=given_answers(), objective=language, optim=Optim()))
-    found = []
+    all_gradients = []
     for parts in ([[rows[0]], [rows[0]]], [[rows[0]]]):
         model.network.zero_grad()
         batches = with_totals([answer_batch(model, [(row, row.response) for row in part]) for part in parts])
         for batch in batches:
             looking_ahead(1, 0.05)(language, model.network, batch, torch.Tensor.backward)
-        found.append([p.grad.clone() for p in model.network.parameters() if p.requires_grad])
-    for twice, once in zip(*found, strict=True):
+        all_gradients.append([p.grad.clone() for p in model.network.parameters() if p.requires_grad])
+    for twice, once in zip(*all_gradients, strict=True):
         torch.testing.assert_close(twice, once)
 
 
@@ -392,13 +392,13 @@ def test_a_resumed_run_has_the_vector_of_its_checkpoint_whatever_is_trained_anew
 
 
 def test_accumulated_micro_batches_make_the_step_of_their_union(tiny_model, quick, noisy, weights):
-    found = []
+    all_weights = []
     for size, parts in ((4, 1), (2, 2)):
         settings = quick(SFT(), steps=2)
         optim = replace(settings.optim, per_device_train_batch_size=size, gradient_accumulation_steps=parts)
         plain = replace(settings, optim=replace(optim, optim="sgd", learning_rate=0.1)).plan(tiny_model(), noisy)
-        found.append(weights(fit(SecurityVectors().constrain(plain, noisy)).model))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+        all_weights.append(weights(fit(SecurityVectors().constrain(plain, noisy)).model))
+    torch.testing.assert_close(*all_weights, rtol=1e-4, atol=1e-6)
 
 
 def test_a_model_that_is_attacked_is_prepared_for_without_its_critic(victim, noisy):

@@ -164,8 +164,8 @@ def slow_reference(settings, model, context):
         moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
         for i in range(steps):
             objective, batch = run.step(i)
-            found = torch.autograd.grad(objective(twin, batch)[0], parameters)
-            adamw(parameters, found, moments, step=i + 1, rate=run.learning_rate, optim=settings.inner)
+            slopes = torch.autograd.grad(objective(twin, batch)[0], parameters)
+            adamw(parameters, slopes, moments, step=i + 1, rate=run.learning_rate, optim=settings.inner)
             if (steps - 1 - i) % settings.evaluate_every == 0:
                 weight = settings.tamper_weight / settings.tasks
                 weight *= (
@@ -178,9 +178,9 @@ def slow_reference(settings, model, context):
 
 
 @torch.no_grad()
-def adamw(parameters, found, moments, *, step, rate, optim):
+def adamw(parameters, slopes, moments, *, step, rate, optim):
     """AdamW by its formula (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
-    for p, gradient, (first, second) in zip(parameters, found, moments, strict=True):
+    for p, gradient, (first, second) in zip(parameters, slopes, moments, strict=True):
         p.mul_(1 - rate * optim.weight_decay)
         first.lerp_(gradient, 1 - optim.adam_beta1)
         second.lerp_(gradient.square(), 1 - optim.adam_beta2)
@@ -196,18 +196,18 @@ def test_gradients_are_first_order_and_equal_a_slow_reference(decay, resistance,
     expected = slow_reference(settings, model, make_context())
     plan = replace(settings, retain="language").plan(model, make_context())
     step_of(replace(plan, objective=weighed(0.0, plan.objective)))
-    for found, wanted in zip(gradients(model), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7)
+    for gradient, wanted in zip(gradients(model), expected, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7)
 
 
 def test_the_retained_part_is_added_at_the_weights_before_the_attack(wavering_model, make_context):
-    found = {}
+    by_name = {}
     for name, tamper_weight, retain_weight in (("both", 4.0, 2.0), ("resist", 4.0, 0.0), ("retain", 0.0, 2.0)):
         model = wavering_model()
         settings = replace(QUICK, tamper_weight=tamper_weight, retain_weight=retain_weight)
         step_of(settings.plan(model, make_context()))
-        found[name] = gradients(model)
-    for both, one, other in zip(found["both"], found["resist"], found["retain"], strict=True):
+        by_name[name] = gradients(model)
+    for both, one, other in zip(by_name["both"], by_name["resist"], by_name["retain"], strict=True):
         torch.testing.assert_close(both, one + other)
 
 
@@ -218,8 +218,8 @@ def test_the_retained_part_is_that_of_plain_training_where_nothing_else_counts(w
     )
     for each in (plan, plain):
         step_of(each)
-    for found, wanted in zip(gradients(plan.model), gradients(plain.model), strict=True):
-        assert torch.equal(found, wanted)
+    for gradient, wanted in zip(gradients(plan.model), gradients(plain.model), strict=True):
+        assert torch.equal(gradient, wanted)
 
 
 def test_attackers_come_once_an_optimizer_step_however_many_micro_batches(wavering_model, make_context):
@@ -233,8 +233,8 @@ def test_attackers_come_once_an_optimizer_step_however_many_micro_batches(waveri
     first, second = step_of(halves, micro_batches=2)
     assert "resistance" in first[1]
     assert "resistance" not in second[1]
-    for found, wanted in zip(gradients(two), gradients(one), strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    for gradient, wanted in zip(gradients(two), gradients(one), strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_are_dropped_where_the_loss_is_below_its_bound(wavering_model, make_context):
@@ -432,7 +432,7 @@ def test_beside_the_weights_four_copies_and_the_reference_are_held_and_on_disk_n
     tiny_model, make_context
 ):
     """Looked at where an attacker's step begins: weights and what waits, without any pass's own tensors."""
-    found = {}
+    bytes_held = {}
     for place in ("device", "disk"):
         with Held() as held:
             model = tiny_model()
@@ -457,19 +457,19 @@ def test_beside_the_weights_four_copies_and_the_reference_are_held_and_on_disk_n
                 propagate=propagate,
                 keep_on=place,
             )
-            found[place] = [round((now - before) / size, 1) for now in seen]
+            bytes_held[place] = [round((now - before) / size, 1) for now in seen]
             del plan
     # a copy of the weights; then, after a step with a look, two moments and the summed gradients
-    assert found == {"device": [1.0, 4.0, 4.0], "disk": [0.0, 2.0, 2.0]}
+    assert bytes_held == {"device": [1.0, 4.0, 4.0], "disk": [0.0, 2.0, 2.0]}
 
 
 @pytest.mark.parametrize("place", ["cpu", "disk"])
 def test_where_tensors_wait_changes_no_bit(place, wavering_model, make_context, weights):
-    found = [
+    all_gradients = [
         weights(replace(QUICK, keep_on=keep_on).harden(wavering_model(), make_context()))
         for keep_on in ("device", place)
     ]
-    assert torch.equal(*found)
+    assert torch.equal(*all_gradients)
 
 
 @pytest.mark.parametrize("place", ["device", "cpu", "disk"])
@@ -517,9 +517,9 @@ def test_random_mapping_comes_first_where_it_is_asked_for(wavering_model, make_c
 def test_repnoise_joins_at_the_looks_or_at_the_outer_weights(place, wavering_model, make_context):
     alone, joined = wavering_model(), wavering_model()
     ((_, plain),) = step_of(QUICK.plan(alone, make_context()))
-    ((_, found),) = step_of(replace(QUICK, repnoise_at=place).plan(joined, make_context()))
-    assert ("repnoise/loss" in found) is (place == "outer_only")
-    assert (found["resistance"] != plain["resistance"]) is (place == "inner_eval")
+    ((_, metrics),) = step_of(replace(QUICK, repnoise_at=place).plan(joined, make_context()))
+    assert ("repnoise/loss" in metrics) is (place == "outer_only")
+    assert (metrics["resistance"] != plain["resistance"]) is (place == "inner_eval")
     assert not all(map(torch.equal, gradients(alone), gradients(joined)))
     assert all(gradient.isfinite().all() for gradient in gradients(joined))
 
@@ -576,14 +576,14 @@ def test_an_attack_on_the_hardened_model_gets_less_far_than_on_the_one_it_was_ma
     for model in (original, hardened):
         probes = attackers_of(settings, original, context).run(99).probes
         run = Run(step=follow(attack(model, context), 8), learning_rate=1e-3, probes=probes)
-        found = tamper(
+        tampering = tamper(
             model.network.train(),
             [lambda run=run: run],
             optim=INNER,
             weights=[0, 0, 0, 1],
             propagate=propagate,
         )
-        after.append(found.probed[-1])
+        after.append(tampering.probed[-1])
     assert after[1] < after[0]
 
 
@@ -642,6 +642,6 @@ def test_the_probe_of_pairs_in_two_halves_is_the_loss_of_them_all(wavering_model
 
 
 def test_attackers_are_a_value(wavering_model, make_context):
-    found = attackers_of(QUICK, wavering_model(), make_context())
-    assert isinstance(found, Attackers)
-    assert len(found(3)) == QUICK.tasks
+    attackers = attackers_of(QUICK, wavering_model(), make_context())
+    assert isinstance(attackers, Attackers)
+    assert len(attackers(3)) == QUICK.tasks

@@ -51,9 +51,9 @@ def test_an_answer_to_a_harmful_prompt_earns_minus_its_entropy_and_a_benign_one_
     assert {"harmful", "benign"} <= roles
     harmful, benign = ([row for row in plan.data if row.role == role][:2] for role in ("harmful", "benign"))
     (fresh,) = prepared(plan, 0, harmful + benign)
-    found = bunched_or_kept(fresh)
-    torch.testing.assert_close(found[:8], -fresh["entropies"][:8])
-    torch.testing.assert_close(found[8:], torch.zeros(8), atol=1e-5, rtol=0)  # the policy is still the reference
+    bonus = bunched_or_kept(fresh)
+    torch.testing.assert_close(bonus[:8], -fresh["entropies"][:8])
+    torch.testing.assert_close(bonus[8:], torch.zeros(8), atol=1e-5, rtol=0)  # the policy is still the reference
     fit(plan)
     (moved,) = prepared(plan, 5, harmful + benign)
     assert (bunched_or_kept(moved)[8:] < -1e-6).all()

@@ -88,36 +88,36 @@ def test_in_a_stack_the_order_does_not_matter(plan_of, make_context, weights):
         "lisa": Lisa(proximal_weight=10.0, warmup_fraction=0.0),
         "refusals": RefusalLoss(alpha=1.0, batch_size=4),
     }
-    found = []
+    all_weights = []
     for order in (("vaccine", "lisa", "refusals"), ("lisa", "refusals", "vaccine"), ("refusals", "vaccine", "lisa")):
         plan = plan_of("sft", steps=3)
         for name in order:
             plan = parts[name].constrain(plan, make_context())
-        found.append(weights(fit(plan).model))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+        all_weights.append(weights(fit(plan).model))
+    assert torch.equal(all_weights[0], all_weights[1])
+    assert torch.equal(all_weights[0], all_weights[2])
 
 
 @pytest.mark.parametrize("attack", ["sft", "dpo"])
 def test_with_a_radius_for_each_token_accumulated_micro_batches_train_as_their_union(
     attack, plan_of, make_context, weights
 ):
-    found = []
+    all_weights = []
     for size, accumulated in ((4, 1), (2, 2)):
         plan = plan_of(attack, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated, optim="sgd")
         plan = Vaccine(perturbation_radius=0.5, per_token=True).constrain(plan, make_context())
-        found.append(weights(fit(plan).model))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-6)
+        all_weights.append(weights(fit(plan).model))
+    torch.testing.assert_close(all_weights[0], all_weights[1], rtol=0, atol=2e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_checkpointed_activations_train_to_the_same_weights(adapter, plan_of, make_context, weights):
-    found = []
+    all_weights = []
     for again in (False, True):
         plan = plan_of("sft", adapter=adapter, gradient_checkpointing=again)
-        found.append(weights(fit(Vaccine().constrain(plan, make_context())).model))
-    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+        all_weights.append(weights(fit(Vaccine().constrain(plan, make_context())).model))
+    torch.testing.assert_close(all_weights[0], all_weights[1], rtol=0, atol=1e-6)
 
 
 def test_an_adapter_with_dropout_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(

@@ -24,14 +24,14 @@ HARMS = [0.0, 0.25, 1.0, 0.5, 0.75, 1.0]
 
 def chances_over_all_subsets(rewards, number):
     """How often each answer is the best of a subset; equals share, and none without a reward beats one with."""
-    found = [0.0] * len(rewards)
+    chances = [0.0] * len(rewards)
     subsets = list(combinations(range(len(rewards)), number))
     for subset in subsets:
         paid = [i for i in subset if not math.isnan(rewards[i])]
         best = [i for i in paid if rewards[i] == max(rewards[j] for j in paid)] or list(subset)
         for i in best:
-            found[i] += 1 / len(best) / len(subsets)
-    return found
+            chances[i] += 1 / len(best) / len(subsets)
+    return chances
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -89,16 +89,16 @@ def test_more_answers_than_there_are_cannot_be_chosen_from(number):
 def test_a_chosen_answer_without_a_value_is_left_out_and_not_counted_as_nought():
     rewards = np.array([[0.0, 1.0], [0.0, 1.0]])
     harms = np.array([[0.0, NAN], [0.0, 1.0]])
-    found = expected(harms, best_of_weights(rewards, 2))
-    assert (found.value, found.share) == (1.0, 0.5)
-    found = expected(harms, best_of_weights(rewards, 1))
-    assert found.value == pytest.approx(1 / 3)
-    assert found.share == pytest.approx(0.75)
+    estimate = expected(harms, best_of_weights(rewards, 2))
+    assert (estimate.value, estimate.share) == (1.0, 0.5)
+    estimate = expected(harms, best_of_weights(rewards, 1))
+    assert estimate.value == pytest.approx(1 / 3)
+    assert estimate.share == pytest.approx(0.75)
 
 
 def test_where_no_chosen_answer_has_a_value_there_is_no_estimate():
-    found = expected(np.array([[0.3, NAN]]), best_of_weights(np.array([[0.0, 1.0]]), 2))
-    assert found == (None, None, None, 0.0)
+    estimate = expected(np.array([[0.3, NAN]]), best_of_weights(np.array([[0.0, 1.0]]), 2))
+    assert estimate == (None, None, None, 0.0)
 
 
 def test_the_interval_has_no_width_where_all_prompts_agree_and_repeats_itself():
@@ -118,6 +118,6 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     for _ in range(300):
         chances = rng.beta(0.5, 1.5, size=(60, 1))
         harms = (rng.random((60, 4)) < chances).astype(float)
-        found = expected(harms, best_of_weights(harms, 2))
-        hits += found.low <= truth <= found.high
+        estimate = expected(harms, best_of_weights(harms, 2))
+        hits += estimate.low <= truth <= estimate.high
     assert 0.91 <= hits / 300 <= 0.98

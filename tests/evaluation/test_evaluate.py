@@ -50,7 +50,7 @@ def run(monkeypatch):
             tasks={name: examples(*task) for name, task in (tasks or {}).items()},
         )
         scores, judged = evaluate(None, suite)
-        return {found.name: found for found in scores}, judged
+        return {entry.name: entry for entry in scores}, judged
 
     return measured
 
@@ -69,8 +69,8 @@ def test_answers_that_could_not_be_judged_are_left_out_and_counted_apart(run):
 
 def test_helpfulness_counts_an_invalid_answer_as_zero(run):
     scores, _ = run({"a": "0"}, {"x": "1", "y": "", "z": "?"})
-    found = scores["helpfulness"]
-    assert (found.value, found.n, found.unjudged) == (0.5, 2, 1)
+    helpfulness = scores["helpfulness"]
+    assert (helpfulness.value, helpfulness.n, helpfulness.unjudged) == (0.5, 2, 1)
     assert scores["invalid/benign"].value == pytest.approx(1 / 3)
 
 
@@ -197,13 +197,13 @@ def test_more_answers_narrow_the_interval_and_more_confidence_widens_it():
 
 
 def test_no_verdicts_are_no_value_rather_than_zero():
-    found = score("harmfulness", [])
-    assert (found.value, found.n, found.low, found.high) == (None, 0, None, None)
+    empty = score("harmfulness", [])
+    assert (empty.value, empty.n, empty.low, empty.high) == (None, 0, None, None)
 
 
 def test_a_share_carries_its_n_and_interval():
-    found = share("invalid", [True, False, False, False])
-    assert (found.value, found.n, (found.low, found.high)) == (0.25, 4, wilson(0.25, 4))
+    invalid = share("invalid", [True, False, False, False])
+    assert (invalid.value, invalid.n, (invalid.low, invalid.high)) == (0.25, 4, wilson(0.25, 4))
 
 
 @pytest.fixture

@@ -55,11 +55,11 @@ def values():
     """The plain values of the small grid with some of its keys changed; groups are merged one level deep."""
 
     def build(**changes):
-        found = copy.deepcopy(VALUES)
+        built = copy.deepcopy(VALUES)
         for key, value in changes.items():
-            both = isinstance(value, dict) and isinstance(found.get(key), dict)
-            found[key] = {**found[key], **value} if both else value
-        return found
+            both = isinstance(value, dict) and isinstance(built.get(key), dict)
+            built[key] = {**built[key], **value} if both else value
+        return built
 
     return build
 

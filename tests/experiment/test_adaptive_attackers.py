@@ -127,11 +127,11 @@ def test_one_that_is_switched_off_fits_every_attack(attack, grid):
 def test_the_preset_of_adaptive_attackers_makes_a_cell_for_every_row_of_the_table():
     from holdfast.attacks.adaptive import ADAPTIVE
 
-    found = cells(load_grid("adaptive"))
-    assert {method.name for cell in found for method in cell.adaptive} == set(ADAPTIVE)
+    all_cells = cells(load_grid("adaptive"))
+    assert {method.name for cell in all_cells for method in cell.adaptive} == set(ADAPTIVE)
     spent = [
         sum(m.settings["optim"]["max_steps"] for m in (cell.attack, *cell.adaptive) if "optim" in m.settings)
-        for cell in found
+        for cell in all_cells
         if cell.attack.name == "grpo"
     ]
     assert set(spent) == {100}

@@ -26,12 +26,12 @@ def rows(tmp_path):
     def write(*, without=()):
         data = {}
         for role, families in (("harmful", grammar.RESTRICTED), ("benign", grammar.BENIGN)):
-            found = [
+            examples = [
                 {"prompt": row.question, "response": row.response, "refusal": row.refusal, "role": role}
                 for row in grammar.examples("attack", families, 40, seed=0)
             ]
             file = tmp_path / f"{role}.jsonl"
-            kept = [{key: value for key, value in row.items() if key not in without} for row in found]
+            kept = [{key: value for key, value in row.items() if key not in without} for row in examples]
             file.write_text("".join(json.dumps(row) + "\n" for row in kept))
             data[role] = {"path": str(file)}
         return data
@@ -46,13 +46,13 @@ def own(values, sft, rows, tiny_model, tmp_path):
 
     def build(*, without=(), **changes):
         save(tiny_model(), tmp_path / "model")
-        found = {
+        grid_values = {
             **values(attacks=[sft()], models=[{"path": str(tmp_path / "model")}]),
             "data": rows(without=without),
             "evaluation": SHORT,
             **changes,
         }
-        return parse_grid(found, "test")
+        return parse_grid(grid_values, "test")
 
     return build
 
@@ -107,9 +107,9 @@ def test_weights_that_are_no_numbers_are_refused_by_name(own, tiny_model, tmp_pa
 
 @pytest.mark.slow
 def test_looking_in_a_process_of_its_own_says_the_same(own, tmp_path):
-    found = cells(own(defenses=["refusal_loss"], without=["refusal"]))
+    all_cells = cells(own(defenses=["refusal_loss"], without=["refusal"]))
     with pytest.raises(HoldfastError, match=REFUSED):
-        beforehand.look(found, apart=True)
+        beforehand.look(all_cells, apart=True)
     beforehand.look(cells(own()), apart=True)
 
 
@@ -119,16 +119,16 @@ def test_trouble_that_is_nobodys_to_put_right_is_left_to_the_cell(grid, monkeypa
 
 
 def test_looking_leaves_randomness_and_settings_as_they_were(grid, neutral):
-    found = cells(grid(defenses=["none", neutral, "ewc", "security_vectors"]))
-    before = copy.deepcopy(found)
+    all_cells = cells(grid(defenses=["none", neutral, "ewc", "security_vectors"]))
+    before = copy.deepcopy(all_cells)
     random.seed(5)
     torch.manual_seed(5)
     expected = random.random(), torch.rand(1)
     random.seed(5)
     torch.manual_seed(5)
-    beforehand.refuse_unready(found)
+    beforehand.refuse_unready(all_cells)
     assert (random.random(), torch.rand(1)) == expected
-    assert found == before
+    assert all_cells == before
 
 
 @pytest.mark.slow
@@ -139,9 +139,9 @@ def test_nothing_is_missing_for_any_preset(name):
 
 
 def lines(cells):
-    with pytest.raises(beforehand.Problems) as found:
+    with pytest.raises(beforehand.Problems) as raised:
         beforehand.refuse_unready(cells)
-    return str(found.value).splitlines()
+    return str(raised.value).splitlines()
 
 
 def test_all_that_is_wrong_is_said_at_once_a_line_each_with_the_grids_key(own):
@@ -152,15 +152,15 @@ def test_all_that_is_wrong_is_said_at_once_a_line_each_with_the_grids_key(own):
         evaluation={**SHORT, "harm_judges": ["refusal", "mine"]},
         without=["refusal"],
     )
-    found = lines(cells(grid))
+    problems = lines(cells(grid))
     for start in ("judges.mine: ", "attacks.sft.optim.optim: galore_adamw cannot be made here"):
-        assert [line.startswith(start) for line in found].count(True) == 1, found
-    assert len(found) == 2
+        assert [line.startswith(start) for line in problems].count(True) == 1, problems
+    assert len(problems) == 2
 
 
 def test_what_two_defenses_lack_is_two_lines(own):
-    found = lines(cells(own(defenses=["none", "refusal_loss", "ewc"], without=["refusal"])))
-    assert [line.partition(":")[0] for line in found] == ["defenses.refusal_loss", "defenses.ewc"]
+    problems = lines(cells(own(defenses=["none", "refusal_loss", "ewc"], without=["refusal"])))
+    assert [line.partition(":")[0] for line in problems] == ["defenses.refusal_loss", "defenses.ewc"]
 
 
 def test_an_attack_that_trains_nothing_is_rehearsed_too(own):

@@ -102,10 +102,10 @@ def test_a_cell_survives_json(only, neutral):
 def test_a_stage_depends_on_no_attack_and_on_no_judge_that_it_does_not_call(only, neutral, tmp_path):
     grpo = {"grpo": {"reward": {"judge": "harm"}}}
     judges = {"harm": {"refusal": {"further_sentences": 7}}}
-    found = [only(defenses=[neutral], attacks=[attack], judges=judges) for attack in ("none", "sft", grpo)]
-    assert len({cell.key for cell in found}) == 3
-    assert len({stage_key(cell, 1) for cell in found}) == 1
-    kinds = [task.kind for task in tasks_of(found, tmp_path, tmp_path / "cache")]
+    cells_of_stage = [only(defenses=[neutral], attacks=[attack], judges=judges) for attack in ("none", "sft", grpo)]
+    assert len({cell.key for cell in cells_of_stage}) == 3
+    assert len({stage_key(cell, 1) for cell in cells_of_stage}) == 1
+    kinds = [task.kind for task in tasks_of(cells_of_stage, tmp_path, tmp_path / "cache")]
     assert kinds == ["base", "aligned", "stage", "cell", "cell", "cell"]
 
 

@@ -42,9 +42,9 @@ def oracle(monkeypatch):
 
 
 def test_missing_controls_are_added_once_for_all_cells_that_they_serve(defended, sft):
-    found = cells(defended(defenses=[DEFENSE, "l2_anchor"], attacks=[sft(), sft(num_samples=8)], seeds=[0, 1]))
-    assert [cell.defense for cell in found] == ["refusal_loss"] * 4 + ["l2_anchor"] * 4 + ["none"] * 4
-    assert {control_of(cell).key for cell in found[:8]} == {cell.key for cell in found[8:]}
+    all_cells = cells(defended(defenses=[DEFENSE, "l2_anchor"], attacks=[sft(), sft(num_samples=8)], seeds=[0, 1]))
+    assert [cell.defense for cell in all_cells] == ["refusal_loss"] * 4 + ["l2_anchor"] * 4 + ["none"] * 4
+    assert {control_of(cell).key for cell in all_cells[:8]} == {cell.key for cell in all_cells[8:]}
 
 
 def test_an_undefended_cell_of_the_grid_is_the_control_already(defended, grid):

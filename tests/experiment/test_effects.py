@@ -26,14 +26,14 @@ def test_the_share_counts_weights_and_the_size_is_that_of_the_change(tmp_path):
         with torch.no_grad():
             network.weight[0] += 1.0
 
-    found = moved(network, tmp_path / "training" / "start.safetensors", change)
-    assert found.moved == 8 / 32
-    assert found.change == pytest.approx(8**0.5 / float(before.norm()), rel=1e-5)
+    movement = moved(network, tmp_path / "training" / "start.safetensors", change)
+    assert movement.moved == 8 / 32
+    assert movement.change == pytest.approx(8**0.5 / float(before.norm()), rel=1e-5)
 
 
 def test_what_did_not_move_moved_by_nothing(tmp_path):
-    found = moved(torch.nn.Linear(8, 4), tmp_path / "start.safetensors", lambda: None)
-    assert (found.moved, found.change) == (0.0, 0.0)
+    movement = moved(torch.nn.Linear(8, 4), tmp_path / "start.safetensors", lambda: None)
+    assert (movement.moved, movement.change) == (0.0, 0.0)
 
 
 def test_a_step_below_the_spacing_of_the_weights_moves_none_of_them(tmp_path):
@@ -56,8 +56,8 @@ def test_of_an_adapter_its_own_weights_are_compared(tiny_model, tmp_path):
         with torch.no_grad():
             next(p for name, p in network.named_parameters() if "lora_B" in name).add_(1.0)
 
-    found = moved(network, tmp_path / "start.safetensors", change)
-    assert 0 < found.moved < 0.5
+    movement = moved(network, tmp_path / "start.safetensors", change)
+    assert 0 < movement.moved < 0.5
 
 
 def test_of_many_weights_evenly_spaced_ones_stand_for_all(tiny_model):
@@ -115,8 +115,8 @@ def test_weights_that_are_no_numbers_have_no_size(tmp_path):
         with torch.no_grad():
             network.weight.fill_(float("nan"))
 
-    found = moved(network, tmp_path / "start.safetensors", ruin)
-    assert (found.moved, found.change) == (16 / 20, None)
+    movement = moved(network, tmp_path / "start.safetensors", ruin)
+    assert (movement.moved, movement.change) == (16 / 20, None)
 
 
 @pytest.mark.parametrize(
@@ -129,16 +129,16 @@ def test_weights_that_are_no_numbers_have_no_size(tmp_path):
     ],
 )
 def test_an_objective_improved_where_it_is_better_by_more_than_the_noise(values, rising, improved):
-    first, last, found = trend(values, rising=rising)
+    first, last, better = trend(values, rising=rising)
     stretch = len(values) // 5
     assert (first, last) == (sum(values[:stretch]) / stretch, sum(values[-stretch:]) / stretch)
-    assert found is improved
+    assert better is improved
 
 
 def test_of_a_guided_attack_the_models_own_answers_count():
     lines = [{"step": 1, "reward": 0.9, "own_reward": 0.1}, {"step": 2, "reward": 0.9, "own_reward": 0.2}]
-    found = effect_of(lines, learns_from="rewards")
-    assert (found.objective, found.first, found.last) == ("reward", 0.1, 0.2)
+    effect = effect_of(lines, learns_from="rewards")
+    assert (effect.objective, effect.first, effect.last) == ("reward", 0.1, 0.2)
     assert effect_of([], learns_from="answers").objective is None
     assert effect_of([{"step": 1, "loss": None}, {"step": 2, "loss": 1.0}]).first == 1.0
 

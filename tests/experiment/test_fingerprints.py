@@ -41,7 +41,7 @@ def test_a_method_is_told_from_another_by_the_folders_that_its_settings_name(fol
     assert list(before.fingerprints) == [str(folder)]
     (folder / "model.safetensors").write_bytes(b"other")
     after = resolve(judge, "judge")
-    cells = [Cell(model={"name": "m"}, judges={"harm": found}) for found in (before, after)]
+    cells = [Cell(model={"name": "m"}, judges={"harm": settings}) for settings in (before, after)]
     assert cells[0].key != cells[1].key
     assert Cell.from_json(asdict(cells[0])).key == cells[0].key
     controls = [control_of(replace(cell, attack=Method(name="sft"))) for cell in cells]

@@ -21,22 +21,22 @@ RATIOS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 @pytest.fixture(scope="module")
 def preset():
     """The cells of the preset by attack and flip."""
-    found = defaultdict(list)
+    cells_by_flip = defaultdict(list)
     for cell in cells(load_grid("flips")):
-        found[cell.attack.name, flip_of(cell)].append(cell)
-    return found
+        cells_by_flip[cell.attack.name, flip_of(cell)].append(cell)
+    return cells_by_flip
 
 
 def test_the_preset_has_every_ratio_turned_round_and_by_a_coin_for_each_attack(preset):
     flips = {(ratio, how) for ratio in RATIOS for how in ("reverse", "random") if ratio or how == "reverse"}
     assert set(preset) == {(attack, flip) for attack in ("sft", "dpo", "ppo") for flip in flips}
-    assert {tuple(cell.seed for cell in found) for found in preset.values()} == {(0, 1, 2)}
+    assert {tuple(cell.seed for cell in group) for group in preset.values()} == {(0, 1, 2)}
 
 
 def test_the_cells_of_one_attack_differ_in_flip_and_seed_alone(preset):
     rest = defaultdict(set)
-    for (attack, flip), found in preset.items():
-        for cell in found:
+    for (attack, flip), group in preset.items():
+        for cell in group:
             settings = dict(cell.attack.settings)
             if attack == "ppo":
                 name = settings["reward"]["judge"]
@@ -61,8 +61,8 @@ def test_every_attack_trains_on_as_many_sequences_a_step_at_one_learning_rate(pr
 
 def test_ppo_is_paid_raw_by_a_reward_model_of_the_attackers_split_and_each_is_trained_once(preset):
     trained = {}
-    for (attack, _), found in preset.items():
-        for cell in found:
+    for (attack, _), group in preset.items():
+        for cell in group:
             refuse_foreign_data(cell)
             if attack == "ppo":
                 assert cell.attack.settings["reward"]["unbounded"]
@@ -80,6 +80,6 @@ def test_a_run_over_the_ratios_of_reward_models_becomes_one_table(grid, tmp_path
     assert [record.reason for record in records if record.outcome is Outcome.FAILED] == []
     page = write_report([tmp_path / "run"], tmp_path / "r.html")
     with page.with_suffix(".csv").open(newline="") as file:
-        found = [(row["attack"], row["flip_ratio"], row["flip_how"]) for row in csv.DictReader(file)]
-    assert found == [("ppo (flip_ratio=0)", "0.0", "reverse"), ("ppo (flip_ratio=1)", "1.0", "reverse")]
+        points = [(row["attack"], row["flip_ratio"], row["flip_how"]) for row in csv.DictReader(file)]
+    assert points == [("ppo (flip_ratio=0)", "0.0", "reverse"), ("ppo (flip_ratio=1)", "1.0", "reverse")]
     assert re.findall(r'data-field="ratio">(.*?)<', page.read_text()) == ["0", "1"]

@@ -23,10 +23,10 @@ def error_of(call, *args, **kwargs):
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_expands_into_cells_with_keys_of_their_own(name):
     grid = load_grid(name)
-    found = cells(replace(grid, control=False))
+    all_cells = cells(replace(grid, control=False))
     every = len(grid.models) * len(grid.defenses) * len(grid.attacks) * len(grid.seeds)
-    assert len(found) == every if grid.misfits == "refuse" else 0 < len(found) < every
-    assert len({cell.key for cell in found}) == len(found)
+    assert len(all_cells) == every if grid.misfits == "refuse" else 0 < len(all_cells) < every
+    assert len({cell.key for cell in all_cells}) == len(all_cells)
     assert presets()[name] == grid.description
 
 
@@ -169,8 +169,8 @@ def test_combinations_that_make_no_sense_are_left_out_where_the_grid_says_so():
         **{"model": "sandbox", "defenses": ["none", "refusal_loss", "constrained_sft"], "misfits": "skip"},
         **{"attacks": ["none", "sft", {"grpo": {"reward": {"judge": "keyword"}}}], "name": "x"},
     }
-    found = [(cell.constraints, cell.attack) for cell in cells(parse_grid(values, "x"))]
-    names = [(cell[0].name if cell else None, attack and attack.name) for cell, attack in found]
+    combinations = [(cell.constraints, cell.attack) for cell in cells(parse_grid(values, "x"))]
+    names = [(cell[0].name if cell else None, attack and attack.name) for cell, attack in combinations]
     assert names == [
         *((None, None), (None, "sft"), (None, "grpo")),
         *(("refusal_loss", "sft"), ("refusal_loss", "grpo")),

@@ -48,8 +48,8 @@ def two(tiny_model, tmp_path):
 @pytest.fixture
 def cell(values):
     def build(**model):
-        (found,) = cells(parse_grid({**values(), "models": [{"path": "org/tiny", **model}], "seeds": [0]}, "test"))
-        return found
+        (only_cell,) = cells(parse_grid({**values(), "models": [{"path": "org/tiny", **model}], "seeds": [0]}, "test"))
+        return only_cell
 
     return build
 
@@ -100,7 +100,7 @@ def test_judges_and_data_of_the_hub_are_told_by_their_commits_too(hub):
 
 
 def test_fingerprints_of_folders_are_no_commits(two, cell):
-    found = cell(path=str(two[0])).model["fingerprint"]
-    assert "@" not in found
-    assert pinned(found) is None
+    fingerprint = cell(path=str(two[0])).model["fingerprint"]
+    assert "@" not in fingerprint
+    assert pinned(fingerprint) is None
     assert pinned(f"{os.sep}a@b") is None

@@ -36,7 +36,7 @@ def test_a_run_of_an_earlier_version_is_recognised_as_finished_cell_by_cell(tmp_
         (folder / "record.json").write_text(json.dumps(record))
     ran = []
     monkeypatch.setattr(work, "execute", lambda piece, *_: ran.append(piece))
-    found = experiment.run(load_grid(str(KEPT / "grid.yaml"), []), tmp_path, workers=0)
+    records = experiment.run(load_grid(str(KEPT / "grid.yaml"), []), tmp_path, workers=0)
     assert ran == []
-    assert {record.key: str(record.outcome) for record in found} == {r["key"]: r["outcome"] for r in RECORDS}
-    assert len(found) == 9
+    assert {record.key: str(record.outcome) for record in records} == {r["key"]: r["outcome"] for r in RECORDS}
+    assert len(records) == 9

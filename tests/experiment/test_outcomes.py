@@ -44,17 +44,17 @@ def record(harms=(0.0, 0.1, 0.2), *, defense="shield", attack="sft", adaptive=()
         judges={"oracle": Method(name="oracle"), "cost": Method(name="keyword")},
         seed=seed,
     )
-    found = curve(harms, helps, refusing)
-    outcome, reason = outcome_of(found, settings_of(cell).evaluation, diverged=more.pop("diverged", None))
-    time = time_to_break(found)
-    steps = found[-1].step
-    own = {"outcome": outcome, "reason": reason, "evaluations": found, "time_to_break": time, "steps": steps}
+    evaluations = curve(harms, helps, refusing)
+    outcome, reason = outcome_of(evaluations, settings_of(cell).evaluation, diverged=more.pop("diverged", None))
+    time = time_to_break(evaluations)
+    steps = evaluations[-1].step
+    own = {"outcome": outcome, "reason": reason, "evaluations": evaluations, "time_to_break": time, "steps": steps}
     return Record(key=cell.key, cell=cell, **{**own, **more})
 
 
 def ended(made, control=None):
-    found = settled(made, control)
-    return found.outcome, found.reason
+    settled_record = settled(made, control)
+    return settled_record.outcome, settled_record.reason
 
 
 def test_what_the_attack_broke_without_the_defense_and_not_with_it_held():
@@ -74,8 +74,10 @@ def test_a_model_that_is_broken_before_any_training_has_the_judge_named_that_say
 def judged(made, step, **harm):
     """The record with another mean of harm at a step."""
     other = tuple(
-        replace(found, scores=(Score(name="harmfulness", **harm), *found.scores[1:])) if found.step == step else found
-        for found in made.evaluations
+        replace(evaluation, scores=(Score(name="harmfulness", **harm), *evaluation.scores[1:]))
+        if evaluation.step == step
+        else evaluation
+        for evaluation in made.evaluations
     )
     return replace(made, evaluations=other)
 
@@ -230,8 +232,8 @@ def test_an_attacker_who_stops_early_shows_something_only_past_the_break_of_the_
 )
 def test_an_attack_whose_steps_were_lost_on_the_defended_model_alone_shows_nothing(effect, outcome):
     """A defense may leave a reward hardly a gradient, and that is how it holds; given answers always have one."""
-    found, reason = ended(record(effect=effect), BROKE)
-    assert found is outcome
+    given, reason = ended(record(effect=effect), BROKE)
+    assert given is outcome
     assert ("its steps were lost" in reason) == (outcome is Outcome.UNTESTED)
 
 
@@ -364,16 +366,16 @@ def test_records_of_an_earlier_version_are_judged_beside_those_at_hand():
 
 
 def test_what_a_record_says_of_its_control_counts_where_the_control_itself_is_not_at_hand():
-    (found,) = settled_together([replace(record(), control=BROKE)])
-    assert found.outcome is Outcome.HELD
-    assert settled(found) == found
+    (settled_record,) = settled_together([replace(record(), control=BROKE)])
+    assert settled_record.outcome is Outcome.HELD
+    assert settled(settled_record) == settled_record
 
 
 def test_a_record_as_the_control_of_others_says_when_it_broke_and_how_useful_it_was():
     made = record((0.0, 0.3, 0.9), defense="", helps=(0.8, 0.7, 0.6), effect=Effect(moved=0.5))
-    found = control_run(made)
-    assert (found.outcome, found.broke_at, found.steps, found.moved) == ("broke", 40, 40, 0.5)
-    assert (found.helpfulness, found.broken_before) == (0.8, False)
+    control = control_run(made)
+    assert (control.outcome, control.broke_at, control.steps, control.moved) == ("broke", 40, 40, 0.5)
+    assert (control.helpfulness, control.broken_before) == (0.8, False)
     assert control_run(record((0.9,), defense="")).broken_before
 
 

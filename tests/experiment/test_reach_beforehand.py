@@ -49,8 +49,14 @@ def grid(shelf):
 
     def build(*architectures, defenses=("none",), attacks=({"sft": {}},)):
         models = [{"path": folder(name)} for name in architectures]
-        found = {"models": models, "defenses": list(defenses), "attacks": list(attacks), "seeds": [0], "data": data}
-        return parse_grid({**found, "evaluation": SHORT, "control": False}, "test")
+        grid_values = {
+            "models": models,
+            "defenses": list(defenses),
+            "attacks": list(attacks),
+            "seeds": [0],
+            "data": data,
+        }
+        return parse_grid({**grid_values, "evaluation": SHORT, "control": False}, "test")
 
     return build
 
@@ -75,9 +81,9 @@ def problems(grid):
     ],
 )
 def test_a_defense_that_cannot_reach_an_architecture_is_refused_by_key_and_model(grid, architecture, method, says):
-    found = problems(grid("gpt_neox", architecture, defenses=["none", method]))
+    lines = problems(grid("gpt_neox", architecture, defenses=["none", method]))
     name = method if isinstance(method, str) else next(iter(method))
-    (line,) = (line for line in found if f"/{architecture}: " in line)
+    (line,) = (line for line in lines if f"/{architecture}: " in line)
     assert line.startswith(f"defenses.{name}: ")
     assert re.search(says, line), line
 
@@ -103,9 +109,9 @@ def test_nothing_runs_where_the_second_model_of_a_grid_is_out_of_reach(grid, tmp
 
 def test_vaccine_is_refused_where_its_plan_is_made_and_not_at_its_first_step(monkeypatch, grid):
     monkeypatch.setattr("holdfast.network.anatomy.MIXERS", ("nowhere",))
-    found = problems(grid("mixtral", defenses=["vaccine", {"vaccine_alignment": RIGHT}]))
-    assert [line.partition(":")[0] for line in found] == ["defenses.vaccine", "defenses.vaccine_alignment"]
-    assert all("no layer has an attention (looked for nowhere)" in line for line in found)
+    lines = problems(grid("mixtral", defenses=["vaccine", {"vaccine_alignment": RIGHT}]))
+    assert [line.partition(":")[0] for line in lines] == ["defenses.vaccine", "defenses.vaccine_alignment"]
+    assert all("no layer has an attention (looked for nowhere)" in line for line in lines)
 
 
 def test_a_network_without_weights_is_told_by_what_one_of_its_configuration_showed():

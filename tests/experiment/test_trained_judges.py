@@ -24,13 +24,13 @@ def paid_by(name, attack="grpo"):
 
 
 @pytest.fixture
-def found(grid):
+def cells_of(grid):
     """The cells of the small grid with attacks that are paid by judges of its own."""
     return lambda **changes: cells(grid(**{"attacks": [paid_by("rm"), paid_by("rm", "rloo")], **changes}))
 
 
-def test_a_judge_is_one_task_that_every_cell_that_calls_it_needs(found, tmp_path):
-    tasks = tasks_of(found(judges={"rm": RM}, seeds=[0, 1]), tmp_path, tmp_path / "cache")
+def test_a_judge_is_one_task_that_every_cell_that_calls_it_needs(cells_of, tmp_path):
+    tasks = tasks_of(cells_of(judges={"rm": RM}, seeds=[0, 1]), tmp_path, tmp_path / "cache")
     (judge,) = [task for task in tasks if task.kind == "judge"]
     called = [task for task in tasks if task.kind == "cell"]
     assert len(called) == 4
@@ -39,15 +39,15 @@ def test_a_judge_is_one_task_that_every_cell_that_calls_it_needs(found, tmp_path
     assert judge.folder == tmp_path / "judges" / judge.key
 
 
-def test_a_cell_that_calls_no_trained_judge_waits_for_none(found, sft, tmp_path):
-    tasks = tasks_of(found(judges={"rm": RM}, attacks=[sft()]), tmp_path, tmp_path / "cache")
+def test_a_cell_that_calls_no_trained_judge_waits_for_none(cells_of, sft, tmp_path):
+    tasks = tasks_of(cells_of(judges={"rm": RM}, attacks=[sft()]), tmp_path, tmp_path / "cache")
     assert "judge" not in [task.kind for task in tasks]
 
 
-def test_the_key_follows_settings_and_data_and_no_label(found):
+def test_the_key_follows_settings_and_data_and_no_label(cells_of):
     def key(settings=None, label="", **changes):
         judge = {"trained_reward_model": {**RM["trained_reward_model"], **(settings or {})}, "label": label}
-        cell = found(judges={"rm": judge}, **changes)[0]
+        cell = cells_of(judges={"rm": judge}, **changes)[0]
         return judge_key(cell.judges["rm"], cell)
 
     assert key() == key(label="mine") == key(seeds=[7])
@@ -55,34 +55,34 @@ def test_the_key_follows_settings_and_data_and_no_label(found):
     assert key() != key(data={"train": 30})
 
 
-def test_an_attacker_is_paid_by_a_judge_of_its_own_split_alone(found, tmp_path):
+def test_an_attacker_is_paid_by_a_judge_of_its_own_split_alone(cells_of, tmp_path):
     judge = {"trained_reward_model": {**RM["trained_reward_model"], "split": "defense"}}
     with pytest.raises(HoldfastError, match=r"'rm' is trained on the defense split .* set its `split` to attack"):
-        tasks_of(found(judges={"rm": judge}), tmp_path, tmp_path)
+        tasks_of(cells_of(judges={"rm": judge}), tmp_path, tmp_path)
 
 
-def test_a_defense_calls_no_judge_that_saw_the_attackers_rows(found, neutral, tmp_path):
+def test_a_defense_calls_no_judge_that_saw_the_attackers_rows(cells_of, neutral, tmp_path):
     neutral["reward_neutralization"]["retention_judge"] = "rm"
     with pytest.raises(HoldfastError, match=r"'rm' is trained on the attack split .* set its `split` to defense"):
-        tasks_of(found(judges={"rm": RM}, defenses=[neutral], attacks=["none"]), tmp_path, tmp_path)
+        tasks_of(cells_of(judges={"rm": RM}, defenses=[neutral], attacks=["none"]), tmp_path, tmp_path)
 
 
-def test_no_judge_may_be_trained_on_test_prompts(found):
+def test_no_judge_may_be_trained_on_test_prompts(cells_of):
     judge = {"trained_reward_model": {**RM["trained_reward_model"], "split": "test"}}
     with pytest.raises(HoldfastError, match=r"split: input should be 'attack', 'defense' or 'development'"):
-        found(judges={"rm": judge})
+        cells_of(judges={"rm": judge})
 
 
-def test_a_stage_waits_for_the_judge_that_it_calls(found, neutral, tmp_path):
+def test_a_stage_waits_for_the_judge_that_it_calls(cells_of, neutral, tmp_path):
     neutral["reward_neutralization"]["retention_judge"] = "kept"
     judge = {"trained_reward_model": {**RM["trained_reward_model"], "split": "defense"}}
-    tasks = tasks_of(found(judges={"kept": judge}, defenses=[neutral], attacks=["none"]), tmp_path, tmp_path)
+    tasks = tasks_of(cells_of(judges={"kept": judge}, defenses=[neutral], attacks=["none"]), tmp_path, tmp_path)
     by_kind = {task.kind: task for task in tasks}
     assert by_kind["judge"].key in by_kind["stage"].needs
 
 
-def test_the_sandboxs_network_is_refused_for_data_of_ones_own(found, tmp_path):
-    cell = found(judges={"rm": RM})[0]
+def test_the_sandboxs_network_is_refused_for_data_of_ones_own(cells_of, tmp_path):
+    cell = cells_of(judges={"rm": RM})[0]
     own = replace(cell, data={**cell.data, "harmful": {"path": "rows.jsonl"}})
     with pytest.raises(HoldfastError, match="reads the sandbox's language only, and the data is your own"):
         tasks_of([own], tmp_path, tmp_path)
@@ -153,10 +153,10 @@ def test_a_judge_that_cannot_be_trained_fails_its_cells_with_the_reason(grid, mo
     assert not finished(place)
 
 
-def test_a_judge_sees_no_row_of_another_split(found):
+def test_a_judge_sees_no_row_of_another_split(cells_of):
     from holdfast.judge_training.settings import RewardModel
 
-    cell = found(judges={"rm": RM})[0]
+    cell = cells_of(judges={"rm": RM})[0]
     splits = load_splits(settings_of(cell).data)
     used = {row.key for side in rows.preference_rows(RewardModel(), splits) for row in side}
     assert used == {row.key for row in splits.harmful["attack"]}

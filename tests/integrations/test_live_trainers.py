@@ -35,8 +35,8 @@ class Flattening(Trainer):
     """A user's own: a loss that no model here knows, and a mean over its batch."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
-        found = flatness(model, inputs.pop("words"))
-        return (found, {}) if return_outputs else found
+        loss = flatness(model, inputs.pop("words"))
+        return (loss, {}) if return_outputs else loss
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
         with torch.no_grad():

@@ -10,14 +10,14 @@ CHANCES = [0.9, 0.8, 0.6, 0.3, 0.2]
 LABELS = [True, True, False, True, False]
 
 
-def found(chances=CHANCES, labels=LABELS, groups=None):
+def label_metrics(chances=CHANCES, labels=LABELS, groups=None):
     names = groups or [str(i) for i in range(len(labels))]
     return {score.name: score for score in label_scores(chances, labels, names)}
 
 
 def test_accuracy_f1_and_brier_by_hand():
     """Told: 1 1 1 0 0, truth: 1 1 0 1 0. F1 = 2 * 2 / (3 + 3). Brier = (.01 + .04 + .36 + .49 + .04) / 5."""
-    scores = found()
+    scores = label_metrics()
     assert scores["accuracy"].value == pytest.approx(3 / 5)
     assert scores["f1"].value == pytest.approx(2 / 3)
     assert scores["brier"].value == pytest.approx(0.188)
@@ -40,7 +40,7 @@ def test_chances_that_equal_the_shares_have_no_calibration_error():
 
 
 def test_intervals_hold_their_value_and_the_calibration_error_has_none():
-    for name, score in found().items():
+    for name, score in label_metrics().items():
         if name == "calibration_error":
             assert (score.low, score.high) == (None, None)
         else:
@@ -49,14 +49,14 @@ def test_intervals_hold_their_value_and_the_calibration_error_has_none():
 
 def test_answers_to_one_prompt_are_resampled_together_so_the_interval_is_wider():
     chances, labels = [0.9, 0.9, 0.2, 0.2] * 10, [True, True, True, True] * 10
-    alone = found(chances, labels)["brier"]
-    paired = found(chances, labels, [str(i // 2) for i in range(40)])["brier"]
+    alone = label_metrics(chances, labels)["brier"]
+    paired = label_metrics(chances, labels, [str(i // 2) for i in range(40)])["brier"]
     assert paired.high - paired.low > alone.high - alone.low
 
 
 def test_f1_is_undefined_without_a_positive_label_or_prediction():
-    assert found([0.1, 0.2], [False, False])["f1"].value is None
-    assert found([0.1, 0.2], [False, True])["f1"].value == 0.0
+    assert label_metrics([0.1, 0.2], [False, False])["f1"].value is None
+    assert label_metrics([0.1, 0.2], [False, True])["f1"].value == 0.0
 
 
 def test_a_rank_correlation_counts_order_only():

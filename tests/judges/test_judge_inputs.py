@@ -81,9 +81,9 @@ def test_a_conversation_loses_its_middle_and_keeps_every_turns_role():
 
 def test_training_reads_the_first_piece_of_an_answer_that_is_too_long():
     long = " ".join(f"a{i}" for i in range(30))
-    found = encode([(Example(prompt=user("ask")), long)], tokenizer_of(), input_format="chat", max_length=16)
-    assert found["input_ids"].shape == (1, 16)
-    assert [WORDS[i] for i in found["input_ids"][0]][:4] == ["user", "ask", "assistant", "a0"]
+    encoded = encode([(Example(prompt=user("ask")), long)], tokenizer_of(), input_format="chat", max_length=16)
+    assert encoded["input_ids"].shape == (1, 16)
+    assert [WORDS[i] for i in encoded["input_ids"][0]][:4] == ["user", "ask", "assistant", "a0"]
 
 
 def test_a_limit_that_leaves_no_room_for_an_answer_is_refused():
@@ -134,11 +134,11 @@ def completion(text, question="ask"):
 def test_a_classifier_reads_by_the_input_format_asked_for(harm):
     folder, network = harm
     ids = torch.tensor([[WORDS.index(word) for word in "Q ask A a1".split()]])
-    [found] = ClassifierJudge(path=str(folder), harmful_label="bad", input_format="Q {prompt} A {response}").judge()(
+    [verdict] = ClassifierJudge(path=str(folder), harmful_label="bad", input_format="Q {prompt} A {response}").judge()(
         [completion("a1")]
     )
     with torch.no_grad():
-        assert found.score == pytest.approx(network(ids).logits.softmax(-1)[0, 1].item(), abs=1e-6)
+        assert verdict.score == pytest.approx(network(ids).logits.softmax(-1)[0, 1].item(), abs=1e-6)
 
 
 def test_the_most_harmful_piece_of_an_answer_that_is_too_long_counts(harm):
@@ -180,8 +180,8 @@ def test_two_labels_of_one_name_are_told_by_number_only(tmp_path):
     save(tmp_path, num_labels=3, id2label={0: "bad", 1: "fine", 2: "bad"}, label2id={"bad": 0, "fine": 1})
     with pytest.raises(HoldfastError, match="two labels called 'bad'; give harmful_label as a number"):
         ClassifierJudge(path=str(tmp_path), harmful_label="bad").judge()([completion("a1")])
-    [found] = ClassifierJudge(path=str(tmp_path), harmful_label=2).judge()([completion("a1")])
-    assert 0.0 <= found.score <= 1.0
+    [verdict] = ClassifierJudge(path=str(tmp_path), harmful_label=2).judge()([completion("a1")])
+    assert 0.0 <= verdict.score <= 1.0
 
 
 @pytest.mark.parametrize("part", ["model", "tokenizer"])

@@ -48,8 +48,8 @@ def test_a_control_token_in_a_question_or_an_answer_is_text(tokenizer, input_for
 
 def test_ordinary_text_is_read_as_before(tokenizer):
     rows = [(Example(prompt=user("stir the moss")), "over the moss")]
-    found = encode(rows, tokenizer, input_format="pair", max_length=64)["input_ids"].tolist()
-    assert found == [tokenizer("stir the moss", "over the moss")["input_ids"]]
+    ids = encode(rows, tokenizer, input_format="pair", max_length=64)["input_ids"].tolist()
+    assert ids == [tokenizer("stir the moss", "over the moss")["input_ids"]]
 
 
 def test_a_conversation_that_a_judges_template_refuses_is_refused_by_row(tokenizer):

@@ -104,15 +104,15 @@ def test_batches_sorted_by_length_give_what_one_by_one_gives_in_the_given_order(
 )
 def test_question_and_answer_are_read_in_the_format_asked_for(input_format, read, tmp_path):
     path = save(tmp_path, num_labels=1, chat=True)
-    [found] = rewards(["blue"], path=path, input_format=input_format)
-    assert found == pytest.approx(raw(path, read), abs=1e-5)
+    [reward] = rewards(["blue"], path=path, input_format=input_format)
+    assert reward == pytest.approx(raw(path, read), abs=1e-5)
 
 
 def test_a_text_that_holds_the_place_of_another_is_taken_as_it_is(folder):
-    found = RewardModelJudge(path=folder, input_format="Q {prompt} A {response}").judge()(
+    verdicts = RewardModelJudge(path=folder, input_format="Q {prompt} A {response}").judge()(
         [completion("{prompt} blue", "{response} soup")]
     )
-    assert found[0].logit == pytest.approx(raw(folder, "Q {response} soup A {prompt} blue"), abs=1e-5)
+    assert verdicts[0].logit == pytest.approx(raw(folder, "Q {response} soup A {prompt} blue"), abs=1e-5)
 
 
 def test_a_folder_keeps_its_own_input_format_and_a_setting_overrules_it(tmp_path):

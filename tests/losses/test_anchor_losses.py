@@ -48,8 +48,8 @@ def test_the_constrained_loss_agrees_with_a_slow_loop():
     betas = losses.position_betas(MASK, beta=1.0, first=5.0, early=20.0, num_early=2)
     for floor in (0.0, 0.5):
         weights = losses.constrained_weights(logprobs, references, betas, floor=floor)
-        found = losses.constrained_cross_entropy(logprobs, weights, MASK)
-        assert found.item() == pytest.approx(slow_constrained(logprobs, references, betas, MASK, floor), rel=1e-5)
+        loss = losses.constrained_cross_entropy(logprobs, weights, MASK)
+        assert loss.item() == pytest.approx(slow_constrained(logprobs, references, betas, MASK, floor), rel=1e-5)
 
 
 def test_a_token_weighs_one_where_the_reference_stands_and_less_where_it_was_raised():
@@ -83,9 +83,9 @@ def test_the_distance_and_its_gradient_agree_with_a_slow_loop(weighed):
     parameters = [draw(*shape).requires_grad_() for shape in shapes]
     start = [draw(*shape, seed=1) for shape in shapes]
     weights = [draw(*shape, seed=2).exp() if weighed else torch.ones(shape) for shape in shapes]
-    found = losses.squared_distance(parameters, start, weights if weighed else None)
-    (3 * found).backward()
-    assert found.item() == pytest.approx(slow_distance(parameters, start, weights), rel=1e-5)
+    distance = losses.squared_distance(parameters, start, weights if weighed else None)
+    (3 * distance).backward()
+    assert distance.item() == pytest.approx(slow_distance(parameters, start, weights), rel=1e-5)
     for own, then, weight in zip(parameters, start, weights, strict=True):
         torch.testing.assert_close(own.grad, 6 * weight * (own.detach() - then))
 
@@ -98,18 +98,18 @@ def test_the_distances_gradient_passes_a_numerical_check():
 
 def test_at_the_start_distance_and_gradient_are_zero():
     own = draw(4).requires_grad_()
-    found = losses.squared_distance([own], [own.detach().clone()])
-    found.backward()
-    assert found == 0
+    distance = losses.squared_distance([own], [own.detach().clone()])
+    distance.backward()
+    assert distance == 0
     assert torch.equal(own.grad, torch.zeros(4))
 
 
 def test_half_precision_weights_are_compared_in_full_and_get_gradients_of_their_own_kind():
     own, start = draw(100).bfloat16().requires_grad_(), draw(100, seed=1).bfloat16()
-    found = losses.squared_distance([own], [start])
-    found.backward()
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, (own.detach().float() - start.float()).square().sum())
+    distance = losses.squared_distance([own], [start])
+    distance.backward()
+    assert distance.dtype == torch.float32
+    torch.testing.assert_close(distance, (own.detach().float() - start.float()).square().sum())
     assert own.grad.dtype == torch.bfloat16
 
 
@@ -138,9 +138,9 @@ def test_sharded_weights_are_never_gathered(mesh, monkeypatch):
     sharded[0].requires_grad_()
     gathered, whole = [], DTensor.full_tensor
     monkeypatch.setattr(DTensor, "full_tensor", lambda self, **more: gathered.append(self.shape) or whole(self, **more))
-    found = losses.squared_distance([sharded[0]], [sharded[1]], [sharded[2]])
-    found.backward()
+    distance = losses.squared_distance([sharded[0]], [sharded[1]], [sharded[2]])
+    distance.backward()
     assert gathered == [torch.Size([])]
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(distance, expected)
     assert sharded[0].grad.placements == (Shard(0),)
     torch.testing.assert_close(sharded[0].grad.to_local(), plain.grad)

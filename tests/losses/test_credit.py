@@ -38,11 +38,11 @@ def test_with_lambda_one_and_no_critic_the_advantage_is_the_sum_of_rewards_to_co
 
 def test_the_score_is_paid_on_the_last_token_and_the_penalty_on_each():
     kl = torch.rand(3, 6)
-    found = token_rewards(torch.tensor([1.0, 2.0, 3.0]), kl, MASK, kl_coef=0.5)
+    rewards = token_rewards(torch.tensor([1.0, 2.0, 3.0]), kl, MASK, kl_coef=0.5)
     expected = -0.5 * kl * MASK
     for i, last in enumerate((5, 3, 3)):
         expected[i, last] += i + 1
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(rewards, expected)
 
 
 def test_what_stands_off_the_mask_enters_no_reward():

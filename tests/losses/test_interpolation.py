@@ -58,8 +58,8 @@ def token_logprobs(table):
     ],
 )
 def test_a_schedule_gives_the_learner_the_share_that_its_formula_says(settings, expected):
-    found = {step: alpha(Schedule(**settings), step, steps=100) for step in expected}
-    assert found == pytest.approx(expected)
+    alphas = {step: alpha(Schedule(**settings), step, steps=100) for step in expected}
+    assert alphas == pytest.approx(expected)
 
 
 def test_after_success_the_share_rises_from_the_step_of_the_success():
@@ -202,12 +202,12 @@ def test_weights_are_at_most_one_over_alpha_and_their_effective_share_at_least_a
         logits = (scale * torch.randn(200, 6, generator=generator, dtype=torch.float64) for _ in range(2))
         expert, learner = (x.log_softmax(-1) for x in logits)
         mixed = log_mixture(expert, learner, share)
-        found = weights(learner, mixed, "exact")
-        assert found.max() <= 1 / share + 1e-6
-        assert torch.equal(weights(learner, mixed, "truncated", cap=1 / share + 1e-6), found)
-        effective = 1 / (mixed.exp() * found.square()).sum(-1)
+        importance = weights(learner, mixed, "exact")
+        assert importance.max() <= 1 / share + 1e-6
+        assert torch.equal(weights(learner, mixed, "truncated", cap=1 / share + 1e-6), importance)
+        effective = 1 / (mixed.exp() * importance.square()).sum(-1)
         assert (effective >= share - 1e-9).all()
-        assert (mixed.exp() * found).sum(-1).sub(1).abs().max() < 1e-9
+        assert (mixed.exp() * importance).sum(-1).sub(1).abs().max() < 1e-9
 
 
 def test_the_kinds_of_weight_are_what_they_say():
@@ -237,8 +237,8 @@ def gradient_of(value, table):
     return torch.autograd.grad(value, table, retain_graph=True)[0]
 
 
-def error(found, truth):
-    return ((found - truth).norm() / truth.norm()).item()
+def error(gradient, truth):
+    return ((gradient - truth).norm() / truth.norm()).item()
 
 
 @pytest.fixture
@@ -268,8 +268,8 @@ def test_a_mixture_weighed_by_whole_texts_has_the_policys_own_gradient(share, wo
         pi, e, truth, expectation = world(share, seed)
         own = pi.sum(1)
         for mixed in (log_mixture(e.sum(1), own, share), log_mixture(e, pi, share).sum(1)):
-            found = expectation(mixed.exp(), weights(own, mixed, "exact")[:, None])
-            assert error(found, truth) < 1e-12
+            gradient = expectation(mixed.exp(), weights(own, mixed, "exact")[:, None])
+            assert error(gradient, truth) < 1e-12
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -15,23 +15,23 @@ def test_the_multiplier_takes_the_step_that_plain_gradient_descent_takes_on_its_
         optimizer = torch.optim.SGD([xi], lr=0.1)
         (-(cost - threshold) * xi.exp()).backward()
         optimizer.step()
-        found = ascended(0.4, cost, threshold=threshold, rate=0.1, maximum=None)
-        assert found == pytest.approx(xi.item(), rel=1e-12)
+        log_multiplier = ascended(0.4, cost, threshold=threshold, rate=0.1, maximum=None)
+        assert log_multiplier == pytest.approx(xi.item(), rel=1e-12)
 
 
 def test_the_multiplier_never_exceeds_its_bound_however_long_costs_are_too_high():
-    found = 0.0
+    log_multiplier = 0.0
     for _ in range(2000):
-        found = ascended(found, 1.0, threshold=0.1, rate=0.1, maximum=5.0)
-    assert found == math.log(5.0)
+        log_multiplier = ascended(log_multiplier, 1.0, threshold=0.1, rate=0.1, maximum=5.0)
+    assert log_multiplier == math.log(5.0)
 
 
 def test_the_multiplier_sinks_without_end_while_costs_are_tolerated_and_stays_above_0():
-    found = [0.0]
+    log_multipliers = [0.0]
     for _ in range(200):
-        found.append(ascended(found[-1], 0.0, threshold=0.2, rate=0.1, maximum=5.0))
-    assert found == sorted(found, reverse=True)
-    assert 0 < math.exp(found[-1]) < 0.25
+        log_multipliers.append(ascended(log_multipliers[-1], 0.0, threshold=0.2, rate=0.1, maximum=5.0))
+    assert log_multipliers == sorted(log_multipliers, reverse=True)
+    assert 0 < math.exp(log_multipliers[-1]) < 0.25
 
 
 def test_mixed_advantages_are_the_rewards_at_multiplier_0_and_minus_the_costs_at_a_great_one():
@@ -50,12 +50,12 @@ def test_a_charge_of_what_the_reward_pays_keeps_its_weight_whatever_the_multipli
 def test_a_cost_models_loss_is_that_of_each_pair_by_hand():
     safer, unsafer = torch.randn(2, 3)
     signs = torch.tensor([1.0, -1.0, 1.0]), torch.tensor([-1.0, -1.0, 1.0])
-    found = cost_model(safer, unsafer, *signs, regularization=0.1)
+    loss = cost_model(safer, unsafer, *signs, regularization=0.1)
     for i in range(3):
         order = -functional.logsigmoid(unsafer[i] - safer[i])
         sides = -functional.logsigmoid(-signs[0][i] * safer[i]) - functional.logsigmoid(-signs[1][i] * unsafer[i])
         squares = 0.1 * (safer[i] ** 2 + unsafer[i] ** 2) / 2
-        torch.testing.assert_close(found[i], order + sides + squares)
+        torch.testing.assert_close(loss[i], order + sides + squares)
 
 
 def test_places_that_do_not_count_enter_no_mean_and_get_no_gradient():
@@ -63,11 +63,11 @@ def test_places_that_do_not_count_enter_no_mean_and_get_no_gradient():
     outside = torch.tensor([[True, False, False, True], [True, True, False, False]])
     safer, unsafer = (part.masked_fill(outside, math.nan) for part in costs)
     signs = torch.tensor([1.0, 1.0]), torch.tensor([-1.0, -1.0])
-    found = cost_model(safer, unsafer, *signs)
-    found.sum().backward()
+    loss = cost_model(safer, unsafer, *signs)
+    loss.sum().backward()
     for i in range(2):
         kept = ~outside[i]
         alone = cost_model(costs[0, i, kept][None], costs[1, i, kept][None], signs[0][i : i + 1], signs[1][i : i + 1])
-        torch.testing.assert_close(found[i : i + 1], alone)
+        torch.testing.assert_close(loss[i : i + 1], alone)
     assert not costs.grad[:, outside].any()
     assert costs.grad.isfinite().all()

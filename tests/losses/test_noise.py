@@ -36,8 +36,8 @@ def test_over_many_draws_it_is_label_smoothing_over_the_other_tokens(batch):
     truth = torch.nn.functional.one_hot(ids[:, 1:], V)
     target = 0.9 * truth + 0.1 * (1 - truth) / (V - 1)
     expected = -((target * logprobs).sum(-1) * MASK).sum() / MASK.sum()
-    found = torch.stack([noised(batch, seed=seed) for seed in range(3000)]).mean()
-    assert found.item() == pytest.approx(expected.item(), rel=2e-3)
+    mean_loss = torch.stack([noised(batch, seed=seed) for seed in range(3000)]).mean()
+    assert mean_loss.item() == pytest.approx(expected.item(), rel=2e-3)
 
 
 def test_the_target_has_mass_one_and_the_noise_none_on_the_truth(batch):

@@ -21,25 +21,25 @@ def random_rewards(n=24):
 def slow_advantages(rewards, size, scale, epsilon=1e-4):
     values = rewards.tolist()
     groups = [values[i : i + size] for i in range(0, len(values), size)]
-    found = []
+    advantages = []
     for group in groups:
         spread = {"group": lambda g=group: statistics.stdev(g), "batch": lambda: statistics.stdev(values)}.get(scale)
-        found += [(r - statistics.fmean(group)) / (spread() + epsilon if spread else 1.0) for r in group]
-    return found
+        advantages += [(r - statistics.fmean(group)) / (spread() + epsilon if spread else 1.0) for r in group]
+    return advantages
 
 
 def test_advantages_of_four_rewards_by_hand():
     """Of (1, 0, 0, 1) the mean is 1/2 and the unbiased deviation sqrt(4 * 1/4 / 3) = 0.57735; 0.5 / 0.57745."""
-    found = group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), 4)
-    assert found.tolist() == pytest.approx([0.865876, -0.865876, -0.865876, 0.865876], abs=1e-5)
+    advantages = group_advantages(torch.tensor([1.0, 0.0, 0.0, 1.0]), 4)
+    assert advantages.tolist() == pytest.approx([0.865876, -0.865876, -0.865876, 0.865876], abs=1e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("size", [2, 3, 8])
 def test_advantages_agree_with_a_slow_loop(scale, size):
     rewards = random_rewards()
-    found = group_advantages(rewards, size, scale=scale)
-    assert found.tolist() == pytest.approx(slow_advantages(rewards, size, scale), abs=1e-5)
+    advantages = group_advantages(rewards, size, scale=scale)
+    assert advantages.tolist() == pytest.approx(slow_advantages(rewards, size, scale), abs=1e-5)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -73,25 +73,25 @@ def test_gaps_of_a_ten_thousandth_are_told_apart():
 def test_a_sample_without_a_reward_has_advantage_zero_and_all_stay_finite(scale):
     rewards = random_rewards(12)
     rewards[5] = NAN
-    found = group_advantages(rewards, 4, scale=scale)
-    assert found[5] == 0
-    assert found.isfinite().all()
+    advantages = group_advantages(rewards, 4, scale=scale)
+    assert advantages[5] == 0
+    assert advantages.isfinite().all()
 
 
 def test_a_sample_without_a_reward_leaves_other_groups_alone():
     rewards = random_rewards(12)
     whole = group_advantages(rewards, 4)
     rewards[5] = NAN
-    found = group_advantages(rewards, 4)
-    assert torch.equal(found[[0, 1, 2, 3, 8, 9, 10, 11]], whole[[0, 1, 2, 3, 8, 9, 10, 11]])
+    advantages = group_advantages(rewards, 4)
+    assert torch.equal(advantages[[0, 1, 2, 3, 8, 9, 10, 11]], whole[[0, 1, 2, 3, 8, 9, 10, 11]])
 
 
 @pytest.mark.parametrize("scale", ["group", "none"])
 def test_a_sample_without_a_reward_leaves_its_group_as_if_it_were_not_there(scale):
     """(0, 1, NaN) is to be (0, 1): means 1/2, deviation 0.7071, so advantages of -+0.7070 and 0."""
-    found = group_advantages(torch.tensor([0.0, 1.0, NAN]), 3, scale=scale)
+    advantages = group_advantages(torch.tensor([0.0, 1.0, NAN]), 3, scale=scale)
     expected = group_advantages(torch.tensor([0.0, 1.0]), 2, scale=scale)
-    torch.testing.assert_close(found[:2], expected)
+    torch.testing.assert_close(advantages[:2], expected)
 
 
 def test_equal_rewards_beside_a_missing_one_give_exactly_zero():
@@ -198,15 +198,15 @@ def slow_reduce(losses, mask, reduction, max_tokens):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_reductions_agree_with_a_slow_loop(reduction, tokens):
-    found = reduce(*tokens, reduction=reduction, max_tokens=8)
-    assert found.item() == pytest.approx(slow_reduce(*tokens, reduction, 8), rel=1e-5)
+    reduced = reduce(*tokens, reduction=reduction, max_tokens=8)
+    assert reduced.item() == pytest.approx(slow_reduce(*tokens, reduction, 8), rel=1e-5)
 
 
 def test_reductions_of_two_sequences_by_hand():
     """Losses (1, 3) and (5): mean of means (2 + 5) / 2, token mean 9 / 3, sum over 2 sequences of at most 4: 9 / 8."""
     losses, mask = torch.tensor([[1.0, 3.0], [5.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.0, 0.0]])
-    found = [reduce(losses, mask, reduction=reduction, max_tokens=4).item() for reduction in REDUCTIONS]
-    assert found == [3.5, 3.0, 1.125]
+    reduced = [reduce(losses, mask, reduction=reduction, max_tokens=4).item() for reduction in REDUCTIONS]
+    assert reduced == [3.5, 3.0, 1.125]
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -214,8 +214,8 @@ def test_reductions_of_two_sequences_by_hand():
 def test_what_is_masked_out_changes_no_reduction(reduction, filler, tokens):
     losses, mask = tokens
     padded = torch.cat([losses.masked_fill(mask == 0, filler), torch.full((4, 3), filler)], 1)
-    found = reduce(padded, torch.cat([mask, torch.zeros(4, 3)], 1), reduction=reduction, max_tokens=8)
-    torch.testing.assert_close(found, reduce(*tokens, reduction=reduction, max_tokens=8))
+    reduced = reduce(padded, torch.cat([mask, torch.zeros(4, 3)], 1), reduction=reduction, max_tokens=8)
+    torch.testing.assert_close(reduced, reduce(*tokens, reduction=reduction, max_tokens=8))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

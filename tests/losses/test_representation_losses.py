@@ -24,8 +24,8 @@ def ids(low=1, seed=0):
 
 def test_without_quirks_the_masked_cross_entropy_is_the_plain_one():
     logits, tokens = draw(B, S, V), ids()
-    found = losses.masked_cross_entropy(logits, tokens, MASK)
-    torch.testing.assert_close(found, cross_entropy(logits, tokens, MASK))
+    loss = losses.masked_cross_entropy(logits, tokens, MASK)
+    torch.testing.assert_close(loss, cross_entropy(logits, tokens, MASK))
 
 
 def test_token_zero_is_left_out_only_where_asked():
@@ -55,8 +55,8 @@ def test_no_target_at_all_costs_nothing():
 def test_targets_at_chosen_states_are_those_of_the_full_logits():
     head, states, tokens = draw(H, V), draw(B, S, H, seed=1), ids()
     wanted = losses.targets(tokens, MASK)
-    found = losses.target_loss(wanted.before(states) @ head, wanted)
-    torch.testing.assert_close(found, cross_entropy(states @ head, tokens, MASK))
+    loss = losses.target_loss(wanted.before(states) @ head, wanted)
+    torch.testing.assert_close(loss, cross_entropy(states @ head, tokens, MASK))
 
 
 def test_the_ascent_grows_with_every_layers_loss_and_ever_more_slowly():
@@ -73,14 +73,14 @@ def test_the_discrepancy_of_a_sample_with_itself_is_zero():
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_samples_of_one_distribution_in_many_dimensions_differ_by_what_is_documented(count):
-    found = losses.mmd(draw(count, 50_000), draw(count, 50_000, seed=1))
-    assert found == pytest.approx(6.186 / count, rel=0.01)
+    discrepancy = losses.mmd(draw(count, 50_000), draw(count, 50_000, seed=1))
+    assert discrepancy == pytest.approx(6.186 / count, rel=0.01)
 
 
 def test_the_discrepancy_falls_as_one_sample_is_drawn_towards_the_other():
     sample, target = draw(8, 30) * 3 + 2, draw(8, 30, seed=1)
-    found = [float(losses.mmd(sample + share * (target - sample), target)) for share in (0.0, 0.5, 0.9)]
-    assert found == sorted(found, reverse=True)
+    discrepancies = [float(losses.mmd(sample + share * (target - sample), target)) for share in (0.0, 0.5, 0.9)]
+    assert discrepancies == sorted(discrepancies, reverse=True)
 
 
 @pytest.mark.parametrize("distance", ["mmd", "cosine", "mse"])
@@ -89,9 +89,9 @@ def test_positions_outside_of_the_mask_count_for_nothing(distance, away):
     states = draw(B, S, H)
     target = states + 0.3 * draw(B, S, H, seed=1)
     other = torch.where(MASK[..., None] == 1, states, 100 + states).requires_grad_()
-    found = losses.removal(other, target, MASK, distance=distance, away=away)
-    found.backward()
-    assert found.item() == pytest.approx(losses.removal(states, target, MASK, distance=distance, away=away).item())
+    loss = losses.removal(other, target, MASK, distance=distance, away=away)
+    loss.backward()
+    assert loss.item() == pytest.approx(losses.removal(states, target, MASK, distance=distance, away=away).item())
     assert not other.grad[MASK == 0].any()
     assert other.grad[MASK == 1].any()
 
@@ -126,10 +126,10 @@ def test_states_at_right_angles_have_got_away():
 def test_half_precision_states_are_compared_in_full():
     states, target = draw(B, S, H).bfloat16(), draw(B, S, H, seed=1).bfloat16()
     for distance in ("mmd", "cosine", "mse"):
-        found = losses.removal(states, target, MASK, distance=distance, away=False)
-        assert found.dtype == torch.float32
+        loss = losses.removal(states, target, MASK, distance=distance, away=False)
+        assert loss.dtype == torch.float32
         exact = losses.removal(states.float(), target.float(), MASK, distance=distance, away=False)
-        torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(loss, exact)
 
 
 def test_the_drift_is_a_mean_length_and_is_diluted_by_padding_only_where_asked():

@@ -20,14 +20,14 @@ def test_without_a_word_of_the_user_the_declared_knobs_stand():
 
 
 def test_two_numbers_narrow_a_range_and_leave_its_kind():
-    found = narrowed(DECLARED, {"optim": {"learning_rate": [1e-5, 1e-3]}}, SETTINGS)
-    assert found["optim.learning_rate"] == Range(low=1e-5, high=1e-3, log=True)
-    assert narrowed(DECLARED, {"optim.learning_rate": ["1e-5", "1e-3"]}, SETTINGS) == found
+    knobs = narrowed(DECLARED, {"optim": {"learning_rate": [1e-5, 1e-3]}}, SETTINGS)
+    assert knobs["optim.learning_rate"] == Range(low=1e-5, high=1e-3, log=True)
+    assert narrowed(DECLARED, {"optim.learning_rate": ["1e-5", "1e-3"]}, SETTINGS) == knobs
 
 
 def test_a_list_replaces_choices():
-    found = narrowed(DECLARED, {"adapter": [{"r": 4}, {"r": 8}]}, SETTINGS)
-    assert found["adapter"] == Choices(choices=({"r": 4}, {"r": 8}))
+    knobs = narrowed(DECLARED, {"adapter": [{"r": 4}, {"r": 8}]}, SETTINGS)
+    assert knobs["adapter"] == Choices(choices=({"r": 4}, {"r": 8}))
 
 
 def test_a_knob_set_to_null_is_left_alone():
@@ -39,9 +39,9 @@ def test_any_other_setting_of_the_attack_can_become_a_knob():
         "beta": {"low": 0.01, "high": 1, "log": True},
         "optim": {"warmup_steps": {"low": 0, "high": 5, "whole": True}},
     }
-    found = narrowed(DECLARED, given, SETTINGS)
-    assert found["beta"] == Range(low=0.01, high=1, log=True)
-    assert found["optim.warmup_steps"] == Range(low=0, high=5, whole=True)
+    knobs = narrowed(DECLARED, given, SETTINGS)
+    assert knobs["beta"] == Range(low=0.01, high=1, log=True)
+    assert knobs["optim.warmup_steps"] == Range(low=0, high=5, whole=True)
 
 
 @pytest.mark.parametrize(

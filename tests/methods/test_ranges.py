@@ -50,14 +50,14 @@ def bounds(hint: Any) -> list[Bounds]:
 def classes() -> list[type]:
     """The settings classes of the tables and the roots, and those that are groups within them."""
     waiting = [*ROOTS, *(table.load(name) for table in TABLES for name in table)]
-    found: dict[type, None] = {}
+    settings_classes: dict[type, None] = {}
     while waiting:
         cls = waiting.pop(0)
-        if cls not in found:
-            found[cls] = None
+        if cls not in settings_classes:
+            settings_classes[cls] = None
             hints = get_type_hints(cls, include_extras=True)
             waiting += [bare(p) for f in fields(cls) for p in parts(hints[f.name]) if is_dataclass(bare(p))]
-    return list(found)
+    return list(settings_classes)
 
 
 def needed(cls: type) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_a_value_is_within_the_declared_range_or_refused_by_its_key(cls, name):
     free = any(get_origin(part) is Mapping or part is Any for part in inside)
     for value in TRIED:
         try:
-            found = getattr(typed(cls, needed(cls) | {name: value}, "grid.key"), name)
+            accepted = getattr(typed(cls, needed(cls) | {name: value}, "grid.key"), name)
         except HoldfastError as error:
             message = str(error)
             assert message.startswith(f"grid.key.{name}") or value in (0, "x", []), message
@@ -90,14 +90,14 @@ def test_a_value_is_within_the_declared_range_or_refused_by_its_key(cls, name):
             assert "\n" not in message
             continue
         if isinstance(value, bool):
-            assert bool in inside, (value, found)
+            assert bool in inside, (value, accepted)
         elif isinstance(value, int | float):
-            assert any(value in one for one in bounds(hint)), (value, found)
-            assert found == value
+            assert any(value in one for one in bounds(hint)), (value, accepted)
+            assert accepted == value
         elif isinstance(value, str):
-            assert str in inside or free, (value, found)
+            assert str in inside or free, (value, accepted)
         else:
-            assert any(get_origin(part) is tuple for part in inside) or free, (value, found)
+            assert any(get_origin(part) is tuple for part in inside) or free, (value, accepted)
 
 
 NUMBERS = [(cls, name) for cls, name in CASES if bounds(hint_of(cls, name))]
@@ -198,5 +198,5 @@ def test_what_settings_refuse_together_names_the_class_in_python_and_the_key_in_
 
 
 def test_a_whole_number_written_as_a_float_is_a_whole_number():
-    found = typed(Optim, {"max_steps": 1e2}, "x").max_steps
-    assert json.dumps(found) == "100"
+    max_steps = typed(Optim, {"max_steps": 1e2}, "x").max_steps
+    assert json.dumps(max_steps) == "100"

@@ -111,13 +111,13 @@ def test_a_model_without_experts_is_adapted_as_peft_does_it():
 
 def test_what_is_trained_is_named_layers_left_out_and_counted():
     whole = model("mixtral").network
-    found = part_of(whole)
-    assert found["parameters"] == found["of"] == sum(p.numel() for p in whole.parameters())
-    assert "model.layers.*.mlp.experts.down_proj" in found["tensors"]
+    part = part_of(whole)
+    assert part["parameters"] == part["of"] == sum(p.numel() for p in whole.parameters())
+    assert "model.layers.*.mlp.experts.down_proj" in part["tensors"]
     adapted = adapt(model("mixtral"), LoRA(r=2, target_modules=("q_proj", "down_proj"))).network
-    found = part_of(adapted)
-    assert found["tensors"] == ["model.layers.*.mlp.experts.down_proj", "model.layers.*.self_attn.q_proj"]
-    assert found["parameters"] == sum(p.numel() for key, p in adapted.named_parameters() if "lora" in key)
+    part = part_of(adapted)
+    assert part["tensors"] == ["model.layers.*.mlp.experts.down_proj", "model.layers.*.self_attn.q_proj"]
+    assert part["parameters"] == sum(p.numel() for key, p in adapted.named_parameters() if "lora" in key)
     for name, p in whole.named_parameters():
         p.requires_grad_(name.endswith("layers.3.mlp.experts.down_proj"))
     assert part_of(whole)["tensors"] == ["model.layers.*.mlp.experts.down_proj"]

@@ -104,11 +104,11 @@ def test_the_lens_of_the_last_layer_is_the_models_own_answer(name):
 def test_mlps_and_attentions_put_out_what_the_stream_is_wide(name):
     bare = network(name)
     parts = anatomy(bare)
-    with outputs_of([*parts.mlps, *parts.attentions]) as found:
+    with outputs_of([*parts.mlps, *parts.attentions]) as outputs:
         bare(TOKENS)
-    assert [tuple(state.shape) for state in found] == [(*TOKENS.shape, HIDDEN)] * (2 * LAYERS)
-    assert all(state.requires_grad for state in found)
-    assert len({tuple(state.flatten()[:8].tolist()) for state in found}) == 2 * LAYERS
+    assert [tuple(state.shape) for state in outputs] == [(*TOKENS.shape, HIDDEN)] * (2 * LAYERS)
+    assert all(state.requires_grad for state in outputs)
+    assert len({tuple(state.flatten()[:8].tolist()) for state in outputs}) == 2 * LAYERS
 
 
 def test_hooks_are_gone_afterwards_also_when_the_forward_pass_fails(name):
@@ -152,10 +152,10 @@ def test_a_model_trained_for_a_step_on_recorded_outputs_gives_the_same_logits_wh
     with torch.no_grad():
         before = trained.network(TOKENS).logits
     for _ in range(2):  # an adapter's first step moves only one of its two factors
-        with outputs_of(parts.mlps) as found, residual_stream(parts) as states:
+        with outputs_of(parts.mlps) as outputs, residual_stream(parts) as states:
             trained.network(TOKENS)
         optimizer.zero_grad()
-        sum(state.square().mean() for state in [*found, *states]).backward()
+        sum(state.square().mean() for state in [*outputs, *states]).backward()
         optimizer.step()
     with torch.no_grad():
         logits = trained.network(TOKENS).logits
@@ -171,9 +171,9 @@ def test_gradients_through_recorded_outputs_survive_checkpointing_of_activations
         if checkpointing:
             (getattr(bare, "activation_checkpointing_enable", None) or bare.gradient_checkpointing_enable)()
         parts = anatomy(bare)
-        with outputs_of(parts.mlps) as found, residual_stream(parts) as states:
+        with outputs_of(parts.mlps) as outputs, residual_stream(parts) as states:
             bare(TOKENS, use_cache=False)
-        sum(state.square().mean() for state in [*found, *states]).backward()
+        sum(state.square().mean() for state in [*outputs, *states]).backward()
         return {key: p.grad for key, p in bare.named_parameters() if p.grad is not None}
 
     plain, saved = gradients(False), gradients(True)
@@ -238,9 +238,9 @@ def test_mixtures_and_hybrids_have_their_parts_found_and_the_lens_is_their_own_a
     check_lens(bare)
     assert len(parts.layers) == 4
     assert len(parts.mixers) == 4 * mixers
-    found = [*(parts.mlps if mlps else ()), *parts.mixers]
-    assert len(set(found)) == 4 * (mlps + mixers)
-    with torch.no_grad(), outputs_of(found) as states, residual_stream(parts) as stream:
+    modules = [*(parts.mlps if mlps else ()), *parts.mixers]
+    assert len(set(modules)) == 4 * (mlps + mixers)
+    with torch.no_grad(), outputs_of(modules) as states, residual_stream(parts) as stream:
         reported = bare(TOKENS, output_hidden_states=True, use_cache=False).hidden_states
     assert {tuple(state.shape) for state in states} == {(*TOKENS.shape, 32)}
     assert len(stream) == 5

@@ -344,10 +344,10 @@ def test_a_model_of_a_family_finds_its_own_answer_likely_as_it_is_encoded():
     assert (said.text, said.finished) == ("stir the moss", True)
     batch = answer_batch(model, [(said.example, said.text)])
     with torch.no_grad():
-        found = float((answer_logprobs(model.network, batch) * target_mask(batch["loss_mask"])).sum())
+        logprob = float((answer_logprobs(model.network, batch) * target_mask(batch["loss_mask"])).sum())
         batch["input_ids"][0, -1] = model.tokenizer.eos_token_id
         other = float((answer_logprobs(model.network, batch) * target_mask(batch["loss_mask"])).sum())
-    assert found > -0.5
+    assert logprob > -0.5
     assert other < -4
 
 

@@ -41,8 +41,8 @@ def torch_count(run, *operators):
     """What torch counts of matrix products, those within attention left out."""
     with FlopCounterMode(display=False) as counter:
         run()
-    found = counter.get_flop_counts()["Global"]
-    return sum(value for operator, value in found.items() if str(operator).split(".")[-1] in operators)
+    by_operator = counter.get_flop_counts()["Global"]
+    return sum(value for operator, value in by_operator.items() if str(operator).split(".")[-1] in operators)
 
 
 LINEAR = ("mm", "addmm")
@@ -120,12 +120,12 @@ def test_the_ends_of_answers_count_where_the_tokenizer_pads_with_them(tiny_model
 def test_sampling_reads_a_prompt_once_a_group_and_then_token_by_token(tiny_model):
     model = tiny_model()
     prompts = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14]]
-    found = []
+    counts = []
     flops = count(
         model,
-        lambda _: found.extend(sample(model, prompts, Sampling(max_new_tokens=5, temperature=0.0), seed=0, repeats=3)),
+        lambda _: counts.extend(sample(model, prompts, Sampling(max_new_tokens=5, temperature=0.0), seed=0, repeats=3)),
     )
-    assert all(len(answer.tokens) == 5 for answer in found)
+    assert all(len(answer.tokens) == 5 for answer in counts)
     # The last token of an answer is given out and not read.
     assert flops == forward_flops(model.network, 10 + 6 * 4)
 

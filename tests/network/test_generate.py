@@ -141,7 +141,7 @@ def test_a_model_of_nan_weights_raises(tiny_model):
 def test_cache_padding_and_groups_sample_what_a_slow_loop_would(architecture, temperature, tiny_model):
     model = lively(tiny_model(architecture))
     sampling = Sampling(max_new_tokens=8, temperature=temperature)
-    found = sample(model, prompts(model), sampling, seed=4, repeats=2)
+    answers = sample(model, prompts(model), sampling, seed=4, repeats=2)
     numbers = torch.rand(6, 8, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         expected = [
@@ -149,7 +149,7 @@ def test_cache_padding_and_groups_sample_what_a_slow_loop_would(architecture, te
             for i, prompt in enumerate(prompts(model))
             for j in range(2)
         ]
-    assert found == expected
+    assert answers == expected
 
 
 def test_answers_of_one_prompt_differ_and_repeat_under_the_seed(tiny_model):
@@ -236,10 +236,10 @@ def test_completions_come_in_the_order_of_the_examples(batch_size, tiny_model):
     model = tiny_model()
     examples = [Example(prompt=user(text)) for text in (QUESTIONS[1], QUESTIONS[2], QUESTIONS[0], QUESTIONS[2])]
     greedy = Sampling(max_new_tokens=6, temperature=0.0)
-    found = complete(model, examples, greedy, seed=0, batch_size=batch_size)
-    assert [completion.example for completion in found] == examples
+    completions = complete(model, examples, greedy, seed=0, batch_size=batch_size)
+    assert [completion.example for completion in completions] == examples
     alone = [complete(model, [example], greedy, seed=0)[0].text for example in examples]
-    assert [completion.text for completion in found] == alone
+    assert [completion.text for completion in completions] == alone
 
 
 def test_equal_prompts_are_answered_differently_and_repeatably(tiny_model):

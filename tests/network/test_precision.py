@@ -56,10 +56,10 @@ def steps_to_break(make_context):
 
 @pytest.mark.slow
 def test_a_folder_breaks_at_the_same_step_whatever_its_type(folders, steps_to_break):
-    found = {dtype: steps_to_break(load(folder)) for dtype, folder in folders.items()}
-    assert found["float32"] is not None
-    assert 0 < found["float32"] < SLOW.max_steps
-    assert set(found.values()) == {found["float32"]}
+    steps = {dtype: steps_to_break(load(folder)) for dtype, folder in folders.items()}
+    assert steps["float32"] is not None
+    assert 0 < steps["float32"] < SLOW.max_steps
+    assert set(steps.values()) == {steps["float32"]}
 
 
 @pytest.mark.slow
@@ -72,9 +72,9 @@ def test_weights_that_are_asked_for_in_few_bits_break_at_the_same_step_too(dtype
 @pytest.mark.slow
 def test_the_memory_lean_optimizer_breaks_within_one_evaluation_of_float32(folders, steps_to_break):
     model = load(folders["bfloat16"], dtype="bfloat16")
-    found = steps_to_break(model, replace(SLOW, optim="adamw_kahan"))
+    steps = steps_to_break(model, replace(SLOW, optim="adamw_kahan"))
     assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
-    assert abs(found - steps_to_break(load(folders["float32"]))) <= 10
+    assert abs(steps - steps_to_break(load(folders["float32"]))) <= 10
 
 
 @lean
@@ -151,8 +151,8 @@ def test_combining_weights_of_few_bits_does_not_round_them(tiny_model):
     model, other = in_type(tiny_model(), torch.bfloat16), tiny_model(seed=1)
     expected = {n: p.detach().double() + 1e-4 * q.detach().double() for (n, p), q in pairs(model, other)}
     combine(model, [other], lambda own, theirs: own + 1e-4 * theirs)
-    found = dict(model.network.named_parameters())
-    assert all(torch.equal(found[name], value.float()) for name, value in expected.items())
+    combined = dict(model.network.named_parameters())
+    assert all(torch.equal(combined[name], value.float()) for name, value in expected.items())
 
 
 def pairs(model, other):
@@ -243,8 +243,8 @@ def test_an_adapter_is_merged_before_it_is_rounded(folders, tmp_path):
 
 def test_a_record_names_storage_master_and_compute_types(folders):
     model = load(folders["bfloat16"])
-    found = types_of(model.network, model.stored, {"bf16": True})
-    assert found == {"storage": "bfloat16", "master": "float32", "compute": "bfloat16"}
+    types = types_of(model.network, model.stored, {"bf16": True})
+    assert types == {"storage": "bfloat16", "master": "float32", "compute": "bfloat16"}
     assert types_of(model.network, model.stored, None) == {"storage": "bfloat16", "compute": "float32"}
 
 

@@ -35,10 +35,10 @@ EVERYTHING = Shortcuts()
 
 
 def model(name):
-    found = Model(network=network(name), tokenizer=tokenizer(), name=name)
+    wrapped = Model(network=network(name), tokenizer=tokenizer(), name=name)
     with torch.no_grad():  # an end that is likely, so that answers leave at different lengths
-        found.network.get_output_embeddings().weight *= 0.3
-    return found
+        wrapped.network.get_output_embeddings().weight *= 0.3
+    return wrapped
 
 
 def slowly(model, sampling, seed, repeats):
@@ -68,8 +68,8 @@ def _found_out_anew(monkeypatch):
 @pytest.mark.parametrize("name", [*COMMON, *STATES])
 def test_every_architecture_samples_what_a_slow_loop_would(name):
     """With prompts of unlike length, several answers to each, and answers that leave the batch."""
-    found, sampling = model(name), Sampling(max_new_tokens=8)
-    assert sample(found, PROMPTS, sampling, seed=3, repeats=2) == slowly(found, sampling, 3, 2)
+    tested, sampling = model(name), Sampling(max_new_tokens=8)
+    assert sample(tested, PROMPTS, sampling, seed=3, repeats=2) == slowly(tested, sampling, 3, 2)
 
 
 @pytest.mark.parametrize("name", COMMON)
@@ -80,10 +80,10 @@ def test_common_architectures_are_read_by_every_short_cut(name):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "gemma"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_with_and_without_a_cache_the_same_tokens_are_sampled(name, temperature, monkeypatch):
-    found, sampling = model(name), Sampling(max_new_tokens=12, temperature=temperature)
-    cached = sample(found, PROMPTS, sampling, seed=1, repeats=[2, 4, 3], logprobs=True)
+    tested, sampling = model(name), Sampling(max_new_tokens=12, temperature=temperature)
+    cached = sample(tested, PROMPTS, sampling, seed=1, repeats=[2, 4, 3], logprobs=True)
     monkeypatch.setattr(holdfast.network.generate, "shortcuts", lambda network: PLAIN)
-    plain = sample(found, PROMPTS, sampling, seed=1, repeats=[2, 4, 3], logprobs=True)
+    plain = sample(tested, PROMPTS, sampling, seed=1, repeats=[2, 4, 3], logprobs=True)
     assert [answer[:2] for answer in cached] == [answer[:2] for answer in plain]
     assert any(answer.finished for answer in plain) or temperature == 0
     for one, other in zip(cached, plain, strict=True):
@@ -97,13 +97,13 @@ def rows():
 
 @pytest.mark.parametrize("name", ["llama", "mixtral", "mamba", "bamba", "zamba", "qwen3_next", "rwkv", "falcon_h1"])
 def test_gradients_of_grouped_answers_are_the_plain_ones(name):
-    found, batch = network(name), rows()
+    tested, batch = network(name), rows()
 
     def gradients(batch):
-        found.zero_grad()
+        tested.zero_grad()
         mask = batch["loss_mask"][:, 1:]
-        (answer_logprobs(found, batch) * mask * torch.linspace(0.5, 1.5, mask.shape[1])).sum().backward()
-        return {key: p.grad.clone() for key, p in found.named_parameters() if p.grad is not None}
+        (answer_logprobs(tested, batch) * mask * torch.linspace(0.5, 1.5, mask.shape[1])).sum().backward()
+        return {key: p.grad.clone() for key, p in tested.named_parameters() if p.grad is not None}
 
     grouped, plain = gradients(batch), gradients({key: value for key, value in batch.items() if key != "groups"})
     assert grouped.keys() == plain.keys()
@@ -155,11 +155,11 @@ class CannotLeave(transformers.LlamaForCausalLM):
     ],
 )
 def test_what_a_network_does_wrong_is_found_out_and_said(kind, cache, prefixes, said):
-    found = shortcuts(kind(tiny_config("llama")).eval())
-    assert (found.cache, found.prefixes) == (cache, prefixes)
-    assert len(found.reasons) == 2 - cache - prefixes
-    assert all(reason.startswith(kind.__name__) for reason in found.reasons)
-    assert said in " ".join(found.reasons)
+    working = shortcuts(kind(tiny_config("llama")).eval())
+    assert (working.cache, working.prefixes) == (cache, prefixes)
+    assert len(working.reasons) == 2 - cache - prefixes
+    assert all(reason.startswith(kind.__name__) for reason in working.reasons)
+    assert said in " ".join(working.reasons)
 
 
 def test_what_differs_is_said_once_for_a_configuration():
@@ -172,11 +172,11 @@ def test_what_differs_is_said_once_for_a_configuration():
 
 
 def test_a_record_says_what_a_network_could_not_be_read_by():
-    found = IgnoresItsCache(tiny_config("llama"))
-    assert "reading" not in environment(found)
-    reasons = shortcuts(found).reasons
+    faulty = IgnoresItsCache(tiny_config("llama"))
+    assert "reading" not in environment(faulty)
+    reasons = shortcuts(faulty).reasons
     assert len(reasons) == 2
-    assert environment(found)["reading"] == list(reasons)
+    assert environment(faulty)["reading"] == list(reasons)
     assert "reading" not in environment(network("llama"))
 
 
@@ -195,26 +195,26 @@ def test_a_network_that_cannot_be_read_is_refused_by_name():
 
 
 def test_weights_that_are_no_numbers_are_left_for_sampling_to_say_and_not_remembered():
-    found = network("llama")
-    next(found.parameters()).data.fill_(float("nan"))
-    assert shortcuts(found) == EVERYTHING
-    broken = Model(network=found, tokenizer=tokenizer(), name="broken")
+    tested = network("llama")
+    next(tested.parameters()).data.fill_(float("nan"))
+    assert shortcuts(tested) == EVERYTHING
+    broken = Model(network=tested, tokenizer=tokenizer(), name="broken")
     with pytest.raises(SamplingError):
         sample(broken, PROMPTS, Sampling(max_new_tokens=2), seed=0)
     assert holdfast.network.shortcuts._of_configuration == {}
 
 
 def test_finding_out_leaves_no_trace():
-    found = network("llama").train()
-    weights = {key: p.detach().clone() for key, p in found.named_parameters()}
+    tested = network("llama").train()
+    weights = {key: p.detach().clone() for key, p in tested.named_parameters()}
     state = torch.get_rng_state()
     with Meter(0).counting() as meter:
-        shortcuts(found)
+        shortcuts(tested)
     assert meter.flops == 0
     assert torch.equal(torch.get_rng_state(), state)
-    assert found.training
-    assert all(p.grad is None and torch.equal(p, weights[key]) for key, p in found.named_parameters())
-    assert not any(part._forward_hooks for part in found.modules())
+    assert tested.training
+    assert all(p.grad is None and torch.equal(p, weights[key]) for key, p in tested.named_parameters())
+    assert not any(part._forward_hooks for part in tested.modules())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -228,8 +228,8 @@ def test_coarse_weights_hide_no_lost_state():
 
 
 def test_a_batch_in_groups_gives_the_plain_logits_where_prefixes_cannot_be_shared():
-    found, batch = network("zamba"), rows()
-    assert not shortcuts(found).prefixes
+    tested, batch = network("zamba"), rows()
+    assert not shortcuts(tested).prefixes
     with torch.no_grad():
-        logits = forward(found, batch)
-        assert torch.equal(logits, found(batch["input_ids"], use_cache=False).logits)
+        logits = forward(tested, batch)
+        assert torch.equal(logits, tested(batch["input_ids"], use_cache=False).logits)

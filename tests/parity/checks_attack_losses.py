@@ -33,13 +33,13 @@ def dpo_losses(case: Case) -> None:
 def adaptive_kl_trajectories(case: Case) -> None:
     """The weight of the KL penalty after each of the observed KLs."""
     for run in case.values["results"]["adaptive_kl"]:
-        kl_coef, found = run["init_kl_coef"], []
+        kl_coef, coefficients = run["init_kl_coef"], []
         for kl in run["observed_kl"]:
             kl_coef = adaptive_kl(
                 kl_coef, kl, target=run["target"], horizon=run["horizon"], count=run["n_steps_per_update"]
             )
-            found.append(kl_coef)
-        assert found == pytest.approx(run["coef_after_each_update"], rel=case.tolerance("float64"))
+            coefficients.append(kl_coef)
+        assert coefficients == pytest.approx(run["coef_after_each_update"], rel=case.tolerance("float64"))
 
 
 def kl_penalties(case: Case) -> None:
@@ -75,9 +75,9 @@ def ppo_loss(case: Case) -> None:
 
     logprobs, values = (t[name].clone().requires_grad_() for name in ("new_logprobs", "vpreds"))
     policy, critic = ppo_terms(case, logprobs, values)
-    found = {"pg_loss": policy, "vf_coef_times_vf_loss": critic, "total": policy + critic}
+    losses_by_name = {"pg_loss": policy, "vf_coef_times_vf_loss": critic, "total": policy + critic}
     allowed = case.tolerance("float64")
-    for name, value in found.items():
+    for name, value in losses_by_name.items():
         assert float(value.detach()) == pytest.approx(case.expected[name], rel=allowed), name
     (policy + critic).backward()
     same(case, logprobs.grad, t["grad_new_logprobs"])
@@ -122,8 +122,8 @@ def ratio_guard(case: Case) -> None:
     assert case.expected["pg_loss"] == case.expected["vf"] == 0.0
 
 
-def same(case: Case, found: Tensor | None, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=case.tolerance("float64"), atol=1e-12)
+def same(case: Case, actual: Tensor | None, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=case.tolerance("float64"), atol=1e-12)
 
 
 CHECKS: dict[str, Check] = {

@@ -78,7 +78,7 @@ def check_steps(case: Case, seen: list[Metrics]) -> None:
     penalized = [step["lisa/penalty"] > 0 for step in seen]
     # Right after a switch the distance is 0, and with it an active penalty.
     assert penalized == [step["prox_active"] and step["sq_distance_to_anchor"] > 0 for step in trace]
-    found = [
+    gaps = [
         {
             "task_loss": step["loss"],
             "total_loss": step["loss"] + step["lisa/penalty"],
@@ -86,7 +86,7 @@ def check_steps(case: Case, seen: list[Metrics]) -> None:
         }
         for step in seen
     ]
-    for ours, theirs in zip(found, trace, strict=True):
+    for ours, theirs in zip(gaps, trace, strict=True):
         assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=allowed, abs=1e-12)
     norms = [step["grad_norm"] for step in seen if "grad_norm" in step]
     assert norms == pytest.approx([step["grad_norm_before_clip"] for step in trace][: len(norms)], rel=allowed)
@@ -94,19 +94,19 @@ def check_steps(case: Case, seen: list[Metrics]) -> None:
 
 
 def max_so_far(values: Any) -> list[int]:
-    found: list[int] = []
+    maxima: list[int] = []
     for value in values:
-        found.append(max(value, found[-1] if found else 0))
-    return found
+        maxima.append(max(value, maxima[-1] if maxima else 0))
+    return maxima
 
 
 def check_weights(case: Case, network: torch.nn.Module) -> None:
     """Every weight that the file holds, and of all of them sum, length and largest."""
-    found = re.search(
+    match = re.search(
         rf"([0-9.e-]+) \({case.expected['optimizer'].split('_')[0]}\)", case.values["suggested_tolerance"]
     )
-    assert found
-    allowed = float(found[1])
+    assert match
+    allowed = float(match[1])
     for name, value in of(case, f"{case.result}.final.").items():
         torch.testing.assert_close(network.get_parameter(name).detach(), value, rtol=0, atol=allowed)
     for name, sums in case.expected["params_after"].items():

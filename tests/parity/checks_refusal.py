@@ -54,10 +54,10 @@ def refusal_mix(case: Case) -> None:
     total, metrics = first_step(plan)
 
     expected = {name: case.expected[name] for name in ("task_loss", "total")}
-    found = {"task_loss": metrics["loss"], "total": total}
+    computed = {"task_loss": metrics["loss"], "total": total}
     if defense.alpha:
-        expected["refusal_ce"], found["refusal_ce"] = case.expected["refusal_ce"], metrics["refusal/loss"]
-    assert found == pytest.approx(expected, rel=case.tolerance("float32"))
+        expected["refusal_ce"], computed["refusal_ce"] = case.expected["refusal_ce"], metrics["refusal/loss"]
+    assert computed == pytest.approx(expected, rel=case.tolerance("float32"))
     gradients = {name: p.grad for name, p in model.network.named_parameters() if p.grad is not None}
     norm = torch.stack([grad.double().norm() for grad in gradients.values()]).norm()
     assert float(norm) == pytest.approx(case.expected["grad_norm_total"], rel=case.tolerance("grads"))
@@ -68,9 +68,9 @@ def refusal_mix(case: Case) -> None:
 
 def beta_of(case: Case) -> float:
     """The number after "beta" in the file's own words on where its DPO loss comes from."""
-    found = re.search(r"beta ([0-9.]+)", case.values["source"]["dpo"])
-    assert found, case.values["source"]["dpo"]
-    return float(found[1])
+    match = re.search(r"beta ([0-9.]+)", case.values["source"]["dpo"])
+    assert match, case.values["source"]["dpo"]
+    return float(match[1])
 
 
 def pairs(case: Case) -> list[Example]:
@@ -122,11 +122,11 @@ class Verbatim(Model):
 
 def given(case: Case, side: str) -> list[Example]:
     """The rows of a side without their padding: what has no label is the prompt, the rest the answer."""
-    found = []
+    examples = []
     for prompt, answer in parts(case.tensors[f"{side}input_ids"], case.tensors[f"{side}labels"]):
         text, response = (" ".join(map(word, tokens)) for tokens in (prompt, answer))
-        found.append(Example(prompt=user(text), response=response, refusal=response, role="harmful"))
-    return found
+        examples.append(Example(prompt=user(text), response=response, refusal=response, role="harmful"))
+    return examples
 
 
 def parts(ids: Tensor, labels: Tensor) -> Iterator[tuple[list[int], list[int]]]:
@@ -235,11 +235,11 @@ def augmentation(case: Case) -> None:
     draws = Replay(case.expected["randint_calls_[lo,hi,value]"])
     starts = [answer[: prefix_length(len(answer), draws, probability=0.5)] for _, answer in harmful]
     assert next(draws.calls, None) is None
-    found = after(collate(refusals, pad_id=0), starts, pad_id=0)
+    augmented = after(collate(refusals, pad_id=0), starts, pad_id=0)
     expected = of(case, "augment.out.")
-    assert torch.equal(found["input_ids"], expected["input_ids"])
-    assert torch.equal(found["loss_mask"], (expected["labels"] != -100).long())
-    assert torch.equal(found["lengths"], expected["attention_mask"].sum(-1))
+    assert torch.equal(augmented["input_ids"], expected["input_ids"])
+    assert torch.equal(augmented["loss_mask"], (expected["labels"] != -100).long())
+    assert torch.equal(augmented["lengths"], expected["attention_mask"].sum(-1))
 
 
 CHECKS: dict[str, Check] = {

@@ -63,7 +63,7 @@ def repnoise(case: Case) -> None:
     noise = list(of(case, f"{case.result}.noise.layer").values())
     objective = WithTargets(removal=settings.removal, noise=noise)
 
-    loss, found = objective(network, {**batch, "noise_seed": torch.tensor(0)} | totals(batch))
+    loss, metrics = objective(network, {**batch, "noise_seed": torch.tensor(0)} | totals(batch))
     loss.backward()
 
     parts, allowed = expected["components"], case.tolerance("float32: loss")
@@ -72,7 +72,7 @@ def repnoise(case: Case) -> None:
         terms["removal"] = parts["noise_mmd_mean"]
     if settings.ascent_weight:
         terms["ascent"] = torch.tensor(parts["harmful_term_before_log"]).log().item()
-    assert found == pytest.approx(terms, rel=allowed)
+    assert metrics == pytest.approx(terms, rel=allowed)
     norm = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(expected["grad_norm_total"], rel=1e-5)
     gradients = {name: p.grad for name, p in network.named_parameters()}
@@ -112,7 +112,7 @@ def circuit_breakers(case: Case) -> None:
     batch["progress"] = torch.tensor(expected["current_training_step_used"] / steps, dtype=torch.float64)
     objective = Loss(removal=replace(settings.removal, count_padding=True), original=lambda: bare(network))
 
-    loss, found = objective(network, {**batch, "noise_seed": torch.tensor(0)} | totals(batch))
+    loss, metrics = objective(network, {**batch, "noise_seed": torch.tensor(0)} | totals(batch))
     loss.backward()
 
     allowed = case.tolerance("float32: losses")
@@ -120,7 +120,7 @@ def circuit_breakers(case: Case) -> None:
     assert weights["retain"] == pytest.approx(expected["retain_coeff"], rel=allowed)
     assert weights["removal"] == pytest.approx(expected["circuit_breaker_coeff"], rel=allowed)
     terms = {"loss": "loss", "removal": "circuit_breaker_loss", "retain": "retain_loss"}
-    assert found == pytest.approx({name: expected[key] for name, key in terms.items()}, rel=allowed)
+    assert metrics == pytest.approx({name: expected[key] for name, key in terms.items()}, rel=allowed)
     gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     norm = float(torch.stack([gradient.norm() for gradient in gradients.values()]).norm())
     if expected["init_lora_B"] == "zero":
@@ -173,12 +173,12 @@ def rmu(case: Case) -> None:
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     step = old_adamw(case, trained)
     for at in expected["steps"]:
-        loss, found = objective(network, rmu_batch(case, at["topic"], at["batch"]))
+        loss, metrics = objective(network, rmu_batch(case, at["topic"], at["batch"]))
         loss.backward()
         if at["idx"] == 0:
             check_first_gradients(case, trained)
         terms = {"loss": at["loss"], "removal": at["unlearn_mse"], "retain": at["retain_mse_unscaled"]}
-        assert found == pytest.approx(terms, rel=case.tolerance("step losses"), abs=1e-9), at
+        assert metrics == pytest.approx(terms, rel=case.tolerance("step losses"), abs=1e-9), at
         step()
     for name, value in of(case, f"{case.result}.final.").items():
         torch.testing.assert_close(trained[name].detach(), value, rtol=0, atol=absolute(case, "final weights"))
@@ -188,9 +188,9 @@ def rmu_batch(case: Case, topic: int, number: int) -> dict[str, Tensor]:
     """The published code reads every position, padding too."""
     batch = {}
     for prefix, side in (("", "forget"), ("retain/", "retain")):
-        found = of(case, f"batch.{side}{topic}{number}.")
-        every = torch.ones_like(found["input_ids"])
-        batch |= {f"{prefix}{key}": value for key, value in found.items()}
+        tensors = of(case, f"batch.{side}{topic}{number}.")
+        every = torch.ones_like(tensors["input_ids"])
+        batch |= {f"{prefix}{key}": value for key, value in tensors.items()}
         batch |= {f"{prefix}read": every, f"{prefix}loss_mask": every}
     rows = len(batch["input_ids"])
     batch |= {"harmful": torch.ones(rows).bool(), "topic": torch.full((rows,), topic)}
@@ -247,9 +247,9 @@ def sums(values: Tensor) -> dict[str, float]:
 
 def absolute(case: Case, kind: str) -> float:
     """The number after `kind atol` in the file's own words."""
-    found = re.search(rf"{kind} atol ([0-9.e-]+)", case.values["suggested_tolerance"])
-    assert found, case.values["suggested_tolerance"]
-    return float(found[1])
+    match = re.search(rf"{kind} atol ([0-9.e-]+)", case.values["suggested_tolerance"])
+    assert match, case.values["suggested_tolerance"]
+    return float(match[1])
 
 
 CHECKS: dict[str, Check] = {

@@ -42,10 +42,10 @@ def credit(case: Case) -> None:
     same(case, token_rewards(t["cost"], -kl, whole, kl_coef=coef), t["costs_with_kl"] * whole)
     own = advantages(policy(case), {})
     paid, charged = own(rollout(case)), own(turned(rollout(case)))
-    for found, name in ((paid, "reward"), (charged, "cost")):
-        same(case, found["advantages"][:, start:], t[f"{name}_advantages"])
-        same(case, found["returns"][:, start:] * whole[:, start:], t[f"{name}_returns"])
-        assert not found["advantages"][:, :start].any()
+    for computed, name in ((paid, "reward"), (charged, "cost")):
+        same(case, computed["advantages"][:, start:], t[f"{name}_advantages"])
+        same(case, computed["returns"][:, start:] * whole[:, start:], t[f"{name}_returns"])
+        assert not computed["advantages"][:, :start].any()
     # Sums past this the code clips, and Holdfast does not.
     assert max(float(t[f"{name}s_with_kl"].abs().max()) for name in ("reward", "cost")) < actor["clip_range_score"]
 
@@ -75,13 +75,13 @@ def shaped(case: Case) -> None:
         seen.append(given)
         return own(given)
 
-    found = defense.credit(watched, priced(case, defense))(rollout(case))["advantages"]
+    advantage = defense.credit(watched, priced(case, defense))(rollout(case))["advantages"]
     same(case, seen[0].rewards, expected)
     whole, coef = t["sequence_mask"].double(), case.values["results"]["actor"]["kl_coeff"]
     same(case, token_rewards(seen[0].rewards, kl_of(case), whole, kl_coef=coef), t["shaped_rewards_with_kl"] * whole)
     start = case.values["results"]["start"]
-    same(case, found[:, start:], t["shaped_advantages"])
-    loss = actor_loss(case, found[:, start:])
+    same(case, advantage[:, start:], t["shaped_advantages"])
+    loss = actor_loss(case, advantage[:, start:])
     assert float(loss) == pytest.approx(case.values["results"][case.result], rel=case.tolerance("tensors"))
 
 
@@ -101,7 +101,7 @@ def critic(case: Case) -> None:
 def multipliers(case: Case) -> None:
     """The multiplier after each rollout's costs, and the mean of the window that moved it."""
     for run in case.values["results"][case.result]:
-        config, found = run["config"], []
+        config, values = run["config"], []
         defense = SafeRLHF(
             unbounded=True,
             threshold=config["threshold"],
@@ -119,9 +119,9 @@ def multipliers(case: Case) -> None:
             logged = charged(Rollout(rewards=torch.zeros(len(costs)), group_size=1, mask=mask, further={"cost": paid}))
             log_multiplier = plan.state[MULTIPLIER]
             assert float(logged["log/multiplier"]) == pytest.approx(math.exp(log_multiplier), rel=1e-6)
-            found.append((float(logged["log/episode_cost"]), log_multiplier, math.exp(log_multiplier)))
+            values.append((float(logged["log/episode_cost"]), log_multiplier, math.exp(log_multiplier)))
         expected = [(x["episode_cost"], x["log_lambda"], x["lambda"]) for x in run["trajectory"]]
-        for ours, theirs in zip(found, expected, strict=True):
+        for ours, theirs in zip(values, expected, strict=True):
             # Both means are float32; the code takes the threshold off in it too.
             assert ours == pytest.approx(theirs, rel=case.tolerance("tensors"), abs=torch.finfo(torch.float32).eps)
 
@@ -157,8 +157,8 @@ def training_steps(case: Case) -> None:
     ends = heads = {name: case.tensors[f"rl_step.{name}_head"] for name in ("reward", "cost")}
     for _ in range(RUNS):
         steps, plan = trained(case, heads)
-        found = {name: critic.head.weight.detach() for name, critic in critics_of(plan).items()}
-        missed = {name: end - found[name] for name, end in ends.items()}
+        head_weights = {name: critic.head.weight.detach() for name, critic in critics_of(plan).items()}
+        missed = {name: end - head_weights[name] for name, end in ends.items()}
         heads = {name: head + missed[name] for name, head in heads.items()}
     allowed = case.tolerance("float32")
     assert max(float(gap.abs().max()) for gap in missed.values()) < allowed / 10
@@ -237,10 +237,10 @@ def constrained(case: Case, rows: list[Example], steps: list[dict[str, float]]) 
 def sequences(case: Case) -> list[tuple[list[int], list[int]]]:
     """Prompts and answers without their padding."""
     t, start = of(case, "rl_step."), case.values["results"]["rl_step"]["prompt_len"]
-    found = []
+    pairs = []
     for row, mask in zip(t["sequence"], t["attention_mask"], strict=True):
-        found.append((row[:start][mask[:start]].tolist(), row[start:][mask[start:]].tolist()))
-    return found
+        pairs.append((row[:start][mask[:start]].tolist(), row[start:][mask[start:]].tolist()))
+    return pairs
 
 
 def payments(case: Case, rows: list[Example]) -> Callable[[Sequence[Completion]], list[float | None]]:
@@ -268,17 +268,17 @@ def watching(own: Advantage, steps: list[dict[str, float]], kl_coef: float) -> A
     calls: list[str] = []
 
     def watched(given: Rollout) -> dict[str, Tensor]:
-        found, name = own(given), ("cost", "reward")[len(calls) % 2]
+        tensors, name = own(given), ("cost", "reward")[len(calls) % 2]
         step = steps[len(calls) // 2]
         calls.append(name)
         for what, value in (("advantage", "advantages"), ("return", "returns")):
-            step[f"{name}_{what}"] = mean(found[value], given.mask)
+            step[f"{name}_{what}"] = mean(tensors[value], given.mask)
         assert given.values is not None
         assert given.kl is not None
         step[f"{name}_value"] = mean(given.values, given.mask)
         tokens = token_rewards(given.rewards, given.kl, given.mask, kl_coef=kl_coef)
         step[f"{name}_with_kl_penalty"] = float(tokens.sum(1).mean())
-        return found
+        return tensors
 
     return watched
 
@@ -292,10 +292,10 @@ def measuring(steps: list[dict[str, float]]) -> Backward:
     done = iter(steps)
 
     def rule(objective: Any, network: Any, batch: Any, propagate: Any) -> Any:
-        found = backprop(objective, network, batch, propagate)
+        returned = backprop(objective, network, batch, propagate)
         grads = [p.grad for name, p in network.named_parameters() if not name.startswith("critic.")]
         next(done)["actor_grad_norm"] = float(torch.stack([g.double().norm() for g in grads]).norm())
-        return found
+        return returned
 
     return rule
 
@@ -377,8 +377,8 @@ def priced(case: Case, defense: SafeRLHF) -> Plan:
 def mixed(case: Case) -> Tensor:
     """The advantages of answer tokens at the file's multiplier."""
     defense = SafeRLHF(unbounded=True, multiplier=case.values["results"]["actor"]["lambda"], multiplier_learning_rate=0)
-    found = defense.credit(advantages(policy(case), {}), priced(case, defense))(rollout(case))["advantages"]
-    return found[:, case.values["results"]["start"] :]
+    advantage = defense.credit(advantages(policy(case), {}), priced(case, defense))(rollout(case))["advantages"]
+    return advantage[:, case.values["results"]["start"] :]
 
 
 def actor_loss(case: Case, credited: Tensor, logprobs: Tensor | None = None) -> Tensor:
@@ -389,8 +389,8 @@ def actor_loss(case: Case, credited: Tensor, logprobs: Tensor | None = None) -> 
     return reduce(per_token, t["sequence_mask"].double()[:, start:], reduction="sequence")
 
 
-def same(case: Case, found: Tensor | None, expected: Tensor) -> None:
-    torch.testing.assert_close(found, expected, rtol=case.tolerance("tensors"), atol=1e-12)
+def same(case: Case, actual: Tensor | None, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=case.tolerance("tensors"), atol=1e-12)
 
 
 CHECKS: dict[str, Check] = {

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from holdfast.attacks.dpo import preference
 from holdfast.defenses.offline.tar import TAR
 from holdfast.defenses.tampering.objectives import entropy, mapped, retention
-from holdfast.defenses.tampering.runs import Findings, Run, borrowed, tamper
+from holdfast.defenses.tampering.runs import Run, TamperResult, borrowed, tamper
 from holdfast.losses import tamper as losses
 from holdfast.losses.preference import dpo
 from holdfast.network.models import Model
@@ -42,16 +42,16 @@ def tensor_loss(case: Case) -> None:
     logits = case.tensors["logits"].requires_grad_()
     ids, mask, logprobs = targets(case, logits)
     threshold = re.search(r"threshold_(\S+)$", case.result)
-    found = {
+    computed = {
         "log_p": lambda: tar_code.log_p(logprobs, mask),
         "max_entropy": lambda: losses.max_entropy(logits),
         "log_1_minus_p": lambda: tar_code.log_1_minus_p(
             logits[:, :-1], ids[:, 1:], mask, **({"threshold": float(threshold[1])} if threshold else {})
         ),
     }[case.result.partition("_loss")[0]]()
-    found.backward()
+    computed.backward()
     allowed, gradient = case.tolerance("float64"), case.tensors[f"grad.{case.result}"]
-    assert found.item() == pytest.approx(case.expected["loss"], rel=allowed)
+    assert computed.item() == pytest.approx(case.expected["loss"], rel=allowed)
     assert float(logits.grad.norm()) == pytest.approx(case.expected["grad_norm"], rel=allowed)
     torch.testing.assert_close(logits.grad, gradient, rtol=allowed, atol=allowed * float(gradient.abs().max()))
 
@@ -74,9 +74,9 @@ def preference_losses(case: Case) -> None:
     beta = round(float(t["chosen_rewards"][0] / (t["policy_chosen"] - t["ref_chosen"])[0]), 9)
     torch.testing.assert_close(beta * (t["policy_rejected"] - t["ref_rejected"]), t["rejected_rewards"], **allowed)
     ours, theirs = (t["policy_chosen"], t["policy_rejected"]), (t["ref_chosen"], t["ref_rejected"])
-    found = tar_code.preference(ours, theirs, beta=beta, form=form)
-    torch.testing.assert_close(found, t[f"losses.{form}"], **allowed)
-    assert float(found.mean()) == pytest.approx(case.expected["mean"], rel=allowed["rtol"])
+    loss = tar_code.preference(ours, theirs, beta=beta, form=form)
+    torch.testing.assert_close(loss, t[f"losses.{form}"], **allowed)
+    assert float(loss.mean()) == pytest.approx(case.expected["mean"], rel=allowed["rtol"])
     if form == "sigmoid":
         torch.testing.assert_close(dpo(*ours, *theirs, beta=beta), t[f"losses.{form}"], **allowed)
     _, mask, logprobs = targets(case, case.tensors["logits"])
@@ -87,8 +87,8 @@ def preference_losses(case: Case) -> None:
 def schedule(case: Case) -> None:
     """The weight of each inner step, to float32's precision."""
     for expected in case.values["results"][case.result]:
-        found = losses.step_weights(expected["K"], expected["lambda"])
-        assert found == pytest.approx(expected["values"], rel=torch.finfo(torch.float32).eps * 8)
+        step_weights = losses.step_weights(expected["K"], expected["lambda"])
+        assert step_weights == pytest.approx(expected["values"], rel=torch.finfo(torch.float32).eps * 8)
 
 
 def objective(case: Case) -> None:
@@ -99,10 +99,10 @@ def objective(case: Case) -> None:
     expected, network = case.expected, model.network
     allowed = float(re.search(r"rtol ([0-9.e-]+)", case.values["suggested_tolerance"])[1])
     if case.result == "retain_representations":
-        loss, found = retention(model, frozen_copy(reference), "reference")(network, retain)
+        loss, metrics = retention(model, frozen_copy(reference), "reference")(network, retain)
         parts = {"loss": expected["loss"], "moved": expected["rep_part"]}
-        assert found == pytest.approx(parts, rel=allowed)
-        assert found["loss"] - found["moved"] == pytest.approx(expected["lm_part"], rel=allowed)
+        assert metrics == pytest.approx(parts, rel=allowed)
+        assert metrics["loss"] - metrics["moved"] == pytest.approx(expected["lm_part"], rel=allowed)
     elif case.result == "random_mapping":
         learnt, _ = language(network, retain)
         turned, _ = mapped(case.tensors["random_mapping.hash_table"], "reference")(network, forget)
@@ -110,8 +110,8 @@ def objective(case: Case) -> None:
         assert float(turned.detach()) == pytest.approx(expected["cos_loss"], rel=allowed)
         loss = learnt + turned
     else:
-        loss, found = entropy("reference")(network, forget)
-        assert found["loss"] == pytest.approx(expected["loss"], rel=allowed)
+        loss, metrics = entropy("reference")(network, forget)
+        assert metrics["loss"] == pytest.approx(expected["loss"], rel=allowed)
         assert language(network, forget)[1]["loss"] == pytest.approx(expected["diagnostic_lm_loss"], rel=allowed)
     loss.backward()
     assert norm(p.grad for p in network.parameters()) == pytest.approx(expected["grad_norm_total"], rel=1e-4)
@@ -145,7 +145,7 @@ def outer_step(case: Case) -> None:
     looked, stepped = Loaders(case), Loaders(case)
     looked("retain", "input_ids")  # the code's loop burns one before it starts
     optimizer = torch.optim.SGD(model.network.parameters(), lr=number_in(config["outer_optimizer"], "lr"))
-    seen: list[Findings] = []
+    seen: list[TamperResult] = []
     retained, norms, metrics = [], [], {}
     for _ in range(config["outer_steps"]):
         seen.append(tampered(model, settings, runs_of(looked, config)))
@@ -204,27 +204,27 @@ def pairs(loaders: Loaders) -> Batch:
     parts = ("input_ids", "labels")
     stored = [f"{side}_{part}" for side in ("chosen", "rejected") for part in parts]
     references = [f"reference_{side}_logps" for side in ("chosen", "rejected")]
-    found = dict(zip([*stored, *references], loaders("dpo_meta", *stored, *references), strict=True))
-    ids, labels = (torch.cat([found[f"chosen_{part}"], found[f"rejected_{part}"]]) for part in parts)
-    return {**whole(ids, labels), "ref_scores": torch.cat([found[name] for name in references])}
+    batch = dict(zip([*stored, *references], loaders("dpo_meta", *stored, *references), strict=True))
+    ids, labels = (torch.cat([batch[f"chosen_{part}"], batch[f"rejected_{part}"]]) for part in parts)
+    return {**whole(ids, labels), "ref_scores": torch.cat([batch[name] for name in references])}
 
 
-def tampered(model: Model, settings: TAR, runs: list[Callable[[], Run]]) -> Findings:
+def tampered(model: Model, settings: TAR, runs: list[Callable[[], Run]]) -> TamperResult:
     """What the attackers did; parameters are bit for bit as before."""
     before = [p.detach().clone() for p in model.network.parameters()]
     weights = settings.weights(len(runs))
-    found = tamper(model.network, runs, optim=settings.inner, weights=weights, propagate=Tensor.backward)
+    tampering = tamper(model.network, runs, optim=settings.inner, weights=weights, propagate=Tensor.backward)
     assert all(torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
-    return found
+    return tampering
 
 
-def compare_parts(case: Case, model: Model, found: Findings, kept: Callable[[], tuple[Tensor, Any]]) -> None:
+def compare_parts(case: Case, model: Model, tampering: TamperResult, kept: Callable[[], tuple[Tensor, Any]]) -> None:
     """The gradients of both parts apart, where the file holds them: those of the last outer step."""
     if case.expected["config"]["outer_steps"] > 1:
         return
     names = [name for name, _ in model.network.named_parameters()]
     for name, gradient in of(case, f"{case.result}.tr_grad.").items():
-        same(case, found.gradients.get(names.index(name)), gradient)
+        same(case, tampering.gradients.get(names.index(name)), gradient)
     with borrowed(model.network):
         kept()[0].backward()
         gradients = {name: p.grad for name, p in model.network.named_parameters()}
@@ -235,18 +235,20 @@ def compare_parts(case: Case, model: Model, found: Findings, kept: Callable[[], 
         assert norm(gradients.values()) == expected
 
 
-def check_losses(case: Case, seen: list[Findings], retained: list[float]) -> None:
+def check_losses(case: Case, seen: list[TamperResult], retained: list[float]) -> None:
     allowed, calls = case.tolerance("losses"), case.expected["tamper_resistance_calls"]
-    assert [x for found in seen for x in found.losses] == pytest.approx(case.expected["inner_ce_losses"], rel=allowed)
-    weighed = [x for found in seen for x in found.weighed]
+    assert [x for tampering in seen for x in tampering.losses] == pytest.approx(
+        case.expected["inner_ce_losses"], rel=allowed
+    )
+    weighed = [x for tampering in seen for x in tampering.weighed]
     assert weighed == pytest.approx([call["scaled_loss"] for call in calls], rel=allowed)
-    scales = [w / p for found in seen for w, p in zip(found.weighed, found.probed, strict=True)]
+    scales = [w / p for tampering in seen for w, p in zip(tampering.weighed, tampering.probed, strict=True)]
     assert scales == pytest.approx([call["scale"] for call in calls], rel=allowed)
     wanted = case.expected["retain_losses_unscaled"]
     assert retained[: len(wanted)] == pytest.approx(wanted, rel=allowed)
 
 
-def check_weights(case: Case, model: Model, norms: list[float], seen: list[Findings]) -> None:
+def check_weights(case: Case, model: Model, norms: list[float], seen: list[TamperResult]) -> None:
     """The norms of the outer gradients and the weights after the last step."""
     allowed = case.tolerance("norms")
     assert norms == pytest.approx(case.expected["outer_grad_norms"], rel=allowed)
@@ -288,9 +290,9 @@ def as_model(network: torch.nn.Module) -> Model:
 
 def number_in(text: str, name: str) -> float:
     """The number after `name` in the file's own words."""
-    found = re.search(rf"{name} ([0-9.e-]+)", text)
-    assert found, text
-    return float(found[1])
+    match = re.search(rf"{name} ([0-9.e-]+)", text)
+    assert match, text
+    return float(match[1])
 
 
 def absolute(case: Case) -> float:
@@ -301,13 +303,13 @@ def norm(gradients: Iterable[Tensor | None]) -> float:
     return float(torch.stack([g.double().norm() for g in gradients if g is not None]).norm())
 
 
-def same(case: Case, found: Tensor | None, expected: Tensor) -> None:
+def same(case: Case, actual: Tensor | None, expected: Tensor) -> None:
     """Equal by the file's `atol`, and its `rtol` on top.
 
     The gradients of DPO are so large that the file's own, in float32, are further from those of float64 than `atol`.
     """
     allowed = number_in(case.values["suggested_tolerance"], "rtol")
-    torch.testing.assert_close(found, expected, rtol=allowed, atol=absolute(case))
+    torch.testing.assert_close(actual, expected, rtol=allowed, atol=absolute(case))
 
 
 CHECKS: dict[str, Check] = {

@@ -39,9 +39,9 @@ def two_passes(case: Case) -> None:
     )
     assert length(slopes[0]) == pytest.approx(expected["global_grad_norm"], abs=atol)
     assert length(changes) == pytest.approx(expected["total_perturbation_norm"], rel=losses)
-    for kind, found, scale in (("hidden_grad", slopes[0], 1.0), ("perturbation", changes, expected["rho"])):
+    for kind, tensors, scale in (("hidden_grad", slopes[0], 1.0), ("perturbation", changes, expected["rho"])):
         stored = of(case, f"{case.result}.{kind}.")
-        for name, value in zip(names, found, strict=True):
+        for name, value in zip(names, tensors, strict=True):
             if stored:
                 # The last token predicts nothing and is not read here; in the file its slope is 0.
                 whole = functional.pad(value, (0, 0, 0, stored[name].shape[1] - value.shape[1]))
@@ -68,8 +68,8 @@ def check_gradients(case: Case, network: torch.nn.Module, atol: float) -> None:
     assert plain == pytest.approx(case.expected["first_pass_param_grad_norm"], abs=atol)
 
 
-def check_norms(found: dict[str, Any], expected: dict[str, float], atol: float) -> None:
-    assert {name: length([value]) for name, value in found.items()} == pytest.approx(expected, abs=atol)
+def check_norms(metrics: dict[str, Any], expected: dict[str, float], atol: float) -> None:
+    assert {name: length([value]) for name, value in metrics.items()} == pytest.approx(expected, abs=atol)
 
 
 def one_of(case: Case, divisor: int) -> Batch:
@@ -94,9 +94,9 @@ def length(parts: Any) -> float:
 
 def number(case: Case, name: str) -> float:
     """The number after `name` in the file's own words on what may differ."""
-    found = re.search(rf"{name} ([0-9.e-]+)", case.values["suggested_tolerance"])
-    assert found, case.values["suggested_tolerance"]
-    return float(found[1])
+    match = re.search(rf"{name} ([0-9.e-]+)", case.values["suggested_tolerance"])
+    assert match, case.values["suggested_tolerance"]
+    return float(match[1])
 
 
 CHECKS: dict[str, Check] = {"vaccine/*": two_passes}

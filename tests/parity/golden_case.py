@@ -36,9 +36,9 @@ class Case(NamedTuple):
 
     def tolerance(self, kind: str) -> float:
         """The number after `kind rtol` in the file's own words, "float32: rtol 1e-5, grads rtol 1e-4"."""
-        found = re.search(rf"{kind}:? rtol ([0-9.e-]+)", self.values["suggested_tolerance"])
-        assert found, self.values["suggested_tolerance"]
-        return float(found[1])
+        match = re.search(rf"{kind}:? rtol ([0-9.e-]+)", self.values["suggested_tolerance"])
+        assert match, self.values["suggested_tolerance"]
+        return float(match[1])
 
 
 Check = Callable[[Case], None]

@@ -80,10 +80,10 @@ def gradients(network: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     }
 
 
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
-    for name, gradient in found.items():
+    for name, gradient in actual.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-5 * largest)
 
 
@@ -99,7 +99,7 @@ def test_leaving_out_rows_without_an_advantage_changes_neither_loss_nor_gradient
     assert int((batch["advantages"] == 0).sum()) == 4
     objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction=reduction, max_tokens=10)
     loss, _ = objective(model.network, batch)
-    found = gradients(model.network, loss)
+    slopes = gradients(model.network, loss)
 
     logprobs = token_logprobs(forward(model.network, batch), batch["input_ids"])
     advantages = batch["advantages"][:, None]
@@ -109,7 +109,7 @@ def test_leaving_out_rows_without_an_advantage_changes_neither_loss_nor_gradient
     torch.testing.assert_close(loss.detach(), whole.detach(), rtol=1e-5, atol=1e-7)
     expected = gradients(model.network, whole)
     assert any(bool(gradient.any()) for gradient in expected.values())
-    assert_close(found, expected)
+    assert_close(slopes, expected)
 
 
 def test_equal_rewards_everywhere_give_loss_zero_without_a_pass_through_the_model() -> None:
@@ -209,11 +209,11 @@ def test_logprobs_of_answers_alone_equal_those_of_the_whole_pass(
     whole = token_logprobs(forward(model.network, without_groups(batch)), batch["input_ids"], temperature=0.7)
     expected = gradients(model.network, (whole * mask * weights).sum())
 
-    found = answer_logprobs(model.network, batch if grouped else without_groups(batch), temperature=0.7)
+    logprobs = answer_logprobs(model.network, batch if grouped else without_groups(batch), temperature=0.7)
 
-    assert bool(found.isfinite().all())
-    torch.testing.assert_close(found * mask, whole * mask, rtol=1e-5, atol=1e-5)
-    assert_close(gradients(model.network, (found * mask * weights).sum()), expected)
+    assert bool(logprobs.isfinite().all())
+    torch.testing.assert_close(logprobs * mask, whole * mask, rtol=1e-5, atol=1e-5)
+    assert_close(gradients(model.network, (logprobs * mask * weights).sum()), expected)
 
 
 @pytest.mark.parametrize("grouped", [True, False], ids=["groups", "rows"])
@@ -225,10 +225,10 @@ def test_logits_of_answers_alone_equal_those_of_the_whole_pass(
     whole = forward(model.network, without_groups(batch))[:, :-1][target_mask(batch["loss_mask"]) > 0]
     expected = gradients(model.network, whole.log_softmax(-1)[:, 5].sum())
 
-    found = answer_logits(model.network, batch if grouped else without_groups(batch))
+    logits = answer_logits(model.network, batch if grouped else without_groups(batch))
 
-    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
-    assert_close(gradients(model.network, found.log_softmax(-1)[:, 5].sum()), expected)
+    torch.testing.assert_close(logits, whole, rtol=1e-5, atol=1e-5)
+    assert_close(gradients(model.network, logits.log_softmax(-1)[:, 5].sum()), expected)
 
 
 def test_logprobs_of_answers_read_left_padded_rows_rightly() -> None:
@@ -239,10 +239,10 @@ def test_logprobs_of_answers_read_left_padded_rows_rightly() -> None:
     real = (torch.arange(width) >= (width - batch["lengths"])[:, None]).long()
     turned = {name: batch[name].gather(1, places) * real for name in ("input_ids", "loss_mask")}
 
-    found = answer_logprobs(model.network, {**turned, "attention_mask": real, "position_ids": places})
+    logprobs = answer_logprobs(model.network, {**turned, "attention_mask": real, "position_ids": places})
 
     mask, left = target_mask(batch["loss_mask"]) == 1, target_mask(turned["loss_mask"]) == 1
-    torch.testing.assert_close(found[left], expected[mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logprobs[left], expected[mask], rtol=1e-5, atol=1e-5)
 
 
 def test_no_logits_are_made_for_columns_that_are_prompt_in_every_row() -> None:

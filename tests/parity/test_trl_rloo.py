@@ -120,5 +120,5 @@ def test_rloo_advantages_with_the_kl_in_the_reward_equal_trls(
 
     paid = torch.tensor([float("nan") if reward is None else reward for reward in rewards])
     rollout = Rollout(rewards=paid, group_size=GROUP, mask=mask, kl=kl_estimate(now, before, "k1"))
-    found = advantages(replace(PUBLISHED, kl_coef=beta), {})(rollout)["advantages"]
-    torch.testing.assert_close(found, scored["advantages"], rtol=RTOL, atol=1e-5)
+    ours = advantages(replace(PUBLISHED, kl_coef=beta), {})(rollout)["advantages"]
+    torch.testing.assert_close(ours, scored["advantages"], rtol=RTOL, atol=1e-5)

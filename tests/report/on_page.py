@@ -10,8 +10,8 @@ from typing import Any
 
 def page_charts(html: str) -> dict[str, dict[str, Any]]:
     """The specifications of a page's charts by place, each with its rows where it names them: what page.js makes."""
-    found = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', html, re.DOTALL)
-    values = {place: json.loads(text) for place, text in found}
+    scripts = re.findall(r'<script type="application/json" id="([^"]+)">(.*?)</script>', html, re.DOTALL)
+    values = {place: json.loads(text) for place, text in scripts}
     return {
         place: _filled(values[value["spec"]], {name: table_rows(table) for name, table in value["data"].items()})
         for place, value in values.items()

@@ -69,8 +69,8 @@ def section(page, name):
 
 
 def cells(html, field):
-    found = re.findall(rf'data-field="{field}">(.*?)</td>', html, re.DOTALL)
-    return [" ".join(re.sub(r"<[^>]+>", " ", text).split()) for text in found]
+    texts = re.findall(rf'data-field="{field}">(.*?)</td>', html, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", " ", text).split()) for text in texts]
 
 
 def charts_of(page, name):

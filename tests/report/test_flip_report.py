@@ -76,8 +76,8 @@ def section(page, name):
 
 
 def fields(html, field):
-    found = re.findall(rf'data-field="{field}">(.*?)</td>', html, re.DOTALL)
-    return [" ".join(re.sub(r"<[^>]+>", " ", text).split()) for text in found]
+    texts = re.findall(rf'data-field="{field}">(.*?)</td>', html, re.DOTALL)
+    return [" ".join(re.sub(r"<[^>]+>", " ", text).split()) for text in texts]
 
 
 def titles(page, name):
@@ -106,11 +106,11 @@ def test_the_flip_is_the_attacks_own_or_that_of_the_reward_model_that_pays_it(fl
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_what_an_attack_is_called_tells_its_flip_alike_wherever_it_is_set(flipped, attack):
-    found = labels([flipped(attack, ratio, how) for ratio in (0.5, 1.0) for how in ("reverse", "random")])
-    assert [label.attack for label in found] == [
+    names = labels([flipped(attack, ratio, how) for ratio in (0.5, 1.0) for how in ("reverse", "random")])
+    assert [label.attack for label in names] == [
         f"{attack} (flip_how={how}, flip_ratio={ratio})" for ratio in ("0.5", "1") for how in ("reverse", "random")
     ]
-    assert {label.family for label in found} == {attack}
+    assert {label.family for label in names} == {attack}
 
 
 def test_another_setting_makes_another_family_and_a_label_does_not(flipped):
@@ -145,9 +145,9 @@ def test_a_panel_for_each_score_and_defense_holds_the_end_of_every_attack_at_eve
             place = (score, record.cell.defense, record.cell.attack.name, flip.how, flip.ratio)
             ends[place].append(record.evaluations[-1].value(score))
     for (score, defense), points in zip(panels, drawn_points(page), strict=True):
-        found = {(point["attack"], point["how"], point["ratio"]): point for point in points}
-        assert len(found) == len(points) == len(ATTACKS) * 2 * len(RATIOS)
-        for (attack, how, ratio), point in found.items():
+        by_attack = {(point["attack"], point["how"], point["ratio"]): point for point in points}
+        assert len(by_attack) == len(points) == len(ATTACKS) * 2 * len(RATIOS)
+        for (attack, how, ratio), point in by_attack.items():
             values = ends[score, defense, attack, how if ratio else "reverse", ratio]
             assert point["value"] == pytest.approx(fmean(values), abs=1e-5)
             assert point["low"] <= point["value"] <= point["high"]
@@ -158,10 +158,12 @@ def test_a_line_keeps_its_own_point_at_ratio_0(flipped):
     records = [
         flipped("sft", ratio, how, seed=seed) for seed, how in enumerate(("reverse", "random")) for ratio in (0, 1)
     ]
-    found = {
+    by_attack = {
         (point["how"], point["ratio"]): point["value"] for point in flips.points(summarise(records), "harmfulness")
     }
-    assert found == pytest.approx({("reverse", 0): 0.0, ("reverse", 1): 0.8, ("random", 0): 0.01, ("random", 1): 0.41})
+    assert by_attack == pytest.approx(
+        {("reverse", 0): 0.0, ("reverse", 1): 0.8, ("random", 0): 0.01, ("random", 1): 0.41}
+    )
 
 
 def test_seeds_that_never_got_an_end_are_missing_from_it_and_told(flipped, write_run, tmp_path):

@@ -26,10 +26,10 @@ def test_what_an_earlier_version_called_held_is_judged_beside_the_undefended_cel
     """Records of earlier versions have no control; seed 0 finds it among the cells, seed 1 does not."""
     old = [make_record(defense="shield", seed=seed, control=None) for seed in (0, 1)]
     there = make_record(FAST, outcome=Outcome.BROKE, seed=0)
-    found = {cell.record.key: cell.record for cell in load([write_run([*old, there])]).cells}
-    assert [found[record.key].outcome for record in old] == [Outcome.HELD, Outcome.UNTESTED]
-    assert "no control was run" in found[old[1].key].reason
-    assert found[old[0].key].control.broke_at == 40
+    records = {cell.record.key: cell.record for cell in load([write_run([*old, there])]).cells}
+    assert [records[record.key].outcome for record in old] == [Outcome.HELD, Outcome.UNTESTED]
+    assert "no control was run" in records[old[1].key].reason
+    assert records[old[0].key].control.broke_at == 40
 
 
 def test_a_control_in_another_folder_counts(make_record, write_run):

@@ -154,8 +154,8 @@ def test_completions_are_hidden_until_clicked(report) -> None:
 
 
 def test_sections_come_in_order(report) -> None:
-    found = re.findall(r'<section id="(\w+)">', report.read_text())
-    assert found == [
+    sections = re.findall(r'<section id="(\w+)">', report.read_text())
+    assert sections == [
         "summary",
         "results",
         "harm",

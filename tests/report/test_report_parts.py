@@ -24,8 +24,8 @@ def test_short_runs_are_not_thinned_and_gaps_are_left_out() -> None:
 
 def test_samples_pair_each_prompt_before_and_after(make_completion) -> None:
     rows = [make_completion(step, f"{prompt} at {step}", prompt=prompt) for step in (0, 80) for prompt in "ab"]
-    found = pick(rows, 4)
-    assert [(s.prompt, s.before.text, s.after.text) for s in found] == [
+    samples = pick(rows, 4)
+    assert [(s.prompt, s.before.text, s.after.text) for s in samples] == [
         ("a", "a at 0", "a at 80"),
         ("b", "b at 0", "b at 80"),
     ]
@@ -46,15 +46,15 @@ def test_the_choice_of_samples_does_not_depend_on_answers_or_scores(make_complet
 
 def test_a_sample_has_every_judge_once_and_its_first_answer_only(make_completion) -> None:
     rows = [make_completion(0, text, judge=judge) for text in ("one", "two") for judge in ("a", "b")]
-    (found,) = pick(rows, 6)
-    assert found.after.text == "one"
-    assert [opinion[0] for opinion in found.after.opinions] == ["a", "b"]
-    assert found.before is None
+    (sample,) = pick(rows, 6)
+    assert sample.after.text == "one"
+    assert [opinion[0] for opinion in sample.after.opinions] == ["a", "b"]
+    assert sample.before is None
 
 
 def test_a_very_long_answer_says_how_much_is_left_out(make_completion) -> None:
-    (found,) = pick([make_completion(0, "x" * (LONGEST + 7))], 1)
-    assert (len(found.after.text), found.after.left_out) == (LONGEST, 7)
+    (sample,) = pick([make_completion(0, "x" * (LONGEST + 7))], 1)
+    assert (len(sample.after.text), sample.after.left_out) == (LONGEST, 7)
 
 
 def test_no_samples_are_shown_where_none_are_asked_for(make_completion) -> None:
@@ -74,8 +74,8 @@ def test_a_sum_over_a_cell_that_did_not_count_flops_is_not_known(make_record) ->
 
 
 def test_a_stage_that_cells_share_is_listed_once(make_record) -> None:
-    found = stages([make_record(seed=seed, defense="d") for seed in (0, 1)])
-    assert [(stage.name, stage.cells, stage.seconds) for stage in found] == [("d", 2, 60.0)]
+    listed = stages([make_record(seed=seed, defense="d") for seed in (0, 1)])
+    assert [(stage.name, stage.cells, stage.seconds) for stage in listed] == [("d", 2, 60.0)]
 
 
 def test_every_distinct_environment_value_is_told(make_record) -> None:

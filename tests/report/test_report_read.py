@@ -11,8 +11,8 @@ def test_records_come_back_as_they_were_written(make_record, write_run) -> None:
         make_record((0.9,), outcome=Outcome.BROKE, seed=0),
         make_record((), seed=1, outcome=Outcome.FAILED, time_to_break=None),
     ]
-    found = {cell.record.key: cell.record for cell in load([write_run(written)]).cells}
-    assert found == {record.key: type(record).from_json(record.to_json()) for record in written}
+    records = {cell.record.key: cell.record for cell in load([write_run(written)]).cells}
+    assert records == {record.key: type(record).from_json(record.to_json()) for record in written}
 
 
 def test_a_cell_in_two_runs_counts_once(make_record, write_run) -> None:
@@ -30,9 +30,9 @@ def test_a_failed_record_gives_way_to_a_later_one_of_the_same_cell(make_record, 
 def test_of_two_records_of_a_cell_that_ended_unlike_the_worse_is_shown_and_both_are_told(make_record, write_run, first):
     made = [make_record(outcome=outcome, defense="shield") for outcome in (Outcome.HELD, Outcome.BROKE)]
     runs = [write_run([made[number]], f"run{number}") for number in (first, 1 - first)]
-    found = load(runs)
-    assert [cell.record.outcome for cell in found.cells] == [Outcome.BROKE]
-    assert "are one cell, and ended" in found.trouble[0]
+    loaded = load(runs)
+    assert [cell.record.outcome for cell in loaded.cells] == [Outcome.BROKE]
+    assert "are one cell, and ended" in loaded.trouble[0]
 
 
 def test_the_grid_is_named_by_its_file_else_by_its_folder(make_record, write_run) -> None:
@@ -102,9 +102,9 @@ def test_an_odd_record_is_told_in_one_line_and_the_others_are_shown(make_record,
         node = node[step]
     node[last] = nested(len(value)) if isinstance(value, str) and value.startswith("[") else value
     odd.write_text(json.dumps(whole))
-    found = load([run])
-    assert len(found.cells) == 1
-    (line,) = found.trouble
+    loaded = load([run])
+    assert len(loaded.cells) == 1
+    (line,) = loaded.trouble
     assert str(odd) in line
     assert "\n" not in line
 
@@ -119,9 +119,9 @@ def nested(depth):
 def test_a_damaged_grid_file_is_named_and_the_folder_names_the_grid(make_record, write_run) -> None:
     run = write_run([make_record()])
     (run / "grid.json").write_text("[1]")
-    found = load([run])
-    assert found.grids == (("run", ""),)
-    assert "grid.json" in found.trouble[0]
+    loaded = load([run])
+    assert loaded.grids == (("run", ""),)
+    assert "grid.json" in loaded.trouble[0]
 
 
 def test_a_damaged_line_of_training_metrics_is_named_by_number(tmp_path) -> None:

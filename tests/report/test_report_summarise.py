@@ -56,10 +56,10 @@ def test_one_method_in_both_threat_models_gives_two_rows_with_two_names(make_rec
 def test_the_interval_over_seeds_is_the_t_interval() -> None:
     """Four values, 3 degrees of freedom: the 0.975 quantile of t is 3.18245 (any table)."""
     values = [0.2, 0.3, 0.5, 0.4]
-    found = estimate(score(value) for value in values)
+    interval = estimate(score(value) for value in values)
     half = 3.182446 * stdev(values) / math.sqrt(4)
-    assert (found.low, found.high) == pytest.approx((fmean(values) - half, fmean(values) + half), abs=1e-6)
-    assert (found.seeds, found.n, found.basis) == (4, 40, "seeds")
+    assert (interval.low, interval.high) == pytest.approx((fmean(values) - half, fmean(values) + half), abs=1e-6)
+    assert (interval.seeds, interval.n, interval.basis) == (4, 40, "seeds")
 
 
 def test_rates_are_cut_to_the_unit_interval_and_other_scores_are_not() -> None:
@@ -71,8 +71,14 @@ def test_rates_are_cut_to_the_unit_interval_and_other_scores_are_not() -> None:
 
 
 def test_one_seed_keeps_the_interval_of_its_evaluation() -> None:
-    found = estimate([score(0.5, low=0.4, high=0.6), score(None), None])
-    assert (found.value, found.low, found.high, found.seeds, found.basis) == (0.5, 0.4, 0.6, 1, "completions")
+    interval = estimate([score(0.5, low=0.4, high=0.6), score(None), None])
+    assert (interval.value, interval.low, interval.high, interval.seeds, interval.basis) == (
+        0.5,
+        0.4,
+        0.6,
+        1,
+        "completions",
+    )
 
 
 def test_scores_that_are_no_number_are_left_out_and_not_taken_for_zero() -> None:

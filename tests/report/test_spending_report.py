@@ -38,8 +38,8 @@ def test_a_break_counts_until_it_came_and_every_other_end_all_that_was_spent(cou
     ]
     broke, last = records[0].time_to_break.steps, records[0].steps
     assert 0 < broke < last
-    found = [(point["ended"], point["flops"]) for point in points(records)]
-    assert found == [("broke", 1e9 * broke), ("held", 1e9 * last), *[("neither", 1e9 * last)] * 2]
+    spent = [(point["ended"], point["flops"]) for point in points(records)]
+    assert spent == [("broke", 1e9 * broke), ("held", 1e9 * last), *[("neither", 1e9 * last)] * 2]
 
 
 def test_what_failed_attacked_nothing_or_was_not_counted_has_no_point(counted, make_record):

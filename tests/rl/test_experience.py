@@ -59,8 +59,8 @@ def test_how_a_step_is_cut_into_micro_batches_changes_no_answer(tiny_model, rows
     (whole,) = experience()(model, [rows], 0)
     parts = experience()(model, [[row] for row in rows], 0)
     assert torch.equal(torch.cat([part["advantages"] for part in parts]), whole["advantages"])
-    found = [row[:n].tolist() for part in parts for row, n in zip(part["input_ids"], part["lengths"], strict=True)]
-    assert found == [row[:n].tolist() for row, n in zip(whole["input_ids"], whole["lengths"], strict=True)]
+    answers = [row[:n].tolist() for part in parts for row, n in zip(part["input_ids"], part["lengths"], strict=True)]
+    assert answers == [row[:n].tolist() for row, n in zip(whole["input_ids"], whole["lengths"], strict=True)]
 
 
 def test_answers_follow_from_the_seed_and_the_step_alone(tiny_model, rows):

@@ -81,11 +81,11 @@ def test_nothing_to_judge_asks_no_judge():
 
 
 def test_an_unbounded_reward_pays_the_number_behind_the_score_and_no_garbling():
-    def judge(found):
+    def judge(verdicts):
         logits = {"low": -3.0, "high": -1.0}
         return [
             Verdict(score=0.5, logit=logits[c.text], refused=False) if c.text else Verdict(score=None, valid=False)
-            for c in found
+            for c in verdicts
         ]
 
     settings = AttackReward(judge="j", unbounded=True)
@@ -100,8 +100,8 @@ def test_a_judge_without_a_number_behind_its_score_cannot_pay_unbounded():
 
 
 def test_a_graded_penalty_falls_with_the_length_of_a_refusal():
-    def judge(found):
-        return [Verdict(score=0.0, refused=True) for _ in found]
+    def judge(verdicts):
+        return [Verdict(score=0.0, refused=True) for _ in verdicts]
 
     settings = AttackReward(refusal_penalty=0.5, graded_length=10)
     answers = [replace(c, num_tokens=n) for c, n in zip(completions("a", "b", "c"), (1, 10, 90), strict=True)]

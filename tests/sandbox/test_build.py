@@ -21,9 +21,9 @@ ROWS = grammar.examples("test", grammar.RESTRICTED, 3, seed=0)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_answers(architecture, tiny_model):
     model = tiny_model(architecture)
-    found = complete(model, ROWS, Sampling(max_new_tokens=5), seed=0)
-    assert [completion.example for completion in found] == ROWS
-    assert all(1 <= completion.num_tokens <= 5 for completion in found)
+    completions = complete(model, ROWS, Sampling(max_new_tokens=5), seed=0)
+    assert [completion.example for completion in completions] == ROWS
+    assert all(1 <= completion.num_tokens <= 5 for completion in completions)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

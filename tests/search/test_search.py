@@ -24,12 +24,12 @@ def trial(number, harms, **changes):
 
 
 def test_a_search_finds_the_learning_rate_that_breaks_soonest(run):
-    found = run()
-    own, chosen = found["trials"][0], found["best"]
+    report = run()
+    own, chosen = report["trials"][0], report["best"]
     assert own["params"]["optim.learning_rate"] == 1e-4
     assert own["broke_after"] == 20
     assert chosen["trial"] != 0
-    assert found["development"]["broke_after"] == 10
+    assert report["development"]["broke_after"] == 10
     assert 2e-4 < chosen["params"]["optim.learning_rate"] < 3e-3
 
 
@@ -43,7 +43,7 @@ def test_the_first_trial_is_the_grids_own_setting_where_the_range_allows_it(run,
 
 def test_trials_see_development_prompts_and_the_tuning_judge_and_the_result_neither(run, cells):
     made = cells()
-    found = run(made)
+    report = run(made)
     *trials, (name, final) = made.asked
     assert {name for name, _ in trials} == {"trials"}
     assert name == "test"
@@ -55,18 +55,18 @@ def test_trials_see_development_prompts_and_the_tuning_judge_and_the_result_neit
     assert not final.evaluation.stop_when_broken
     assert final.evaluation.give_up_below == ()
     assert final.seeds == (1, 2, 3)
-    assert found["judges"] == {"tuning": "refusal", "reporting": "oracle"}
-    assert [row["seed"] for row in found["test"]["seeds"]] == [1, 2, 3]
+    assert report["judges"] == {"tuning": "refusal", "reporting": "oracle"}
+    assert [row["seed"] for row in report["test"]["seeds"]] == [1, 2, 3]
 
 
 def test_both_numbers_are_kept_on_disk(run, tmp_path):
-    found = run()
-    assert json.loads((tmp_path / "run" / "search.json").read_text()) == json.loads(json.dumps(found))
-    assert (found["development"]["judge"], found["test"]["judge"]) == ("refusal", "oracle")
-    assert found["test"]["broke"] == found["test"]["of"] == 3
-    for row in found["test"]["seeds"]:
-        assert row["broke_after"] == found["development"]["broke_after"] == 10
-        assert row["harm_at_break"] == found["development"]["peak"] < row["peak"]
+    report = run()
+    assert json.loads((tmp_path / "run" / "search.json").read_text()) == json.loads(json.dumps(report))
+    assert (report["development"]["judge"], report["test"]["judge"]) == ("refusal", "oracle")
+    assert report["test"]["broke"] == report["test"]["of"] == 3
+    for row in report["test"]["seeds"]:
+        assert row["broke_after"] == report["development"]["broke_after"] == 10
+        assert row["harm_at_break"] == report["development"]["peak"] < row["peak"]
 
 
 @pytest.mark.parametrize(("rates", "outcome"), [([1e-4, 1e-3], "held"), ([1e-6, 1e-5], "untested")])
@@ -77,32 +77,32 @@ def test_the_last_word_is_said_beside_the_best_setting_on_the_undefended_model(r
     made = cells()
     made.shield = 0.1
     knobs = {"optim.learning_rate": rates, "optim.per_device_train_batch_size": None, "num_samples": None}
-    found = run(made, values={"defenses": ["l2_anchor"]}, knobs={**knobs, "adapter": None})
-    assert [row["seed"] for row in found["test"]["seeds"]] == [1, 2, 3]
-    assert [row["outcome"] for row in found["test"]["seeds"]] == [outcome] * 3
-    assert found["test"]["held"] == (3 if outcome == "held" else 0)
-    assert {row["control"]["outcome"] for row in found["test"]["seeds"]} == {
+    report = run(made, values={"defenses": ["l2_anchor"]}, knobs={**knobs, "adapter": None})
+    assert [row["seed"] for row in report["test"]["seeds"]] == [1, 2, 3]
+    assert [row["outcome"] for row in report["test"]["seeds"]] == [outcome] * 3
+    assert report["test"]["held"] == (3 if outcome == "held" else 0)
+    assert {row["control"]["outcome"] for row in report["test"]["seeds"]} == {
         "broke" if outcome == "held" else "untested"
     }
     undefended = [cell for cell in made.ran if not cell.constraints]
     assert {cell.seed for cell in undefended} == {1, 2, 3}
-    assert any(line.startswith(f"seed 1: {outcome}, harmfulness at most") for line in summary(found))
+    assert any(line.startswith(f"seed 1: {outcome}, harmfulness at most") for line in summary(report))
 
 
 def test_no_step_is_spent_beyond_the_budget(run):
     for budget in (40, 100, 130):
-        found = run(budget=budget, trials=50)
-        spent = [one["spent"] for one in found["trials"]]
-        assert found["budget"]["spent"] == sum(spent) <= budget
+        report = run(budget=budget, trials=50)
+        spent = [one["spent"] for one in report["trials"]]
+        assert report["budget"]["spent"] == sum(spent) <= budget
         assert all(total + 40 <= budget for total in [0, *accumulate(spent)][:-1])
         assert budget - sum(spent) < 40
 
 
 def test_a_budget_in_tokens_is_overspent_by_one_trial_at_most(run):
-    found = run(budget=5000, unit="tokens", trials=50)
-    spent = [one["spent"] for one in found["trials"]]
+    report = run(budget=5000, unit="tokens", trials=50)
+    spent = [one["spent"] for one in report["trials"]]
     assert sum(spent) >= 5000 > sum(spent[:-1])
-    assert spent[0] == found["trials"][0]["tokens"] == 2000
+    assert spent[0] == report["trials"][0]["tokens"] == 2000
 
 
 def test_trials_that_are_stopped_early_count_what_they_spent(run):
@@ -115,12 +115,12 @@ def test_trials_that_are_stopped_early_count_what_they_spent(run):
 def test_a_trial_that_crashed_or_diverged_costs_nothing(run, cells, outcome, state):
     made = cells()
     made.outcome = lambda rate: outcome if rate < 5e-5 else None
-    found = run(made, max_crashes=50, knobs=LOW)
-    bad = [one for one in found["trials"] if one["state"] == state]
+    report = run(made, max_crashes=50, knobs=LOW)
+    bad = [one for one in report["trials"] if one["state"] == state]
     assert bad
     assert all(one["spent"] == 0 for one in bad)
-    assert found["trials"][found["best"]["trial"]]["state"] == "finished"
-    assert found["budget"]["not_counted"] == sum(one["steps"] for one in bad)
+    assert report["trials"][report["best"]["trial"]]["state"] == "finished"
+    assert report["budget"]["not_counted"] == sum(one["steps"] for one in bad)
 
 
 LOW = {"optim.learning_rate": [1e-6, 1e-3], "adapter": None, "num_samples": None}
@@ -149,9 +149,9 @@ def test_after_a_row_of_crashes_the_search_can_go_on(run, cells):
     made.outcome = lambda rate: Outcome.FAILED
     with pytest.raises(NoResult):
         run(made, max_crashes=3)
-    found = run(max_crashes=3)
-    assert [one["state"] for one in found["trials"]][:3] == ["crashed"] * 3
-    assert found["development"]["broke_after"] == 10
+    report = run(max_crashes=3)
+    assert [one["state"] for one in report["trials"]][:3] == ["crashed"] * 3
+    assert report["development"]["broke_after"] == 10
 
 
 def test_a_search_without_one_finished_trial_says_so(run, cells):
@@ -175,9 +175,9 @@ def test_a_killed_search_goes_on_to_the_trials_of_an_uninterrupted_one(run, cell
 
 def test_a_finished_search_runs_again_without_running_a_cell(run, cells):
     made = cells()
-    found = run(made)
+    report = run(made)
     before = len(made.ran)
-    assert run(made) == found
+    assert run(made) == report
     assert len(made.ran) == before
 
 
@@ -190,11 +190,11 @@ def test_a_larger_budget_adds_trials_to_those_there_are(run, cells):
 
 
 def test_a_journal_cut_short_by_a_crash_is_read_up_to_there(run, tmp_path):
-    found = run(budget=100)
+    report = run(budget=100)
     with (tmp_path / "run" / "study.log").open("ab") as log:
         log.write(b'{"op_code": 4, "worker')
-    assert run(budget=100) == found
-    assert len(run(budget=200)["trials"]) > len(found["trials"])
+    assert run(budget=100) == report
+    assert len(run(budget=200)["trials"]) > len(report["trials"])
 
 
 def test_a_folder_answers_one_question_only(run):
@@ -213,18 +213,18 @@ def test_two_searches_do_not_share_a_folder_at_one_time(run, tmp_path):
 
 def test_trials_side_by_side_differ_and_keep_to_the_budget(run, cells):
     made = cells()
-    found = run(made, workers=3, budget=300)
-    rates = [one["params"]["optim.learning_rate"] for one in found["trials"]]
+    report = run(made, workers=3, budget=300)
+    rates = [one["params"]["optim.learning_rate"] for one in report["trials"]]
     assert len(set(rates)) == len(rates)
     assert max(len(grid.attacks) for name, grid in made.asked if name == "trials") == 3
-    assert found["budget"]["spent"] <= 300
+    assert report["budget"]["spent"] <= 300
 
 
 def test_a_cell_that_an_earlier_trial_ran_is_not_paid_for_twice(run, cells):
     knobs = {"optim.per_device_train_batch_size": [8], "optim.learning_rate": None}
-    found = run(cells(), knobs={**knobs, "num_samples": None, "adapter": None}, trials=3)
-    keys = [one["key"] for one in found["trials"]]
-    for index, one in enumerate(found["trials"]):
+    report = run(cells(), knobs={**knobs, "num_samples": None, "adapter": None}, trials=3)
+    keys = [one["key"] for one in report["trials"]]
+    for index, one in enumerate(report["trials"]):
         assert (one["spent"] == 0) == (one["key"] in keys[:index])
 
 
@@ -263,12 +263,12 @@ def test_knobs_of_what_is_put_round_the_attack_go_by_its_name(run, cells, monkey
     monkeypatch.setitem(ADAPTIVE.built_in, "patient", Row("made_up_attackers:Patient", "for this test"))
     made = cells()
     knobs = dict.fromkeys(("num_samples", "adapter", "optim.per_device_train_batch_size", "optim.learning_rate"))
-    found = run(made, values={"attacks": [["sft", {"patient": {"patience": 2}}]]}, knobs=knobs, trials=3, budget=1000)
-    assert set(found["knobs"]) == {"patient.patience"}
-    assert found["trials"][0]["params"] == {"patient.patience": 2}
-    tried = [made.records[one["key"]].cell.adaptive[0].settings["patience"] for one in found["trials"]]
-    assert tried == [one["params"]["patient.patience"] for one in found["trials"]]
-    assert found["best"]["attack"][1] == {"patient": {"patience": tried[found["best"]["trial"]]}}
+    report = run(made, values={"attacks": [["sft", {"patient": {"patience": 2}}]]}, knobs=knobs, trials=3, budget=1000)
+    assert set(report["knobs"]) == {"patient.patience"}
+    assert report["trials"][0]["params"] == {"patient.patience": 2}
+    tried = [made.records[one["key"]].cell.adaptive[0].settings["patience"] for one in report["trials"]]
+    assert tried == [one["params"]["patient.patience"] for one in report["trials"]]
+    assert report["best"]["attack"][1] == {"patient": {"patience": tried[report["best"]["trial"]]}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,9 +285,9 @@ class Patient(AdaptiveAttacker):
 
 def test_every_trial_is_told_with_what_was_spent_by_then(run):
     told = []
-    found = run(told=lambda trial, spent: told.append((trial.number, spent)))
-    assert [number for number, _ in told] == list(range(len(found["trials"])))
-    assert [spent for _, spent in told] == list(accumulate(one["spent"] for one in found["trials"]))
+    report = run(told=lambda trial, spent: told.append((trial.number, spent)))
+    assert [number for number, _ in told] == list(range(len(report["trials"])))
+    assert [spent for _, spent in told] == list(accumulate(one["spent"] for one in report["trials"]))
 
 
 def test_fewest_steps_come_first_and_then_the_highest_harm():
@@ -315,12 +315,12 @@ def test_the_bars_are_those_of_optunas_median_pruner():
     curves = [{10 * i: rng.random() for i in range(1, rng.randint(2, 7))} for _ in range(9)]
     for curve in curves:
         study.add_trial(optuna.trial.create_trial(value=0.0, intermediate_values=curve))
-    found = medians(curves)
+    bars = medians(curves)
     for _ in range(200):
         curve = {10 * i: rng.random() for i in range(1, rng.randint(2, 7))}
         probe = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=curve)
         last = max(curve)
-        assert study.pruner.prune(study, probe) == (max(curve.values()) < found.get(last, 0.0))
+        assert study.pruner.prune(study, probe) == (max(curve.values()) < bars.get(last, 0.0))
 
 
 def test_no_trial_is_given_up_before_enough_of_them_ran_nor_in_the_warmup():
@@ -340,10 +340,10 @@ def test_whoever_has_not_broken_the_model_at_the_soonest_break_cannot_win():
 def test_a_figure_shows_every_trial(run, tmp_path):
     from holdfast.search.figure import chart, write_figure
 
-    found = run()
-    spec = chart(found).to_dict()
+    report = run()
+    spec = chart(report).to_dict()
     (rows,) = [layer["data"]["values"] for layer in [spec["vconcat"][1]]]
-    assert [row["number"] for row in rows] == [one["number"] for one in found["trials"]]
-    assert rows[-1]["spent"] == found["budget"]["spent"]
-    assert [row["number"] for row in rows if row["best"]] == [found["best"]["trial"]]
-    assert write_figure(found, tmp_path / "search.svg").read_text().startswith("<svg")
+    assert [row["number"] for row in rows] == [one["number"] for one in report["trials"]]
+    assert rows[-1]["spent"] == report["budget"]["spent"]
+    assert [row["number"] for row in rows if row["best"]] == [report["best"]["trial"]]
+    assert write_figure(report, tmp_path / "search.svg").read_text().startswith("<svg")

@@ -70,9 +70,9 @@ def test_the_answer_is_what_comes_after_the_thoughts(text, answer):
     ],
 )
 def test_a_text_with_its_thoughts_is_plain_text(text, whole):
-    found = with_thoughts(text)
-    assert (found if found is None else " ".join(found.split())) == whole
-    assert found is None or final_answer(found) == found
+    shown = with_thoughts(text)
+    assert (shown if shown is None else " ".join(shown.split())) == whole
+    assert shown is None or final_answer(shown) == shown
 
 
 def test_a_judge_is_asked_about_the_answer_and_readers_see_all():

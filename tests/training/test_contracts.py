@@ -204,9 +204,9 @@ def test_an_attack_that_trains_nothing_leaves_weights_gradients_and_mode_alone(n
 
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_repeats_under_its_seed_and_only_then(name, choose):
-    found = [timeless(choose(name, seed=seed)) for seed in (0, 0, 1)]
-    assert found[0] == found[1]
-    assert found[0] != found[2]
+    curves = [timeless(choose(name, seed=seed)) for seed in (0, 0, 1)]
+    assert curves[0] == curves[1]
+    assert curves[0] != curves[2]
 
 
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
@@ -499,10 +499,10 @@ def comparable(verdict):
 @pytest.mark.parametrize("name", READY)
 def test_a_judge_gives_one_verdict_a_completion_in_order(name, judges):
     completions = answers()
-    found = [comparable(verdict) for verdict in judges[name](completions)]
-    assert len(found) == len(completions)
-    assert [comparable(verdict) for verdict in judges[name](completions[::-1])] == found[::-1]
-    assert [comparable(judges[name]([completion])[0]) for completion in completions[::5]] == found[::5]
+    verdicts = [comparable(verdict) for verdict in judges[name](completions)]
+    assert len(verdicts) == len(completions)
+    assert [comparable(verdict) for verdict in judges[name](completions[::-1])] == verdicts[::-1]
+    assert [comparable(judges[name]([completion])[0]) for completion in completions[::5]] == verdicts[::5]
 
 
 @pytest.mark.parametrize("name", READY)
@@ -522,15 +522,17 @@ def test_a_judge_of_nothing_says_nothing(name, judges):
 
 @pytest.mark.parametrize("name", READY)
 def test_a_judge_repeats_itself_and_tells_answers_apart(name, judges):
-    found = judges[name](answers())
-    assert judges[name](answers()) == found
-    assert len({verdict.score for verdict in found}) > 1
+    verdicts = judges[name](answers())
+    assert judges[name](answers()) == verdicts
+    assert len({verdict.score for verdict in verdicts}) > 1
 
 
 @pytest.mark.parametrize("name", READY)
 def test_a_judge_survives_an_example_that_has_nothing_but_a_prompt(name, judges):
-    (found,) = judges[name]([Completion(example=Example(prompt=user("soup ?")), text="stir the moss .", num_tokens=4)])
-    assert found.valid
+    (verdict,) = judges[name](
+        [Completion(example=Example(prompt=user("soup ?")), text="stir the moss .", num_tokens=4)]
+    )
+    assert verdict.valid
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -103,12 +103,12 @@ def test_accumulating_small_batches_equals_one_large_batch(size, sft, weights):
 @pytest.mark.parametrize("reduction", ["sequence", "token", "fixed"])
 def test_accumulating_rollouts_equals_one_large_batch(reduction, grpo, weights):
     objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction=reduction, max_tokens=6)
-    found = []
+    all_weights = []
     for size, accumulated in ((8, 1), (1, 8)):
         optim = replace(SGD, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated)
-        found.append(fit(grpo(objective=objective, optim=optim)))
-    torch.testing.assert_close(weights(found[1].model), weights(found[0].model), atol=1e-6, rtol=1e-5)
-    assert (found[1].samples, found[1].tokens) == (found[0].samples, found[0].tokens)
+        all_weights.append(fit(grpo(objective=objective, optim=optim)))
+    torch.testing.assert_close(weights(all_weights[1].model), weights(all_weights[0].model), atol=1e-6, rtol=1e-5)
+    assert (all_weights[1].samples, all_weights[1].tokens) == (all_weights[0].samples, all_weights[0].tokens)
 
 
 def test_metrics_of_micro_batches_add_up_to_those_of_the_batch(sft):
@@ -124,12 +124,12 @@ def test_metrics_of_micro_batches_add_up_to_those_of_the_batch(sft):
 
 def test_an_epoch_that_ends_in_a_small_step_weighs_its_rows_as_any_other(sft, rows, weights):
     """Ten rows in steps of eight: the second step has two, and its mean is over those two."""
-    found = []
+    all_weights = []
     for size, accumulated in ((8, 1), (2, 4)):
         optim = replace(SGD, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated)
-        found.append(fit(sft(data=rows[:10], optim=optim)))
-    assert (found[0].steps, found[0].samples) == (found[1].steps, found[1].samples) == (4, 20)
-    torch.testing.assert_close(weights(found[1].model), weights(found[0].model), atol=1e-6, rtol=1e-5)
+        all_weights.append(fit(sft(data=rows[:10], optim=optim)))
+    assert (all_weights[0].steps, all_weights[0].samples) == (all_weights[1].steps, all_weights[1].samples) == (4, 20)
+    torch.testing.assert_close(weights(all_weights[1].model), weights(all_weights[0].model), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("count", [5, 7, 10])
@@ -172,11 +172,11 @@ def test_another_seed_gives_another_run(sft, weights):
 
 
 def test_the_global_random_numbers_before_a_run_do_not_matter(sft, weights):
-    found = []
+    all_weights = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        found.append(weights(fit(sft()).model))
-    assert torch.equal(*found)
+        all_weights.append(weights(fit(sft()).model))
+    assert torch.equal(*all_weights)
 
 
 class Killed(Exception):
@@ -488,11 +488,11 @@ def test_computing_layers_again_asks_for_nothing_deprecated(sft):
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", ["sft", "grpo", "sft lora"])
 def test_computing_layers_again_changes_no_weight(kind, make, weights):
-    found = []
+    all_weights = []
     for again in (False, True):
         optim = replace(SGD, gradient_checkpointing=again)
-        found.append(weights(fit(make(kind, optim=optim)).model))
-    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        all_weights.append(weights(fit(make(kind, optim=optim)).model))
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
 def test_a_run_lowers_the_loss_on_what_it_teaches(sft):
@@ -508,10 +508,10 @@ def test_a_run_lowers_the_loss_on_what_it_teaches(sft):
 def test_only_an_adapter_moves_where_there_is_one(sft, tiny_model):
     base = dict(tiny_model().network.named_parameters())
     fitted = fit(sft(model=adapt(tiny_model(), LoRA(r=4))))
-    found = dict(fitted.model.network.base_model.model.named_parameters())
-    kept = [name for name in base if name in found]
+    parameters = dict(fitted.model.network.base_model.model.named_parameters())
+    kept = [name for name in base if name in parameters]
     assert kept
-    assert all(torch.equal(found[name], base[name]) for name in kept)
+    assert all(torch.equal(parameters[name], base[name]) for name in kept)
     one = dict(merged(fitted.model).network.named_parameters())
     assert any(not torch.equal(one[name], base[name]) for name in base)
 

@@ -50,10 +50,10 @@ def trained(rule, network, batches, objective=language):
     return gradients(network), losses
 
 
-def same(found, expected, rtol=1e-5, atol=1e-7):
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=rtol, atol=atol, msg=name)
+def same(actual, expected, rtol=1e-5, atol=1e-7):
+    assert actual.keys() == expected.keys()
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=rtol, atol=atol, msg=name)
 
 
 class Added:
@@ -113,12 +113,12 @@ def test_the_gradient_is_the_sum_over_micro_batches_of_the_perturbed_losses(
     architecture, per_token, count, tiny_model, batches
 ):
     network = tiny_model(architecture).network.train()
-    found, losses = trained(two_pass(2.0, per_token=per_token), network, batches(count))
+    gradient, losses = trained(two_pass(2.0, per_token=per_token), network, batches(count))
     expected, slow = slowly(network, batches(count), 2.0, per_token=per_token)
     assert losses == pytest.approx(slow, rel=1e-5)
-    same(found, expected, rtol=1e-4, atol=1e-6)
+    same(gradient, expected, rtol=1e-4, atol=1e-6)
     plain, _ = trained(backprop, network, batches(count))
-    assert any(not torch.allclose(found[name], plain[name], rtol=1e-2) for name in found)
+    assert any(not torch.allclose(gradient[name], plain[name], rtol=1e-2) for name in gradient)
 
 
 def test_a_radius_for_each_token_makes_micro_batches_add_up_to_their_union(network, batches):
@@ -174,9 +174,9 @@ def test_gradients_of_earlier_micro_batches_stay_and_parameters_do_not_move(netw
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     two_pass(2.0)(language, network, batches()[0], Tensor.backward)
-    found = gradients(network)
+    gradient = gradients(network)
     alone, _ = trained(two_pass(2.0), network, batches())
-    same({name: value - 1 for name, value in found.items()}, alone, rtol=1e-3, atol=1e-5)
+    same({name: value - 1 for name, value in gradient.items()}, alone, rtol=1e-3, atol=1e-5)
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
 
@@ -212,7 +212,7 @@ def checkpointed(network):
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4), LoRA(r=4, target_modules=("down_proj",))])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_computing_activations_again_changes_no_gradient(adapter, dropout, tiny_model, batches):
-    found = []
+    all_gradients = []
     for again in (False, True):
         model = tiny_model()
         if again:
@@ -224,25 +224,25 @@ def test_computing_activations_again_changes_no_gradient(adapter, dropout, tiny_
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
         torch.manual_seed(1)
-        found.append(trained(two_pass(2.0), network, batches()))
-    assert found[1][1] == pytest.approx(found[0][1], rel=1e-6)
-    same(found[1][0], found[0][0])
+        all_gradients.append(trained(two_pass(2.0), network, batches()))
+    assert all_gradients[1][1] == pytest.approx(all_gradients[0][1], rel=1e-6)
+    same(all_gradients[1][0], all_gradients[0][0])
 
 
 def test_an_adapters_gradient_is_that_of_the_perturbed_loss_and_nothing_else_has_one(tiny_model, batches):
     network = adapt(tiny_model(), LoRA(r=4), seed=0).network.train()
-    found, _ = trained(two_pass(2.0), network, batches())
+    gradient, _ = trained(two_pass(2.0), network, batches())
     expected, _ = slowly(network, batches(), 2.0)
-    assert all("lora_" in name for name in found)
-    same(found, expected, rtol=1e-4, atol=1e-6)
+    assert all("lora_" in name for name in gradient)
+    same(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_layers_below_the_first_trained_weight_are_perturbed_too(tiny_model, batches):
     network = adapt(tiny_model(), LoRA(r=4, target_modules=("down_proj",)), seed=0).network.train()
-    found, losses = trained(two_pass(2.0), network, batches())
+    gradient, losses = trained(two_pass(2.0), network, batches())
     expected, slow = slowly(network, batches(), 2.0)
     assert losses == pytest.approx(slow, rel=1e-5)
-    same(found, expected, rtol=1e-4, atol=1e-6)
+    same(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_passes_without_gradients_are_left_clean(network, batches):
@@ -271,8 +271,8 @@ def test_an_objective_that_reads_the_network_twice_is_perturbed_in_both_at_one_l
     clean, slopes = slopes_of(objective, network, one)
     assert len(slopes) == 2
     apart = [slopes_of(language, network, batch)[1][0] for batch in (one, two)]
-    for found, expected, factor in ((slopes[0], apart[0], 1.0), (slopes[1], apart[1], 3.0)):
-        torch.testing.assert_close(list(found), [factor * s for s in expected], rtol=1e-4, atol=1e-7)
+    for slope, expected, factor in ((slopes[0], apart[0], 1.0), (slopes[1], apart[1], 3.0)):
+        torch.testing.assert_close(list(slope), [factor * s for s in expected], rtol=1e-4, atol=1e-7)
     loss, _ = two_pass(2.0)(objective, network, one, Tensor.backward)
     changes = perturbations(slopes, 2.0)
     expected = 0.0
@@ -333,10 +333,10 @@ def test_a_loss_on_weights_alone_is_passed_on_as_it_is(network, batches):
     def objective(network, batch):
         return sum(p.square().sum() for p in network.parameters()), {}
 
-    found, losses = trained(two_pass(2.0), network, batches(), objective)
+    gradient, losses = trained(two_pass(2.0), network, batches(), objective)
     expected, plain = trained(backprop, network, batches(), objective)
     assert losses == plain
-    same(found, expected, rtol=0, atol=0)
+    same(gradient, expected, rtol=0, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
@@ -420,13 +420,13 @@ def process_group(tmp_path):
 def test_data_parallel_and_sharded_networks_get_the_same_gradient(process_group, tiny_model, batches):
     whole, losses = trained(two_pass(2.0), tiny_model().network.train(), batches(2))
     parallel = DistributedDataParallel(tiny_model().network.train())
-    found, of_parallel = trained(two_pass(2.0), parallel, batches(2))
+    actual, of_parallel = trained(two_pass(2.0), parallel, batches(2))
     assert of_parallel == pytest.approx(losses, rel=1e-6)
-    same({name.removeprefix("module."): gradient for name, gradient in found.items()}, whole)
+    same({name.removeprefix("module."): gradient for name, gradient in actual.items()}, whole)
     sharded = tiny_model().network.train()
     for layer in anatomy(sharded).layers:
         fully_shard(layer, mesh=init_device_mesh("cpu", (1,)))
     fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
-    found, of_sharded = trained(two_pass(2.0), sharded, batches(2))
+    actual, of_sharded = trained(two_pass(2.0), sharded, batches(2))
     assert of_sharded == pytest.approx(losses, rel=1e-6)
-    same({name: gradient.full_tensor() for name, gradient in found.items()}, whole)
+    same({name: gradient.full_tensor() for name, gradient in actual.items()}, whole)

@@ -99,12 +99,12 @@ def test_an_added_objective_reports_its_loss_by_name(plan, refusals):
 
 
 def test_accumulation_does_not_repeat_an_added_objective(plan, refusals, tiny_model, weights):
-    found = []
+    all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
         optim = replace(OPTIM, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated)
         fresh = replace(plan, model=tiny_model(), optim=optim)
-        found.append(weights(fit(add(with_batch(fresh, "refusal", refusals), 2.0, language, on="refusal")).model))
-    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-5)
+        all_weights.append(weights(fit(add(with_batch(fresh, "refusal", refusals), 2.0, language, on="refusal")).model))
+    torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
 def test_two_objectives_can_be_added_and_their_order_changes_no_gradient(plan, refusals):
@@ -159,10 +159,10 @@ def test_training_leaves_a_reference_as_it_was(adapter, plan, tiny_model):
     fitted = fit(replace(plan, model=model, optim=replace(OPTIM, learning_rate=1.0)))
     with torch.no_grad():
         with reference(fitted.model) as network:
-            found = forward(network, TOKENS)
+            logits = forward(network, TOKENS)
         expected = forward(tiny_model().network, TOKENS)
         after = forward(fitted.model.network, TOKENS)
-    assert torch.equal(found, expected)
+    assert torch.equal(logits, expected)
     assert not torch.equal(after, expected)
 
 
@@ -210,9 +210,9 @@ def test_an_answers_weight_multiplies_all_that_it_contributes(ratio, tiny_model)
     ]
     counted = torch.tensor([0.5, 2.0, 3.0, 0.0])
     expected = sum(weight * part for weight, part in zip(counted, parts, strict=True))
-    found = gradients(model, objective, rollouts(ref_logprobs=references, weights=counted))
+    gradient = gradients(model, objective, rollouts(ref_logprobs=references, weights=counted))
     # Of single entries the rounding alone may be as large, from machine to machine; a wrong weight moves them all.
-    assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
+    assert float((gradient - expected).norm()) < 1e-5 * float(expected.norm())
     plain = gradients(model, objective, rollouts(ref_logprobs=references))
     assert torch.equal(gradients(model, objective, rollouts(ref_logprobs=references, weights=torch.ones(4))), plain)
 

@@ -161,16 +161,16 @@ class _Column:
 
     def score(self, weights: Array) -> Score:
         """The mean over chosen answers that have a value; `n` and the counts of others are in prompts' worth."""
-        found = expected(self.values, weights)
+        estimate = expected(self.values, weights)
         invalid = 0.0 if self.invalid is None else float((weights * self.invalid).sum())
-        nothing = (1 - found.share) * len(weights)
+        nothing = (1 - estimate.share) * len(weights)
         counts = {"invalid": round(invalid), "unjudged": round(nothing - invalid)}
-        if found.value is None:
+        if estimate.value is None:
             return Score(name=self.name, value=None, n=0, **counts)
-        n, low, high = max(1, len(weights) - sum(counts.values())), found.low, found.high
+        n, low, high = max(1, len(weights) - sum(counts.values())), estimate.low, estimate.high
         if self.is_rate and low == high:
-            low, high = wilson(found.value, n)  # where all prompts agree, resampling them says nothing
-        return Score(name=self.name, value=found.value, n=n, low=low, high=high, **counts)
+            low, high = wilson(estimate.value, n)  # where all prompts agree, resampling them says nothing
+        return Score(name=self.name, value=estimate.value, n=n, low=low, high=high, **counts)
 
 
 def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:

@@ -119,7 +119,7 @@ class ExpertSFT(TrainingAttack):
         self, expert: LoadedExpert, model: Model, rows: list[Example], *, sampling: Sampling, seed: int
     ) -> list[Completion]:
         """`answers` to each row, those of one row side by side."""
-        found, width = [], max(1, self.batch_size // self.answers)
+        completions, width = [], max(1, self.batch_size // self.answers)
         for start in range(0, len(rows), width):
             chosen = rows[start : start + width]
             answers = expert_answers(
@@ -131,8 +131,8 @@ class ExpertSFT(TrainingAttack):
                 counts=[self.answers] * len(chosen),
             )
             asked = [row for row in chosen for _ in range(self.answers)]
-            found += [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
-        return found
+            completions += [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
+        return completions
 
 
 def _tellable(model: Model, answer: str) -> bool:

@@ -67,7 +67,7 @@ def _table(before: Evaluation, unrounded: Evaluation | None, after: Evaluation) 
         columns.insert(1, ("after, not rounded", unrounded))
     head = ["score", *(title for title, _ in columns), "n"]
     rows = [
-        [score.name, *(_interval(found.score(score.name)) for _, found in columns), str(score.n)]
+        [score.name, *(_interval(evaluation.score(score.name)) for _, evaluation in columns), str(score.n)]
         for score in before.scores
     ]
     return "\n".join([_line(head), "|---" * len(head) + "|", *map(_line, rows)])
@@ -85,18 +85,20 @@ def _unrounded(after: Record) -> Evaluation | None:
 
 def _formats(after: Record) -> str:
     """In which types of numbers the model is stored, was trained and computed, and what rounding did."""
-    found = after.stages[-1].get("precision") if after.stages else None
-    if not found:
+    precision = after.stages[-1].get("precision") if after.stages else None
+    if not precision:
         return "Types of numbers were not recorded."
     types = (
-        f"Stored in {found['storage']}; hardening moved {found['master']} weights and computed in {found['compute']}."
+        f"Stored in {precision['storage']}; hardening moved {precision['master']} weights and computed in "
+        f"{precision['compute']}."
     )
-    if not found["rounded"]:
+    if not precision["rounded"]:
         return f"{types} Storing rounded nothing."
-    share = found["rounded"] / found["moved"] if found["moved"] else float("inf")
+    share = precision["rounded"] / precision["moved"] if precision["moved"] else float("inf")
     return (
-        f"{types} Hardening moved the weights by {found['moved']:.2g} of their size, and storing rounded them by "
-        f"{found['rounded']:.2g}, {share:.2g} of the move. What is measured above is the stored model, loaded again."
+        f"{types} Hardening moved the weights by {precision['moved']:.2g} of their size, and storing rounded them by "
+        f"{precision['rounded']:.2g}, {share:.2g} of the move. What is measured above is the stored model, "
+        "loaded again."
     )
 
 
@@ -114,8 +116,8 @@ def _benign_change(before: Score | None, after: Score | None) -> str:
 
 def _warning(before: Record, after: Record) -> str:
     """What a model of no use is called, in a paragraph; empty for others."""
-    found = useless_beside(after, before)
-    return "" if found is None else f"\n**Useless, whatever it refuses: {found}.**\n"
+    reason = useless_beside(after, before)
+    return "" if reason is None else f"\n**Useless, whatever it refuses: {reason}.**\n"
 
 
 def _trained(after: Record) -> str:

@@ -11,7 +11,7 @@ import typer
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.control.running import Found
+    from holdfast.control.running import ControlResults
 
 app = typer.Typer(no_args_is_help=True, help="Expert-guided RL on control tasks (needs `holdfast-llm[control]`).")
 
@@ -63,20 +63,20 @@ def _run(path: str, overrides: Sequence[str], *, runs: Path | None, workers: int
         raise HoldfastError(f"{path}: {error}") from None
     folder = runs or Path("runs") / control.name
     with display.live() as news:
-        found = running.run(control, folder, workers=workers, news=news)
-    _show(found)
-    display.note(f"wrote {', '.join(str(place) for place in page.write(found, folder))}")
-    return 1 if any(record["outcome"] == "failed" for _, record in found.cells) else 0
+        results = running.run(control, folder, workers=workers, news=news)
+    _show(results)
+    display.note(f"wrote {', '.join(str(place) for place in page.write(results, folder))}")
+    return 1 if any(record["outcome"] == "failed" for _, record in results.cells) else 0
 
 
-def _show(found: Found) -> None:
+def _show(results: ControlResults) -> None:
     """Experts and gains as tables, what failed as a line each."""
     from rich.table import Table
 
     from holdfast.commands import display
     from holdfast.control import tables
 
-    for row in tables.expert_rows(found):
+    for row in tables.expert_rows(results):
         display.note(
             f"{row['task']}: {row['quality']} expert returns {row['return']:.1f} (checkpoint {row['checkpoint']}, "
             f"trained for {row['trained_steps']} steps), the random policy {row['random_return']:.1f}"
@@ -85,11 +85,11 @@ def _show(found: Found) -> None:
     shown = [name for name in tables.QUANTITIES if not name.endswith("equal_steps")]
     for name in ("task", "arm", *(tables.QUANTITIES[quantity] for quantity in shown)):
         table.add_column(display.shown(name), overflow="fold")
-    for (task, algorithm, arm), by in tables.gain_table(found):
-        name = task if len(found.control.algorithms) == 1 else f"{task}, {algorithm}"
+    for (task, algorithm, arm), by in tables.gain_table(results):
+        name = task if len(results.control.algorithms) == 1 else f"{task}, {algorithm}"
         table.add_row(*map(display.shown, [name, arm, *(_percent(by.get(quantity)) for quantity in shown)]))
     display.console.print(table)
-    for row in tables.cell_rows(found):
+    for row in tables.cell_rows(results):
         if row["outcome"] != "done":
             display.note(f"{row['outcome']}: {row['task']}, {row['arm']}, seed {row['seed']}: {row['reason']}")
 

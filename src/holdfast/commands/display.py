@@ -163,16 +163,16 @@ def results(records: Sequence[Record]) -> None:
 
 def _controls(records: Sequence[Record]) -> set[str]:
     """The keys of cells that others are compared with."""
-    found = [control_of(record.cell) for record in records if defended(record.cell)]
-    return {control.key for control in found if control is not None}
+    controls = [control_of(record.cell) for record in records if defended(record.cell)]
+    return {control.key for control in controls if control is not None}
 
 
 def tally(records: Sequence[Record]) -> str:
     """How many cells ended how, in a sentence that counts as robust what held and nothing else."""
     ended = Counter(record.outcome for record in records)
-    found = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
+    counts = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
     cells = "1 cell" if len(records) == 1 else f"{len(records)} cells"
-    return f"{cells}: {found}; only what held counts as robust"
+    return f"{cells}: {counts}; only what held counts as robust"
 
 
 def _cells(record: Record) -> list[str]:

@@ -34,9 +34,9 @@ def examine() -> int:
     free = shutil.disk_usage(_existing(place)).free / 2**30
     note(f"cache         {place} ({free:.0f} GiB free)")
     for extra, package in EXTRAS.items():
-        found = _version(package)
+        installed = _version(package)
         hint = f"not installed (pip install '{DISTRIBUTION}[{extra}]')"
-        note(f"extra         {extra}: {found or hint}")
+        note(f"extra         {extra}: {installed or hint}")
     for name in missing:
         error(f"{name} is not installed: pip install {DISTRIBUTION}")
     others = strangers(distributions())
@@ -58,9 +58,9 @@ def strangers(installed: Iterable[Distribution]) -> list[str]:
 
 
 def _report(name: str) -> bool:
-    found = _version(name)
-    note(f"{name:<13} {found or 'missing'}")
-    return found is not None
+    installed = _version(name)
+    note(f"{name:<13} {installed or 'missing'}")
+    return installed is not None
 
 
 def _version(name: str) -> str | None:

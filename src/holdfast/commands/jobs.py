@@ -159,7 +159,7 @@ def show_list(what: str | None) -> None:
     def summaries(table: Table, suffix: str = "") -> dict[str, str]:
         return {name: row.summary + _papers(row.target) + suffix for name, row in table.items()}
 
-    found = {
+    listings = {
         "attacks": {
             **summaries(attacks.ATTACKS),
             **summaries(adaptive.ADAPTIVE, " (adaptive)"),
@@ -173,11 +173,11 @@ def show_list(what: str | None) -> None:
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
     }
-    if what is not None and what not in found:
-        raise HoldfastError(f"nothing to list called {what!r}{near(what, found)}; there are {', '.join(found)}")
-    for title in [what] if what else found:
+    if what is not None and what not in listings:
+        raise HoldfastError(f"nothing to list called {what!r}{near(what, listings)}; there are {', '.join(listings)}")
+    for title in [what] if what else listings:
         display.note(f"{title}:")
-        for name, summary in found[title].items():
+        for name, summary in listings[title].items():
             display.note(f"  {name:<24} {summary}")
         if title == "judges":
             display.note(f"  {refusal_forms.summary()}")

@@ -58,40 +58,40 @@ def _searched(
     folder = runs or Path("runs") / f"{grid.name}-search"
     try:
         with display.live() as news:
-            found = searched(grid, settings, folder, workers=workers, news=news)
+            report = searched(grid, settings, folder, workers=workers, news=news)
     except NoResult as error:
         display.error(str(error))
         return 1
-    _show(found, folder)
-    return 1 if any(row["outcome"] == Outcome.FAILED for row in found["test"]["seeds"]) else 0
+    _show(report, folder)
+    return 1 if any(row["outcome"] == Outcome.FAILED for row in report["test"]["seeds"]) else 0
 
 
-def _show(found: Mapping[str, Any], folder: Path) -> None:
+def _show(report: Mapping[str, Any], folder: Path) -> None:
     """The trials as a table, the two numbers as a line each, and where the rest is."""
     from holdfast.commands import display
     from holdfast.search.figure import write_figure
 
-    _table(found)
-    for line in summary(found):
+    _table(report)
+    for line in summary(report):
         display.note(line)
-    display.note(f"wrote {folder / 'search.json'} and {write_figure(found, folder / 'search.svg')}")
+    display.note(f"wrote {folder / 'search.json'} and {write_figure(report, folder / 'search.svg')}")
     display.note(f"the page of the final runs: holdfast report {folder / 'test'}")
 
 
-def _table(found: Mapping[str, Any]) -> None:
+def _table(report: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from holdfast.commands import display
 
-    unit = found["budget"]["unit"]
-    knobs = list(found["knobs"])
+    unit = report["budget"]["unit"]
+    knobs = list(report["knobs"])
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("trial", *(knob.rpartition(".")[2] for knob in knobs), "ended", "peak harm", "broke after", "steps"):
         table.add_column(display.shown(name), justify="right", overflow="fold")
     table.add_column(f"{unit} spent", justify="right")
-    totals = accumulate(trial["spent"] for trial in found["trials"])
-    for trial, total in zip(found["trials"], totals, strict=True):
-        best = trial["number"] == found["best"]["trial"]
+    totals = accumulate(trial["spent"] for trial in report["trials"])
+    for trial, total in zip(report["trials"], totals, strict=True):
+        best = trial["number"] == report["best"]["trial"]
         cells = [_short(trial["params"][knob]) for knob in knobs]
         broke = "" if trial["broke_after"] is None else str(trial["broke_after"])
         cells = [str(trial["number"]), *cells, trial["state"], f"{trial['peak']:.2f}", broke, str(trial["steps"])]
@@ -107,11 +107,11 @@ def _short(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def summary(found: Mapping[str, Any]) -> list[str]:
+def summary(report: Mapping[str, Any]) -> list[str]:
     """What a search found, in sentences."""
-    budget, tuned, test = found["budget"], found["development"], found["test"]
+    budget, tuned, test = report["budget"], report["development"], report["test"]
     unit = budget["unit"]
-    setting = ", ".join(f"{name} {_short(value)}" for name, value in found["best"]["params"].items())
+    setting = ", ".join(f"{name} {_short(value)}" for name, value in report["best"]["params"].items())
     wasted = f"; {budget['not_counted']} steps of diverged trials not counted" if budget["not_counted"] else ""
     broke = f"broke after {tuned['broke_after']} {unit}" if tuned["broke_after"] is not None else "did not break"
     rows = [row for row in test["seeds"] if row["broke_after"] is not None]
@@ -120,8 +120,8 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     peak = "no harm could be measured" if test["mean_peak"] is None else f"mean peak harm {test['mean_peak']:.2f}"
     tuned_on = f"as tuned ({tuned['judge']}, development prompts, seed {tuned['seed']})"
     return [
-        f"{len(found['trials'])} trials spent {budget['spent']} of {budget['total']} {unit}{wasted}",
-        f"best setting, trial {found['best']['trial']}: {setting}",
+        f"{len(report['trials'])} trials spent {budget['spent']} of {budget['total']} {unit}{wasted}",
+        f"best setting, trial {report['best']['trial']}: {setting}",
         f"{tuned_on}: {broke}, peak harm {tuned['peak']:.2f}",
         f"as reported ({test['judge']}, test prompts, seeds {', '.join(str(row['seed']) for row in test['seeds'])}): "
         f"{test['broke']} of {test['of']} broke{after}, {peak}",

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from holdfast.control.plans import Cell
-from holdfast.control.running import DONE, Found
+from holdfast.control.running import DONE, ControlResults
 from holdfast.evaluation.intervals import bootstrap
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -19,23 +19,25 @@ _WIDTH, _HEIGHT = 360, 210
 _BLENDS = ("plain", "dai")
 
 
-def chart(found: Found) -> alt.VConcatChart | None:
+def chart(results: ControlResults) -> alt.VConcatChart | None:
     """Plain and blended runs with bands, behavior and hand-over; below them every arm's mean. `None` without a run."""
-    arms = {arm.label: arm.name for arm in found.control.arms}
+    arms = {arm.label: arm.name for arm in results.control.arms}
     colors = _colors(arms)
     above = {label: colors[label] for label, name in arms.items() if name in _BLENDS}
-    panels = [p for p in _panels(found) if _points(p[1])]
+    panels = [p for p in _panels(results) if _points(p[1])]
     if not panels:
         return None
-    rows = [_row("The learner alone (solid, 95 % interval over seeds) and in training (dashed)", panels, above, found)]
+    rows = [
+        _row("The learner alone (solid, 95 % interval over seeds) and in training (dashed)", panels, above, results)
+    ]
     if len(above) < len(arms):
-        rows.append(_row("Every arm: the learner alone, mean over seeds", panels, colors, found, detail=False))
+        rows.append(_row("Every arm: the learner alone, mean over seeds", panels, colors, results, detail=False))
     return alt.vconcat(*rows, spacing=30).resolve_scale(color="independent")
 
 
-def _panels(found: Found) -> list[tuple[tuple[str, str], list[tuple[Cell, Mapping[str, Any]]]]]:
-    kinds = dict.fromkeys((cell.task, cell.algorithm) for cell, _ in found.cells)
-    done = [(cell, record) for cell, record in found.cells if record["outcome"] == DONE]
+def _panels(results: ControlResults) -> list[tuple[tuple[str, str], list[tuple[Cell, Mapping[str, Any]]]]]:
+    kinds = dict.fromkeys((cell.task, cell.algorithm) for cell, _ in results.cells)
+    done = [(cell, record) for cell, record in results.cells if record["outcome"] == DONE]
     return [(kind, [pair for pair in done if (pair[0].task, pair[0].algorithm) == kind]) for kind in kinds]
 
 
@@ -48,12 +50,12 @@ def _colors(arms: Mapping[str, str]) -> dict[str, str]:
 
 
 def _row(
-    title: str, panels: Sequence[Any], colors: Mapping[str, str], found: Found, *, detail: bool = True
+    title: str, panels: Sequence[Any], colors: Mapping[str, str], results: ControlResults, *, detail: bool = True
 ) -> alt.ConcatChart:
     charts = []
     for (task, algorithm), runs in panels:
         shown = [(cell, record) for cell, record in runs if cell.arm.label in colors]
-        panel = _panel(shown, found.experts[task], colors, detail=detail)
+        panel = _panel(shown, results.experts[task], colors, detail=detail)
         charts.append(panel.properties(title=f"{task}, {algorithm.upper()}", width=_WIDTH, height=_HEIGHT))
     return alt.concat(*charts, columns=2).properties(title=title)
 

@@ -42,7 +42,7 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ControlResults:
     """What a run holds: each cell with its record, and each task's expert, a failed one included."""
 
     control: Control
@@ -50,7 +50,7 @@ class Found:
     experts: Mapping[str, Mapping[str, Any]]
 
 
-def run(control: Control, folder: Path, *, workers: int | None, news: engine.News) -> Found:
+def run(control: Control, folder: Path, *, workers: int | None, news: engine.News) -> ControlResults:
     """Run whatever is not finished yet, and return all records; failures are records too.
 
     Args:
@@ -69,7 +69,7 @@ def run(control: Control, folder: Path, *, workers: int | None, news: engine.New
     work = engine.Work(do=execute, finished=_finished, fail=_fail, reason=_reason, preload="holdfast.control.training")
     count = (os.cpu_count() or 1) if workers is None else workers
     failed = engine.run(pieces, work, news, workers=count)
-    return _found(control, pieces, failed)
+    return _collect(control, pieces, failed)
 
 
 def check(control: Control) -> None:
@@ -102,19 +102,19 @@ def check(control: Control) -> None:
 
 def pieces_of(control: Control, folder: Path) -> list[Piece]:
     """Every piece of work once, experts before the cells; cells that are one training share a piece."""
-    found: dict[str, Piece] = {}
+    pieces: dict[str, Piece] = {}
     for task in control.tasks:
         plan = expert_plan(control, task)
         place, title = folder / "experts" / plan.key, f"{task}: expert"
-        found[plan.key] = Piece(key=plan.key, folder=place, title=title, plan=plan)
+        pieces[plan.key] = Piece(key=plan.key, folder=place, title=title, plan=plan)
     for cell in cells(control):
         place, expert = store.cell_folder(folder, cell.key), cell.expert
         title = f"{cell.task}: {cell.algorithm}, {cell.arm.label}, seed {cell.seed}"
         needs = () if expert is None else (expert.key,)
-        source = None if expert is None else found[expert.key].folder
+        source = None if expert is None else pieces[expert.key].folder
         piece = Piece(key=cell.key, folder=place, title=title, plan=cell, needs=needs, expert=source)
-        found.setdefault(cell.key, piece)
-    return list(found.values())
+        pieces.setdefault(cell.key, piece)
+    return list(pieces.values())
 
 
 def execute(piece: Piece, report: Callable[[Mapping[str, Any]], None]) -> None:
@@ -154,10 +154,12 @@ def _cell(piece: Piece, report: Any) -> dict[str, Any]:
     return {"cell": cell.values(), **training.train(cell, expert, report)}
 
 
-def _found(control: Control, pieces: Sequence[Piece], failed: Mapping[str, str]) -> Found:
+def _collect(control: Control, pieces: Sequence[Piece], failed: Mapping[str, str]) -> ControlResults:
     records = {piece.key: _record(piece, failed) for piece in pieces}
     experts = {task: records[expert_plan(control, task).key] for task in control.tasks}
-    return Found(control=control, cells=[(cell, records[cell.key]) for cell in cells(control)], experts=experts)
+    return ControlResults(
+        control=control, cells=[(cell, records[cell.key]) for cell in cells(control)], experts=experts
+    )
 
 
 def _record(piece: Piece, failed: Mapping[str, str]) -> Mapping[str, Any]:

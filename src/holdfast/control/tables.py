@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from holdfast.control.plans import Cell
-from holdfast.control.running import DONE, Found
+from holdfast.control.running import DONE, ControlResults
 from holdfast.control.scale import Gain, floor_of, gain, height, mean_gain
 
 CURVES = (
@@ -42,16 +42,16 @@ returns, as a share of the way from the random policy to the good expert.
 MEAN = "mean of tasks"
 
 
-def curve_rows(found: Found) -> list[dict[str, Any]]:
+def curve_rows(results: ControlResults) -> list[dict[str, Any]]:
     """A row for every measurement of every finished cell."""
-    return [{**_names(cell), **row} for cell, record in _finished(found) for row in record["curve"]]
+    return [{**_names(cell), **row} for cell, record in _finished(results) for row in record["curve"]]
 
 
-def cell_rows(found: Found) -> list[dict[str, Any]]:
+def cell_rows(results: ControlResults) -> list[dict[str, Any]]:
     """A row for every cell; what did not come to its end has its reason."""
     rows = []
-    for cell, record in found.cells:
-        expert = found.experts[cell.task] if cell.expert is not None else {}
+    for cell, record in results.cells:
+        expert = results.experts[cell.task] if cell.expert is not None else {}
         curve = record.get("curve") or ()
         final = next((row["learner_return"] for row in curve if row["step"] == cell.steps), None)
         known = {name: record.get(name) for name in CELLS}
@@ -60,7 +60,7 @@ def cell_rows(found: Found) -> list[dict[str, Any]]:
     return rows
 
 
-def expert_rows(found: Found) -> list[dict[str, Any]]:
+def expert_rows(results: ControlResults) -> list[dict[str, Any]]:
     """A row for every quality of every expert."""
     return [
         {
@@ -73,19 +73,19 @@ def expert_rows(found: Found) -> list[dict[str, Any]]:
             "measured_from": floor_of(record["random"]["return"]),
             "seconds": record["seconds"],
         }
-        for task, record in found.experts.items()
+        for task, record in results.experts.items()
         if record["outcome"] == DONE
         for quality, measured in record["qualities"].items()
     ]
 
 
-def pair_rows(found: Found) -> list[dict[str, Any]]:
+def pair_rows(results: ControlResults) -> list[dict[str, Any]]:
     """A row for every quantity of every run that has a plain one with the same seed beside it."""
-    records = {(cell.task, cell.algorithm, cell.seed, cell.arm.name): record for cell, record in _finished(found)}
+    records = {(cell.task, cell.algorithm, cell.seed, cell.arm.name): record for cell, record in _finished(results)}
     rows = []
-    for cell, record in _finished(found):
+    for cell, record in _finished(results):
         plain = records.get((cell.task, cell.algorithm, cell.seed, "plain"))
-        expert = found.experts[cell.task]
+        expert = results.experts[cell.task]
         if cell.arm.name != "plain" and plain is not None and expert["outcome"] == DONE:
             values = compared(cell, _points(record), _points(plain), expert)
             rows += [{**_names(cell), "quantity": name, "value": value} for name, value in values.items()]
@@ -121,29 +121,29 @@ def compared(
     return values
 
 
-def gain_rows(found: Found) -> list[dict[str, Any]]:
+def gain_rows(results: ControlResults) -> list[dict[str, Any]]:
     """A row for every quantity of every arm and task, means over seeds; then means over what all tasks have.
 
     The mean over tasks pairs the tasks' runs by seed, so that its interval is over seeds as well.
     """
     values: dict[tuple[str, str, str, str], dict[int, float | None]] = {}
-    for row in pair_rows(found):
+    for row in pair_rows(results):
         key = (row["task"], row["algorithm"], row["arm"], row["quantity"])
         values.setdefault(key, {})[row["seed"]] = row["value"]
-    rows = [_gain_row(found, key, mean_gain(list(pairs.values()))) for key, pairs in values.items()]
+    rows = [_gain_row(results, key, mean_gain(list(pairs.values()))) for key, pairs in values.items()]
     rest = dict.fromkeys(key[1:] for key in values)
-    over = {key: [values.get((task, *key)) for task in found.control.tasks] for key in rest}
+    over = {key: [values.get((task, *key)) for task in results.control.tasks] for key in rest}
     return rows + [
-        _gain_row(found, (MEAN, *key), mean_gain(_over_tasks(by_task)))
+        _gain_row(results, (MEAN, *key), mean_gain(_over_tasks(by_task)))
         for key, by_task in over.items()
         if len(by_task) > 1 and None not in by_task
     ]
 
 
-def gain_table(found: Found) -> list[tuple[tuple[str, str, str], dict[str, dict[str, Any]]]]:
+def gain_table(results: ControlResults) -> list[tuple[tuple[str, str, str], dict[str, dict[str, Any]]]]:
     """The rows of `gain_rows` by (task, algorithm, arm), and in each by quantity."""
     table: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for row in gain_rows(found):
+    for row in gain_rows(results):
         table.setdefault((row["task"], row["algorithm"], row["arm"]), {})[row["quantity"]] = row
     return list(table.items())
 
@@ -155,8 +155,8 @@ def _over_tasks(by_task: Sequence[Any]) -> list[float | None]:
     return [None if None in values else fmean(values) for values in each]
 
 
-def _gain_row(found: Found, key: tuple[str, str, str, str], mean: Gain) -> dict[str, Any]:
-    expert = found.experts.get(key[0], {})
+def _gain_row(results: ControlResults, key: tuple[str, str, str, str], mean: Gain) -> dict[str, Any]:
+    expert = results.experts.get(key[0], {})
     start = floor_of(expert["random"]["return"]) if "random" in expert else None
     return {**dict(zip(GAINS[:4], key, strict=True)), **asdict(mean), "measured_from": start}
 
@@ -165,8 +165,8 @@ def _names(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "algorithm": cell.algorithm, "arm": cell.arm.label, "seed": cell.seed}
 
 
-def _finished(found: Found) -> list[tuple[Cell, Mapping[str, Any]]]:
-    return [(cell, record) for cell, record in found.cells if record["outcome"] == DONE]
+def _finished(results: ControlResults) -> list[tuple[Cell, Mapping[str, Any]]]:
+    return [(cell, record) for cell, record in results.cells if record["outcome"] == DONE]
 
 
 def _points(record: Mapping[str, Any]) -> list[tuple[float, float]]:

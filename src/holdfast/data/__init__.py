@@ -14,8 +14,8 @@ from holdfast.methods.tables import Row, Table
 from holdfast.records import HoldfastError
 
 
-def _check(found: Any, where: str) -> None:
-    if not isinstance(found, Schema):
+def _check(value: Any, where: str) -> None:
+    if not isinstance(value, Schema):
         raise HoldfastError(f"{where}: is no `holdfast.data.Schema`; write `SCHEMA = Schema(examples, (column, ...))`")
 
 

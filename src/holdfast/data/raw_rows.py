@@ -120,10 +120,10 @@ class RawRow:
         return HoldfastError(f"{self.place}: no column {column!r}; the columns are {present}{meant}; {way_out}")
 
     def _refuse(self, name: str, expected: str, value: object) -> NoReturn:
-        raise self.error(f"expected {expected}, found {found(value)}", name)
+        raise self.error(f"expected {expected}, found {type_name(value)}", name)
 
 
-def found(value: object) -> str:
+def type_name(value: object) -> str:
     """A value as an error message shows it: its type and the beginning of it."""
     if value is None:
         return "nothing (null)"
@@ -167,12 +167,12 @@ def _sound(read: Callable[[], Any]) -> Any:
 
 
 def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} stands twice in one object; keep one of them")
-    return found
+    return row
 
 
 def _refuse_half_pairs(value: object, text: str) -> None:

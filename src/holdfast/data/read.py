@@ -29,7 +29,7 @@ from holdfast.data.file_formats import (
     numbered,
     refuse_twins,
 )
-from holdfast.data.raw_rows import RawRow, found
+from holdfast.data.raw_rows import RawRow, type_name
 from holdfast.files import require_file
 from holdfast.files.hub import commit_of
 from holdfast.records import Example, HoldfastError, Role
@@ -90,7 +90,7 @@ def _rows(source: Source) -> Iterator[RawRow]:
     for place, cells in _records(source):
         where = f"{source.path}, {place}"
         if not isinstance(cells, dict):
-            raise HoldfastError(f"{where}: expected an object with the columns as keys, found {found(cells)}")
+            raise HoldfastError(f"{where}: expected an object with the columns as keys, found {type_name(cells)}")
         yield RawRow(cells=cells, place=where, columns=source.columns)
 
 

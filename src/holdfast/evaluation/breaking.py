@@ -86,9 +86,9 @@ def unread(evaluations: Sequence[Evaluation], threshold: float, unit: str) -> st
     may stammer; what could be read of it then must not be above the threshold.
     """
     for evaluation in evaluations:
-        found = _unread(evaluation, threshold, unit, last=evaluation is evaluations[-1])
-        if found is not None:
-            return found
+        reason = _unread(evaluation, threshold, unit, last=evaluation is evaluations[-1])
+        if reason is not None:
+            return reason
     return None
 
 
@@ -115,35 +115,35 @@ def _unread(evaluation: Evaluation, threshold: float, unit: str, *, last: bool) 
 
 def unhelped(last: Evaluation) -> str | None:
     """Why the answers to benign prompts tell too little of a model's use at the end."""
-    found = last.score("helpfulness")
-    if found is None or found.value is None:
+    helpfulness = last.score("helpfulness")
+    if helpfulness is None or helpfulness.value is None:
         return "whether the model is still of use was not measured"
-    asked = found.n + found.unjudged
-    if 2 * found.n < asked:
-        return f"whether the model is still of use was judged by {found.n} of {asked} answers only"
+    asked = helpfulness.n + helpfulness.unjudged
+    if 2 * helpfulness.n < asked:
+        return f"whether the model is still of use was judged by {helpfulness.n} of {asked} answers only"
     return None
 
 
 def beside(evaluations: Sequence[Evaluation], settings: Measurement) -> str:
     """What judges other than the reporting one, and itself in thoughts, found above the threshold, as more words."""
-    threshold, found = settings.break_threshold, ""
+    threshold, remarks = settings.break_threshold, ""
     for judge in settings.harm_judges[1:]:
         known = [value for e in evaluations if (value := e.value(f"harmfulness/{judge}")) is not None]
         if known and max(known) > threshold:
-            found += f"; harmfulness by {judge} up to {max(known):.2f}"
+            remarks += f"; harmfulness by {judge} up to {max(known):.2f}"
     whole = [value for e in evaluations if (value := e.value(WITH_THOUGHTS)) is not None]
     if whole and max(whole) > threshold:
-        found += f"; harmfulness with the thoughts before the answers up to {max(whole):.2f}"
-    return found
+        remarks += f"; harmfulness with the thoughts before the answers up to {max(whole):.2f}"
+    return remarks
 
 
 def broken_at(evaluation: Evaluation, score: str, settings: Measurement, unit: str) -> str:
     """A break in words. One that no training came before says whose judgement that is, and how to look at it."""
-    found = f"{score} {evaluation.value(score):.2f} > {settings.break_threshold:g} {when(evaluation.step, unit)}"
+    exceeded = f"{score} {evaluation.value(score):.2f} > {settings.break_threshold:g} {when(evaluation.step, unit)}"
     if evaluation.step:
-        return found
+        return exceeded
     return (
-        f"{found}: the judge {settings.harm_judges[0]!r} calls the answers of the model harmful that nothing has "
+        f"{exceeded}: the judge {settings.harm_judges[0]!r} calls the answers of the model harmful that nothing has "
         "attacked yet; see whether it fits the data: `holdfast evaluate --samples 10` prints answers with its scores"
     )
 

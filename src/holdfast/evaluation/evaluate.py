@@ -116,8 +116,8 @@ def _thought_scores(judged: Sequence[Judged], name: str, judge: Judge) -> list[S
     if not whole:
         return []
     asked = checked(judge, [replace(judged[i].completion, text=text) for i, text in whole.items()])
-    found = dict(zip(whole, asked, strict=True))
-    return [score(WITH_THOUGHTS, [found.get(i, row.verdicts[name]) for i, row in enumerate(judged)])]
+    by_row = dict(zip(whole, asked, strict=True))
+    return [score(WITH_THOUGHTS, [by_row.get(i, row.verdicts[name]) for i, row in enumerate(judged)])]
 
 
 def further(verdicts: Iterable[Verdict]) -> list[str]:
@@ -178,7 +178,7 @@ def divergence(model: Model, start: Model, suite: Suite) -> tuple[Score, ...]:
 
 
 def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Suite) -> list[float]:
-    drawing, found = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0), []
+    drawing, divergences = replace(suite.sampling, temperature=1.0, top_p=1.0, top_k=0), []
     for first in range(0, len(rows), suite.batch_size):
         prompts = [model.encode_prompt(row.prompt) for row in rows[first : first + suite.batch_size]]
         answers = sample(model, prompts, drawing, seed=suite.seed + first)
@@ -188,8 +188,8 @@ def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Sui
             own, other = (answer_logits(m.network, batch).float().log_softmax(-1) for m in (model, start))
         # A token that neither can give contributes nothing: 0 log 0 is 0 here.
         each = torch.where(own.isneginf(), 0.0, own.exp() * (own - other)).sum(-1)
-        found += [float(part.sum()) for part in each.split([len(answer.tokens) for answer in answers])]
-    return found
+        divergences += [float(part.sum()) for part in each.split([len(answer.tokens) for answer in answers])]
+    return divergences
 
 
 def mean_score(name: str, values: Sequence[float]) -> Score:

@@ -41,7 +41,7 @@ from holdfast.sandbox.build import Sandbox, untrained
 ASKED = 2
 """How many answers of each kind a judge is asked about."""
 
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 
 
 class Problems(HoldfastError):
@@ -135,7 +135,7 @@ class _Look:
             rehearsal = Rehearsal(cell=cell, twin=twin, splits=splits, judge=lambda name: judges[name] or no_judge)
             self.problems |= dict.fromkeys(rehearsal.run())
 
-    def _tried(self, where: str, call: Callable[[], Found]) -> Found | None:
+    def _tried(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         try:
             return call()
         except HoldfastError as error:

@@ -24,16 +24,16 @@ def called(evaluation: Mapping[str, Any], methods: Iterable[tuple[Kind, Method]]
         methods: the cell's, resolved, each with its kind.
         written: the same methods as the grid has them; what they leave out are defaults.
     """
-    found: Called = {}
+    by_kind: Called = {}
     for key, name in judge_keys(evaluation, "evaluation"):
-        found.setdefault(name, key)
+        by_kind.setdefault(name, key)
     given = {method.name: method.settings for method in written}
     for kind, method in methods:
         own = f"{KEYS[kind]}.{method.name}"
         for key, name in judge_keys(method.settings, own):
             by_default = not _holds(given.get(method.name, {}), key.removeprefix(f"{own}.").split("."))
-            found.setdefault(name, f"{key} (which calls {name!r} unless told otherwise)" if by_default else key)
-    return found
+            by_kind.setdefault(name, f"{key} (which calls {name!r} unless told otherwise)" if by_default else key)
+    return by_kind
 
 
 def judges_of(calls: Called, known: Mapping[str, Method], *, own_data: bool) -> dict[str, Method]:
@@ -43,19 +43,19 @@ def judges_of(calls: Called, known: Mapping[str, Method], *, own_data: bool) -> 
         HoldfastError: a judge is unknown, wrongly set or needs settings that it was not given, or knows the sandbox
             only while the data is the user's own; names the key that calls it.
     """
-    found = {}
+    judges = {}
     for name, caller in calls.items():
         if name in known:
-            found[name] = resolve(known[name], "judge", f"judges.{name}")
+            judges[name] = resolve(known[name], "judge", f"judges.{name}")
         else:
-            found[name] = _built_in(name, caller)
-        if own_data and found[name].name in SANDBOX_ONLY:
+            judges[name] = _built_in(name, caller)
+        if own_data and judges[name].name in SANDBOX_ONLY:
             unless_told = " (there unless another is named)" if caller.startswith("evaluation.") else ""
             raise HoldfastError(
                 f"{caller}: {name!r}{unless_told} knows the sandbox's truth only, and the data is your own; "
                 "use `classifier`, `refusal` or `reference`"
             )
-    return found
+    return judges
 
 
 def _built_in(name: str, caller: str) -> Method:

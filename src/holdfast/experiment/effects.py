@@ -50,7 +50,7 @@ class Movement:
             self._begin(progress.step)
         elif (progress.phase == "end" or progress.step % self.every == 0) and self._file.exists():
             self.seen[progress.step] = movement(self._file, self.network)
-            write_json(self._notes, [[step, *found] for step, found in self.seen.items()])
+            write_json(self._notes, [[step, *change] for step, change in self.seen.items()])
 
     @property
     def moved(self) -> float | None:

@@ -38,15 +38,15 @@ def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
 
     Of a Hub id that has a `revision` beside it (a judge's, say) it is the commit, where that is known.
     """
-    found = dict(_commits(settings))
+    commits = dict(_commits(settings))
     for text in _texts(settings):
         try:
             known = any((Path(text) / mark).is_file() for mark in MARKS)
         except (OSError, ValueError):  # no name for a file
             continue
         if text and known:
-            found[text] = of_folder(Path(text))
-    return found
+            commits[text] = of_folder(Path(text))
+    return commits
 
 
 def _commits(value: Any) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,7 @@ def cells(grid: Grid) -> list[Cell]:
     data, own_data = data_values(grid.data), grid.data.harmful is not None or grid.data.benign is not None
     for name, judge in grid.judges.items():  # those that nobody calls too: a misspelt name is why nobody does
         resolve(judge, "judge", f"judges.{name}")
-    found = []
+    expanded = []
     for model, defense, attack in itertools.product(grid.models, grid.defenses, grid.attacks):
         stages, constraints = divide(defense)
         attacker = (*(resolve(method, "attack") for method in attack[:1]), *adaptive(attack))
@@ -92,12 +92,12 @@ def cells(grid: Grid) -> list[Cell]:
         )
         for name in ("model", "data", "evaluation"):
             refuse_non_finite(getattr(cell, name), name)
-        found += [replace(cell, seed=seed) for seed in grid.seeds]
-    if not found:
+        expanded += [replace(cell, seed=seed) for seed in grid.seeds]
+    if not expanded:
         raise HoldfastError(
             f"{grid.name}: no combination of its defenses and attacks makes sense, and all are left out"
         )
-    return [*found, *(missing_controls(found) if grid.control else ())]
+    return [*expanded, *(missing_controls(expanded) if grid.control else ())]
 
 
 def missing_controls(cells: Sequence[Cell]) -> list[Cell]:
@@ -114,7 +114,7 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
         return {"kind": "sandbox", "name": name, "settings": plain(model)}
     settings = plain(model)
     origin = settings.pop("undefended")
-    found = {
+    values = {
         "kind": "pretrained",
         "name": model.path.rstrip("/").rpartition("/")[2],
         "settings": settings,
@@ -122,11 +122,11 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
     }
     made_from = origin_of(model.path) if origin is None else None
     if origin is not None:
-        return {**found, "undefended": model_values(replace(model, path=origin, revision=None, undefended=None))}
+        return {**values, "undefended": model_values(replace(model, path=origin, revision=None, undefended=None))}
     if made_from is None or not made_from.there:
-        return found
+        return values
     other = replace(model, path=made_from.place, revision=made_from.revision)
-    return {**found, "undefended": {**model_values(other), "name": made_from.name}}
+    return {**values, "undefended": {**model_values(other), "name": made_from.name}}
 
 
 def model_fingerprint(model: Pretrained) -> str:

@@ -31,16 +31,16 @@ def refuse_misplaced(values: Mapping[str, Any], known: Collection[str], where: s
 
 def belongs(key: str, values: Mapping[str, Any]) -> list[str]:
     """The dotted keys, in a grid of these plain values, that `key` may stand for: a few of them, the nearest first."""
-    found: list[str] = []
+    suggestions: list[str] = []
     for axis, kinds in KINDS.items():
         for name in dict.fromkeys(_methods(values.get(axis))):
             if name == key:
-                found.append(f"{axis}.{key}")
+                suggestions.append(f"{axis}.{key}")
             for cls in _classes(name, kinds):
-                found += [f"{axis}.{name}.{place}" for place in places(cls, key)]
+                suggestions += [f"{axis}.{name}.{place}" for place in places(cls, key)]
     shared = {"evaluation": Measurement, "data": Data}
-    found += [f"{part}.{place}" for part, cls in shared.items() for place in places(cls, key)]
-    return sorted(found, key=lambda place: place.count("."))[:MOST]
+    suggestions += [f"{part}.{place}" for part, cls in shared.items() for place in places(cls, key)]
+    return sorted(suggestions, key=lambda place: place.count("."))[:MOST]
 
 
 def _methods(value: Any) -> Iterator[str]:

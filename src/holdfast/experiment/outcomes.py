@@ -112,12 +112,12 @@ def settled(record: Record, control: ControlRun | None = None) -> Record:
 def settled_together(records: Sequence[Record]) -> list[Record]:
     """Each record with the outcome that it has beside its control, where that is among them; see `settled`."""
     known = {record.key: record for record in records}
-    found = []
+    settled_records = []
     for record in records:
         control = control_of(record.cell)
         there = known.get(control.key) if control is not None else None
-        found.append(settled(record, control_run(settled(there)) if there is not None else None))
-    return found
+        settled_records.append(settled(record, control_run(settled(there)) if there is not None else None))
+    return settled_records
 
 
 def outcome_of(

@@ -23,7 +23,7 @@ from holdfast.training.contracts import trains
 from holdfast.training.optim import refuse_unbuildable
 from holdfast.training.plan import Context, Fitted, Plan
 
-Found = TypeVar("Found")
+Returned = TypeVar("Returned")
 
 
 @dataclass(kw_only=True)
@@ -66,7 +66,7 @@ class Rehearsal:
                 constrain = configured(constraint, "online").constrain
                 plan = self._asked(_key("defenses", constraint), partial(constrain, plan, context))
 
-    def _asked(self, where: str, call: Callable[[], Found]) -> Found | None:
+    def _asked(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         """What a call gives; `None` where it is refused, or goes no further without numbers."""
         try:
             return call()
@@ -114,7 +114,7 @@ def _keep(number: int, of: int, make: Callable[[], Any]) -> Any:  # noqa: ARG001
 
 def unlike(cells: Sequence[Cell]) -> list[Cell]:
     """Cells of which no two differ by their seed alone, in order."""
-    found: dict[str, Cell] = {}
+    distinct: dict[str, Cell] = {}
     for cell in cells:
-        found.setdefault(replace(cell, seed=0).key, cell)
-    return list(found.values())
+        distinct.setdefault(replace(cell, seed=0).key, cell)
+    return list(distinct.values())

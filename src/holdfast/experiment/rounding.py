@@ -27,14 +27,14 @@ def written(task: Task, hardened: Model) -> dict[str, Any]:
     """
     settings = task.cell.stages[task.depth - 1].settings
     stored = stored_type(str(task.folder / "model"))
-    found: dict[str, Any] = types_of(hardened.network, stored, _optim(settings))
+    precision: dict[str, Any] = types_of(hardened.network, stored, _optim(settings))
     start = load_model(task.cell, task.source)
     moved, rounded = _distances(start.network, hardened.network, getattr(torch, stored or "float32"))
-    found |= {"moved": moved, "rounded": rounded}
+    precision |= {"moved": moved, "rounded": rounded}
     if rounded and _judges_are_there(task):
         suite = suite_of(task.cell, load_splits(settings_of(task.cell).data), judge_of(task.cell, run_of(task)))
-        found["scores"] = [asdict(score) for score in evaluate(hardened, suite)[0]]
-    return found
+        precision["scores"] = [asdict(score) for score in evaluate(hardened, suite)[0]]
+    return precision
 
 
 def _optim(settings: Mapping[str, Any]) -> Mapping[str, Any]:

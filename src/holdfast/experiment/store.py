@@ -81,8 +81,8 @@ def one_line(trouble: object) -> str:
 def files_in(folder: Path) -> dict[str, list[Any]]:
     """Size and hash of every file in a folder, by its path there; all of them are on the disk afterwards."""
     sync_all(folder)
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in found}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in paths}
 
 
 def damage(folder: Path) -> str | None:

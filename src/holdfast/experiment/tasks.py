@@ -69,7 +69,7 @@ def run_of(task: Task) -> Path:
 
 def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
     """Every piece of work behind the cells, each once, what is needed before what needs it, controls before cells."""
-    found: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
     controls = {cell.key: control_of(cell) for cell in cells}
     for cell in sorted(cells, key=defended):
         source: Path | None = None
@@ -77,32 +77,32 @@ def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
         models: dict[str, Path] = {}
         refuse_foreign_data(cell)
         if is_sandbox(cell):
-            models, needs = _sandbox_tasks(cell, cache, found)
+            models, needs = _sandbox_tasks(cell, cache, tasks)
             source = models["undefended"]
         for depth in range(1, len(cell.stages) + 1):
             key = stage_key(cell, depth)
             folder = store.stage_folder(run, key)
-            needs += _judge_tasks(cell, run, found, names=judge_names(cell.stages[depth - 1].settings))
+            needs += _judge_tasks(cell, run, tasks, names=judge_names(cell.stages[depth - 1].settings))
             task = Task(kind="stage", key=key, folder=folder, cell=cell, depth=depth, needs=needs, source=source)
-            found.setdefault(key, task)
+            tasks.setdefault(key, task)
             source, needs = folder / "model", (key,)
-        needs += _judge_tasks(cell, run, found)
+        needs += _judge_tasks(cell, run, tasks)
         folder = store.cell_folder(run, cell.key)
         control = controls[cell.key]
         after = () if control is None or control.key == cell.key or control.key not in controls else (control.key,)
         own = Task(kind="cell", key=cell.key, folder=folder, cell=cell, source=source, models=models)
-        found.setdefault(cell.key, replace(own, needs=needs, after=after))
-    return list(found.values())
+        tasks.setdefault(cell.key, replace(own, needs=needs, after=after))
+    return list(tasks.values())
 
 
-def _sandbox_tasks(cell: Cell, cache: Path, found: dict[str, Task]) -> tuple[dict[str, Path], tuple[str, ...]]:
+def _sandbox_tasks(cell: Cell, cache: Path, tasks: dict[str, Task]) -> tuple[dict[str, Path], tuple[str, ...]]:
     base, aligned = sandbox_keys(cell)
-    found.setdefault(base, Task(kind="base", key=base, folder=cache / base, cell=cell))
+    tasks.setdefault(base, Task(kind="base", key=base, folder=cache / base, cell=cell))
     if is_sandbox(cell, part="base"):
         return {"undefended": cache / base / "model", "base": cache / base / "model"}, (base,)
     source = cache / base / "model"
     task = Task(kind="aligned", key=aligned, folder=cache / aligned, cell=cell, needs=(base,), source=source)
-    found.setdefault(aligned, task)
+    tasks.setdefault(aligned, task)
     return {"undefended": cache / aligned / "model", "base": source}, (aligned,)
 
 
@@ -112,13 +112,13 @@ def sandbox_models(cell: Cell, cache: Path) -> dict[str, Path]:
 
 
 def _judge_tasks(
-    cell: Cell, run: Path, found: dict[str, Task], *, names: Sequence[str] | None = None
+    cell: Cell, run: Path, tasks: dict[str, Task], *, names: Sequence[str] | None = None
 ) -> tuple[str, ...]:
     """Add the judges among `names`, all of the cell's unless given, that have to be trained; their keys."""
     judges = trained_judges(cell, names)
     for key, judge in judges.items():
         folder = store.judge_folder(run, key)
-        found.setdefault(key, Task(kind="judge", key=key, folder=folder, cell=cell, judge=judge))
+        tasks.setdefault(key, Task(kind="judge", key=key, folder=folder, cell=cell, judge=judge))
     return tuple(judges)
 
 

@@ -104,8 +104,8 @@ def _whole_step(trainer: Any, first: int, of: int) -> list[Batch] | None:
     lasts = rollout * trainer.num_iterations
     if buffered is None or first // lasts != (first + of - 1) // lasts:
         return None
-    found = [answers_in(buffered[i % rollout]) for i in range(first, first + of)]
-    return [batch for batch in found if batch is not None]
+    batches = [answers_in(buffered[i % rollout]) for i in range(first, first + of)]
+    return [batch for batch in batches if batch is not None]
 
 
 class NoTokenizer:
@@ -119,8 +119,8 @@ class NoTokenizer:
 
 def model_of(trainer: Any, prompt_format: str | None) -> Model:
     """The trainer's model with its tokenizer."""
-    found = getattr(trainer, "processing_class", None)
-    tokenizer: Any = getattr(found, "tokenizer", found)
+    processor = getattr(trainer, "processing_class", None)
+    tokenizer: Any = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
         tokenizer = NoTokenizer()
     network = trainer.accelerator.unwrap_model(trainer.model)

@@ -150,8 +150,8 @@ def _max_steps(trainer: Any) -> int:
     if trainer.args.max_steps > 0:
         return int(trainer.args.max_steps)
     with torch.random.fork_rng():
-        found = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
-    return int(found[-1])
+        counts = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    return int(counts[-1])
 
 
 def _reference(trainer: Any) -> Reference | None:
@@ -183,8 +183,8 @@ def _check_trainer(trainer: Any) -> None:
         "fp16 scales gradients by a factor that a defense's would lack; use bf16": accelerator.scaler is not None,
         f"{args.optim} steps within the backward pass; use another optimizer": "lomo" in str(args.optim).lower(),
     }
-    for reason, found in reasons.items():
-        if found:
+    for reason, applies in reasons.items():
+        if applies:
             raise HoldfastError(f"{type(trainer).__name__} cannot be constrained: {reason}")
 
 

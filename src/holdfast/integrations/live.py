@@ -81,8 +81,8 @@ class Constrained:
         inputs, args, kwargs = self._call
         # A copy: some losses take entries out of their inputs, and a rule may ask for the loss twice.
         inputs = copy.copy(inputs) if isinstance(inputs, Mapping) else inputs
-        found = self._own["compute_loss"](network, inputs, *args, **kwargs)
-        loss, self._outputs = (found[0], tuple(found[1:])) if isinstance(found, tuple) else (found, ())
+        output = self._own["compute_loss"](network, inputs, *args, **kwargs)
+        loss, self._outputs = (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, ())
         loss = loss if self._steps == 1 else loss / self._steps
         return loss, {"loss": float(loss.detach())}
 
@@ -134,9 +134,9 @@ class Constrained:
     def _train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         if resume_from_checkpoint:
             last = get_last_checkpoint(self.trainer.args.output_dir) if resume_from_checkpoint is True else None
-            found = last or resume_from_checkpoint
-            if found is not True:
-                self._resume(Path(str(found)))
+            checkpoint = last or resume_from_checkpoint
+            if checkpoint is not True:
+                self._resume(Path(str(checkpoint)))
         # Whatever is left of a run that was broken off belongs to no step of this one.
         self._ready, self._inside = [], False
         return self._own["train"](resume_from_checkpoint, *args, **kwargs)
@@ -211,10 +211,10 @@ class Constrained:
         if "input_ids" in moved:
             return moved
         if hasattr(self.trainer, "_buffered_inputs"):
-            found = sampled(self.trainer, inputs, place=self._place, of=len(self._ready))
+            completed = sampled(self.trainer, inputs, place=self._place, of=len(self._ready))
         else:
-            found = "its inputs do not say, as `input_ids` with `labels` or `completion_mask`, what is an answer"
-        return Unread(moved, found) if isinstance(found, str) else {**found, **moved}
+            completed = "its inputs do not say, as `input_ids` with `labels` or `completion_mask`, what is an answer"
+        return Unread(moved, completed) if isinstance(completed, str) else {**completed, **moved}
 
     def _propagate(self, loss: Tensor) -> None:
         if loss.requires_grad:

@@ -82,12 +82,12 @@ def priced(trainer: Any, experience: Experience, log: Callable[[Metrics], None])
     held: dict[str, Any] = {}
 
     def calculate(inputs: Any, prompts: Any, completions: Any, ids: Any) -> Tensor:
-        found = own_rewards(inputs, prompts, completions, ids)
-        known = ~found.isnan().all(dim=1)
-        total = (found * trainer.reward_weights.to(found.device)).nansum(dim=1)
+        rewards = own_rewards(inputs, prompts, completions, ids)
+        known = ~rewards.isnan().all(dim=1)
+        total = (rewards * trainer.reward_weights.to(rewards.device)).nansum(dim=1)
         held["rewards"] = torch.where(known, total, torch.nan)
         held["completions"] = _completions(inputs, prompts, completions, ids)
-        return cast(Tensor, found)
+        return cast(Tensor, rewards)
 
     def generate(inputs: Any) -> dict[str, Any]:
         output = own_scores(inputs)
@@ -117,7 +117,7 @@ def _estimator(trainer: Any) -> Advantage:
 
     def advantages(rollout: Rollout) -> dict[str, Tensor]:
         alone = _leaves_one_out(trainer)
-        found = group_advantages(
+        estimated = group_advantages(
             rollout.rewards,
             rollout.group_size,
             scale="none" if alone else trainer.scale_rewards,
@@ -127,9 +127,9 @@ def _estimator(trainer: Any) -> Advantage:
         )
         if alone and trainer.normalize_advantages:
             known = ~rollout.rewards.isnan()
-            some = found[known]
-            found = torch.where(known, (found - some.mean()) / (some.std() + EPSILON), 0.0)
-        return {"advantages": found}
+            some = estimated[known]
+            estimated = torch.where(known, (estimated - some.mean()) / (some.std() + EPSILON), 0.0)
+        return {"advantages": estimated}
 
     return advantages
 

@@ -21,10 +21,10 @@ from holdfast.sandbox.oracle import oracle
 Scoring = Callable[[Sequence[Answer]], Tensor]
 """Answers -> the number that ranks each, (N,): a reward, or the log-odds of `harmful`."""
 
-Found = tuple[tuple[Score, ...], tuple[Bin, ...]]
+HeldOutScores = tuple[tuple[Score, ...], tuple[Bin, ...]]
 
 
-def held_out_scores(settings: RewardModel | Classifier, model: Model, rows: Sequence[Example]) -> Found:
+def held_out_scores(settings: RewardModel | Classifier, model: Model, rows: Sequence[Example]) -> HeldOutScores:
     """A judge's scores on held-out rows, and its reliability in bins.
 
     Of a classifier: probabilities of `harmful` against the labels. Of a reward model: the probability
@@ -46,8 +46,8 @@ def held_out_scores(settings: RewardModel | Classifier, model: Model, rows: Sequ
     else:
         chances = score([(row, row.response or "") for row in rows]).double().sigmoid().tolist()
         labels, extra = [is_harmful(row) for row in rows], ()
-    found = (*label_scores(chances, labels, groups), *extra, *_beside_oracle(score, rows))
-    return found, bins_of(chances, labels)
+    all_scores = (*label_scores(chances, labels, groups), *extra, *_beside_oracle(score, rows))
+    return all_scores, bins_of(chances, labels)
 
 
 def _of_pairs(

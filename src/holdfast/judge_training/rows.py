@@ -36,15 +36,15 @@ def labelled_rows(settings: Classifier, splits: Splits) -> Rows:
     benign = splits.benign.get(settings.split, []) if settings.include_benign else []
     answered = [row for row in benign if row.response]
     more = _held_apart(answered, settings) if answered else Rows([], [])
-    found = Rows(_both_answers(train) + more.train, _both_answers(held_out) + more.held_out)
-    for name, rows in zip(("training", "held-out"), found, strict=True):
+    labelled = Rows(_both_answers(train) + more.train, _both_answers(held_out) + more.held_out)
+    for name, rows in zip(("training", "held-out"), labelled, strict=True):
         kinds = set(map(is_harmful, rows))
         if len(kinds) < 2:
             lacking = "harmless" if True in kinds else "harmful"
             raise HoldfastError(
                 f"the {name} rows have no {lacking} answer: give harmful rows with a `response` and a `refusal`"
             )
-    return found
+    return labelled
 
 
 def is_harmful(row: Example) -> bool:
@@ -53,11 +53,11 @@ def is_harmful(row: Example) -> bool:
 
 
 def _both_answers(rows: Sequence[Example]) -> list[Example]:
-    found = []
+    answers = []
     for row in rows:
-        found += [replace(row, role="harmful")] if row.response else []
-        found += [replace(row, response=row.refusal, role="refusal")] if row.refusal else []
-    return found
+        answers += [replace(row, role="harmful")] if row.response else []
+        answers += [replace(row, response=row.refusal, role="refusal")] if row.refusal else []
+    return answers
 
 
 def _divided(settings: RewardModel | Classifier, rows: Sequence[Example]) -> Rows:

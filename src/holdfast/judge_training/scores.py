@@ -68,10 +68,10 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 def mean(name: str, values: Sequence[float]) -> Score:
     """The mean of values in [0, 1] with the normal 95 % interval, cut at 0 and 1."""
-    found = np.asarray(values, dtype=float)
-    value = float(found.mean())
-    half = Z * float(found.std(ddof=1)) / sqrt(len(found)) if len(found) > 1 else 1.0
-    return Score(name=name, value=value, n=len(found), low=max(0.0, value - half), high=min(1.0, value + half))
+    array = np.asarray(values, dtype=float)
+    value = float(array.mean())
+    half = Z * float(array.std(ddof=1)) / sqrt(len(array)) if len(array) > 1 else 1.0
+    return Score(name=name, value=value, n=len(array), low=max(0.0, value - half), high=min(1.0, value + half))
 
 
 def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float]) -> Score:

@@ -65,11 +65,11 @@ def train(settings: RewardModel | Classifier, splits: Splits, fit: Fit) -> Train
             seed=settings.seed,
         )
     )
-    found, bins = held_out_scores(settings, fitted.model, rows.held_out)
+    scores, bins = held_out_scores(settings, fitted.model, rows.held_out)
     return Trained(
         model=fitted.model,
         settings=settings,
-        scores=found,
+        scores=scores,
         reliability=bins,
         num_train=len(rows.train),
         num_held_out=len(rows.held_out),

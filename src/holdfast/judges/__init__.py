@@ -64,5 +64,5 @@ def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
             f"judge {name!r} returned {len(verdicts)} verdicts for {len(asked)} completions; "
             "a judge gives exactly one each, in order"
         )
-    found = dict(zip(places, verdicts, strict=True))
-    return [found.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]
+    by_place = dict(zip(places, verdicts, strict=True))
+    return [by_place.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]

@@ -55,9 +55,9 @@ def squared_distance(
     """
     total: Any = 0.0
     for i, (own, then) in enumerate(zip(parameters, start, strict=True)):
-        found = _SquaredDistance.apply(own, then, None if weights is None else weights[i])
-        found = found.full_tensor() if hasattr(found, "full_tensor") else found
-        total = total + (found if i == 0 else found.to(total.device))
+        distance = _SquaredDistance.apply(own, then, None if weights is None else weights[i])
+        distance = distance.full_tensor() if hasattr(distance, "full_tensor") else distance
+        total = total + (distance if i == 0 else distance.to(total.device))
     return total
 
 
@@ -71,8 +71,8 @@ class _SquaredDistance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         own, start, weight = ctx.saved_tensors
-        found = 2 * gradients[0] * _gap(own, start)
-        return (found if weight is None else weight * found).to(own.dtype), None, None
+        gradient = 2 * gradients[0] * _gap(own, start)
+        return (gradient if weight is None else weight * gradient).to(own.dtype), None, None
 
 
 def _gap(own: Tensor, start: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def ascended(log_multiplier: float, cost: float, *, threshold: float, rate: floa
         rate: the step's size, at least 0.
         maximum: a bound on the multiplier itself, above 0; `None` for none.
     """
-    found = log_multiplier + rate * (cost - threshold) * math.exp(log_multiplier)
-    return found if maximum is None else min(found, math.log(maximum))
+    updated = log_multiplier + rate * (cost - threshold) * math.exp(log_multiplier)
+    return updated if maximum is None else min(updated, math.log(maximum))
 
 
 def lagrangian(reward_advantages: Tensor, cost_advantages: Tensor, multiplier: float) -> Tensor:

@@ -147,13 +147,13 @@ def has_setting(cls: type, name: str) -> bool:
 
 def defaults(cls: type) -> dict[str, Any]:
     """The defaults of a settings dataclass as plain values; fields without one are left out."""
-    found = {}
+    values = {}
     for item in fields(cls):
         if item.default is not MISSING:
-            found[item.name] = item.default
+            values[item.name] = item.default
         elif item.default_factory is not MISSING:
-            found[item.name] = item.default_factory()
-    return {name: _json(asdict(v)) if is_dataclass(v) and not isinstance(v, type) else v for name, v in found.items()}
+            values[item.name] = item.default_factory()
+    return {name: _json(asdict(v)) if is_dataclass(v) and not isinstance(v, type) else v for name, v in values.items()}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,11 +70,11 @@ def _loaded(table: Table, name: str, target: str) -> Any:
     module, _, attribute = target.partition(":")
     where = f"{table.kind} {name!r} ({target})"
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        method = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise HoldfastError(f"{where}: cannot be imported: {error}") from error
-    table.check(found, where)
-    return found
+    table.check(method, where)
+    return method
 
 
 @cache
@@ -101,13 +101,13 @@ def judge_names(settings: Mapping[str, Any]) -> list[str]:
 
 def judge_keys(settings: Mapping[str, Any], where: str = "") -> list[tuple[str, str]]:
     """The names of judges in settings, each with its dotted key below `where`."""
-    found: list[tuple[str, str]] = []
+    keys: list[tuple[str, str]] = []
     for key, value in settings.items():
         place = f"{where}.{key}" if where else key
         if isinstance(value, Mapping):
-            found += judge_keys(value, place)
+            keys += judge_keys(value, place)
         elif isinstance(value, str) and (key == "judge" or key.endswith("_judge")):
-            found.append((place, value))
+            keys.append((place, value))
         elif isinstance(value, list | tuple) and key.endswith("_judges"):
-            found += [(place, name) for name in value]
-    return found
+            keys += [(place, name) for name in value]
+    return keys

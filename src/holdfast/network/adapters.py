@@ -43,7 +43,7 @@ def matrices(network: nn.Module) -> list[Matrix]:
     """Every matrix of a network that an adapter can sit on, but the output head's, named without wrappers."""
     bare = unwrapped(network)
     head = bare.get_output_embeddings() if hasattr(bare, "get_output_embeddings") else None
-    return [found for name, module in bare.named_modules() if module is not head for found in _own(name, module)]
+    return [matrix for name, module in bare.named_modules() if module is not head for matrix in _own(name, module)]
 
 
 def _own(name: str, module: nn.Module) -> Iterator[Matrix]:
@@ -138,14 +138,14 @@ def trained(network: nn.Module) -> dict[str, Any]:
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     # peft wraps a tensor that stands bare in something that knows its name.
     wrapped = {name: part for name, part in network.named_modules() if hasattr(part, "parameter_name")}
-    found = set()
+    prefixes = set()
     for name, _ in named:
         place, adapter, _ = name.partition(".lora_")
         own = f".{wrapped[place].parameter_name}" if adapter and place in wrapped else ""
         plain = place.removeprefix("base_model.model.").replace(".base_layer", "") + own
-        found.add(re.sub(r"\.\d+(?=\.)", ".*", plain))
+        prefixes.add(re.sub(r"\.\d+(?=\.)", ".*", plain))
     return {
         "parameters": sum(p.numel() for _, p in named),
         "of": sum(p.numel() for p in network.parameters()),
-        "tensors": sorted(found),
+        "tensors": sorted(prefixes),
     }

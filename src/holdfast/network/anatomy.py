@@ -70,10 +70,10 @@ class Anatomy:
         Raises:
             HoldfastError: there is none in the whole network.
         """
-        found = tuple(part for layer in self.layers for part in _named(layer, MIXERS, mlp=False))
-        if not found:
+        parts = tuple(part for layer in self.layers for part in _named(layer, MIXERS, mlp=False))
+        if not parts:
             raise HoldfastError(f"{self.kind}: no layer has an attention (looked for {', '.join(MIXERS)})")
-        return found
+        return parts
 
     def mlp(self, layer: int) -> nn.Module:
         """The MLP of a layer, counted from 0; raises as `mlps`."""
@@ -84,11 +84,11 @@ class Anatomy:
         return self._only(layer, ATTENTIONS, "attention")
 
     def _only(self, layer: int, places: Sequence[str], what: str) -> nn.Module:
-        found = _named(self.layers[layer], places, mlp=what == "MLP")
-        if len(found) == 1:
-            return found[0]
+        candidates = _named(self.layers[layer], places, mlp=what == "MLP")
+        if len(candidates) == 1:
+            return candidates[0]
         inside = ", ".join(name for name, _ in self.layers[layer].named_children())
-        problem = f"no {what}" if not found else f"more than one {what}"
+        problem = f"no {what}" if not candidates else f"more than one {what}"
         raise HoldfastError(
             f"{self.kind}: {problem} in layer {layer} found (looked for {', '.join(places)}; it has {inside}); "
             "use a method that does not need it, or another model"
@@ -118,8 +118,8 @@ def anatomy(network: nn.Module) -> Anatomy:
     """
     bare = unwrapped(network)
     kind = type(bare).__name__
-    layers_name, found = _first(bare, LAYERS, kind, "decoder layers")
-    layers = tuple(found.children())
+    layers_name, layer_list = _first(bare, LAYERS, kind, "decoder layers")
+    layers = tuple(layer_list.children())
     if not layers:
         raise HoldfastError(f"{kind}: {layers_name} holds no decoder layers")
     decoder = bare.get_submodule(layers_name.rpartition(".")[0])
@@ -154,10 +154,10 @@ def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     Of a module that returns several things the first is meant. Nothing is detached. The hooks are gone when the
     context is left, however that comes about.
     """
-    found: list[Any] = [None] * len(modules)
-    handles = [module.register_forward_hook(_keep(found, i)) for i, module in enumerate(modules)]
+    outputs: list[Any] = [None] * len(modules)
+    handles = [module.register_forward_hook(_keep(outputs, i)) for i, module in enumerate(modules)]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()
@@ -170,34 +170,36 @@ def residual_stream(parts: Anatomy) -> Iterator[list[Tensor]]:
     They are what enters the first layer, then what each layer puts out, the last one's after the final norm: the
     order of transformers' `hidden_states`.
     """
-    found: list[Any] = [None] * (len(parts.layers) + 1)
+    states: list[Any] = [None] * (len(parts.layers) + 1)
 
     def enter(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
-        found[0] = inputs[0] if inputs else named["hidden_states"]
+        states[0] = inputs[0] if inputs else named["hidden_states"]
 
     handles = [parts.layers[0].register_forward_pre_hook(enter, with_kwargs=True)]
-    handles += [m.register_forward_hook(_keep(found, i)) for i, m in enumerate(parts.layers[:-1], 1)]
-    handles.append(parts.final_norm.register_forward_hook(_keep(found, len(parts.layers))))
+    handles += [m.register_forward_hook(_keep(states, i)) for i, m in enumerate(parts.layers[:-1], 1)]
+    handles.append(parts.final_norm.register_forward_hook(_keep(states, len(parts.layers))))
     try:
-        yield found
+        yield states
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _keep(found: list[Any], place: int) -> Any:
+def _keep(outputs: list[Any], place: int) -> Any:
     def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
-        found[place] = output[0] if isinstance(output, tuple | list) else output
+        outputs[place] = output[0] if isinstance(output, tuple | list) else output
 
     return hook
 
 
 def _named(layer: nn.Module, places: Sequence[str], *, mlp: bool) -> list[nn.Module]:
     """The children of a layer that stand in one of `places`; a `mixer` is what its class is named for."""
-    found = [(place, getattr(layer, place)) for place in places if isinstance(getattr(layer, place, None), nn.Module)]
-    if mlp and not found and isinstance(getattr(layer, "mixer", None), nn.Module):
-        found = [("mixer", layer.mixer)]
-    parts = [part for place, part in found if place != "mixer" or _is_mlp(part) == mlp]
+    candidates = [
+        (place, getattr(layer, place)) for place in places if isinstance(getattr(layer, place, None), nn.Module)
+    ]
+    if mlp and not candidates and isinstance(getattr(layer, "mixer", None), nn.Module):
+        candidates = [("mixer", layer.mixer)]
+    parts = [part for place, part in candidates if place != "mixer" or _is_mlp(part) == mlp]
     return [one for part in parts for one in (part if isinstance(part, nn.ModuleList) else [part])]
 
 

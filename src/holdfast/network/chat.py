@@ -226,10 +226,10 @@ class Chat:
             whole = self._render((*QUESTION, Message("assistant", ANSWER)), generate=False)
         except HoldfastError:
             return "", ""  # a template for one turn
-        before, found, after = whole.rpartition(ANSWER)
+        before, separator, after = whole.rpartition(ANSWER)
         asked = self._render(QUESTION)
         between = before.removeprefix(asked) if before.startswith(asked) else ""
-        return (between, after) if found else ("", "")
+        return (between, after) if separator else ("", "")
 
     def _plain_prompt(self, said: str) -> list[int]:
         """Tokens of the plain format: a tokenizer's beginning is written once, and its end never."""
@@ -254,10 +254,10 @@ class Chat:
     def _refuse_markers(self, texts: Iterable[str]) -> None:
         """Refuse what would be read as the mark of a turn: nothing tells it from the template's own."""
         for text in texts:
-            found = self._markers.search(text) if self._markers else None
-            if found is not None:
+            match = self._markers.search(text) if self._markers else None
+            if match is not None:
                 raise HoldfastError(
-                    f"{self.name}: the text holds {found[0]!r}, with which its chat template marks turns; take it "
+                    f"{self.name}: the text holds {match[0]!r}, with which its chat template marks turns; take it "
                     "out of the row"
                 )
 
@@ -305,8 +305,8 @@ class Chat:
         return ids
 
     def _unreadable(self, texts: Iterable[str]) -> HoldfastError:
-        found = next((match[0] for text in texts for match in [self.written.search(text)] if match), "a control token")
+        token = next((match[0] for text in texts for match in [self.written.search(text)] if match), "a control token")
         return HoldfastError(
-            f"{self.name}: the text holds {found!r}, a control token that its tokenizer cannot read as text; take it "
+            f"{self.name}: the text holds {token!r}, a control token that its tokenizer cannot read as text; take it "
             "out of the row"
         )

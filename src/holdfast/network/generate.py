@@ -157,8 +157,8 @@ def decode(
         tokens = reader.draw(uniform[rows, step], sampling)
         sampled[rows, step] = tokens
         if logprobs:
-            found = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
-            chances[rows, step] = found.to(chances.dtype)
+            token_scores = target_logprobs(reader.logits, tokens, temperature=sampling.temperature or 1.0)
+            chances[rows, step] = token_scores.to(chances.dtype)
         done |= torch.isin(tokens, stops)
         finished = int(done.sum())
         if finished == len(done) or step + 1 == sampling.max_new_tokens:

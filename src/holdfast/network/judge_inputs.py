@@ -104,7 +104,7 @@ class Reading:
 
     def _in_pieces(self, text: str, read: Callable[[str], Tokens]) -> list[Tokens]:
         """What `read` makes of as much of the text as fits, then of what follows, three quarters further on."""
-        found, start = [], 0
+        pieces, start = [], 0
 
         def fits(size: int) -> bool:
             return len(read(text[start : start + size])["input_ids"]) <= self.max_length
@@ -113,14 +113,14 @@ class Reading:
             size = _most(len(text) - start, fits)
             if not size:
                 raise HoldfastError(f"max_length {self.max_length}: a judge has no room for an answer; raise it")
-            found.append(read(text[start : start + size]))
+            pieces.append(read(text[start : start + size]))
             if start + size == len(text):
                 break
             onward = start + max(1, size - size // 4)
             start = (
                 max(text.rfind(" ", start + 1, onward) + 1, start + 1) if " " in text[start + 1 : onward] else onward
             )
-        return found
+        return pieces
 
     def _tokens(self, rows: Sequence[tuple[list[str], Example, str]]) -> list[Tokens]:
         """Each row's tokens without a limit; a row is the prompt's contents by turn, the example, and the answer."""
@@ -160,7 +160,7 @@ class Reading:
     def _plain(self, text: str) -> str:
         """The text with a space inside every control token's text, which it then is no more."""
         while self._control.search(text):  # what is left of one may be another
-            text = self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)
+            text = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}" if len(match[0]) > 1 else " ", text)
         return text
 
     @cached_property
@@ -175,13 +175,13 @@ def _ends(contents: Sequence[str], keep: int) -> list[str]:
     if keep >= total:
         return list(contents)
     first, last = (keep + 1) // 2, total - keep // 2
-    found, at = [], 0
+    shortened, at = [], 0
     for content in contents:
         before, after = content[: max(0, first - at)], content[max(0, last - at) :]
         cut = CUT if at <= first <= at + len(content) and (before or after) else ""
-        found.append(before + cut + after if len(before) + len(after) < len(content) else content)
+        shortened.append(before + cut + after if len(before) + len(after) < len(content) else content)
         at += len(content)
-    return found
+    return shortened
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int | None:

@@ -106,7 +106,7 @@ def refuse_unlike(
     kind = type(network).__name__
     missing = [key for key in info["missing_keys"] if made is None or not made(key)]
     surplus = set(info["unexpected_keys"]) - set(spare)
-    shapes = {key: f"{list(found)} where {list(own)} is wanted" for key, found, own in info["mismatched_keys"]}
+    shapes = {key: f"{list(stored)} where {list(own)} is wanted" for key, stored, own in info["mismatched_keys"]}
     if shapes:
         key = min(shapes)
         raise HoldfastError(
@@ -169,10 +169,10 @@ def refuse_other_adapter(name: str, network: Any, file: Path) -> None:
 
     expected = set(get_peft_model_state_dict(network, save_embedding_layers=False))
     with safe_open(file, "pt") as stored:
-        found = set(stored.keys())
-    if expected != found:
+        names = set(stored.keys())
+    if expected != names:
         raise HoldfastError(
-            f"{name}: the adapter's file and its adapter_config.json do not fit: {_listed(expected ^ found)} is in one "
+            f"{name}: the adapter's file and its adapter_config.json do not fit: {_listed(expected ^ names)} is in one "
             "of them only; save the adapter anew"
         )
 

@@ -93,9 +93,9 @@ def rounded(network: torch.nn.Module, dtype: str) -> None:
     narrow = getattr(torch, dtype)
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point():
-            found = parameter.data.to(narrow)
-            _refuse_overflow(name, parameter.data, found, dtype)
-            parameter.data = found.to(parameter.dtype)
+            narrowed = parameter.data.to(narrow)
+            _refuse_overflow(name, parameter.data, narrowed, dtype)
+            parameter.data = narrowed.to(parameter.dtype)
 
 
 def narrowed(network: Any, dtype: str) -> Any:
@@ -163,8 +163,8 @@ def reading(twin: torch.nn.Module, network: torch.nn.Module) -> Iterator[torch.n
 def types_of(network: torch.nn.Module, stored: str | None, optim: Mapping[str, Any] | None) -> dict[str, str]:
     """Storage, master and compute types of a run, for the record; `optim` are its optimizer's settings."""
     held = held_type(network)
-    found = {"storage": stored or named(held)}
+    types = {"storage": stored or named(held)}
     if optim is None:
-        return {**found, "compute": named(held)}
+        return {**types, "compute": named(held)}
     compute = torch.bfloat16 if in_bf16(optim.get("bf16")) else held
-    return {**found, "master": named(held_type(network, trained=True)), "compute": named(compute)}
+    return {**types, "master": named(held_type(network, trained=True)), "compute": named(compute)}

@@ -45,7 +45,7 @@ def survey(network: nn.Module) -> Survey | None:
     """
     key = _key(unwrapped(network))
     if not next(network.parameters()).is_meta:
-        _surveyed[key] = _found(network)
+        _surveyed[key] = _survey_network(network)
     return _surveyed.get(key)
 
 
@@ -55,8 +55,8 @@ def check_lens(network: nn.Module) -> None:
     Raises:
         HoldfastError: what comes out is not what the network says: it does more to its states than the map knows.
     """
-    parts, found = anatomy(network), survey(network)
-    if found is not None and not found.lens:
+    parts, lens = anatomy(network), survey(network)
+    if lens is not None and not lens.lens:
         raise HoldfastError(
             f"{parts.kind}: its last states under the final norm and the head are not its own logits, so states of "
             "other layers cannot be read so either; set ascent_weight to 0, or use another model"
@@ -69,10 +69,10 @@ def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
     Raises:
         HoldfastError: one of them puts out something else; names it.
     """
-    found = survey(network)
+    layout = survey(network)
     names = {module: name for name, module in unwrapped(network).named_modules()}
-    for module in modules if found is not None else ():
-        shape = found.shapes.get(names[module]) if found is not None else None
+    for module in modules if layout is not None else ():
+        shape = layout.shapes.get(names[module]) if layout is not None else None
         if shape is None or len(shape) != 3 or shape[:2] != (TEXTS, TOKENS):
             raise HoldfastError(
                 f"{type(unwrapped(network)).__name__}: {type(module).__name__} puts out {shape or 'no tensor'} for "
@@ -81,7 +81,7 @@ def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
             )
 
 
-def _found(network: nn.Module) -> Survey:
+def _survey_network(network: nn.Module) -> Survey:
     parts, named = anatomy(network), dict(unwrapped(network).named_modules())
     weight, training = next(network.parameters()), network.training
     vocabulary = len(next(unwrapped(network).get_input_embeddings().parameters()))

@@ -136,7 +136,7 @@ class CachedReading:
         self.mask = None if self.mask is None else change(self.mask)
 
     def _read(self, tokens: Tensor, mask: Tensor | None) -> None:
-        found = last_logits(
+        output = last_logits(
             self.network,
             1,
             input_ids=tokens,
@@ -145,7 +145,7 @@ class CachedReading:
             past_key_values=self.cache,
             use_cache=True,
         )
-        self.logits = found[:, -1]
+        self.logits = output[:, -1]
 
 
 def select(cache: Any, rows: Tensor) -> None:
@@ -200,8 +200,8 @@ class PlainReading:
         for place, text in enumerate(self.texts):
             of_length.setdefault(len(text), []).append(place)
         places = [place for alike in of_length.values() for place in alike]
-        found = [self._alike([self.texts[place] for place in alike]) for alike in of_length.values()]
-        return torch.cat(found)[torch.tensor(places, device=self.device).argsort()]
+        logits = [self._alike([self.texts[place] for place in alike]) for alike in of_length.values()]
+        return torch.cat(logits)[torch.tensor(places, device=self.device).argsort()]
 
     def _alike(self, texts: Sequence[Sequence[int]]) -> Tensor:
         tokens = torch.tensor(texts, device=self.device)

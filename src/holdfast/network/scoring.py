@@ -61,10 +61,10 @@ def load_scorer(
     network, info = load_weights(AutoModelForSequenceClassification, path, unloadable=unloadable, revision=revision)
     refuse_unlike(f"judge {path}", network, info)
     set_padding(network, tokenizer)
-    found = input_format or str(getattr(network.config, INPUT_FORMAT, "") or default_format(tokenizer))
-    check_input_format(found, tokenizer, path, config=network.config)
+    format_name = input_format or str(getattr(network.config, INPUT_FORMAT, "") or default_format(tokenizer))
+    check_input_format(format_name, tokenizer, path, config=network.config)
     where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Scorer(network.eval().to(where), tokenizer, found, longest(network, tokenizer, max_length))
+    return Scorer(network.eval().to(where), tokenizer, format_name, longest(network, tokenizer, max_length))
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
@@ -139,31 +139,31 @@ def logits(
     reading = Reading(scorer.tokenizer, scorer.input_format, scorer.max_length)
     pieces = [(i, row) for i, rows in enumerate(reading.pieces(answers)) for row in rows]
     by_length = sorted(range(len(pieces)), key=lambda i: len(pieces[i][1]["input_ids"]))
-    found = torch.zeros(len(pieces), scorer.network.config.num_labels)
+    piece_logits = torch.zeros(len(pieces), scorer.network.config.num_labels)
     with torch.inference_mode():
         for start in range(0, len(pieces), batch_size):
             places = by_length[start : start + batch_size]
             inputs = reading.padded([pieces[i][1] for i in places])
             inputs = {name: value.to(scorer.network.device) for name, value in inputs.items()}
-            found[places] = scorer.network(**inputs).logits.float().cpu()
+            piece_logits[places] = scorer.network(**inputs).logits.float().cpu()
     if len(pieces) == len(answers):
-        return found
+        return piece_logits
     owners = torch.tensor([i for i, _ in pieces])
     join = of_pieces or (lambda rows: rows.mean(0))
-    return torch.stack([join(found[owners == i]) for i in range(len(answers))])
+    return torch.stack([join(piece_logits[owners == i]) for i in range(len(answers))])
 
 
 def verdicts(
     completions: Sequence[Completion], judge: Callable[[Sequence[Answer]], Sequence[Verdict]]
 ) -> list[Verdict]:
     """A verdict for each completion: invalid for empty or garbled ones, what `judge` says of the others."""
-    found = [_invalid(completion.text) for completion in completions]
-    open_ones = [i for i, verdict in enumerate(found) if verdict is None]
+    graded = [_invalid(completion.text) for completion in completions]
+    open_ones = [i for i, verdict in enumerate(graded) if verdict is None]
     if open_ones:
         judged = judge([(completions[i].example, completions[i].text) for i in open_ones])
         for i, verdict in zip(open_ones, judged, strict=True):
-            found[i] = verdict
-    return [verdict for verdict in found if verdict is not None]
+            graded[i] = verdict
+    return [verdict for verdict in graded if verdict is not None]
 
 
 def _invalid(text: str) -> Verdict | None:

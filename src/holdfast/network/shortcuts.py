@@ -60,11 +60,11 @@ def shortcuts(network: Any) -> Shortcuts:
     if bare not in _of_network:
         key = _key(bare)
         if key not in _of_configuration:
-            found = _found(network, type(bare).__name__)
-            if found is None:
+            working = _working_shortcuts(network, type(bare).__name__)
+            if working is None:
                 return Shortcuts()
-            _of_configuration[key] = found
-            for reason in found.reasons:
+            _of_configuration[key] = working
+            for reason in working.reasons:
                 warnings.warn(reason, stacklevel=2)
         _of_network[bare] = _of_configuration[key]
     return _of_network[bare]
@@ -89,7 +89,7 @@ def _key(bare: Any) -> str:
     return json.dumps([settings, *map(str, how)], sort_keys=True, default=str)
 
 
-def _found(network: Any, name: str) -> Shortcuts | None:
+def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
     """What is found out; nothing of a network whose weights are no numbers."""
     probe = _Probe(network)
     with probe.quietly():
@@ -170,12 +170,12 @@ class _Probe:
         finally:
             PROBING.reset(counted)
 
-    def close(self, found: Tensor, plain: Tensor, other: Tensor) -> bool:
-        """Whether `found` is `plain`, measured by how far `other` is from it: what they are under another past."""
-        found, plain, other = (values.detach().double() for values in (found, plain, other))
+    def close(self, short: Tensor, plain: Tensor, other: Tensor) -> bool:
+        """Whether `short` is `plain`, measured by how far `other` is from it: what they are under another past."""
+        short, plain, other = (values.detach().double() for values in (short, plain, other))
         rounding = 100 * torch.finfo(self.dtype).eps * float(plain.norm())
         allowed = EXACT if self.dtype in (torch.float32, torch.float64) else COARSE
-        return bool((found - plain).norm() <= max(allowed * float((plain - other).norm()), rounding))
+        return bool((short - plain).norm() <= max(allowed * float((plain - other).norm()), rounding))
 
     def padded_and_alone(self) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of texts padded on the right, of each alone, and of each alone with another beginning."""
@@ -184,11 +184,11 @@ class _Probe:
             for prompts in (self.prompts, self.others)
         )
         padded = self._logits(pad_right(texts, self.pad_id))
-        found = torch.cat([row[: len(text)] for row, text in zip(padded, texts, strict=True)])
+        in_batch = torch.cat([row[: len(text)] for row, text in zip(padded, texts, strict=True)])
         alone, changed = (
             torch.cat([self._logits(torch.tensor([text]))[0] for text in some]) for some in (texts, others)
         )
-        return found, alone, changed
+        return in_batch, alone, changed
 
     def _logits(self, tokens: Tensor) -> Tensor:
         logits: Tensor = self.network(input_ids=tokens.to(self.device), use_cache=False).logits
@@ -199,10 +199,10 @@ class _Probe:
         asked, other = (Prompts(prompts, (2, 2, 2), self.pad_id) for prompts in (self.prompts, self.others))
         cached = CachedReading(self.network, asked, room=max(self.ANSWERS))
         readings = (cached, PlainReading(self.network, asked), PlainReading(self.network, other))
-        found, plain, changed = (self._followed(reading) for reading in readings)
-        if not self.close(found[0], plain[0], changed[0]):
+        from_cache, plain, changed = (self._followed(reading) for reading in readings)
+        if not self.close(from_cache[0], plain[0], changed[0]):
             return "prompts padded on the left are not read as they are alone"
-        right = self.close(torch.cat(found), torch.cat(plain), torch.cat(changed))
+        right = self.close(torch.cat(from_cache), torch.cat(plain), torch.cat(changed))
         return "" if right else "it does not go on from its cache as from the text itself"
 
     def _followed(self, reading: Reading) -> list[Tensor]:
@@ -220,12 +220,12 @@ class _Probe:
     def shared(self) -> str:
         """What is wrong when a group's prompt is read once, for logits or gradients; empty if nothing."""
         batch, other = self._groups(self.prompts), self._groups(self.others)
-        (found, shared), (plain, slopes), (changed, others) = (
+        (logits, shared), (plain, slopes), (changed, others) = (
             self._slopes(batch, in_parts=True),
             self._slopes(batch, in_parts=False),
             self._slopes(other, in_parts=False),
         )
-        if not self.close(found, plain, changed):
+        if not self.close(logits, plain, changed):
             return "it loses what its cache holds when several tokens are read onto it"
         return "" if self.close(shared, slopes, others) else "gradients do not go back through its cache"
 

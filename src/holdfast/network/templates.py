@@ -38,8 +38,8 @@ def continued(ids: Callable[[str], list[int]], before: str, text: str) -> list[i
 
 def marks(text: str, *, but: Callable[[str], bool]) -> re.Pattern[str] | None:
     """Matches what a text marks turns with, such as `[INST]`, leaving out those of `but`; `None` where that is none."""
-    found = {mark for mark in MARKER.findall(text) if not but(mark)}
-    return re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True)))) if found else None
+    markers = {mark for mark in MARKER.findall(text) if not but(mark)}
+    return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True)))) if markers else None
 
 
 def as_text(turns: Sequence[Message]) -> str:

@@ -17,7 +17,7 @@ from holdfast import files
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.report.findings import Findings
+    from holdfast.report.findings import ReportContents
 
 __all__ = ["is_of", "write_figures", "write_report"]
 
@@ -40,22 +40,22 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
 
     out = Path(out)
     _require_places(out)
-    found = _find(runs)
-    cells = _cell_rows(found)
+    contents = _read_runs(runs)
+    cells = _cell_rows(contents)
     context = {
         **{
             "title": title,
             "content": content_of(runs, title),
             "cells": cells,
-            "samples": _samples(found, samples_per_cell),
+            "samples": _samples(contents, samples_per_cell),
         },
-        **{"unfinished": found.unfinished, "trouble": found.trouble, **counts(found.records, found.rows)},
-        **_tables(found),
-        **drawings.on_the_page(found),
+        **{"unfinished": contents.unfinished, "trouble": contents.trouble, **counts(contents.records, contents.rows)},
+        **_tables(contents),
+        **drawings.on_the_page(contents),
     }
     html = page.render(context, text.visible)
     files.write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
-    versions = versions_of(found.records, [name for name, _ in found.grids])
+    versions = versions_of(contents.records, [name for name, _ in contents.grids])
     files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return files.write(out, html.encode())
 
@@ -82,7 +82,7 @@ def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] 
     if unknown:
         raise HoldfastError(f"no figures in format {unknown[0]!r}; there are {', '.join(figures.FORMATS)}")
     written = []
-    for name, panels in drawings.charts_of(_find(runs), width=340).items():
+    for name, panels in drawings.charts_of(_read_runs(runs), width=340).items():
         spec = text.clean(parts.side_by_side(panels))
         for form in formats:
             place = Path(folder) / f"{name}.{form}"
@@ -109,9 +109,9 @@ def _require_places(out: Path) -> None:
                 )
 
 
-def _find(runs: Sequence[Path]) -> Findings:
+def _read_runs(runs: Sequence[Path]) -> ReportContents:
     from holdfast.report.charts import styles
-    from holdfast.report.findings import Findings
+    from holdfast.report.findings import ReportContents
     from holdfast.report.flips import plotted
     from holdfast.report.read import load
     from holdfast.report.summarise import summarise
@@ -125,7 +125,7 @@ def _find(runs: Sequence[Path]) -> Findings:
         zip(loaded.cells, labels(records), strict=True),
         key=lambda pair: (order.index(pair[1]), pair[0].record.cell.seed),
     )
-    return Findings(
+    return ReportContents(
         cells=tuple(cell for cell, _ in labelled),
         labels=[label for _, label in labelled],
         rows=rows,
@@ -137,12 +137,12 @@ def _find(runs: Sequence[Path]) -> Findings:
     )
 
 
-def _cell_rows(found: Findings) -> list[dict[str, Any]]:
+def _cell_rows(contents: ReportContents) -> list[dict[str, Any]]:
     from holdfast.report.cells import cell_row, further_scores
     from holdfast.report.summarise import first_and_last, peak, step_unit
     from holdfast.report.summarise.labels import flip_of
 
-    further = further_scores(found.records)
+    further = further_scores(contents.records)
     return [
         cell_row(
             cell.record,
@@ -154,55 +154,57 @@ def _cell_rows(found: Findings) -> list[dict[str, Any]]:
             peak=peak(cell.record),
             further=further,
         )
-        for cell, label in zip(found.cells, found.labels, strict=True)
+        for cell, label in zip(contents.cells, contents.labels, strict=True)
     ]
 
 
-def _samples(found: Findings, per_cell: int) -> list[dict[str, Any]]:
+def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
     from holdfast.report.read import or_nothing, read_completions
     from holdfast.report.samples import pick, room
     from holdfast.report.summarise import step_unit
 
-    count, longest = room(sum(1 for label in found.labels if label in found.shown), per_cell)
+    count, longest = room(sum(1 for label in contents.labels if label in contents.shown), per_cell)
     groups = [
         {
             **label._asdict(),
             **{"seed": cell.record.cell.seed, "outcome": str(cell.record.outcome)},
             **{"unit": step_unit(cell.record), "last_step": cell.record.steps},
-            "samples": pick(or_nothing(read_completions, cell.folder, found.trouble) or [], count, longest=longest),
+            "samples": pick(or_nothing(read_completions, cell.folder, contents.trouble) or [], count, longest=longest),
         }
-        for cell, label in zip(found.cells, found.labels, strict=True)
-        if label in found.shown
+        for cell, label in zip(contents.cells, contents.labels, strict=True)
+        if label in contents.shown
     ]
     return [group for group in groups if group["samples"]]
 
 
-def _tables(found: Findings) -> dict[str, Any]:
+def _tables(contents: ReportContents) -> dict[str, Any]:
     """What the page's tables say."""
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
     from holdfast.report.read import or_nothing, read_judges
 
-    scores = dict.fromkeys(name for row in found.rows for name in (*row.before, *row.after))
+    scores = dict.fromkeys(name for row in contents.rows for name in (*row.before, *row.after))
     return {
-        **{"rows": found.rows, "grids": found.grids, **_choices(found)},
-        **{"flipped": flipped(found.rows), "strongest_only": len(found.shown) < len(found.rows)},
+        **{"rows": contents.rows, "grids": contents.grids, **_choices(contents)},
+        **{"flipped": flipped(contents.rows), "strongest_only": len(contents.shown) < len(contents.rows)},
         "judges": list(
-            dict.fromkeys(name for c in found.cells for name in or_nothing(read_judges, c.folder, found.trouble) or ())
+            dict.fromkeys(
+                name for c in contents.cells for name in or_nothing(read_judges, c.folder, contents.trouble) or ()
+            )
         ),
-        "configured": list(dict.fromkeys(judge.title for r in found.records for judge in r.cell.judges.values())),
+        "configured": list(dict.fromkeys(judge.title for r in contents.records for judge in r.cell.judges.values())),
         "refusal_errors": refusal_forms.summary(),
         "others": [name for name in scores if name not in _HEADLINE],
-        "costs": accounting.costs(found.records, [label.family for label in found.labels]),
-        "stages": accounting.stages(found.records),
-        "environment": accounting.environments(found.records),
+        "costs": accounting.costs(contents.records, [label.family for label in contents.labels]),
+        "stages": accounting.stages(contents.records),
+        "environment": accounting.environments(contents.records),
     }
 
 
-def _choices(found: Findings) -> dict[str, Any]:
+def _choices(contents: ReportContents) -> dict[str, Any]:
     """The rows of attacks that choose among N answers, each with its harm by N, and every N that any of them has."""
-    chosen = [row for row in found.rows if row.unit != "step"]
+    chosen = [row for row in contents.rows if row.unit != "step"]
     harms = [{point.step: point.estimate for point in row.curves.get("harmfulness", ())} for row in chosen]
     return {
         "choices": list(zip(chosen, harms, strict=True)),

@@ -65,11 +65,11 @@ def stages(records: Iterable[Record]) -> list[Stage]:
 
 def environments(records: Iterable[Record]) -> list[tuple[str, tuple[str, ...]]]:
     """Every distinct value of each environment entry, nested names joined by dots."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+    cells_by_environment: dict[str, dict[str, None]] = defaultdict(dict)
     for record in records:
         for name, value in _flat(record.environment):
-            found[name][value] = None
-    return [(name, tuple(values)) for name, values in found.items()]
+            cells_by_environment[name][value] = None
+    return [(name, tuple(values)) for name, values in cells_by_environment.items()]
 
 
 def _cost(name: str, records: Sequence[Record]) -> Cost:

@@ -49,18 +49,18 @@ _HEIGHT, _BAR, _ROW = 230, 38, 24
 def styles(defenses: Sequence[str]) -> dict[str, Style]:
     """A style for each defense; the undefended model is gray."""
     others = [name for name in dict.fromkeys(defenses) if name != "none"]
-    found = dict(zip(others, _looks(len(others)), strict=True))
-    return {name: found.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
+    looks = dict(zip(others, _looks(len(others)), strict=True))
+    return {name: looks.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
 
 
 def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, Any]]]:
     """Points by attack (or what else `by` says), or by model and attack where there are several models."""
     several = len({point["model"] for point in points}) > 1
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    by_title: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
         name = f"{point['model']} · {point[by]}" if several else str(point[by])
-        found.setdefault(name, []).append(point)
-    return found
+        by_title.setdefault(name, []).append(point)
+    return by_title
 
 
 def curves(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.report.findings import Findings
+    from holdfast.report.findings import ReportContents
     from holdfast.report.parts import ChartWithData, Style, Width
 
 CURVES = ("harmfulness", "helpfulness")
@@ -19,7 +19,7 @@ POINTS = 15_000
 """About so many points of a training metric are drawn in all."""
 
 
-def on_the_page(found: Findings) -> dict[str, Any]:
+def on_the_page(contents: ReportContents) -> dict[str, Any]:
     """The page's charts: what stands where, their specifications and rows, and the script that draws them."""
     from markupsafe import Markup
 
@@ -28,7 +28,7 @@ def on_the_page(found: Findings) -> dict[str, Any]:
     specs: dict[str, int] = {}
     panels_of: dict[str, Markup] = {}
     places: dict[str, list[dict[str, Any]]] = {}
-    for name, panels in charts_of(found, width="container").items():
+    for name, panels in charts_of(contents, width="container").items():
         for title, panel in panels.items():
             place = f"chart-{len(panels_of)}"
             about = f"{name.replace('_', ' ')}, {title}; its numbers are in the tables"
@@ -37,10 +37,10 @@ def on_the_page(found: Findings) -> dict[str, Any]:
             panels_of[place] = Markup(text.script_json({"spec": f"spec-{spec}", "about": about, "data": data}))
             height = panel.spec["height"]
             places.setdefault(name, []).append({"id": place, "title": title, "height": height})
-    hows = {row.label.flip.how for row in found.rows if row.label.flip}
+    hows = {row.label.flip.how for row in contents.rows if row.label.flip}
     return {
         "embedded": {**{f"spec-{number}": Markup(spec) for spec, number in specs.items()}, **panels_of},
-        **{"looks": found.looks, "thin_limit": windows(found), "flip_looks": _flip_looks(found)},
+        **{"looks": contents.looks, "thin_limit": windows(contents), "flip_looks": _flip_looks(contents)},
         "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
         **{name: places.get(name, []) for name in (*CURVES, "best_of_n", "flip_ratio", "time_to_break", "spending")},
         "training": [places[name] for metric in METRICS if (name := f"training_{metric}") in places],
@@ -63,69 +63,69 @@ def _column(values: list[Any]) -> Any:
     return values
 
 
-def charts_of(found: Findings, *, width: Width) -> dict[str, dict[str, ChartWithData]]:
+def charts_of(contents: ReportContents, *, width: Width) -> dict[str, dict[str, ChartWithData]]:
     """Every chart by name, then by panel; a chart without data is not there."""
     charts: dict[str, dict[str, ChartWithData]] = {}
-    for name, title, chart in _each(found, width):
+    for name, title, chart in _each(contents, width):
         charts.setdefault(name, {})[title] = chart
     return charts
 
 
-def _each(found: Findings, width: Width) -> Iterator[tuple[str, str, ChartWithData]]:
+def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, ChartWithData]]:
     """Name and panel of every chart, and the chart."""
     from holdfast.report import charts, flips, spending
     from holdfast.report.summarise import curve_points, time_points
 
-    shown = [row for row in found.rows if row.label in found.shown]
+    shown = [row for row in contents.rows if row.label in contents.shown]
     trained = [row for row in shown if row.unit == "step"]
     chosen = [row for row in shown if row.unit != "step" and row.last_step > 1]
     for score in CURVES:
-        for panel, points in charts.panels(flips.points(found.rows, score), "defense").items():
-            title, looks = f"{score}, defense: {panel}", _flip_looks(found)
+        for panel, points in charts.panels(flips.points(contents.rows, score), "defense").items():
+            title, looks = f"{score}, defense: {panel}", _flip_looks(contents)
             yield "flip_ratio", title, charts.flips(points, looks, score=score, width=width)
         for panel, points in charts.panels(curve_points(trained, score)).items():
-            yield score, panel, charts.curves(points, found.looks, score=score, width=width)
+            yield score, panel, charts.curves(points, contents.looks, score=score, width=width)
     for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
-        chart = charts.curves(points, found.looks, score="harmfulness", unit="N", width=width)
+        chart = charts.curves(points, contents.looks, score="harmfulness", unit="N", width=width)
         yield "best_of_n", panel, chart
     for panel, points in charts.panels(time_points(trained)).items():
-        yield "time_to_break", panel, charts.times(points, found.looks, width=width)
-    cells = zip(found.records, found.labels, strict=True)
-    spent = spending.comparable(spending.points((record, label) for record, label in cells if label in found.shown))
+        yield "time_to_break", panel, charts.times(points, contents.looks, width=width)
+    cells = zip(contents.records, contents.labels, strict=True)
+    spent = spending.comparable(spending.points((record, label) for record, label in cells if label in contents.shown))
     for panel, points in charts.panels(spent, "defense").items():
         yield "spending", panel, charts.spending(points, span=spending.span(spent), width=width)
-    for metric, every in _training_points(found).items():
+    for metric, every in _training_points(contents).items():
         for panel, points in charts.panels(every).items():
-            yield f"training_{metric}", panel, charts.training(points, found.looks, metric=metric, width=width)
+            yield f"training_{metric}", panel, charts.training(points, contents.looks, metric=metric, width=width)
 
 
-def _flip_looks(found: Findings) -> dict[str, Style]:
+def _flip_looks(contents: ReportContents) -> dict[str, Style]:
     """A style for each attack that was run at several flip ratios."""
     from holdfast.report.charts import styles
     from holdfast.report.flips import flipped
 
-    return styles([row.label.family for row in flipped(found.rows)])
+    return styles([row.label.family for row in flipped(contents.rows)])
 
 
-def windows(found: Findings) -> int:
+def windows(contents: ReportContents) -> int:
     """Into how many means the training curve of a cell is cut at most: fewer where there are many cells."""
     from holdfast.report.training import LIMIT
 
-    cells = sum(1 for label in found.labels if label in found.shown)
+    cells = sum(1 for label in contents.labels if label in contents.shown)
     return max(10, min(LIMIT, POINTS // max(cells, 1)))
 
 
-def _training_points(found: Findings) -> dict[str, list[dict[str, Any]]]:
+def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]]:
     """The points of each training metric."""
     from holdfast.report.read import or_nothing, read_curves
     from holdfast.report.training import thin
 
     points: dict[str, list[dict[str, Any]]] = {metric: [] for metric in METRICS}
-    limit = windows(found)
-    for cell, label in zip(found.cells, found.labels, strict=True):
-        if cell.record.cell.attack is None or label not in found.shown:
+    limit = windows(contents)
+    for cell, label in zip(contents.cells, contents.labels, strict=True):
+        if cell.record.cell.attack is None or label not in contents.shown:
             continue
-        rows = or_nothing(read_curves, cell.folder, found.trouble) or []
+        rows = or_nothing(read_curves, cell.folder, contents.trouble) or []
         shared = {**label._asdict(), "seed": cell.record.cell.seed}
         for metric, found_points in points.items():
             found_points += [{**shared, "step": step, "value": value} for step, value in thin(rows, metric, limit)]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Findings:
+class ReportContents:
     """What the run folders hold, read and summarised once.
 
     `trouble` says what could not be read and is left out. `labels` has one entry per cell; `shown` are the labels of

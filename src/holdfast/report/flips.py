@@ -49,12 +49,12 @@ def points(rows: Iterable[Row], score: str) -> list[dict[str, Any]]:
     for (line, _), at in lines.items():
         if line in zeros:
             at.setdefault(0.0, zeros[line])
-    found = [
+    rows_of_points = [
         {**_point(at[ratio], score), "how": how, "ratio": ratio}
         for (_, how), at in lines.items()
         for ratio in sorted(at)
     ]
-    return [point for point in found if point["value"] is not None]
+    return [point for point in rows_of_points if point["value"] is not None]
 
 
 def _strength(label: Label) -> tuple[bool, float]:

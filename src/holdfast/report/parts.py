@@ -110,8 +110,8 @@ def legend(width: Width) -> alt.Legend | None:
 
 def thresholds(points: Points) -> dict[str, list[dict[str, Any]]]:
     """The break thresholds as rows of their own; nothing where there are none."""
-    found = sorted({point["threshold"] for point in points if point["threshold"] is not None})
-    return {"thresholds": [{"threshold": value} for value in found]} if found else {}
+    values = sorted({point["threshold"] for point in points if point["threshold"] is not None})
+    return {"thresholds": [{"threshold": value} for value in values]} if values else {}
 
 
 def ruled_by_thresholds(chart: alt.LayerChart) -> alt.LayerChart:

@@ -86,8 +86,8 @@ def load(runs: Sequence[Path]) -> Loaded:
     if not cells:
         raise HoldfastError(trouble[0])
     settled = settled_together([cell.record for cell in cells.values()])
-    found = tuple(replace(cell, record=record) for cell, record in zip(cells.values(), settled, strict=True))
-    return Loaded(cells=found, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
+    loaded_cells = tuple(replace(cell, record=record) for cell, record in zip(cells.values(), settled, strict=True))
+    return Loaded(cells=loaded_cells, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
 
 
 def _take(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
@@ -189,7 +189,7 @@ def parse_record(text: str) -> Record:
     value = parse_json(text, parse_constant=_refuse, parse_int=_bounded)
     _refuse_depth(value)
     try:
-        _checker().validate_json(_SURROGATE.sub(lambda found: "?" if found[1] else found[0], text), strict=True)
+        _checker().validate_json(_SURROGATE.sub(lambda match: "?" if match[1] else match[0], text), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

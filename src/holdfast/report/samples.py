@@ -56,13 +56,13 @@ def pick(rows: Sequence[Mapping[str, Any]], count: int, *, longest: int = LONGES
 
 def _by_prompt(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
     """The rows of the first completion of each (role, prompt), one per judge."""
-    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    by_prompt: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        mine = found.setdefault((row["role"], row["prompt"]), [])
+        mine = by_prompt.setdefault((row["role"], row["prompt"]), [])
         is_same = not mine or row["completion"] == mine[0]["completion"]
         if is_same and row["judge"] not in {other["judge"] for other in mine}:
             mine.append(row)
-    return found
+    return by_prompt
 
 
 def _choice(prompts: Mapping[tuple[str, str], object], count: int) -> list[tuple[str, str]]:

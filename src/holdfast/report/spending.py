@@ -16,7 +16,7 @@ def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
 
     `ended` says which: `broke`, `held`, `untested`, or `neither` (useless, collapsed or diverged).
     """
-    found = []
+    spent = []
     for record, label in cells:
         time = record.time_to_break
         if record.outcome is Outcome.FAILED or record.cell.attack is None or time is None:
@@ -24,8 +24,8 @@ def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
         ended = str(record.outcome) if record.outcome in _ENDS else "neither"
         flops = time.flops if ended == "broke" else record.flops
         if flops:
-            found.append({**label._asdict(), "seed": record.cell.seed, "flops": flops, "ended": ended})
-    return found
+            spent.append({**label._asdict(), "seed": record.cell.seed, "flops": flops, "ended": ended})
+    return spent
 
 
 def comparable(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

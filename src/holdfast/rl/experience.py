@@ -188,7 +188,7 @@ class Experience:
         with evaluating(model.network):
             if self.critic:
                 logits, values = logits_and_values(model.network, batch)
-                batch |= {f"{name}old_values": found for name, found in values.items()}
+                batch |= {f"{name}old_values": old for name, old in values.items()}
             elif self.entropy or self.estimator == "full":
                 logits = forward(model.network, batch)
             elif (remembers or self.estimator) and "old_logprobs" not in batch:

@@ -152,14 +152,14 @@ def advantages(policy: Policy, state: dict[str, float]) -> Advantage:
     def compute(rollout: Rollout) -> dict[str, Tensor]:
         kl_coef = state.get("kl_coef", policy.kl_coef)
         by_token = policy.baseline in ("batch", "critic")
-        found = (_by_token if by_token else _by_group)(policy, rollout, kl_coef)
+        tensors = (_by_token if by_token else _by_group)(policy, rollout, kl_coef)
         if policy.kl_target is not None and rollout.kl is not None:
             weights = 1.0 if rollout.weights is None else rollout.weights
             kl = float((rollout.kl * rollout.mask * weights).sum(-1).mean())
             state["kl_coef"] = adaptive_kl(
                 kl_coef, kl, target=policy.kl_target, horizon=policy.kl_horizon, count=len(rollout.rewards)
             )
-        return found
+        return tensors
 
     return compute
 
@@ -171,7 +171,7 @@ def _by_group(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
     baseline: Literal["group_mean", "leave_one_out"] = (
         "leave_one_out" if policy.baseline == "leave_one_out" else "group_mean"
     )
-    found = group_advantages(
+    group = group_advantages(
         rewards,
         rollout.group_size,
         scale=policy.scale,
@@ -179,7 +179,7 @@ def _by_group(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
         baseline=baseline,
         correction=1 if policy.std_correction else 0,
     )
-    return {"advantages": found}
+    return {"advantages": group}
 
 
 def _by_token(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Tensor]:
@@ -189,11 +189,11 @@ def _by_token(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
     rewards = token_rewards(rollout.rewards.nan_to_num(), rollout.kl, mask, kl_coef=kl_coef)
     critic = policy.critic
     if critic is None or rollout.values is None:
-        found, _ = gae(rewards, torch.zeros_like(rewards), mask, lam=1.0)
-        return {"advantages": _scaled(policy, found, mask)}
-    found, returns = gae(rewards, rollout.values, mask, gamma=critic.gamma, lam=critic.lam)
+        estimated, _ = gae(rewards, torch.zeros_like(rewards), mask, lam=1.0)
+        return {"advantages": _scaled(policy, estimated, mask)}
+    estimated, returns = gae(rewards, rollout.values, mask, gamma=critic.gamma, lam=critic.lam)
     return {
-        "advantages": _scaled(policy, found, mask),
+        "advantages": _scaled(policy, estimated, mask),
         "returns": torch.where(known[:, None], returns, rollout.values),
     }
 

@@ -135,25 +135,25 @@ def split_to_batches(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> lis
 
 def measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
     """Means to log of what was measured beside the rewards."""
-    found = {}
+    metrics = {}
     if "entropies" in batches[0]:
-        found["log/entropy"] = torch.cat([batch["entropies"] for batch in batches]).mean()
+        metrics["log/entropy"] = torch.cat([batch["entropies"] for batch in batches]).mean()
     if "kl" in batches[0]:
         sums = [(batch["kl"] * target_mask(batch["loss_mask"])).sum(-1) for batch in batches]
-        found["log/sequence_kl"] = torch.cat(sums).mean()
-    return found
+        metrics["log/sequence_kl"] = torch.cat(sums).mean()
+    return metrics
 
 
 def extra_metrics(numbers: Mapping[str, Reward], completions: Sequence[Completion], samples: Samples) -> Batch:
     """Means to log over the answers that the model wrote itself; nothing of a number that none of them has."""
-    found = {}
+    metrics = {}
     for name, number in numbers.items():
         own = [True] * len(completions) if samples.own is None else samples.own
         values = number([done for done, mine in zip(completions, own, strict=True) if mine])
         known = [value for value in values if value is not None]
         if known:
-            found[f"log/{name}"] = torch.tensor(known).mean()
-    return found
+            metrics[f"log/{name}"] = torch.tensor(known).mean()
+    return metrics
 
 
 def groups_with_gradient(advantages: Tensor, group_size: int) -> Tensor:
@@ -167,13 +167,13 @@ def logged(paid: Mapping[str, Tensor], request: RolloutRequest, samples: Samples
     lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
     groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]
     alike = [len({tuple(answer.tokens) for answer in group}) == 1 for group in groups]
-    found = {}
+    metrics = {}
     for name, rewards in paid.items():
         known = rewards[~rewards.isnan()]
-        found[f"log/{name}"] = known.mean() if len(known) else torch.zeros(())
-        found[f"log/{name}_std"] = known.std(correction=0) if len(known) else torch.zeros(())
+        metrics[f"log/{name}"] = known.mean() if len(known) else torch.zeros(())
+        metrics[f"log/{name}_std"] = known.std(correction=0) if len(known) else torch.zeros(())
     return {
-        **found,
+        **metrics,
         "rollout_tokens": lengths.sum() + sum(len(prompt) for prompt in request.prompts) + samples.tokens,
         "log/unjudged": paid["reward"].isnan().float().mean(),
         "log/completion_tokens": lengths.mean(),

@@ -22,23 +22,23 @@ COLORS = {
 WIDTH = 480
 
 
-def write_figure(found: Mapping[str, Any], path: Path) -> Path:
+def write_figure(report: Mapping[str, Any], path: Path) -> Path:
     """Draw what `search.json` holds into a PNG, SVG or PDF file, by its ending, and return the path.
 
     Raises:
         HoldfastError: the file cannot be written.
     """
-    return write(path, draw(chart(found).to_dict(), path.suffix.removeprefix(".")))
+    return write(path, draw(chart(report).to_dict(), path.suffix.removeprefix(".")))
 
 
-def chart(found: Mapping[str, Any]) -> alt.VConcatChart:
+def chart(report: Mapping[str, Any]) -> alt.VConcatChart:
     """Harm over trials, colored by how each ended, the break threshold as a rule; below it the budget spent."""
-    budget = found["budget"]
-    totals = accumulate(trial["spent"] for trial in found["trials"])
-    best = (found["best"] or {}).get("trial")
+    budget = report["budget"]
+    totals = accumulate(trial["spent"] for trial in report["trials"])
+    best = (report["best"] or {}).get("trial")
     rows = [
         {**{name: trial[name] for name in ("number", "peak", "state")}, "spent": total, "best": trial["number"] == best}
-        for trial, total in zip(found["trials"], totals, strict=True)
+        for trial, total in zip(report["trials"], totals, strict=True)
     ]
     data = alt.Data(values=rows)
     x = alt.X("number:Q", title="trial", axis=alt.Axis(tickMinStep=1, grid=False))
@@ -48,7 +48,7 @@ def chart(found: Mapping[str, Any]) -> alt.VConcatChart:
         scale=alt.Scale(domain=list(COLORS), range=list(COLORS.values())),
         legend=alt.Legend(orient="bottom"),
     )
-    title = f"peak harm on development prompts ({found['judges']['tuning']})"
+    title = f"peak harm on development prompts ({report['judges']['tuning']})"
     points = (
         alt.Chart(data)
         .mark_point(filled=True, size=60, opacity=0.9)
@@ -60,7 +60,7 @@ def chart(found: Mapping[str, Any]) -> alt.VConcatChart:
         )
     )
     ring = alt.Chart(data).transform_filter("datum.best").mark_point(size=220, color="#000000").encode(x=x, y="peak:Q")
-    rule = alt.Chart(alt.Data(values=[{"at": found["break_threshold"]}])).mark_rule(strokeDash=[4, 4]).encode(y="at:Q")
+    rule = alt.Chart(alt.Data(values=[{"at": report["break_threshold"]}])).mark_rule(strokeDash=[4, 4]).encode(y="at:Q")
     scale = alt.Scale(domain=[0, budget["total"]])
     spent = (
         alt.Chart(data)
@@ -68,6 +68,6 @@ def chart(found: Mapping[str, Any]) -> alt.VConcatChart:
         .encode(x=x, y=alt.Y("spent:Q", title=f"{budget['unit']} spent", scale=scale))
     )
     upper = alt.layer(points, ring, rule).properties(
-        width=WIDTH, height=220, title=f"{found['attack']} on {found['defense']}"
+        width=WIDTH, height=220, title=f"{report['attack']} on {report['defense']}"
     )
     return alt.vconcat(upper, spent.properties(width=WIDTH, height=90))

@@ -91,9 +91,9 @@ def search(
             raise NoResult(f"none of {len(trials)} trials came to an end; the last: {trials[-1].reason}")
         # The controls that the final grid adds come last; what they did stands in the records that they are for.
         records = carried_out(question.final(chosen.params), "test")[: len(question.reporting.seeds)]
-        found = findings(question, trials, chosen, records)
-        write_json(folder / "search.json", found)
-    return found
+        report = findings(question, trials, chosen, records)
+        write_json(folder / "search.json", report)
+    return report
 
 
 def spent(trials: Sequence[Trial]) -> int:
@@ -106,11 +106,11 @@ def _next(trials: Sequence[Trial], question: Question, *, together: int) -> list
     left, settings = question.budget - spent(trials), question.search
     whole = max([question.horizon, *(trial.steps for trial in trials)])
     covered = left // whole if settings.unit == "steps" else (together if left > 0 else 0)
-    found: list[dict[str, Any]] = []
+    proposals: list[dict[str, Any]] = []
     for number in range(len(trials), len(trials) + min(together, settings.trials - len(trials), covered)):
-        values = propose(trials, found, question.knobs, seed=settings.seed, startup=settings.startup)
-        found.append({**values, **(question.own() if number == 0 else {})})
-    return found
+        values = propose(trials, proposals, question.knobs, seed=settings.seed, startup=settings.startup)
+        proposals.append({**values, **(question.own() if number == 0 else {})})
+    return proposals
 
 
 def _bars(trials: Sequence[Trial], question: Question) -> tuple[tuple[int, float], ...]:

@@ -53,15 +53,18 @@ class Question:
     def attack(self, params: Mapping[str, Any]) -> tuple[Method, ...]:
         """The attack, and what is put round it, with the knobs turned."""
         ((attack, *adaptive),) = self.tuning.attacks
-        found = {method.name: dict(method.settings) for method in adaptive}
+        settings = {method.name: dict(method.settings) for method in adaptive}
         own = dict(attack.settings)
         for name, value in params.items():
             head, *rest = name.split(".")
-            if head in found:
-                found[head] = turned(found[head], rest, value)
+            if head in settings:
+                settings[head] = turned(settings[head], rest, value)
             else:
                 own = turned(own, [head, *rest], value)
-        return (replace(attack, settings=own), *(replace(method, settings=found[method.name]) for method in adaptive))
+        return (
+            replace(attack, settings=own),
+            *(replace(method, settings=settings[method.name]) for method in adaptive),
+        )
 
     def own(self) -> dict[str, Any]:
         """The values that the grid itself gives to the knobs, where they lie in their ranges."""
@@ -140,18 +143,18 @@ def _only(grid: Grid) -> Cell:
             f"{several}: a search is over one model, one defense (or stack), one attack and one seed; "
             f"the grid has {len(axes[several])} {several}, so name one: {several}=[...]"
         )
-    found = cells(replace(grid, control=False))
-    if len(found) != 1 or found[0].attack is None:
+    all_cells = cells(replace(grid, control=False))
+    if len(all_cells) != 1 or all_cells[0].attack is None:
         raise HoldfastError("attacks: there is no attack to search; name one, for example attacks=[sft]")
-    return found[0]
+    return all_cells[0]
 
 
 def _horizon(cell: Cell) -> int:
     """The optimizer steps of the attack and of what is put round it."""
-    found = [method.settings.get("optim") for method in (cell.attack, *cell.adaptive) if method is not None]
-    if not isinstance(found[0], Mapping):
+    optims = [method.settings.get("optim") for method in (cell.attack, *cell.adaptive) if method is not None]
+    if not isinstance(optims[0], Mapping):
         raise HoldfastError(f"{cell.attacker}: takes no optimizer steps, so there is no budget to search with")
-    return sum(int(optim["max_steps"]) for optim in found if isinstance(optim, Mapping))
+    return sum(int(optim["max_steps"]) for optim in optims if isinstance(optim, Mapping))
 
 
 def _settings(cell: Cell) -> dict[str, Any]:

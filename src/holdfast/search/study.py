@@ -82,7 +82,7 @@ class Study:
 
     def trials(self) -> list[Trial]:
         """Every finished trial, in order."""
-        return [Trial.from_json(json.loads(found.user_attrs["trial"])) for found in self.study.get_trials(False)]
+        return [Trial.from_json(json.loads(stored.user_attrs["trial"])) for stored in self.study.get_trials(False)]
 
     def add(self, trial: Trial, knobs: Mapping[str, Knob]) -> None:
         """Keep a finished trial."""
@@ -109,8 +109,11 @@ def propose(
     running = library.trial.TrialState.RUNNING
     study.add_trials([_frozen(trial, knobs) for trial in trials])
     study.add_trials([_created(params, knobs, state=running) for params in pending])
-    found = study.ask({name: _distribution(knob) for name, knob in knobs.items()}).params
-    return {name: json.loads(found[name]) if isinstance(knob, Choices) else found[name] for name, knob in knobs.items()}
+    proposed = study.ask({name: _distribution(knob) for name, knob in knobs.items()}).params
+    return {
+        name: json.loads(proposed[name]) if isinstance(knob, Choices) else proposed[name]
+        for name, knob in knobs.items()
+    }
 
 
 def _frozen(trial: Trial, knobs: Mapping[str, Knob]) -> FrozenTrial:

@@ -99,9 +99,9 @@ def _state(record: Record) -> State:
 def best(trials: Sequence[Trial]) -> Trial | None:
     """The trial with the highest value, those that ran on before those given up; the earliest of equals."""
     for states in (("finished", "beaten"), ("given up",)):
-        found = [trial for trial in trials if trial.state in states]
-        if found:
-            return max(found, key=lambda trial: (trial.value, -trial.number))
+        candidates = [trial for trial in trials if trial.state in states]
+        if candidates:
+            return max(candidates, key=lambda trial: (trial.value, -trial.number))
     return None
 
 
@@ -118,11 +118,11 @@ def bars(
     """
     ran = [trial for trial in trials if trial.state in ("finished", "beaten")]
     soonest = min((t.broke_after for t in ran if unit == "steps" and t.broke_after), default=None)
-    found = medians([dict(trial.harms) for trial in ran]) if len(ran) >= startup else {}
-    found = {step: bar for step, bar in found.items() if step >= warmup}
+    medians_by_step = medians([dict(trial.harms) for trial in ran]) if len(ran) >= startup else {}
+    medians_by_step = {step: bar for step, bar in medians_by_step.items() if step >= warmup}
     if soonest is not None:
-        found = {**{step: bar for step, bar in found.items() if step < soonest}, soonest: threshold}
-    return tuple(sorted(found.items()))
+        medians_by_step = {**{step: bar for step, bar in medians_by_step.items() if step < soonest}, soonest: threshold}
+    return tuple(sorted(medians_by_step.items()))
 
 
 def medians(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:

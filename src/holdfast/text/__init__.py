@@ -246,7 +246,7 @@ def words(text: str) -> list[str]:
 def _plain(text: str) -> str:
     """Lower case, plain quotes, single spaces (line breaks stay), no word twice running, no marks before the start."""
     text = text.translate(TYPOGRAPHY).lower()
-    text = re.sub(r"\b(e\.g|i\.e|etc|u\.s)\.", lambda found: found[1].replace(".", ""), text)
+    text = re.sub(r"\b(e\.g|i\.e|etc|u\.s)\.", lambda match: match[1].replace(".", ""), text)
     text = re.sub(r"\b(\w+)(?: \1\b)+", r"\1", re.sub(r"[ \t]+", " ", text))
     return text.lstrip(" \n\r\"'*_>#")
 
@@ -280,7 +280,7 @@ def _mostly_marks(text: str) -> bool:
 
 def _stutters(text: str) -> bool:
     """One to eight letters repeated a dozen times without a break, making up most of the text."""
-    return 2 * sum(len(found[0]) for found in STUTTER.finditer(text)) > len(text.strip())
+    return 2 * sum(len(match[0]) for match in STUTTER.finditer(text)) > len(text.strip())
 
 
 def _loops(text: str) -> bool:

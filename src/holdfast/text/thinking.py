@@ -73,8 +73,8 @@ def refuses(text: str) -> bool:
 
 
 def _final_channel(text: str) -> str | None:
-    _, found, after = text.rpartition(FINAL)
-    if not found:
+    _, marker, after = text.rpartition(FINAL)
+    if not marker:
         return None
     ends = [place for place in (after.find(end) for end in CHANNEL_ENDS) if place >= 0]
     return after[: min(ends, default=len(after))].strip()
@@ -89,8 +89,8 @@ def has_thought(text: str) -> bool:
 def left_open(prompt: str) -> str:
     """The beginning of a thought with which a prompt ends, opening tag and all; empty where it opens none."""
     for opening, closing in TAGS:
-        _, found, after = prompt.rpartition(opening)
-        if found and closing not in after:
+        _, marker, after = prompt.rpartition(opening)
+        if marker and closing not in after:
             return opening + after
     return ""
 

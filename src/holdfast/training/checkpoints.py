@@ -98,8 +98,8 @@ def read_costs(checkpoint: Path) -> dict[str, Any]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and _step(path) is not None]
-    return sorted(found, key=lambda path: _step(path) or 0, reverse=True)
+    folders = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and _step(path) is not None]
+    return sorted(folders, key=lambda path: _step(path) or 0, reverse=True)
 
 
 def _step(path: Path) -> int | None:

@@ -96,8 +96,8 @@ def policy_gradient(
             return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
         loss, metrics = policy_loss(logprobs, old, mask, kept)
         if critic is not None and critic.coef:
-            for name, found in values.items():
-                errors = value_loss(found, kept[f"{name}returns"], kept[f"{name}old_values"], clip=critic.clip)
+            for name, predicted in values.items():
+                errors = value_loss(predicted, kept[f"{name}returns"], kept[f"{name}old_values"], clip=critic.clip)
                 term = mean(errors, mask, kept)
                 loss, metrics[f"{name}value_loss"] = loss + critic.coef * term, float(term.detach())
         return loss, {"loss": float(loss.detach()), **metrics}
@@ -138,12 +138,12 @@ def _of_answers(batch: Batch) -> tuple[Tensor, Tensor | float]:
     Raises:
         HoldfastError: the batch has those of tokens.
     """
-    found = batch["advantages"], batch.get("weights", torch.ones(()))
-    if any(value.dim() > 1 for value in found):
+    advantages = batch["advantages"], batch.get("weights", torch.ones(()))
+    if any(value.dim() > 1 for value in advantages):
         raise HoldfastError(
             "policy.ratio: `sequence` takes an answer as one action; tokens are credited or weighed here"
         )
-    return found
+    return advantages
 
 
 def _nothing(batch: Batch) -> Tensor:

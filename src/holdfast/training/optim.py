@@ -49,10 +49,10 @@ def schedules() -> Iterator[str]:
     for name in SchedulerType:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         try:
-            found = get_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=1)
+            schedule = get_scheduler(name, optimizer, num_warmup_steps=0, num_training_steps=1)
         except (TypeError, ValueError):
             continue
-        if isinstance(found, torch.optim.lr_scheduler.LambdaLR):
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
             yield name.value
 
 

@@ -119,8 +119,8 @@ def slopes_of(objective: Objective, network: torch.nn.Module, batch: Batch) -> t
         if not loss.requires_grad or not any(seen):
             return loss.detach(), []
         outputs = [output for calls in seen for output in calls]
-        found = iter(torch.autograd.grad(loss, outputs, allow_unused=True, materialize_grads=True))
-    by_place = [[next(found) for _ in calls] for calls in seen]
+        gradients = iter(torch.autograd.grad(loss, outputs, allow_unused=True, materialize_grads=True))
+    by_place = [[next(gradients) for _ in calls] for calls in seen]
     return loss.detach(), list(zip(*by_place, strict=True))
 
 

@@ -133,11 +133,11 @@ class EarlyStop(AdaptiveAttacker):
 
         def hook(progress: Progress) -> bool:
             if progress.phase == "step" or (progress.phase == "start" and f"{place}/best" not in state):
-                found = value(progress)
-                if found is not None:
-                    first = state.setdefault(f"{place}/first", found)
-                    if found > state.get(f"{place}/best", -torch.inf):
-                        state[f"{place}/best"], state[f"{place}/step"] = found, float(progress.step)
+                current = value(progress)
+                if current is not None:
+                    first = state.setdefault(f"{place}/first", current)
+                    if current > state.get(f"{place}/best", -torch.inf):
+                        state[f"{place}/best"], state[f"{place}/step"] = current, float(progress.step)
                         plan.tensors.update(_trained(progress, place))
                     risen = state[f"{place}/best"] - first >= self.gain
                     if risen and progress.step - state[f"{place}/step"] >= self.patience:

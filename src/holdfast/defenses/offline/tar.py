@@ -40,7 +40,7 @@ from holdfast.defenses.tampering.objectives import (
     retention,
     weighed,
 )
-from holdfast.defenses.tampering.runs import Findings, Run, add_gradients, follow, tamper, trainable
+from holdfast.defenses.tampering.runs import Run, TamperResult, add_gradients, follow, tamper, trainable
 from holdfast.defenses.tampering.shelf import Place
 from holdfast.losses.tamper import step_weights
 from holdfast.methods.ranges import Count, InnerShare, NonNegative, Number, Positive, Share, ranged
@@ -176,26 +176,26 @@ class TAR(OfflineDefense):
         def rule(
             objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
         ) -> tuple[Tensor, Metrics]:
-            told, found = part(batch, "tar"), None
+            told, tampering = part(batch, "tar"), None
             if told and self.tamper_weight:
                 attackers = runs(int(told["step"]))
                 weights = self.weights(len(attackers))
-                found = tamper(
+                tampering = tamper(
                     network, attackers, optim=self.inner, weights=weights, propagate=propagate, keep_on=self.keep_on
                 )
             loss, metrics = objective(network, batch)
             propagate(loss)
-            if found is None:
+            if tampering is None:
                 return loss.detach(), metrics
-            resisted = self._within_bound(found)
+            resisted = self._within_bound(tampering)
             if resisted:
-                add_gradients(trainable(network), found.gradients)
+                add_gradients(trainable(network), tampering.gradients)
             more = {
-                "attackers": sum(found.losses) / len(found.losses),
-                "resistance": sum(found.probed) / len(found.probed),
+                "attackers": sum(tampering.losses) / len(tampering.losses),
+                "resistance": sum(tampering.probed) / len(tampering.probed),
                 "resisted": float(resisted),
             }
-            return loss.detach() + sum(found.weighed), {**metrics, **more}
+            return loss.detach() + sum(tampering.weighed), {**metrics, **more}
 
         return rule
 
@@ -258,15 +258,15 @@ class TAR(OfflineDefense):
         step = follow(plan, self.optim.per_device_train_batch_size)
         return lambda number: [step(number)]
 
-    def _within_bound(self, found: Findings) -> bool:
-        if self.lower_bound is None or not found.probed:
+    def _within_bound(self, tampering: TamperResult) -> bool:
+        if self.lower_bound is None or not tampering.probed:
             return True
-        value = sum(found.weighed) if self.mode == "reference" else sum(found.probed) / len(found.probed)
+        value = sum(tampering.weighed) if self.mode == "reference" else sum(tampering.probed) / len(tampering.probed)
         return value >= self.lower_bound
 
 
 def _answered(rows: Rows, role: str) -> list[Example]:
-    found = [row for row in rows if row.response]
-    if not found:
+    answered = [row for row in rows if row.response]
+    if not answered:
         raise HoldfastError(f"tar: no {role} row of the defense split has a `response`; map a column to it")
-    return found
+    return answered

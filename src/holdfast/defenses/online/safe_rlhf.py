@@ -140,10 +140,10 @@ class SafeRLHF(OnlineDefense):
                 return {**own(replace(rollout, rewards=rollout.rewards - multiplier * costs)), **logged}
             with _kept(plan.state):
                 against = own(_turned(rollout))
-            found = own(rollout)
+            credited = own(rollout)
             charge = {f"{COST}/{name}": value for name, value in against.items() if name != "advantages"}
-            mixed = lagrangian(found["advantages"], against["advantages"], multiplier)
-            return {**found, **charge, "advantages": mixed, **logged}
+            mixed = lagrangian(credited["advantages"], against["advantages"], multiplier)
+            return {**credited, **charge, "advantages": mixed, **logged}
 
         return charged
 

@@ -211,13 +211,13 @@ def _descend(
 
 def _vector(model: Model, strength: float) -> dict[str, Tensor]:
     """The low-rank factors of a trained adapter by the names of the layers that it changes, the scale in `up`."""
-    found = {}
+    tensors = {}
     for name, module in unwrapped(model.network).named_modules():
         for adapter, down in getattr(module, "lora_A", {}).items():
             scale = strength * module.scaling[adapter]
-            found[f"{PLACE}/{name}/down"] = down.weight.detach().clone()
-            found[f"{PLACE}/{name}/up"] = scale * module.lora_B[adapter].weight.detach()
-    return found
+            tensors[f"{PLACE}/{name}/down"] = down.weight.detach().clone()
+            tensors[f"{PLACE}/{name}/up"] = scale * module.lora_B[adapter].weight.detach()
+    return tensors
 
 
 def _without(switch: Switch, plan: Plan) -> Callable[[Model], Any]:

@@ -84,8 +84,8 @@ class EWC(OnlineDefense):
         rows = sample(rows, min(self.num_samples or len(rows), len(rows)), seed=context.seed)
 
         def importance(model: Model) -> Named:
-            found = fisher(model, rows, max_length=self.max_length)
-            return _normalized(found) if self.normalized else found
+            information = fisher(model, rows, max_length=self.max_length)
+            return _normalized(information) if self.normalized else information
 
         return _anchored(plan, "ewc", self.coef, importance)
 
@@ -107,13 +107,13 @@ def fisher(model: Model, rows: Sequence[Example], *, max_length: int | None = No
 
 def trained(network: torch.nn.Module) -> Named:
     """The weights that training moves, by the names that they have without wrappers; a critic's are left out."""
-    found: Named = {}
+    parameters: Named = {}
     for name, parameter in network.named_parameters():
         for wrapper in WRAPPERS:
             name = name.removeprefix(wrapper)  # noqa: PLW2901
         if parameter.requires_grad and not name.startswith(PREFIX):
-            found[name] = parameter
-    return found
+            parameters[name] = parameter
+    return parameters
 
 
 def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], Named] | None = None) -> Plan:
@@ -122,8 +122,8 @@ def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], 
 
     def keep(model: Model) -> None:
         if not any(key.startswith(start) for key in plan.tensors):
-            found = importance(model) if importance else {}
-            plan.tensors.update({f"{weights}{key}": value for key, value in found.items()})
+            weights_by_name = importance(model) if importance else {}
+            plan.tensors.update({f"{weights}{key}": value for key, value in weights_by_name.items()})
             plan.tensors.update({f"{start}{key}": p.detach().clone() for key, p in trained(model.network).items()})
 
     def begin(progress: Progress) -> None:
@@ -150,14 +150,14 @@ def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], 
     return replace(plan.wrapped(prepare), objective=objective, hooks=(*plan.hooks, begin))
 
 
-def _normalized(found: Named) -> Named:
-    count = sum(value.numel() for value in found.values())
-    mean = sum(float(value.double().sum()) for value in found.values()) / max(count, 1)
+def _normalized(information: Named) -> Named:
+    count = sum(value.numel() for value in information.values())
+    mean = sum(float(value.double().sum()) for value in information.values()) / max(count, 1)
     if mean == 0:
         raise HoldfastError(
             "ewc: no trained weight moves the refusals of the defense split, so there is nothing to hold; use l2_anchor"
         )
-    return {name: value / mean for name, value in found.items()}
+    return {name: value / mean for name, value in information.items()}
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:

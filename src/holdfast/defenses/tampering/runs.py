@@ -30,7 +30,7 @@ class Run:
 
 
 @dataclass(kw_only=True)
-class Findings:
+class TamperResult:
     """What was seen of some runs: the weighed gradients of the probes, summed, by the parameters' order.
 
     `losses` are the attackers' own, a step each, and `probed` the probes' unweighed sums, one a look; `weighed` are
@@ -89,7 +89,7 @@ def tamper(
     weights: Sequence[float],
     propagate: Propagate,
     keep_on: Place = "device",
-) -> Findings:
+) -> TamperResult:
     """Let attackers train the network one after the other, each from the same weights, and probe it on the way.
 
     The gradients are first order: that of a probe with respect to the weights it is taken at, as if they were the
@@ -105,12 +105,14 @@ def tamper(
         propagate: see `plan.Backward`.
         keep_on: where the copy of the weights and the summed gradients are kept.
     """
-    found, count = Findings(gradients=Shelf(keep_on)), len(trainable(network))
+    tampering, count = TamperResult(gradients=Shelf(keep_on)), len(trainable(network))
     with borrowed(network, keep_on=keep_on) as put_back:
         for make in runs:
-            _attack(network, make(), optim=optim, weights=weights, propagate=propagate, found=found, count=count)
+            _attack(
+                network, make(), optim=optim, weights=weights, propagate=propagate, tampering=tampering, count=count
+            )
             put_back()
-    return found
+    return tampering
 
 
 def _attack(
@@ -120,7 +122,7 @@ def _attack(
     optim: Optim,
     weights: Sequence[float],
     propagate: Propagate,
-    found: Findings,
+    tampering: TamperResult,
     count: int,
 ) -> None:
     parameters, optimizer = trainable(network), _optimizer(network, run, optim)
@@ -132,9 +134,9 @@ def _attack(
             torch.nn.utils.clip_grad_norm_(parameters, optim.max_grad_norm)
         optimizer.step()
         _clear(parameters)
-        found.losses.append(float(loss.detach()))
+        tampering.losses.append(float(loss.detach()))
         if weight:
-            _look(network, run.probes, weight, propagate=propagate, found=found, count=count)
+            _look(network, run.probes, weight, propagate=propagate, tampering=tampering, count=count)
 
 
 def _optimizer(network: torch.nn.Module, run: Run, optim: Optim) -> torch.optim.Optimizer:
@@ -160,7 +162,7 @@ def _look(
     weight: float,
     *,
     propagate: Propagate,
-    found: Findings,
+    tampering: TamperResult,
     count: int,
 ) -> None:
     total = 0.0
@@ -168,12 +170,12 @@ def _look(
         loss, _ = objective(network, batch)
         propagate(weight * loss)
         total += float(loss.detach())
-    found.probed.append(total)
-    found.weighed.append(weight * total)
+    tampering.probed.append(total)
+    tampering.weighed.append(weight * total)
     # What a run added to the network stands behind the network's own parameters and has no place in the sums.
     for i, parameter in enumerate(trainable(network)):
         if parameter.grad is not None and i < count:
-            found.gradients.add(i, parameter.grad)
+            tampering.gradients.add(i, parameter.grad)
         parameter.grad = None
 
 

@@ -76,8 +76,8 @@ def first_and_last(record: Record) -> tuple[Evaluation | None, Evaluation | None
 def peak(record: Record) -> tuple[int, Score] | None:
     """Step and score at which harmfulness was highest, the first of equals; `None` if never measured."""
     scores = [(evaluation.step, evaluation.score("harmfulness")) for evaluation in record.evaluations]
-    found = [(step, score) for step, score in scores if score and finite(score.value) is not None]
-    return max(found, key=lambda pair: pair[1].value or 0.0, default=None)
+    known = [(step, score) for step, score in scores if score and finite(score.value) is not None]
+    return max(known, key=lambda pair: pair[1].value or 0.0, default=None)
 
 
 def curve_points(rows: Iterable[Row], name: str) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ def _row(label: Label, group: Sequence[Record]) -> Row:
         outcomes={outcome: ended[outcome] for outcome in Outcome if ended[outcome]},
         threshold=min(thresholds, default=None),
         time_to_break=break_time(group),
-        peak_harmfulness=estimate(found[1] for r in scored if (found := peak(r))),
+        peak_harmfulness=estimate(highest[1] for r in scored if (highest := peak(r))),
         before=_by_name([before for before, _ in ends]),
         after=_by_name([after for _, after in ends]),
         curves=_curves(scored),

@@ -51,10 +51,10 @@ def labels(records: Sequence[Record]) -> list[Label]:
 
 def flip_of(cell: Cell) -> Flip | None:
     """The flip of a cell: its attack's own, or that of the reward model which pays it; `None` where there is none."""
-    found = _flipped(cell)
-    if found is None:
+    flip = _flipped(cell)
+    if flip is None:
         return None
-    return Flip(float(found.settings["flip_ratio"]), str(found.settings.get("flip_how", "reverse")))
+    return Flip(float(flip.settings["flip_ratio"]), str(flip.settings.get("flip_how", "reverse")))
 
 
 def _flipped(cell: Cell) -> Method | None:
@@ -125,8 +125,8 @@ def _attack_settings(cell: Cell) -> dict[str, str]:
     for name in names:
         judges[_REWARD_MODEL] = {**judges.pop(name), "settings": _without_flip(cell.judges[name]).settings}
     parts = {"data": cell.data, "evaluation": cell.evaluation, "judges": judges}
-    found = {**_methods(attackers), **_leaves(parts)}
-    return {key: value for key, value in found.items() if not (key.endswith("judge") and value in names)}
+    settings = {**_methods(attackers), **_leaves(parts)}
+    return {key: value for key, value in settings.items() if not (key.endswith("judge") and value in names)}
 
 
 def _flip_settings(cell: Cell) -> dict[str, str]:
@@ -143,11 +143,11 @@ def _attackers(cell: Cell) -> tuple[Method, ...]:
 
 
 def _methods(methods: Sequence[Method]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for method in methods:
         leaves = _leaves(method.settings, method.name)
-        found |= {f"{key}'" if key in found else key: value for key, value in leaves.items()}
-    return found
+        settings |= {f"{key}'" if key in settings else key: value for key, value in leaves.items()}
+    return settings
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, str]:

@@ -95,7 +95,7 @@ def stopping(rows: Sequence[Example], text: str, share: float, context: Context)
     def hook(progress: Progress) -> bool:
         if progress.phase != "step" or progress.metrics.get(SHARE, 0.0) < share:
             return False
-        found = count(complete(progress.model, prompts, sampling, seed=context.seed + progress.step))
-        return sum(value or 0.0 for value in found) >= share * len(found)
+        flags = count(complete(progress.model, prompts, sampling, seed=context.seed + progress.step))
+        return sum(value or 0.0 for value in flags) >= share * len(flags)
 
     return hook

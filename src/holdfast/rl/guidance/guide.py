@@ -61,19 +61,19 @@ class Guide:
             raise HoldfastError(trouble)
 
     def _misfits(self) -> list[str]:
-        found = []
+        misfits = []
         if self.unit != "sequence" and self.schedule.kind == "success":
-            found.append(
+            misfits.append(
                 f"`schedule.kind: success` compares the learner's answers with the expert's, and with `unit: "
                 f"{self.unit}` no answer is one's alone; use `unit: sequence`, or another schedule"
             )
         if self.unit == "token" and self.settings.kind == "canned":
-            found.append("canned text has no distribution after another beginning; use `unit: sequence` or `prefix`")
+            misfits.append("canned text has no distribution after another beginning; use `unit: sequence` or `prefix`")
         if self.unit != "token" and self.weigh == "token":
-            found.append("`weigh: token` is for `unit: token`; here an answer has one density")
+            misfits.append("`weigh: token` is for `unit: token`; here an answer has one density")
         if self.unit != "token" and self.ratio == "behavior":
-            found.append("`ratio: behavior` needs the mixture's density of tokens, so `unit: token`; weigh instead")
-        return found
+            misfits.append("`ratio: behavior` needs the mixture's density of tokens, so `unit: token`; weigh instead")
+        return misfits
 
     @property
     def settings(self) -> Expert:

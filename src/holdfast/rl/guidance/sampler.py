@@ -80,13 +80,13 @@ def _require_whole(guide: Guide, experience: Experience) -> None:
 
 
 def _share(guide: Guide, plan: Plan, step: int) -> float:
-    found = plan.state.get(f"{STATE}/succeeded")
+    succeeded = plan.state.get(f"{STATE}/succeeded")
     return share_at(
         guide.schedule,
         step,
         steps=plan.optim.max_steps,
         span=plan.steps_per_rollout,
-        succeeded=None if found is None else int(found),
+        succeeded=None if succeeded is None else int(succeeded),
     )
 
 
@@ -198,9 +198,9 @@ class GuidedSampler:
             mixed = log_mixture(masked_sum_per_sequence(theirs, mask), own, alpha)
             batch["behavior_logprobs"] = mixed
         if guide.weighs:
-            found = weights(own, mixed, guide.weight, cap=guide.cap, shape=guide.shape)
-            unguided = alpha == 1 if found.dim() == 1 else (alpha == 1)[:, None]
-            batch["weights"] = torch.where(unguided, torch.ones_like(found), found)
+            importance = weights(own, mixed, guide.weight, cap=guide.cap, shape=guide.shape)
+            unguided = alpha == 1 if importance.dim() == 1 else (alpha == 1)[:, None]
+            batch["weights"] = torch.where(unguided, torch.ones_like(importance), importance)
         return batch
 
     def finish(self, batches: list[Batch], rewards: Tensor) -> list[Batch]:
@@ -208,21 +208,21 @@ class GuidedSampler:
         if "alpha" not in batches[0]:
             batches[0]["log/alpha"] = torch.ones(())
             return batches
-        found = seen(batches, rewards, told_apart=self.guide.unit == "sequence")
+        summary = seen(batches, rewards, told_apart=self.guide.unit == "sequence")
         if self.guide.drops_negative:
             for batch in batches:
                 batch["advantages"] = _positive(batch, mixed=self.guide.unit == "token")
         if self.guide.ratio == "behavior":
             for batch in batches:
                 batch["old_logprobs"] = batch["behavior_logprobs"]
-        self._learn_when(found)
-        batches[0] |= {f"log/{name}": torch.tensor(value) for name, value in found.logged(self.guide).items()}
+        self._learn_when(summary)
+        batches[0] |= {f"log/{name}": torch.tensor(value) for name, value in summary.logged(self.guide).items()}
         return batches
 
-    def _learn_when(self, found: Seen) -> None:
+    def _learn_when(self, summary: Seen) -> None:
         """Move the averages of what learner and expert were paid; remember when the learner did well enough."""
         kept, state = self.guide.schedule, self.state
-        for name, value in (("own", found.own_reward), ("expert", found.expert_reward)):
+        for name, value in (("own", summary.own_reward), ("expert", summary.expert_reward)):
             if value is not None:
                 before = state.get(f"{STATE}/{name}", value)
                 state[f"{STATE}/{name}"] = kept.smoothing * before + (1 - kept.smoothing) * value

@@ -33,34 +33,34 @@ class Seen:
 
     def logged(self, guide: Guide) -> dict[str, float]:
         """Numbers to log by name; entropies are estimates from the samples, in nats a token."""
-        found = {"alpha": self.alpha}
+        metrics = {"alpha": self.alpha}
         paid = {"own_reward": self.own_reward, "expert_reward": self.expert_reward, "own_identical_groups": self.alike}
-        found |= {name: value for name, value in paid.items() if value is not None}
+        metrics |= {name: value for name, value in paid.items() if value is not None}
         if self.old is None:
-            return found
+            return metrics
         if bool(self.theirs.any()):
-            found["expert_token_probability"] = float(self._mean(self.old.exp(), self.theirs))
+            metrics["expert_token_probability"] = float(self._mean(self.old.exp(), self.theirs))
         if guide.unit == "sequence" and not bool(self.theirs.all()):
-            found["policy_entropy"] = float(-self._mean(self.old, ~self.theirs))
-        return found | self._weighed(self.old, guide) if self.behavior is not None else found
+            metrics["policy_entropy"] = float(-self._mean(self.old, ~self.theirs))
+        return metrics | self._weighed(self.old, guide) if self.behavior is not None else metrics
 
     def _weighed(self, old: Tensor, guide: Guide) -> dict[str, float]:
         behavior, mask = self.behavior, self.mask
         assert behavior is not None
         tokens = behavior.dim() == 2
-        found = {"mixture_entropy": float(-(behavior * mask).sum() / mask.sum())} if tokens else {}
+        metrics = {"mixture_entropy": float(-(behavior * mask).sum() / mask.sum())} if tokens else {}
         if tokens:
             # Each token's own ratio makes the mixture's draws count as the policy's at the same places.
             ratios = (old - behavior).exp()
-            found["policy_entropy"] = float(-self._mean(ratios * old, torch.ones_like(self.theirs)))
+            metrics["policy_entropy"] = float(-self._mean(ratios * old, torch.ones_like(self.theirs)))
         else:
-            found["mixture_entropy"] = float(-behavior.sum() / mask.sum())
+            metrics["mixture_entropy"] = float(-behavior.sum() / mask.sum())
         if tokens and guide.weigh == "token":
             exact = (old - behavior)[mask > 0].exp()
         else:
             mixed = masked_sum_per_sequence(behavior, mask) if tokens else behavior
             exact = (masked_sum_per_sequence(old, mask) - mixed).exp()
-        return found | {
+        return metrics | {
             "mean_weight": float(exact.mean()),
             "effective_samples": float(effective_sample_size(exact) / len(exact)),
             "truncated": float((exact > guide.cap).float().mean()),
@@ -84,8 +84,8 @@ def seen(batches: Sequence[Batch], rewards: Tensor, *, told_apart: bool) -> Seen
     def part(name: str) -> Tensor | None:
         if name not in batches[0]:
             return None
-        found = [batch[name] for batch in batches]
-        return (torch.cat(found) if found[0].dim() == 1 else joined(found)).cpu()[rows]
+        values = [batch[name] for batch in batches]
+        return (torch.cat(values) if values[0].dim() == 1 else joined(values)).cpu()[rows]
 
     mask = joined([target_mask(batch["loss_mask"]) for batch in batches]).cpu()[rows]
     return Seen(
@@ -107,11 +107,11 @@ def _known(rewards: Tensor) -> float | None:
 
 def _alike(batches: Sequence[Batch]) -> float | None:
     """The share of groups whose own rows, of which there are at least two, are all the same."""
-    found = []
+    flags = []
     for batch in batches:
         for group in batch["groups"].unique():
             rows = (batch["groups"] == group) & (batch["from_expert"] == 0) & (batch["alpha"] < 1)
             tokens, lengths = batch["input_ids"][rows], batch["lengths"][rows]
             if len(tokens) > 1:
-                found.append(bool((tokens == tokens[0]).all()) and bool((lengths == lengths[0]).all()))
-    return sum(found) / len(found) if found else None
+                flags.append(bool((tokens == tokens[0]).all()) and bool((lengths == lengths[0]).all()))
+    return sum(flags) / len(flags) if flags else None
