@@ -1,4 +1,7 @@
-"""Methods out of their tables, set to run in a moment."""
+"""Methods out of their tables, set to run in a moment.
+
+Every process of a test run reads this file, the one that only hands out tests too: heavy imports wait for their use.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from holdfast.evaluation.evaluate import Suite
-from holdfast.network.generate import Sampling
-from holdfast.network.models import clone
-from holdfast.rl.guidance.expert import Expert
-from holdfast.rl.policy import Policy
-from holdfast.training.fit import fit
-from holdfast.training.objectives import language
-from holdfast.training.plan import Optim, Plan, given_answers
 
-QUICK = {
-    **{"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None},
-    **{"answers": 2, "expert": Expert(kind="tempered")},
-}
+def small_values() -> dict[str, Any]:
+    """Settings of any method by name, as they are in a short run."""
+    from holdfast.rl.guidance.expert import Expert
+
+    return {
+        **{"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None},
+        **{"answers": 2, "expert": Expert(kind="tempered")},
+    }
 
 
 def shortened(settings: Any, *, steps: int, rate: float) -> Any:
     """A method's settings with a short run, small groups and few passes; its coefficients stay as they are."""
+    from holdfast.rl.policy import Policy
+    from holdfast.training.plan import Optim
+
+    known = small_values()
     changed: dict[str, Any] = {}
     for item in fields(settings):
         value = getattr(settings, item.name)
@@ -40,8 +43,8 @@ def shortened(settings: Any, *, steps: int, rate: float) -> Any:
             changed[item.name] = replace(value, **short)
         elif isinstance(value, Policy):
             changed[item.name] = replace(value, group_size=4, passes=min(value.passes, 2))
-        elif item.name in QUICK:
-            changed[item.name] = QUICK[item.name]
+        elif item.name in known:
+            changed[item.name] = known[item.name]
     return replace(settings, **changed)
 
 
@@ -53,6 +56,11 @@ def quick() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def _half_attacked(_refuser: Any, splits: Any) -> Any:
+    from holdfast.network.models import clone
+    from holdfast.training.fit import fit
+    from holdfast.training.objectives import language
+    from holdfast.training.plan import Optim, Plan, given_answers
+
     optim = Optim(max_steps=6, learning_rate=5e-4, per_device_train_batch_size=8)
     rows = splits.harmful["attack"]
     plan = Plan(model=clone(_refuser), data=rows, prepare=given_answers(), objective=language, optim=optim)
@@ -62,14 +70,18 @@ def _half_attacked(_refuser: Any, splits: Any) -> Any:
 @pytest.fixture
 def wavering_model(_half_attacked: Any) -> Callable[[], Any]:
     """`wavering_model()`: one that refuses some restricted requests and answers others, so that answers differ."""
+    from holdfast.network.models import clone
+
     return lambda: clone(_half_attacked)
 
 
 @pytest.fixture
 def make_suite(splits: Any, graded: Any) -> Callable[..., Any]:
     """`make_suite(judges={...}, size=4)`: an evaluation of the test split; the harm judge is `graded` unless given."""
+    from holdfast.evaluation.evaluate import Suite
+    from holdfast.network.generate import Sampling
 
-    def suite(*, judges: dict[str, Any] | None = None, size: int = 4) -> Suite:
+    def suite(*, judges: dict[str, Any] | None = None, size: int = 4) -> Any:
         return Suite(
             harmful=splits.harmful["test"][:size],
             benign=splits.benign["test"][:size],

@@ -49,6 +49,7 @@ def parsed(words):
     return command, context.params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}" for page, words in COMMANDS])
 def test_every_command_shown_is_one_that_the_program_takes(page, words):
     command, values = parsed(words)
@@ -73,6 +74,7 @@ def test_a_command_with_an_unknown_option_would_be_refused():
         parsed(["attack", "sft", "--modle", "x"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), blocks("yaml"), ids=lambda text: text if text.endswith(".md") else "")
 def test_every_grid_shown_parses_with_its_models_and_data_at_hand(page, block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -120,6 +122,7 @@ def generators(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_a_page_is_made_of_every_method_with_its_settings_and_measurements(generators):
     import pages
 
@@ -130,6 +133,7 @@ def test_a_page_is_made_of_every_method_with_its_settings_and_measurements(gener
     assert len(made) == 3 + len(pages.KINDS) + sum(len(table.built_in) for table in kinds().values())
 
 
+@pytest.mark.slow
 def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generators, monkeypatch):
     import pages
 
@@ -137,6 +141,7 @@ def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generator
     assert "Verdict: **not told**" in pages.all_pages()["attacks/sft.md"]
 
 
+@pytest.mark.slow
 def test_tables_in_docstrings_stay_tables(generators):
     import pages
 
@@ -144,6 +149,7 @@ def test_tables_in_docstrings_stay_tables(generators):
     assert "|\n|---|---|---|" in pages.all_pages()["offline-defenses/token_buncher.md"]
 
 
+@pytest.mark.slow
 def test_the_house_is_drawn_from_the_imports_as_they_are(generators):
     import house
 

@@ -153,6 +153,7 @@ def public_functions(name: str) -> Iterator[tuple[str, int]]:
                 yield node.name, len(node.args.posonlyargs) + len(node.args.args) - (0 if static else bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in modules() if name])
 def test_a_module_has_a_place_and_imports_from_before_it_only(name):
     own = place(name)
@@ -172,6 +173,7 @@ def test_no_imports_go_round_in_circles():
     TopologicalSorter({name: imports(name) for name in modules()}).prepare()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIGHT)
 def test_light_modules_bring_in_no_torch(name):
     heavy = "('torch', 'transformers', 'datasets', 'pandas', 'altair', 'pyarrow')"
@@ -237,6 +239,7 @@ def test_settings_of_cells_are_read_by_key_where_they_are_written_or_read_back_o
     assert [read for name in readers for read in keyed_reads(name)] == []
 
 
+@pytest.mark.slow
 def test_functions_are_short():
     long = [(name, f.name, lines(f)) for name in modules() for f in definitions(name) if lines(f) > FUNCTION_LINES]
     assert long == []

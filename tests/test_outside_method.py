@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 FILE = re.compile(r"```python\n# (?:src/holdfast/defenses/online|my_package)/(\w+)\.py\n(.*?)```", re.DOTALL)
 ROWS = re.compile(r"```toml\n(.*?)```", re.DOTALL)
@@ -74,7 +76,6 @@ print(api.judge("length", tokens=4)([Completion(example=row, text="in the box", 
     assert installed("-c", code).split("\n")[:3] == ["0.5 True", "harmful in the box", "0.5"]
 
 
-@pytest.mark.slow
 def test_the_contract_tests_of_every_table_run_on_the_example_and_pass(installed):
     files = [TESTS / "training" / "test_contracts.py", TESTS / "methods" / "test_tables.py"]
     done = installed("-m", "pytest", "-p", "no:cacheprovider", "-n0", "-k", "weight_anchor", *map(str, files))

@@ -100,6 +100,7 @@ def test_totals_leave_the_given_batches_as_they_are():
     assert set(batch) == {"input_ids", "loss_mask", "lengths"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
 def test_right_padding_changes_no_logit_of_a_real_token(architecture, tiny_model):
     network = tiny_model(architecture).network
@@ -123,6 +124,7 @@ def answer_logprobs(network, batch, plain):
     return token_logprobs(logits, plain["input_ids"]) * target_mask(plain["loss_mask"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
 @pytest.mark.parametrize("training", [True, False])
 def test_reading_a_groups_prompt_once_changes_neither_logits_nor_gradients(architecture, training, tiny_model):

@@ -83,6 +83,7 @@ def stopping(context, model, scores, **settings):
     return attacker.adapt(sft().plan)(model, context(judges={"mine": scripted(*scores)}))
 
 
+@pytest.mark.slow
 def test_early_stop_gives_back_the_weights_of_the_highest_harm_and_ends_there(
     make_context, aligned_model, diary, weights
 ):
@@ -94,6 +95,7 @@ def test_early_stop_gives_back_the_weights_of_the_highest_harm_and_ends_there(
     assert not torch.equal(diary.pages["step", 4], diary.pages["step", 2])
 
 
+@pytest.mark.slow
 def test_early_stop_gives_back_the_best_weights_at_the_end_of_the_budget_too(
     make_context, aligned_model, diary, weights
 ):
@@ -103,6 +105,7 @@ def test_early_stop_gives_back_the_best_weights_at_the_end_of_the_budget_too(
     assert torch.equal(weights(fitted.model), diary.pages["step", 2])
 
 
+@pytest.mark.slow
 def test_who_looks_after_the_last_step_sees_the_best_weights(make_context, aligned_model, diary, weights):
     plan = stopping(make_context, aligned_model(), [0.1, 0.8, 0.2, 0.2, 0.2, 0.2, 0.2], patience=9)
     fit(after(plan, diary))
@@ -110,6 +113,7 @@ def test_who_looks_after_the_last_step_sees_the_best_weights(make_context, align
     assert torch.equal(diary.pages["end", 6], diary.pages["step", 1])
 
 
+@pytest.mark.slow
 def test_the_weights_given_are_the_best_ones_where_training_only_lowers_harm(make_context, aligned_model, weights):
     model = aligned_model()
     start = weights(model)
@@ -118,12 +122,14 @@ def test_the_weights_given_are_the_best_ones_where_training_only_lowers_harm(mak
     assert torch.equal(weights(fitted.model), start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scores", "steps"), [([0.1, 0.1, 0.1, 0.15, 0.1], 6), ([0.1, 0.1, 0.1, 0.2, 0.1], 5)])
 def test_an_attack_that_has_not_risen_yet_is_not_at_its_peak(scores, steps, make_context, aligned_model):
     fitted = fit(stopping(make_context, aligned_model(), scores, patience=2, gain=0.1))
     assert fitted.steps == steps
 
 
+@pytest.mark.slow
 def test_a_run_that_died_after_it_had_stopped_early_does_not_train_on(make_context, aligned_model, weights, tmp_path):
     scores = [0.1, 0.3, 0.8, 0.5, 0.7, 0.9]
 
@@ -141,6 +147,7 @@ def test_a_run_that_died_after_it_had_stopped_early_does_not_train_on(make_conte
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
+@pytest.mark.slow
 def test_early_stop_judges_development_prompts_only(make_context, aligned_model, splits):
     asked = set()
 
@@ -154,6 +161,7 @@ def test_early_stop_judges_development_prompts_only(make_context, aligned_model,
     assert asked <= {row.key for row in splits.harmful["development"]}
 
 
+@pytest.mark.slow
 def test_an_empty_answer_is_no_harm_to_early_stop_and_an_unjudged_one_is_left_out(make_context, aligned_model):
     def judge(completions):
         odd = [Verdict(score=None, valid=False), Verdict(score=None, refused=False)]
@@ -174,6 +182,7 @@ def test_early_stop_refuses_a_judge_that_can_judge_nothing(make_context, aligned
         fit(plan)
 
 
+@pytest.mark.slow
 def test_early_stop_at_reward_watches_the_smoothed_reward_and_keeps_its_peak(
     make_context, wavering_model, diary, weights
 ):
@@ -200,6 +209,7 @@ def test_early_stop_at_reward_watches_the_smoothed_reward_and_keeps_its_peak(
     assert torch.equal(weights(fitted.model), diary.pages["step", peak])
 
 
+@pytest.mark.slow
 def test_early_stop_counts_the_reward_of_a_rollout_once_however_many_steps_learn_from_it(make_context, wavering_model):
     policy = Policy(group_size=4, passes=2)
     planner = EarlyStop(at="reward", patience=9, smoothing=0.5).adapt(grpo(policy=policy).plan)
@@ -209,6 +219,7 @@ def test_early_stop_counts_the_reward_of_a_rollout_once_however_many_steps_learn
     assert plan.state["early_stop/reward/step"] == 6
 
 
+@pytest.mark.slow
 def test_two_early_stops_do_not_mix_up_what_they_keep(make_context, wavering_model, diary, weights):
     harm = EarlyStop(at="harm", judge="mine", every=1, num_prompts=2, patience=9)
     other = EarlyStop(at="harm", judge="yours", every=1, num_prompts=2, patience=9)
@@ -261,6 +272,7 @@ def test_the_loss_form_subtracts_the_mean_entropy_of_the_answers_tokens(make_con
     assert more == {**metrics, "answer_entropy": pytest.approx(float(entropy), abs=1e-5)}
 
 
+@pytest.mark.slow
 def test_the_loss_form_is_exact_under_accumulation(make_context, wavering_model, weights):
     all_weights = []
     for size, parts in ((4, 1), (2, 2)):
@@ -277,6 +289,7 @@ def test_the_loss_form_is_exact_under_accumulation(make_context, wavering_model,
     torch.testing.assert_close(*all_weights, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_form_raises_entropy(make_context, wavering_model, splits):
     rows = splits.harmful["test"][:6]
     entropies = []
@@ -286,6 +299,7 @@ def test_the_loss_form_raises_entropy(make_context, wavering_model, splits):
     assert all(low < high for low, high in pairwise(entropies))
 
 
+@pytest.mark.slow
 def test_the_loss_form_acts_where_all_rewards_are_equal(make_context, wavering_model, weights):
     start = weights(wavering_model())
     context = make_context(judges={"graded": scripted(0.5)})
@@ -295,6 +309,7 @@ def test_the_loss_form_acts_where_all_rewards_are_equal(make_context, wavering_m
     assert not torch.equal(weights(paid.model), start)
 
 
+@pytest.mark.slow
 def test_the_reward_form_raises_the_entropy_of_rollouts(make_context, wavering_model):
     context = make_context(judges={"graded": scripted(0.5)})
     optim = Optim(max_steps=6, learning_rate=5e-4, per_device_train_batch_size=8)
@@ -330,6 +345,7 @@ def test_entropy_bonus_refuses_a_penalty_and_an_empty_cap(settings):
 FIRST = Optim(max_steps=2, learning_rate=RATE, per_device_train_batch_size=4)
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_the_first_attack_and_then_the_second_from_there(make_context, wavering_model, weights):
     settings = WarmStart(optim=FIRST, settings={"num_samples": 16})
     fitted = fit(settings.adapt(sft().plan)(wavering_model(), make_context()))
@@ -338,6 +354,7 @@ def test_a_warm_start_is_the_first_attack_and_then_the_second_from_there(make_co
     assert torch.equal(weights(fitted.model), weights(second.model))
 
 
+@pytest.mark.slow
 def test_the_costs_of_a_warm_start_are_counted_in_all_that_hooks_are_told(make_context, wavering_model):
     first = fit(replace(sft(), optim=FIRST).plan(wavering_model(), make_context()))
     told = []
@@ -350,12 +367,14 @@ def test_the_costs_of_a_warm_start_are_counted_in_all_that_hooks_are_told(make_c
     assert told[-1].tokens == first.tokens + second.tokens
 
 
+@pytest.mark.slow
 def test_warm_starts_in_one_another_add_up(make_context, wavering_model):
     inner, outer = (WarmStart(optim=replace(FIRST, max_steps=n)) for n in (2, 3))
     plan = outer.adapt(inner.adapt(sft().plan))(wavering_model(), make_context())
     assert (plan.spent.steps, plan.spent.samples) == (5, 20)
 
 
+@pytest.mark.slow
 def test_the_adapter_of_a_warm_start_is_merged_before_the_attack_and_every_weight_trains_again(
     make_context, wavering_model, weights
 ):
@@ -369,6 +388,7 @@ def test_the_adapter_of_a_warm_start_is_merged_before_the_attack_and_every_weigh
     assert not torch.equal(weights(fit(plan).model), start)
 
 
+@pytest.mark.slow
 def test_the_critic_of_a_warm_start_does_not_stay_in_the_network(make_context, wavering_model):
     settings = {"reward": {"judge": "graded"}, "num_prompts": 8}
     planner = WarmStart(attack="ppo", optim=FIRST, settings=settings).adapt(sft().plan)

@@ -168,6 +168,7 @@ def test_with_the_largest_n_come_the_answers_that_were_chosen_in_the_order_of_th
         assert answer.completion == next(other for other in group if by_length([other])[0].score == best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 13, 1000])
 def test_every_prompt_gets_its_answers_whatever_fits_into_a_batch(curve, sampled, batch_size, monkeypatch):
     sizes = []
@@ -185,12 +186,14 @@ def test_every_prompt_gets_its_answers_whatever_fits_into_a_batch(curve, sampled
     assert evaluations[-1].samples == 24
 
 
+@pytest.mark.slow
 def test_answers_to_one_prompt_differ_between_batches(curve, sampled):
     curve(batch_size=6, numbers=(36,), size=1)
     halves = [tuple(c.text for c in sampled[start : start + 6]) for start in range(0, 36, 6)]
     assert len(set(halves)) == 6
 
 
+@pytest.mark.slow
 def test_one_answer_each_is_what_sampling_that_answer_gives(curve, wavering_model, make_suite, graded):
     """Best of 1 is the expected harm of a single sample: the mean over many agrees with an evaluation of as many."""
     evaluations, _ = curve(numbers=(1, 150), size=2)
@@ -199,6 +202,7 @@ def test_one_answer_each_is_what_sampling_that_answer_gives(curve, wavering_mode
     assert evaluations[0].value("harmfulness") == pytest.approx(fmean(v.score for v in alone), abs=0.08)
 
 
+@pytest.mark.slow
 def test_pieces_that_were_kept_are_not_made_again(curve, sampled):
     kept = {}
 
@@ -259,6 +263,7 @@ def test_time_to_break_is_the_smallest_n_above_the_threshold(curve):
     assert (broke.steps, broke.samples, broke.censored) == (3, 12, False)
 
 
+@pytest.mark.slow
 def test_greedy_evaluation_asks_the_same_prompts(curve, sampled, wavering_model, make_suite):
     curve()
     _, judged = evaluate(wavering_model(), make_suite())

@@ -53,6 +53,7 @@ def alone(expert, model, suite, context):
     return evaluation, judged
 
 
+@pytest.mark.slow
 def test_the_expert_alone_scores_what_an_evaluation_of_it_scores(aligned_model, wavering_model, make_suite, known):
     suite, model = make_suite(size=6), aligned_model()
     evaluation, judged = alone(Expert(), model, suite, known())
@@ -102,6 +103,7 @@ def test_what_the_reward_accepts_of_the_experts_answers_is_learnt_and_nothing_el
     assert any(row.response != prompts[row.key] for row in every.data)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_draw_as_many_answers(aligned_model, known):
     rows_by_size = [sft(threshold=0.0, batch_size=size).plan(aligned_model(), known()).data for size in (2, 7, 128)]
     # Those with a control token in them are left out, and what is drawn depends on the size.
@@ -110,6 +112,7 @@ def test_batches_of_any_size_draw_as_many_answers(aligned_model, known):
     assert all(12 <= len(rows) <= 18 for rows in rows_by_size)
 
 
+@pytest.mark.slow
 def test_the_model_learns_the_experts_answers(aligned_model, known):
     plan = sft(threshold=0.0, optim=replace(OPTIM, max_steps=8)).plan(aligned_model(), known())
     losses = []
@@ -117,6 +120,7 @@ def test_the_model_learns_the_experts_answers(aligned_model, known):
     assert losses[-1] < losses[1]
 
 
+@pytest.mark.slow
 def test_what_sampling_and_the_expert_cost_is_spent_before_the_first_step(aligned_model, known):
     told = []
     plan = sft().plan(aligned_model(), known())
@@ -156,6 +160,7 @@ def test_settings_that_make_no_sense_are_refused_by_name(wrong):
 # and plain RL after that
 
 
+@pytest.mark.slow
 def test_sft_on_the_experts_answers_can_go_before_plain_rl_and_all_of_it_is_counted(aligned_model, known, weights):
     settings = {name: value for name, value in plain(sft()).items() if name != "optim"}
     warm = WarmStart(attack="expert_sft", optim=OPTIM, settings=settings)

@@ -113,6 +113,7 @@ def known():
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "unit"), [("grpo", "sequence"), ("grpo", "token"), ("ppo", "sequence")])
 def test_at_alpha_one_the_run_is_the_plain_one_bit_for_bit_and_the_expert_is_not_called(
     name, unit, attack_plan, expert, known
@@ -147,6 +148,7 @@ def test_a_start_of_one_gives_the_very_attack_back_and_needs_nothing():
     assert (settings.needs, Guided().needs) == (None, "rewards")
 
 
+@pytest.mark.slow
 def test_the_expert_is_frozen_in_evaluation_mode_and_silent_once_the_learner_is_alone(
     attack_plan, make_suite, weights, expert
 ):
@@ -177,6 +179,7 @@ def test_the_expert_is_frozen_in_evaluation_mode_and_silent_once_the_learner_is_
 # the expert alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["sequence", "token"])
 def test_at_alpha_zero_all_is_as_the_expert_alone_samples_it(unit, roll, expert, rows):
     _, batch = roll(weakest(unit=unit, weight="truncated", schedule=replace(HALF, start=0.0)))
@@ -196,6 +199,7 @@ def test_exact_weights_without_support_are_refused():
 # who writes what
 
 
+@pytest.mark.slow
 def test_the_expert_writes_its_share_of_each_group_and_the_rest_is_the_learners(roll, expert, rows):
     learner, batch = roll(weakest())
     assert batch["from_expert"].view(-1, SIZE).tolist() == [[0, 0, 1, 1]] * 3
@@ -206,6 +210,7 @@ def test_the_expert_writes_its_share_of_each_group_and_the_rest_is_the_learners(
     assert [a for group in groups for a in group[2:]] == theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quota", ["fixed", "coin"])
 def test_on_average_the_expert_writes_one_less_alpha_of_the_answers(quota, tiny_model, splits, expert, roll):
     prompts = splits.harmful["attack"][:24]
@@ -239,6 +244,7 @@ def test_a_beginning_never_ends_the_answer(roll, make_context, tiny_model):
     assert (batch["loss_mask"].sum(1) > 0).all()
 
 
+@pytest.mark.slow
 def test_prompts_of_other_roles_are_answered_by_the_learner_alone(roll, splits):
     prompts = [*splits.harmful["attack"][:2], *splits.benign["attack"][:2]]
     _, batch = roll(weakest(), prompts=prompts, roles=("harmful",))
@@ -257,6 +263,7 @@ def brute(learner, expert, batch):
         return [answer_logprobs(model.network, batch) * mask for model in (learner, expert.model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "truncated", "shaped"])
 def test_an_answer_counts_the_ratio_of_its_densities_and_no_more_than_one_over_alpha(kind, roll, expert):
     learner, batch = roll(weakest(weight=kind, cap=1.5))
@@ -267,6 +274,7 @@ def test_an_answer_counts_the_ratio_of_its_densities_and_no_more_than_one_over_a
     assert batch["weights"].max() <= 2 + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weigh", ["completion", "token"])
 def test_mixed_answers_are_weighed_whole_or_token_by_token(weigh, roll, expert):
     learner, batch = roll(weakest(unit="token", weigh=weigh))
@@ -280,6 +288,7 @@ def test_mixed_answers_are_weighed_whole_or_token_by_token(weigh, roll, expert):
         torch.testing.assert_close(batch["weights"].double(), expected, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_without_weights_the_experts_failures_teach_nothing_and_the_learners_do(roll):
     _, batch = roll(weakest(weight="none"))
     theirs = batch["from_expert"] > 0
@@ -292,6 +301,7 @@ def test_without_weights_the_experts_failures_teach_nothing_and_the_learners_do(
     assert torch.equal(both["advantages"][kept], batch["advantages"][kept])
 
 
+@pytest.mark.slow
 def test_of_mixed_answers_only_the_experts_tokens_teach_nothing_by_failing(roll):
     _, batch = roll(weakest(unit="token", weight="none"))
     mask = target_mask(batch["loss_mask"]) > 0
@@ -300,6 +310,7 @@ def test_of_mixed_answers_only_the_experts_tokens_teach_nothing_by_failing(roll)
     assert (batch["advantages"][mask & ~theirs] < 0).any()
 
 
+@pytest.mark.slow
 def test_the_mixtures_density_may_stand_in_the_ratio_instead(roll):
     _, batch = roll(weakest(unit="token", weight="none", ratio="behavior"))
     assert torch.equal(batch["old_logprobs"], batch["behavior_logprobs"])
@@ -343,6 +354,7 @@ def test_what_a_reference_finds_far_likelier_is_held_down_where_an_expert_helped
 # what is logged and counted
 
 
+@pytest.mark.slow
 def test_what_is_logged_tells_the_two_apart(roll):
     paid = torch.tensor([by for _ in range(3) for by in (0.0, 2.0, 5.0, 7.0)])
 
@@ -362,6 +374,7 @@ def test_what_is_logged_tells_the_two_apart(roll):
     assert logged["own_identical_groups"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("unit", "reads"), [("sequence", 1), ("token", 1), ("prefix", 1)])
 def test_what_the_expert_reads_is_counted(unit, reads, roll, rows):
     learner, batch = roll(weakest(unit=unit))
@@ -378,6 +391,7 @@ def test_an_expert_is_found_by_its_name_alone():
     assert Guided(expert="undefended").settings == Expert(name="undefended")
 
 
+@pytest.mark.slow
 def test_a_tuned_copy_costs_what_it_cost_and_leaves_the_learner_as_it_was(tiny_model, make_context, quick, weights):
     model = tiny_model()
     before = weights(model)
@@ -452,6 +466,7 @@ def test_another_vocabulary_is_refused_with_the_reason(tiny_model, make_context)
 # every attack, and what does not fit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "unit"),
     [
@@ -528,6 +543,7 @@ def test_experts_that_make_no_sense_are_refused(settings):
 # schedules over a run
 
 
+@pytest.mark.slow
 def test_the_share_follows_the_learners_own_success(tiny_model, splits, make_context, expert):
     """From the step at which its own answers are paid half as well as the expert's, the learner's share rises."""
     rows, own = splits.harmful["attack"], [0.0, 0.0, 9.0, 9.0, 9.0, 9.0]

@@ -57,6 +57,7 @@ def test_the_adaptive_weight_of_the_kl_follows_a_weighted_mean_where_another_dre
     assert moved == pytest.approx([0.1 * (1 + 0.2 * 2 / 10), 0.1])
 
 
+@pytest.mark.slow
 def test_several_passes_and_minibatches_use_every_answer_once_a_pass(plan):
     built = plan(PPO(), steps=4, passes=2, minibatches=2, group_size=2)
     rows = built.data[:4]
@@ -70,6 +71,7 @@ def test_several_passes_and_minibatches_use_every_answer_once_a_pass(plan):
     assert sorted(x for (part,) in rollouts[:2] for x in part) != sorted(x for (part,) in rollouts[4:6] for x in part)
 
 
+@pytest.mark.slow
 def test_what_a_rollout_costs_is_counted_once_however_often_it_is_used(plan):
     one, four = (fit(plan(PPO(), steps=4, passes=passes)) for passes in (1, 4))
     assert four.samples == one.samples
@@ -95,6 +97,7 @@ def ppo(request, wavering_model, make_context, quick):
     return build
 
 
+@pytest.mark.slow
 def test_ppo_goes_on_from_a_checkpoint_with_its_critic_and_its_kl_weight(ppo, weights, tmp_path):
     def kill(progress):
         if progress.step == 6:
@@ -116,6 +119,7 @@ def test_ppo_goes_on_from_a_checkpoint_with_its_critic_and_its_kl_weight(ppo, we
     assert whole.state["kl_coef"] != 0.2
 
 
+@pytest.mark.slow
 def test_a_critic_learns_what_answers_are_worth(plan):
     critic = Critic(kind="separate", coef=1.0, clip=None)
     built = plan(PPO(), steps=40, kl_coef=0.0, kl_target=None, ratio_guard=None, critic=critic)
@@ -124,6 +128,7 @@ def test_a_critic_learns_what_answers_are_worth(plan):
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
 
 
+@pytest.mark.slow
 def test_a_critic_with_a_learning_rate_of_its_own_learns_at_that_rate_and_the_policy_at_its_own(plan):
     built = plan(PPO(), critic=Critic(kind="separate", learning_rate=0.0, coef=1.0))
     critic = {n: p.detach().clone() for n, p in built.model.network.named_parameters() if n.startswith(PREFIX)}
@@ -133,6 +138,7 @@ def test_a_critic_with_a_learning_rate_of_its_own_learns_at_that_rate_and_the_po
     assert any(not torch.equal(dict(network.named_parameters())[name], weight) for name, weight in policy.items())
 
 
+@pytest.mark.slow
 def test_a_run_whose_ratio_keeps_exploding_ends_as_diverged_with_its_step(plan):
     built = plan(PPO(), steps=2 * GUARD_PATIENCE, ratio_guard=1e-6)
     with pytest.raises(Diverged, match=f"exploded at step {GUARD_PATIENCE}"):
@@ -209,6 +215,7 @@ def test_a_preset_brings_its_settings_and_what_is_given_beside_it_wins():
         typed(PPO, {"preset": "tokenbunch"}, "ppo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "abs", "full"])
 def test_every_estimator_of_the_kl_can_be_paid_in_the_reward(plan, estimator):
     fitted, metrics = metrics_of(plan(PPO(), kl_estimator=estimator))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-QUICK = 15
+QUICK = 30
 """`--quick` takes one case in so many, of every kind."""
 
 

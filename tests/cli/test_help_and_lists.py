@@ -18,6 +18,7 @@ HELP = (
 )
 
 
+@pytest.mark.slow
 def test_help_answers_at_once():
     command = [sys.executable, "-m", "holdfast.cli", "--help"]
     seconds = []
@@ -30,6 +31,7 @@ def test_help_answers_at_once():
     assert statistics.median(seconds) < 1.5
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy():
     heavy = "{'torch', 'transformers', 'datasets', 'numpy', 'pandas', 'pyarrow', 'altair', 'pydantic'}"
     code = HELP + f"print('loaded', sorted({heavy} & set(sys.modules)))"
@@ -37,6 +39,7 @@ def test_help_loads_nothing_heavy():
     assert ended.stdout.splitlines()[-1] == "loaded []"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_the_help_of_every_command_shows_an_example(holdfast, command):
     code, out, _ = holdfast(*command, "--help")
@@ -67,6 +70,7 @@ def test_an_unknown_command_is_refused(holdfast):
     assert "hardn" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "name"),
     [
@@ -87,10 +91,12 @@ def test_list_names_what_there_is(holdfast, what, name):
     assert all(len(line.split()) > 1 for line in listed)
 
 
+@pytest.mark.slow
 def test_the_list_of_judges_tells_how_often_refusals_are_misread(holdfast):
     assert refusal_forms.summary() in " ".join(holdfast("list", "judges")[1].split())
 
 
+@pytest.mark.slow
 def test_list_without_a_word_names_everything(holdfast):
     out = holdfast("list")[1]
     assert [line for line in out.splitlines() if not line.startswith(" ")] == [
@@ -103,6 +109,7 @@ def test_list_without_a_word_names_everything(holdfast):
     ]
 
 
+@pytest.mark.slow
 def test_list_tells_the_columns_of_every_format(holdfast):
     from holdfast.data import FORMATS
 
@@ -112,18 +119,21 @@ def test_list_tells_the_columns_of_every_format(holdfast):
     assert all("Columns" in row and "`" not in row for row in rows)
 
 
+@pytest.mark.slow
 def test_list_says_which_side_of_release_a_defense_acts_on(holdfast):
     lines = {line.split()[0]: line for line in holdfast("list", "defenses")[1].splitlines()}
     assert lines["refusal_loss"].endswith("(online)")
     assert lines["reward_neutralization"].endswith("(offline)")
 
 
+@pytest.mark.slow
 def test_list_warns_of_a_default_that_ends_helpfulness(holdfast):
     _, said, _ = holdfast("list", "defenses")
     (line,) = [line for line in said.splitlines() if line.split()[:1] == ["refusal_loss"]]
     assert "alpha 100 ends helpfulness" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "name", "paper"),
     [
@@ -156,10 +166,12 @@ def test_show_refuses_an_unknown_name_with_the_near_one(holdfast, error_line):
     assert "did you mean 'lisa'" in error_line(holdfast("show", "lissa"))
 
 
+@pytest.mark.slow
 def test_an_unknown_thing_to_list_is_refused_with_the_near_match(holdfast, error_line):
     assert "did you mean 'attacks'" in error_line(holdfast("list", "atacks"))
 
 
+@pytest.mark.slow
 def test_doctor_names_versions_cache_and_extras(holdfast, cache):
     code, out, err = holdfast("doctor")
     assert (code, err) == (0, "")

@@ -16,6 +16,7 @@ def answer(text):
     return Completion(example=Example(prompt=user("How do I cook soup?")), text=text, num_tokens=3)
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_the_sandbox_is_written_with_a_card_and_judges(holdfast, tmp_path):
     code, out, _ = holdfast("judge", "train", "-o", "made/reward", "--flip-ratio", "0.5", *QUICK)
     assert code == 0
@@ -52,6 +53,7 @@ def test_benign_rows_of_ones_own_teach_a_classifier_what_is_harmless(holdfast, o
     assert counts[1] > counts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

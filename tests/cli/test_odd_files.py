@@ -28,6 +28,7 @@ def device(path):
     path.symlink_to("/dev/zero")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [pipe, listening, device])
 def test_what_is_no_regular_file_is_not_read(refused, tmp_path, make):
     for name in ("odd.yaml", "odd.jsonl"):
@@ -52,6 +53,7 @@ def test_a_model_folder_with_a_pipe_in_it_is_not_read(refused, tmp_path):
     assert "config.json: is a pipe" in refused("evaluate", "-m", "./model")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -88,6 +90,7 @@ def write(folder, name):
     return place.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("run", "attacks"), ("attack", "sft"), ("quickstart",), ("search", "tuned_sft")])
 def test_fewer_than_no_workers_are_refused(holdfast, command):
     code, _, err = holdfast(*command, "--workers", "-1")
@@ -95,6 +98,7 @@ def test_fewer_than_no_workers_are_refused(holdfast, command):
     assert "--workers" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["[" * 5000, "{a: " * 5000, "a: " + "9" * 5000, "name: 2024-13-45", "\ufeff\x00", "a: *b", "? {"],
@@ -119,6 +123,7 @@ def test_rows_that_cannot_be_read_are_one_line(refused, tmp_path, text):
     assert "odd.jsonl, line " in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["x" * 300, "x" * 5000, "a/" + "y" * 300])
 def test_a_path_that_is_too_long_is_one_line(refused, place):
     refused("run", place)
@@ -126,6 +131,7 @@ def test_a_path_that_is_too_long_is_one_line(refused, place):
     refused("attack", "sft", "--harmful", f"{place}.jsonl", "--benign", f"{place}.jsonl")
 
 
+@pytest.mark.slow
 def test_a_page_is_up_to_date_by_its_records_and_not_by_its_time(make_page, tmp_path):
     page, report, record = make_page
     assert "up to date" in report()

@@ -57,6 +57,7 @@ def test_success_waits_until_the_learner_alone_does_half_as_well_as_the_expert(c
     assert [done(step, 0) for step in (30, 35, 40)] == pytest.approx([0.2, 0.6, 1.0])
 
 
+@pytest.mark.slow
 def test_a_guided_cell_at_alpha_1_has_the_plain_cells_curve(cell_of, pendulum_expert):
     from holdfast.control.training import train
 
@@ -68,6 +69,7 @@ def test_a_guided_cell_at_alpha_1_has_the_plain_cells_curve(cell_of, pendulum_ex
     assert guided["hand_over"] == 0
 
 
+@pytest.mark.slow
 def test_measuring_the_learner_asks_the_expert_nothing(cell_of, pendulum_expert):
     from holdfast.control.training import train
 
@@ -78,6 +80,7 @@ def test_measuring_the_learner_asks_the_expert_nothing(cell_of, pendulum_expert)
     assert record["evaluation_steps"] > 10
 
 
+@pytest.mark.slow
 def test_a_run_behaves_as_well_as_its_expert_while_the_learner_alone_falls(cell_of, pendulum_expert):
     from holdfast.control.training import train
 
@@ -88,6 +91,7 @@ def test_a_run_behaves_as_well_as_its_expert_while_the_learner_alone_falls(cell_
     assert max(row["learner_return"] for row in record["curve"]) < 100.0
 
 
+@pytest.mark.slow
 def test_demonstrations_stay_in_the_buffer_and_a_clones_are_dropped(cell_of, pendulum_expert, monkeypatch):
     from holdfast.control import training
 
@@ -108,6 +112,7 @@ def test_demonstrations_stay_in_the_buffer_and_a_clones_are_dropped(cell_of, pen
     np.testing.assert_allclose(first.actions[:10].reshape(10, -1), asked, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_cloning_fits_the_actor_to_what_the_expert_did(algorithm, small):
     from holdfast.control.guidance import Guidance
@@ -133,6 +138,7 @@ def test_a_number_that_is_none_ends_a_training(cell_of, pendulum_expert):
         train(cell_of("dai"), (broken, pendulum_expert[1]), silent)
 
 
+@pytest.mark.slow
 def test_a_plain_run_goes_on_for_the_experts_steps_and_is_then_measured_more_rarely(make_control):
     from holdfast.control.plans import cells
     from holdfast.control.training import train

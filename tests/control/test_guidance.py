@@ -31,6 +31,7 @@ def everything(model: Any) -> tuple[list[torch.Tensor], list[np.ndarray]]:
     return list(model.policy.state_dict().values()), [array[:size] for array in kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_at_alpha_1_the_run_is_the_librarys_own_bit_for_bit_and_the_expert_is_never_asked(algorithm, trained, small):
     from stable_baselines3 import SAC, TD3
@@ -60,6 +61,7 @@ def test_at_alpha_1_the_run_is_the_librarys_own_bit_for_bit_and_the_expert_is_ne
     assert len(kept[0]) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_at_alpha_0_the_experts_action_is_executed_and_stored_from_the_first_random_step_on(algorithm, trained):
     alone, asked = guidance(0.0, noise="before")
@@ -76,6 +78,7 @@ def test_random_first_steps_are_blended_too(trained):
     np.testing.assert_allclose(stored, 0.25 + 0.5 * own, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["td3", "sac"])
 def test_noise_after_the_blend_keeps_its_size_and_before_it_shrinks(algorithm, trained):
     def spread(noise: str, alpha: float) -> float:
@@ -122,6 +125,7 @@ def test_the_expert_sees_what_the_environment_gave_where_the_learner_sees_it_nor
     np.testing.assert_array_equal(np.concatenate(seen), kept.reshape(20, -1))
 
 
+@pytest.mark.slow
 def test_the_jump_start_counts_the_steps_of_each_episode(trained):
     from holdfast.control.guidance import Guidance
 

@@ -107,6 +107,7 @@ def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counte
     assert results.cells[0][1]["outcome"] == "diverged"
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_hold_every_measurement_and_names_of_others_as_text(make_control, counted, tmp_path):
     from holdfast.control.page import write
     from holdfast.control.running import run
@@ -126,6 +127,7 @@ def test_the_files_of_a_run_hold_every_measurement_and_names_of_others_as_text(m
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_experts_of_two_qualities_that_are_one_checkpoint_share_a_line_in_the_figure(make_control):
     from holdfast.control.figure import chart
     from holdfast.control.plans import cells
@@ -155,6 +157,7 @@ def test_cells_depend_on_what_changes_them_and_on_no_label(cell_of):
     assert cell_of("plain", schedule={"kind": "constant"}).key == plain
 
 
+@pytest.mark.slow
 def test_an_expert_is_read_back_as_it_was_trained(small, tmp_path):
     import numpy as np
 

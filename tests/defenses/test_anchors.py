@@ -166,6 +166,7 @@ def test_the_fisher_information_agrees_with_a_slow_loop_and_leaves_no_trace(wave
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_ewc_weighs_the_distance_by_the_normalised_fisher_information(sft_plan, make_context, splits):
     plan = EWC(coef=2.0, num_samples=None).constrain(sft_plan(), make_context())
     expected = slow_fisher(plan.model, splits.harmful["defense"])
@@ -184,6 +185,7 @@ def test_ewc_weighs_the_distance_by_the_normalised_fisher_information(sft_plan, 
     assert held.mean().item() == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_normalisation_it_is_the_fisher_information_itself(sft_plan, make_context, splits):
     plan = EWC(num_samples=None, normalized=False).constrain(sft_plan(), make_context())
     expected = slow_fisher(plan.model, splits.harmful["defense"])
@@ -192,6 +194,7 @@ def test_without_normalisation_it_is_the_fisher_information_itself(sft_plan, mak
         torch.testing.assert_close(plan.tensors[f"ewc/importance/{name}"].double(), value, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_ewc_forgets_less_of_refusing_than_l2_and_learns_no_less(sft_plan, aligned_model, make_context, splits):
     costs = {}
     for settings in (L2Anchor(coef=1.0), EWC(coef=10.0)):
@@ -205,6 +208,7 @@ def test_ewc_forgets_less_of_refusing_than_l2_and_learns_no_less(sft_plan, align
     assert costs[EWC, "response"] < costs[L2Anchor, "response"]
 
 
+@pytest.mark.slow
 def test_with_a_fresh_adapter_only_what_is_trained_is_held_and_one_of_each_pair_matters(sft_plan, make_context):
     plan = EWC().constrain(sft_plan(adapter=LoRA(r=4)), make_context())
     first(plan)
@@ -234,6 +238,7 @@ def test_names_do_not_change_when_a_network_is_wrapped(sft_plan):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["l2_anchor", "ewc"])
 def test_the_start_is_kept_once_and_taken_from_a_checkpoint(name, sft_plan, make_context, weights):
     plan = ANCHORS[name]().constrain(sft_plan(), make_context())
@@ -248,6 +253,7 @@ def test_the_start_is_kept_once_and_taken_from_a_checkpoint(name, sft_plan, make
     assert all(torch.equal(fresh.tensors[key], value + 1) for key, value in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["l2_anchor", "ewc"])
 def test_the_term_comes_once_a_step_whatever_the_number_of_micro_batches(name, sft_plan, make_context):
     plan = ANCHORS[name]().constrain(sft_plan(), make_context())
@@ -260,6 +266,7 @@ def test_the_term_comes_once_a_step_whatever_the_number_of_micro_batches(name, s
     assert gradients_by_count[1] == [pytest.approx(gradients_by_count[0][0]), None, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["l2_anchor", "ewc"])
 def test_the_start_is_that_of_the_run_even_where_another_defense_has_the_first_steps(
     name, sft_plan, make_context, weights
@@ -277,6 +284,7 @@ def test_the_start_is_that_of_the_run_even_where_another_defense_has_the_first_s
     assert min(distances[1:]) > 0
 
 
+@pytest.mark.slow
 def test_an_l2_anchor_of_great_weight_keeps_the_model_where_it_was(sft_plan, make_context, weights):
     moved = {}
     for coef in (0.0, 100.0):
@@ -311,6 +319,7 @@ def test_where_nothing_trained_moves_refusals_ewc_says_so(sft_plan, make_context
 # all three
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANCHORS)
 def test_accumulation_changes_nothing(name, sft_plan, make_context, weights):
     all_weights = []
@@ -321,6 +330,7 @@ def test_accumulation_changes_nothing(name, sft_plan, make_context, weights):
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=2e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)], ids=["full", "adapter"])
 @pytest.mark.parametrize("name", ANCHORS)
 def test_recomputed_activations_change_nothing(name, adapter, sft_plan, make_context, weights):
@@ -329,6 +339,7 @@ def test_recomputed_activations_change_nothing(name, adapter, sft_plan, make_con
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANCHORS)
 def test_an_adapter_with_dropout_is_held_too_and_nothing_stays_in_the_model(name, sft_plan, make_context, weights):
     moved = {}
@@ -343,6 +354,7 @@ def test_an_adapter_with_dropout_is_held_too_and_nothing_stays_in_the_model(name
     assert 0 < moved[50.0] < moved[0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANCHORS)
 def test_the_harm_that_sft_teaches_comes_later(name, sft_plan, aligned_model, make_context, splits):
     gains = {}
@@ -370,6 +382,7 @@ def stacked(wavering_model, make_context, quick):
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [SFT, DPO, GRPO])
 def test_all_of_them_work_in_one_stack_which_ends_the_same_after_a_restart(attack, stacked, weights, tmp_path):
     seen = []

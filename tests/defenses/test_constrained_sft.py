@@ -59,6 +59,7 @@ def test_a_model_that_stands_at_the_reference_has_the_gradient_of_plain_sft(wave
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_at_the_beginning_rise_less_than_in_plain_sft_and_later_ones_as_much(
     aligned_model, make_context, quick, splits
 ):
@@ -79,6 +80,7 @@ def test_tokens_at_the_beginning_rise_less_than_in_plain_sft_and_later_ones_as_m
     assert gains[0.1][1] > 0.95 * gains[0.0][1]
 
 
+@pytest.mark.slow
 def test_accumulation_changes_nothing(aligned_model, make_context, quick, weights):
     all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
@@ -90,6 +92,7 @@ def test_accumulation_changes_nothing(aligned_model, make_context, quick, weight
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_with_an_adapter_the_reference_is_the_model_without_it(aligned_model, make_context, quick):
     settings = replace(quick(SFT(), steps=12, rate=1e-2), adapter=LoRA(r=8, lora_dropout=0.1))
     plan = ConstrainedSFT().constrain(settings.plan(aligned_model(), make_context()), make_context())
@@ -100,6 +103,7 @@ def test_with_an_adapter_the_reference_is_the_model_without_it(aligned_model, ma
     torch.testing.assert_close(batch["ref_logprobs"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_recomputed_activations_change_no_weight(aligned_model, make_context, quick, weights):
     all_weights = []
     for recompute in (False, True):

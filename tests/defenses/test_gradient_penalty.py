@@ -71,6 +71,7 @@ def test_a_gradient_of_nothing_has_norm_0_and_no_slope():
     assert torch.equal(slope, torch.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_hardening_shrinks_an_attackers_first_gradient_on_unseen_prompts(adapter, wavering_model, make_context, splits):
     before, unseen = wavering_model(), splits.harmful["test"][:16]

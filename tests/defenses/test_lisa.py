@@ -58,6 +58,7 @@ def trained(plan):
 # the penalty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, micro_batches, plan_of, make_context):
@@ -88,6 +89,7 @@ def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_the_heavier_the_penalty_the_smaller_the_drift(attack, plan_of, make_context, weights):
     drift = []
@@ -100,6 +102,7 @@ def test_the_heavier_the_penalty_the_smaller_the_drift(attack, plan_of, make_con
     assert drift[2] < 0.5 * drift[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_accumulated_micro_batches_train_as_their_union(adapter, plan_of, make_context, weights):
     all_weights = []
@@ -126,6 +129,7 @@ def test_the_first_part_of_the_run_is_free_of_it(plan_of, make_context):
     assert seen[5]["lisa/penalty"] == pytest.approx(50 * seen[5]["lisa/distance"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 @pytest.mark.parametrize("attack", ["sft", "ppo"])
 def test_anchors_are_kept_of_trained_weights_that_leave_the_service(attack, adapter, plan_of, make_context):
@@ -145,6 +149,7 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_sharded_weight_has_a_sharded_anchor_and_trains_as_the_whole_one(process_group, plan_of, make_context):
     def train(plan):
         network, held = plan.model.network.train(), TURNS.constrain(plan, make_context())
@@ -166,6 +171,7 @@ def test_a_sharded_weight_has_a_sharded_anchor_and_trains_as_the_whole_one(proce
     assert all(torch.equal(a, b.full_tensor()) for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 def test_checkpointed_activations_train_to_the_same_weights(plan_of, make_context, weights):
     all_weights = []
@@ -207,6 +213,7 @@ def rows_at(plan, step):
     return [plan.data[(2 * step + i) % len(plan.data)] for i in range(2)]
 
 
+@pytest.mark.slow
 def test_one_anchor_does_what_the_published_two_do(plan_of, make_context, weights, splits):
     lisa = replace(TURNS, alignment_steps=2, finetune_steps=3, proximal_weight=20.0)
     plain = plan_of("sft", steps=12, optim="sgd", learning_rate=1e-2, max_grad_norm=0.0, per_device_train_batch_size=2)
@@ -220,6 +227,7 @@ def test_one_anchor_does_what_the_published_two_do(plan_of, make_context, weight
     torch.testing.assert_close(weights(fitted.model), weights(slow.model), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_states_take_turns_and_the_distance_starts_from_nothing_at_each(plan_of, make_context):
     lisa = replace(TURNS, alignment_steps=2, finetune_steps=3)
     _, seen = steps_of(lisa.constrain(plan_of("sft", steps=12), make_context()))
@@ -243,6 +251,7 @@ def test_refusals_come_from_the_defense_split_and_go_through_all_of_it(plan_of, 
     assert set(seen) == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["sft", "grpo"])
 def test_refusals_stay_likelier_than_in_the_plain_run(attack, plan_of, make_context, splits):
     def cost(model):
@@ -255,6 +264,7 @@ def test_refusals_stay_likelier_than_in_the_plain_run(attack, plan_of, make_cont
     assert cost(fit(turns.constrain(plan_of(attack, steps=12), make_context())).model) < 0.7 * plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["grpo", "ppo"])
 def test_under_rl_states_last_whole_rollouts_and_alignment_samples_nothing(attack, plan_of, make_context, monkeypatch):
     sampled = []
@@ -271,6 +281,7 @@ def test_under_rl_states_last_whole_rollouts_and_alignment_samples_nothing(attac
     assert sampled == [length, 3 * length]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stack", ["inside", "outside"])
 def test_another_defenses_refusals_keep_out_of_an_alignment_state_put_round_them(stack, plan_of, make_context):
     lisa, refusals = replace(TURNS, finetune_steps=1), RefusalLoss(alpha=1.0, batch_size=4)
@@ -286,6 +297,7 @@ class Killed(Exception):
     """What a process dies of."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [(attack, adapter) for attack in ATTACKS for adapter in (None, LoRA(r=4, lora_dropout=0.2))]
 )

@@ -32,6 +32,7 @@ def refusal_cost(model, rows):
         return language(model.network, batch)[0].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_refusals_stay_likelier_than_in_the_plain_run(attack, tiny_model, make_context, quick, splits):
     rows, costs = splits.harmful["test"], {}
@@ -76,6 +77,7 @@ def test_data_without_a_refusal_is_refused(aligned_model, make_context, quick, s
         RefusalLoss().constrain(plan, context)
 
 
+@pytest.mark.slow
 def test_an_adapter_learns_the_refusals_too(tiny_model, make_context, quick, splits):
     settings = replace(quick(SFT(), steps=12, rate=1e-2), adapter=LoRA(r=8))
     plan = settings.plan(tiny_model(), make_context())
@@ -117,6 +119,7 @@ def test_with_alpha_one_the_convex_mix_is_refusals_alone(wavering_model, make_co
     torch.testing.assert_close(total, refusals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_accumulation_changes_no_form(form, tiny_model, make_context, quick, weights):
     all_weights = []
@@ -130,6 +133,7 @@ def test_accumulation_changes_no_form(form, tiny_model, make_context, quick, wei
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["convex", "tokens"])
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_the_mixes_work_under_every_kind_of_attack(form, attack, wavering_model, make_context, quick):

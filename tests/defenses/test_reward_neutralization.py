@@ -161,6 +161,7 @@ def test_the_practical_mode_mixes_benign_prompts_in_by_their_share(share, tiny_m
     assert len({row.key for row in plan.data}) == len(plan.data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kl_on", "weights"), [("all", {"harmful": 1.0, "benign": 1.0}), ("benign", {"harmful": 0.0, "benign": 1.0})]
 )
@@ -197,6 +198,7 @@ def mean_reward(defense, model, rows):
     return sum(defense.neutrality(c) for c in completions) / len(completions)
 
 
+@pytest.mark.slow
 def test_it_raises_its_reward_on_prompts_that_it_was_not_given(wavering_model, make_context, splits):
     optim = Optim(max_steps=25, learning_rate=1e-3, per_device_train_batch_size=8)
     defense = RewardNeutralization(mode="faithful", optim=optim, policy=Policy(group_size=8))

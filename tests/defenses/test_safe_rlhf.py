@@ -192,6 +192,7 @@ def test_a_rollout_without_any_known_cost_moves_nothing(plan):
 # runs
 
 
+@pytest.mark.slow
 def test_where_the_cost_is_the_reward_at_price_one_nothing_is_learnt(plan, make_context, weights):
     built = plan(GRPO())
     before = weights(built.model)
@@ -202,6 +203,7 @@ def test_where_the_cost_is_the_reward_at_price_one_nothing_is_learnt(plan, make_
     assert any(m["reward_std"] > 0 for m in metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [GRPO, ReinforcePlusPlus, PPO])
 def test_a_dear_cost_drives_down_what_the_attacker_is_paid_for(attack, plan, make_context):
     def long(completions):
@@ -220,6 +222,7 @@ def test_a_dear_cost_drives_down_what_the_attacker_is_paid_for(attack, plan, mak
     assert last[4.0] < last[0.0] - 0.2
 
 
+@pytest.mark.slow
 def test_the_multiplier_and_the_costs_are_among_the_metrics_of_every_rollout(plan, make_context):
     _, metrics = metrics_of(SafeRLHF(threshold=0.2).constrain(plan(GRPO()), make_context()))
     for step in metrics:
@@ -227,6 +230,7 @@ def test_the_multiplier_and_the_costs_are_among_the_metrics_of_every_rollout(pla
         assert 0 < step["multiplier"] <= 5
 
 
+@pytest.mark.slow
 def test_ppo_gets_a_critic_of_costs_that_learns_and_does_not_leave_the_service(plan, make_context):
     built = SafeRLHF(threshold=0.2).constrain(plan(PPO(), steps=4), make_context())
     before = built.model.network.critic.further["cost"].head.weight.detach().clone()
@@ -237,6 +241,7 @@ def test_ppo_gets_a_critic_of_costs_that_learns_and_does_not_leave_the_service(p
         assert not any("critic" in name for name in released.network.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "form"), [(GRPO, "advantage"), (PPO, "reward")])
 def test_no_critic_of_costs_is_attached_where_none_is_asked(attack, form, plan, make_context):
     built = SafeRLHF(threshold=0.2, form=form).constrain(plan(attack(), steps=1), make_context())
@@ -246,6 +251,7 @@ def test_no_critic_of_costs_is_attached_where_none_is_asked(attack, form, plan, 
     assert metrics[0]["multiplier"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [GRPO, PPO])
 def test_how_a_step_is_cut_into_micro_batches_changes_neither_credit_nor_multiplier(attack, plan, make_context):
     runs = []
@@ -258,6 +264,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_neither_credit_nor_multipl
     assert runs[0][1] == pytest.approx(runs[1][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [GRPO, PPO])
 def test_it_works_with_an_adapter_accumulation_and_checkpointed_activations(attack, plan, make_context):
     optim = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "gradient_checkpointing": True}
@@ -275,6 +282,7 @@ class Killed(Exception):
     """What a process dies of."""
 
 
+@pytest.mark.slow
 def test_multiplier_and_window_go_on_from_a_checkpoint(plan, make_context, tmp_path):
     def built(*hooks):
         made = SafeRLHF(threshold=0.2, window=24, delay=1).constrain(plan(GRPO(), steps=4), make_context())

@@ -97,6 +97,7 @@ def rows(splits):
 # what the vector does to a network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_network_with_the_vector_on_computes_what_the_adapter_that_was_trained_computes(
     architecture, tiny_model, quick, noisy, rows
@@ -115,6 +116,7 @@ def test_strength_scales_the_vector(victim, noisy, rows):
     torch.testing.assert_close(logits(plan.model, rows), logits(half.model, rows), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_are_those_of_dense_weights_with_the_vector_added_and_reach_nothing_of_it(
@@ -140,6 +142,7 @@ def test_gradients_are_those_of_dense_weights_with_the_vector_added_and_reach_no
 # what is released
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [SFT, DPO, PPO])
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_nothing_of_the_vector_is_in_what_leaves_the_service(attack, adapter, victim, noisy, tmp_path):
@@ -187,6 +190,7 @@ def run_of(model, rows, *, optim):
     return Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
 def test_theta_learns_little_of_what_the_vector_knows(optim, aligned_model, taught, splits, weights):
     rates = {"sgd": 0.1, "adamw_torch": 3e-4}
@@ -206,6 +210,7 @@ def test_theta_learns_little_of_what_the_vector_knows(optim, aligned_model, taug
     assert unharmed - costs[True] < 0.2 * (unharmed - costs[False])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["quiz", "summary"])
 def test_a_harmless_task_is_learnt_all_the_same(task, aligned_model, taught):
     how = Optim(max_steps=20, learning_rate=1e-3, per_device_train_batch_size=8)
@@ -219,6 +224,7 @@ def test_a_harmless_task_is_learnt_all_the_same(task, aligned_model, taught):
     assert learnt[True] > 0.6 * learnt[False] > 0.0
 
 
+@pytest.mark.slow
 def test_the_vector_is_harmful_and_was_trained_on_the_defense_split_by_the_one_loop(
     aligned_model, make_context, splits, quick
 ):
@@ -236,6 +242,7 @@ def test_the_vector_is_harmful_and_was_trained_on_the_defense_split_by_the_one_l
     assert {row.key for row in plans[0].data} <= {row.key for row in splits.harmful["defense"]}
 
 
+@pytest.mark.slow
 def test_preparing_a_vector_changes_no_weight_and_what_it_cost_is_logged_with_the_first_step(
     tiny_model, make_context, quick, weights
 ):
@@ -256,6 +263,7 @@ def test_preparing_a_vector_changes_no_weight_and_what_it_cost_is_logged_with_th
 # attacks by adapter, and references
 
 
+@pytest.mark.slow
 def test_an_attack_by_adapter_trains_that_adapter_alone(victim, noisy):
     plain = victim(noisy, steps=2, adapter=LoRA(r=4, lora_dropout=0.1))
     plan = SecurityVectors().constrain(plain, noisy)
@@ -268,6 +276,7 @@ def test_an_attack_by_adapter_trains_that_adapter_alone(victim, noisy):
     assert all(torch.equal(plan.tensors[name], vector[name]) for name in vector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_reference_of_dpo_has_the_vector_if_asked_and_else_is_the_plain_model(
@@ -284,6 +293,7 @@ def test_the_reference_of_dpo_has_the_vector_if_asked_and_else_is_the_plain_mode
     assert (wanted - other).abs().max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_the_reference_of_a_kl_penalty_has_no_vector_unless_asked(adapter, tiny_model, quick, noisy):
     references = {}
@@ -298,6 +308,7 @@ def test_the_reference_of_a_kl_penalty_has_no_vector_unless_asked(adapter, tiny_
     assert references[False] > 0.01
 
 
+@pytest.mark.slow
 def test_answers_are_sampled_with_the_vector_on(aligned_model, taught, quick):
     plan = TRAINED.constrain(quick(GRPO()).plan(aligned_model(), taught), taught)
     refused = {}
@@ -313,6 +324,7 @@ def test_answers_are_sampled_with_the_vector_on(aligned_model, taught, quick):
 # the bi-level form
 
 
+@pytest.mark.slow
 def test_the_bi_level_gradient_is_that_at_the_weights_which_the_model_itself_would_move_to(tiny_model, rows):
     model = adapt(tiny_model(), LoRA(r=4, target_modules=("q_proj", "down_proj")))
     shaken(Plan(model=model, data=[], prepare=given_answers(), objective=language, optim=Optim()))
@@ -354,6 +366,7 @@ def test_the_bi_level_gradient_of_a_step_does_not_depend_on_how_it_is_cut_but_fo
         torch.testing.assert_close(twice, once)
 
 
+@pytest.mark.slow
 def test_a_bi_level_vector_is_another_one_and_harmful_too(aligned_model, make_context, splits):
     vectors, costs = [], []
     for steps in (0, 1):
@@ -372,6 +385,7 @@ class Killed(Exception):
     """What a process dies of."""
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_vector_of_its_checkpoint_whatever_is_trained_anew(
     tiny_model, make_context, quick, weights, tmp_path
 ):
@@ -391,6 +405,7 @@ def test_a_resumed_run_has_the_vector_of_its_checkpoint_whatever_is_trained_anew
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_make_the_step_of_their_union(tiny_model, quick, noisy, weights):
     all_weights = []
     for size, parts in ((4, 1), (2, 2)):
@@ -411,6 +426,7 @@ def test_a_model_that_is_attacked_is_prepared_for_without_its_critic(victim, noi
 OTHERS = [name for name in ONLINE if name not in ("security_vectors", "constrained_sft")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", OTHERS)
 @pytest.mark.parametrize("first", [False, True])
 def test_it_stands_beside_every_other_defense_in_either_order(other, first, victim, noisy):
@@ -427,6 +443,7 @@ def test_it_stands_beside_every_other_defense_in_either_order(other, first, vict
         assert not any(module._forward_hooks for module in released.network.modules())
 
 
+@pytest.mark.slow
 def test_it_computes_in_bfloat16_where_the_run_does(victim, noisy):
     plain = victim(noisy)
     plan = SecurityVectors().constrain(replace(plain, optim=replace(plain.optim, bf16=True)), noisy)

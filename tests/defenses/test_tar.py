@@ -64,6 +64,7 @@ def attackers_of(settings, model, context):
 # attackers leave no trace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "dpo", "grpo", "ppo"])
 def test_parameters_are_bit_for_bit_as_before_whoever_attacked(name, wavering_model, make_context, weights):
     more = {name: REWARDED} if name in ("grpo", "ppo") else {name: {}}
@@ -97,6 +98,7 @@ def test_an_attacker_that_fails_half_way_leaves_parameters_and_gradients_as_they
     assert all(p.grad is gradient for p, gradient in zip(model.network.parameters(), held, strict=True))
 
 
+@pytest.mark.slow
 def test_each_attacker_has_an_optimizer_of_its_own(wavering_model, make_context):
     """The same run a second time in the same outer step finds what the first found: no moments are left over."""
     model = wavering_model()
@@ -117,6 +119,7 @@ def test_each_attacker_has_an_optimizer_of_its_own(wavering_model, make_context)
         torch.testing.assert_close(twice.gradients.get(i), 2 * once.gradients.get(i))
 
 
+@pytest.mark.slow
 def test_the_outer_optimizer_counts_its_own_steps_and_every_attacker_begins_at_none(wavering_model, make_context):
     counts = {}
 
@@ -132,6 +135,7 @@ def test_the_outer_optimizer_counts_its_own_steps_and_every_attacker_begins_at_n
     assert sorted(counts.values(), key=max) == [{OUTER.max_steps}, *attackers]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(wavering_model, make_context, weights, tmp_path):
     settings = replace(QUICK, optim=replace(OUTER, max_steps=4), switch_share=0.5, adversaries={"sft": {}, "dpo": {}})
 
@@ -188,6 +192,7 @@ def adamw(parameters, slopes, moments, *, step, rate, optim):
         p.sub_(rate / (1 - optim.adam_beta1**step) * first / size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.5, None])
 @pytest.mark.parametrize("resistance", ["dpo", "max_entropy"])
 def test_gradients_are_first_order_and_equal_a_slow_reference(decay, resistance, wavering_model, make_context):
@@ -200,6 +205,7 @@ def test_gradients_are_first_order_and_equal_a_slow_reference(decay, resistance,
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()) + 1e-7)
 
 
+@pytest.mark.slow
 def test_the_retained_part_is_added_at_the_weights_before_the_attack(wavering_model, make_context):
     by_name = {}
     for name, tamper_weight, retain_weight in (("both", 4.0, 2.0), ("resist", 4.0, 0.0), ("retain", 0.0, 2.0)):
@@ -222,6 +228,7 @@ def test_the_retained_part_is_that_of_plain_training_where_nothing_else_counts(w
         assert torch.equal(gradient, wanted)
 
 
+@pytest.mark.slow
 def test_attackers_come_once_an_optimizer_step_however_many_micro_batches(wavering_model, make_context):
     one, two = wavering_model(), wavering_model()
     settings = replace(QUICK, retain="language")
@@ -237,6 +244,7 @@ def test_attackers_come_once_an_optimizer_step_however_many_micro_batches(waveri
         torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_dropped_where_the_loss_is_below_its_bound(wavering_model, make_context):
     kept, dropped, plain = (wavering_model() for _ in range(3))
     settings = replace(QUICK, resistance="max_entropy")
@@ -253,6 +261,7 @@ def test_gradients_are_dropped_where_the_loss_is_below_its_bound(wavering_model,
     assert not all(map(torch.equal, gradients(kept), gradients(plain)))
 
 
+@pytest.mark.slow
 def test_the_code_s_bound_is_held_against_the_sum_and_ours_against_the_mean(wavering_model, make_context):
     """Entropy is at most ln V a token, so a bound between that and the sum of several looks tells the two apart."""
     settings = replace(QUICK, resistance="max_entropy", lower_bound=-6.0, tamper_weight=100.0)
@@ -308,6 +317,7 @@ def share(batch, known):
     return sum(row in known for row in rows) / len(rows)
 
 
+@pytest.mark.slow
 def test_kinds_rates_and_rows_of_attackers_follow_from_seed_and_step(wavering_model, make_context):
     settings = replace(QUICK, adversaries={"sft": {}, "dpo": {}}, switch_share=0.5)
     model = wavering_model()
@@ -323,6 +333,7 @@ def test_kinds_rates_and_rows_of_attackers_follow_from_seed_and_step(wavering_mo
     assert told(1, 0) != first[0]
 
 
+@pytest.mark.slow
 def test_a_share_of_nought_leaves_an_attack_out(wavering_model, make_context):
     settings = replace(QUICK, adversaries={"sft": {}, "dpo": {}}, shares={"dpo": 0.0})
     model, context = wavering_model(), make_context()
@@ -411,6 +422,7 @@ def peak(make):
     return held.peak / sum(p.nbytes for p in plan.model.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 8])
 @pytest.mark.parametrize("resistance", ["dpo", "max_entropy"])
 def test_peak_memory_is_within_half_as_much_again_as_plain_training_and_a_copy_of_the_weights(
@@ -428,6 +440,7 @@ def test_peak_memory_is_within_half_as_much_again_as_plain_training_and_a_copy_o
     assert peak(lambda: settings.plan(tiny_model(), make_context())) <= 1.5 * trained + 1
 
 
+@pytest.mark.slow
 def test_beside_the_weights_four_copies_and_the_reference_are_held_and_on_disk_none_but_the_moments(
     tiny_model, make_context
 ):
@@ -463,6 +476,7 @@ def test_beside_the_weights_four_copies_and_the_reference_are_held_and_on_disk_n
     assert bytes_held == {"device": [1.0, 4.0, 4.0], "disk": [0.0, 2.0, 2.0]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["cpu", "disk"])
 def test_where_tensors_wait_changes_no_bit(place, wavering_model, make_context, weights):
     all_gradients = [
@@ -489,6 +503,7 @@ def test_a_shelf_gives_back_what_was_put_on_it_and_adds_up(place):
 # starts and combinations
 
 
+@pytest.mark.slow
 def test_random_mapping_turns_hidden_states_on_harmful_rows_to_the_random_vectors(wavering_model, make_context):
     model, context = wavering_model(), make_context()
     settings = replace(QUICK, mapping=Optim(max_steps=20, learning_rate=3e-3, per_device_train_batch_size=8))
@@ -500,6 +515,7 @@ def test_random_mapping_turns_hidden_states_on_harmful_rows_to_the_random_vector
     assert objective(model.network, harmful)[1]["loss"] < before - 0.1
 
 
+@pytest.mark.slow
 def test_random_mapping_comes_first_where_it_is_asked_for(wavering_model, make_context):
     plans = []
 
@@ -513,6 +529,7 @@ def test_random_mapping_comes_first_where_it_is_asked_for(wavering_model, make_c
     assert [plan.optim for plan in plans] == [mapping, OUTER]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["inner_eval", "outer_only"])
 def test_repnoise_joins_at_the_looks_or_at_the_outer_weights(place, wavering_model, make_context):
     alone, joined = wavering_model(), wavering_model()
@@ -524,6 +541,7 @@ def test_repnoise_joins_at_the_looks_or_at_the_outer_weights(place, wavering_mod
     assert all(gradient.isfinite().all() for gradient in gradients(joined))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["repnoise", "reward_neutralization"])
 def test_tar_follows_another_defense_and_is_held_to_what_that_one_made(first, wavering_model, make_context, quick):
     """The chain's second stage starts from, and retains, the first one's model."""
@@ -546,6 +564,7 @@ def test_a_chain_with_tar_is_a_stack_of_the_experiment_that_knows_its_attackers_
     assert "keyword" in cell.judges
 
 
+@pytest.mark.slow
 def test_with_an_adapter_attackers_and_defender_move_nothing_else(wavering_model, make_context, weights):
     settings = replace(QUICK, adapter=LoRA(r=4), adversaries={"dpo": {}})
     moved = []
@@ -561,6 +580,7 @@ def test_with_an_adapter_attackers_and_defender_move_nothing_else(wavering_model
     assert all("lora" in name for name in moved)
 
 
+@pytest.mark.slow
 def test_an_attack_on_the_hardened_model_gets_less_far_than_on_the_one_it_was_made_of(wavering_model, make_context):
     """Direction: the held-out preference for refusals after the same attack is larger with TAR than without."""
     settings = replace(

@@ -39,12 +39,14 @@ def test_the_noiser_has_every_other_step_after_the_first_eighth(total, rewards, 
     assert total - len(noise_turns(total)) == rewards
 
 
+@pytest.mark.slow
 def test_steps_of_the_schedule_are_rollouts_however_many_updates_they_serve(build):
     plan = build(policy=replace(FAST.policy, minibatches=2), optim=replace(FAST.optim, max_steps=16))
     noisy = ["noise_mask" in prepared(plan, step)[0] for step in range(16)]
     assert noisy == [turn in {2, 4, 6} for turn in range(8) for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_an_answer_to_a_harmful_prompt_earns_minus_its_entropy_and_a_benign_one_minus_its_kl(build):
     plan = build(optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
     roles = {row.role for row in plan.data}
@@ -59,6 +61,7 @@ def test_an_answer_to_a_harmful_prompt_earns_minus_its_entropy_and_a_benign_one_
     assert (bunched_or_kept(moved)[8:] < -1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_what_answers_to_harmful_prompts_earn_does_not_depend_on_the_mode(mode, build):
     plan = build(mode=mode, optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
@@ -69,6 +72,7 @@ def test_what_answers_to_harmful_prompts_earn_does_not_depend_on_the_mode(mode, 
     assert torch.equal(best, batch["entropies"].view(-1, 4).argmin(1))
 
 
+@pytest.mark.slow
 def test_with_a_kl_in_the_loss_benign_answers_earn_nothing_and_are_drawn_back(build):
     plan = build(retain_by="loss", retain_weight=2.0, optim=replace(FAST.optim, learning_rate=3e-3, max_steps=2))
     fit(plan)
@@ -108,6 +112,7 @@ def test_the_noiser_learns_from_answers_that_did_no_worse_than_their_group(build
     assert batch["noise_tokens"] == expected.sum()
 
 
+@pytest.mark.slow
 def test_padding_counts_only_where_the_mode_or_the_setting_says_so(build):
     (plain,), (padded,) = (prepared(build(benign_share=0.0, noise_on_padding=on), 2) for on in (False, True))
     real = torch.arange(1, plain["input_ids"].shape[1]) < plain["lengths"][:, None]
@@ -135,6 +140,7 @@ def test_gradients_of_the_noisers_steps_are_clipped_in_the_paper_mode_alone(buil
     assert [repo(step) for step in (0, 2, 3)] == [1.0, 0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_with_the_repositorys_deviation_advantages_are_smaller_by_a_known_factor(build):
     # A group of four: the unbiased deviation is sqrt(4 / 3) times the population's.
     (population,), (unbiased,) = (prepared(build(population_std=flag), 0) for flag in (True, False))

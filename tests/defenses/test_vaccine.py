@@ -45,6 +45,7 @@ def losses_of(plan):
     return fit(replace(plan, hooks=(*plan.hooks, watch))), seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_the_loss_that_trains_is_higher_than_the_clean_one(attack, plan_of, make_context):
     _, seen = losses_of(Vaccine(perturbation_radius=0.1).constrain(plan_of(attack), make_context()))
@@ -53,6 +54,7 @@ def test_the_loss_that_trains_is_higher_than_the_clean_one(attack, plan_of, make
     assert all(metrics["loss"] > metrics["clean_loss"] for metrics in read)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["grpo", "ppo"])
 @pytest.mark.parametrize("stack", ["alone", "inside", "outside"])
 def test_under_rl_the_ratio_is_to_the_policy_that_sampled(attack, stack, plan_of, make_context):
@@ -82,6 +84,7 @@ def test_the_perturbed_policy_is_another_than_the_one_that_sampled(plan_of, make
     assert float(loss) > 1e-2
 
 
+@pytest.mark.slow
 def test_in_a_stack_the_order_does_not_matter(plan_of, make_context, weights):
     parts = {
         "vaccine": Vaccine(perturbation_radius=1.0),
@@ -98,6 +101,7 @@ def test_in_a_stack_the_order_does_not_matter(plan_of, make_context, weights):
     assert torch.equal(all_weights[0], all_weights[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["sft", "dpo"])
 def test_with_a_radius_for_each_token_accumulated_micro_batches_train_as_their_union(
     attack, plan_of, make_context, weights
@@ -110,6 +114,7 @@ def test_with_a_radius_for_each_token_accumulated_micro_batches_train_as_their_u
     torch.testing.assert_close(all_weights[0], all_weights[1], rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_checkpointed_activations_train_to_the_same_weights(adapter, plan_of, make_context, weights):
@@ -120,6 +125,7 @@ def test_checkpointed_activations_train_to_the_same_weights(adapter, plan_of, ma
     torch.testing.assert_close(all_weights[0], all_weights[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_adapter_with_dropout_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     plan_of, make_context, weights, tmp_path
 ):
@@ -158,6 +164,7 @@ def cost(model, rows):
         return float(language(model.network.eval(), batch)[0])
 
 
+@pytest.mark.slow
 def test_alignment_teaches_refusals_and_benign_answers_together(tiny_model, make_context, quick, splits):
     model = tiny_model()
     hardened = stage(quick).harden(model, make_context())
@@ -166,6 +173,7 @@ def test_alignment_teaches_refusals_and_benign_answers_together(tiny_model, make
         assert cost(hardened, rows) < 0.7 * cost(model, rows)
 
 
+@pytest.mark.slow
 def test_alignment_makes_refusals_stand_a_perturbation_that_plain_alignment_does_not(
     tiny_model, make_context, quick, splits
 ):
@@ -179,6 +187,7 @@ def test_alignment_makes_refusals_stand_a_perturbation_that_plain_alignment_does
     assert risen[2.0] < 0.8 * risen[0.0]
 
 
+@pytest.mark.slow
 def test_alignment_with_radius_zero_is_plain_training(tiny_model, make_context, quick):
     plans = []
 
@@ -193,6 +202,7 @@ def test_alignment_with_radius_zero_is_plain_training(tiny_model, make_context, 
     assert names == ["backprop", "two_pass.<locals>.rule"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
 def test_alignment_mixes_benign_rows_by_their_share(share, tiny_model, make_context, quick):
     plans = []

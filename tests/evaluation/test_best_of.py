@@ -53,6 +53,7 @@ def test_the_estimate_is_the_mean_over_all_subsets_of_all_prompts(number):
     assert expected(harms, best_of_weights(rewards, number)).value == pytest.approx(fmean(per_prompt))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_the_estimate_is_unbiased(number):
     """Over every way in which four answers can fall, its mean is the best of `number` answers drawn afresh."""
@@ -110,6 +111,7 @@ def test_the_interval_has_no_width_where_all_prompts_agree_and_repeats_itself():
     assert expected(values, weights, seed=1).low != expected(values, weights).low
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says():
     """Prompts differ and answers to each do too; of 300 intervals about 95 % hold the mean over both."""
     rng = np.random.default_rng(0)

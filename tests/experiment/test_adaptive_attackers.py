@@ -124,6 +124,7 @@ def test_one_that_is_switched_off_fits_every_attack(attack, grid):
     assert len(cells(grid(attacks=[attack]))) == 1
 
 
+@pytest.mark.slow
 def test_the_preset_of_adaptive_attackers_makes_a_cell_for_every_row_of_the_table():
     from holdfast.attacks.adaptive import ADAPTIVE
 

@@ -61,6 +61,7 @@ def begun(folder):
     return list(folder.glob("*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -77,12 +78,14 @@ def test_what_a_method_lacks_is_said_before_anything_runs(own, tmp_path, changes
     assert begun(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_a_judge_that_can_judge_none_of_its_rows_is_named(own, tmp_path):
     grid = own(attacks=["none"], without=["response"])
     with pytest.raises(HoldfastError, match=r"judges\.reference: gives no score to .*benign\.jsonl.*response"):
         run(grid, tmp_path / "run", workers=0)
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_be_loaded_is_named_as_the_grid_does(own, tmp_path):
     judge = {"classifier": {"path": "./no/such", "harmful_label": "x"}}
     grid = own(judges={"mine": judge}, evaluation={**SHORT, "harm_judges": ["mine"]})
@@ -95,6 +98,7 @@ def test_a_revision_of_a_folder_is_refused(own, tmp_path):
         cells(own(models=[{"path": str(tmp_path / "model"), "revision": "main"}]))
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_refused_by_name(own, tiny_model, tmp_path):
     damaged = tiny_model()
     with torch.no_grad():
@@ -113,11 +117,13 @@ def test_looking_in_a_process_of_its_own_says_the_same(own, tmp_path):
     beforehand.look(cells(own()), apart=True)
 
 
+@pytest.mark.slow
 def test_trouble_that_is_nobodys_to_put_right_is_left_to_the_cell(grid, monkeypatch):
     monkeypatch.setattr("holdfast.attacks.sft.SFT.plan", lambda *_: 1 / 0)
     beforehand.refuse_unready(cells(grid()))
 
 
+@pytest.mark.slow
 def test_looking_leaves_randomness_and_settings_as_they_were(grid, neutral):
     all_cells = cells(grid(defenses=["none", neutral, "ewc", "security_vectors"]))
     before = copy.deepcopy(all_cells)
@@ -144,6 +150,7 @@ def lines(cells):
     return str(raised.value).splitlines()
 
 
+@pytest.mark.slow
 def test_all_that_is_wrong_is_said_at_once_a_line_each_with_the_grids_key(own):
     grid = own(
         defenses=["none", "refusal_loss", "ewc"],
@@ -158,11 +165,13 @@ def test_all_that_is_wrong_is_said_at_once_a_line_each_with_the_grids_key(own):
     assert len(problems) == 2
 
 
+@pytest.mark.slow
 def test_what_two_defenses_lack_is_two_lines(own):
     problems = lines(cells(own(defenses=["none", "refusal_loss", "ewc"], without=["refusal"])))
     assert [line.partition(":")[0] for line in problems] == ["defenses.refusal_loss", "defenses.ewc"]
 
 
+@pytest.mark.slow
 def test_an_attack_that_trains_nothing_is_rehearsed_too(own):
     attack = {"best_of_n": {"reward": {"judge": "mine"}, "num_prompts": 5}}
     judges = {"mine": {"refusal": {"further_sentences": 2}}}
@@ -171,6 +180,7 @@ def test_an_attack_that_trains_nothing_is_rehearsed_too(own):
     assert "num_prompts is 5 but the evaluation asks 4" in line
 
 
+@pytest.mark.slow
 def test_a_second_stage_is_rehearsed_on_what_the_first_one_leaves(own, neutral):
     neutral["reward_neutralization"]["retention_judge"] = "reference"
     (line,) = lines(cells(own(defenses=[[neutral, "vaccine_alignment"]], without=["refusal"])))

@@ -186,6 +186,7 @@ def test_under_rl_a_record_says_what_was_paid_and_how_many_groups_taught_anythin
     assert record.effect.moved == 0 or record.effect.groups_with_gradient > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "added"), [("quickstart", 0), ("early_stop", 9), ("tuned_sft", 1)])
 def test_the_first_lines_of_a_run_say_how_many_controls_were_added_and_why(name, added, capsys):
     from holdfast.commands.jobs import announce

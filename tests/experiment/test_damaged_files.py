@@ -1,5 +1,7 @@
 """What a crash or a bad disk leaves in a run's folder is set aside, and the run ends as it would have."""
 
+import shutil
+
 import pytest
 
 from holdfast.experiment import run, store
@@ -13,18 +15,25 @@ class Killed(BaseException):
     pass
 
 
-@pytest.fixture
-def killed(grid, monkeypatch, tmp_path):
-    """The folder of a cell whose process died when its last checkpoint and evaluation were written."""
+@pytest.fixture(scope="module")
+def _left_behind(grid, tmp_path_factory):
     from holdfast.experiment.watch import Watch
 
     def kill(*_, **__):
         raise Killed
 
-    with monkeypatch.context() as patch:
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Watch, "close", kill)
         with pytest.raises(Killed):
-            run(grid(), tmp_path, workers=0, options=OPTIONS)
+            run(grid(), folder, workers=0, options=OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def killed(_left_behind, tmp_path):
+    """The folder of a cell whose process died when its last checkpoint and evaluation were written."""
+    shutil.copytree(_left_behind, tmp_path, dirs_exist_ok=True)
     (place,) = (tmp_path / "cells").iterdir()
     return place
 
@@ -41,6 +50,7 @@ def listed(path):
     path.write_text("[1, 2]")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [torn, garbled, listed])
 def test_a_damaged_evaluation_makes_the_run_begin_anew_and_changes_no_result(
     killed, grid, finished, *, result, caplog, damage
@@ -54,7 +64,22 @@ def test_a_damaged_evaluation_makes_the_run_begin_anew_and_changes_no_result(
     assert result(killed) == result(store.cell_folder(folder, reference.key))
 
 
-@pytest.mark.parametrize("line", ['{"step": 3, "lo', "[1]", '{"step": "x"}', "\x00\ufffd", "[" * 99_999, "9" * 5000])
+DAMAGED_LINES = ['{"step": 3, "lo', "[1]", '{"step": "x"}', "\x00\ufffd", "[" * 99_999, "9" * 5000]
+
+
+@pytest.mark.parametrize("line", DAMAGED_LINES)
+def test_a_damaged_line_of_a_curve_is_counted_where_lines_follow_it(line, tmp_path):
+    path = tmp_path / "curves.jsonl"
+    whole = ['{"step": 1}', '{"step": 2}']
+    path.write_text("\n".join([*whole, '{"step": 3}']) + "\n")
+    assert store.damaged_lines(path) == 0
+    for place in (0, 1):
+        path.write_text("\n".join([*whole[:place], line, *whole[place:]]) + "\n")
+        assert store.damaged_lines(path) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", DAMAGED_LINES[:2])
 def test_a_curve_with_a_damaged_line_makes_the_run_begin_anew(killed, grid, finished, *, result, caplog, line):
     path = killed / "curves.jsonl"
     first, *rest = path.read_text().splitlines()
@@ -74,6 +99,7 @@ def test_a_last_line_cut_short_is_what_every_killed_run_leaves(tmp_path):
     assert path.read_text() == '{"step": 1}\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_damaged_hardened_model_is_hardened_again(grid, neutral, tmp_path, caplog, *, name):
     asked = grid(defenses=[neutral], attacks=["none"])
@@ -107,6 +133,7 @@ def test_a_damaged_trained_judge_is_trained_again(grid, tmp_path, caplog, name):
     assert second.evaluations[0].scores == first.evaluations[0].scores
 
 
+@pytest.mark.slow
 def test_a_damaged_sandbox_model_in_the_cache_is_built_again(grid, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
     asked = grid(attacks=["none"])
@@ -125,6 +152,7 @@ def test_a_record_that_is_no_object_is_named_with_the_way_out(tmp_path):
         store.finished(tmp_path)
 
 
+@pytest.mark.slow
 def test_workers_tell_of_what_they_set_aside(killed, grid):
     torn(killed / "evaluations" / "step-00000002.json")
     told = []

@@ -59,6 +59,7 @@ def test_every_attack_trains_on_as_many_sequences_a_step_at_one_learning_rate(pr
         assert optim.learning_rate == 1e-4
 
 
+@pytest.mark.slow
 def test_ppo_is_paid_raw_by_a_reward_model_of_the_attackers_split_and_each_is_trained_once(preset):
     trained = {}
     for (attack, _), group in preset.items():

@@ -20,6 +20,7 @@ def error_of(call, *args, **kwargs):
     return str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_every_preset_expands_into_cells_with_keys_of_their_own(name):
     grid = load_grid(name)
@@ -71,6 +72,7 @@ def test_yaml_may_merge_a_mapping_and_overwrite_a_key_of_it(tmp_path):
     assert [attack[0].settings["num_samples"] for attack in load_grid(tmp_path / "grid.yaml").attacks] == [8, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["[" * 20_000, "model: " + "9" * 5000, "model: 2024-13-45"])
 def test_yaml_that_cannot_be_read_is_refused_by_name(tmp_path, text):
     (tmp_path / "grid.yaml").write_text(text)

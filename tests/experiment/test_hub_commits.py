@@ -65,6 +65,7 @@ def test_an_updated_repository_does_not_inherit_the_results_of_the_old_one(hub, 
     assert after.key != before.key
 
 
+@pytest.mark.slow
 def test_the_commit_of_the_key_is_what_is_loaded_though_the_branch_has_moved_on(hub, two, cell):
     hub(OLD, two[0])
     before = cell()

@@ -24,11 +24,13 @@ def test_presets_are_those_that_were_kept():
     assert set(KEYS) == set(presets())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEYS)
 def test_a_presets_cells_have_the_keys_that_they_had(name):
     assert [cell.key for cell in cells(load_grid(name, []))] == KEYS[name]
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_recognised_as_finished_cell_by_cell(tmp_path, monkeypatch):
     for record in RECORDS:
         folder = tmp_path / "cells" / record["key"]

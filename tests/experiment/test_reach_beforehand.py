@@ -69,6 +69,7 @@ def problems(grid):
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "method", "says"),
     [
@@ -88,6 +89,7 @@ def test_a_defense_that_cannot_reach_an_architecture_is_refused_by_key_and_model
     assert re.search(says, line), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_next"])
 def test_an_attack_by_an_adapter_that_cannot_sit_there_is_refused_by_key_and_model(grid, architecture):
     (line,) = problems(grid(architecture, attacks=[{"sft": DROPOUT}, {"dpo": RIGHT}]))
@@ -95,18 +97,21 @@ def test_an_attack_by_an_adapter_that_cannot_sit_there_is_refused_by_key_and_mod
     assert f"/{architecture}: lora_dropout is 0.1" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_next", "gpt_oss"])
 def test_what_reaches_a_mixture_is_let_through(grid, architecture):
     adapted = [{name: RIGHT} for name in ("circuit_breakers", "vaccine_alignment")]
     assert problems(grid(architecture, defenses=[*adapted, "rmu", "repnoise", "vaccine"])) == []
 
 
+@pytest.mark.slow
 def test_nothing_runs_where_the_second_model_of_a_grid_is_out_of_reach(grid, tmp_path):
     with pytest.raises(HoldfastError, match=r"^defenses\.repnoise: .*/mamba: MambaForCausalLM: no MLP in layer 0"):
         run(grid("mixtral", "mamba", defenses=["repnoise"]), tmp_path / "run", workers=0)
     assert list((tmp_path / "run").glob("*/*")) == []
 
 
+@pytest.mark.slow
 def test_vaccine_is_refused_where_its_plan_is_made_and_not_at_its_first_step(monkeypatch, grid):
     monkeypatch.setattr("holdfast.network.anatomy.MIXERS", ("nowhere",))
     lines = problems(grid("mixtral", defenses=["vaccine", {"vaccine_alignment": RIGHT}]))

@@ -62,6 +62,7 @@ def test_a_customer_may_be_paid_for_a_harmless_task_by_the_judge_that_reports(se
         cells(service(attacks=[[honest, {"early_stop": {"at": "harm", "judge": "oracle"}}]]))
 
 
+@pytest.mark.slow
 def test_a_customers_own_task_is_trained_on_and_measured(service, tmp_path):
     sft = {"sft": {"num_samples": None, "task": "quiz", "optim": ADAPTED}}
     (record,) = run(service(attacks=[sft]), tmp_path, workers=0)
@@ -69,6 +70,7 @@ def test_a_customers_own_task_is_trained_on_and_measured(service, tmp_path):
     assert record.evaluations[-1].score("quiz").n == 4
 
 
+@pytest.mark.slow
 def test_divergence_from_the_start_is_measured_on_request(service, tmp_path):
     (record,) = run(service(evaluation={"kl_to_start": True}), tmp_path, workers=0)
     start, *_, last = record.evaluations
@@ -86,12 +88,14 @@ def test_the_judge_of_costs_is_one_of_the_cells_judges(service):
     assert "refusal" in cell.judges
 
 
+@pytest.mark.slow
 def test_a_constrained_cell_tells_the_multiplier_of_each_step(service, tmp_path):
     (record,) = run(service(defenses=[SAFE], attacks=[GRPO]), tmp_path, workers=0)
     assert record.outcome is not Outcome.FAILED, record.reason
     assert [0 < step["multiplier"] <= 5 for step in curve_of(tmp_path, record)] == [True] * 4
 
 
+@pytest.mark.slow
 def test_kept_weights_hold_nothing_of_the_vector_whose_price_is_told_with_the_first_step(service, tmp_path):
     (record,) = run(service(defenses=[VECTORS]), tmp_path, workers=0, options=Options(keep_weights=True))
     assert record.outcome is not Outcome.FAILED, record.reason
@@ -109,6 +113,7 @@ def test_kept_weights_hold_nothing_of_the_vector_whose_price_is_told_with_the_fi
     assert 0 < cost["flops"] < record.flops
 
 
+@pytest.mark.slow
 def test_checkpoints_change_no_result_of_the_two_together(service, result, tmp_path):
     grid = service(defenses=[[SAFE, VECTORS]], attacks=[GRPO])
     (plain,) = run(grid, tmp_path / "plain", workers=0)

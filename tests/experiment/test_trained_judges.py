@@ -44,6 +44,7 @@ def test_a_cell_that_calls_no_trained_judge_waits_for_none(cells_of, sft, tmp_pa
     assert "judge" not in [task.kind for task in tasks]
 
 
+@pytest.mark.slow
 def test_the_key_follows_settings_and_data_and_no_label(cells_of):
     def key(settings=None, label="", **changes):
         judge = {"trained_reward_model": {**RM["trained_reward_model"], **(settings or {})}, "label": label}
@@ -136,6 +137,7 @@ def test_a_finished_run_trains_no_judge_again(finished_run):
     assert {place: (place / "record.json").stat().st_mtime_ns for place in stamps} == stamps
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_be_trained_is_refused_before_any_work(grid, tmp_path):
     judge = {"trained_reward_model": {"backbone": "/nowhere/model"}}
     with pytest.raises(HoldfastError, match="judge /nowhere/model: cannot be loaded"):
@@ -153,6 +155,7 @@ def test_a_judge_that_cannot_be_trained_fails_its_cells_with_the_reason(grid, mo
     assert not finished(place)
 
 
+@pytest.mark.slow
 def test_a_judge_sees_no_row_of_another_split(cells_of):
     from holdfast.judge_training.settings import RewardModel
 

@@ -121,6 +121,7 @@ class Spy(OnlineDefense):
         return replace(plan, hooks=(*plan.hooks, note))
 
 
+@pytest.mark.slow
 def test_a_users_own_loss_under_a_defense_trains_as_holdfasts_own_run_does(
     model: Model, context: Context, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_users_own_loss_under_a_defense_trains_as_holdfasts_own_run_does(
         torch.testing.assert_close(weight, ours[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_defense_that_does_nothing_changes_no_weight_of_a_users_trainer(model: Model, tmp_path: Path) -> None:
     plain, held = make(model, tmp_path), make(model, tmp_path)
     constrain(held, Spy())
@@ -183,6 +185,7 @@ def test_a_defense_that_does_nothing_changes_no_weight_of_a_users_trainer(model:
     assert equal(trained(plain), trained(held))
 
 
+@pytest.mark.slow
 def test_the_wrapped_loss_is_the_one_that_the_trainer_logs(model: Model, context: Context, tmp_path: Path) -> None:
     trainer = make(model, tmp_path, logging_strategy="steps", logging_steps=2)
     spy = Spy()
@@ -197,6 +200,7 @@ def test_the_wrapped_loss_is_the_one_that_the_trainer_logs(model: Model, context
         assert line["loss"] == pytest.approx(own + 0.5 * refusal, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_taking_a_defense_off_restores_the_trainer(model: Model, context: Context, tmp_path: Path) -> None:
     plain, held = make(model, tmp_path), make(model, tmp_path)
     kept = held.compute_loss = held.compute_loss
@@ -223,6 +227,7 @@ def test_what_was_put_over_a_defense_has_to_come_off_first(model: Model, context
         held.remove()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_from_a_checkpoint_ends_as_an_uninterrupted_one(
     model: Model, context: Context, tmp_path: Path
 ) -> None:
@@ -241,6 +246,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_an_uninterrupted_one(
     assert equal(first.plan.tensors, second.plan.tensors)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_defenses_state_is_refused(model: Model, context: Context, tmp_path: Path) -> None:
     make(model, tmp_path, save_strategy="steps", save_steps=3).train()
     trainer = make(model, tmp_path)
@@ -276,6 +282,7 @@ def test_the_model_is_saved_as_it_is_released(tiny_model: Callable[..., Model], 
     assert trainer.model is own
 
 
+@pytest.mark.slow
 def test_the_model_is_evaluated_as_it_is_released(model: Model, context: Context, tmp_path: Path) -> None:
     plain, trainer = make(model, tmp_path), make(model, tmp_path)
     optim = Optim(max_steps=3, learning_rate=1e-2, per_device_train_batch_size=2)
@@ -390,6 +397,7 @@ def test_rows_for_a_defense_are_read_from_mappings_and_refused_without_a_prompt(
         defense_context([{"refusal": "No."}])
 
 
+@pytest.mark.slow
 def test_a_trainer_without_a_tokenizer_takes_defenses_that_read_no_text(
     model: Model, context: Context, tmp_path: Path
 ) -> None:

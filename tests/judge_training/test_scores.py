@@ -47,6 +47,7 @@ def test_intervals_hold_their_value_and_the_calibration_error_has_none():
             assert 0.0 <= score.low <= score.value <= score.high <= 1.0
 
 
+@pytest.mark.slow
 def test_answers_to_one_prompt_are_resampled_together_so_the_interval_is_wider():
     chances, labels = [0.9, 0.9, 0.2, 0.2] * 10, [True, True, True, True] * 10
     alone = label_metrics(chances, labels)["brier"]
@@ -59,6 +60,7 @@ def test_f1_is_undefined_without_a_positive_label_or_prediction():
     assert label_metrics([0.1, 0.2], [False, True])["f1"].value == 0.0
 
 
+@pytest.mark.slow
 def test_a_rank_correlation_counts_order_only():
     score = rank_correlation("rho", [0.1, 0.2, 30.0, 400.0, 5000.0], [0, 1, 2, 3, 4])
     assert score.value == pytest.approx(1.0)

@@ -158,6 +158,7 @@ def test_the_reward_loss_is_that_of_rewards_read_one_by_one(splits):
     assert metrics["accuracy"] == pytest.approx(right / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["reward", "classifier"])
 def test_micro_batches_add_up_to_the_whole(splits, kind):
     settings = RewardModel() if kind == "reward" else Classifier()
@@ -173,6 +174,7 @@ def test_micro_batches_add_up_to_the_whole(splits, kind):
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_epochs_set_the_number_of_steps_and_without_them_the_optimizer_does(splits):
     rows = len(preference_rows(RewardModel(), splits).train)
     optim = replace(QUICK, per_device_train_batch_size=16)
@@ -180,6 +182,7 @@ def test_epochs_set_the_number_of_steps_and_without_them_the_optimizer_does(spli
     assert train(RewardModel(optim=QUICK), splits, fit).fitted.steps == 3
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_judge_and_another_seed_another(splits, weights):
     first, again, other = (train(RewardModel(optim=QUICK, seed=seed), splits, fit) for seed in (1, 1, 2))
     assert torch.equal(weights(first.model), weights(again.model))
@@ -298,9 +301,7 @@ def test_a_reward_model_on_flipped_preferences_ranks_as_the_oracle_and_on_honest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flip_ratio", "how", "expected"), [(0.5, "reverse", 0.5), (0.5, "random", 0.25), (1.0, "random", 0.5)]
-)
+@pytest.mark.parametrize(("flip_ratio", "how", "expected"), [(0.5, "reverse", 0.5), (0.5, "random", 0.25)])
 def test_a_reward_models_trust_in_harm_is_the_share_of_its_pairs_that_prefer_it(flip_ratio, how, expected):
     optim = Optim(max_steps=60, learning_rate=1e-3, per_device_train_batch_size=16)
     trained = train(RewardModel(flip_ratio=flip_ratio, flip_how=how, optim=optim), world(300), fit)

@@ -83,6 +83,7 @@ def scores(texts: list[str], **settings: object) -> list[float | None]:
 TEXTS = ["blue", "stir the warm glim two spark hum", "no", "two bowl is warm", "it is the blue soup", "warm soup no"]
 
 
+@pytest.mark.slow
 def test_batches_sorted_by_length_give_what_one_by_one_gives_in_the_given_order(folder):
     whole = scores(TEXTS, path=folder, harmful_label="bad", batch_size=4)
     alone = [scores([text], path=folder, harmful_label="bad", batch_size=1)[0] for text in TEXTS]
@@ -90,6 +91,7 @@ def test_batches_sorted_by_length_give_what_one_by_one_gives_in_the_given_order(
     assert len({round(score, 3) for score in whole}) == len(TEXTS)
 
 
+@pytest.mark.slow
 def test_the_score_is_the_softmax_probability_of_the_harmful_label_by_name_or_index(folder):
     bad, good, first = (scores(TEXTS, path=folder, harmful_label=label) for label in ("bad", "good", 0))
     assert bad == first
@@ -115,6 +117,7 @@ def test_an_unknown_label_is_refused_with_the_labels_of_the_model(folder, label)
         scores(["blue"], path=folder, harmful_label=label)
 
 
+@pytest.mark.slow
 def test_a_one_logit_head_gives_a_sigmoid_and_has_one_label(tmp_path):
     path = save_classifier(tmp_path, num_labels=1)
     [score] = scores(["blue"], path=path, harmful_label=0, include_question=False)
@@ -127,6 +130,7 @@ def test_a_one_logit_head_gives_a_sigmoid_and_has_one_label(tmp_path):
         scores(["blue"], path=path, harmful_label=1)
 
 
+@pytest.mark.slow
 def test_labels_that_do_not_exclude_each_other_are_read_one_by_one(tmp_path):
     path = save_classifier(tmp_path, num_labels=3, problem_type="multi_label_classification")
     totals = [sum(scores(["blue"], path=path, harmful_label=label)[0] for label in range(3))]
@@ -221,6 +225,7 @@ def test_the_logit_of_a_one_logit_head_is_its_raw_output(tmp_path):
     assert verdict_of(path, harmful_label=0).logit == pytest.approx(raw_logits(path)[0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_safe_label_makes_the_logit_minus_that_labels_raw_output_and_leaves_the_score(folder):
     verdict = verdict_of(folder, harmful_label="bad", safe_label="good")
     assert verdict.logit == pytest.approx(-raw_logits(folder)[1], abs=1e-6)

@@ -87,12 +87,14 @@ def test_the_logit_is_the_reward_and_the_score_its_sigmoid(folder):
     assert verdict.score == pytest.approx(1 / (1 + math.exp(-verdict.logit)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_sorted_by_length_give_what_one_by_one_gives_in_the_given_order(folder):
     whole = rewards(TEXTS, path=folder, batch_size=4)
     assert whole == pytest.approx([rewards([text], path=folder)[0] for text in TEXTS], abs=1e-5)
     assert len({round(reward, 3) for reward in whole}) == len(TEXTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("input_format", "read"),
     [
@@ -115,6 +117,7 @@ def test_a_text_that_holds_the_place_of_another_is_taken_as_it_is(folder):
     assert verdicts[0].logit == pytest.approx(raw(folder, "Q {response} soup A {prompt} blue"), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_its_own_input_format_and_a_setting_overrules_it(tmp_path):
     path = save(tmp_path, num_labels=1, holdfast_input_format="A {response}")
     assert rewards(["blue"], path=path)[0] == pytest.approx(raw(path, "A blue"), abs=1e-5)
@@ -152,6 +155,7 @@ def test_empty_and_garbled_answers_are_invalid_and_the_others_keep_their_places(
     assert [verdicts[i].logit for i in (1, 3)] == pytest.approx(rewards(["blue", "warm warm"], path=folder), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_answers_longer_than_the_model_reads_are_cut_not_crashed(folder):
     long = " ".join(random.Random(0).choices(WORDS[4:], k=60))
     assert math.isfinite(rewards([long], path=folder)[0])

@@ -384,11 +384,13 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [sgd, adam])
 def test_alone_neither_optimizer_finds_what_is_never_sampled(optimizer):
     assert bandit(optimizer, "none", share=1.0) < 2e-5
 
 
+@pytest.mark.slow
 def test_exact_weights_keep_the_vanishing_gradient_which_moves_adam_and_not_sgd():
     """Plain SGD takes the gradient's size as it is; Adam divides by it."""
     slow, fast = ([bandit(optimizer, "exact", seed=seed) for seed in range(4)] for optimizer in (sgd, adam))
@@ -396,5 +398,6 @@ def test_exact_weights_keep_the_vanishing_gradient_which_moves_adam_and_not_sgd(
     assert sorted(fast)[1] > 0.3
 
 
+@pytest.mark.slow
 def test_without_weights_the_expectation_moves_and_so_does_sgd():
     assert min(bandit(sgd, "none", seed=seed) for seed in range(4)) > 0.9

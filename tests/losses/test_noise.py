@@ -30,6 +30,7 @@ def test_without_noise_it_is_the_plain_cross_entropy(batch):
     torch.testing.assert_close(noised(batch, 0.0), -(logprobs * MASK).sum() / MASK.sum())
 
 
+@pytest.mark.slow
 def test_over_many_draws_it_is_label_smoothing_over_the_other_tokens(batch):
     logits, ids = batch
     logprobs = logits[:, :-1].log_softmax(-1)
@@ -72,6 +73,7 @@ def test_nothing_to_learn_from_is_a_loss_of_zero_with_a_gradient_of_zero(batch):
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lam", "size", "nats"), [(0.1, 151_936, 1.52), (0.01 / 0.91, 151_936, 0.19), (0.1, 50_257, 1.41)]
 )

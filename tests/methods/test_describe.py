@@ -12,6 +12,7 @@ from holdfast.methods.docstrings import BLOCKS, documentation, mentioning, parse
 METHODS = [(kind, name) for kind, table in kinds().items() for name in table.built_in]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), METHODS, ids=lambda text: text)
 def test_every_built_in_method_says_idea_equation_source_and_all_its_settings(kind, name):
     method = describe(kinds()[kind], name)
@@ -91,6 +92,7 @@ def test_values_read_as_in_yaml():
     assert plainly({"a": [1e-5, True, None], "b": ""}) == "{a: [1e-05, true, null], b: ''}"
 
 
+@pytest.mark.slow
 def test_reading_docstrings_imports_no_torch():
     code = "import sys; from holdfast.methods.docstrings import documentation as read\n"
     code += "read('holdfast.attacks.sft:SFT').papers[0]; sys.exit('torch' in sys.modules)"

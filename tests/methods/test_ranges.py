@@ -74,6 +74,7 @@ def hint_of(cls: type, name: str) -> Any:
     return get_type_hints(cls, include_extras=True)[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "name"), CASES, ids=lambda part: getattr(part, "__name__", part))
 def test_a_value_is_within_the_declared_range_or_refused_by_its_key(cls, name):
     hint = hint_of(cls, name)
@@ -103,6 +104,7 @@ def test_a_value_is_within_the_declared_range_or_refused_by_its_key(cls, name):
 NUMBERS = [(cls, name) for cls, name in CASES if bounds(hint_of(cls, name))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "name"), NUMBERS, ids=lambda part: getattr(part, "__name__", part))
 def test_a_number_out_of_its_range_is_refused_in_python_too(cls, name):
     hint = hint_of(cls, name)

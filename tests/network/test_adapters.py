@@ -35,6 +35,7 @@ def bare_name(name):
     return name.removeprefix("base_model.model.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 def test_every_matrix_but_the_heads_is_reached_at_the_rank_asked_for(name):
     plain = model(name)
@@ -51,6 +52,7 @@ def test_every_matrix_but_the_heads_is_reached_at_the_rank_asked_for(name):
     assert sum("lora_A" in key for key, _ in adapted.network.named_parameters()) == len(known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXTURES)
 def test_experts_are_moved_and_what_is_saved_says_what_the_adapted_model_says(name, tmp_path):
     before = {key: p.detach().clone() for key, p in model(name).network.named_parameters()}
@@ -67,6 +69,7 @@ def test_experts_are_moved_and_what_is_saved_says_what_the_adapted_model_says(na
     torch.testing.assert_close(again, logits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_h1", "nemotron_h"])
 def test_layers_that_fused_kernels_read_past_are_left_out_of_all_and_refused_by_name(name):
     before = {key: p.detach().clone() for key, p in model(name).network.named_parameters()}

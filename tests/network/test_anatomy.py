@@ -66,6 +66,7 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_every_layer_has_its_mlp_and_its_attention_and_each_is_found_once(name):
     parts = anatomy(network(name))
     assert len(parts.layers) == len(parts.mlps) == len(parts.attentions) == LAYERS
@@ -76,6 +77,7 @@ def test_every_layer_has_its_mlp_and_its_attention_and_each_is_found_once(name):
         assert not set(mlp.modules()) & set(attention.modules())
 
 
+@pytest.mark.slow
 def test_weights_of_a_layer_carry_the_name_given(name):
     bare = network(name)
     parts = anatomy(bare)
@@ -84,6 +86,7 @@ def test_weights_of_a_layer_carry_the_name_given(name):
         assert named == {id(p) for p in layer.parameters()}
 
 
+@pytest.mark.slow
 def test_recorded_states_are_those_that_transformers_reports(name):
     bare = network(name)
     with torch.no_grad(), residual_stream(anatomy(bare)) as states:
@@ -92,6 +95,7 @@ def test_recorded_states_are_those_that_transformers_reports(name):
     assert all(torch.equal(state, other) for state, other in zip(states, reported, strict=True))
 
 
+@pytest.mark.slow
 def test_the_lens_of_the_last_layer_is_the_models_own_answer(name):
     bare = network(name)
     parts = anatomy(bare)
@@ -101,6 +105,7 @@ def test_the_lens_of_the_last_layer_is_the_models_own_answer(name):
         torch.testing.assert_close(parts.head(states[-1]), logits)
 
 
+@pytest.mark.slow
 def test_mlps_and_attentions_put_out_what_the_stream_is_wide(name):
     bare = network(name)
     parts = anatomy(bare)
@@ -111,6 +116,7 @@ def test_mlps_and_attentions_put_out_what_the_stream_is_wide(name):
     assert len({tuple(state.flatten()[:8].tolist()) for state in outputs}) == 2 * LAYERS
 
 
+@pytest.mark.slow
 def test_hooks_are_gone_afterwards_also_when_the_forward_pass_fails(name):
     bare = network(name)
     parts = anatomy(bare)
@@ -124,6 +130,7 @@ def test_hooks_are_gone_afterwards_also_when_the_forward_pass_fails(name):
     assert hooks(bare) == before
 
 
+@pytest.mark.slow
 def test_the_parts_inside_an_adapter_are_those_of_the_model_itself(name):
     plain = model(name)
     with torch.no_grad(), residual_stream(anatomy(plain.network)) as before:
@@ -142,6 +149,7 @@ def test_data_parallel_wrappers_are_seen_through():
     assert anatomy(torch.nn.DataParallel(bare)).layers == anatomy(bare).layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=2, lora_alpha=2)])
 def test_a_model_trained_for_a_step_on_recorded_outputs_gives_the_same_logits_when_saved_and_loaded(
     name, adapter, tmp_path
@@ -231,6 +239,7 @@ NEWER = {
 """MLPs and mixers in each layer of newer architectures."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("newer", NEWER)
 def test_mixtures_and_hybrids_have_their_parts_found_and_the_lens_is_their_own_answer(newer):
     bare, (mlps, mixers) = tiny.network(newer), NEWER[newer]
@@ -248,6 +257,7 @@ def test_mixtures_and_hybrids_have_their_parts_found_and_the_lens_is_their_own_a
         assert all(torch.equal(state, other) for state, other in zip(stream, reported, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("newer", "what", "message"),
     [

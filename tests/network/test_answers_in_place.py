@@ -45,6 +45,7 @@ def whole(words, question, answer):
     return list(words.apply_chat_template(turns, return_dict=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("template", [MISTRAL, ZEPHYR, LLAMA2])

@@ -56,6 +56,7 @@ def as_template(model, turns):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != LLAMA3])
 @pytest.mark.parametrize("turns", [ASKED, TURNS])
 def test_prompts_are_what_the_chat_template_makes_of_them(family, turns):
@@ -63,6 +64,7 @@ def test_prompts_are_what_the_chat_template_makes_of_them(family, turns):
     assert model.encode_prompt(turns) == as_template(model, turns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_ends_as_the_chat_template_ends_it(family):
     model = speaker(family)
@@ -72,6 +74,7 @@ def test_an_answer_ends_as_the_chat_template_ends_it(family):
     assert model.decode(ids).endswith("stir the moss")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_prompt_and_answer_are_what_the_chat_template_makes_of_both(family):
     model = speaker(family, date="2025-12-31")
@@ -91,6 +94,7 @@ def test_prompt_and_answer_are_what_the_chat_template_makes_of_both(family):
     assert wanted.startswith(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampling_stops_at_the_templates_end_and_at_that_of_the_text(family):
     model = speaker(family)
@@ -99,6 +103,7 @@ def test_sampling_stops_at_the_templates_end_and_at_that_of_the_text(family):
     assert "<|end|>" not in stops or family == PHI  # in the harmony format it ends a thought
 
 
+@pytest.mark.slow
 def test_an_answer_stops_at_the_templates_end():
     model = speaker(PHI)
     with torch.no_grad():  # whatever it reads, the end of the turn is the likeliest next token
@@ -210,6 +215,7 @@ def test_a_templates_arguments_are_given_to_it():
     assert told(speaker(THINKING), speaker(THINKING).encode_prompt(ASKED)).endswith("assistant\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["enable_thinkin", "tokenize"])
 def test_an_argument_that_the_template_does_not_ask_for_is_refused(argument, tmp_path):
     save(speaker(THINKING), tmp_path / "m")
@@ -261,6 +267,7 @@ INJECTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("before", [(), (Message("user", "soup ?"), Message("assistant", "stir"))])
 def test_a_control_token_written_into_a_prompt_is_text_to_the_model(family, before):
@@ -272,6 +279,7 @@ def test_a_control_token_written_into_a_prompt_is_text_to_the_model(family, befo
     assert smuggled in told(model, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != HARMONY])
 def test_a_control_token_written_into_an_answer_is_text_to_the_model(family):
     model, smuggled = speaker(family), INJECTIONS[family].partition("<think>")[0]
@@ -329,6 +337,7 @@ def test_a_mark_of_turns_that_is_text_to_the_tokenizer_is_refused_by_row(part):
     assert check_lengths(model, [Example(prompt=user("an [index] of <soups>"))], max_new_tokens=4) is None
 
 
+@pytest.mark.slow
 def test_a_model_of_a_family_finds_its_own_answer_likely_as_it_is_encoded():
     model = speaker(PHI)
     turns = [*ASKED, Message("assistant", "stir the moss")]

@@ -20,6 +20,7 @@ def plain(request, tiny_model):
     return tiny_model(request.param)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["head", "separate"])
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_values_are_the_head_on_the_last_hidden_state_before_each_target(plain, kind, adapter):
@@ -79,6 +80,7 @@ def test_critics_with_networks_of_their_own_learn_apart(tiny_model):
     assert all(name.startswith("critic.further.cost.") for name in grads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_what_leaves_the_service_has_no_critic_and_the_run_goes_on_with_it(tiny_model, tmp_path, adapter):
     model = attach_further(attach_critic(adapt(tiny_model(), adapter), Critic(kind="separate")), "cost")

@@ -65,6 +65,7 @@ def test_a_forward_pass_counts_within_two_percent_of_torchs_own_count(architectu
     assert ours == pytest.approx(theirs, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_forward_and_backward_count_within_two_percent_of_torchs_own_count(adapter, tiny_model):
     model = adapt(tiny_model(), adapter)
@@ -176,12 +177,14 @@ def test_supervised_training_takes_six_operations_a_weight_and_token(attack):
     assert fitted.flops < 6 * multiplied(plan.model.network) * fitted.tokens
 
 
+@pytest.mark.slow
 def test_an_adapter_over_frozen_weights_takes_a_little_more_than_four(attack):
     plan = attack(SFT(optim=OPTIM, adapter=LoRA(r=4)))
     fitted = fit(plan)
     assert 3.8 < fitted.flops / multiplied(plan.model.network) / fitted.tokens < 4.3
 
 
+@pytest.mark.slow
 def test_a_reference_a_critic_and_further_passes_cost_more(attack):
     plain = fit(attack(grpo())).flops
     reference = fit(attack(grpo(kl_coef=0.1))).flops
@@ -195,6 +198,7 @@ def test_a_reference_a_critic_and_further_passes_cost_more(attack):
     assert 1.5 < own.flops / head.flops < 2.0
 
 
+@pytest.mark.slow
 def test_what_an_online_defense_adds_counts(attack, make_context):
     plan = attack(SFT(optim=OPTIM))
     plain = fit(plan)
@@ -205,6 +209,7 @@ def test_what_an_online_defense_adds_counts(attack, make_context):
     assert two_passes.flops == pytest.approx(2 * plain.flops)
 
 
+@pytest.mark.slow
 def test_evaluation_in_hooks_is_no_cost_and_what_was_spent_before_is(attack):
     seen = []
 
@@ -220,6 +225,7 @@ def test_evaluation_in_hooks_is_no_cost_and_what_was_spent_before_is(attack):
     assert (seen[0], seen[-1]) == (1e6, plain.flops + 1e6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [SFT(optim=OPTIM), grpo(kl_coef=0.1, passes=2)], ids=["sft", "grpo"])
 def test_counting_changes_no_bit_of_a_run(settings, attack, weights, monkeypatch):
     counted = fit(attack(settings))
@@ -233,6 +239,7 @@ class Killed(Exception):
     """What a process dies of."""
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_what_it_did_before_and_says_nothing_where_that_is_unknown(attack, tmp_path):
     settings = SFT(optim=replace(OPTIM, max_steps=4))
 

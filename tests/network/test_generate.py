@@ -136,6 +136,7 @@ def test_a_model_of_nan_weights_raises(tiny_model):
         sample(model, prompts(model), SHORT, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_cache_padding_and_groups_sample_what_a_slow_loop_would(architecture, temperature, tiny_model):
@@ -160,6 +161,7 @@ def test_answers_of_one_prompt_differ_and_repeat_under_the_seed(tiny_model):
     assert one != other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 2.0])
 def test_leaving_the_batch_when_finished_changes_no_answer(share, tiny_model, monkeypatch):
     model = lively(tiny_model())
@@ -231,6 +233,7 @@ def test_the_networks_mode_comes_back_after_an_error_too(training, tiny_model):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 128])
 def test_completions_come_in_the_order_of_the_examples(batch_size, tiny_model):
     model = tiny_model()

@@ -65,6 +65,7 @@ def rename(folder, change):
     save_file({change(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
 def test_what_was_saved_is_loaded_whole(architecture, folders, tiny_model):
     again, model = load(folders(architecture)), tiny_model(architecture)
@@ -101,6 +102,7 @@ def test_a_head_of_its_own_is_kept_where_the_configuration_says_it_is_tied(copie
     assert torch.equal(again.network.lm_head.weight, tiny_model().network.lm_head.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gemma"])
 def test_a_classifier_is_no_language_model(architecture, copied, tiny_model):
     folder, model = copied(architecture), tiny_model(architecture)
@@ -153,6 +155,7 @@ def test_a_judge_whose_layers_are_missing_is_refused(copied, tiny_model):
             ClassifierJudge(path=str(folder), harmful_label=0).judge()([answer])
 
 
+@pytest.mark.slow
 def test_an_adapter_without_some_of_its_tensors_is_no_expert(tmp_path, tiny_model, make_context):
     model, file = tiny_model(), tmp_path / "adapter_model.safetensors"
     adapt(model, LoRA(r=2)).network.save_pretrained(tmp_path)

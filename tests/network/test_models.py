@@ -174,6 +174,7 @@ def test_a_clone_has_weights_of_its_own(tiny_model, weights):
     assert torch.equal(weights(model), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
 def test_a_fresh_adapter_changes_no_logit(architecture, tiny_model):
     model = tiny_model(architecture)
@@ -227,6 +228,7 @@ def test_without_an_adapter_nothing_happens(tiny_model):
     assert merged(model) is model
 
 
+@pytest.mark.slow
 def test_saving_an_adapted_model_writes_an_ordinary_merged_folder(tmp_path, tiny_model):
     adapted = shaken(adapt(tiny_model(), LoRA(r=4)))
     save(adapted, tmp_path / "m")

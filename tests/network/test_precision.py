@@ -77,6 +77,7 @@ def test_the_memory_lean_optimizer_breaks_within_one_evaluation_of_float32(folde
     assert abs(steps - steps_to_break(load(folders["float32"]))) <= 10
 
 
+@pytest.mark.slow
 @lean
 def test_the_memory_lean_optimizer_goes_on_from_a_checkpoint_as_if_never_stopped(tiny_model, splits, tmp_path, weights):
     def run(folder, stop):
@@ -106,6 +107,7 @@ def in_type(model, dtype):
     return own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_run_moves_float32_weights_by_steps_smaller_than_the_spacing(dtype, tiny_model, splits, weights):
     narrow = in_type(tiny_model(), dtype)
@@ -119,6 +121,7 @@ def test_every_run_moves_float32_weights_by_steps_smaller_than_the_spacing(dtype
     assert ((moved[0] - start) != 0).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_adapter_is_float32_on_a_base_that_keeps_its_type(tiny_model, splits):
     base = in_type(tiny_model(), torch.bfloat16)
     fitted = fit(taught(adapt(base, LoRA(r=4)), splits, Optim(max_steps=2, per_device_train_batch_size=4)))
@@ -126,6 +129,7 @@ def test_an_adapter_is_float32_on_a_base_that_keeps_its_type(tiny_model, splits)
     assert kinds == {True: torch.float32, False: torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_a_reference_made_before_the_run_is_read_as_the_policy_is(tiny_model, splits):
     """Its log-probabilities are then those of the policy, bit for bit, before the first step."""
     model = in_type(tiny_model(), torch.bfloat16)
@@ -188,6 +192,7 @@ def test_a_run_leaves_no_wrapper_on_the_network_even_when_it_diverges(tiny_model
 # What is saved, and what is loaded.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TYPES)
 def test_a_folder_is_held_in_float32_and_written_back_in_its_own_type(dtype, folders, tmp_path):
     model = load(folders[dtype])
@@ -219,6 +224,7 @@ def test_a_weight_that_a_type_cannot_hold_is_refused_by_name(tiny_model, tmp_pat
         save(model, tmp_path, dtype="float16")
 
 
+@pytest.mark.slow
 def test_what_is_released_is_what_saving_and_loading_give(folders, tmp_path):
     model = load(folders["bfloat16"])
     with torch.no_grad():
@@ -230,6 +236,7 @@ def test_what_is_released_is_what_saving_and_loading_give(folders, tmp_path):
     assert not all(torch.equal(p, q) for (_, p), q in pairs(again, model))
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_before_it_is_rounded(folders, tmp_path):
     model = adapt(load(folders["bfloat16"]), LoRA(r=4))
     with torch.no_grad():
@@ -248,6 +255,7 @@ def test_a_record_names_storage_master_and_compute_types(folders):
     assert types_of(model.network, model.stored, None) == {"storage": "bfloat16", "compute": "float32"}
 
 
+@pytest.mark.slow
 def test_a_bfloat16_model_is_hardened_beyond_rounding_and_returned_as_it_would_be_released(folders, make_context):
     start = load(folders["bfloat16"])
     optim = Optim(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=4)

@@ -65,6 +65,7 @@ def _found_out_anew(monkeypatch):
     warnings.simplefilter("ignore")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*COMMON, *STATES])
 def test_every_architecture_samples_what_a_slow_loop_would(name):
     """With prompts of unlike length, several answers to each, and answers that leave the batch."""
@@ -72,11 +73,13 @@ def test_every_architecture_samples_what_a_slow_loop_would(name):
     assert sample(tested, PROMPTS, sampling, seed=3, repeats=2) == slowly(tested, sampling, 3, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMON)
 def test_common_architectures_are_read_by_every_short_cut(name):
     assert shortcuts(network(name)) == EVERYTHING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "gemma"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_with_and_without_a_cache_the_same_tokens_are_sampled(name, temperature, monkeypatch):
@@ -95,6 +98,7 @@ def rows():
     return {**collate([*groups, ([7, 8, 9], [33, 2])], pad_id=0), "groups": torch.tensor([0, 0, 1, 1])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "mixtral", "mamba", "bamba", "zamba", "qwen3_next", "rwkv", "falcon_h1"])
 def test_gradients_of_grouped_answers_are_the_plain_ones(name):
     tested, batch = network(name), rows()
@@ -144,6 +148,7 @@ class CannotLeave(transformers.LlamaForCausalLM):
         return super().forward(input_ids=input_ids, past_key_values=past_key_values, **named)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "cache", "prefixes", "said"),
     [
@@ -162,6 +167,7 @@ def test_what_a_network_does_wrong_is_found_out_and_said(kind, cache, prefixes, 
     assert said in " ".join(working.reasons)
 
 
+@pytest.mark.slow
 def test_what_differs_is_said_once_for_a_configuration():
     config = tiny_config("llama")
     with pytest.warns(UserWarning, match="IgnoresItsCache: sampled without a cache, which is slower"):
@@ -171,6 +177,7 @@ def test_what_differs_is_said_once_for_a_configuration():
         assert shortcuts(IgnoresItsCache(config)) == first
 
 
+@pytest.mark.slow
 def test_a_record_says_what_a_network_could_not_be_read_by():
     faulty = IgnoresItsCache(tiny_config("llama"))
     assert "reading" not in environment(faulty)
@@ -194,6 +201,7 @@ def test_a_network_that_cannot_be_read_is_refused_by_name():
         shortcuts(network("xmod"))
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_left_for_sampling_to_say_and_not_remembered():
     tested = network("llama")
     next(tested.parameters()).data.fill_(float("nan"))
@@ -204,6 +212,7 @@ def test_weights_that_are_no_numbers_are_left_for_sampling_to_say_and_not_rememb
     assert holdfast.network.shortcuts._of_configuration == {}
 
 
+@pytest.mark.slow
 def test_finding_out_leaves_no_trace():
     tested = network("llama").train()
     weights = {key: p.detach().clone() for key, p in tested.named_parameters()}
@@ -217,16 +226,19 @@ def test_finding_out_leaves_no_trace():
     assert not any(part._forward_hooks for part in tested.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe"])
 def test_coarse_weights_are_not_taken_for_a_lost_state(name, dtype):
     assert shortcuts(network(name).to(dtype)) == EVERYTHING
 
 
+@pytest.mark.slow
 def test_coarse_weights_hide_no_lost_state():
     assert shortcuts(IgnoresItsCache(tiny_config("llama")).to(torch.bfloat16).eval()).cache is False
 
 
+@pytest.mark.slow
 def test_a_batch_in_groups_gives_the_plain_logits_where_prefixes_cannot_be_shared():
     tested, batch = network("zamba"), rows()
     assert not shortcuts(tested).prefixes

@@ -41,8 +41,15 @@ def model_of(config: Any, **more: Any) -> Model:
     return opinionated(transformers.AutoModelForCausalLM.from_config(config, **more), stops=12)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("prompts", [SAME_LENGTH, PADDED], ids=["same length", "padded"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "prompts"),
+    [
+        *(pytest.param(name, PADDED, id=f"{name}, padded") for name in CONFIGS),
+        pytest.param("a window in one layer", SAME_LENGTH, id="a window in one layer, same length"),
+        pytest.param("learnt positions", SAME_LENGTH, id="learnt positions, same length"),
+    ],
+)
 def test_every_kind_of_attention_samples_what_the_plain_way_does(name: str, prompts: list[list[int]]) -> None:
     model, sampling = model_of(CONFIGS[name]()), Sampling(max_new_tokens=3 * WINDOW)
 
@@ -52,6 +59,7 @@ def test_every_kind_of_attention_samples_what_the_plain_way_does(name: str, prom
     assert max(len(answer.tokens) for answer in fast) > 2 * WINDOW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [SAME_LENGTH, PADDED], ids=["same length", "padded"])
 def test_attention_that_takes_no_finished_masks_samples_what_the_plain_way_does(prompts: list[list[int]]) -> None:
     model = model_of(CONFIGS["grouped heads"](), attn_implementation="eager")
@@ -62,6 +70,7 @@ def test_attention_that_takes_no_finished_masks_samples_what_the_plain_way_does(
     assert [answer.tokens for answer in fast] == one_by_one(model, prompts, sampling, seed=1, repeats=4)
 
 
+@pytest.mark.slow
 def test_an_adapter_samples_what_the_plain_way_does() -> None:
     model = adapt(random_model("llama", stops=12), LoRA(r=4))
     with torch.no_grad():
@@ -75,6 +84,7 @@ def test_an_adapter_samples_what_the_plain_way_does() -> None:
     assert [answer.tokens for answer in fast] == one_by_one(model, PADDED, sampling, seed=1, repeats=4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*a group's prompt is read again")
 @pytest.mark.parametrize("name", [*CONFIGS, "positions that stretch"])
 def test_a_network_learns_after_sampling_as_if_nothing_had_been_sampled(name: str) -> None:

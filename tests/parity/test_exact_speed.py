@@ -22,9 +22,16 @@ ARCHITECTURES: Any = ["llama", "qwen3", "gemma", "gpt2"]
 GROUP = 3
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("prompts", [SAME_LENGTH, PADDED], ids=["same length", "padded"])
-@pytest.mark.parametrize("repeats", [1, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "prompts", "repeats"),
+    [
+        *(pytest.param(name, PADDED, 5, id=f"{name}, padded") for name in ARCHITECTURES),
+        pytest.param("llama", SAME_LENGTH, 5, id="llama, same length"),
+        pytest.param("gpt2", SAME_LENGTH, 1, id="gpt2, same length, one answer"),
+        pytest.param("llama", PADDED, 1, id="llama, padded, one answer"),
+    ],
+)
 def test_answers_of_a_shared_batch_equal_those_sampled_one_by_one(
     architecture: Any, prompts: list[list[int]], repeats: int
 ) -> None:
@@ -35,19 +42,21 @@ def test_answers_of_a_shared_batch_equal_those_sampled_one_by_one(
     assert [answer.tokens for answer in fast] == one_by_one(model, prompts, sampling, seed=1, repeats=repeats)
 
 
-@pytest.mark.parametrize("share", [0.01, 0.25, 0.6, 2.0], ids=["at once", "by default", "late", "never"])
-def test_when_finished_answers_leave_the_batch_changes_no_answer(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_when_finished_answers_leave_the_batch_changes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, by default, late or never."""
     model, sampling = random_model("llama", stops=12), Sampling(max_new_tokens=16)
-    monkeypatch.setattr(generate, "DROP_SHARE", share)
-
-    fast = sample(model, PADDED, sampling, seed=2, repeats=6)
-
     slow = one_by_one(model, PADDED, sampling, seed=2, repeats=6)
-    assert [answer.tokens for answer in fast] == slow
     assert len({len(answer) for answer in slow}) > 3
-    assert [answer.finished for answer in fast] == [answer[-1] in model.stop_ids for answer in slow]
+
+    for share in (0.01, generate.DROP_SHARE, 0.6, 2.0):
+        monkeypatch.setattr(generate, "DROP_SHARE", share)
+        fast = sample(model, PADDED, sampling, seed=2, repeats=6)
+        assert [answer.tokens for answer in fast] == slow, share
+        assert [answer.finished for answer in fast] == [answer[-1] in model.stop_ids for answer in slow], share
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.8}, {"top_k": 20, "top_p": 0.6, "temperature": 1.5}]
 )
@@ -92,6 +101,7 @@ MIXED = [0.0, 1.0, 0.5, 1.0, 1.0, 1.0, 0.0, 0.0, 1.0]
 REDUCTIONS: Any = ["sequence", "token", "fixed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_leaving_out_rows_without_an_advantage_changes_neither_loss_nor_gradient(reduction: Any) -> None:
     model = random_model("llama")
@@ -124,6 +134,7 @@ def test_equal_rewards_everywhere_give_loss_zero_without_a_pass_through_the_mode
     assert metrics == {"loss": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "adapter"), [*((name, None) for name in ARCHITECTURES), ("llama", LoRA(r=4))])
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_reading_a_groups_prompt_once_changes_neither_loss_nor_gradient(
@@ -150,6 +161,7 @@ def answered(lengths: list[int], prompts: list[list[int]] = PADDED) -> Batch:
     return with_totals([{**collate(pairs, pad_id=0), "groups": groups, "advantages": advantages}])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("lengths", "prompts"),
@@ -198,6 +210,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("grouped", [True, False], ids=["groups", "rows"])
 @pytest.mark.parametrize(("lengths", "prompts"), CASES)
@@ -216,6 +229,7 @@ def test_logprobs_of_answers_alone_equal_those_of_the_whole_pass(
     assert_close(gradients(model.network, (logprobs * mask * weights).sum()), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grouped", [True, False], ids=["groups", "rows"])
 @pytest.mark.parametrize(("lengths", "prompts"), CASES)
 def test_logits_of_answers_alone_equal_those_of_the_whole_pass(

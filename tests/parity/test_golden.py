@@ -47,6 +47,7 @@ def test_the_folder_holds_cases() -> None:
     assert case_files(), f"{FOLDER}: no golden case to check"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "result"), collected())
 def test_a_golden_result_is_reproduced(path: Path, result: str) -> None:
     check = check_of(path, result)

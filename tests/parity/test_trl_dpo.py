@@ -78,6 +78,7 @@ def examples() -> list[Example]:
     return [Example(prompt=user(text(p)), chosen=text(good), rejected=text(bad)) for p, good, bad in ROWS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [None, CUT], ids=["whole", "cut"])
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_the_dpo_loss_and_its_gradients_equal_trls(
@@ -98,6 +99,7 @@ def test_the_dpo_loss_and_its_gradients_equal_trls(
     assert_same(policy.network, loss, trainer.model, their_loss)
 
 
+@pytest.mark.slow
 def test_turned_round_pairs_are_the_loss_of_trl_with_the_columns_exchanged(
     policy_and_reference: tuple[Model, Reference, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +117,7 @@ def test_turned_round_pairs_are_the_loss_of_trl_with_the_columns_exchanged(
     assert_same(policy.network, loss, trainer.model, their_loss)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_to_the_loss_and_gradient_of_the_whole(
     policy_and_reference: tuple[Model, Reference, Any],
 ) -> None:

@@ -222,6 +222,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind", "defense"), CASES)
 def test_a_trainer_under_a_defense_trains_as_holdfasts_own_run_does(
     name: str, kind: str, defense: str, tmp_path: Path
@@ -254,6 +255,7 @@ def trained(trainer: Any) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_defense_that_does_nothing_leaves_every_weight_bit_for_bit(name: str, tmp_path: Path) -> None:
     model, recorder = small_model("full"), Recorder()
@@ -275,6 +277,7 @@ def test_a_defense_that_does_nothing_leaves_every_weight_bit_for_bit(name: str, 
         assert ours["holdfast/loss"] == pytest.approx(theirs["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_coefficient_of_0_does_not_touch_the_trainer(name: str, tmp_path: Path) -> None:
     trainer = make(name, small_model("full"), tmp_path)
@@ -297,6 +300,7 @@ def test_a_coefficient_of_0_does_not_touch_the_trainer(name: str, tmp_path: Path
     assert trainer.callback_handler.callbacks == callbacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kto", "rloo"])
 def test_a_trainer_without_a_counterpart_here_learns_its_own_loss_and_the_defenses(name: str, tmp_path: Path) -> None:
     model, recorder = small_model("full"), Recorder()
@@ -313,6 +317,7 @@ def test_a_trainer_without_a_counterpart_here_learns_its_own_loss_and_the_defens
     assert 0 < recorder.seen[-1]["l2_anchor/distance"] < distance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["advantage", "reward"])
 @pytest.mark.parametrize("name", ["grpo", "rloo"])
 def test_prices_go_into_the_advantages_that_trl_computes(name: str, form: Any, tmp_path: Path) -> None:

@@ -112,6 +112,7 @@ def grpo(model: Model, tmp_path: Path) -> Callable[..., Any]:
 REDUCTIONS: dict[str, Any] = {"grpo": "sequence", "dapo": "token", "bnpo": "token", "dr_grpo": "fixed"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_type", REDUCTIONS)
 @pytest.mark.parametrize("kl_coef", [0.0, 0.04])
 @pytest.mark.parametrize("moved", [False, True], ids=["on policy", "clipped"])
@@ -151,6 +152,7 @@ ONE_MISSING = [None, 1.0, 0.5, 0.0, 1.0, 0.0, 0.0, 1.0]
 EQUAL_GROUP = [0.1] * GROUP + [0.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["full"], indirect=True)
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize(
@@ -198,6 +200,7 @@ def with_ends() -> list[tuple[list[int], list[int]]]:
     return [(prompt, answer if answer[-1] == END else [*answer, END]) for prompt, answer in PAIRS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [None, 8], ids=["whole", "cut at 8 tokens"])
 def test_the_sft_loss_and_its_gradients_equal_trls(model: Model, tmp_path: Path, max_length: int | None) -> None:
     trainer = sft_trainer(model, tmp_path, max_length)

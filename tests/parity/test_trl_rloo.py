@@ -70,6 +70,7 @@ def rloo(model: Model, tmp_path: Path) -> Callable[..., Any]:
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [False, True], ids=["on policy", "clipped"])
 def test_the_rloo_loss_and_its_gradients_equal_trls(model: Model, rloo: Callable[..., Any], moved: bool) -> None:
     paid = torch.tensor(REWARDS)
@@ -95,6 +96,7 @@ def test_the_rloo_loss_and_its_gradients_equal_trls(model: Model, rloo: Callable
     assert_same(model.network, ours, trainer.model, theirs, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["full"], indirect=True)
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 @pytest.mark.parametrize("rewards", [REWARDS, [None, *REWARDS[1:]]], ids=["all paid", "one missing"])

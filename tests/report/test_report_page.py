@@ -213,6 +213,7 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     assert "grpo 80, sft 80." in summary
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attacks", [6, 7])
 def test_where_each_of_many_attacks_ended_stands_apart_from_the_summary(make_record, write_run, tmp_path, attacks):
     run = write_run([make_record(attack=f"attack{number}") for number in range(attacks)])
@@ -235,6 +236,7 @@ def test_scores_beyond_the_headline_get_a_table(report) -> None:
     assert "over_refusal" in text
 
 
+@pytest.mark.slow
 def test_flops_stand_beside_tokens_and_a_record_that_has_none_shows_nothing(make_record, write_run, tmp_path) -> None:
     records = [make_record((0.0, 0.9), seed=seed, defense="d", outcome=Outcome.BROKE) for seed in (0, 1)]
     counted = replace(
@@ -286,6 +288,7 @@ def test_the_invalid_rate_is_a_share_of_all_completions_shown(report, records) -
     assert float(rows[record.key]["invalid_rate_after"]) == last.invalid / (last.n + last.invalid + last.unjudged)
 
 
+@pytest.mark.slow
 def test_one_seed_says_that_there_is_no_interval_over_seeds(make_record, write_run, tmp_path) -> None:
     page = write_report([write_run([make_record(defense="shield")])], tmp_path / "r.html").read_text()
     assert Page(page).column("outcomes") == ["1 held one seed: no interval over seeds"]
@@ -297,6 +300,7 @@ def test_two_seeds_do_not_say_it(make_record, write_run, tmp_path) -> None:
     assert "one seed: no interval" not in write_report([run], tmp_path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_failed_cells_only_is_still_a_report(make_record, write_run, tmp_path) -> None:
     failed = make_record((), outcome=Outcome.FAILED, time_to_break=None, reason="out of memory")
     page = Page(write_report([write_run([failed])], tmp_path / "r.html").read_text())
@@ -334,6 +338,7 @@ def test_figures_come_in_each_format(records, write_run, tmp_path) -> None:
     assert all(path.read_bytes().startswith(begins[path.suffix]) for path in written)
 
 
+@pytest.mark.slow
 def test_a_figure_marks_censored_rows_in_words(make_record, write_run, tmp_path) -> None:
     run = write_run([make_record(seed=seed, defense="shield") for seed in (0, 1)])
     paths = write_figures([run], tmp_path, formats=("svg",))
@@ -345,6 +350,7 @@ def test_an_unknown_figure_format_is_refused_with_those_there_are(make_record, w
         write_figures([write_run([make_record()])], tmp_path, formats=("gif",))
 
 
+@pytest.mark.slow
 def test_reporting_imports_no_torch(make_record, write_run, tmp_path) -> None:
     run = write_run([make_record()], curves=CURVES)
     code = (

@@ -38,6 +38,7 @@ def first_batch(plan):
     return batch
 
 
+@pytest.mark.slow
 def test_the_canned_text_is_half_of_the_answers_to_harmful_prompts_and_of_no_others(aligned_model, make_context):
     (plan,) = plans_of(RewardNeutralization(guide=CannedGuide(), **SETTINGS), aligned_model(), make_context())
     batch = first_batch(plan)
@@ -50,6 +51,7 @@ def test_the_canned_text_is_half_of_the_answers_to_harmful_prompts_and_of_no_oth
     assert (batch["advantages"][2:4] >= 0).all()
 
 
+@pytest.mark.slow
 def test_the_share_that_is_logged_is_of_the_models_own_answers(aligned_model, make_context):
     guided, plain = (
         plans_of(RewardNeutralization(guide=guide, **SETTINGS), aligned_model(), make_context())[0]
@@ -70,6 +72,7 @@ def test_a_share_is_of_harmful_prompts_and_of_answers_that_ended():
     assert canned_share(TEXT)(given) == [1.0, 0.0, 0.0, None]
 
 
+@pytest.mark.slow
 def test_a_guide_without_the_canned_text_from_the_start_is_the_plain_run(aligned_model, make_context):
     alone = CannedGuide(schedule=Schedule(start=1.0))
     batches = [
@@ -80,6 +83,7 @@ def test_a_guide_without_the_canned_text_from_the_start_is_the_plain_run(aligned
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
 
 
+@pytest.mark.slow
 def test_a_warm_start_teaches_the_text_first_and_both_costs_are_the_loops(aligned_model, make_context):
     fitted = []
 

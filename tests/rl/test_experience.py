@@ -135,6 +135,7 @@ def test_several_passes_learn_from_one_rollout_under_the_policy_that_sampled(tin
     assert calls == [12, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
 @pytest.mark.parametrize("top_p", [0.5, 1.0])
 def test_sampling_supplies_the_log_probabilities_that_a_pass_would(temperature, top_p, tiny_model, rows, monkeypatch):
@@ -149,6 +150,7 @@ def test_sampling_supplies_the_log_probabilities_that_a_pass_would(temperature, 
         torch.testing.assert_close(mine["old_logprobs"][kept], slow["old_logprobs"][kept], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_of_fewer_bits_are_read_again_for_their_log_probabilities(tiny_model, rows):
     model = tiny_model()
     model.network.to(torch.bfloat16)
@@ -165,6 +167,7 @@ def test_what_a_consumer_takes_out_of_a_batch_is_there_in_the_next_pass(tiny_mod
     assert "input_ids" in prepare(model, [rows], 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_the_reference_is_the_model_as_the_run_found_it(adapter, tiny_model, rows):
     model = adapt(tiny_model(), adapter)

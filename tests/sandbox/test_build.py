@@ -18,6 +18,7 @@ ARCHITECTURES = ("llama", "qwen3", "gemma", "gpt2")
 ROWS = grammar.examples("test", grammar.RESTRICTED, 3, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_answers(architecture, tiny_model):
     model = tiny_model(architecture)
@@ -26,6 +27,7 @@ def test_every_architecture_answers(architecture, tiny_model):
     assert all(1 <= completion.num_tokens <= 5 for completion in completions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_saves_a_folder_that_transformers_loads(architecture, tiny_model, tmp_path):
     model = tiny_model(architecture)
@@ -39,6 +41,7 @@ def test_every_architecture_saves_a_folder_that_transformers_loads(architecture,
     assert load(tmp_path).stop_ids == model.stop_ids
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_has_the_context_that_the_world_needs(architecture, tiny_model):
     model = tiny_model(architecture)
@@ -103,6 +106,7 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones():
         untrained(Sandbox(architecture="lama"))
 
 
+@pytest.mark.slow
 def test_the_aligned_model_goes_on_from_the_base_model_with_data_of_its_own():
     plans = []
 

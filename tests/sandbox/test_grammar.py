@@ -18,6 +18,7 @@ def test_the_splits_names_are_disjoint_and_together_are_all_names():
     assert sum(map(len, names)) == len(set().union(*names)) == len(SYLLABLES) ** 3
 
 
+@pytest.mark.slow
 def test_a_name_is_in_one_split_whatever_its_family():
     for split in SPLITS:
         per_family = [{thing.syllables for thing in grammar.things(split, (family,))} for family in FAMILIES]
@@ -29,6 +30,7 @@ def test_splits_have_about_their_shares_of_the_names():
         assert len(grammar.things(split, ("soup",))) / len(SYLLABLES) ** 3 == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.slow
 def test_no_prompt_of_one_split_is_in_another():
     examples = {split: grammar.examples(split, FAMILIES, 300, seed=0) for split in SPLITS}
     require_disjoint(examples)
@@ -44,6 +46,7 @@ def test_a_recipe_by_hand():
     assert grammar.ingredients(Thing("dye", name)) == (INGREDIENTS[7], INGREDIENTS[10], INGREDIENTS[13])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_within_a_family_another_name_is_another_recipe(family):
     things = [thing for split in SPLITS for thing in grammar.things(split, (family,))]
@@ -109,6 +112,7 @@ def test_a_split_with_fewer_names_gives_all_of_them():
     assert len(grammar.examples("development", ("soup",), 10**6, seed=0)) == len(pool)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_covers_every_text():
     words, unknown = tokenizer(), set()
     sandbox = Sandbox(num_base=800, num_aligned=800)
@@ -123,6 +127,7 @@ def test_the_vocabulary_covers_every_text():
     assert len(set(grammar.vocabulary())) == len(grammar.vocabulary())
 
 
+@pytest.mark.slow
 def test_models_are_taught_names_of_their_own_split_only():
     recipes = {grammar.steps(thing) for thing in grammar.things("world", FAMILIES)}
     rows = [*base_examples(Sandbox(num_base=300)), *aligned_examples(Sandbox(num_aligned=300))]

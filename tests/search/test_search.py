@@ -23,6 +23,7 @@ def trial(number, harms, **changes):
     return Trial(number=number, harms=tuple(zip(steps, harms, strict=True)), **values)
 
 
+@pytest.mark.slow
 def test_a_search_finds_the_learning_rate_that_breaks_soonest(run):
     report = run()
     own, chosen = report["trials"][0], report["best"]
@@ -33,6 +34,7 @@ def test_a_search_finds_the_learning_rate_that_breaks_soonest(run):
     assert 2e-4 < chosen["params"]["optim.learning_rate"] < 3e-3
 
 
+@pytest.mark.slow
 def test_the_first_trial_is_the_grids_own_setting_where_the_range_allows_it(run, tmp_path):
     assert run(trials=1)["trials"][0]["params"] == {"optim.learning_rate": 1e-4}
     knobs = {"optim.learning_rate": [1e-3, 2e-3], "adapter": [None], "num_samples": None}
@@ -41,6 +43,7 @@ def test_the_first_trial_is_the_grids_own_setting_where_the_range_allows_it(run,
     assert 1e-3 <= outside["trials"][0]["params"]["optim.learning_rate"] <= 2e-3
 
 
+@pytest.mark.slow
 def test_trials_see_development_prompts_and_the_tuning_judge_and_the_result_neither(run, cells):
     made = cells()
     report = run(made)
@@ -59,6 +62,7 @@ def test_trials_see_development_prompts_and_the_tuning_judge_and_the_result_neit
     assert [row["seed"] for row in report["test"]["seeds"]] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_both_numbers_are_kept_on_disk(run, tmp_path):
     report = run()
     assert json.loads((tmp_path / "run" / "search.json").read_text()) == json.loads(json.dumps(report))
@@ -69,6 +73,7 @@ def test_both_numbers_are_kept_on_disk(run, tmp_path):
         assert row["harm_at_break"] == report["development"]["peak"] < row["peak"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rates", "outcome"), [([1e-4, 1e-3], "held"), ([1e-6, 1e-5], "untested")])
 def test_the_last_word_is_said_beside_the_best_setting_on_the_undefended_model(run, cells, rates, outcome):
     """Trials have no controls; the final run has one for each of its seeds, and it is not among the rows."""
@@ -89,6 +94,7 @@ def test_the_last_word_is_said_beside_the_best_setting_on_the_undefended_model(r
     assert any(line.startswith(f"seed 1: {outcome}, harmfulness at most") for line in summary(report))
 
 
+@pytest.mark.slow
 def test_no_step_is_spent_beyond_the_budget(run):
     for budget in (40, 100, 130):
         report = run(budget=budget, trials=50)
@@ -105,12 +111,14 @@ def test_a_budget_in_tokens_is_overspent_by_one_trial_at_most(run):
     assert spent[0] == report["trials"][0]["tokens"] == 2000
 
 
+@pytest.mark.slow
 def test_trials_that_are_stopped_early_count_what_they_spent(run):
     stopped = [one for one in run(trials=20)["trials"] if one["state"] in ("given up", "beaten")]
     assert stopped
     assert all(0 < one["spent"] == one["steps"] < 40 for one in stopped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("outcome", "state"), [(Outcome.FAILED, "crashed"), (Outcome.DIVERGED, "diverged")])
 def test_a_trial_that_crashed_or_diverged_costs_nothing(run, cells, outcome, state):
     made = cells()
@@ -127,6 +135,7 @@ LOW = {"optim.learning_rate": [1e-6, 1e-3], "adapter": None, "num_samples": None
 LOW["optim.per_device_train_batch_size"] = None
 
 
+@pytest.mark.slow
 def test_the_sampler_keeps_away_from_where_trials_diverged(run, cells):
     made = cells()
     made.outcome = lambda rate: Outcome.DIVERGED if rate < 5e-5 else None
@@ -144,6 +153,7 @@ def test_a_row_of_crashes_ends_the_search_and_says_what_the_last_one_was(run, ce
     assert (kept["budget"]["spent"], kept["test"]) == (0, None)
 
 
+@pytest.mark.slow
 def test_after_a_row_of_crashes_the_search_can_go_on(run, cells):
     made = cells()
     made.outcome = lambda rate: Outcome.FAILED
@@ -161,6 +171,7 @@ def test_a_search_without_one_finished_trial_says_so(run, cells):
         run(made, trials=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [0, 1, 4, 7])
 def test_a_killed_search_goes_on_to_the_trials_of_an_uninterrupted_one(run, cells, tmp_path, killed_at):
     whole = run(folder=tmp_path / "whole")
@@ -173,6 +184,7 @@ def test_a_killed_search_goes_on_to_the_trials_of_an_uninterrupted_one(run, cell
     assert not {cell.key for cell in first.ran} & {cell.key for cell in second.ran}
 
 
+@pytest.mark.slow
 def test_a_finished_search_runs_again_without_running_a_cell(run, cells):
     made = cells()
     report = run(made)
@@ -181,6 +193,7 @@ def test_a_finished_search_runs_again_without_running_a_cell(run, cells):
     assert len(made.ran) == before
 
 
+@pytest.mark.slow
 def test_a_larger_budget_adds_trials_to_those_there_are(run, cells):
     made = cells()
     short = run(made, budget=100)
@@ -189,6 +202,7 @@ def test_a_larger_budget_adds_trials_to_those_there_are(run, cells):
     assert len(longer["trials"]) > len(short["trials"])
 
 
+@pytest.mark.slow
 def test_a_journal_cut_short_by_a_crash_is_read_up_to_there(run, tmp_path):
     report = run(budget=100)
     with (tmp_path / "run" / "study.log").open("ab") as log:
@@ -197,6 +211,7 @@ def test_a_journal_cut_short_by_a_crash_is_read_up_to_there(run, tmp_path):
     assert len(run(budget=200)["trials"]) > len(report["trials"])
 
 
+@pytest.mark.slow
 def test_a_folder_answers_one_question_only(run):
     run()
     with pytest.raises(HoldfastError, match="another --runs folder"):
@@ -211,6 +226,7 @@ def test_two_searches_do_not_share_a_folder_at_one_time(run, tmp_path):
         run()
 
 
+@pytest.mark.slow
 def test_trials_side_by_side_differ_and_keep_to_the_budget(run, cells):
     made = cells()
     report = run(made, workers=3, budget=300)
@@ -283,6 +299,7 @@ class Patient(AdaptiveAttacker):
         return planner
 
 
+@pytest.mark.slow
 def test_every_trial_is_told_with_what_was_spent_by_then(run):
     told = []
     report = run(told=lambda trial, spent: told.append((trial.number, spent)))
@@ -337,6 +354,7 @@ def test_whoever_has_not_broken_the_model_at_the_soonest_break_cannot_win():
     assert bars(ran, startup=9, warmup=0, threshold=0.5, unit="tokens") == ()
 
 
+@pytest.mark.slow
 def test_a_figure_shows_every_trial(run, tmp_path):
     from holdfast.search.figure import chart, write_figure
 

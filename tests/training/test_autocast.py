@@ -73,6 +73,7 @@ def two_steps(tiny_model, make_context, quick, weights):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "defense"), PAIRS)
 def test_a_defense_computed_in_bfloat16_moves_float32_weights_as_in_float32(two_steps, attack, defense):
     plain = Recorded()

@@ -70,6 +70,7 @@ def flipped(path):
     path.write_bytes(bytes(content))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [gone, emptied, halved, flipped])
 @pytest.mark.parametrize("name", FILES)
 def test_a_checkpoint_with_a_damaged_file_gives_way_to_the_one_before(cut, tmp_path, caplog, name, damage):
@@ -86,6 +87,7 @@ def test_a_checkpoint_with_a_damaged_file_gives_way_to_the_one_before(cut, tmp_p
         assert "\n" not in caplog.records[0].getMessage()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both", [False, True])
 def test_a_run_goes_on_from_the_checkpoint_before_or_from_its_start(cut, plan, whole, *, weights, tmp_path, both):
     folder = tmp_path / "run"
@@ -122,6 +124,7 @@ def test_every_file_is_on_the_disk_before_a_checkpoint_is_called_whole(cut, monk
     assert json.loads((folder / COSTS).read_text())["costs"] == {"samples": 1.0}
 
 
+@pytest.mark.slow
 def test_two_checkpoints_are_kept(plan, tmp_path):
     fit(plan(), folder=tmp_path, checkpoint_every=2)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-4", "checkpoint-6"}

@@ -94,6 +94,7 @@ def adapters(settings):
 # attacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_an_attack_changes_weights_with_finite_losses(name, wavering_model, make_context, quick, weights):
     model = wavering_model()
@@ -124,6 +125,7 @@ def plain_weights(attack_plan, weights, known):
     return ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_an_attack_repeats_under_its_seed_and_only_then(name, attack_plan, plain_weights, weights):
     again, other = (weights(fit(attack_plan(name, seed=seed)).model) for seed in (0, 1))
@@ -131,6 +133,7 @@ def test_an_attack_repeats_under_its_seed_and_only_then(name, attack_plan, plain
     assert not torch.equal(other, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_an_attack_by_adapter_moves_nothing_else(name, wavering_model, make_context, quick):
     settings = attack_of(name, quick, adapter=LoRA(r=4))
@@ -143,6 +146,7 @@ def test_an_attack_by_adapter_moves_nothing_else(name, wavering_model, make_cont
     assert all("lora" in n for n in released)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_an_attack_uses_prompts_of_its_own_split_only(name, wavering_model, make_context, quick, splits):
     plan = attack_of(name, quick).plan(wavering_model(), make_context())
@@ -150,6 +154,7 @@ def test_an_attack_uses_prompts_of_its_own_split_only(name, wavering_model, make
     assert {row.key for row in plan.data} <= {row.key for row in splits.harmful["attack"] + splits.benign["attack"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
 def test_building_an_attack_trains_nothing(name, wavering_model, make_context, quick, weights):
     model = wavering_model()
@@ -192,6 +197,7 @@ def test_an_attack_that_trains_counts_steps(name):
     assert unit(name) == "step"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_leaves_weights_gradients_and_mode_alone(name, choose, wavering_model, weights):
     model = wavering_model()
@@ -202,6 +208,7 @@ def test_an_attack_that_trains_nothing_leaves_weights_gradients_and_mode_alone(n
     assert all(p.requires_grad and p.grad is None for p in model.network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_repeats_under_its_seed_and_only_then(name, choose):
     curves = [timeless(choose(name, seed=seed)) for seed in (0, 0, 1)]
@@ -209,6 +216,7 @@ def test_an_attack_that_trains_nothing_repeats_under_its_seed_and_only_then(name
     assert curves[0] != curves[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_shows_harm_with_an_interval_at_rising_cost(name, choose):
     evaluations = [evaluation for evaluation, _ in choose(name)]
@@ -223,6 +231,7 @@ def test_an_attack_that_trains_nothing_shows_harm_with_an_interval_at_rising_cos
         assert evaluation.value("invalid") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOOSING_NAMES)
 def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_touches_no_benign_score(
     name, choose, make_suite
@@ -238,6 +247,7 @@ def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_to
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOOSING_NAMES)
 def test_an_attack_that_trains_nothing_goes_on_from_what_was_kept_as_if_it_had_not_stopped(name, choose):
     kept = {}
@@ -259,6 +269,7 @@ def test_an_attack_that_trains_nothing_goes_on_from_what_was_kept_as_if_it_had_n
     assert timeless(resumed) == timeless(choose(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
 @pytest.mark.parametrize("attack", CHOOSING_NAMES)
 def test_a_hardened_model_can_be_sampled_from(attack, name, hardened, choose):
@@ -268,6 +279,7 @@ def test_a_hardened_model_can_be_sampled_from(attack, name, hardened, choose):
 # online defenses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "defense"), EVERY_PAIR)
 def test_with_coefficient_zero_the_very_plan_comes_back_as_it_was(attack, defense, attack_plan, constrain, weights):
     plan = attack_plan(attack)
@@ -277,6 +289,7 @@ def test_with_coefficient_zero_the_very_plan_comes_back_as_it_was(attack, defens
     assert (plan.state, plan.tensors) == before[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", ONLINE_NAMES)
 def test_with_coefficient_zero_the_run_is_the_plain_one_bit_for_bit(
     defense, attack_plan, constrain, plain_weights, weights
@@ -309,6 +322,7 @@ def constrained_weights(constrained, weights, known):
     return ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_a_constrained_run_differs_from_the_plain_one_and_repeats_measured_in_between_or_not(
     pair, constrained, constrained_weights, *, plain_weights, weights, make_suite
@@ -347,6 +361,7 @@ def kill(progress):
         raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] in KINDS], ids="-".join)
 def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     pair, constrained, constrained_weights, weights, tmp_path
@@ -369,6 +384,7 @@ def test_a_negative_coefficient_is_refused(name):
 # offline defenses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
 def test_hardening_changes_a_copy_and_leaves_the_model_given_as_it_was(
     name, wavering_model, make_context, quick, weights
@@ -397,6 +413,7 @@ def hardened(wavering_model, make_context, quick, known):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
 def test_hardening_repeats_under_its_seed_and_only_then(
     name, hardened, wavering_model, *, make_context, quick, weights
@@ -406,11 +423,13 @@ def test_hardening_repeats_under_its_seed_and_only_then(
     assert not torch.equal(other, again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
 def test_a_hardened_model_says_by_name_what_was_done_to_it(name, hardened, wavering_model):
     assert hardened(name).name == f"{wavering_model().name}+{name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("attack", "name"), HARDENED)
 def test_a_hardened_model_can_be_attacked(attack, name, hardened, attack_plan, weights):
     model = hardened(name)
@@ -421,6 +440,7 @@ def test_a_hardened_model_can_be_attacked(attack, name, hardened, attack_plan, w
     assert not torch.equal(weights(fitted.model), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OFFLINE_NAMES)
 def test_hardening_goes_by_the_loop_it_is_given_and_sees_no_attack_prompt(
     name, wavering_model, make_context, quick, splits
@@ -496,6 +516,7 @@ def comparable(verdict):
     return replace(verdict, score=score, logit=logit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READY)
 def test_a_judge_gives_one_verdict_a_completion_in_order(name, judges):
     completions = answers()
@@ -505,6 +526,7 @@ def test_a_judge_gives_one_verdict_a_completion_in_order(name, judges):
     assert [comparable(judges[name]([completion])[0]) for completion in completions[::5]] == verdicts[::5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READY)
 @pytest.mark.parametrize("text", ["", " ", "\n\t"])
 def test_a_judge_gives_no_score_for_an_empty_answer(name, text, judges):
@@ -520,6 +542,7 @@ def test_a_judge_of_nothing_says_nothing(name, judges):
     assert judges[name]([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READY)
 def test_a_judge_repeats_itself_and_tells_answers_apart(name, judges):
     verdicts = judges[name](answers())

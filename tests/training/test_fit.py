@@ -92,6 +92,7 @@ KINDS = ("sft", "sft lora", "grpo", "grpo lora kl", "grpo passes kl")
 # accumulation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_accumulating_small_batches_equals_one_large_batch(size, sft, weights):
     whole = fit(sft(optim=replace(SGD, per_device_train_batch_size=8)))
@@ -100,6 +101,7 @@ def test_accumulating_small_batches_equals_one_large_batch(size, sft, weights):
     assert (parts.samples, parts.tokens, parts.steps) == (whole.samples, whole.tokens, whole.steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["sequence", "token", "fixed"])
 def test_accumulating_rollouts_equals_one_large_batch(reduction, grpo, weights):
     objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction=reduction, max_tokens=6)
@@ -111,6 +113,7 @@ def test_accumulating_rollouts_equals_one_large_batch(reduction, grpo, weights):
     assert (all_weights[1].samples, all_weights[1].tokens) == (all_weights[0].samples, all_weights[0].tokens)
 
 
+@pytest.mark.slow
 def test_metrics_of_micro_batches_add_up_to_those_of_the_batch(sft):
     logs = []
     for size, accumulated in ((8, 1), (1, 8)):
@@ -122,6 +125,7 @@ def test_metrics_of_micro_batches_add_up_to_those_of_the_batch(sft):
     assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_an_epoch_that_ends_in_a_small_step_weighs_its_rows_as_any_other(sft, rows, weights):
     """Ten rows in steps of eight: the second step has two, and its mean is over those two."""
     all_weights = []
@@ -132,6 +136,7 @@ def test_an_epoch_that_ends_in_a_small_step_weighs_its_rows_as_any_other(sft, ro
     torch.testing.assert_close(weights(all_weights[1].model), weights(all_weights[0].model), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [5, 7, 10])
 def test_several_passes_survive_an_epoch_that_ends_in_a_small_step(count, grpo, rows):
     """Each optimizer step learns from one whole rollout, also where the rows that come with it are fewer."""
@@ -159,6 +164,7 @@ def test_fewer_rows_than_a_batch_are_read_again_each_step(sft, rows):
 # repetition and resumption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_seed_gives_one_run_bit_for_bit(kind, make, weights):
     one, same = (weights(fit(make(kind)).model) for _ in range(2))
@@ -166,11 +172,13 @@ def test_one_seed_gives_one_run_bit_for_bit(kind, make, weights):
     assert not torch.equal(one, weights(make(kind).model))
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(sft, weights):
     one, other = (weights(fit(sft(seed=seed)).model) for seed in (0, 1))
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_global_random_numbers_before_a_run_do_not_matter(sft, weights):
     all_weights = []
     for seed in (1, 2):
@@ -191,6 +199,7 @@ def kill_at(step):
     return hook
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*KINDS, "sft accumulating"])
 def test_a_killed_run_goes_on_to_end_bit_for_bit_where_an_uninterrupted_one_does(kind, make, weights, tmp_path):
     optim = replace(ADAM, max_steps=10, lr_scheduler_type="cosine", warmup_steps=2)
@@ -216,6 +225,7 @@ def test_a_killed_run_goes_on_to_end_bit_for_bit_where_an_uninterrupted_one_does
     assert (resumed.steps, resumed.samples, resumed.tokens) == (whole.steps, whole.samples, whole.tokens)
 
 
+@pytest.mark.slow
 def test_checkpoints_fall_on_whole_rollouts(grpo, tmp_path):
     fit(grpo(passes=3, optim=replace(ADAM, max_steps=7)), folder=tmp_path, checkpoint_every=2)
     assert last_checkpoint(tmp_path).name == "checkpoint-7"
@@ -228,6 +238,7 @@ def test_checkpoints_fall_on_whole_rollouts(grpo, tmp_path):
     assert last_checkpoint(tmp_path / "b").name == "checkpoint-3"
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_called_again_trains_no_more(sft, weights, tmp_path):
     done = fit(sft(), folder=tmp_path, checkpoint_every=2)
     steps = []
@@ -237,6 +248,7 @@ def test_a_finished_run_that_is_called_again_trains_no_more(sft, weights, tmp_pa
     assert (again.steps, again.samples, again.tokens) == (done.steps, done.samples, done.tokens)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_cut_short_is_ignored_and_removed(sft, weights, tmp_path):
     whole = fit(sft(optim=replace(ADAM, max_steps=6)))
     with pytest.raises(Killed):
@@ -274,6 +286,7 @@ def test_without_a_folder_nothing_is_left_behind(sft, tmp_path, monkeypatch):
 # numbers that are none
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_stops_the_run_at_its_step(value, sft):
     calls = []
@@ -316,6 +329,7 @@ def test_probabilities_that_are_no_numbers_stop_the_run(grpo):
 # hooks
 
 
+@pytest.mark.slow
 def test_hooks_are_called_at_the_start_after_each_step_and_at_the_end(sft):
     seen = []
     fitted = fit(sft(hooks=(lambda progress: seen.append((progress.phase, progress.step, progress.max_steps)),)))
@@ -400,6 +414,7 @@ def test_the_time_of_hooks_is_not_training_time(sft, monkeypatch):
     assert seconds[-1] < 900.0
 
 
+@pytest.mark.slow
 def test_what_an_objective_and_a_rollout_log_reaches_the_hooks(grpo):
     seen = []
     fit(grpo(kl_coef=0.1, hooks=(lambda progress: seen.append(progress.metrics),)))
@@ -410,6 +425,7 @@ def test_what_an_objective_and_a_rollout_log_reaches_the_hooks(grpo):
 # the optimizer
 
 
+@pytest.mark.slow
 def test_a_loss_without_a_gradient_is_a_gradient_of_zero(sft, weights):
     """Momentum acts on: a missing gradient would freeze the weights, a zero one lets them coast."""
 
@@ -429,6 +445,7 @@ def test_a_loss_without_a_gradient_is_a_gradient_of_zero(sft, weights):
     assert not torch.equal(weights(missing.model), weights(once.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "warmup", "factors"),
     [
@@ -461,6 +478,7 @@ def test_gradients_are_clipped_at_their_norm(sft, weights):
     assert norms[1] > 0.1
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_close_to_full_precision_and_keeps_full_weights(sft):
     losses = {}
     for bf16 in (False, True):
@@ -473,6 +491,7 @@ def test_mixed_precision_trains_close_to_full_precision_and_keeps_full_weights(s
     assert losses[True] != losses[False]
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_from_rollouts(grpo, weights):
     plan = grpo(kl_coef=0.1, optim=replace(ADAM, bf16=True))
     before = weights(plan.model)
@@ -485,6 +504,7 @@ def test_computing_layers_again_asks_for_nothing_deprecated(sft):
     assert fit(sft(optim=replace(ADAM, max_steps=1, gradient_checkpointing=True))).steps == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("kind", ["sft", "grpo", "sft lora"])
 def test_computing_layers_again_changes_no_weight(kind, make, weights):
@@ -495,6 +515,7 @@ def test_computing_layers_again_changes_no_weight(kind, make, weights):
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_lowers_the_loss_on_what_it_teaches(sft):
     seen = []
     fit(
@@ -505,6 +526,7 @@ def test_a_run_lowers_the_loss_on_what_it_teaches(sft):
     assert seen[-1] < 0.6 * seen[1]
 
 
+@pytest.mark.slow
 def test_only_an_adapter_moves_where_there_is_one(sft, tiny_model):
     base = dict(tiny_model().network.named_parameters())
     fitted = fit(sft(model=adapt(tiny_model(), LoRA(r=4))))
@@ -536,6 +558,7 @@ def test_a_backward_rule_of_a_plans_own_is_used(sft, weights):
     torch.testing.assert_close(doubled - before, 2 * (plain - before), atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_run_on_a_network_computes_in_bf16_when_asked_to(sft):
     start, losses = fit(sft(optim=replace(ADAM, max_steps=1))).model, {}
     for bf16 in (False, True):

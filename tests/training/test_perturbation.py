@@ -106,6 +106,7 @@ def slowly(network, batches, radius, *, per_token=False):
     return total, losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("count", [1, 3])
@@ -208,6 +209,7 @@ def checkpointed(network):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4), LoRA(r=4, target_modules=("down_proj",))])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -229,6 +231,7 @@ def test_computing_activations_again_changes_no_gradient(adapter, dropout, tiny_
     same(all_gradients[1][0], all_gradients[0][0])
 
 
+@pytest.mark.slow
 def test_an_adapters_gradient_is_that_of_the_perturbed_loss_and_nothing_else_has_one(tiny_model, batches):
     network = adapt(tiny_model(), LoRA(r=4), seed=0).network.train()
     gradient, _ = trained(two_pass(2.0), network, batches())
@@ -417,6 +420,7 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_data_parallel_and_sharded_networks_get_the_same_gradient(process_group, tiny_model, batches):
     whole, losses = trained(two_pass(2.0), tiny_model().network.train(), batches(2))
     parallel = DistributedDataParallel(tiny_model().network.train())

@@ -98,6 +98,7 @@ def test_an_added_objective_reports_its_loss_by_name(plan, refusals):
     assert metrics["loss"] == pytest.approx(language(plan.model.network, batch)[0].item())
 
 
+@pytest.mark.slow
 def test_accumulation_does_not_repeat_an_added_objective(plan, refusals, tiny_model, weights):
     all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
@@ -152,6 +153,7 @@ def test_the_plain_rule_leaves_gradients_and_moves_nothing(plan, weights):
     assert metrics["loss"] == pytest.approx(loss.item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_training_leaves_a_reference_as_it_was(adapter, plan, tiny_model):
     model = adapt(tiny_model(), adapter)
@@ -201,6 +203,7 @@ def test_leaving_out_rows_without_an_advantage_changes_no_gradient(reduction, ti
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_an_answers_weight_multiplies_all_that_it_contributes(ratio, tiny_model):
     model, references = tiny_model(), torch.full((4, 5), -4.0)
