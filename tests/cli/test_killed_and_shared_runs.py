@@ -65,21 +65,23 @@ def kill_group(process):
     return process.returncode == -signal.SIGKILL
 
 
-def test_a_run_killed_twice_ends_like_one_that_was_left_alone(start, holdfast, grid_file, *, attacks, result, tmp_path):
+def test_a_run_killed_three_times_ends_like_one_that_was_left_alone(
+    start, holdfast, grid_file, *, attacks, result, tmp_path
+):
     attacks[0]["sft"]["optim"]["max_steps"] = 40
     grid = grid_file(attacks=attacks)
     assert holdfast("run", grid, "--runs", "solo", "--workers", "0", "--checkpoint-every", "0", "--no-report")[0] == 0
     rng = random.Random(3)
     command = ["run", grid, "--runs", "r", "--workers", "2", "--checkpoint-every", "2", "--no-report"]
     finished, killed = [], 0
-    for _ in range(2):
+    for _ in range(3):
         process = start(*command)
         wait_for(written_since(time.time(), tmp_path / "r"), process)
         time.sleep(rng.uniform(0.0, 0.4))
         killed += kill_group(process)
         finished.append(len(list(tmp_path.glob("r/cells/*/record.json"))))
     assert finished == sorted(finished)
-    assert (finished[0] < 2, killed) == (True, 2), "the kills came too late to test anything"
+    assert (finished[0] < 2, killed >= 2) == (True, True), "the kills came too late to test anything"
     assert holdfast(*command)[0] == 0
     assert result(tmp_path / "r") == result(tmp_path / "solo")
     assert not list(tmp_path.glob("r/cells/**/*.safetensors"))
