@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-QUICK = 30
+QUICK = 15
 """`--quick` takes one case in so many, of every kind."""
 
 
