@@ -95,7 +95,7 @@ def splits(data: Data | None = None) -> Splits:
         HoldfastError: a file cannot be read; names file, row and column.
     """
     data = data or Data()
-    data_fingerprints(data)
+    data_fingerprints(data)  # refuses one file under both names
     return load_splits(data)
 
 

@@ -5,10 +5,8 @@ An attack that trains nothing has no plan and is a `SamplingAttack` instead.
 
 from __future__ import annotations
 
-from functools import partial
-
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import SamplingAttack, TrainingAttack, check
+from holdfast.training.contracts import SamplingAttack, TrainingAttack, keeps
 
 _FAMILY = "holdfast.attacks.policy_gradient"
 ATTACKS = Table(
@@ -37,13 +35,7 @@ ATTACKS = Table(
             "holdfast.attacks.expert_alone:ExpertAlone", "an expert in the model's place; nothing is attacked", "N"
         ),
     },
-    partial(
-        check,
-        kinds=(
-            TrainingAttack,
-            SamplingAttack,
-        ),
-    ),
+    keeps(TrainingAttack, SamplingAttack),
 )
 
 

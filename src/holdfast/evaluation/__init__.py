@@ -1,1 +1,1 @@
-"""What is measured of a model, and what follows from it: scores, breaks, outcomes, intervals."""
+"""What is measured of a model: scores with their intervals, and when it counts as broken."""

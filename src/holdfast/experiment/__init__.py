@@ -93,7 +93,7 @@ def check_data(grid: Grid) -> None:
     from holdfast.experiment.examples import load_splits
     from holdfast.experiment.grid import data_fingerprints
 
-    data_fingerprints(grid.data)
+    data_fingerprints(grid.data)  # refuses one file under both names
     load_splits(grid.data)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 from holdfast.methods.tables import Row, Table
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.text.thinking import UNFINISHED, final_answer
-from holdfast.training.contracts import JudgeSettings, check
+from holdfast.training.contracts import JudgeSettings, keeps
 
 JUDGES = Table(
     "judge",
@@ -34,7 +33,7 @@ JUDGES = Table(
         ),
         "reference": Row("holdfast.judges.reference:ReferenceJudge", "helpfulness: unigram F1 with the given response"),
     },
-    partial(check, kinds=(JudgeSettings,)),
+    keeps(JudgeSettings),
 )
 TRAINED = ("trained_reward_model", "trained_classifier")
 """Judges that a run trains before it needs them; their settings are those of the training."""

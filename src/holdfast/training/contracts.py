@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
@@ -170,6 +171,11 @@ def learns_from(attack: Attack | type[Attack]) -> LearnsFrom | None:
 def trains(attack: object) -> bool:
     """Whether an attack (its settings, or their class) trains the model: only then can anything act on its plan."""
     return TrainingAttack in (attack if isinstance(attack, type) else type(attack)).__mro__
+
+
+def keeps(*kinds: type) -> Callable[[Any, str], None]:
+    """The check of a table whose rows lead to settings of these kinds; see `check`."""
+    return partial(check, kinds=kinds)
 
 
 def check(cls: Any, where: str, *, kinds: tuple[type, ...]) -> None:

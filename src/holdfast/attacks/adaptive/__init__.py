@@ -1,14 +1,10 @@
 """Adaptive attackers: what somebody who knows of defenses puts round any attack. One file and one row make one.
 
-Each is a frozen dataclass of settings with `adapt(planner) -> planner`. Where its strength is 0 the planner given comes
-back, so that the run is the plain one. An attribute `needs`, where there is one, says what the attack has to learn from
-(see `holdfast.attacks.LearnsFrom`).
+What each has to offer stands in `holdfast.training.contracts.AdaptiveAttacker`.
 """
 
-from functools import partial
-
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import AdaptiveAttacker, check
+from holdfast.training.contracts import AdaptiveAttacker, keeps
 
 _HERE = "holdfast.attacks.adaptive"
 ADAPTIVE = Table(
@@ -29,5 +25,5 @@ ADAPTIVE = Table(
             f"{_HERE}.benign_cover:BenignCover", "benign rows in the place of some or all harmful ones"
         ),
     },
-    partial(check, kinds=(AdaptiveAttacker,)),
+    keeps(AdaptiveAttacker),
 )

@@ -1,9 +1,7 @@
 """Offline defenses: each a frozen dataclass of settings that turns a model into a hardened one."""
 
-from functools import partial
-
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import OfflineDefense, check
+from holdfast.training.contracts import OfflineDefense, keeps
 
 OFFLINE = Table(
     "defense",
@@ -46,5 +44,5 @@ OFFLINE = Table(
             "refusals taught under the worst small change of attentions' outputs, before any attack",
         ),
     },
-    partial(check, kinds=(OfflineDefense,)),
+    keeps(OfflineDefense),
 )

@@ -1,13 +1,10 @@
 """Online defenses: each a frozen dataclass of settings that turns a `Plan` into a constrained one.
 
-An attribute `needs`, where there is one, says what the attack has to learn from (see `holdfast.attacks.LearnsFrom`);
-`replaces_loss`, that the defense goes before those that add to the loss; `caution`, what is known against its settings.
+What each has to offer stands in `holdfast.training.contracts.OnlineDefense`.
 """
 
-from functools import partial
-
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import OnlineDefense, check
+from holdfast.training.contracts import OnlineDefense, keeps
 
 ONLINE = Table(
     "defense",
@@ -43,5 +40,5 @@ ONLINE = Table(
             "a harmful vector that is on while somebody trains, and taken off again",
         ),
     },
-    partial(check, kinds=(OnlineDefense,)),
+    keeps(OnlineDefense),
 )
