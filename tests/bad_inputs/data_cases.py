@@ -248,7 +248,7 @@ FILES: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("empty-refusal", "bad.jsonl", BOTH, {"refusal": " "}, "refusal"),
     ("unknown-key", "bad.jsonl", BOTH, {"fromat": "columns"}, "fromat"),
     ("number-path", "none.jsonl", None, {"path": 3}, "path"),
-    ("empty-path", "none.jsonl", None, {"path": ""}, "path|harmful"),
+    ("empty-path", "none.jsonl", None, {"path": ""}, "path: must name"),
     ("address", "none.jsonl", None, {"path": "https://example.org/rows.jsonl"}, "example.org"),
     ("hub-id-offline", "none.jsonl", None, {"path": "nobody/nothing"}, "nobody/nothing"),
     ("home-of-nobody", "none.jsonl", None, {"path": "~nobody-here/rows.jsonl"}, "nobody-here"),

@@ -13,7 +13,7 @@ HARM = {"evaluation": {"harm_judges": ["harm"]}}
 # Name, changes of the classifier's settings, what has to be said.
 CLASSIFIERS: list[tuple[str, dict[str, Any], str]] = [
     ("no-such-folder", {"path": "./no/such"}, "no/such"),
-    ("empty-path", {"path": ""}, r"judges\.harm"),
+    ("empty-path", {"path": ""}, "path: must name"),
     ("number-path", {"path": 3}, "path"),
     ("hub-id-offline", {"path": "nobody/nothing"}, "nobody/nothing"),
     ("causal-folder", {"path": "@model"}, "score|classifier"),

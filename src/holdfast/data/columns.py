@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
 from holdfast.data.raw_rows import RawRow, Schema
-from holdfast.methods.ranges import Count, ranged
+from holdfast.methods.ranges import Count, Place, ranged
 from holdfast.records import Example, HoldfastError, Role
 
 ANSWERS = ("response", "refusal", "chosen", "rejected")
@@ -28,7 +28,7 @@ class Source:
     the refusal. `refusal` is given to harmful rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
     """
 
-    path: str
+    path: Place
     format: str = "columns"
     columns: Mapping[str, str] = field(default_factory=dict)
     split: str | None = None

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from holdfast.data.mixing import Flips
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
-from holdfast.methods.ranges import Count, InnerShare, Positive, Seed, Share, ranged
+from holdfast.methods.ranges import Count, InnerShare, Place, Positive, Seed, Share, ranged
 from holdfast.records import HoldfastError, Judge
 from holdfast.training.contracts import TrainedJudgeSettings
 from holdfast.training.optim import Training
@@ -49,7 +49,7 @@ class RewardModel(TrainedJudgeSettings):
     question and answer are read (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
     """
 
-    backbone: str = SANDBOX
+    backbone: Place = SANDBOX
     revision: str | None = None
     input_format: str = "chat"
     max_length: Count = 128
@@ -99,7 +99,7 @@ class Classifier(TrainedJudgeSettings):
     their answers as harmless too. `num_samples` counts harmful rows. A batch counts answers.
     """
 
-    backbone: str = SANDBOX
+    backbone: Place = SANDBOX
     revision: str | None = None
     input_format: str = "chat"
     max_length: Count = 128

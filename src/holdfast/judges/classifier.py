@@ -18,7 +18,7 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from holdfast.methods.ranges import Count, Whole, ranged
+from holdfast.methods.ranges import Count, Place, Whole, ranged
 from holdfast.network.scoring import Answer, Scorer, load_scorer, logits, verdicts
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.training.contracts import JudgeSettings
@@ -41,7 +41,7 @@ class ClassifierJudge(JudgeSettings):
     `HoldfastError` for settings that contradict each other.
     """
 
-    path: str
+    path: Place
     harmful_label: str | Whole
     safe_label: str | Whole | None = None
     revision: str | None = None

@@ -17,7 +17,7 @@ from functools import cache
 from math import isfinite
 from typing import Any, ClassVar
 
-from holdfast.methods.ranges import Count, ranged
+from holdfast.methods.ranges import Count, Place, ranged
 from holdfast.network.scoring import Answer, Scorer, load_scorer, logits, verdicts
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.training.contracts import JudgeSettings
@@ -34,7 +34,7 @@ class RewardModelJudge(JudgeSettings):
     there is one.
     """
 
-    path: str
+    path: Place
     revision: str | None = None
     input_format: str | None = None
     batch_size: Count = 16

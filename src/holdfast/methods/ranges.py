@@ -102,6 +102,23 @@ class OneOf:
         return core_schema.no_info_plain_validator_function(check)
 
 
+@dataclass(frozen=True)
+class NotBlank:
+    """Text with something in it; `what` it names."""
+
+    what: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """How pydantic checks it."""
+
+        def check(value: Any) -> str:
+            if not isinstance(value, str) or not value.strip():
+                raise refused(f"must name {self.what}")
+            return value
+
+        return core_schema.no_info_plain_validator_function(check)
+
+
 def refused(message: str) -> PydanticCustomError:
     """What a check of a field raises; the message begins with `must`."""
     return PydanticCustomError("setting", "{message}", {"message": message})
@@ -120,6 +137,7 @@ ZeroOrOne = Annotated[int, Bounds(low=0, high=1, whole=True)]
 Count = Annotated[int, Bounds(low=1, high=LARGEST, whole=True)]
 SEED = Bounds(low=0, high=LARGEST, whole=True)
 Seed = Annotated[int, SEED]
+Place = Annotated[str, NotBlank("a file, a folder or a Hub id")]
 
 
 def ranged(cls: Class) -> Class:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.methods.ranges import Place
 from holdfast.network.precision import Dtype
 from holdfast.network.templates import DATE
 
@@ -21,7 +22,7 @@ class Pretrained:
     which its folder names, if it is there and the same (see `origins`), else the model counts as undefended itself.
     """
 
-    path: str
+    path: Place
     revision: str | None = None
     dtype: Dtype = "auto"
     release: Dtype = "auto"
