@@ -105,7 +105,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(own, tiny_model, tmp_pa
         damaged.network.lm_head.weight[3, 5] = float("nan")
     grid = own(attacks=["none"])
     save(damaged, tmp_path / "model")
-    with pytest.raises(HoldfastError, match=r"model: lm_head\.weight holds numbers that are NaN"):
+    with pytest.raises(HoldfastError, match=r"model: lm_head\.weight holds values that are NaN"):
         run(grid, tmp_path / "run", workers=0)
 
 

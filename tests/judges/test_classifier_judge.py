@@ -241,5 +241,5 @@ def test_a_device_that_is_not_there_is_refused_by_name():
     from holdfast.network.loading import usable_device
 
     assert usable_device("cpu").type == "cpu"
-    with pytest.raises(HoldfastError, match=r"^device: 'toaster' is none of this machine's"):
+    with pytest.raises(HoldfastError, match=r"^device: 'toaster' is not available on this machine"):
         usable_device("toaster")

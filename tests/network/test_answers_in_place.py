@@ -70,5 +70,5 @@ def test_tokens_that_are_the_same_by_themselves_are_read_once(monkeypatch):
     chat = speaker(CHATML).chat
     alone = chat.ids("stir the moss")
     assert not chat._moves
-    monkeypatch.setattr(Chat, "_placed", None)
+    monkeypatch.setattr(Chat, "_in_place", None)
     assert chat.response("stir the moss")[: len(alone)] == alone

@@ -136,7 +136,7 @@ def _chatml(end):
 def test_an_end_that_is_no_token_is_refused():
     words = _chatml("[over]")
     words.chat_template = words.chat_template.replace("[over]\n", "[over]")
-    with pytest.raises(HoldfastError, match=r"ends an answer with '\[over\]', which is no token"):
+    with pytest.raises(HoldfastError, match=r"ends an answer with '\[over\]', which is not a token"):
         _ = speaker(CHATML, tokenizer=words).end_id
 
 
@@ -161,7 +161,7 @@ def test_a_plain_prompt_has_one_beginning_and_no_end(form, append_end):
 def test_a_template_that_leaves_out_what_it_is_given_is_refused():
     words = tokenizer(CHATML)
     words.chat_template = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-    with pytest.raises(HoldfastError, match=r"its chat template leaves out what turn 1 of 1, by 'user', says"):
+    with pytest.raises(HoldfastError, match=r"its chat template ignores the content of turn 1 of 1, by 'user'"):
         speaker(CHATML, tokenizer=words).encode_prompt(ASKED)
 
 
@@ -202,7 +202,7 @@ def test_a_template_is_told_the_day_that_was_set_and_no_other():
 
 def test_a_day_that_is_none_is_refused(tmp_path):
     save(speaker(LLAMA3), tmp_path / "m")
-    with pytest.raises(HoldfastError, match="date 'yesterday' is no day; write it as 2026-01-01"):
+    with pytest.raises(HoldfastError, match="date 'yesterday' is not a date; write it like 2026-01-01"):
         load(tmp_path / "m", date="yesterday")
 
 
@@ -219,7 +219,7 @@ def test_a_templates_arguments_are_given_to_it():
 @pytest.mark.parametrize("argument", ["enable_thinkin", "tokenize"])
 def test_an_argument_that_the_template_does_not_ask_for_is_refused(argument, tmp_path):
     save(speaker(THINKING), tmp_path / "m")
-    with pytest.raises(HoldfastError, match=f"'{argument}' is nothing that its chat template asks for"):
+    with pytest.raises(HoldfastError, match=f"its chat template does not use '{argument}'"):
         load(tmp_path / "m", chat_template_kwargs={argument: False})
     assert load(tmp_path / "m", chat_template_kwargs={"enable_thinking": False})
 
@@ -241,7 +241,7 @@ def test_a_token_beyond_the_embeddings_is_refused_by_row_before_the_model_reads_
 def test_a_template_whose_own_tokens_have_no_embedding_is_refused_when_it_is_loaded(tmp_path, tiny_model):
     model = replace(tiny_model(), tokenizer=tokenizer(CHATML))
     save(model, tmp_path / "m")
-    with pytest.raises(HoldfastError, match=r"of the tokenizer and the model has \d+"):
+    with pytest.raises(HoldfastError, match=r"of the tokenizer, but the model has embeddings for \d+"):
         load(tmp_path / "m")
 
 

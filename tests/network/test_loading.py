@@ -78,19 +78,20 @@ def test_layers_that_the_file_does_not_have_are_not_made_up(copied):
 
 
 def test_layers_that_the_configuration_does_not_have_are_not_dropped(copied):
-    refused(copied(num_hidden_layers=1), r"model\.layers\.1\.input_layernorm\.weight.* would be left out")
+    refused(copied(num_hidden_layers=1), r"model\.layers\.1\.input_layernorm\.weight.* would be ignored")
 
 
 def test_tensors_of_another_shape_are_refused_by_name(copied):
     refused(
-        copied(intermediate_size=300), r"model\.layers\.0\.mlp\.down_proj\.weight is \[128, 256\] where \[128, 300\]"
+        copied(intermediate_size=300),
+        r"model\.layers\.0\.mlp\.down_proj\.weight is \[128, 256\] instead of \[128, 300\]",
     )
 
 
 def test_renamed_tensors_are_refused(copied):
     folder = copied()
     rename(folder, lambda name: name.replace("q_proj", "query"))
-    refused(folder, r"have no model\.layers\.0\.self_attn\.q_proj\.weight.* and .*query\.weight.* would be left out")
+    refused(folder, r"have no model\.layers\.0\.self_attn\.q_proj\.weight.* and .*query\.weight.* would be ignored")
 
 
 def test_a_head_that_is_not_there_is_not_made_up(copied):
@@ -107,7 +108,7 @@ def test_a_head_of_its_own_is_kept_where_the_configuration_says_it_is_tied(copie
 def test_a_classifier_is_no_language_model(architecture, copied, tiny_model):
     folder, model = copied(architecture), tiny_model(architecture)
     AutoModelForSequenceClassification.from_config(model.network.config).save_pretrained(folder)
-    refused(folder, r"score\.weight would be left out")
+    refused(folder, r"score\.weight would be ignored")
 
 
 def test_an_encoder_is_refused(tmp_path, tiny_model):
@@ -116,7 +117,7 @@ def test_an_encoder_is_refused(tmp_path, tiny_model):
     )
     BertForMaskedLM(config).save_pretrained(tmp_path)
     tiny_model().tokenizer.save_pretrained(tmp_path)
-    refused(tmp_path, "BertLMHeadModel reads both ways")
+    refused(tmp_path, "BertLMHeadModel is an encoder")
 
 
 def test_half_of_an_encoder_and_decoder_is_refused(tmp_path, tiny_model):
@@ -149,7 +150,7 @@ def test_a_judge_whose_layers_are_missing_is_refused(copied, tiny_model):
     answer = Completion(example=Example(prompt=user("soup ?")), text="moss", num_tokens=1)
     assert judge([answer])[0].score is not None
     changed = json.loads((folder / "config.json").read_text())
-    for layers, match in ((3, "have no model.layers.2"), (1, "would be left out")):
+    for layers, match in ((3, "have no model.layers.2"), (1, "would be ignored")):
         (folder / "config.json").write_text(json.dumps({**changed, "num_hidden_layers": layers}))
         with pytest.raises(HoldfastError, match=match):
             ClassifierJudge(path=str(folder), harmful_label=0).judge()([answer])
@@ -170,7 +171,7 @@ def test_an_adapter_without_some_of_its_tensors_is_no_expert(tmp_path, tiny_mode
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("part", ["lm_head", "embed_tokens"])
 def test_an_adapter_on_a_tied_head_is_refused(part, tiny_model):
-    with pytest.raises(HoldfastError, match=f"an adapter on {part}, whose weights are tied"):
+    with pytest.raises(HoldfastError, match=f"{part} shares its weights with another module"):
         adapt(tiny_model("gemma"), LoRA(r=2, target_modules=(part,)))
 
 
@@ -192,5 +193,5 @@ def test_an_experts_adapter_on_a_tied_head_is_refused(tmp_path, tiny_model, make
 
     config = LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM")
     get_peft_model(tiny_model("gemma").network, config).save_pretrained(tmp_path, save_embedding_layers=False)
-    with pytest.raises(HoldfastError, match="lm_head, whose weights are tied"):
+    with pytest.raises(HoldfastError, match="lm_head shares its weights"):
         load_expert(Expert(kind="adapter", name=str(tmp_path)), replace(tiny_model("gemma"), name="g"), make_context())

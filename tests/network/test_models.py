@@ -107,7 +107,7 @@ def test_an_id_that_cannot_be_had_is_refused_in_one_line():
 
 def test_a_tokenizer_without_a_chat_template_needs_a_prompt_format(folder):
     without_template(folder)
-    with pytest.raises(HoldfastError, match="no chat template; give `prompt_format`"):
+    with pytest.raises(HoldfastError, match="no chat template; set `prompt_format`"):
         load(folder)
     model = load(folder, prompt_format="<user> {prompt} <assistant>")
     assert model.decode(model.encode_prompt(ASKED)) == f"<user> {ASKED[0].content} <assistant>"

@@ -10,7 +10,7 @@ import torch
 
 from holdfast.judge_training.settings import SANDBOX, Classifier, RewardModel
 from holdfast.network import scoring
-from holdfast.network.loading import load_weights, refuse_unlike
+from holdfast.network.loading import load_weights, refuse_mismatch
 from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox.build import Sandbox, untrained
@@ -63,7 +63,7 @@ def _pretrained(settings: RewardModel | Classifier, labels: dict[str, Any]) -> A
     spare = [key for key in info["unexpected_keys"] if not key.startswith(below)]
     heads = {key for key, *_ in info["mismatched_keys"] if not key.startswith(below)}
     kept = {**info, "mismatched_keys": {row for row in info["mismatched_keys"] if row[0] not in heads}}
-    refuse_unlike(settings.backbone, network, kept, made=lambda key: not key.startswith(below), spare=spare)
+    refuse_mismatch(settings.backbone, network, kept, made=lambda key: not key.startswith(below), spare=spare)
     return network
 
 

@@ -1,7 +1,7 @@
-"""How a model is spoken to: prompts, answers and their ends, as its chat template or a plain format writes them.
+"""Prompts, answers and the tokens that end them, as a model's chat template or a plain format writes them.
 
-Text from data is text: a control token that somebody wrote into a row (`<|im_end|>`) is never one to the model.
-Where a tokenizer can, it is read as the characters it is made of; where not, the row is refused.
+A control token inside a row's text (`<|im_end|>`) must never act as a control token. Where the tokenizer allows it, it
+is tokenised as plain characters; otherwise the row is refused.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from holdfast.records import HoldfastError, Message, user
 from holdfast.text import thinking
 
 QUESTION, ANSWER = user("quaero"), "respondeo"
-"""What a template is tried with; no template has these words of its own."""
+"""The conversation that a template is tried with; no template contains these words itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chat:
-    """A tokenizer and the format in which it puts conversations.
+    """A tokenizer and the format in which it writes conversations.
 
-    `prompt_format` is a template with the place `{prompt}`, else it is the tokenizer's chat template, which is given
-    the `arguments` (such as `enable_thinking`) and told that today is `date`. The model has an embedding for `rows`
-    tokens.
+    `prompt_format` is a template with the placeholder `{prompt}`. Without it the tokenizer's chat template is used. It
+    receives `arguments` (such as `enable_thinking`) and `date` as today's date. The model's embedding has `rows` rows.
     """
 
     name: str
@@ -49,11 +48,11 @@ class Chat:
     _read: set[tuple[str, ...]] = field(default_factory=set, init=False, repr=False)
 
     def check(self) -> None:
-        """Look at everything that does not depend on a row.
+        """Check everything that does not depend on a row.
 
         Raises:
-            HoldfastError: an argument is none of the template's, the date is none, the template leaves out what it is
-                given, nothing says where an answer ends, or what it writes has no embedding.
+            HoldfastError: the template does not use an argument, the date is not valid, the template ignores a turn,
+                nothing marks the end of an answer, or a token has no embedding.
         """
         check_date(self.name, self.date)
         if self.arguments and self.prompt_format is not None:
@@ -63,10 +62,10 @@ class Chat:
         self.response(ANSWER)
 
     def prompt(self, turns: Sequence[Message]) -> list[int]:
-        """Tokens of a conversation, up to the place where the answer begins.
+        """Tokens of a conversation, up to where the answer begins.
 
         Raises:
-            HoldfastError: the template refuses the conversation or leaves out a turn, a turn holds a control token that
+            HoldfastError: the template refuses the conversation or ignores a turn, a turn holds a control token that
                 the tokenizer cannot read as text, or a token has no embedding.
         """
         return self._embedded(self._prompt(turns))
@@ -76,10 +75,11 @@ class Chat:
             return self._plain_prompt(as_text(turns))
         ids = self._tokens(turns)
         self._refuse_markers(turn.content for turn in turns)
-        self._refuse_deaf(tuple(turn.role for turn in turns))
+        self._refuse_ignored_turns(tuple(turn.role for turn in turns))
         if all(self.control.isdisjoint(self.ids(turn.content)) for turn in turns):
             return ids
-        # Beside a word that is none, the template writes the same control tokens: its own.
+        # With harmless words in place of the control tokens, the only ones left are those that the template itself
+        # writes.
         harmless = [turn._replace(content=self.written.sub("x", turn.content)) for turn in turns]
         own = [token for token in self._tokens(harmless) if token in self.control]
         try:
@@ -91,7 +91,7 @@ class Chat:
         return ids
 
     def response(self, text: str) -> list[int]:
-        """Tokens of an answer: what the template puts before it, the answer as text, and its end.
+        """Tokens of an answer: what the template writes before it, the answer itself, and the tokens that end it.
 
         Raises:
             HoldfastError: the answer holds a control token that the tokenizer cannot read as text, or a token that has
@@ -105,31 +105,32 @@ class Chat:
         return self._embedded([*self.ids(lead), *self.spoken(text, lead=lead), *self.end])
 
     def spoken(self, text: str, *, lead: str = "") -> list[int]:
-        """Tokens of a text that begins an answer, after `lead`; raises as `text`.
+        """Tokens of a text that begins an answer, after `lead`; raises the same errors as `text`.
 
-        SentencePiece puts a space before a text by itself, and not before one that follows the template's; and some
-        templates write a space there. So the text is read in its place. It is read by itself where its first token
-        takes in the end of the prompt, and after a plain format, which does not say whether a space is meant. A space
-        that a template writes between an answer and its end is left out, as answers have none when they are decoded.
+        SentencePiece adds a space before a text that is tokenised alone, but not before one that follows the template's
+        text, and some templates write a space there. So the text is tokenised together with what precedes it. It is
+        tokenised alone if its first token would span the end of the prompt, and after a plain format, which does not
+        say whether a space is meant. A space that a template writes between an answer and its end is omitted, since
+        decoded answers have none.
         """
         alone = self.text(text)
-        placed = self._placed(text, lead) if self._moves else None
-        return alone if placed is None or not (self.control - self._thoughts).isdisjoint(placed) else placed
+        in_place = self._in_place(text, lead) if self._moves else None
+        return alone if in_place is None or not (self.control - self._thoughts).isdisjoint(in_place) else in_place
 
     @cached_property
     def _moves(self) -> bool:
-        """Whether an answer is made of other tokens in its place than by itself."""
-        return self._placed(ANSWER, self.lead(ANSWER)) not in (None, self.ids(ANSWER))
+        """Whether an answer has other tokens after its prompt than alone."""
+        return self._in_place(ANSWER, self.lead(ANSWER)) not in (None, self.ids(ANSWER))
 
-    def _placed(self, text: str, lead: str) -> list[int] | None:
-        """Tokens of a text in its place; `None` where they cannot be told from the prompt's."""
+    def _in_place(self, text: str, lead: str) -> list[int] | None:
+        """Tokens of a text after its prompt; `None` if a token spans the end of the prompt."""
         if self.prompt_format is not None:
             return None
         between, before = self._frame[0], self._render(QUESTION) + lead
         return templates.continued(self.ids, before, ("" if between.strip() else between) + text)
 
     def text(self, text: str) -> list[int]:
-        """Tokens of a text as such; the tags of a thought are what they are to the model.
+        """Tokens of a text alone; tags of reasoning such as `<think>` keep their meaning.
 
         Raises:
             HoldfastError: it holds a control token that the tokenizer cannot read as text.
@@ -143,14 +144,14 @@ class Chat:
         return ids
 
     def answer(self, tokens: Sequence[int], *, ends: Container[int]) -> str:
-        """Text of sampled tokens without those of `ends` that they end with; control tokens within stay visible."""
+        """Text of sampled tokens without trailing tokens of `ends`; control tokens before those stay visible."""
         kept = [int(token) for token in tokens]
         while kept and kept[-1] in ends:
             kept.pop()
         return str(self.tokenizer.decode(kept)).strip().removesuffix(self.end_text).strip()
 
     def lead(self, text: str) -> str:
-        """What stands between the prompt and an answer: a channel's name, a thought of nothing; mostly nothing."""
+        """The text between the prompt and an answer: a channel's name, an empty thought; often nothing."""
         if thinking.has_thought(text) and thinking.CHANNEL not in text:
             return ""
         before, _ = self._frame
@@ -160,30 +161,30 @@ class Chat:
 
     @cached_property
     def opened(self) -> str:
-        """The beginning of a thought that every prompt ends with; empty for most models."""
+        """The opening tag of a thought with which every prompt ends; empty for most models."""
         if self.prompt_format is not None:
             return thinking.left_open(self.prompt_format.rpartition("{prompt}")[2])
         return thinking.left_open(self._render(QUESTION))
 
     @cached_property
     def end(self) -> list[int]:
-        """The tokens that end an answer: what the template writes after it up to its first control token.
+        """The tokens that end an answer: what the template writes after it, up to the first control token.
 
-        The tokenizer's end-of-sequence token where the template writes nothing there, and after a plain format.
+        The tokenizer's end-of-sequence token if the template writes nothing there, and after a plain format.
 
         Raises:
-            HoldfastError: there is neither, or what the template writes is no token.
+            HoldfastError: there is neither, or what the template writes is not a special token.
         """
         _, after = self._frame
         first = next((token for token in self.ids(after) if token in self.control - self._thoughts), None)
         if first is not None:
             before = after.partition(text_of(self.tokenizer, first))[0]
             return [*(self.ids(before) if before.strip() else []), first]
-        # Some templates write the beginning of the next answer whether they are asked for it or not.
+        # Some templates always write the beginning of the next answer, even without `add_generation_prompt`.
         if after.strip() and not self._render(QUESTION).endswith(after):
             raise HoldfastError(
-                f"{self.name}: its chat template ends an answer with {after.strip()!r}, which is no token of its "
-                "tokenizer, so that nobody can tell where an answer ends; add it as a special token, or give "
+                f"{self.name}: its chat template ends an answer with {after.strip()!r}, which is not a token of its "
+                "tokenizer, so that the end of an answer cannot be recognised; add it as a special token, or set "
                 "`prompt_format`"
             )
         if self.tokenizer.eos_token_id is None:
@@ -192,25 +193,25 @@ class Chat:
 
     @cached_property
     def end_text(self) -> str:
-        """What of the end is text and not its last token; mostly nothing."""
+        """The text of the ending tokens without the last one; mostly empty."""
         return str(self.tokenizer.decode(self.end[:-1])).strip() if len(self.end) > 1 else ""
 
     @cached_property
     def control(self) -> frozenset[int]:
-        """Tokens that mean something beside what they spell: special ones, and added ones that its format writes."""
+        """Control tokens: the special ones, and the added ones that the chat format writes."""
         written = self.prompt_format
         if written is None:
-            # Some templates put a marker together from parts, so that only what they make of it shows it.
+            # Some templates assemble a marker from parts, so that only the rendered text contains it.
             written = f"{self.tokenizer.get_chat_template()}\n{self._render(QUESTION)}{self._frame[1]}"
         return control_tokens(self.tokenizer, written)
 
     @cached_property
     def written(self) -> re.Pattern[str]:
-        """Matches a control token as somebody would write it."""
+        """Matches the text of a control token."""
         return spelling(self.tokenizer, self.control)
 
     def suspicious(self, text: str) -> bool:
-        """Whether a text holds a control token or a mark of turns as somebody would write it; quickly told."""
+        """Whether a text contains the text of a control token or of a turn marker."""
         return any(pattern.search(text) for pattern in (self.written, self._markers) if pattern is not None)
 
     @cached_property
@@ -219,50 +220,50 @@ class Chat:
 
     @cached_property
     def _frame(self) -> tuple[str, str]:
-        """What the template writes between its prompt and an answer, and after the answer."""
+        """What the template writes between the prompt and an answer, and after the answer."""
         if self.prompt_format is not None:
             return "", ""
         try:
             whole = self._render((*QUESTION, Message("assistant", ANSWER)), generate=False)
         except HoldfastError:
-            return "", ""  # a template for one turn
+            return "", ""  # a template that takes only one turn
         before, separator, after = whole.rpartition(ANSWER)
         asked = self._render(QUESTION)
         between = before.removeprefix(asked) if before.startswith(asked) else ""
         return (between, after) if separator else ("", "")
 
-    def _plain_prompt(self, said: str) -> list[int]:
-        """Tokens of the plain format: a tokenizer's beginning is written once, and its end never."""
+    def _plain_prompt(self, prompt: str) -> list[int]:
+        """Tokens of the plain format, with the tokenizer's beginning-of-sequence token once and no end token."""
         assert self.prompt_format is not None
-        text = self.prompt_format.replace("{prompt}", said)
+        text = self.prompt_format.replace("{prompt}", prompt)
         options = {}
-        if not self.control.isdisjoint(self.ids(said)):
+        if not self.control.isdisjoint(self.ids(prompt)):
             options = {"split_special_tokens": True}
             if not self.control.isdisjoint([*self.ids(text, **options), *self.ids(self.prompt_format)]):
-                raise self._unreadable([said])
+                raise self._unreadable([prompt])
         bare, whole = self.ids(text, **options), list(self.tokenizer(text, **options)["input_ids"])
-        return templates.begun_once(bare, whole)
+        return templates.with_beginning(bare, whole)
 
     @cached_property
     def _markers(self) -> re.Pattern[str] | None:
-        """Matches what the template marks turns with where that is text to its tokenizer, such as `[INST]`."""
+        """Matches the template's turn markers that are plain text to its tokenizer, such as `[INST]`."""
         if self.prompt_format is not None:
             return None
         shown = self._render(QUESTION) + self._frame[1]
         return templates.marks(shown, but=lambda mark: mark in thinking.ALL_TAGS or bool(self.written.fullmatch(mark)))
 
     def _refuse_markers(self, texts: Iterable[str]) -> None:
-        """Refuse what would be read as the mark of a turn: nothing tells it from the template's own."""
+        """Refuse text with a turn marker, which the model could not distinguish from the template's own."""
         for text in texts:
             match = self._markers.search(text) if self._markers else None
             if match is not None:
                 raise HoldfastError(
-                    f"{self.name}: the text holds {match[0]!r}, with which its chat template marks turns; take it "
-                    "out of the row"
+                    f"{self.name}: the text holds {match[0]!r}, with which its chat template marks turns; remove it "
+                    "from the row"
                 )
 
-    def _refuse_deaf(self, roles: tuple[str, ...]) -> None:
-        """Refuse a template that writes the same whatever one of the turns says."""
+    def _refuse_ignored_turns(self, roles: tuple[str, ...]) -> None:
+        """Refuse a template that ignores the content of one of the turns."""
         if roles in self._read:
             return
         turns = [Message(role, "quaero") for role in roles]
@@ -270,13 +271,13 @@ class Chat:
         for i, role in enumerate(roles):
             if self._render([*turns[:i], Message(role, "dico"), *turns[i + 1 :]]) == whole:
                 raise HoldfastError(
-                    f"{self.name}: its chat template leaves out what turn {i + 1} of {len(roles)}, by {role!r}, says; "
-                    "take that turn out of the row, mend the template, or give `prompt_format`"
+                    f"{self.name}: its chat template ignores the content of turn {i + 1} of {len(roles)}, by {role!r}; "
+                    "remove that turn from the row, correct the template, or set `prompt_format`"
                 )
         self._read.add(roles)
 
     def ids(self, text: str, **options: Any) -> list[int]:
-        """Tokens of a text in which control tokens are control tokens."""
+        """Tokens of a text in which control tokens keep their meaning."""
         return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
 
     def _tokens(self, turns: Sequence[Message], **options: Any) -> list[int]:
@@ -291,22 +292,22 @@ class Chat:
         except Exception as error:
             roles = ", ".join(turn.role for turn in turns)
             raise HoldfastError(
-                f"{self.name}: its chat template refuses a conversation of turns by {roles} ({one_line(error)}); "
-                "change the row, or give `prompt_format`"
+                f"{self.name}: its chat template refuses a conversation with the roles {roles} ({one_line(error)}); "
+                "change the row, or set `prompt_format`"
             ) from error
 
     def _embedded(self, ids: list[int]) -> list[int]:
         if max(ids, default=0) >= self.rows:
             token = text_of(self.tokenizer, max(ids))
             raise HoldfastError(
-                f"{self.name}: {token!r} is token {max(ids)} of the tokenizer and the model has {self.rows}; take "
-                "the tokenizer that belongs to it, or resize its embeddings"
+                f"{self.name}: {token!r} is token {max(ids)} of the tokenizer, but the model has embeddings for "
+                f"{self.rows} tokens; use the tokenizer that belongs to the model, or resize the model's embeddings"
             )
         return ids
 
     def _unreadable(self, texts: Iterable[str]) -> HoldfastError:
         token = next((match[0] for text in texts for match in [self.written.search(text)] if match), "a control token")
         return HoldfastError(
-            f"{self.name}: the text holds {token!r}, a control token that its tokenizer cannot read as text; take it "
-            "out of the row"
+            f"{self.name}: the text holds {token!r}, a control token that its tokenizer cannot read as text; remove it "
+            "from the row"
         )

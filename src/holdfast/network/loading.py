@@ -1,4 +1,4 @@
-"""What transformers makes of a checkpoint's folder, checked: no weight is made up, dropped or misread in silence."""
+"""Load tokenizers and weights with transformers and check them: no weight is silently random, dropped or misread."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from holdfast.records import HoldfastError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 SHOWN = 3
-"""How many tensors a message names."""
+"""Tensors that an error message names at most."""
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's message on one line, its type where it has none."""
+    """An exception's message on one line; the name of its type if the message is empty."""
     text = " ".join(str(error).split())
     return text[:300] if text else type(error).__name__
 
@@ -27,19 +27,21 @@ def usable_device(name: str) -> torch.device:
     """The device of that name.
 
     Raises:
-        HoldfastError: this machine has none.
+        HoldfastError: this machine has no such device.
     """
     try:
         return torch.empty(1, device=name).device
     except (RuntimeError, AssertionError):
-        raise HoldfastError(f"device: {name!r} is none of this machine's; leave it out, or name cpu") from None
+        raise HoldfastError(
+            f"device: {name!r} is not available on this machine; remove the setting or use cpu"
+        ) from None
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
-    """The tokenizer of a folder or Hub id; no remote code is run.
+    """Load the tokenizer of a local folder or Hub id; no remote code is run.
 
     Raises:
-        HoldfastError: it is no model's folder, or has no tokenizer.
+        HoldfastError: the folder is not a model folder, or has no tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -56,16 +58,18 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
 def load_weights(
     kind: Any, name: str, *, unloadable: Callable[[str, Exception], HoldfastError] | None = None, **options: Any
 ) -> tuple[Any, Mapping[str, Any]]:
-    """A network from safetensors by `kind.from_pretrained`, and what became of the file's tensors.
+    """Load a network from safetensors with `kind.from_pretrained`; returns it and transformers' loading info.
 
-    Only what is in the folder is read: no remote code. The pages of text that transformers writes about a file that
-    does not fit are left out, since `refuse_unlike` says the same on a line. `unloadable` words what went wrong.
+    No remote code is run. Warnings of transformers about tensors that do not match are suppressed, since
+    `refuse_mismatch` reports them in one line. `unloadable` builds the error that is raised when loading fails.
 
     Raises:
-        HoldfastError: it cannot be loaded, is quantised, or holds an adapter over other weights.
+        HoldfastError: it cannot be loaded, is quantised, or holds an adapter.
     """
     if (Path(name) / "adapter_config.json").exists():
-        raise HoldfastError(f"{name}: holds an adapter beside or over other weights; merge it and save the whole model")
+        raise HoldfastError(
+            f"{name}: the folder holds an adapter; merge it into its base model and save the whole model"
+        )
     try:
         with _quiet():
             network, info = kind.from_pretrained(
@@ -73,7 +77,7 @@ def load_weights(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are reported so, by name; without it only that there are some
+                ignore_mismatched_sizes=True,  # so that they are reported by name
                 **options,
             )
     except Exception as error:
@@ -82,7 +86,7 @@ def load_weights(
     return network, info
 
 
-def refuse_unlike(
+def refuse_mismatch(
     name: str,
     network: Any,
     info: Mapping[str, Any],
@@ -90,23 +94,24 @@ def refuse_unlike(
     made: Callable[[str], bool] | None = None,
     spare: Iterable[str] = (),
 ) -> None:
-    """Refuse a file whose tensors are not the network's, one for one.
+    """Refuse a checkpoint whose tensors do not match the network's one to one.
 
     Args:
         name: the folder or Hub id.
         network: what was loaded from it.
-        info: what became of the tensors, as transformers tells it with `output_loading_info`.
-        made: which of the network's tensors are meant to be new, a head's that is to be trained; none unless given.
-        spare: tensors of the file that are known to have no place, such as the head that is replaced.
+        info: the loading info that transformers returns with `output_loading_info`.
+        made: whether a tensor of the network is meant to be new, such as a head that is yet to be trained; by default
+            none is.
+        spare: tensors of the checkpoint that the network does not use on purpose, such as a head that is replaced.
 
     Raises:
-        HoldfastError: a tensor of the network is missing from the file, or one of the file has no place in the
-            network or another shape there; names the first.
+        HoldfastError: a tensor is missing from the checkpoint, is not used by the network or has another shape; names
+            the first.
     """
     kind = type(network).__name__
     missing = [key for key in info["missing_keys"] if made is None or not made(key)]
     surplus = set(info["unexpected_keys"]) - set(spare)
-    shapes = {key: f"{list(stored)} where {list(own)} is wanted" for key, stored, own in info["mismatched_keys"]}
+    shapes = {key: f"{list(stored)} instead of {list(own)}" for key, stored, own in info["mismatched_keys"]}
     if shapes:
         key = min(shapes)
         raise HoldfastError(
@@ -114,34 +119,34 @@ def refuse_unlike(
             "take the config.json that they were saved with"
         )
     if missing:
-        also = f", and {_listed(surplus)} would be left out" if surplus else ""
+        also = f", and {_listed(surplus)} would be ignored" if surplus else ""
         raise HoldfastError(
-            f"{name}: the weights are not those of a {kind}: the files have no {_listed(missing)}, which would "
-            f"be filled with random numbers{also}; take the folder as `save_pretrained` wrote it"
+            f"{name}: the weights are not those of a {kind}: the files have no {_listed(missing)}, which would be "
+            f"initialised at random{also}; use the folder as `save_pretrained` wrote it"
         )
     if surplus:
         raise HoldfastError(
-            f"{name}: the weights are not those of a {kind}: {_listed(surplus)} would be left out; take the "
+            f"{name}: the weights are not those of a {kind}: {_listed(surplus)} would be ignored; take the "
             "config.json that they were saved with"
         )
 
 
 def refuse_not_finite(name: str, network: Any) -> None:
-    """Refuse weights that are no numbers: what such a model says is worth nothing, and looks like garbled text.
+    """Refuse weights that are NaN or infinite: the output of such a model is meaningless, and looks like garbled text.
 
     Raises:
         HoldfastError: a weight is NaN or infinite; names the first tensor.
     """
     for key, weight in network.named_parameters():
         if not bool(torch.isfinite(weight).all()):
-            raise HoldfastError(f"{name}: {key} holds numbers that are NaN or infinite; the checkpoint is damaged")
+            raise HoldfastError(f"{name}: {key} holds values that are NaN or infinite; the checkpoint is damaged")
 
 
 def refuse_encoder(name: str, network: Any) -> None:
-    """Refuse a network in which a token sees those after it: nothing can be written with it token by token.
+    """Refuse a network without a causal mask: text cannot be generated with it token by token.
 
     Raises:
-        HoldfastError: the logits of a token change with the token after it, or there are none to be had.
+        HoldfastError: the logits of a token depend on a later token, or the forward pass fails.
     """
     vocabulary = network.get_input_embeddings().weight.shape[0]
     device = next(network.parameters()).device
@@ -150,19 +155,19 @@ def refuse_encoder(name: str, network: Any) -> None:
         with torch.no_grad():
             one, other = (network(input_ids=ids, use_cache=False).logits[:, :3] for ids in pair)
     except Exception as error:
-        raise HoldfastError(f"{name}: a first pass over four tokens failed: {one_line(error)}") from error
+        raise HoldfastError(f"{name}: a forward pass over four tokens failed: {one_line(error)}") from error
     if (one - other).abs().max() > 8 * torch.finfo(one.dtype).eps * one.abs().max():
         raise HoldfastError(
-            f"{name}: {type(network).__name__} reads both ways, an encoder and no causal language model: a token sees "
-            "those after it, so that nothing can be sampled from it"
+            f"{name}: {type(network).__name__} is an encoder, not a causal language model: tokens attend to later "
+            "ones, so that it cannot generate text"
         )
 
 
 def refuse_other_adapter(name: str, network: Any, file: Path) -> None:
-    """Refuse an adapter's file whose tensors are not those of the adapter that was made of its configuration.
+    """Refuse an adapter whose tensors do not match those of the adapter that its configuration describes.
 
     Raises:
-        HoldfastError: one is missing, and would stay as it began, or has no place; names the first.
+        HoldfastError: a tensor is missing, and would keep its initial value, or is not used; names the first.
     """
     from peft import get_peft_model_state_dict
     from safetensors import safe_open
@@ -172,16 +177,16 @@ def refuse_other_adapter(name: str, network: Any, file: Path) -> None:
         names = set(stored.keys())
     if expected != names:
         raise HoldfastError(
-            f"{name}: the adapter's file and its adapter_config.json do not fit: {_listed(expected ^ names)} is in one "
-            "of them only; save the adapter anew"
+            f"{name}: the adapter's weights do not match its adapter_config.json: {_listed(expected ^ names)} is in "
+            "only one of the two; save the adapter again"
         )
 
 
 def refuse_tied_targets(name: str, network: Any) -> None:
-    """Refuse an adapter on a weight that two parts of a network share: merged, it would move the other part too.
+    """Refuse an adapter on a weight that two modules of a network share: merging it would change the other module too.
 
     Raises:
-        HoldfastError: names the part.
+        HoldfastError: names the module.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -197,13 +202,13 @@ def refuse_tied_targets(name: str, network: Any) -> None:
     for weight, place in adapted.items():
         if len(users[weight]) > 1:
             raise HoldfastError(
-                f"{name}: an adapter on {place.rpartition('.')[2]}, whose weights are tied to another part's, would be "
-                "another model once it is merged; leave it out of target_modules"
+                f"{name}: {place.rpartition('.')[2]} shares its weights with another module, so that merging an "
+                "adapter on it would change both; remove it from target_modules"
             )
 
 
 def _require_folder(folder: Path) -> None:
-    """Refuse a folder that lacks what transformers would silently make up or complain of at length."""
+    """Refuse a folder without a configuration or tokenizer, which transformers would replace or report at length."""
     if not folder.is_dir():
         raise HoldfastError(f"{folder}: no such model folder (a Hugging Face id has the form `owner/name`)")
     if not (folder / "config.json").exists():
@@ -217,15 +222,15 @@ def _require_folder(folder: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """While it lasts, transformers says nothing of its own below an error."""
+    """Within this context, transformers logs only errors."""
     from transformers.utils import logging
 
-    said = logging.get_verbosity()
+    before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(said)
+        logging.set_verbosity(before)
 
 
 def _unloadable(name: str, error: Exception) -> HoldfastError:
@@ -233,15 +238,15 @@ def _unloadable(name: str, error: Exception) -> HoldfastError:
 
 
 def _refuse_quantised(name: str, network: Any) -> None:
-    """Refuse weights that are codes and not numbers; transformers reads those of kinds it does not know as numbers."""
+    """Refuse quantised weights; transformers reads the codes of methods that it does not know as plain numbers."""
     stated = getattr(network.config, "quantization_config", None)
-    coded = any(not p.dtype.is_floating_point or p.dtype.itemsize < 2 for p in network.parameters())
-    if stated is None and not coded:
+    integer = any(not p.dtype.is_floating_point or p.dtype.itemsize < 2 for p in network.parameters())
+    if stated is None and not integer:
         return
     method = stated.get("quant_method") if isinstance(stated, Mapping) else getattr(stated, "quant_method", None)
     raise HoldfastError(
-        f"{name}: the weights are quantised ({getattr(method, 'value', method) or 'by a method that is not named'}), "
-        "and only plain ones are trained and measured here; give the checkpoint that they were made from"
+        f"{name}: the weights are quantised ({getattr(method, 'value', method) or 'method not stated'}), and only "
+        "unquantised ones can be trained and measured; use the checkpoint that they were made from"
     )
 
 
@@ -251,4 +256,4 @@ def _listed(keys: Iterable[str]) -> str:
 
 
 def _more(keys: Mapping[str, str]) -> str:
-    return f" ({len(keys) - 1} more like it)" if len(keys) > 1 else ""
+    return f" ({len(keys) - 1} more)" if len(keys) > 1 else ""

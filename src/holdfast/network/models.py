@@ -15,7 +15,7 @@ import torch
 from holdfast.methods.ranges import Count, PartialShare, ranged
 from holdfast.network.adapters import places
 from holdfast.network.chat import Chat
-from holdfast.network.loading import load_tokenizer, load_weights, refuse_encoder, refuse_tied_targets, refuse_unlike
+from holdfast.network.loading import load_tokenizer, load_weights, refuse_encoder, refuse_mismatch, refuse_tied_targets
 from holdfast.network.precision import Dtype, stored_type, widen
 from holdfast.network.templates import DATE, check_prompt_format
 from holdfast.records import Example, HoldfastError, Message
@@ -159,7 +159,7 @@ def load(
     network, info = load_weights(
         AutoModelForCausalLM, name, revision=revision, dtype="float32" if dtype == "auto" else dtype
     )
-    refuse_unlike(name, network, info)
+    refuse_mismatch(name, network, info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     refuse_encoder(name, network)

@@ -15,11 +15,12 @@ from holdfast.network.templates import DATE
 class Pretrained:
     """A model by local folder or Hugging Face id. `prompt_format` is needed where there is no chat template.
 
-    A chat template is given `chat_template_kwargs`, such as `enable_thinking: false`, and is told that today is `date`.
-    `dtype` is what weights are held in that nothing trains, float32 unless given; `release` what a hardened model is
-    written in, and then loaded from for the next stage or the attack: the type of its own folder unless given.
-    `undefended` names the model that a hardened one was made from, which is attacked as its control; without it that
-    which its folder names, if it is there and the same (see `origins`), else the model counts as undefended itself.
+    A chat template receives `chat_template_kwargs`, such as `enable_thinking: false`, and `date` as today's date.
+    `dtype` is the type of weights that are not trained, float32 by default. `release` is the type in which a hardened
+    model is saved, and from which the next stage or the attack loads it; by default the type of the model's own folder.
+    `undefended` names the model that a hardened one was made from, which is attacked as its control; by default the
+    model that its folder names, if it is there and unchanged (see `origins`), else the model itself counts as
+    undefended.
     """
 
     path: Place

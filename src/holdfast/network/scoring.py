@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.network.judge_inputs import Answer, Reading, check_input_format, default_format
-from holdfast.network.loading import load_weights, refuse_unlike, usable_device
+from holdfast.network.loading import load_weights, refuse_mismatch, usable_device
 from holdfast.records import Completion, HoldfastError, Verdict
 from holdfast.text import empty_or_garbled
 
@@ -59,7 +59,7 @@ def load_scorer(
 
     tokenizer = load_tokenizer(path, revision=revision)
     network, info = load_weights(AutoModelForSequenceClassification, path, unloadable=unloadable, revision=revision)
-    refuse_unlike(f"judge {path}", network, info)
+    refuse_mismatch(f"judge {path}", network, info)
     set_padding(network, tokenizer)
     format_name = input_format or str(getattr(network.config, INPUT_FORMAT, "") or default_format(tokenizer))
     check_input_format(format_name, tokenizer, path, config=network.config)

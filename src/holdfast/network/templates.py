@@ -1,4 +1,4 @@
-"""Chat templates: what they are given, and which day they are told it is."""
+"""Chat templates: their arguments, the date they receive, and their control tokens."""
 
 from __future__ import annotations
 
@@ -12,58 +12,63 @@ from holdfast.methods.tables import near
 from holdfast.records import HoldfastError, Message
 
 DATE = "2026-01-01"
-"""The day that a template which writes today's is told, unless another is set: prompts do not change overnight."""
+"""The default date for templates that write today's date: it is fixed so that prompts do not change overnight."""
 MARKER = re.compile(r"<\|?[^\s<>|]+\|?>|\[/?[A-Z][A-Z_]*\]")
-"""What marks of turns look like."""
+"""Matches what looks like a turn marker."""
 RESERVED = frozenset(
     {"conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"}
     | {"continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"}
     | {"return_assistant_tokens_mask", "tokenizer_kwargs", "sanitize_control_tokens"}
 )
-"""Arguments of `apply_chat_template` that are ours to set."""
+"""Arguments of `apply_chat_template` that a user may not set."""
 
 
-def begun_once(bare: list[int], whole: list[int]) -> list[int]:
-    """Tokens without what a tokenizer adds at the end, and with what it adds at the beginning, unless it is there."""
+def with_beginning(bare: list[int], whole: list[int]) -> list[int]:
+    """The tokens `bare` after those that the tokenizer adds at the beginning of `whole`, unless they are there already.
+
+    What the tokenizer adds at the end is not included.
+    """
     starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
     begin = whole[: next(starts, 0)]
     return bare if begin and bare[: len(begin)] == begin else begin + bare
 
 
 def continued(ids: Callable[[str], list[int]], before: str, text: str) -> list[int] | None:
-    """Tokens of a text as they follow `before`; `None` where the two share a token."""
+    """Tokens of a text that follows `before`; `None` if a token spans both."""
     start, whole = ids(before), ids(before + text)
     return whole[len(start) :] if whole[: len(start)] == start else None
 
 
 def marks(text: str, *, but: Callable[[str], bool]) -> re.Pattern[str] | None:
-    """Matches what a text marks turns with, such as `[INST]`, leaving out those of `but`; `None` where that is none."""
+    """Matches the turn markers in a text, such as `[INST]`, except those for which `but` holds; `None` without any."""
     markers = {mark for mark in MARKER.findall(text) if not but(mark)}
     return re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True)))) if markers else None
 
 
 def as_text(turns: Sequence[Message]) -> str:
-    """One turn as it is; several with their speakers, since a plain format has no other place for them."""
+    """One turn as it is; several turns with their roles, which a plain format cannot show otherwise."""
     if len(turns) == 1:
         return turns[0].content
     return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def check_prompt_format(name: str, tokenizer: Any, prompt_format: str | None) -> None:
-    """Refuse a model that nobody said how to speak to: guessing a template moves harm scores by tens of points."""
+    """Refuse a model without a prompt format: a guessed template can change harm scores by tens of points."""
     if prompt_format is None and not getattr(tokenizer, "chat_template", None):
         raise HoldfastError(
-            f"{name}: the tokenizer has no chat template; give `prompt_format`, "
+            f"{name}: the tokenizer has no chat template; set `prompt_format`, "
             r"for example 'Question: {prompt}\nAnswer:'"
         )
     if prompt_format is not None and "{prompt}" not in prompt_format:
-        raise HoldfastError(f"prompt_format {prompt_format!r} has no place for the prompt: write {{prompt}} in it")
+        raise HoldfastError(
+            f"prompt_format {prompt_format!r} has no placeholder for the prompt; write {{prompt}} in it"
+        )
 
 
 def control_tokens(tokenizer: Any, written: str) -> frozenset[int]:
-    """Tokens that mean something beside what they spell: special ones, and added ones that stand in `written`.
+    """Control tokens: the special ones, and the added ones that occur in `written`.
 
-    The token of unknown words is none of them: ordinary text has it too.
+    The unknown token is not among them, since ordinary text may contain it.
     """
     added = tokenizer.added_tokens_decoder
     special = {token for token, form in added.items() if form.special} | set(tokenizer.all_special_ids)
@@ -72,38 +77,38 @@ def control_tokens(tokenizer: Any, written: str) -> frozenset[int]:
 
 
 def spelling(tokenizer: Any, tokens: Iterable[int]) -> re.Pattern[str]:
-    """Matches any of the tokens as somebody would write it."""
+    """Matches the text of any of the tokens."""
     spelled = sorted({text_of(tokenizer, token) for token in tokens}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, spelled)) or "(?!)")
 
 
 def text_of(tokenizer: Any, token: int) -> str:
-    """How a token is written."""
+    """The text of a token."""
     form = tokenizer.added_tokens_decoder.get(token)
     return form.content if form is not None else str(tokenizer.convert_ids_to_tokens(token))
 
 
 def check_date(name: str, date: str) -> None:
-    """Refuse a day that is none."""
+    """Refuse a date that is not an ISO date."""
     try:
         datetime.fromisoformat(date)
     except ValueError:
-        raise HoldfastError(f"{name}: date {date!r} is no day; write it as {DATE}") from None
+        raise HoldfastError(f"{name}: date {date!r} is not a date; write it like {DATE}") from None
 
 
 def check_arguments(name: str, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that the tokenizer's chat template has no use for: a misspelt one would change nothing."""
+    """Refuse arguments that the tokenizer's chat template does not use: a misspelt one would have no effect."""
     for key in arguments:
         names = set(re.findall(r"\w+", str(tokenizer.get_chat_template())))
         if key in RESERVED or key not in names:
             raise HoldfastError(
-                f"{name}: chat_template_kwargs: {key!r} is nothing that its chat template asks for"
+                f"{name}: chat_template_kwargs: its chat template does not use {key!r}"
                 f"{near(key, sorted(names - RESERVED))}"
             )
 
 
 def apply(tokenizer: Any, turns: Sequence[Message], options: Mapping[str, Any], *, date: str) -> Any:
-    """What the tokenizer's chat template makes of a conversation on the day `date`.
+    """A conversation written by the tokenizer's chat template, with `date` as today's date.
 
     Raises:
         Exception: whatever the template raises.
@@ -114,7 +119,7 @@ def apply(tokenizer: Any, turns: Sequence[Message], options: Mapping[str, Any], 
 
 @contextmanager
 def _today_is(date: str) -> Iterator[None]:
-    """While it lasts, `strftime_now` of transformers' templates tells the given day: its clock is their module's."""
+    """Within this context, `strftime_now` in transformers' templates returns the given date."""
     from transformers.utils import chat_template_utils
 
     class Pinned(datetime):
