@@ -20,13 +20,13 @@ ORDER = {
     "records": "evidence hashing . plausible",
     "tensors": "",
     "text": ". thinking",
-    "files": "hub . plain_yaml documents",
+    "files": "hub . cache gguf plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
     "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
     "dataset . read",
     "losses": "",
-    "network": ". anatomy loading precision templates pretrained adapters reach reading chat judge_inputs prefixes "
-    "models scoring shortcuts critic releasing forward generate flops",
+    "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
+    "prefixes models scoring shortcuts critic releasing forward generate flops",
     "training": ". clock checkpoints optim contracts plan perturbation objectives fit",
     "judges": "",
     "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",

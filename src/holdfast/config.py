@@ -15,6 +15,7 @@ from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.grid import Grid
 from holdfast.experiment.misplaced import refuse_misplaced
 from holdfast.files.documents import folder_name, text_of
+from holdfast.files.gguf import PACKAGE
 from holdfast.files.plain_yaml import yaml_value
 from holdfast.methods.ranges import SEED, SettingsError, shown
 from holdfast.methods.settings import Settings, one_text, typed
@@ -195,13 +196,18 @@ def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **
 
 
 def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
-    """`sandbox`, `{sandbox: {architecture: qwen3}}`, a path or id, or `{path: ..., prompt_format: ...}`."""
+    """`sandbox`, `{sandbox: {architecture: qwen3}}`, a path or id, or `{path: ..., prompt_format: ...}`.
+
+    `{package: NAME, ...}` is the path `package:NAME`: the GGUF file inside an installed Python package.
+    """
     if value == "sandbox":
         return Sandbox()
     if isinstance(value, str):
         return Pretrained(path=value)
     if isinstance(value, Mapping) and set(value) == {"sandbox"}:
         return typed(Sandbox, value["sandbox"] or {}, f"{where}.sandbox")
+    if isinstance(value, Mapping) and isinstance(value.get("package"), str) and "path" not in value:
+        value = {"path": f"{PACKAGE}{value['package']}", **{k: v for k, v in value.items() if k != "package"}}
     if isinstance(value, Mapping) and isinstance(value.get("date"), date):  # as YAML reads a day without quotes
         value = {**value, "date": value["date"].isoformat()}
     return typed(Pretrained, value, where)

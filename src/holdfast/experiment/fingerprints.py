@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.files import require_file, sha256
+from holdfast.files.gguf import gguf_file
 from holdfast.files.hub import commit_of, looks_local
 from holdfast.records import HoldfastError, digest
 
@@ -33,6 +34,19 @@ def of_folder(folder: Path) -> str:
     return digest(parts)
 
 
+def of_model(path: str) -> str | None:
+    """The hash of what a model's folder, GGUF file or package holds; `None` for a Hub id.
+
+    Raises:
+        HoldfastError: as `of_folder`, or there is no such file or package.
+    """
+    file = gguf_file(path)
+    if file is not None:
+        return digest(["gguf", _hashed(file)])
+    folder = Path(path)
+    return of_folder(folder) if folder.is_dir() else None
+
+
 def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     """The fingerprint of every model's folder that settings name, at any depth, by its path.
 
@@ -41,11 +55,11 @@ def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     commits = dict(_commits(settings))
     for text in _texts(settings):
         try:
-            known = any((Path(text) / mark).is_file() for mark in MARKS)
-        except (OSError, ValueError):  # no name for a file
+            known = any((Path(text) / mark).is_file() for mark in MARKS) or gguf_file(text) is not None
+        except (OSError, ValueError, HoldfastError):  # no name for a file
             continue
         if text and known:
-            commits[text] = of_folder(Path(text))
+            commits[text] = of_model(text) or ""
     return commits
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.calling import called, judges_of
 from holdfast.experiment.combinations import Misfit, refuse_misfits
-from holdfast.experiment.fingerprints import of_folder
+from holdfast.experiment.fingerprints import of_model
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
 from holdfast.experiment.origins import origin_of
 from holdfast.experiment.outcomes import control_of
+from holdfast.files.gguf import PACKAGE
 from holdfast.files.hub import commit_of
 from holdfast.methods.ranges import Seed, ranged
 from holdfast.methods.settings import plain, refuse_non_finite
@@ -116,7 +116,7 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
     origin = settings.pop("undefended")
     values = {
         "kind": "pretrained",
-        "name": model.path.rstrip("/").rpartition("/")[2],
+        "name": model.path.rstrip("/").rpartition("/")[2].removeprefix(PACKAGE),
         "settings": settings,
         "fingerprint": model_fingerprint(model),
     }
@@ -130,19 +130,19 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
 
 
 def model_fingerprint(model: Pretrained) -> str:
-    """What tells one model from another: the contents of its folder (see `fingerprints`).
+    """What tells one model from another: the contents of its folder or GGUF file (see `fingerprints`).
 
     A Hub id is told by the commit that its revision stands for (see `hub`), by the revision's name where nobody knows
-    it; a folder has none. Raises `HoldfastError` where it is given one.
+    it; a folder or file has none. Raises `HoldfastError` where it is given one.
     """
-    folder = Path(model.path)
-    if not folder.is_dir():
+    content = of_model(model.path)
+    if content is None:
         return f"{model.path}@{commit_of(model.path, model.revision) or model.revision or 'main'}"
     if model.revision is not None:
         raise HoldfastError(
-            f"models: {model.path}: `revision` is of a Hub id and means nothing for a folder; leave it out"
+            f"models: {model.path}: `revision` is of a Hub id and means nothing for a folder or file; leave it out"
         )
-    return of_folder(folder)
+    return content
 
 
 def data_values(data: Data) -> dict[str, Any]:

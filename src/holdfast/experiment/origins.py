@@ -5,14 +5,16 @@ Only a model that is on this machine and still the same counts as found: nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.fingerprints import MARKS, of_folder
+from holdfast.experiment.fingerprints import MARKS, of_folder, of_model
 from holdfast.experiment.tasks import sandbox_models
 from holdfast.files import require_file, write_text
+from holdfast.files.gguf import PACKAGE, SUFFIX
 from holdfast.files.hub import pinned
 from holdfast.files.plain_yaml import yaml_value
 from holdfast.methods.settings import plain, typed
@@ -53,6 +55,10 @@ class Origin:
         folder = Path(self.place)
         if any((folder / mark).is_file() for mark in MARKS):
             return of_folder(folder) == self.fingerprint
+        if self.place.startswith(PACKAGE) or self.place.lower().endswith(SUFFIX):
+            with contextlib.suppress(HoldfastError):
+                return of_model(self.place) == self.fingerprint
+            return False
         known = self.path is not None and not folder.exists() and _is_cached(self.path, self.revision)
         return known and self.fingerprint == f"{self.path}@{self.revision or 'main'}"
 

@@ -10,6 +10,7 @@ import torch
 
 from holdfast.judge_training.settings import SANDBOX, Classifier, RewardModel
 from holdfast.network import scoring
+from holdfast.network.gguf import model_folder
 from holdfast.network.loading import load_weights, refuse_mismatch
 from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
@@ -37,8 +38,9 @@ def backbone(settings: RewardModel | Classifier) -> Model:
             config.update(labels)
             tokenizer, network = model.tokenizer, AutoModelForSequenceClassification.from_config(config)
         else:
-            tokenizer = scoring.load_tokenizer(settings.backbone, revision=settings.revision)
-            network = _pretrained(settings, labels)
+            place = model_folder(settings.backbone)
+            tokenizer = scoring.load_tokenizer(place, revision=settings.revision)
+            network = _pretrained(settings, place, labels)
     scoring.check_input_format(settings.input_format, tokenizer, settings.backbone, config=network.config)
     scoring.set_padding(network, tokenizer)
     setattr(network.config, scoring.INPUT_FORMAT, settings.input_format)
@@ -47,12 +49,12 @@ def backbone(settings: RewardModel | Classifier) -> Model:
     return Model(network=network.to(device), tokenizer=tokenizer, prompt_format="{prompt}", name=settings.backbone)
 
 
-def _pretrained(settings: RewardModel | Classifier, labels: dict[str, Any]) -> Any:
+def _pretrained(settings: RewardModel | Classifier, place: str, labels: dict[str, Any]) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     network, info = load_weights(
         AutoModelForSequenceClassification,
-        settings.backbone,
+        place,
         unloadable=scoring.unloadable,
         revision=settings.revision,
         dtype=torch.float32,

@@ -71,7 +71,7 @@ def load_weights(
             f"{name}: the folder holds an adapter; merge it into its base model and save the whole model"
         )
     try:
-        with _quiet():
+        with quiet():
             network, info = kind.from_pretrained(
                 name,
                 use_safetensors=True,
@@ -221,7 +221,7 @@ def _require_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within this context, transformers logs only errors."""
     from transformers.utils import logging
 

@@ -15,6 +15,7 @@ import torch
 from holdfast.methods.ranges import Count, PartialShare, ranged
 from holdfast.network.adapters import places
 from holdfast.network.chat import Chat
+from holdfast.network.gguf import model_folder
 from holdfast.network.loading import load_tokenizer, load_weights, refuse_encoder, refuse_mismatch, refuse_tied_targets
 from holdfast.network.precision import Dtype, stored_type, widen
 from holdfast.network.templates import DATE, check_prompt_format
@@ -139,25 +140,27 @@ def load(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     date: str = DATE,
 ) -> Model:
-    """A model from a local folder or a Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
+    """A model from a folder, GGUF file or Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
 
     Only safetensors weights are read and no remote code is run. Weights are held in float32 whatever type the folder
     has, unless `dtype` says otherwise; those that are trained become float32 at any rate (see
     `holdfast.network.precision`). A chat template is given `chat_template_kwargs` (such as `enable_thinking`), and told
-    that today is `date` (ISO) where it writes the day.
+    that today is `date` (ISO) where it writes the day. A GGUF file, or `package:NAME` for the one inside an installed
+    Python package, is unpacked into the cache first (see `holdfast.network.gguf`).
 
     Raises:
-        HoldfastError: the folder or id cannot be loaded, has no tokenizer, has neither a chat template nor a
+        HoldfastError: the folder, file or id cannot be loaded, has no tokenizer, has neither a chat template nor a
             `prompt_format`, its weights are not those that its config.json describes, or its chat template leaves out
             what it is given or has no end for answers.
     """
     from transformers import AutoModelForCausalLM
 
     name = str(path)
-    tokenizer = load_tokenizer(name, revision=revision)
+    place = model_folder(name)
+    tokenizer = load_tokenizer(place, revision=revision)
     check_prompt_format(name, tokenizer, prompt_format)
     network, info = load_weights(
-        AutoModelForCausalLM, name, revision=revision, dtype="float32" if dtype == "auto" else dtype
+        AutoModelForCausalLM, place, revision=revision, dtype="float32" if dtype == "auto" else dtype
     )
     refuse_mismatch(name, network, info)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -170,7 +173,7 @@ def load(
         chat_template_kwargs=chat_template_kwargs or {},
         date=date,
         name=name,
-        stored=stored_type(name, revision),
+        stored=stored_type(place, revision),
     )
     model.chat.check()
     return model

@@ -1,4 +1,4 @@
-"""A model by folder or Hugging Face id, as settings."""
+"""A model by folder, GGUF file, Python package or Hugging Face id, as settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from holdfast.network.templates import DATE
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A model by local folder or Hugging Face id. `prompt_format` is needed where there is no chat template.
+    """A model by local folder, GGUF file or Hugging Face id; `package:NAME` is the GGUF file in an installed package.
+
+    `prompt_format` is needed where there is no chat template.
 
     A chat template receives `chat_template_kwargs`, such as `enable_thinking: false`, and `date` as today's date.
     `dtype` is the type of weights that are not trained, float32 by default. `release` is the type in which a hardened

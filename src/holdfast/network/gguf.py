@@ -1,0 +1,104 @@
+"""A GGUF file unpacked into an ordinary folder, once: float32 safetensors, configuration, tokenizer, chat template.
+
+transformers reads the file and turns its quantised codes into float32 numbers. That takes from seconds to minutes,
+mostly for the vocabulary, so the result is kept in the cache, by the file's content and the version of transformers.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from holdfast.files import sha256, whole_folder
+from holdfast.files.cache import cache_root
+from holdfast.files.gguf import gguf_file
+from holdfast.network.loading import one_line, quiet, refuse_mismatch
+from holdfast.records import HoldfastError
+
+MARKS = ("is_quantized", "hf_quantizer", "quantization_method")
+"""What transformers sets on a network that it read from a GGUF file; with them `save_pretrained` refuses to save."""
+READS_ROPE_SCALING = ("gpt-oss",)
+"""Architectures of which transformers reads the scaling of rotary positions."""
+
+
+def model_folder(name: str) -> str:
+    """The folder to load for a model's name: the name itself, but for a GGUF file, which is unpacked first.
+
+    Raises:
+        HoldfastError: there is no such file or package, or it cannot be read completely.
+    """
+    file = gguf_file(name)
+    return name if file is None else str(unpacked(file))
+
+
+def unpacked(file: Path) -> Path:
+    """The folder of a GGUF file in the cache, made the first time it is asked for.
+
+    Raises:
+        HoldfastError: the library `gguf` is missing, transformers does not know the architecture, or it would leave
+            out a part of the file.
+    """
+    if find_spec("gguf") is None:
+        raise HoldfastError(f"{file}: the library that reads GGUF files is missing: pip install gguf")
+    kept = cache_root() / "gguf"
+    folder = kept / f"{sha256(file)[:24]}-transformers-{metadata.version('transformers')}"
+    kept.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with whole_folder(folder) as begun:
+                _unpack(file, begun)
+    return folder
+
+
+def _unpack(file: Path, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    options: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+    try:
+        with quiet():
+            network, info = AutoModelForCausalLM.from_pretrained(
+                file.parent, dtype=torch.float32, output_loading_info=True, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+    except Exception as error:
+        raise HoldfastError(f"{file}: the GGUF file could not be read: {one_line(error)}") from error
+    refuse_mismatch(str(file), network, info)
+    refuse_left_out(file, network)
+    del network.config.quantization_config
+    for mark in MARKS:
+        delattr(network, mark)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def refuse_left_out(file: Path, network: torch.nn.Module) -> None:
+    """Refuse a GGUF file of which transformers has left a part out, as it does in silence.
+
+    Tensors that it has no place for are dropped, such as the factors of Llama 3's rotary positions; so are settings
+    of rotary positions that it does not read. The model would be another one.
+
+    Raises:
+        HoldfastError: the file has more numbers than the network, or scaled rotary positions; names what is left out.
+    """
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file)
+    in_file = {tensor.name: math.prod(int(size) for size in tensor.shape) for tensor in reader.tensors}
+    in_network = sum(weight.numel() for weight in network.parameters())
+    architecture = reader.fields["general.architecture"].contents()
+    scaling = reader.fields.get(f"{architecture}.rope.scaling.type")
+    left_out = sorted(name for name in in_file if name.startswith("rope_"))
+    if scaling is not None and scaling.contents() != "none" and architecture not in READS_ROPE_SCALING:
+        left_out.append(scaling.name)
+    if left_out or sum(in_file.values()) > in_network:
+        what = ", ".join(left_out[:3]) or f"{sum(in_file.values()) - in_network:,} of its numbers"
+        raise HoldfastError(
+            f"{file}: transformers would leave out {what}, and the model would be another one; give the checkpoint "
+            "that the file was made from"
+        )
