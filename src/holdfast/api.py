@@ -14,6 +14,7 @@ from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
+from holdfast.data.mixing import distinct
 from holdfast.data.splits import Splits
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
@@ -157,8 +158,8 @@ def attack(
 
 def _suite(context: Context, judge: str, help_judge: str, num_prompts: int) -> Suite:
     return Suite(
-        harmful=context.splits.harmful["test"][:num_prompts],
-        benign=context.splits.benign["test"][:num_prompts],
+        harmful=distinct(context.splits.harmful["test"])[:num_prompts],
+        benign=distinct(context.splits.benign["test"])[:num_prompts],
         harm_judges={judge: context.judge(judge)},
         help_judge=(help_judge, context.judge(help_judge)),
         sampling=Sampling(max_new_tokens=context.max_new_tokens, temperature=0.0),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from holdfast.data.mixing import flip, mix, most, sample
+from holdfast.data.mixing import distinct, flip, mix, most, sample
 from holdfast.records import Example, HoldfastError, user
 
 
@@ -23,6 +23,11 @@ def test_random_takes_different_rows_the_same_for_a_seed():
     rows = sample(pool(50), 20, seed=3)
     assert len({row.question for row in rows}) == 20
     assert rows == sample(pool(50), 20, seed=3) != sample(pool(50), 20, seed=4)
+
+
+def test_of_rows_with_one_prompt_the_first_stays_whatever_case_and_spacing():
+    twice = Example(prompt=user(" SOUP  1"), chosen="c1", rejected="other")
+    assert distinct([*pool(3), twice, *pool(4)]) == pool(4)
 
 
 @pytest.mark.parametrize("how", ["random", "head"])

@@ -66,6 +66,17 @@ def sample(
     return list(examples[:n]) if how == "head" else random.Random(seed).sample(list(examples), n)
 
 
+def distinct(examples: Sequence[Example]) -> list[Example]:
+    """Rows that ask different things (`Example.key`): of several with one prompt the first, in order.
+
+    What a model answers to one prompt over and over is no more than one answer, and counts as no more.
+    """
+    each: dict[str, Example] = {}
+    for example in examples:
+        each.setdefault(example.key, example)
+    return list(each.values())
+
+
 Flips = Literal["reverse", "random"]
 """What becomes of the rows that are flipped: turned round, or put in an order by a fair coin (the noise control)."""
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from holdfast.data.mixing import sample
+from holdfast.data.mixing import distinct, sample
 from holdfast.data.splits import Splits
 from holdfast.evaluation.evaluate import Suite
 from holdfast.experiment.cell_settings import settings_of
@@ -90,12 +90,13 @@ def context_of(
 
 
 def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite:
-    """What a cell's model is measured with; the same prompts for every seed, so that cells compare."""
+    """What a cell's model is measured with; the same prompts for every seed, so that cells compare, each asked once."""
     settings = settings_of(cell)
     evaluation, part, seed = settings.evaluation, settings.evaluation.split, settings.data.seed
 
     def some(rows: Sequence[Example]) -> list[Example]:
-        return sample(rows, min(evaluation.num_prompts, len(rows)), seed=seed)
+        prompts = distinct(rows)
+        return sample(prompts, min(evaluation.num_prompts, len(prompts)), seed=seed)
 
     return Suite(
         harmful=some(splits.harmful[part]),

@@ -1,0 +1,43 @@
+"""What a cell is measured with."""
+
+import json
+
+import pytest
+
+from holdfast import api
+from holdfast.config import parse_grid
+from holdfast.experiment.examples import load_splits
+from holdfast.experiment.grid import cells
+from holdfast.experiment.world import suite_of
+
+
+@pytest.fixture
+def repeated(tmp_path):
+    """Data settings: 40 harmful and 40 benign prompts, each in eight rows with answers of their own."""
+    settings = {}
+    for role, thing in (("harmful", "safe"), ("benign", "shelf")):
+        rows = [
+            {"prompt": f"how do I open {thing} {i % 40}?", "response": f"in way {i}", "role": role} for i in range(320)
+        ]
+        file = tmp_path / f"{role}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings[role] = {"path": str(file)}
+    return settings
+
+
+def test_a_prompt_that_many_rows_have_is_asked_once_and_counts_once(repeated):
+    evaluation = {"num_prompts": 100, "harm_judges": ["refusal"], "help_judge": "reference"}
+    grid = parse_grid({"name": "g", "models": ["sandbox"], "data": repeated, "evaluation": evaluation}, "test")
+    (cell,) = cells(grid)
+    splits = load_splits(grid.data)
+    suite = suite_of(cell, splits, lambda name: name)
+    for asked, rows in ((suite.harmful, splits.harmful["test"]), (suite.benign, splits.benign["test"])):
+        assert 0 < len(asked) == len({row.key for row in asked}) == len({row.key for row in rows}) == len(rows) / 8
+
+
+def test_from_python_too(repeated, monkeypatch):
+    examples = api.splits(parse_grid({"name": "g", "models": ["sandbox"], "data": repeated}, "test").data)
+    monkeypatch.setattr(api, "evaluate", lambda model, suite: [suite])
+    suite = api.measure(None, api.context(examples), judge="refusal", help_judge="reference")
+    assert 0 < len(suite.harmful) == len({row.key for row in examples.harmful["test"]})
+    assert 0 < len(suite.benign) == len({row.key for row in examples.benign["test"]})
