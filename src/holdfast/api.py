@@ -58,11 +58,14 @@ TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE)
 
 
 def __getattr__(name: str) -> Any:
-    """The settings class called `name` of any attack or defense, out of the tables; imported when it is asked for."""
-    for table in TABLES:
-        for method, row in table.items():
-            if row.target.rpartition(":")[2] == name:
-                return table.load(method)
+    """The settings class called `name` of any attack or defense, out of the tables; imported when it is asked for.
+
+    A built-in class goes before one of that name which a package adds, in whichever table that stands.
+    """
+    rows = [(table, method, row) for table in TABLES for method, row in table.items()]
+    for table, method, row in sorted(rows, key=lambda each: bool(each[2].package)):
+        if row.target.rpartition(":")[2] == name:
+            return table.load(method)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

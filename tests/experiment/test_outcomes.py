@@ -9,6 +9,8 @@ from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.moving import as_percent
 from holdfast.experiment.outcomes import control_of, control_run, outcome_of, settled, settled_together
+from holdfast.methods import tables
+from holdfast.methods.tables import Row
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 from holdfast.records.evidence import ControlRun, Effect
 
@@ -280,9 +282,10 @@ def test_a_weight_that_moved_at_any_time_is_enough(effect):
     assert ended(record(effect=effect, limits=RECORDED), BROKE)[0] is Outcome.HELD
 
 
-def test_of_an_attack_that_trains_nothing_no_training_has_to_be_known():
-    """Others' attacks may be of that kind too; the record of one that trains has an effect."""
-    for name in ("best_of_n", "somebody_elses"):
+def test_of_an_attack_that_trains_nothing_no_training_has_to_be_known(monkeypatch):
+    """Others' attacks may be of that kind too, installed or not; the record of one that trains has an effect."""
+    monkeypatch.setattr(tables, "added", lambda group: {"installed": Row("theirs:Asking", "", package="theirs")})
+    for name in ("best_of_n", "installed", "somebody_elses"):
         assert ended(record(attack=name, limits=RECORDED), BROKE)[0] is Outcome.HELD
 
 

@@ -169,7 +169,7 @@ def show_list(what: str | None) -> None:
             **summaries(online.ONLINE, " (online)"),
         },
         "judges": summaries(judges.JUDGES),
-        "formats": {name: _columns(FORMATS.load(name)) for name in FORMATS},
+        "formats": {name: _columns(name) for name in FORMATS},
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
     }
@@ -188,8 +188,14 @@ def _papers(target: str) -> str:
     return f" [{where}]" if where else ""
 
 
-def _columns(schema: Any) -> str:
-    """Which columns a schema has, as its reader says in the first line of its docstring."""
+def _columns(name: str) -> str:
+    """Which columns a schema has, as its reader says in the first line of its docstring; what is wrong with its row."""
+    from holdfast.data import FORMATS
+
+    try:
+        schema = FORMATS.load(name)
+    except HoldfastError as error:  # one package's row is no reason to list nothing
+        return str(error)
     return (schema.read.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
 
 

@@ -34,9 +34,22 @@ def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method,
             raise HoldfastError(
                 f"unknown defense {method.name!r}{near(method.name, known)}; known: none, {', '.join(sorted(known))}"
             )
-    stages = tuple(resolve(method, "offline") for method in defense if method.name in OFFLINE)
-    constraints = tuple(resolve(method, "online") for method in defense if method.name not in OFFLINE)
+    stages = tuple(resolve(method, "offline") for method in defense if _is_offline(method.name))
+    constraints = tuple(resolve(method, "online") for method in defense if not _is_offline(method.name))
     return stages, constraints
+
+
+def _is_offline(name: str) -> bool:
+    """Whether a defense is an offline one; a built-in name stands for the built-in defense, whatever packages add."""
+    if name in OFFLINE.built_in or name in ONLINE.built_in:
+        return name in OFFLINE.built_in
+    if name in OFFLINE and name in ONLINE:
+        packages = " and ".join(dict.fromkeys((OFFLINE[name].package, ONLINE[name].package)))
+        raise HoldfastError(
+            f"defense {name!r}: is an offline and an online one, of the package {packages}; one of them needs "
+            "another name"
+        )
+    return name in OFFLINE
 
 
 def adaptive(attack: Sequence[Method]) -> list[Method]:

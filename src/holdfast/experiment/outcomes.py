@@ -255,7 +255,7 @@ def _unfit(control: ControlRun | None) -> str | None:
 
 def _trains(cell: Cell) -> bool:
     """Whether an attack of ours trains; of others' attacks the record tells, which has an `effect` where one did."""
-    return cell.attack is not None and cell.attack.name in ATTACKS and unit(cell.attack.name) == "step"
+    return cell.attack is not None and cell.attack.name in ATTACKS.built_in and unit(cell.attack.name) == "step"
 
 
 def _is_broken(evaluation: Evaluation, settings: Measurement) -> bool:

@@ -76,7 +76,10 @@ def _docstrings(module: str) -> dict[str, str]:
     try:
         spec = importlib.util.find_spec(module)
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8")) if spec and spec.origin else ast.Module([], [])
-    except (ImportError, AttributeError, ValueError, OSError, SyntaxError):
+    except (
+        Exception,
+        SystemExit,
+    ):  # to find a module imports the packages that it lies in, and those may raise anything
         return {}
     classes = {node.name: ast.get_docstring(node) or "" for node in tree.body if isinstance(node, ast.ClassDef)}
     return {"": ast.get_docstring(tree) or "", **classes}

@@ -20,12 +20,14 @@ from holdfast.records import HoldfastError
 class Row(NamedTuple):
     """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people.
 
-    `unit` is what the curve of an attack runs over: optimizer steps, or something else by its sign.
+    `unit` is what the curve of an attack runs over: optimizer steps, or something else by its sign. `package` is the
+    installed package that added the row, empty for a built-in one; several, with a comma, where they added it each.
     """
 
     target: str
     summary: str
     unit: str = "step"
+    package: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,32 +59,52 @@ class Table(Mapping[str, Row]):
         """The settings class called `name`, which keeps to the contract of its kind.
 
         Raises:
-            HoldfastError: there is no such row (names the nearest), it leads nowhere, or to what is no such method.
+            HoldfastError: there is no such row (names the nearest), several packages add it, it leads nowhere, or to
+                what is no such method.
         """
         if name not in self:
             raise HoldfastError(f"unknown {self.kind} {name!r}{near(name, self)}; known: {', '.join(sorted(self))}")
-        return _loaded(self, name, self[name].target)
+        return _loaded(self, name, self[name])
 
 
 @cache
-def _loaded(table: Table, name: str, target: str) -> Any:
+def _loaded(table: Table, name: str, row: Row) -> Any:
     """Looked at once: a grid asks for the same few classes hundreds of times."""
-    module, _, attribute = target.partition(":")
-    where = f"{table.kind} {name!r} ({target})"
+    where = f"{table.kind} {name!r} ({row.target}{row.package and f', of the package {row.package}'})"
+    if "," in row.package:
+        raise HoldfastError(f"{table.kind} {name!r}: the packages {row.package} each add one; uninstall all but one")
+    module, _, attribute = row.target.partition(":")
     try:
         method = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise HoldfastError(f"{where}: cannot be imported: {error}") from error
-    table.check(method, where)
+        raise HoldfastError(f"{where}: cannot be imported: {one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise HoldfastError(f"{where}: raises {type(error).__name__} when imported: {one_line(error)}") from error
+    try:
+        table.check(method, where)
+    except HoldfastError:
+        raise
+    except Exception as error:  # of its annotations, properties and defaults, whatever a package has written there
+        raise HoldfastError(f"{where}: cannot be used: {type(error).__name__}: {one_line(error)}") from error
     return method
 
 
 @cache
 def added(group: str) -> dict[str, Row]:
     """The rows that installed packages add to a group; looked for once, since every package is asked."""
-    return {
-        point.name: Row(point.value, f"from {point.dist and point.dist.name}") for point in entry_points(group=group)
-    }
+    rows: dict[str, Row] = {}
+    for point in entry_points(group=group):
+        package = point.dist.name if point.dist else ""
+        there = rows.get(point.name)
+        if there is not None and there.package != package:
+            package = f"{there.package}, {package}"
+        rows[point.name] = Row(point.value, f"from {package or None}", package=package)
+    return rows
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says without line breaks, of a length that can be read."""
+    return " ".join(str(error).split())[:300]
 
 
 def near(name: str, known: Iterable[str], better: Iterable[str] = ()) -> str:

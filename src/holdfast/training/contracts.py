@@ -196,6 +196,7 @@ def check(cls: Any, where: str, *, kinds: tuple[type, ...]) -> None:
             f"{where}: does not derive from {names}; write `class {cls.__name__}({kinds[0].__name__}):`"
         )
     _check_method(cls, kind, where)
+    _check_groups(cls, where)
     _check_names(cls, where)
     _check_settings(cls, where)
 
@@ -218,15 +219,38 @@ def _called(name: str, function: Callable[..., Any]) -> str:
     return name + str(inspect.signature(function)).replace("'", "")
 
 
+def _check_groups(cls: Any, where: str) -> None:
+    """Class variables that are read by names have names."""
+    groups = {name: getattr(cls, name, {}) for name in ("EXAMPLE", "PRESETS", "KNOBS")}
+    if isinstance(groups["PRESETS"], Mapping):
+        groups |= {f"PRESETS[{name!r}]": values for name, values in groups["PRESETS"].items()}
+    for name, value in groups.items():
+        if not isinstance(value, Mapping):
+            raise HoldfastError(f"{where}: {name} is {value!r:.60}; it maps names to values, as `{{'coef': 0.1}}` does")
+
+
 def _check_settings(cls: Any, where: str) -> None:
     """What needs no default is in EXAMPLE, and both it and the presets are settings that the class takes."""
     bare = [item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
     missing = [name for name in bare if name not in cls.EXAMPLE]
     if missing:
         raise HoldfastError(f"{where}: {missing[0]} has neither a default nor a value in EXAMPLE; give it one of them")
-    typed(cls, cls.EXAMPLE, f"{where}: EXAMPLE")
+    _check_properties(typed(cls, cls.EXAMPLE, f"{where}: EXAMPLE"), where)
     for name, values in cls.PRESETS.items():
-        typed(cls, {**cls.EXAMPLE, **values}, f"{where}: PRESETS.{name}")
+        _check_properties(typed(cls, {**cls.EXAMPLE, **values}, f"{where}: PRESETS.{name}"), where)
+
+
+def _check_properties(settings: Any, where: str) -> None:
+    """What settings say of themselves is of what their readers expect; a method in the place of a property is not."""
+    learnt = (None, *get_args(LearnsFrom))
+    known = {"needs": learnt, "first": learnt, "replaces_loss": (True, False)}
+    for name, values in known.items():
+        value = getattr(settings, name, values[0])
+        if value not in values:
+            raise HoldfastError(f"{where}: `{name}` is {value!r:.60}; give one of {', '.join(map(str, values))}")
+    caution = getattr(settings, "caution", None)
+    if not isinstance(caution, str | None):
+        raise HoldfastError(f"{where}: `caution` is {caution!r:.60}; give a line of text, or None")
 
 
 def _check_names(cls: Any, where: str) -> None:
@@ -237,7 +261,7 @@ def _check_names(cls: Any, where: str) -> None:
         if not has_setting(cls, name):
             raise HoldfastError(f"{where}: KNOBS names {name!r}, which is none of its settings")
     coefficient = getattr(cls, "COEFFICIENT", None)
-    if OnlineDefense in cls.__mro__ and not (coefficient and has_setting(cls, coefficient)):
+    if OnlineDefense in cls.__mro__ and not (isinstance(coefficient, str) and has_setting(cls, coefficient)):
         raise HoldfastError(
             f"{where}: COEFFICIENT names {coefficient!r}, which is none of its settings; name the one at whose 0 the "
             "plan comes back as it is"

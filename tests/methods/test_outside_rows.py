@@ -1,0 +1,156 @@
+"""Rows of installed packages that are wrong: one line each, which names the package and the row."""
+
+import itertools
+from importlib.metadata import Distribution
+
+import pytest
+
+from holdfast import api
+from holdfast.attacks import ATTACKS
+from holdfast.commands.jobs import show_list
+from holdfast.config import parse_grid
+from holdfast.data import FORMATS
+from holdfast.defenses.online import ONLINE
+from holdfast.experiment.grid import cells
+from holdfast.methods import tables
+from holdfast.records import HoldfastError
+
+DEFENSE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+from holdfast.training.contracts import AdaptiveAttacker, OfflineDefense, OnlineDefense, SamplingAttack
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(OnlineDefense):
+    """Settings."""
+
+    coef: float = 0.1
+    COEFFICIENT: ClassVar = "coef"
+    {body}
+
+    def constrain(self, plan, context):
+        return plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMU(SamplingAttack):
+    """Settings of an attack that has the name of a defense's."""
+
+    def curve(self, model, suite, context, *, keep):
+        return iter(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(OfflineDefense):
+    """Settings."""
+
+    def harden(self, model, context):
+        return model
+'''
+ONLINE_GROUP, OFFLINE_GROUP = "holdfast.defenses.online", "holdfast.defenses.offline"
+numbers = itertools.count()
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """`install(rows, body, code)`: a package with a module of its own and rows `{group: {name: class}}`."""
+
+    def into(rows, *, body="", code=DEFENSE, package="wiz-pack"):
+        module = f"outside_rows_{next(numbers)}"
+        (tmp_path / f"{module}.py").write_text(code.replace("{body}", body))
+        about = tmp_path / f"{package.replace('-', '_')}-0.1.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
+        lines = [
+            f"[{group}]\n" + "".join(f"{n} = {module}:{c}\n" for n, c in row.items()) for group, row in rows.items()
+        ]
+        (about / "entry_points.txt").write_text("\n".join(lines))
+        monkeypatch.syspath_prepend(tmp_path)
+        tables.added.cache_clear()
+        assert Distribution.from_name(package).entry_points
+        return module
+
+    yield into
+    tables.added.cache_clear()
+    tables._loaded.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("PRESETS: ClassVar = ['strong']", r"PRESETS is \['strong'\]; it maps names to values"),
+        ("PRESETS: ClassVar = {'strong': 3}", r"PRESETS\['strong'\] is 3; it maps names to values"),
+        ("KNOBS: ClassVar = ['coef']", r"KNOBS is \['coef'\]; it maps names to values"),
+        ("EXAMPLE: ClassVar = None", "EXAMPLE is None; it maps names to values"),
+        ("COEFFICIENT: ClassVar = 3", "COEFFICIENT names 3, which is none of its settings"),
+        ("odd: 'Wizard' = 3", "cannot be used: NameError: name 'Wizard' is not defined"),
+        ("odd: OnlineDefense = None", "cannot be used: PydanticSchemaGenerationError: Unable to generate"),
+        ("needs = 'anwsers'", "`needs` is 'anwsers'; give one of None, answers, preferences, rewards"),
+        ("def needs(self): return None", "`needs` is <bound method"),
+        ("def replaces_loss(self): return False", "`replaces_loss` is <bound method"),
+        ("needs = property(lambda self: 1 / 0)", "cannot be used: ZeroDivisionError: division by zero"),
+        ("caution = 3", "`caution` is 3; give a line of text, or None"),
+        ("def __post_init__(self): raise RuntimeError('no GPU')", "cannot be used: RuntimeError: no GPU"),
+    ],
+)
+def test_a_row_that_breaks_the_contract_is_one_line_of_package_and_row(install, body, reason):
+    module = install({ONLINE_GROUP: {"mine": "Mine"}}, body=body)
+    with pytest.raises(HoldfastError) as error:
+        ONLINE.load("mine")
+    assert str(error.value).startswith(f"defense 'mine' ({module}:Mine, of the package wiz-pack): ")
+    error.match(reason)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise RuntimeError('no GPU\\nhere')", "raises RuntimeError when imported: no GPU here"),
+        ("wizard", "raises NameError when imported: name 'wizard' is not defined"),
+        ("def (:", "raises SyntaxError when imported: invalid syntax"),
+        ("raise SystemExit(3)", "raises SystemExit when imported: 3"),
+        ("import wizardry", "cannot be imported: No module named 'wizardry'"),
+    ],
+)
+def test_whatever_importing_a_row_raises_is_one_line_and_the_others_are_listed(install, capsys, code, reason):
+    module = install({ONLINE_GROUP: {"mine": "Mine"}, "holdfast.formats": {"rows": "SCHEMA"}}, code=code)
+    for table, name, kind in ((ONLINE, "mine", "defense"), (FORMATS, "rows", "format")):
+        with pytest.raises(HoldfastError) as error:
+            table.load(name)
+        assert str(error.value).startswith(f"{kind} {name!r} ({module}:")
+        assert f", of the package wiz-pack): {reason}" in str(error.value)
+    show_list(None)
+    listed = capsys.readouterr().out
+    assert "beavertails" in listed
+    assert reason in " ".join(listed.split())
+
+
+def test_two_packages_that_add_one_row_are_both_named_and_neither_is_taken(install):
+    install({ONLINE_GROUP: {"mine": "Mine"}})
+    install({ONLINE_GROUP: {"mine": "Mine"}}, package="witch-pack")
+    with pytest.raises(HoldfastError, match=r"^defense 'mine': the packages w\w+-pack, w\w+-pack each add one; uninst"):
+        ONLINE.load("mine")
+
+
+def test_a_built_in_defense_cannot_be_taken_over_from_the_table_of_the_other_kind(install):
+    install({OFFLINE_GROUP: {"refusal_loss": "Stage"}, ONLINE_GROUP: {"rmu": "Mine"}})
+    values = {"name": "g", "models": ["sandbox"], "defenses": [["rmu", "refusal_loss"]], "attacks": ["sft"]}
+    cell = cells(parse_grid(values, "test"))[0]
+    assert [stage.name for stage in cell.stages] == ["rmu"]
+    assert "alpha" in cell.constraints[0].settings
+
+
+def test_a_defense_of_both_kinds_by_one_name_is_refused(install):
+    install({OFFLINE_GROUP: {"mine": "Stage"}, ONLINE_GROUP: {"mine": "Mine"}})
+    values = {"name": "g", "models": ["sandbox"], "defenses": ["mine"], "attacks": ["sft"]}
+    with pytest.raises(
+        HoldfastError, match=r"^defense 'mine': is an offline and an online one, of the package wiz-pack;"
+    ):
+        cells(parse_grid(values, "test"))
+
+
+def test_a_built_in_class_cannot_be_taken_over_in_the_api(install):
+    install({"holdfast.attacks": {"mine": "RMU"}})
+    assert ATTACKS.load("mine").__name__ == "RMU"
+    assert api.RMU.__module__ == "holdfast.defenses.offline.rmu"
