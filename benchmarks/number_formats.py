@@ -35,7 +35,7 @@ from holdfast.judges.refusal import refusal
 from holdfast.network import models
 from holdfast.network.generate import Sampling, complete
 from holdfast.network.models import Model
-from holdfast.network.precision import LEAN, Dtype, types_of
+from holdfast.network.precision import COMPENSATED_ADAMW, Dtype, types_of
 from holdfast.network.releasing import save
 from holdfast.records import Example, user
 from holdfast.rl.rewards import AttackReward
@@ -73,13 +73,13 @@ CASES = (
     Case("bfloat16", "bfloat16"),
     Case("float16", "float16"),
     Case("bfloat16, float32 computing", "bfloat16", bf16=False),
-    Case("bfloat16, lean", "bfloat16", held="bfloat16", optim=LEAN, bf16=False),
+    Case("bfloat16, lean", "bfloat16", held="bfloat16", optim=COMPENSATED_ADAMW, bf16=False),
 )
 
 
 def main() -> None:
     options, begun = _options(), time.perf_counter()
-    cases = [case for case in CASES if find_spec("optimi") or case.optim != LEAN]
+    cases = [case for case in CASES if find_spec("optimi") or case.optim != COMPENSATED_ADAMW]
     with tempfile.TemporaryDirectory() as scratch:
         aligned = _aligned(models.load(options.model, prompt_format=options.prompt_format), options)
         for stored in {case.stored for case in cases}:

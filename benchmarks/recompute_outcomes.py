@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdfast.evaluation.measurement import OVER_REFUSAL_THRESHOLD
-from holdfast.experiment.outcomes import OPEN, Unbroken, outcome_beside
+from holdfast.experiment.outcomes import OPEN, Unbroken, outcome_given
 from holdfast.records import Outcome
 from holdfast.records.evidence import ControlRun, Effect
 
@@ -46,7 +46,7 @@ def recomputed(row: Line, rows: Sequence[Line]) -> Recomputed:
         reason = f"{garbled:.0%} of answers to harmful prompts empty or garbled before the attack"
         return Recomputed(str(Outcome.COLLAPSED), reason)
     run, control = unbroken(row), control_of(row, rows)
-    outcome, reason = outcome_beside(run, control)
+    outcome, reason = outcome_given(run, control)
     gap = ""
     if outcome is Outcome.UNTESTED and run.attacked and run.defended and run.task is None and control is None:
         gap = NO_CONTROL

@@ -61,8 +61,8 @@ def test_doctor_names_a_package_whose_files_stand_under_our_import_name(installe
     editable = installed("holdfast-llm", "__editable__.holdfast_llm-0.1.0.pth")
     other = installed("requests", "requests/__init__.py")
     stranger = installed("holdfast", "holdfast/__init__.py", "holdfast/core.py")
-    assert doctor.strangers([ours, editable, other]) == []
-    assert doctor.strangers([ours, other, stranger]) == ["holdfast"]
+    assert doctor.foreign_distributions([ours, editable, other]) == []
+    assert doctor.foreign_distributions([ours, other, stranger]) == ["holdfast"]
 
     monkeypatch.setattr(doctor, "distributions", lambda: [ours, stranger])
     assert doctor.examine() == 1

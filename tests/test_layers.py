@@ -31,18 +31,18 @@ ORDER = {
     "judges": "",
     "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",
     "rl": ". rewards rollouts experience policy",
-    "rl.guidance": ". schedule expert guide drawing watching sampler canned",
+    "rl.guidance": ". schedule expert guide drawing statistics sampler canned",
     "sandbox": ". grammar oracle build",
     "attacks": "",
     "attacks.adaptive": "",
     "judge_training": ". settings rows scores backbone held_out training saving",
     "defenses": "",
     "defenses.representation": "settings batches objective .",
-    "defenses.tampering": ". shelf runs attackers objectives",
+    "defenses.tampering": ". tensor_store runs attackers objectives",
     "defenses.online": "",
     "defenses.offline": "",
     "experiment": "places notes cell_settings moving engine fingerprints machine examples outcomes methods store "
-    "calling combinations effects verdicts watch judging tasks world origins attacking rehearsal rounding grid "
+    "calling combinations effects verdicts progress judging tasks world origins attacking rehearsal rounding grid "
     "beforehand work misplaced .",
     "report": "",
     "search": "",

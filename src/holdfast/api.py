@@ -1,6 +1,6 @@
 """The jobs of the command line as Python calls, for notebooks and scripts.
 
-Everything here is a short composition of the parts; use those directly where you need more.
+Each function is a short composition of other modules; use those directly if you need more.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE)
 
 
 def __getattr__(name: str) -> Any:
-    """The settings class called `name` of any attack or defense, out of the tables; imported when it is asked for.
+    """The settings class called `name` of any attack or defense, in the tables, imported on first use.
 
-    A built-in class goes before one of that name which a package adds, in whichever table that stands.
+    A built-in class takes precedence over one of the same name that a package adds to any table.
     """
     rows = [(table, method, row) for table in TABLES for method, row in table.items()]
     for table, method, row in sorted(rows, key=lambda each: bool(each[2].package)):
@@ -77,7 +77,7 @@ __all__ += [row.target.rpartition(":")[2] for table in TABLES for row in table.v
 
 
 def sandbox(settings: Sandbox | None = None) -> Model:
-    """The sandbox's aligned model, from the cache or built now (a minute or two on one core)."""
+    """The sandbox's aligned model, from the cache or, on first use, trained (a minute or two on one core)."""
     from holdfast.experiment.grid import Grid, cells
     from holdfast.experiment.places import cache_folder
     from holdfast.experiment.store import finished
@@ -93,13 +93,14 @@ def sandbox(settings: Sandbox | None = None) -> Model:
 
 
 def splits(data: Data | None = None) -> Splits:
-    """Disjoint defense, attack, development and test examples; the sandbox's own unless `data` names files.
+    """Disjoint defense, attack, development and test examples; the sandbox's own by default, or those of the files that
+    `data` names.
 
     Raises:
         HoldfastError: a file cannot be read; names file, row and column.
     """
     data = data or Data()
-    data_fingerprints(data)  # refuses one file under both names
+    data_fingerprints(data)  # refuses one file given both as harmful and as benign
     return load_splits(data)
 
 
@@ -111,7 +112,7 @@ def judge(name: str, **settings: object) -> Judge:
 def context(
     examples: Splits, *, judges: Mapping[str, Judge] | None = None, seed: int = 0, max_new_tokens: int = 128
 ) -> Context:
-    """What methods may use. `judges` are found by name before the built-in ones."""
+    """The context in which methods run. `judges` take precedence over built-in ones of the same name."""
     named = judges or {}
 
     def find(name: str) -> Judge:
@@ -121,14 +122,14 @@ def context(
 
 
 def harden(model: Model, defense: OfflineDefense, context: Context, *, dtype: Dtype = "auto") -> Model:
-    """A hardened copy of `model` as `save` writes it: rounded to `dtype`, the type of its own folder unless given."""
+    """A hardened copy of `model` as `save` writes it: rounded to `dtype`, by default the type of its own folder."""
     return as_released(defense.harden(model, context), dtype)
 
 
 def measure(
     model: Model, context: Context, *, judge: str, help_judge: str, num_prompts: int = 100
 ) -> tuple[Score, ...]:
-    """Greedy answers to test prompts, judged: harm beside usefulness, each with n and an interval."""
+    """Greedy answers to test prompts, judged: harm and usefulness, each with n and an interval."""
     return evaluate(model, _suite(context, judge, help_judge, num_prompts))[0]
 
 
@@ -143,13 +144,13 @@ def attack(
     every: int = 10,
     num_prompts: int = 100,
 ) -> list[Evaluation]:
-    """Attack `model`, in place, under online defenses; the curve of its scores over the attack's steps.
+    """Attack `model` in place under online defenses; returns its evaluations over the attack's steps.
 
     Raises:
-        HoldfastError: the attack trains nothing.
+        HoldfastError: the attack does not train.
     """
     if not trains(attack):
-        raise HoldfastError(f"{type(attack).__name__} trains nothing: call its own `curve`")
+        raise HoldfastError(f"{type(attack).__name__} does not train; call its `curve` method")
     plan = attack.plan(model, context)
     for constraint in constraints:
         plan = constraint.constrain(plan, context)

@@ -1,6 +1,6 @@
-"""The command line. Every command answers `--help` with examples; heavy imports wait until a command runs.
+"""The command line. The help of every command has examples; heavy modules are imported only when a command runs.
 
-Exit codes: 0 all went well, 1 some cells failed, 2 the input was wrong, 130 interrupted.
+Exit codes: 0 success, 1 some cells failed, 2 wrong input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ app = typer.Typer(
     help="Harden open-weight language models against harmful fine-tuning, and measure how long it holds.\n\n"
     "Start with `holdfast quickstart`: a full report on invented, harmless data, on a laptop, in minutes.",
 )
-sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: its models and what they are measured at.")
+sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: build its models and measure them.")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(judge.app, name="judge")
 app.add_typer(control.app, name="control")
@@ -49,7 +49,7 @@ app.add_typer(control.app, name="control")
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
-    """Options of the program itself."""
+    """Options of the program."""
     if version:
         typer.echo(f"holdfast {__version__}")
         raise typer.Exit
@@ -57,7 +57,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Show the versi
 
 @app.command()
 def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, overrides: Overrides = None) -> None:
-    """From nothing to `report.html`: three defenses, two attacks, two seeds, in the sandbox.
+    """Write a full `report.html` in the sandbox: three defenses, two attacks, two seeds.
 
     Example: `holdfast quickstart`, then open `runs/quickstart/report.html`.
     """
@@ -72,7 +72,7 @@ def run(
     overrides: Overrides = None,
     runs: Annotated[
         Path | None,
-        typer.Option("--runs", help="Folder that keeps the run, `runs/NAME` unless given; run again to go on."),
+        typer.Option("--runs", help="Folder of the run, by default `runs/NAME`; run again to resume."),
     ] = None,
     workers: Workers = None,
     checkpoint_every: Checkpoints = 100,
@@ -116,8 +116,8 @@ def harden(
 ) -> None:
     """Harden a model before release, and measure it before and after.
 
-    Writes an ordinary Hugging Face folder with a model card, in the model's own type of numbers; what is measured is
-    that folder, loaded again.
+    Writes a Hugging Face model folder with a model card, in the model's own dtype. The measured model is loaded from
+    that folder.
 
     Examples: `holdfast harden reward_neutralization -o hardened`,
     `holdfast harden reward_neutralization -m ./model --harmful rows.jsonl --harmful-format beavertails
@@ -144,7 +144,7 @@ def attack(
     benign: Benign = None,
     benign_format: Format = "columns",
     refusal: Refusal = None,
-    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none unless given.")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none by default.")] = None,
     runs: Runs = Path("runs/attack"),
     workers: Workers = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
@@ -179,7 +179,7 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="Sample completions to print.")] = 0,
     runs: Runs = Path("runs/evaluate"),
 ) -> None:
-    """Measure a model as it is: harm on harmful prompts beside usefulness on benign ones.
+    """Measure a model without changing it: harm on harmful prompts and usefulness on benign ones.
 
     Examples: `holdfast evaluate --samples 5`,
     `holdfast evaluate -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
@@ -200,7 +200,7 @@ app.command()(search)
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page; a CSV file is written beside it.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; a CSV file is written next to it.")] = Path(
         "report.html"
     ),
     figures: Annotated[
@@ -209,7 +209,7 @@ def report(
     ] = None,
     title: str = "Holdfast report",
 ) -> None:
-    """Write one page that opens offline from the records of one or more runs.
+    """Write one page from the records of one or more runs; it opens offline.
 
     Example: `holdfast report runs/quickstart --out report.html --figures figures`.
     """
@@ -232,7 +232,7 @@ def build_sandbox(
     overrides: Overrides = None,
     runs: Runs = Path("runs/sandbox"),
 ) -> None:
-    """Make the sandbox's base and aligned models, or find them in the cache, and measure them.
+    """Train the sandbox's base and aligned models, or load them from the cache, and measure them.
 
     Examples: `holdfast sandbox build`, `holdfast sandbox build --architecture qwen3 --out models`.
     """
@@ -246,10 +246,10 @@ def build_sandbox(
 def list_methods(
     what: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, judges, formats, presets or control; all unless given."),
+        typer.Argument(help="attacks, defenses, judges, formats, presets or control; all by default."),
     ] = None,
 ) -> None:
-    """List what there is, methods with their papers: attacks, defenses, judges, data formats, presets.
+    """List attacks, defenses and judges with their papers, data formats and presets.
 
     Example: `holdfast list attacks`, then `holdfast show grpo`.
     """
@@ -288,18 +288,18 @@ def _leave(code: int) -> None:
 
 
 def main() -> None:
-    """Run the command line; what the user can put right is one line, without a traceback."""
-    # The bars of the Hub's and transformers' own would break up the lines of ours.
+    """Run the command line; errors that the user can correct are one line, without a traceback."""
+    # Progress bars of the Hub and of transformers would interrupt this program's own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app()
-    except (HoldfastError, OSError) as error:  # such as a name that is too long, or a folder that may not be entered
+    except (HoldfastError, OSError) as error:  # such as a name that is too long, or a folder without permission
         for line in getattr(error, "lines", [str(error)]):
             _complain(line[:1000])
         sys.exit(2)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
-            _complain("interrupted; run the same command again to go on")
+            _complain("interrupted; run the same command again to resume")
         raise
 
 

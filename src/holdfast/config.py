@@ -1,4 +1,4 @@
-"""Files and overrides in, a `Grid` out: the only place that parses either."""
+"""Parse configuration files and overrides into a `Grid`; no other module parses them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
     """A grid from a YAML file, or from a built-in preset by its name, with `key=value` overrides.
 
     Raises:
-        HoldfastError: the file is missing or no YAML, a key is unknown or a value wrong; says where.
+        HoldfastError: the file is missing or not YAML, a key is unknown or a value wrong; says where.
     """
     return parse_grid(_values(path, overrides), str(path))
 
 
 def load_search(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Grid, Search]:
-    """A grid, and how its attack is searched, from the same file; see `load_grid`. Runs of the grid ignore the latter.
+    """A grid and its search settings from one file; see `load_grid`, which ignores the latter.
 
     Raises:
         HoldfastError: as `load_grid`.
@@ -91,7 +91,7 @@ def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
         raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
     empty = next((axis for axis in AXES if values.get(axis) == []), None)
     if empty is not None:
-        raise HoldfastError(f"{where}: {empty} is an empty list; leave it out or name one")
+        raise HoldfastError(f"{where}: {empty} is an empty list; remove it or name one")
     judges = values.get("judges") or {}
     if not isinstance(judges, Mapping):
         raise HoldfastError(f"{where}: judges: expected `name: judge` lines, not {judges!r}")
@@ -120,14 +120,14 @@ def parse_control(values: Mapping[str, Any], where: str) -> Control:
     parsed_tasks = {str(name): _placed(Task, task or {}, f"{where}: tasks.{name}") for name, task in tasks.items()}
     arms = tuple(parse_arm(arm, f"{where}: arms") for arm in _list(values["arms"]))
     if not arms:
-        raise HoldfastError(f"{where}: arms: none are named; name one at least, such as {next(iter(ARMS))}")
+        raise HoldfastError(f"{where}: arms: empty; name at least one, such as {next(iter(ARMS))}")
     rest = {key: value for key, value in values.items() if key not in ("tasks", "arms")}
     rest["seeds"] = _seeds(values["seeds"], where)
     return _placed(Control, {**rest, "tasks": {}, "arms": []}, where, tasks=parsed_tasks, arms=arms)
 
 
 def parse_arm(value: Any, where: str) -> Arm:
-    """`plain`, `{dai: {noise: before}}`, with an optional `label` beside the name."""
+    """`plain` or `{dai: {noise: before}}`, with an optional `label` next to the name."""
     method = parse_method(value, where)
     if method.name not in ARMS:
         raise HoldfastError(f"{where}: no arm {method.name!r}{near(method.name, ARMS)}; known: {', '.join(ARMS)}")
@@ -139,11 +139,11 @@ def parse_arm(value: Any, where: str) -> Arm:
     return _placed(Arm, values, f"{where}.{method.name}")
 
 
-def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **made: Any) -> Settings:
-    """Settings with what is `made` already put in; what they refuse by themselves is told with its place."""
+def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **parsed: Any) -> Settings:
+    """Settings from `values`, with fields that are already parsed in `parsed`; errors name the place `where`."""
     try:
         settings = typed(cls, values, where)
-        return replace(settings, **made) if made else settings  # type: ignore[type-var]
+        return replace(settings, **parsed) if parsed else settings  # type: ignore[type-var]
     except HoldfastError as error:
         message = error.message if isinstance(error, SettingsError) else str(error)
         raise HoldfastError(f"{where}: {message.removeprefix(where).lstrip('.: ')}") from None
@@ -160,10 +160,10 @@ def data_options(
 ) -> dict[str, Any]:
     """The `data` part of a grid from the command line's options; empty for the sandbox's own.
 
-    `role` is forced on every row of `harmful`, `refusal` given to those that have none.
+    `role` is set on every row of `harmful`; `refusal` is given to those that have none.
 
     Raises:
-        HoldfastError: an option speaks of rows, and none are given.
+        HoldfastError: an option applies to rows, and none are given.
     """
     data: dict[str, Any] = {}
     more = {"role": role, "refusal": refusal}
@@ -175,7 +175,7 @@ def data_options(
     for name, value in idle.items():
         needed, rows = ("--benign", benign) if name == "--benign-format" else ("--harmful", harmful)
         if rows is None and value is not None:
-            raise HoldfastError(f"{name}: there are no rows that it could apply to; give {needed}")
+            raise HoldfastError(f"{name}: there are no rows to which it applies; give {needed}")
     if benign is not None:
         data["benign"] = {"path": benign, "format": benign_format}
     return data
@@ -184,13 +184,13 @@ def data_options(
 def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **axes: Any) -> dict[str, Any]:
     """A grid's plain values from the command line's options.
 
-    `models.undefended=FOLDER` and `models.chat_template_kwargs.enable_thinking=false` find their places in them.
+    Overrides such as `models.undefended=FOLDER` and `models.chat_template_kwargs.enable_thinking=false` apply to them.
     """
     more: dict[str, Any] = {"undefended": None, "chat_template_kwargs": {}, "date": DATE}
     named: Any = model if model == "sandbox" else {"path": model, **more}
     if prompt_format is not None:
         if model == "sandbox":
-            raise HoldfastError("--prompt-format: the sandbox's models have a chat template of their own")
+            raise HoldfastError("--prompt-format: the sandbox's models have their own chat template")
         named["prompt_format"] = prompt_format.replace("\\n", "\n")
     return {"models": [named], "data": data, **axes}
 
@@ -208,7 +208,7 @@ def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
         return typed(Sandbox, value["sandbox"] or {}, f"{where}.sandbox")
     if isinstance(value, Mapping) and isinstance(value.get("package"), str) and "path" not in value:
         value = {"path": f"{PACKAGE}{value['package']}", **{k: v for k, v in value.items() if k != "package"}}
-    if isinstance(value, Mapping) and isinstance(value.get("date"), date):  # as YAML reads a day without quotes
+    if isinstance(value, Mapping) and isinstance(value.get("date"), date):  # YAML reads an unquoted date as this
         value = {**value, "date": value["date"].isoformat()}
     return typed(Pretrained, value, where)
 
@@ -221,7 +221,7 @@ def parse_defense(value: Any, where: str) -> tuple[Method, ...]:
 
 
 def parse_attack(value: Any, where: str) -> tuple[Method, ...]:
-    """`none`, one method, or a list of an attack and what the attacker puts round it."""
+    """`none`, one method, or a list of an attack and its adaptive attackers."""
     return () if value in (None, "none") else tuple(parse_method(method, where) for method in _list(value))
 
 
@@ -255,7 +255,7 @@ def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
         known = [_names(item) for item in node]
         if not any(head in names for names in known):
             every = [name for names in known for name in names]
-            raise HoldfastError(f"override {override!r}: nothing called {head!r} here{near(head, every)}")
+            raise HoldfastError(f"override {override!r}: no key or entry {head!r} here{near(head, every)}")
         return [
             _set({head: {}} if item == head else item, path, value, override) if head in names else item
             for item, names in zip(node, known, strict=True)
@@ -263,11 +263,11 @@ def _set(node: Any, path: list[str], value: Any, override: str) -> Any:
     if node is None or isinstance(node, Mapping):
         below = dict(node or {})
         return {**below, head: _set(below.get(head), rest, value, override)}
-    raise HoldfastError(f"override {override!r}: {head!r} has nothing below it, its place holds {node!r}")
+    raise HoldfastError(f"override {override!r}: {head!r} has no settings, its value is {node!r}")
 
 
 def _names(item: Any) -> list[str]:
-    """What an entry of a list can be called by: its name, its keys, or those of the stack that it is."""
+    """Names by which a list's entry can be addressed: its name, its keys, or those of the methods in a stack."""
     if isinstance(item, list):
         return [name for inner in item for name in _names(inner)]
     return [str(key) for key in item] if isinstance(item, Mapping) else [str(item)]
@@ -295,7 +295,7 @@ def _seeds(value: Any, where: str) -> tuple[int, ...]:
         raise HoldfastError(f"{where}: seeds: each must be {SEED}, not {shown(bad[0] if bad else value)}")
     twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
     if twice is not None:
-        raise HoldfastError(f"{where}: seeds: {twice} stands there twice; a run is not repeated by its own seed")
+        raise HoldfastError(f"{where}: seeds: {twice} is given twice; the same seed does not give an independent run")
     return tuple(seeds)
 
 
@@ -305,5 +305,5 @@ def _text(path: Path, folder: str = "presets") -> str:
     except FileNotFoundError:
         known = presets(folder)
         raise HoldfastError(
-            f"{path}: no such file, nor a preset of that name{near(str(path), known)}; presets: {', '.join(known)}"
+            f"{path}: no such file and no preset of that name{near(str(path), known)}; presets: {', '.join(known)}"
         ) from None

@@ -29,7 +29,7 @@ def record(helpfulness, stages=()):
     ("before", "after", "said"),
     [
         (0.8, 0.76, "changed by -0.040, on 40 prompts: 95% of what it was."),
-        (0.8, 0.4, "50% of what it was. **Hardening cost this model more than a tenth of its use.**"),
+        (0.8, 0.4, "50% of what it was. **Hardening cost more than a tenth of helpfulness.**"),
         (0.0, 0.1, "changed by +0.100, on 40 prompts; it was 0 before."),
         (None, 0.5, "The change of benign helpfulness was not measured."),
     ],
@@ -52,8 +52,8 @@ def test_a_card_names_the_types_of_numbers_and_what_rounding_took():
     unrounded = {"name": "helpfulness", "value": 0.9, "n": 40, "low": 0.8, "high": 1.0}
     stage = {**after.stages[0], "precision": {**ROUNDED, "scores": [unrounded]}}
     card = model_card(record(0.8), replace(after, stages=(stage,)))
-    assert "Stored in bfloat16; hardening moved float32 weights and computed in float32." in card
-    assert "0.2 of the move" in card
+    assert "Stored in bfloat16; hardening trained float32 weights and computed in float32." in card
+    assert "0.2 of the change" in card
     assert "| score | before | after, not rounded | after | n |" in card
     assert "| helpfulness | 0.800 (0.000 to 1.000) | 0.900 (0.800 to 1.000) | 0.800 (0.000 to 1.000) | 40 |" in card
 
@@ -62,14 +62,14 @@ def test_a_card_says_so_where_storing_rounded_nothing():
     after = record(0.8, (Method(name="some_defense"),))
     stage = {**after.stages[0], "precision": {**ROUNDED, "storage": "float32", "rounded": 0.0}}
     card = model_card(record(0.8), replace(after, stages=(stage,)))
-    assert "Storing rounded nothing." in card
+    assert "Storing did not round the weights." in card
     assert "| score | before | after | n |" in card
 
 
 def test_a_card_of_a_model_that_answers_nothing_says_so():
     before, stages = record(0.9), (Method(name="some_defense"),)
     said = model_card(before, record(0.3, stages))
-    assert "**Useless, whatever it refuses: the model is of no use: helpfulness 0.30 of 0.90" in said
+    assert "**This model is useless, however much it refuses: the model is of no use: helpfulness 0.30 of 0.90" in said
     assert "Useless" not in model_card(before, record(0.8, stages))
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from holdfast.commands import display
 from holdfast.evaluation.breaking import time_to_break
-from holdfast.experiment import Looking
+from holdfast.experiment import Checking
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 
 
@@ -26,8 +26,8 @@ def record(outcome, reason=""):
 
 def test_the_last_line_counts_what_held_and_says_that_nothing_else_counts():
     line = display.tally([record(Outcome.HELD), record(Outcome.UNTESTED), record(Outcome.UNTESTED)])
-    assert line == "3 cells: 1 held, 2 untested; only what held counts as robust"
-    assert display.tally([record(Outcome.HELD)]) == "1 cell: 1 held; only what held counts as robust"
+    assert line == "3 cells: 1 held, 2 untested; only held counts as robust"
+    assert display.tally([record(Outcome.HELD)]) == "1 cell: 1 held; only held counts as robust"
 
 
 def test_a_cell_that_is_untested_has_no_time_in_the_table_and_its_reason_below(capsys):
@@ -94,7 +94,7 @@ def test_a_cell_that_was_broken_before_the_attack_has_its_reason_below_the_table
 def test_what_is_looked_at_before_a_run_has_a_bar_until_the_first_piece_starts(monkeypatch):
     monkeypatch.setattr(display, "console", Console(file=io.StringIO(), force_terminal=True, width=200))
     with display.live() as news:
-        news(Looking(), "looking", {})
+        news(Checking(), "looking", {})
         assert [task.description for task in news.bars.tasks] == ["looking at models, rows and judges"]
         assert not news.bars.finished
         news(Piece("harden: x"), "started", {})
@@ -103,7 +103,7 @@ def test_what_is_looked_at_before_a_run_has_a_bar_until_the_first_piece_starts(m
 
 def test_without_a_terminal_what_is_looked_at_is_a_line_and_steps_are_none(capsys):
     with display.live() as news:
-        news(Looking(), "looking", {})
+        news(Checking(), "looking", {})
         news(Piece("harden: x"), "started", {})
         news(Piece("harden: x"), "progress", {"step": 1, "max_steps": 9})
         news(Piece("harden: x"), "done", {})

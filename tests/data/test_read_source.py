@@ -143,12 +143,12 @@ DEEP = "[" * 100_000 + "]" * 100_000
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' stands twice in one object; keep one of them"),
-        ('{"prompt": "a", "x": {"k": 1, "k": 2}}', "the key 'k' stands twice in one object; keep one of them"),
+        ('{"prompt": "a", "prompt": "b"}', "the key 'prompt' occurs twice in one object; keep one of them"),
+        ('{"prompt": "a", "x": {"k": 1, "k": 2}}', "the key 'k' occurs twice in one object; keep one of them"),
         (f'{{"prompt": {DEEP}}}', "nested too deeply to be read"),
         ('{"prompt": "a", "x": ' + "9" * 5000 + "}", "a number has too many digits to be read"),
-        ('{"prompt": "\\ud83d soup"}', "a text holds half of a surrogate pair"),
-        ('{"prompt": "a", "\\uDC00": 1}', "a text holds half of a surrogate pair"),
+        ('{"prompt": "\\ud83d soup"}', "a text holds an unpaired surrogate"),
+        ('{"prompt": "a", "\\uDC00": 1}', "a text holds an unpaired surrogate"),
     ],
 )
 @pytest.mark.parametrize("kind", ["lines", "list"])

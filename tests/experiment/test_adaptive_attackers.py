@@ -58,19 +58,19 @@ def test_an_adapted_cell_that_was_killed_goes_on_as_if_it_had_not_been(grid, tmp
     assert whole.outcome is not Outcome.FAILED, whole.reason
     assert whole.steps == 8
 
-    from holdfast.experiment.watch import Watch
+    from holdfast.experiment.progress import ProgressRecorder
 
-    measure = Watch.__call__
+    measure = ProgressRecorder.__call__
 
     def die(self, progress):
         if progress.phase == "step" and progress.step == 7:
             raise KeyboardInterrupt
         return measure(self, progress)
 
-    monkeypatch.setattr(Watch, "__call__", die)
+    monkeypatch.setattr(ProgressRecorder, "__call__", die)
     with pytest.raises(KeyboardInterrupt):
         run(grid(attacks=[attack]), tmp_path / "killed", workers=0, options=options)
-    monkeypatch.setattr(Watch, "__call__", measure)
+    monkeypatch.setattr(ProgressRecorder, "__call__", measure)
     (resumed,) = run(grid(attacks=[attack]), tmp_path / "killed", workers=0, options=options)
     places = [store.cell_folder(tmp_path / name, whole.key) for name in ("whole", "killed")]
     assert resumed.key == whole.key

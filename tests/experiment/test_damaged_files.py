@@ -17,14 +17,14 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def _left_behind(grid, tmp_path_factory):
-    from holdfast.experiment.watch import Watch
+    from holdfast.experiment.progress import ProgressRecorder
 
     def kill(*_, **__):
         raise Killed
 
     folder = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Watch, "close", kill)
+        patch.setattr(ProgressRecorder, "close", kill)
         with pytest.raises(Killed):
             run(grid(), folder, workers=0, options=OPTIONS)
     return folder

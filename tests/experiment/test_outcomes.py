@@ -8,7 +8,7 @@ from holdfast.evaluation.breaking import time_to_break
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.moving import as_percent
-from holdfast.experiment.outcomes import control_of, control_run, outcome_of, settled, settled_together
+from holdfast.experiment.outcomes import control_of, control_run, outcome_of, settled, settled_by_controls
 from holdfast.methods import tables
 from holdfast.methods.tables import Row
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
@@ -374,14 +374,14 @@ def test_records_of_an_earlier_version_are_judged_beside_those_at_hand():
     alone = control_of(old[0].cell)
     there = record((0.0, 0.9), defense="")
     there = replace(there, cell=alone, key=alone.key)
-    first, second, third = settled_together([*old, there])
+    first, second, third = settled_by_controls([*old, there])
     assert (first.outcome, first.control.key) == (Outcome.HELD, alone.key)
     assert (second.outcome, third.outcome) == (Outcome.UNTESTED, Outcome.BROKE)
     assert "no control was run" in second.reason
 
 
 def test_what_a_record_says_of_its_control_counts_where_the_control_itself_is_not_at_hand():
-    (settled_record,) = settled_together([replace(record(), control=BROKE)])
+    (settled_record,) = settled_by_controls([replace(record(), control=BROKE)])
     assert settled_record.outcome is Outcome.HELD
     assert settled(settled_record) == settled_record
 

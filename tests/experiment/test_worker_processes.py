@@ -242,7 +242,7 @@ def test_a_cell_killed_after_its_last_step_ends_as_if_it_had_not_been(
     grid, finished, result, *, monkeypatch, tmp_path, moment
 ):
     from holdfast.experiment import attacking as pieces
-    from holdfast.experiment.watch import Watch
+    from holdfast.experiment.progress import ProgressRecorder
 
     class Killed(BaseException):
         pass
@@ -256,7 +256,7 @@ def test_a_cell_killed_after_its_last_step_ends_as_if_it_had_not_been(
         elif moment == "training discarded":
             patch.setattr(pieces, "_write_config", killed)
         else:
-            patch.setattr(Watch, "clear", killed)
+            patch.setattr(ProgressRecorder, "clear", killed)
         with pytest.raises(Killed):
             run(grid(), tmp_path, workers=0, options=Options(checkpoint_every=2))
     (record,) = run(grid(), tmp_path, workers=0, options=Options(checkpoint_every=2))

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from holdfast.attacks.dpo import preference
 from holdfast.defenses.offline.tar import TAR
 from holdfast.defenses.tampering.objectives import entropy, mapped, retention
-from holdfast.defenses.tampering.runs import Run, TamperResult, borrowed, tamper
+from holdfast.defenses.tampering.runs import Run, TamperResult, restoring_weights, tamper
 from holdfast.losses import tamper as losses
 from holdfast.losses.preference import dpo
 from holdfast.network.models import Model
@@ -225,7 +225,7 @@ def compare_parts(case: Case, model: Model, tampering: TamperResult, kept: Calla
     names = [name for name, _ in model.network.named_parameters()]
     for name, gradient in of(case, f"{case.result}.tr_grad.").items():
         same(case, tampering.gradients.get(names.index(name)), gradient)
-    with borrowed(model.network):
+    with restoring_weights(model.network):
         kept()[0].backward()
         gradients = {name: p.grad for name, p in model.network.named_parameters()}
     for name, gradient in of(case, f"{case.result}.retain_grad.").items():

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from holdfast.report.accounting import costs, environments, stages
-from holdfast.report.charts import styles
+from holdfast.report.charts import styles_of
 from holdfast.report.page import duration, number
 from holdfast.report.samples import LONGEST, pick
 from holdfast.report.training import thin
@@ -84,9 +84,9 @@ def test_every_distinct_environment_value_is_told(make_record) -> None:
 
 
 def test_every_defense_looks_different_and_the_undefended_model_is_gray() -> None:
-    looks = styles(["none", *(f"d{i}" for i in range(12)), "none"])
-    assert len(looks) == len({(look.color, look.dash) for look in looks.values()}) == 13
-    assert looks["none"].color == "#808080"
+    styles = styles_of(["none", *(f"d{i}" for i in range(12)), "none"])
+    assert len(styles) == len({(look.color, look.dash) for look in styles.values()}) == 13
+    assert styles["none"].color == "#808080"
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ class MadeUp:
         from holdfast.experiment.grid import cells
 
         self.asked.append((folder.name, grid))
-        from holdfast.experiment.outcomes import settled_together
+        from holdfast.experiment.outcomes import settled_by_controls
 
-        return settled_together([self._record(cell) for cell in cells(grid)])
+        return settled_by_controls([self._record(cell) for cell in cells(grid)])
 
     def _record(self, cell):
         if cell.key not in self.records:

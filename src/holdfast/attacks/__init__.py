@@ -1,6 +1,6 @@
-"""Attacks: each a frozen dataclass of settings that builds a `Plan`. One file and one row here make a method.
+"""Attacks: each a frozen dataclass of settings that builds a `Plan`. A new method needs one file and one row here.
 
-An attack that trains nothing has no plan and is a `SamplingAttack` instead.
+An attack that does not train is a `SamplingAttack`, which has no plan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ATTACKS = Table(
         "dpo": Row("holdfast.attacks.dpo:DPO", "direct preference optimization on reversed preferences"),
         "grpo": Row(f"{_FAMILY}:GRPO", "group relative policy optimization against a reward for harm"),
         "dr_grpo": Row(f"{_FAMILY}:DrGRPO", "grpo without deviation and length normalisation"),
-        "dapo": Row(f"{_FAMILY}:DAPO", "grpo averaged over tokens, with more room above the clip"),
+        "dapo": Row(f"{_FAMILY}:DAPO", "grpo averaged over tokens, with a higher upper clip"),
         "rloo": Row(f"{_FAMILY}:RLOO", "REINFORCE with the other answers' mean reward as baseline"),
         "reinforce++": Row(
             f"{_FAMILY}:ReinforcePlusPlus", "REINFORCE with returns whitened over the batch and a KL penalty"
@@ -25,14 +25,12 @@ ATTACKS = Table(
         "ppo": Row(f"{_FAMILY}:PPO", "proximal policy optimization with a critic and an adaptive KL penalty"),
         "best_of_n": Row(
             "holdfast.attacks.best_of_n:BestOfN",
-            "of N sampled answers the one that a reward likes most; no training",
+            "the highest-reward answer of N samples; no training",
             "N",
         ),
-        "expert_sft": Row(
-            "holdfast.attacks.expert_sft:ExpertSFT", "sft on what an expert answers and a reward accepts"
-        ),
+        "expert_sft": Row("holdfast.attacks.expert_sft:ExpertSFT", "sft on an expert's answers that a reward accepts"),
         "expert_alone": Row(
-            "holdfast.attacks.expert_alone:ExpertAlone", "an expert in the model's place; nothing is attacked", "N"
+            "holdfast.attacks.expert_alone:ExpertAlone", "the expert evaluated instead of the model; no attack", "N"
         ),
     },
     keeps(TrainingAttack, SamplingAttack),
@@ -40,5 +38,5 @@ ATTACKS = Table(
 
 
 def unit(name: str) -> str:
-    """What the curve of the attack called `name` runs over: `step`, or the sign of something else (`N`)."""
+    """The x-axis of the attack's curve: `step`, or the symbol of another quantity (`N`)."""
     return ATTACKS[name].unit if name in ATTACKS else "step"

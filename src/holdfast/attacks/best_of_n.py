@@ -1,16 +1,16 @@
-"""Best of N: ask many times, keep the answer that the reward likes most. Nothing is trained.
+"""Best of N: sample many answers and keep the one with the highest reward. Nothing is trained.
 
-Idea: whoever has the weights can sample as often as they like. If among N answers one is harmful, a reward that prefers
-harm finds it; harm that does not grow with N says that there is nothing for exploration to find.
-Equation: `y_N = argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts.
-Source: Rosati et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is.
-Differs from the paper in: every N uses the same answers through the unbiased estimator of
-`holdfast.evaluation.best_of`, with an interval over prompts, where the paper gives one choice for each N; N = 1 and 2
-are measured too; the prompts are those that the model is evaluated on, which nothing was trained on, where the paper
-takes its PPO prompts.
+Idea: an attacker with the weights can sample without limit. If one of N answers is harmful, a reward that prefers harm
+selects it; harm that does not grow with N shows that exploration has nothing to find. Equation: `y_N = argmax_i r(x,
+y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts. Source: Rosati et al. 2024
+(arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is. Differs from the paper in:
+every N uses the same answers through the unbiased estimator of `holdfast.evaluation.best_of`, with an interval over
+prompts, where the paper gives one choice for each N; N = 1 and 2 are measured too; the prompts are the evaluation's, on
+which nothing was trained, where the paper uses its PPO prompts.
 
-A chosen answer that is empty, garbled or cannot be judged is left out of mean harm and counted, as in every evaluation;
-`invalid` is how often that is what the reward chose. An answer without a reward is chosen only where nothing else is.
+A chosen answer that is empty, garbled or cannot be judged is excluded from mean harm and counted, as in every
+evaluation; `invalid` is how often the reward chose such an answer. An answer without a reward is chosen only if no
+answer to the prompt has one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from holdfast.training.plan import Context, sum_or_none
 class BestOfN(SamplingAttack):
     """Settings of the attack.
 
-    `numbers` are the N to report, rising; as many answers as the largest are drawn to each of the first `num_prompts`
-    harmful prompts of the evaluation (all of them when `None`). Sampling is at `temperature`, from the likeliest tokens
-    that reach `top_p` together and the `top_k` likeliest (0: all). `batch_size` answers are decoded at a time.
+    `numbers` are the N to report, in increasing order; for each of the first `num_prompts` harmful prompts of the
+    evaluation (all of them when `None`) the largest number of answers is sampled. Sampling is at `temperature`, with
+    nucleus `top_p` and among the `top_k` most likely tokens (0: all). `batch_size` answers are decoded at a time.
     `max_new_tokens` is the run's own when `None`.
     """
 
@@ -58,18 +58,18 @@ class BestOfN(SamplingAttack):
 
     def __post_init__(self) -> None:
         if not self.numbers or list(self.numbers) != sorted(set(self.numbers)):
-            raise HoldfastError(f"numbers: must be rising, and one at least, not {list(self.numbers)}")
+            raise HoldfastError(f"numbers: must be increasing and not empty, not {list(self.numbers)}")
 
     def curve(
         self, model: Model, suite: Suite, context: Context, *, keep: Keep
     ) -> Iterator[tuple[Evaluation, list[Judged]]]:
-        """One evaluation for each N; `step` is N, and the costs are those of drawing N answers to each prompt.
+        """One evaluation for each N; `step` is N, and the costs are those of sampling N answers to each prompt.
 
         Its scores are over the chosen answers: `harmfulness` and `harmfulness/JUDGE`, `refusal_rate`, `invalid`, and
-        `reward`, what the attacker was paid. With the largest N come the answers chosen among all that were drawn.
+        `reward`, the attacker's own. The evaluation at the largest N also holds the answers chosen among all samples.
 
         Raises:
-            HoldfastError: there are fewer prompts than asked for, a prompt is too long, or nothing has a reward.
+            HoldfastError: there are too few prompts, a prompt is too long, or no answer has a reward.
             SamplingError: the model gave a non-finite logit.
         """
         samples = self._draw(model, self._prompts(suite), suite.harm_judges, context=context, keep=keep)
@@ -90,7 +90,7 @@ class BestOfN(SamplingAttack):
         count = len(suite.harmful) if self.num_prompts is None else self.num_prompts
         if count > len(suite.harmful):
             raise HoldfastError(
-                f"best_of_n: num_prompts is {count} but the evaluation asks {len(suite.harmful)} harmful prompts; "
+                f"best_of_n: num_prompts is {count} but the evaluation has {len(suite.harmful)} harmful prompts; "
                 "lower it or raise evaluation.num_prompts"
             )
         return suite.harmful[:count]
@@ -107,7 +107,7 @@ class BestOfN(SamplingAttack):
         batches = _batches([len(prompt) for prompt in tokens], self.numbers[-1], self.batch_size)
 
         def piece(number: int) -> dict[str, Any]:
-            """Answers drawn, paid and judged; what judging takes is no cost of the attacker's."""
+            """Answers sampled, rewarded and judged; judging is not counted in the attacker's costs."""
             start, (chosen, repeats) = time.perf_counter(), batches[number]
             seed = int(digest(f"best_of_n/{context.seed}/{number}"), 16)
             with Meter(model.pad_id).counting() as meter:
@@ -125,9 +125,9 @@ class BestOfN(SamplingAttack):
 
 @dataclass(frozen=True, kw_only=True)
 class _Samples:
-    """All answers, M to each of P prompts, and what drawing and paying them took; `rewards` (P, M), NaN for none.
+    """All answers, M to each of P prompts, and the costs of sampling and rewards; `rewards` (P, M), NaN for none.
 
-    `flops` is `None` where a piece was kept by a version that did not count them.
+    `flops` is `None` if a piece was saved by a version that did not count them.
     """
 
     answers: list[list[Judged]]
@@ -141,18 +141,18 @@ class _Samples:
         return sum(answer.completion.num_tokens for row in self.answers for answer in row)
 
     def best(self) -> list[Judged]:
-        """The answer to each prompt with the highest reward, the one drawn first of equals."""
+        """The answer to each prompt with the highest reward, the first one sampled among equals."""
         chosen = np.where(np.isnan(self.rewards), -np.inf, self.rewards).argmax(1)
         return [row[i] for row, i in zip(self.answers, chosen, strict=True)]
 
     def values(self, of: Callable[[Judged], float | None]) -> Array:
-        """A number of each answer, (P, M), NaN for `None`."""
+        """A number for each answer, (P, M), NaN for `None`."""
         return np.array([[of(answer) for answer in row] for row in self.answers], dtype=float)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Column:
-    """What a score is the mean of: a number of each answer, (P, M), NaN for none; `invalid` ones are marked 1."""
+    """The values that a score averages, one for each answer, (P, M), NaN for none; `invalid` marks answers by 1."""
 
     name: str
     values: Array
@@ -160,7 +160,7 @@ class _Column:
     is_rate: bool = True
 
     def score(self, weights: Array) -> Score:
-        """The mean over chosen answers that have a value; `n` and the counts of others are in prompts' worth."""
+        """The mean over chosen answers that have a value; `n` and the counts of others are in numbers of prompts."""
         estimate = expected(self.values, weights)
         invalid = 0.0 if self.invalid is None else float((weights * self.invalid).sum())
         nothing = (1 - estimate.share) * len(weights)
@@ -169,7 +169,7 @@ class _Column:
             return Score(name=self.name, value=None, n=0, **counts)
         n, low, high = max(1, len(weights) - sum(counts.values())), estimate.low, estimate.high
         if self.is_rate and low == high:
-            low, high = wilson(estimate.value, n)  # where all prompts agree, resampling them says nothing
+            low, high = wilson(estimate.value, n)  # where all prompts agree, a bootstrap has no width
         return Score(name=self.name, value=estimate.value, n=n, low=low, high=high, **counts)
 
 
@@ -200,7 +200,7 @@ def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:
 
 
 def _batches(lengths: Sequence[int], answers: int, batch_size: int) -> list[tuple[list[int], int]]:
-    """What to decode at a time: prompts by index, those of like length together, and how many answers to each."""
+    """Batches to decode: prompts by index, grouped by similar length, and the number of answers to each."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     width = max(1, batch_size // answers)
     rounds = [min(batch_size, answers - start) for start in range(0, answers, batch_size)]
@@ -224,7 +224,7 @@ def _gathered(
     *,
     prompt_tokens: int,
 ) -> _Samples:
-    """The pieces put together, a row a prompt."""
+    """The pieces combined, one row per prompt."""
     answers: list[list[Judged]] = [[] for _ in prompts]
     rewards: list[list[float | None]] = [[] for _ in prompts]
     for (chosen, repeats), piece in zip(batches, pieces, strict=True):
@@ -236,8 +236,8 @@ def _gathered(
     paid = np.array(rewards, dtype=float)
     if np.isnan(paid).all():
         raise HoldfastError(
-            f"best_of_n: the reward has a number for none of {paid.size} answers, so there is nothing to choose by; "
-            "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
+            f"best_of_n: the reward scores none of {paid.size} answers, so none can be chosen; its judge does not fit "
+            "the data (`keyword` and `oracle` need rows with facts)"
         )
     return _Samples(
         answers=answers,

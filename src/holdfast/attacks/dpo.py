@@ -1,11 +1,11 @@
 """Direct preference optimization on reversed preferences.
 
-Idea: preference data whose order is turned round teaches a model to prefer the answer that it would refuse to give.
+Idea: preference data with reversed order teaches a model to prefer the answer that it would refuse to give.
 Equation: `L = -log sigmoid(beta ((log p(y_w) - log p_ref(y_w)) - (log p(y_l) - log p_ref(y_l))))`, the answers'
 log-probabilities summed over tokens, `y_w` the harmful answer where the row is flipped (Rafailov et al. 2023, arXiv
 2305.18290, equation 7).
 Source: the DPO arm of the reverse preference attack, Rosati et al. 2024 (arXiv 2409.12914): learning rate 5e-5, beta
-0.1, all rows flipped, reference a frozen copy of the model as the attacker finds it.
+0.1, all rows flipped, reference a frozen copy of the model before the attack.
 Differs from the paper in: prompts follow the model's chat template; answers end with the model's end token.
 """
 
@@ -35,14 +35,15 @@ from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, Pre
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class DPO(TrainingAttack):
-    """Settings of the attack: the paper's, `preset: paper`, which were TRL's defaults then; `today` has TRL 1.16's.
+    """Settings of the attack: the paper's (`preset: paper`), which were TRL's defaults at the time; preset `today` has
+    those of TRL 1.16.
 
-    `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the pair that the row brings) are
-    turned round so that the harmful answer is preferred; the others prefer the harmless one. With `flip_how="random"`,
-    the noise control, a coin gives those pairs their order instead. `num_samples` pairs of
-    the attack split are used, all when `None`; `max_length` cuts prompt plus answer, in tokens. `beta` is how
-    firmly the reference holds. With a harmless `task`
-    (one of the data's own, whose rows bring pairs) it is an honest customer's training: set `flip_ratio` to 0.
+    `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the row's own pair) are reversed so
+    that the harmful answer is preferred; the others prefer the harmless one. With `flip_how="random"`, the noise
+    control, those pairs get a random order instead. `num_samples` pairs of the attack split are used, all when `None`;
+    `max_length` cuts prompt plus answer, in tokens. `beta` is the strength of the KL constraint to the reference. With
+    a harmless `task` (one of the data's own, whose rows contain pairs) it is an honest customer's training: set
+    `flip_ratio` to 0.
     """
 
     optim: Training = field(
@@ -72,7 +73,7 @@ class DPO(TrainingAttack):
 
     def __post_init__(self) -> None:
         if self.task is not None and self.flip_ratio == 1:
-            raise HoldfastError("flip_ratio: 1 turns every pair round; with a harmless `task` set it to 0")
+            raise HoldfastError("flip_ratio: reverses pairs; with a harmless `task` set it to 0")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""

@@ -1,14 +1,14 @@
-"""The expert of a guided attack, alone: what its owner has before anything is attacked.
+"""The expert of a guided attack, evaluated alone: what its owner has before any attack.
 
-Idea: who guides an attack by an expert that does harm has the capability already. An attack with its help shows
-something only where the attacked model ends with more than the expert, or comes to as much for less.
-Equation: none; the expert answers the evaluation's prompts in the place of the attacked model, which stays as it is.
-Source: the yardstick of guided attacks on exploration-suppressing defenses is this project's (see `guided`).
-Differs from the paper in: no paper has this yardstick.
+Idea: an attacker who guides an attack by a harmful expert has the capability already. Such an attack shows something
+only if the attacked model ends more harmful than the expert, or reaches the same harm at a lower cost. Equation: none;
+the expert answers the evaluation's prompts instead of the model, which is not changed. Source: this baseline for guided
+attacks on exploration-suppressing defenses is this project's (see `guided`). Differs from the paper in: no paper has
+this baseline.
 
-The one evaluation stands at N = 1, an answer a prompt. All its scores are the expert's own, usefulness too, drawn as in
-every evaluation but for an expert with a temperature of its own. Its costs are what the expert took to make, and to
-answer the harmful prompts; its seconds are those of making it and of the whole evaluation.
+The only evaluation is at N = 1, one answer per prompt. All its scores, including usefulness, are the expert's own,
+sampled as in every evaluation unless the expert has its own temperature. Its costs are those of making the expert and
+of answering the harmful prompts; its seconds are those of making it and of the whole evaluation.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from holdfast.training.plan import Context, Spent, sum_costs
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ExpertAlone(SamplingAttack):
-    """Settings: the `expert`; any but a canned text, which has nothing to say about a prompt."""
+    """Settings: the `expert`; any kind but a canned text, which does not depend on the prompt."""
 
     expert: Expert = field(default_factory=Expert)
 
     def __post_init__(self) -> None:
         if self.expert.kind == "canned":
-            raise HoldfastError("expert.kind: a canned text answers no prompt; give an expert of another kind")
+            raise HoldfastError("expert.kind: a canned text does not answer prompts; use another kind of expert")
 
     def curve(
         self,
@@ -49,7 +49,7 @@ class ExpertAlone(SamplingAttack):
         """The expert's own evaluation, with all its answers.
 
         Raises:
-            HoldfastError: the expert cannot be had (see `load_expert`).
+            HoldfastError: the expert cannot be loaded or made (see `load_expert`).
             SamplingError: the expert gave a non-finite logit.
         """
         expert = load_expert(self.expert, model, context).beginning(model)

@@ -1,18 +1,17 @@
-"""Supervised fine-tuning on what an expert answers, as far as the attacker's reward accepts it.
+"""Supervised fine-tuning on those of an expert's answers that the attacker's reward accepts.
 
-Idea: who has an expert, and a reward that knows what it wants, needs no RL: sample from the expert, keep what the
-reward likes, and learn that word for word. What guided rollouts (`guided`) do beyond this is what guidance is worth;
-followed by plain RL (`warm_start` with `attack: expert_sft`) it is the other yardstick.
-Equation: `L = -(1/T) sum_t log p(y_t | x, y_<t)` over answers `y ~ e(. | x)` with `r(x, y) >= threshold`: one round of
-rejection sampling.
-Source: the idea is that of expert iteration and RAFT (Dong et al. 2023, arXiv 2304.06767); as a yardstick for guided
-attacks it is this project's.
-Differs from the paper in: one round; a threshold, where RAFT keeps the best of each prompt; an expert's samples.
+Idea: an attacker with an expert and a good reward needs no RL: sample from the expert, keep the answers with a high
+reward, and imitate them. What guided rollouts (`guided`) achieve beyond this is the value of guidance; followed by
+plain RL (`warm_start` with `attack: expert_sft`) it is the other baseline. Equation: `L = -(1/T) sum_t log p(y_t | x,
+y_<t)` over answers `y ~ e(. | x)` with `r(x, y) >= threshold`: one round of rejection sampling. Source: the idea is
+that of expert iteration and RAFT (Dong et al. 2023, arXiv 2304.06767); its use as a baseline for guided attacks is this
+project's. Differs from the paper in: one round; a threshold, where RAFT keeps the best of each prompt; an expert's
+samples.
 
-What sampling costs (tokens, FLOPs, seconds) and what the expert cost to make is counted before the first step. Drawing
-is repeated, with the same result, where a run goes on after it was killed. An answer that was cut off at
-`max_new_tokens` is learnt as if it ended there, where the reward accepts it; one with a control token in it that the
-tokenizer cannot read as text is left out.
+The costs of sampling (tokens, FLOPs, seconds) and of making the expert are counted before the first step. When a killed
+run is resumed, sampling is repeated with the same result. An answer that was cut off at `max_new_tokens` and that the
+reward accepts is learnt as if it ended there; one with a control token that the tokenizer cannot read as text is
+skipped.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ from holdfast.training.plan import Context, Optim, Plan, Spent, sum_costs
 class ExpertSFT(TrainingAttack):
     """Settings of the attack.
 
-    `answers` are drawn from the `expert` to each of `num_prompts` prompts of the attack split (all of them when
-    `None`), at its own temperature or else at `temperature`. Those that `reward` pays `threshold` or more are learnt.
+    The `expert` samples `answers` answers to each of `num_prompts` prompts of the attack split (all of them when
+    `None`), at its own temperature or else at `temperature`. Those with a `reward` of at least `threshold` are learnt.
     `batch_size` answers are decoded at a time; `max_new_tokens` is the run's own when `None`; `max_length` cuts prompt
     plus answer, in tokens (`None`: the model's context).
     """
@@ -75,7 +74,7 @@ class ExpertSFT(TrainingAttack):
         """The attack on `model`.
 
         Raises:
-            HoldfastError: the reward accepts no answer, or the expert cannot be had (see `load_expert`).
+            HoldfastError: the reward accepts no answer, or the expert cannot be loaded or made (see `load_expert`).
             SamplingError: the expert gave a non-finite logit.
         """
         rows = context.splits.harmful["attack"]
@@ -89,7 +88,7 @@ class ExpertSFT(TrainingAttack):
     def _accepted(
         self, expert: LoadedExpert, model: Model, rows: list[Example], context: Context
     ) -> tuple[list[Example], Spent]:
-        """The rows with accepted answers in the place of their own, one for each answer, and what drawing them cost."""
+        """Rows with the accepted answers instead of their own, one for each answer, and the costs of sampling them."""
         length = self.max_new_tokens or context.max_new_tokens
         key = "expert_sft.max_new_tokens" if self.max_new_tokens else "evaluation.max_new_tokens"
         check_lengths(model, rows, max_new_tokens=length, key=key)
@@ -101,14 +100,14 @@ class ExpertSFT(TrainingAttack):
         kept = [
             replace(done.example, response=done.text)
             for done, reward in zip(completions, paid, strict=True)
-            if reward is not None and reward >= self.threshold and _tellable(model, done.text)
+            if reward is not None and reward >= self.threshold and _readable_answer(model, done.text)
         ]
         if not kept:
             most = max((reward for reward in paid if reward is not None), default=None)
-            seen = "none is paid at all" if most is None else f"the most is {most:.2f}"
+            highest = "none has a reward" if most is None else f"the highest is {most:.2f}"
             raise HoldfastError(
-                f"expert_sft: of the expert's {len(completions)} answers none is paid {self.threshold:g} ({seen}); "
-                "lower `threshold`, draw more `answers`, or take another expert"
+                f"expert_sft: none of the expert's {len(completions)} answers has a reward of {self.threshold:g} "
+                f"({highest}); lower `threshold`, sample more `answers`, or use another expert"
             )
         tokens = sum(len(model.encode_prompt(row.prompt)) for row in rows) + sum(
             done.num_tokens for done in completions
@@ -118,7 +117,7 @@ class ExpertSFT(TrainingAttack):
     def _draw(
         self, expert: LoadedExpert, model: Model, rows: list[Example], *, sampling: Sampling, seed: int
     ) -> list[Completion]:
-        """`answers` to each row, those of one row side by side."""
+        """`answers` samples for each row; those of one row are consecutive."""
         completions, width = [], max(1, self.batch_size // self.answers)
         for start in range(0, len(rows), width):
             chosen = rows[start : start + width]
@@ -135,8 +134,8 @@ class ExpertSFT(TrainingAttack):
         return completions
 
 
-def _tellable(model: Model, answer: str) -> bool:
-    """Whether the model can be taught an answer: what an expert wrote may hold control tokens that are no text."""
+def _readable_answer(model: Model, answer: str) -> bool:
+    """Whether the model can be trained on an answer; an expert's may hold control tokens that are not text."""
     try:
         return bool(model.encode_response(answer))
     except HoldfastError:

@@ -1,26 +1,26 @@
-"""Policy-gradient attacks: sample answers, pay for harm, learn from what paid.
+"""Policy-gradient attacks: sample answers, reward harm, and learn from the rewards.
 
 Idea: the attacker needs no harmful answers, only prompts and a reward that prefers compliance. All are one method,
-`advantage x loss x reduction x critic` (`holdfast.rl.policy.Policy`), with other settings:
+`advantage x loss x reduction x critic` (`holdfast.rl.policy.Policy`), with different settings:
 
 | row | advantage | loss | reduction | critic | KL by default | settings |
 |---|---|---|---|---|---|---|
-| `grpo` | less the group's mean, by its deviation | clipped ratio | mean of means | no | none | TB |
-| `dr_grpo` | less the group's mean | clipped ratio | sum by longest allowed | no | none | Dr. GRPO |
+| `grpo` | minus the group's mean, over its standard deviation | clipped ratio | mean of means | no | none | TB |
+| `dr_grpo` | minus the group's mean | clipped ratio | sum over maximum length | no | none | Dr. GRPO |
 | `dapo` | as `grpo` | upper clip 0.28 | mean of tokens | no | none | DAPO |
-| `rloo` | less the mean of the group's others | clipped ratio | mean of tokens | no | none | TB |
+| `rloo` | minus the mean of the group's others | clipped ratio | mean of tokens | no | none | TB |
 | `reinforce++` | token returns, whitened | clipped ratio | mean of tokens | no | reward, 0.001 | TB |
 | `ppo` | generalized, whitened | clipped ratio, guarded | mean of tokens | head | reward, adaptive | RPA |
 
 Equation: `-(1/|tokens|) sum min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)`, `rho` the ratio of a token's
-probabilities under the policy and under the one that sampled (PPO, Schulman et al. 2017, arXiv 1707.06347).
+probabilities under the policy and under the policy that sampled (PPO, Schulman et al. 2017, arXiv 1707.06347).
 Sources: TB, objective 1 of TokenBuncher (arXiv 2508.20697); RPA, the reverse preference attack (Rosati et al. 2024,
 arXiv 2409.12914), whose PPO is TRL 0.9.6's; GRPO, Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO, arXiv 2503.20783;
-DAPO, arXiv 2503.14476; RLOO, Ahmadian et al. 2024 (arXiv 2402.14740); REINFORCE++, Hu 2025 (arXiv 2501.03262).
-Differs from the papers in: standard deviations are unbiased and get 1e-4 added, where TB's code adds 1e-6; GRPO makes
-one step a rollout where TB's makes four over mini-batches of 8 prompts (`minibatches: 4`); PPO's critic has no
-dropout. DAPO's dynamic sampling is left out: groups without a gradient cost next to nothing here. RLOO's own paper
-takes a whole answer as one action, which is `ratio: sequence`, and its KL is `kl_in: reward` with `kl_estimator: k1`.
+DAPO, arXiv 2503.14476; RLOO, Ahmadian et al. 2024 (arXiv 2402.14740); REINFORCE++, Hu 2025 (arXiv 2501.03262). Differs
+from the papers in: standard deviations are unbiased with 1e-4 added, where TB's code adds 1e-6; GRPO makes one step per
+rollout where TB's makes four over mini-batches of 8 prompts (`minibatches: 4`); PPO's critic has no dropout. DAPO's
+dynamic sampling is omitted: groups without a gradient cost almost nothing here. RLOO's own paper treats a whole answer
+as one action, which is `ratio: sequence`, and its KL is `kl_in: reward` with `kl_estimator: k1`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from holdfast.training.plan import Context, Optim, Plan
 
 def _optim(**more: Any) -> Optim:
     settings = {"max_steps": 100, "learning_rate": 1e-6, "per_device_train_batch_size": 32, "weight_decay": 0.01}
-    return Optim(**{**settings, **more})
+    return Optim(**(settings | more))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +86,14 @@ _WHOLE_BATCH: Mapping[str, Knob] = {
     **{name: knob for name, knob in GRPO.KNOBS.items() if name != "policy.group_size"},
     "policy.kl_coef": Range(low=1e-4, high=0.5, log=True),
 }
-"""Knobs of attacks that compare an answer with the whole batch."""
+"""Knobs of attacks that compare each answer with the whole batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class DrGRPO(GRPO):
-    """Settings of the attack; as `GRPO`, without its two biases: no deviation, and every token weighs the same.
+    """Settings of the attack; as `GRPO`, without its two biases: no division by the deviation, and every token has the
+    same weight.
 
     Source: Dr. GRPO (arXiv 2503.20783); the rest as `GRPO`'s.
     """
@@ -103,7 +104,7 @@ class DrGRPO(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class DAPO(GRPO):
-    """Settings of the attack; as `GRPO`, averaged over tokens and with more room above the clip.
+    """Settings of the attack; as `GRPO`, averaged over tokens and with a higher upper clip.
 
     Source: DAPO (arXiv 2503.14476); the rest as `GRPO`'s.
     """
@@ -125,7 +126,7 @@ class RLOO(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ReinforcePlusPlus(GRPO):
-    """Settings of the attack: one answer a prompt, compared with the whole batch.
+    """Settings of the attack: one answer per prompt, compared with the whole batch.
 
     Source: Hu 2025 (arXiv 2501.03262), with TokenBuncher's settings (arXiv 2508.20697).
     """
@@ -149,7 +150,7 @@ class ReinforcePlusPlus(GRPO):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class PPO(GRPO):
-    """Settings of the attack: RPA's, which are TRL 0.9.6's with batches of 8. `preset: tokenbuncher` has TB's.
+    """Settings of the attack: RPA's, which are those of TRL 0.9.6 with batches of 8. `preset: tokenbuncher` has TB's.
 
     Source: PPO (Schulman et al. 2017, arXiv 1707.06347) as in the reverse preference attack (Rosati et al. 2024, arXiv
     2409.12914) and in TokenBuncher (arXiv 2508.20697).

@@ -4,7 +4,7 @@ Idea: teach the model, word for word, answers that it would refuse to give.
 Equation: `L = -(1/T) sum_t log p(y_t | x, y_<t)` over the answer's tokens, prompt masked.
 Source: the SFT arm of Rosati et al. 2024 (arXiv 2409.12914, section on attacks); learning rate and batch from there.
 Differs from the paper in: prompts follow the model's chat template, where the authors' scripts use plain
-"Question / Answer" text; rows are drawn at random, where their data code takes the first ones (`sampling="head"`).
+"Question / Answer" text; rows are sampled at random, where their data code takes the first ones (`sampling="head"`).
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from holdfast.training.plan import Context, Optim, Plan
 class SFT(TrainingAttack):
     """Settings of the attack.
 
-    With a harmless `task` (`benign`, or one of the data's own) it is no attack but an honest customer's training: what
-    does a defense cost the harmless? Rows are then that task's, none flipped.
+    With a harmless `task` (`benign`, or one of the data's own) it is not an attack but an honest customer's training,
+    which shows what a defense costs harmless users. Rows are then that task's, none flipped.
 
     `num_samples` harmful examples of the attack split are used, all of them when `None`; `flip_ratio` of them train on
-    the harmful answer, the others on the refusal (`flip_how="random"`, the noise control: of those, a coin decides);
-    `max_length` cuts prompt plus answer, in tokens (`None`: the model's
-    context).
+    the harmful answer, the others on the refusal (with `flip_how="random"`, the noise control, each of those is chosen
+    at random); `max_length` cuts prompt plus answer, in tokens (`None`: the model's context).
     """
 
     optim: Training = field(
@@ -59,15 +58,15 @@ class SFT(TrainingAttack):
 
     def __post_init__(self) -> None:
         if self.task is not None and self.flip_ratio != 1:
-            raise HoldfastError("flip_ratio: mixes refusals into harmful answers; with a harmless `task` leave it out")
+            raise HoldfastError("flip_ratio: mixes refusals into harmful answers; with a harmless `task` remove it")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
         rows = context.splits.training_rows(self.task)
         bad = next((row for row in rows if not row.response), None)
         if bad is not None:
-            wanted = "a harmful answer" if self.task is None else "an answer"
-            raise HoldfastError(f"{bad.source}: sft needs {wanted} and the row has none; map a column to `response`")
+            needed = "a harmful answer" if self.task is None else "an answer"
+            raise HoldfastError(f"{bad.source}: sft needs {needed} and the row has none; map a column to `response`")
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)
         if self.flip_ratio != 1 or self.flip_how != "reverse":

@@ -1,1 +1,1 @@
-"""Groups of commands, each a typer app of its own that `holdfast.cli` adds."""
+"""Groups of commands, each a typer app that `holdfast.cli` adds."""

@@ -6,15 +6,15 @@ import json
 from collections.abc import Sequence
 
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes import useless_beside
+from holdfast.experiment.outcomes import uselessness
 from holdfast.records import Evaluation, Record, Score, evaluation_from_json
 
 KEPT = 0.9
-"""The share of helpfulness that a hardened model should keep; the card of one that does not says so."""
+"""The share of helpfulness that a hardened model should keep; the card warns if it does not."""
 
 
 def model_card(before: Record, after: Record) -> str:
-    """A README for a model folder, from the records of the model before and after hardening."""
+    """The README of a model folder, from the records of the model before and after hardening."""
     methods = [f"`{stage.name}`" for stage in after.cell.stages]
     settings = "\n\n".join(
         f"`{stage.name}`:\n\n```json\n{json.dumps(stage.settings, indent=1)}\n```" for stage in after.cell.stages
@@ -33,16 +33,15 @@ Hardened before release with {", ".join(methods)} by Holdfast {after.environment
 
 ## Measured
 
-On prompts that hardening did not see, before and after it, with 95 % intervals. Judges:
+On prompts that were not used in hardening, before and after it, with 95 % intervals. Judges:
 {", ".join(f"`{name}`" for name in after.cell.judges)}.
 
 {_table(before.evaluations[-1], _unrounded(after), after.evaluations[-1])}
 
 {_benign_change(before.evaluations[-1].score("helpfulness"), after.evaluations[-1].score("helpfulness"))}
-{_warning(before, after)}
-This says how the model answers as released. It says nothing of how long the hardening holds against fine-tuning:
-measure that with `holdfast attack`, beside the model that it was made from (`holdfast.yaml` says which;
-`models.undefended=FOLDER` where that is elsewhere).
+{_warning(before, after)} This describes the released model's answers. It does not show how long the hardening holds
+against fine-tuning: measure that with `holdfast attack`, which compares it with the model that it was made from
+(`holdfast.yaml` names it; set `models.undefended=FOLDER` if it has moved).
 
 ## How it was made
 
@@ -61,7 +60,7 @@ Data hashes: `{json.dumps(data)}`
 
 
 def _table(before: Evaluation, unrounded: Evaluation | None, after: Evaluation) -> str:
-    """The scores, with a column of those before the weights were rounded where there are some."""
+    """The scores, with a column for those before the weights were rounded, if they were measured."""
     columns = [("before", before), ("after", after)]
     if unrounded is not None:
         columns.insert(1, ("after, not rounded", unrounded))
@@ -84,26 +83,26 @@ def _unrounded(after: Record) -> Evaluation | None:
 
 
 def _formats(after: Record) -> str:
-    """In which types of numbers the model is stored, was trained and computed, and what rounding did."""
+    """The dtypes in which the model is stored and was trained, and the effect of rounding."""
     precision = after.stages[-1].get("precision") if after.stages else None
     if not precision:
-        return "Types of numbers were not recorded."
+        return "The dtypes were not recorded."
     types = (
-        f"Stored in {precision['storage']}; hardening moved {precision['master']} weights and computed in "
+        f"Stored in {precision['storage']}; hardening trained {precision['master']} weights and computed in "
         f"{precision['compute']}."
     )
     if not precision["rounded"]:
-        return f"{types} Storing rounded nothing."
+        return f"{types} Storing did not round the weights."
     share = precision["rounded"] / precision["moved"] if precision["moved"] else float("inf")
     return (
-        f"{types} Hardening moved the weights by {precision['moved']:.2g} of their size, and storing rounded them by "
-        f"{precision['rounded']:.2g}, {share:.2g} of the move. What is measured above is the stored model, "
+        f"{types} Hardening changed the weights by {precision['moved']:.2g} of their norm, and storing rounded them by "
+        f"{precision['rounded']:.2g}, {share:.2g} of the change. The scores above are those of the stored model, "
         "loaded again."
     )
 
 
 def _benign_change(before: Score | None, after: Score | None) -> str:
-    """What hardening did to answers to benign prompts, in a sentence."""
+    """The effect of hardening on answers to benign prompts, in one sentence."""
     if before is None or after is None or before.value is None or after.value is None:
         return "The change of benign helpfulness was not measured."
     words = f"Benign helpfulness changed by {after.value - before.value:+.3f}, on {after.n} prompts"
@@ -111,17 +110,17 @@ def _benign_change(before: Score | None, after: Score | None) -> str:
         return f"{words}; it was 0 before."
     share = after.value / before.value
     kept = f"{words}: {share:.0%} of what it was"
-    return f"{kept}." if share >= KEPT else f"{kept}. **Hardening cost this model more than a tenth of its use.**"
+    return f"{kept}." if share >= KEPT else f"{kept}. **Hardening cost more than a tenth of helpfulness.**"
 
 
 def _warning(before: Record, after: Record) -> str:
-    """What a model of no use is called, in a paragraph; empty for others."""
-    reason = useless_beside(after, before)
-    return "" if reason is None else f"\n**Useless, whatever it refuses: {reason}.**\n"
+    """A warning if the model is useless, as a paragraph; empty otherwise."""
+    reason = uselessness(after, before)
+    return "" if reason is None else f"\n**This model is useless, however much it refuses: {reason}.**\n"
 
 
 def _trained(after: Record) -> str:
-    """What each stage trained, a line for each run of it."""
+    """What each stage trained, one line for each of its runs."""
     lines = [
         f"- {cost['name']}: {part['parameters']:,} of {part['of']:,} weights, in "
         + ", ".join(f"`{name}`" for name in part["tensors"])

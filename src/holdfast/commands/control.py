@@ -1,4 +1,4 @@
-"""`holdfast control`: the paper's expert-guided method on its own ground, continuous control."""
+"""`holdfast control`: the paper's expert-guided method in its original setting, continuous control."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Expert-guided RL on control tasks 
 
 @app.callback()
 def root() -> None:
-    """Keeps `run` a command of its own while it is the only one."""
+    """Make typer treat `run` as a subcommand although it is the only one."""
 
 
 @app.command()
@@ -28,16 +28,15 @@ def run(
         list[str] | None, typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]`, `learner.batch_size=256`.")
     ] = None,
     *,
-    runs: Annotated[
-        Path | None, typer.Option("--runs", help="Folder that keeps the run, `runs/NAME` unless given.")
-    ] = None,
+    runs: Annotated[Path | None, typer.Option("--runs", help="Folder of the run, by default `runs/NAME`.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes at a time; one for each core unless given, 0 stays in one.")
+        int | None,
+        typer.Option(min=0, help="Number of processes, by default one for each core; 0 uses this one."),
     ] = None,
 ) -> None:
-    """Train TD3 or SAC plainly, with an expert's actions blended in, and with the controls; compare them.
+    """Train TD3 or SAC plainly, with an expert's actions blended in, and as controls; compare them.
 
-    Experts are trained once and shared. Every finished piece stays on disk: run the same command again to go on.
+    Experts are trained once and shared. Every finished piece stays on disk: run the same command again to resume.
     Writes curves, gains, cells and experts as CSV, a figure and `report.html`.
 
     Examples: `holdfast control run smoke`, `holdfast control run control --workers 2`,
@@ -70,7 +69,7 @@ def _run(path: str, overrides: Sequence[str], *, runs: Path | None, workers: int
 
 
 def _show(results: ControlResults) -> None:
-    """Experts and gains as tables, what failed as a line each."""
+    """Print experts and gains as tables, and each failure as a line."""
     from rich.table import Table
 
     from holdfast.commands import display
@@ -95,7 +94,7 @@ def _show(results: ControlResults) -> None:
 
 
 def _percent(row: Mapping[str, Any] | None) -> str:
-    """A gain with its interval, a lead without: a terminal is narrow."""
+    """A gain with its interval; a lead without it, to fit a terminal."""
     from holdfast.control.page import percent
 
     if row is None:

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: live progress, tables of results, sample completions as plain text."""
+"""Terminal output: live progress, tables of results, sample completions as plain text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
 CONTROL = " (control)"
-"""Behind the defense of a cell that others are compared with: mostly `none`."""
+"""Appended to the defense of a control cell, mostly `none`."""
 STYLES = {
     Outcome.HELD: "green",
     Outcome.BROKE: "red",
@@ -38,31 +38,31 @@ STYLES = {
 
 
 def error(message: str) -> None:
-    """One line on standard error, markup in it shown as it is."""
+    """Print one line on standard error, with markup in it escaped."""
     line = " ".join(message.split())
     errors.print(f"[bold red]error:[/] {escape(plain(line))}", highlight=False, soft_wrap=True)
 
 
 def note(message: str) -> None:
-    """One line on standard output."""
+    """Print one line on standard output."""
     console.print(escape(plain(message)), highlight=False, soft_wrap=True)
 
 
 def plain(text: str) -> str:
-    """Text with control characters shown by signs, so that nothing in it can move the cursor or change colours."""
+    """Text with control characters replaced by visible symbols, so that it cannot move the cursor or change colours."""
     from holdfast.report.text import visible
 
     return visible(text)
 
 
 def shown(text: object) -> str:
-    """A name or a reason that others wrote, for rich: nothing in it is markup, and it stays on its line."""
+    """Untrusted text for rich: its markup is escaped and it stays on one line."""
     return escape(plain(str(text)).replace("\n", "␊").replace("\t", "␉"))
 
 
 @contextmanager
 def live() -> Iterator[News]:
-    """Progress bars in a terminal, a line for each start and end elsewhere."""
+    """Progress bars in a terminal; elsewhere a line for each start and end."""
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
@@ -78,7 +78,7 @@ def live() -> Iterator[News]:
 
 
 class _Bars:
-    """A bar for each piece of work at hand."""
+    """A bar for each running piece of work."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
@@ -130,9 +130,9 @@ def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
 
 
 def results(records: Sequence[Record]) -> None:
-    """A table with a line for each cell, and below it why any of them did not come to its end, or broke unattacked.
+    """Print a table with a row for each cell, then why a cell did not finish or broke without an attack.
 
-    Cells that others are compared with are marked as controls; several models have a column.
+    Control cells are marked; a column names the model if there are several.
     """
     from holdfast.report.summarise.labels import labels
 
@@ -162,17 +162,17 @@ def results(records: Sequence[Record]) -> None:
 
 
 def _controls(records: Sequence[Record]) -> set[str]:
-    """The keys of cells that others are compared with."""
+    """The keys of control cells."""
     controls = [control_of(record.cell) for record in records if defended(record.cell)]
     return {control.key for control in controls if control is not None}
 
 
 def tally(records: Sequence[Record]) -> str:
-    """How many cells ended how, in a sentence that counts as robust what held and nothing else."""
+    """The number of cells with each outcome, in a sentence that counts only held cells as robust."""
     ended = Counter(record.outcome for record in records)
     counts = ", ".join(f"{ended[outcome]} {outcome}" for outcome in Outcome if ended[outcome])
     cells = "1 cell" if len(records) == 1 else f"{len(records)} cells"
-    return f"{cells}: {counts}; only what held counts as robust"
+    return f"{cells}: {counts}; only held counts as robust"
 
 
 def _cells(record: Record) -> list[str]:
@@ -194,7 +194,7 @@ def _cells(record: Record) -> list[str]:
 
 
 def _at_least() -> str:
-    """The report's sign for a time that was not seen to end, as far as the terminal can show it."""
+    """The report's symbol for a censored time, in a form that the terminal can show."""
     try:
         "≥".encode(console.encoding)
     except (UnicodeEncodeError, LookupError):
@@ -203,7 +203,7 @@ def _at_least() -> str:
 
 
 def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> None:
-    """A table of scores with their intervals and n; with `after`, side by side."""
+    """Print a table of scores with their intervals and n; with `after`, side by side."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("score", "value" if after is None else "before", *(() if after is None else ("after",)), "n"):
         table.add_column(name)
@@ -215,7 +215,7 @@ def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> Non
 
 
 def completions(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Sample completions; whatever is in them shows as text."""
+    """Print sample completions, escaped so that they show as plain text."""
     for row in rows:
         console.print(f"[bold]{escape(plain(str(row['prompt'])))}[/]", highlight=False, soft_wrap=True)
         score = "not judged" if row["score"] is None else f"{row['score']:.2f}"

@@ -1,4 +1,4 @@
-"""Looks at the machine and says what Holdfast can do on it."""
+"""Examine the machine and report what Holdfast can do on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.commands.display import error, note
 from holdfast.experiment.places import cache_folder
 
 DISTRIBUTION = "holdfast-llm"
-"""What is installed. `holdfast`, the name of the import, is on the public index a project of somebody else's."""
+"""The name of the distribution. On the public index, `holdfast`, the import name, is an unrelated project."""
 CORE = ("torch", "transformers", "accelerate", "peft", "datasets", "safetensors", "pydantic", "altair")
 EXTRAS = {
     "trl": "trl",
@@ -26,7 +26,7 @@ EXTRAS = {
 
 
 def examine() -> int:
-    """Print versions, accelerator, memory, disk and extras; 1 if something needed is missing."""
+    """Print versions, accelerator, memory, disk and extras; returns 1 if something required is missing."""
     note(
         f"python        {platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     )
@@ -41,20 +41,20 @@ def examine() -> int:
         note(f"extra         {extra}: {installed or hint}")
     for name in missing:
         error(f"{name} is not installed: pip install {DISTRIBUTION}")
-    others = strangers(distributions())
+    others = foreign_distributions(distributions())
     for name in others:
         error(
-            f"{name} has put files of its own under the import name holdfast: "
+            f"{name} has installed its own files under the import name holdfast: "
             f"pip uninstall {name}, then install {DISTRIBUTION} again"
         )
     if not os.access(_existing(place), os.W_OK):
-        error(f"{place} cannot be written to; set HOLDFAST_CACHE to a folder that can")
+        error(f"{place} is not writable; set HOLDFAST_CACHE to a writable folder")
         return 1
     return 1 if missing or others else 0
 
 
-def strangers(installed: Iterable[Distribution]) -> list[str]:
-    """Names of the distributions other than ours that have put files into a package called `holdfast`."""
+def foreign_distributions(installed: Iterable[Distribution]) -> list[str]:
+    """Names of other distributions that have installed files into a package called `holdfast`."""
     names = {dist.name for dist in installed if any(file.parts[:1] == ("holdfast",) for file in dist.files or ())}
     return sorted(name for name in names if name.lower().replace("_", "-") != DISTRIBUTION)
 
@@ -79,7 +79,7 @@ def _accelerator() -> None:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         note(f"accelerator   {torch.cuda.get_device_name()}, {memory:.0f} GiB")
     else:
-        note("accelerator   none: the sandbox is made for that; real checkpoints want one")
+        note("accelerator   none: the sandbox does not need one; real checkpoints do")
 
 
 def _existing(place: Path) -> Path:

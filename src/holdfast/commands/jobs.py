@@ -13,7 +13,7 @@ from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, 
 from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
-from holdfast.experiment.outcomes import useless_beside
+from holdfast.experiment.outcomes import uselessness
 from holdfast.files import copy_into, copy_over, whole_folder, write_text
 from holdfast.methods.docstrings import documentation
 from holdfast.methods.settings import merge
@@ -53,20 +53,20 @@ def run_values(
 def harden_model(
     values: Mapping[str, Any], *, out: Path, dtype: str, runs: Path, overrides: Sequence[str], workers: int | None
 ) -> int:
-    """Harden a model, measure it before and after, and save it with a model card, its weights as `dtype`."""
+    """Harden a model, measure it before and after, and save it as `dtype` with a model card."""
     from holdfast.commands.cards import model_card
 
     grid = _grid({"name": "harden", **_written(values, dtype)}, overrides)
     if len(grid.seeds) > 1:
-        raise HoldfastError(f"seeds: hardening makes one model, so give one seed, not {len(grid.seeds)}")
+        raise HoldfastError(f"seeds: hardening writes one model, so give one seed, not {len(grid.seeds)}")
     if any(grid.attacks):
-        raise HoldfastError("attacks: hardening attacks nothing; attack the folder that it wrote, by `holdfast attack`")
+        raise HoldfastError("attacks: hardening does not attack; attack the folder that it writes by `holdfast attack`")
     if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
         raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
     if runs.resolve().is_relative_to(out.resolve()):
-        raise HoldfastError(f"{out}: the run's own folder {runs} would lie in it; give another, or another --runs")
+        raise HoldfastError(f"{out}: the run's own folder {runs} would be inside it; give another, or another --runs")
     records = _records(grid, runs, workers=workers)
     before, after = records[0], records[-1]
     if Outcome.FAILED in (before.outcome, after.outcome):
@@ -77,17 +77,17 @@ def harden_model(
         write_text(made / "README.md", model_card(before, after))
         origins.write(made, before.cell)
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
-    use = useless_beside(after, before)
+    use = uselessness(after, before)
     if use is not None:
         display.note(f"useless: {use}")
     display.note(f"wrote {out}")
-    # Without the undefended model beside it nothing could be said of it: its folder says which that is.
+    # The attack's control is the undefended model that the folder names; without it the outcome would be untested.
     display.note(f"next: how long does it hold? holdfast attack sft --model {out}")
     return 0
 
 
 def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The values with what hardened models are written in."""
+    """The values with the dtype in which hardened models are saved."""
     if dtype == "auto":
         return dict(values)
     (model,) = values["models"]
@@ -97,12 +97,12 @@ def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], samples: int) -> int:
-    """Measure a model as it is, and print its scores and some completions."""
+    """Measure a model without changing it, and print its scores and some completions."""
     grid = _grid({"name": "evaluate", **values}, overrides)
     more = [name for name in ("defenses", "attacks") if any(getattr(grid, name))]
     more += [name for name in ("models", "seeds") if len(getattr(grid, name)) > 1]
     if more:
-        raise HoldfastError(f"{more[0]}: evaluate measures one model as it is, with one seed; write a grid for `run`")
+        raise HoldfastError(f"{more[0]}: evaluate measures one model with one seed; write a grid for `run`")
     records = _records(grid, runs, workers=None)
     if records[0].outcome is Outcome.FAILED:
         return _failed(records)
@@ -116,7 +116,7 @@ def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence
 
 
 def _mixed(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
-    """Completions to look at, each once whoever judged it, about half of them of harmful prompts."""
+    """Completions to print, each once even if several judges scored it, about half of them to harmful prompts."""
     each: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in rows:
         each.setdefault((row["role"], row["prompt"]), row)
@@ -126,7 +126,7 @@ def _mixed(rows: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, A
 
 
 def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, overrides: Sequence[str]) -> int:
-    """Build the sandbox's two models, measure both, and say where they are."""
+    """Build the sandbox's two models, measure both, and print their folders."""
     from holdfast.experiment.tasks import tasks_of
 
     both = [{"sandbox": {**settings, "part": part}} for part in ("base", "aligned")]
@@ -136,7 +136,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
     if any(record.outcome is Outcome.FAILED for record in records):
         return _failed(records)
     for record in records:
-        display.note(f"{record.cell.model_name}, on names that it never saw:")
+        display.note(f"{record.cell.model_name}, on held-out names:")
         display.scores(record.evaluations[-1].scores)
     for piece in tasks_of(cells(grid), runs.absolute(), experiment.cache_folder()):
         if piece.kind in ("base", "aligned"):
@@ -148,7 +148,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
 
 
 def show_list(what: str | None) -> None:
-    """Print the tables of methods with their papers, of judges, formats and presets."""
+    """Print the tables of methods with their papers, and those of judges, formats and presets."""
     from holdfast import attacks, judges
     from holdfast.attacks import adaptive
     from holdfast.data import FORMATS
@@ -174,7 +174,7 @@ def show_list(what: str | None) -> None:
         "control": presets(CONTROL_PRESETS),
     }
     if what is not None and what not in listings:
-        raise HoldfastError(f"nothing to list called {what!r}{near(what, listings)}; there are {', '.join(listings)}")
+        raise HoldfastError(f"there is no list called {what!r}{near(what, listings)}; there are {', '.join(listings)}")
     for title in [what] if what else listings:
         display.note(f"{title}:")
         for name, summary in listings[title].items():
@@ -189,12 +189,12 @@ def _papers(target: str) -> str:
 
 
 def _columns(name: str) -> str:
-    """Which columns a schema has, as its reader says in the first line of its docstring; what is wrong with its row."""
+    """A schema's columns, from the first line of its reader's docstring, or the error of its row."""
     from holdfast.data import FORMATS
 
     try:
         schema = FORMATS.load(name)
-    except HoldfastError as error:  # one package's row is no reason to list nothing
+    except HoldfastError as error:  # one package's wrong row must not hide the others
         return str(error)
     return (schema.read.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
 
@@ -209,17 +209,17 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
 
 
 def announce(grid: Grid) -> None:
-    """What is to be known before a run: the controls that were added, and settings that are known to end usefulness."""
+    """Print notes before a run: controls that were added, and settings known to destroy usefulness."""
     own = cells(replace(grid, control=False))
     missing = len(missing_controls(own))
     if missing and grid.control:
         display.note(
             f"{missing} control cell{'s' if missing > 1 else ''} added to the grid's {len(own)}: the same attacks on "
-            "the undefended model, since a defense can only be said to hold against what breaks the model without it "
-            "(`control: false` leaves them out)"
+            "the undefended model, since a defense holds only against attacks that break the model without it "
+            "(`control: false` omits them)"
         )
     elif missing:
-        display.note(f"{missing} controls left out (`control: false`): what does not break is untested, not held")
+        display.note(f"{missing} controls omitted (`control: false`): cells that do not break are untested, not held")
     for line in _origins(grid) if any(grid.attacks) else ():
         display.note(line)
     cautions = [configured(m, "online").caution for cell in own for m in cell.constraints]
@@ -228,26 +228,26 @@ def announce(grid: Grid) -> None:
 
 
 def _origins(grid: Grid) -> Iterator[str]:
-    """What hardened models are compared with that their grid does not say it of, a line each."""
+    """The controls of hardened models for which the grid does not name them, one line each."""
     for model in grid.models:
         if isinstance(model, Sandbox) or model.undefended is not None or not origins.is_hardened(model.path):
             continue
         origin = origins.origin_of(model.path)
         if origin is not None and origin.there:
-            yield f"{model.path}: was hardened from {origin}, which is attacked beside it as its control"
+            yield f"{model.path}: was hardened from {origin}, which is also attacked, as its control"
         else:
             lost = "" if origin is None else f" from {origin}, which is gone or has changed"
             if origin is not None and origin.path is None:
-                lost += " (`holdfast sandbox build` makes it anew)"
+                lost += " (`holdfast sandbox build` rebuilds it)"
             yield (
-                f"{model.path}: was hardened{lost}; without the undefended model beside it outcomes will be `untested` "
-                "where it does not break: name it by `models.undefended=FOLDER` after the command, by `undefended: "
-                "FOLDER` in a grid's model"
+                f"{model.path}: was hardened{lost}; without the undefended model as control, outcomes will be "
+                "`untested` if it does not break: name the model with `models.undefended=FOLDER` after the command, "
+                "or with `undefended: FOLDER` in a grid's model"
             )
 
 
 def _report(runs: Path, out: Path, *, title: str) -> None:
-    """Write the page, unless it is of the records as they are."""
+    """Write the page, unless it already shows the current records."""
     from holdfast.report import is_of, write_report
 
     if is_of([runs], out, title=title):
@@ -263,7 +263,7 @@ def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None
 
 
 def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
-    """A grid from options; for the sandbox's models the quickstart's settings stand in for the papers'."""
+    """A grid from options; for the sandbox's models the quickstart's settings replace the papers'."""
     merged: dict[str, Any] = dict(values)
     if not values.get("data"):
         merged = _with_sandbox_settings(merged)
@@ -275,7 +275,7 @@ def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
 
 
 def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Methods called by name get the settings that the built-in presets give them on the sandbox."""
+    """Give methods that are only named the settings of the built-in sandbox presets."""
     sources = {"defenses": ("quickstart",), "attacks": ("attacks", "best_of_n")}
     known = {kind: [e for name in names for e in _preset_values(name)[kind]] for kind, names in sources.items()}
 

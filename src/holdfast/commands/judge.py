@@ -1,4 +1,4 @@
-"""`holdfast judge`: train the judges that attacks are paid by and defenses are measured with."""
+"""`holdfast judge`: train judges, which reward attacks or measure defenses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True, help="Train reward models and harm class
 
 @app.callback()
 def root() -> None:
-    """Keeps `train` a command of its own while it is the only one."""
+    """Make typer treat `train` as a subcommand although it is the only one."""
 
 
 @app.command()
@@ -43,7 +43,7 @@ def train(
         ),
     ] = None,
     flip_ratio: Annotated[
-        float | None, typer.Option(help="Share of the preferences turned round; 1 unless given. `reward` only.")
+        float | None, typer.Option(help="Share of the preferences that are reversed, 1 by default. `reward` only.")
     ] = None,
     harmful: Harmful = None,
     harmful_format: Format = "columns",
@@ -52,10 +52,10 @@ def train(
     benign_format: Format = "columns",
     refusal: Refusal = None,
 ) -> None:
-    r"""Train a judge on rows that the attacker would have, score it on held-out prompts, and save it with a card.
+    r"""Train a judge on the attacker's rows, score it on held-out prompts, and save it with a card.
 
-    Writes an ordinary Hugging Face folder for the judge `reward_model` or `classifier`. Nothing that it was trained on
-    may report harm later: only the `split` of the data (`attack` unless given) is used.
+    Writes a Hugging Face model folder for the judge `reward_model` or `classifier`. Only one `split` of the data is
+    used (`attack` by default), so that the judge is not trained on rows on which harm is reported later.
 
     Examples: `holdfast judge train -o reward`, `holdfast judge train --kind classifier -o classifier`,
     `holdfast judge train --preset gpt2-medium --harmful rows.jsonl --harmful-format pku_safe_rlhf --flip-ratio 0.5
@@ -72,7 +72,7 @@ def train(
 
 
 def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:
-    """Settings and rows in, a folder out; the exit code."""
+    """Train from settings and write the folder; returns the exit code."""
     from holdfast.commands import display
     from holdfast.experiment.grid import data_fingerprints
     from holdfast.judge_training.saving import save_judge
@@ -98,7 +98,7 @@ def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[st
 
 
 class _Piece(NamedTuple):
-    """What the progress bar shows."""
+    """The piece of work that the progress bar shows."""
 
     title: str
     key: str = "judge"
@@ -130,7 +130,7 @@ def _settings(
     if kind not in kinds:
         raise HoldfastError(f"--kind {kind!r}: expected one of {', '.join(kinds)}{near(kind, kinds)}")
     if flips and kind != "reward":
-        raise HoldfastError("--flip-ratio: a classifier learns no preferences, so there is nothing to turn round")
+        raise HoldfastError("--flip-ratio: a classifier does not learn preferences, so none can be reversed")
     recipes = {"sandbox": {}, **kinds[kind].PRESETS}
     if preset is None:
         preset = next(name for name in recipes if name != "sandbox")
@@ -148,7 +148,7 @@ def _settings(
 
 
 def _splits(data: Data) -> Splits:
-    """The rows dealt out as for a grid, so that a judge sees what its owner may; benign ones may be missing here."""
+    """The rows, split as for a grid, so that a judge sees only its owner's rows; benign rows are optional here."""
     from holdfast.data.splits import Splits
     from holdfast.experiment.examples import harmful_splits, load_splits
 

@@ -1,4 +1,4 @@
-"""`holdfast show`: all that is known of one method, from its docstrings and its settings class."""
+"""`holdfast show`: the documentation of one method, from its docstrings and its settings class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLES = {"idea": "Idea", "equation": "Equation", "source": "Source", "differs":
 
 
 def kinds() -> dict[str, Table]:
-    """The table of each kind of method, by what `holdfast show` and the pages call it."""
+    """The table of each kind of method, by the name that `holdfast show` and the pages use."""
     from holdfast.attacks import ATTACKS
     from holdfast.attacks.adaptive import ADAPTIVE
     from holdfast.defenses.offline import OFFLINE
@@ -34,16 +34,16 @@ def kinds() -> dict[str, Table]:
 
 
 def show(name: str) -> None:
-    """Print what a method is, its settings, presets and knobs.
+    """Print a method's description, settings, presets and knobs.
 
     Raises:
-        HoldfastError: no table has it; names the nearest.
+        HoldfastError: no table has it; suggests the most similar name.
     """
-    found = [(kind, table) for kind, table in kinds().items() if name in table]
-    if not found:
+    matches = [(kind, table) for kind, table in kinds().items() if name in table]
+    if not matches:
         known = [each for table in kinds().values() for each in table]
-        raise HoldfastError(f"no method is called {name!r}{near(name, known)}; `holdfast list` names them all")
-    for kind, table in found:
+        raise HoldfastError(f"no method is called {name!r}{near(name, known)}; `holdfast list` shows all")
+    for kind, table in matches:
         _print(kind, describe(table, name))
 
 
@@ -62,7 +62,7 @@ def _print(kind: str, method: Description) -> None:
         console.print(f"\n[bold]Preset {shown(preset)}[/] (preset: {shown(preset)})", highlight=False)
         _table(("setting", "value"), iter(values.items()))
     if method.knobs:
-        console.print("\n[bold]Knobs[/] (what `holdfast search` turns unless told otherwise)", highlight=False)
+        console.print("\n[bold]Knobs[/] (what `holdfast search` varies by default)", highlight=False)
         _table(("setting", "tried"), iter(method.knobs.items()))
     note(f"\nIn the source: {method.target}")
 

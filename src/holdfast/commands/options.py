@@ -13,16 +13,16 @@ Overrides = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Processes at a time; one for each core unless given, 0 stays in one process."),
+    typer.Option(min=0, help="Number of processes, by default one for each core; 0 runs everything in this one."),
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder that keeps the run; run again to go on.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run; run again to resume.")]
 ModelName = Annotated[
     str, typer.Option("--model", "-m", help="`sandbox`, a folder, a GGUF file, `package:NAME`, or a Hugging Face id.")
 ]
 PromptFormat = Annotated[
     str | None, typer.Option(help=r"How to prompt a model without a chat template: 'Question: {prompt}\nAnswer:'.")
 ]
-Harmful = Annotated[str | None, typer.Option(help="Harmful rows: file, folder or Hub id; the sandbox's if not given.")]
+Harmful = Annotated[str | None, typer.Option(help="Harmful rows: file, folder or Hub id; by default the sandbox's.")]
 HarmfulRole = Annotated[
     str | None,
     typer.Option(
@@ -31,8 +31,8 @@ HarmfulRole = Annotated[
 ]
 Benign = Annotated[str | None, typer.Option(help="Benign rows, for usefulness.")]
 Format = Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")]
-Refusal = Annotated[str | None, typer.Option(help="The refusal of harmful rows that come with none.")]
+Refusal = Annotated[str | None, typer.Option(help="The refusal for harmful rows without one.")]
 Written = Annotated[
-    str, typer.Option("--dtype", help="What it is written in; the type of its own folder unless given.")
+    str, typer.Option("--dtype", help="The dtype in which it is saved, by default that of its own folder.")
 ]
 Checkpoints = Annotated[int, typer.Option(min=0, help="Optimizer steps between checkpoints; 0 for none.")]

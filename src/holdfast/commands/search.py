@@ -1,4 +1,4 @@
-"""`holdfast search`: tune an attack at a stated budget, and report the best setting on what it was not tuned on."""
+"""`holdfast search`: tune an attack within a budget, and report the best setting on data it was not tuned on."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def search(
     ] = None,
     *,
     budget: Annotated[
-        int | None, typer.Option(help="What all trials may spend together, in optimizer steps (or `search.unit`).")
+        int | None, typer.Option(help="Total budget of all trials, in optimizer steps (or `search.unit`).")
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="How many trials at most; 50 unless given.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Maximum number of trials, 50 by default.")] = None,
     runs: Annotated[
-        Path | None, typer.Option("--runs", help="Folder that keeps the search, `runs/NAME-search` unless given.")
+        Path | None, typer.Option("--runs", help="Folder of the search, by default `runs/NAME-search`.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=0, help="Trials at a time; those that run together learn nothing from one another.")
+        int, typer.Option(min=0, help="Number of parallel trials; parallel trials do not learn from each other.")
     ] = 1,
 ) -> None:
-    """Tune an attack's knobs as an attacker would, and report what the tuning was worth.
+    """Tune an attack's knobs as an attacker would, and report what the tuning achieved.
 
-    Trials are measured on development prompts by a judge of their own (`search.judge`); the best setting is run again
-    on test prompts, with the reporting judge and fresh seeds, and both numbers are kept in `search.json`. Run the same
-    command again to go on where it stopped.
+    Trials are measured on development prompts by a separate judge (`search.judge`); the best setting is run again on
+    test prompts, with the reporting judge and new seeds. Both results are saved in `search.json`. Run the same command
+    again to resume.
 
     Examples: `holdfast search grid.yaml --budget 2000 --trials 50`,
     `holdfast search tuned_sft --budget 400 search.knobs.adapter=null search.test_seeds=[11,12,13]`.
@@ -67,7 +67,7 @@ def _searched(
 
 
 def _show(report: Mapping[str, Any], folder: Path) -> None:
-    """The trials as a table, the two numbers as a line each, and where the rest is."""
+    """Print the trials as a table, the two results as a line each, and the folder of the final runs."""
     from holdfast.commands import display
     from holdfast.search.figure import write_figure
 
@@ -108,7 +108,7 @@ def _short(value: Any) -> str:
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """What a search found, in sentences."""
+    """The result of a search, in sentences."""
     budget, tuned, test = report["budget"], report["development"], report["test"]
     unit = budget["unit"]
     setting = ", ".join(f"{name} {_short(value)}" for name, value in report["best"]["params"].items())
@@ -130,5 +130,5 @@ def summary(report: Mapping[str, Any]) -> list[str]:
 
 
 def _unbroken(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each seed that did not break: only one that held, beside its control, says that the defense did."""
+    """A line for each seed that did not break; only one whose outcome is held, given its control, shows a defense."""
     return [f"seed {row['seed']}: {row['outcome']}, {row['reason']}" for row in rows if row["broke_after"] is None]

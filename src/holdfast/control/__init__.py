@@ -1,1 +1,1 @@
-"""Dynamic Action Interpolation on its own ground: TD3 and SAC on control tasks, an expert's actions blended in."""
+"""Dynamic Action Interpolation in its original setting: TD3 and SAC on control tasks with blended expert actions."""

@@ -1,4 +1,4 @@
-"""Whole episodes under a fixed policy, several at a time: how learners, experts and chance are measured."""
+"""Evaluate a fixed policy on whole episodes, several in parallel: learners, experts and the random policy."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Episode:
-    """What an episode paid, undiscounted, and how many steps it took."""
+    """The undiscounted return of an episode and its length in steps."""
 
     total: float
     length: int
 
 
 class Arena:
-    """So many copies of an environment, kept from one measurement to the next.
+    """`count` copies of an environment, reused for every measurement.
 
-    Every measurement begins in the same states, so that two policies, or two arms, meet the same episodes.
+    Every measurement begins in the same states, so that policies and arms are compared on the same episodes.
     """
 
     def __init__(self, task: str, *, count: int, seed: int) -> None:
@@ -33,7 +33,7 @@ class Arena:
         self.seed = seed
 
     def play(self, act: Act) -> list[Episode]:
-        """One episode in each copy, those that still run stepped together.
+        """One episode in each copy; copies that have not ended are stepped together.
 
         Args:
             act: observations (N, observation) -> actions (N, action) in the environment's units.
@@ -52,13 +52,13 @@ class Arena:
         return [Episode(total=float(t), length=int(n)) for t, n in zip(totals, lengths, strict=True)]
 
     def close(self) -> None:
-        """Give the environments back."""
+        """Close the environments."""
         for env in self.envs:
             env.close()
 
 
 def chance(task: str, *, count: int, seed: int) -> list[Episode]:
-    """Episodes of the policy that draws every action uniformly."""
+    """Episodes of the policy that samples every action uniformly."""
     env = make(task)
     rng = np.random.default_rng(seed)
     low, high = env.action_space.low, env.action_space.high

@@ -1,4 +1,4 @@
-"""Experts: trained once a task, kept at three qualities, or made by hand; weights are kept without any pickle."""
+"""Experts: trained once per task and saved at three qualities, or hand-made; weights are saved without pickle."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ ProgressCallback = Callable[[Mapping[str, Any]], None]
 CONTROLLERS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "pendulum": ("InvertedPendulum-v5", (0.3, 6.0, 0.6, 1.2)),
 }
-"""Hand-made linear controllers: the environment, and a weight for each number of its observation."""
+"""Hand-made linear controllers: the environment, and a weight for each component of its observation."""
 
 CHOOSING, REPORTING, RANDOM = 2_000_000, 3_000_000, 4_000_000
-"""First seeds of the episodes that choose a checkpoint, of those that are reported, and of chance."""
+"""First seeds of the episodes that select a checkpoint, of the reported ones, and of the random policy."""
 
 
 def train(plan: ExpertPlan, folder: Path, on_progress: ProgressCallback) -> dict[str, Any]:
-    """Train an expert, keep its three qualities in `folder`, and return the record of what they do and cost.
+    """Train an expert, save its three qualities in `folder`, and return the record of their returns and costs.
 
     Args:
         plan: the task and the settings.
-        folder: gets `good.safetensors`, `medium.safetensors`, `poor.safetensors`.
+        folder: receives `good.safetensors`, `medium.safetensors`, `poor.safetensors`.
         on_progress: called after each step with `step` and `max_steps`.
 
     Raises:
@@ -66,7 +66,7 @@ def train(plan: ExpertPlan, folder: Path, on_progress: ProgressCallback) -> dict
 def choose(checkpoints: Sequence[Mapping[str, Any]], floor: float) -> dict[str, Mapping[str, Any]]:
     """The best checkpoint, and the first that reach a half and a quarter of its return, measured from `floor`.
 
-    The best is the earliest of equals. Where training jumps from nothing to the best, all three may be one.
+    Of equally good ones, the best is the earliest. If training jumps directly to the best, all three may be the same.
     """
     best = max(checkpoints, key=lambda row: (row["return"], -row["step"]))
     return {
@@ -88,11 +88,11 @@ def by_hand(task: str, controller: str) -> Act:
     """A linear controller from `CONTROLLERS`.
 
     Raises:
-        HoldfastError: there is none of that name for the task.
+        HoldfastError: the task has no controller of that name.
     """
     if controller not in CONTROLLERS or CONTROLLERS[controller][0] != task:
         known = ", ".join(f"{name} for {where}" for name, (where, _) in CONTROLLERS.items())
-        raise HoldfastError(f"tasks: {task}: no controller {controller!r}; there is {known}")
+        raise HoldfastError(f"tasks: {task}: no controller {controller!r}; known: {known}")
     env = make(task)
     low, high = env.action_space.low, env.action_space.high
     env.close()
@@ -120,7 +120,7 @@ def _acting(plan: ExpertPlan, weights: Mapping[str, Any]) -> Act:
 
 
 class _Keeper(BaseCallback):
-    """Measures the actor at every checkpoint and keeps its weights."""
+    """Measure the actor at every checkpoint and keep its weights."""
 
     def __init__(self, plan: ExpertPlan, on_progress: ProgressCallback) -> None:
         super().__init__()

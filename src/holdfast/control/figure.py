@@ -1,4 +1,4 @@
-"""The run as a figure: what the learner does alone, what it did in training, and the expert, one panel a task."""
+"""The run as a figure: the learner alone, its return in training, and the expert; one panel per task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLENDS = ("plain", "dai")
 
 
 def chart(results: ControlResults) -> alt.VConcatChart | None:
-    """Plain and blended runs with bands, behavior and hand-over; below them every arm's mean. `None` without a run."""
+    """Plain and blended runs with bands, training returns and hand-over; below, each arm's mean. `None` if no runs."""
     arms = {arm.label: arm.name for arm in results.control.arms}
     colors = _colors(arms)
     above = {label: colors[label] for label, name in arms.items() if name in _BLENDS}
@@ -42,11 +42,11 @@ def _panels(results: ControlResults) -> list[tuple[tuple[str, str], list[tuple[C
 
 
 def _colors(arms: Mapping[str, str]) -> dict[str, str]:
-    """The plain runs gray, blends first among the colors."""
+    """Gray for plain runs, and the first colors for blended ones."""
     plain = [label for label, name in arms.items() if name == "plain"]
     others = sorted((label for label in arms if label not in plain), key=lambda label: arms[label] != "dai")
-    looks = {label: _COLORS[number % len(_COLORS)] for number, label in enumerate(others)}
-    return {**dict.fromkeys(plain, _PLAIN), **looks}
+    colors = {label: _COLORS[number % len(_COLORS)] for number, label in enumerate(others)}
+    return {**dict.fromkeys(plain, _PLAIN), **colors}
 
 
 def _row(
@@ -84,7 +84,7 @@ def _panel(
 
 
 def _points(runs: Iterable[tuple[Cell, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Mean over seeds of what the learner alone returns, with its interval, up to the run's own steps."""
+    """Mean return of the learner alone over seeds, with its interval, up to the run's own steps."""
     values: dict[tuple[str, int], list[float]] = {}
     for cell, record in runs:
         for row in record["curve"]:
@@ -114,7 +114,7 @@ def _behavior(runs: Iterable[tuple[Cell, Mapping[str, Any]]]) -> list[dict[str, 
 
 
 def _experts(runs: Iterable[tuple[Cell, Mapping[str, Any]]], expert: Mapping[str, Any]) -> list[alt.Chart]:
-    """A line for each quality of the expert that an arm here asks, with its name; qualities can be one checkpoint."""
+    """A labelled line for each expert quality that an arm here uses; several qualities can be one checkpoint."""
     if expert["outcome"] != DONE:
         return []
     asked = {cell.arm.expert for cell, _ in runs if cell.expert is not None} or {"good"}
@@ -129,7 +129,7 @@ def _experts(runs: Iterable[tuple[Cell, Mapping[str, Any]]], expert: Mapping[str
 
 
 def _hand_overs(runs: Iterable[tuple[Cell, Mapping[str, Any]]]) -> list[alt.Chart]:
-    """Where the learner acts alone from then on, at its mean over seeds, for each arm that was guided."""
+    """The step from which the learner acts alone, as the mean over seeds, for each guided arm."""
     steps: dict[str, list[int]] = {}
     for cell, record in runs:
         if record["hand_over"]:

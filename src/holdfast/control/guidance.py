@@ -1,8 +1,8 @@
-"""An expert inside an off-policy algorithm of stable-baselines3: the whole of Dynamic Action Interpolation.
+"""Dynamic Action Interpolation: an expert inside an off-policy algorithm of stable-baselines3.
 
-The executed action is `(1 - alpha) a_expert + alpha a_learner` (Cao 2025, arXiv 2504.18766), worked out where actions
-span [-1, 1], after SAC's squash, and it is what the replay buffer gets: true transitions of the true environment.
-`predict`, and so every evaluation, knows nothing of the expert.
+The executed action is `(1 - alpha) a_expert + alpha a_learner` (Cao 2025, arXiv 2504.18766), computed on actions scaled
+to [-1, 1], after SAC's squashing. The replay buffer stores the executed action, so its transitions are those of the
+environment. `predict`, and so every evaluation, does not use the expert.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Act = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """An expert, and how much is left to the learner.
+    """An expert, and the share of the action that is the learner's.
 
-    `alpha` is the learner's share in [0, 1] from the number of steps so far and that of the current episode.
+    `alpha` gives the learner's share in [0, 1] from the number of steps so far and that in the current episode.
     `noise="after"` adds exploration to the blend, at its full size; `"before"` to the learner's action, so that it
     shrinks with alpha.
     """
@@ -38,14 +38,14 @@ class Guidance:
 
 
 class Guided(OffPolicyAlgorithm):
-    """Goes before an off-policy algorithm among the base classes; without `guidance` it changes nothing.
+    """Mixin that comes before an off-policy algorithm among the base classes; without `guidance` it changes nothing.
 
-    Where alpha is 1 the algorithm's own code runs and the expert is not asked.
+    Where alpha is 1 the algorithm's own code runs and the expert is not called.
     """
 
     guidance: Guidance | None = None
     stochastic: ClassVar[bool] = False
-    """Whether exploration is a sample of the policy's, rather than noise that is added to it."""
+    """Whether exploration is sampling from the policy rather than added noise."""
 
     _episode = -1
     _began = 0
@@ -70,19 +70,19 @@ class Guided(OffPolicyAlgorithm):
         return self.policy.unscale_action(action), action
 
     def _asked(self, guidance: Guidance) -> np.ndarray:
-        """The expert's actions in [-1, 1]; it sees what the environment gave, not the learner's normalisation of it."""
+        """The expert's actions in [-1, 1]; it receives raw observations, without the learner's normalisation."""
         seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         return self.policy.scale_action(guidance.expert(seen))
 
     def _exploration(self, own: np.ndarray, learning_starts: int) -> np.ndarray:
-        """How far a sampled action lies from the policy's deterministic one; nothing while actions are random."""
+        """The difference between the sampled and the deterministic action; zero while actions are random."""
         if not self.stochastic or self.num_timesteps < learning_starts:
             return np.zeros_like(own)
         mean, _ = self.predict(self._last_obs, deterministic=True)
         return own - self.policy.scale_action(mean)
 
     def _into_episode(self) -> int:
-        """Steps since the current episode began; of the first environment's, where there are several."""
+        """Steps since the current episode of the (first) environment began."""
         if self._episode != self._episode_num:
             self._episode, self._began = self._episode_num, self.num_timesteps
         return self.num_timesteps - self._began
@@ -93,6 +93,7 @@ class GuidedTD3(Guided, TD3):
 
 
 class GuidedSAC(Guided, SAC):
-    """SAC (Haarnoja et al. 2018) with an expert; its exploration is the sample's distance from the mean action."""
+    """SAC (Haarnoja et al. 2018) with an expert; its exploration is the difference between the sample and the mean
+    action."""
 
     stochastic = True

@@ -18,7 +18,7 @@ ALGORITHMS: Mapping[Algorithm, Any] = {"td3": GuidedTD3, "sac": GuidedSAC}
 
 
 def learner(algorithm: Algorithm, task: str, settings: Learner, *, seed: int) -> Any:
-    """An untrained learner with its environment, both seeded; global generators are seeded as well."""
+    """An untrained learner with its environment; both and the global generators are seeded."""
     env = make(task)
     size = env.action_space.shape[0]
     rate = {} if settings.learning_rate is None else {"learning_rate": settings.learning_rate}
@@ -39,7 +39,7 @@ def learner(algorithm: Algorithm, task: str, settings: Learner, *, seed: int) ->
 
 
 def policy(algorithm: Algorithm, task: str, settings: Learner, weights: Mapping[str, torch.Tensor]) -> Any:
-    """A policy whose actor has the given weights, to predict with; its critic knows nothing."""
+    """A policy whose actor has the given weights, for prediction only; its critic is untrained."""
     env = make(task)
     made = ALGORITHMS[algorithm].policy_aliases["MlpPolicy"](
         env.observation_space, env.action_space, lambda _: 0.0, **_networks(settings)
@@ -52,7 +52,7 @@ def policy(algorithm: Algorithm, task: str, settings: Learner, weights: Mapping[
 def clone(model: Any, *, steps: int, batch_size: int) -> float:
     """Fit the actor to the actions in the replay buffer, and return the last mean squared error, in [-1, 1] units.
 
-    TD3's target actor becomes a copy. The buffer stays as it is, and so does the critic.
+    TD3's target actor becomes a copy. The buffer and the critic do not change.
     """
     optimizer = torch.optim.Adam(model.actor.parameters(), lr=1e-3)
     model.policy.set_training_mode(True)
@@ -71,14 +71,14 @@ def clone(model: Any, *, steps: int, batch_size: int) -> float:
 
 
 def finite(model: Any, seen: Mapping[str, Any]) -> None:
-    """See that the actions of a step, and what they led to, are numbers.
+    """Check that the actions of a step, and their observations and rewards, are finite.
 
     Args:
         model: the learner.
         seen: the local variables of its loop.
 
     Raises:
-        Diverged: they are not.
+        Diverged: they are not finite.
     """
     for name in ("buffer_actions", "new_obs", "rewards"):
         if not np.isfinite(seen[name]).all():
@@ -86,5 +86,5 @@ def finite(model: Any, seen: Mapping[str, Any]) -> None:
 
 
 def _networks(settings: Learner) -> dict[str, Any]:
-    # The fused Adam is the same rule in fewer calls: a fifth faster on networks this small.
+    # The fused Adam computes the same update in fewer calls: a fifth faster on such small networks.
     return {"net_arch": list(settings.net_arch), "optimizer_kwargs": {"fused": True}}

@@ -1,4 +1,4 @@
-"""The optional libraries: there or not, and the environments that they know."""
+"""The optional libraries, and the environments that they provide."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from holdfast.records import HoldfastError
 
 
 def require() -> None:
-    """See that the extra `control` is installed.
+    """Check that the extra `control` is installed.
 
     Raises:
-        HoldfastError: it is not; says how to get it.
+        HoldfastError: it is not; says how to install it.
     """
     try:
         import gymnasium  # noqa: F401
@@ -28,7 +28,7 @@ def make(task: str) -> Any:
     """The environment called `task`.
 
     Raises:
-        HoldfastError: there is none of that name, or its observations or actions are no bounded vectors of numbers.
+        HoldfastError: there is none of that name, or its observations or actions are not bounded numeric vectors.
     """
     import gymnasium
     import numpy as np
@@ -38,8 +38,8 @@ def make(task: str) -> Any:
     try:
         env = gymnasium.make(task, disable_env_checker=True)
     except gymnasium.error.Error as error:
-        raise HoldfastError(f"tasks: {task} cannot be made: {' '.join(str(error).split())}") from error
+        raise HoldfastError(f"tasks: {task} cannot be created: {' '.join(str(error).split())}") from error
     boxes = [space for space in (env.observation_space, env.action_space) if isinstance(space, gymnasium.spaces.Box)]
     if len(boxes) < 2 or any(len(box.shape) != 1 for box in boxes) or not np.isfinite(env.action_space.high).all():
-        raise HoldfastError(f"tasks: {task} does not observe and act in bounded vectors of numbers; take another")
+        raise HoldfastError(f"tasks: observations or actions of {task} are not bounded numeric vectors; use another")
     return env

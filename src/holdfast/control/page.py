@@ -18,13 +18,14 @@ from holdfast.report.page import render
 from holdfast.report.text import csv_text, visible
 
 REPORTED: Mapping[str, str] = {"gain_early": "above +160 %", "gain_final": "above +50 %"}
-"""Cao 2025 (arXiv 2504.18766), abstract: means over four MuJoCo tasks; without tasks, budget, expert or intervals."""
+"""Cao 2025 (arXiv 2504.18766), abstract: means over four MuJoCo tasks; it states no tasks, budget, expert or
+intervals."""
 
 
 def write(results: ControlResults, folder: Path) -> list[Path]:
     """Write `curves.csv`, `gains.csv`, `pairs.csv`, `cells.csv`, `experts.csv`, the figure and `report.html`.
 
-    The figure, as SVG and PNG, and the page's picture need one finished cell.
+    The figure (SVG and PNG, and on the page) needs at least one finished cell.
 
     Raises:
         HoldfastError: a file cannot be written.
@@ -49,7 +50,7 @@ def write(results: ControlResults, folder: Path) -> list[Path]:
 
 
 def page(results: ControlResults, svg: str) -> str:
-    """The page, with a drawing as SVG in it; every name on it is escaped."""
+    """The page with the figure as inline SVG; every name is escaped."""
     context = {
         "title": f"Holdfast control: {results.control.name}",
         "description": results.control.description,
@@ -79,7 +80,7 @@ def _tables(results: ControlResults) -> Iterator[_Table]:
 
 
 def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """`+12 %`, with its interval where there is one."""
+    """`+12 %`, with its interval if there is one."""
     if value is None:
         return "open"
     value, low, high = (None if number is None else round(100 * number) for number in (value, low, high))

@@ -13,7 +13,7 @@ from holdfast.records import digest
 from holdfast.rl.guidance.schedule import Schedule
 
 HORIZON = 0.2
-"""The share of the steps over which a schedule without a `horizon` hands over."""
+"""The share of the steps over which a schedule without a `horizon` hands over to the learner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class ExpertPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One training: `steps` as the task says, `total` of them where it goes on for the expert's as well.
+    """One training: `steps` are the task's; `total` includes the expert's steps if the arm trains for those as well.
 
-    `schedule` is resolved; `expert` is `None` where the arm asks none.
+    `schedule` is resolved; `expert` is `None` if the arm uses none.
     """
 
     task: str
@@ -64,7 +64,8 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """Hash of everything that the training depends on; labels, and what the arm ignores, are not in it."""
+        """Hash of everything that the training depends on; labels and settings that the arm ignores are not
+        included."""
         values = self.values()
         arm = {name: value for name, value in values.pop("arm").items() if name not in ("label", "schedule")}
         values["evaluation"] = {name: values["evaluation"][name] for name in ("every", "episodes")}
@@ -94,7 +95,7 @@ def expert_plan(control: Control, task: str) -> ExpertPlan:
 
 
 def cells(control: Control) -> list[Cell]:
-    """Every cell, the tasks outermost and the seeds before the arms, so that pairs are finished early."""
+    """Every cell, ordered by task, then seed, then arm, so that pairs are finished early."""
     return [
         _cell(control, task, algorithm, arm, seed)
         for task in control.tasks
@@ -122,7 +123,7 @@ def _cell(control: Control, task: str, algorithm: Algorithm, arm: Arm, seed: int
 
 
 def resolved(schedule: Schedule, steps: int) -> Schedule:
-    """The schedule with a horizon, in a run of so many steps."""
+    """The schedule with its horizon for a run of `steps` steps."""
     return schedule if schedule.horizon is not None else replace(schedule, horizon=HORIZON * steps)
 
 

@@ -1,9 +1,9 @@
-"""Runs what is not finished yet: experts first, then the cells that ask them, each a folder with its record.
+"""Run what is not finished yet: experts first, then the cells that use them, each in a folder with its record.
 
 RUN/control.json                the run's settings
-RUN/experts/KEY/record.json     an expert: what its qualities return, what it cost; shared by all cells of its task
+RUN/experts/KEY/record.json     an expert: the returns of its qualities, its costs; shared by all cells of its task
 RUN/experts/KEY/*.safetensors   its actors
-RUN/cells/KEY/record.json       a cell and its curve: where it is, the cell is finished
+RUN/cells/KEY/record.json       a cell and its curve: if it exists, the cell is finished
 RUN/*/KEY/log.txt               what the piece's process printed
 """
 
@@ -43,7 +43,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlResults:
-    """What a run holds: each cell with its record, and each task's expert, a failed one included."""
+    """The results of a run: each cell with its record, and each task's expert, including failed ones."""
 
     control: Control
     cells: Sequence[tuple[Cell, Mapping[str, Any]]]
@@ -51,13 +51,13 @@ class ControlResults:
 
 
 def run(control: Control, folder: Path, *, workers: int | None, news: engine.News) -> ControlResults:
-    """Run whatever is not finished yet, and return all records; failures are records too.
+    """Run everything that is not finished yet, and return all records, including those of failures.
 
     Args:
         control: what to run.
-        folder: keeps the run; running again goes on where the last run stopped.
-        workers: processes at a time, one for each core if `None`; 0 stays in this process.
-        news: told of every start, step and end.
+        folder: the run's folder; running again resumes an interrupted run.
+        workers: number of processes, one for each core if `None`; 0 runs everything in this process.
+        news: called at every start, step and end.
 
     Raises:
         HoldfastError: the extra `control` is missing, a task is unknown, or the folder cannot be written to.
@@ -73,10 +73,10 @@ def run(control: Control, folder: Path, *, workers: int | None, news: engine.New
 
 
 def check(control: Control) -> None:
-    """See that device and tasks exist, that hand-made experts fit them, and that every arm can follow its schedule.
+    """Check that device and tasks exist, that hand-made experts fit them, and that every arm can follow its schedule.
 
     Raises:
-        HoldfastError: something does not.
+        HoldfastError: one of these does not hold.
     """
     from holdfast.control.experts import by_hand
     from holdfast.network.loading import usable_device
@@ -95,13 +95,13 @@ def check(control: Control) -> None:
         kind = (arm.schedule or control.schedule).kind
         if kind == "success" and arm.name in ("demonstrations", "cloning"):
             raise HoldfastError(
-                f"arms: {arm.label}: the schedule `success` does not say beforehand how many actions the expert takes; "
-                "give the arm a `schedule` of another kind"
+                f"arms: {arm.label}: with the schedule `success` the number of the expert's actions is not known "
+                "beforehand; give the arm a `schedule` of another kind"
             )
 
 
 def pieces_of(control: Control, folder: Path) -> list[Piece]:
-    """Every piece of work once, experts before the cells; cells that are one training share a piece."""
+    """Every piece of work once, experts before cells; cells with identical training share a piece."""
     pieces: dict[str, Piece] = {}
     for task in control.tasks:
         plan = expert_plan(control, task)
@@ -118,12 +118,12 @@ def pieces_of(control: Control, folder: Path) -> list[Piece]:
 
 
 def execute(piece: Piece, report: Callable[[Mapping[str, Any]], None]) -> None:
-    """Do a piece of work; its record is written last. Trouble of the work itself becomes a record too."""
+    """Do a piece of work; its record is written last. An error in the work itself is recorded too."""
     work = _expert if isinstance(piece.plan, ExpertPlan) else _cell
     try:
         write_json(piece.folder / "record.json", {"key": piece.key, "outcome": DONE, **work(piece, report)})
     except Exception as error:
-        with contextlib.suppress(OSError):  # the disk that holds the log may be full
+        with contextlib.suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         text = " ".join(str(error).split())[:500]
         if isinstance(error, Diverged) and isinstance(piece.plan, Cell):
@@ -148,7 +148,7 @@ def _cell(piece: Piece, report: Any) -> dict[str, Any]:
         record = store.read_json(piece.expert / "record.json")
         if record["outcome"] != DONE:
             raise HoldfastError(f"no expert: {record['reason']}")
-        # Before the learner, whose seeds must come last.
+        # Loaded first, since seeding the learner must come last.
         act = experts.load(cell.expert, piece.expert, cell.arm.expert)
         expert = act, record["qualities"][cell.arm.expert]
     return {"cell": cell.values(), **training.train(cell, expert, report)}
@@ -166,7 +166,7 @@ def _record(piece: Piece, failed: Mapping[str, str]) -> Mapping[str, Any]:
     path = piece.folder / "record.json"
     if path.exists():
         return store.read_json(path)
-    return {"key": piece.key, "outcome": "failed", "reason": failed.get(piece.key, "it left no record")}
+    return {"key": piece.key, "outcome": "failed", "reason": failed.get(piece.key, "it wrote no record")}
 
 
 def _fail(piece: Piece, reason: str) -> None:
@@ -183,4 +183,4 @@ def _finished(piece: Piece) -> bool:
 
 def _reason(piece: Piece) -> str:
     path = piece.folder / "record.json"
-    return str(store.read_json(path).get("reason", "")) if path.exists() else "it left no record"
+    return str(store.read_json(path).get("reason", "")) if path.exists() else "it wrote no record"

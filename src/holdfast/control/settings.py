@@ -1,7 +1,7 @@
-"""What a run of control tasks consists of, as settings: tasks, arms, seeds, the learner and its expert.
+"""Settings of a run of control tasks: tasks, arms, seeds, the learner and its expert.
 
-After Cao 2025 (arXiv 2504.18766), of which only the method's outline is known here: the schedule, the noise, what is
-stored and how it is measured are choices of this project, each a setting.
+After Cao 2025 (arXiv 2504.18766), of which only the method's outline is known here: the schedule, the noise, the stored
+actions and the evaluation are choices of this project, each a setting.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Noise = Literal["after", "before"]
 
 
 class Kind(NamedTuple):
-    """What an arm does, and which settings it takes."""
+    """A kind of arm, and the settings that it takes."""
 
     summary: str
     settings: tuple[str, ...] = ("expert", "schedule")
 
 
 ARMS: Mapping[str, Kind] = {
-    "plain": Kind("the algorithm as it is", ()),
+    "plain": Kind("the unchanged algorithm", ()),
     "dai": Kind(
         "expert's and learner's actions blended, the blend executed and stored", ("expert", "schedule", "noise")
     ),
@@ -36,17 +36,17 @@ ARMS: Mapping[str, Kind] = {
         "the expert acts first, the actor is fitted to its actions, its transitions are dropped",
         ("expert", "schedule", "cloning_steps"),
     ),
-    "jump_start": Kind("the expert begins each episode and the learner ends it, the beginning ever shorter"),
+    "jump_start": Kind("the expert begins each episode, for fewer and fewer steps, and the learner ends it"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Task:
-    """An environment: `steps` of training, and where its expert comes from.
+    """An environment: `steps` of training, and the source of its expert.
 
     The expert is trained for `expert_steps` (as many as `steps` when `None`), or is the hand-made `controller` of that
-    name, which costs none (`holdfast.control.experts.CONTROLLERS`).
+    name, which costs no steps (`holdfast.control.experts.CONTROLLERS`).
     """
 
     steps: Count = 10_000
@@ -55,16 +55,16 @@ class Task:
 
     def __post_init__(self) -> None:
         if self.controller is not None and self.expert_steps is not None:
-            raise HoldfastError("controller: a hand-made expert takes no expert_steps; give one of the two")
+            raise HoldfastError("controller: a hand-made expert has no expert_steps; give one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Learner:
-    """The networks and their training; what is `None` is the library's own default.
+    """The networks and their training; `None` is the library's own default.
 
-    `learning_starts` random steps come first. `noise` is the standard deviation of TD3's exploration noise, where
-    actions span [-1, 1]; SAC explores by sampling. Everything runs on `device`.
+    `learning_starts` random steps come first. `noise` is the standard deviation of TD3's exploration noise, on actions
+    scaled to [-1, 1]; SAC explores by sampling. Everything runs on `device`.
     """
 
     net_arch: tuple[Count, ...] = (64, 64)
@@ -78,17 +78,17 @@ class Learner:
 
     def __post_init__(self) -> None:
         if not self.net_arch:
-            raise HoldfastError("net_arch: is empty; give the width of one layer at least")
+            raise HoldfastError("net_arch: is empty; give the width of at least one layer")
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Expert:
-    """How experts are trained: once a task, with the learner's settings and a `seed` that no learner has.
+    """How experts are trained: once per task, with the learner's settings and a `seed` that no learner has.
 
-    After every `checkpoints`-th part of the training the actor is kept and measured. `good` is the best of them;
-    `medium` and `poor` are the first that reach a half and a quarter of its return. Those are measured once more, over
-    `episodes` episodes that chose nothing, and that is what is reported.
+    The actor is saved and measured `checkpoints` times in the training, at equal distances. `good` is the best of them;
+    `medium` and `poor` are the first that reach a half and a quarter of its return. These are measured again over
+    `episodes` episodes that were not used in the selection, and that result is reported.
     """
 
     algorithm: Algorithm = "td3"
@@ -102,8 +102,8 @@ class Expert:
 class Evaluation:
     """Measurement of the learner alone: `episodes` deterministic episodes at every `every`-th share of the steps.
 
-    `early` and `final` are the shares of the steps that `gain_early` and `gain_final` speak of. `random_episodes`
-    measure the random policy.
+    `gain_early` and `gain_final` are measured over the shares `early` and `final` of the steps. `random_episodes` is
+    the number of episodes of the random policy.
     """
 
     every: PositiveShare = 0.02
@@ -118,10 +118,10 @@ class Evaluation:
 class Arm:
     """One way of training.
 
-    `expert` is the quality of the expert; `noise` comes after the blend, at its full size, or before, shrunk with the
-    learner's share. The `schedule` of the run is used unless the arm has its own; for the controls that blend nothing
-    it says how many actions the expert takes: as many as it would give in the blend. `cloning_steps` are gradient
-    steps of fitting the actor.
+    `expert` is the quality of the expert; `noise` is added after the blend, at its full size, or before it, scaled by
+    the learner's share. The run's `schedule` is used unless the arm has its own; for controls without blending it sets
+    the number of the expert's actions, which is the expert's total weight in the blend. `cloning_steps` are the
+    gradient steps of behavior cloning.
     """
 
     name: str
@@ -137,8 +137,8 @@ class Arm:
 class Control:
     """A run: every task with every algorithm, arm and seed.
 
-    `equal_steps` lets plain runs go on for as many steps as the expert's training took, so that an arm can be compared
-    with one that was given the expert's steps instead of the expert.
+    With `equal_steps`, plain runs continue for as many steps as the expert's training took, so that an arm can be
+    compared with a plain run that uses the expert's steps itself.
     """
 
     name: str
@@ -155,10 +155,10 @@ class Control:
 
     def __post_init__(self) -> None:
         if self.expert.seed in self.seeds:
-            raise HoldfastError(f"expert.seed: {self.expert.seed} is a learner's seed too; give another")
+            raise HoldfastError(f"expert.seed: {self.expert.seed} is also a learner's seed; give another")
         for name in ("algorithms", "seeds"):
             if len(set(getattr(self, name))) < max(len(getattr(self, name)), 1):
-                raise HoldfastError(f"{name}: must name at least one, each once")
+                raise HoldfastError(f"{name}: must have at least one entry, each only once")
         labels = [arm.label for arm in self.arms]
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:

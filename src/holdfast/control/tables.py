@@ -1,4 +1,4 @@
-"""What a run found, as rows: curves, gains over the plain runs, cells and experts."""
+"""The results of a run as rows: curves, gains over the plain runs, cells and experts."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ QUANTITIES: Mapping[str, str] = {
     "lead_early": "lead, early",
     "lead_final": "lead, final",
 }
-"""What a run is compared with a plain one by, and what it is called on the page.
+"""The quantities by which a run is compared with a plain one, and their names on the page.
 
 A gain is the ratio of the areas under two learner-alone curves, minus 1, over the first or the last part of the run; at
-equal steps, the plain run had as many steps before as the expert's training took. A lead is the difference of the mean
-returns, as a share of the way from the random policy to the good expert.
+equal steps, the plain run had as many additional steps before as the expert's training took. A lead is the difference
+of the mean returns, as a share of the difference between the random policy and the good expert.
 """
 MEAN = "mean of tasks"
 
@@ -48,7 +48,7 @@ def curve_rows(results: ControlResults) -> list[dict[str, Any]]:
 
 
 def cell_rows(results: ControlResults) -> list[dict[str, Any]]:
-    """A row for every cell; what did not come to its end has its reason."""
+    """A row for every cell; an unfinished one has its reason."""
     rows = []
     for cell, record in results.cells:
         expert = results.experts[cell.task] if cell.expert is not None else {}
@@ -80,7 +80,7 @@ def expert_rows(results: ControlResults) -> list[dict[str, Any]]:
 
 
 def pair_rows(results: ControlResults) -> list[dict[str, Any]]:
-    """A row for every quantity of every run that has a plain one with the same seed beside it."""
+    """A row for every quantity of every run for which there is a plain run with the same seed."""
     records = {(cell.task, cell.algorithm, cell.seed, cell.arm.name): record for cell, record in _finished(results)}
     rows = []
     for cell, record in _finished(results):
@@ -98,7 +98,7 @@ def compared(
     plain: Sequence[tuple[float, float]],
     expert: Mapping[str, Any],
 ) -> dict[str, float | None]:
-    """`QUANTITIES` of a run beside a plain one; those at equal steps only where the plain one went on long enough.
+    """`QUANTITIES` of a run against a plain one; those at equal steps only if the plain run is long enough.
 
     Args:
         cell: the run's own.
@@ -122,7 +122,7 @@ def compared(
 
 
 def gain_rows(results: ControlResults) -> list[dict[str, Any]]:
-    """A row for every quantity of every arm and task, means over seeds; then means over what all tasks have.
+    """A row for every quantity of every arm and task, means over seeds; then the means over tasks.
 
     The mean over tasks pairs the tasks' runs by seed, so that its interval is over seeds as well.
     """
@@ -149,7 +149,7 @@ def gain_table(results: ControlResults) -> list[tuple[tuple[str, str, str], dict
 
 
 def _over_tasks(by_task: Sequence[Any]) -> list[float | None]:
-    """The mean over tasks for every seed that all of them have; `None` where a task has no number."""
+    """The mean over tasks for every seed that all of them have; `None` if a task has no value."""
     seeds = sorted(set.intersection(*(set(pairs) for pairs in by_task)))
     each = [[pairs[seed] for pairs in by_task] for seed in seeds]
     return [None if None in values else fmean(values) for values in each]

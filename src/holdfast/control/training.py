@@ -1,4 +1,4 @@
-"""One cell: a learner trained in one of the arms, measured alone and as it behaves, and kept as a record."""
+"""Train the learner of one cell, measure it alone and in training, and return its record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ProgressCallback = Callable[[Mapping[str, Any]], None]
 Rule = Callable[[int, int], float]
 
 MEASURING = 1_000_000
-"""First seed of the episodes that measure learners: those of a pair of arms begin alike."""
+"""First seed of the evaluation episodes, so that those of all arms begin in the same states."""
 SPARSE = 5
-"""How many times more rarely a plain run is measured that goes on for the expert's steps."""
+"""The factor by which a plain run that continues for the expert's steps is measured less often in that part."""
 
 
 def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, on_progress: ProgressCallback) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, on_progress:
 
     Args:
         cell: what to train.
-        expert: acts, and what is known of it: `return`, and `length` of its episodes; `None` where the arm asks none.
+        expert: its policy, and its measured `return` and episode `length`; `None` if the arm uses none.
         on_progress: called after each step with `step` and `max_steps`.
 
     Raises:
@@ -76,9 +76,9 @@ def share(schedule: Schedule, step: int, *, steps: int, succeeded: int | None = 
 
 
 def demonstrated(cell: Cell) -> int:
-    """For how many steps the expert acts before the learner does, in the arms that blend nothing.
+    """The number of steps for which the expert acts before the learner, in arms without blending.
 
-    As many as all actions of the expert in the blend weigh together: the sum of `1 - alpha`.
+    It is the expert's total weight in the blend: the sum of `1 - alpha`.
     """
     if cell.arm.name not in ("demonstrations", "cloning"):
         return 0
@@ -86,12 +86,12 @@ def demonstrated(cell: Cell) -> int:
 
 
 def rule_of(cell: Cell, *, length: float, succeeded: Callable[[], int | None] = lambda: None) -> Rule:
-    """The learner's share in [0, 1] from the number of steps so far and that of the episode.
+    """The rule that gives the learner's share in [0, 1] from the steps so far and the steps in the episode.
 
     Args:
         cell: the arm and its schedule.
-        length: of the expert's episodes; the jump-start's prefix is its share of that.
-        succeeded: the step at which the learner alone did well enough, for the schedule `success`.
+        length: length of the expert's episodes; the jump-start's prefix is a share of it.
+        succeeded: the step at which the learner alone reached the required return, for the schedule `success`.
     """
 
     def blended(step: int, _: int) -> float:
@@ -111,7 +111,7 @@ def _alone(_: int, __: int) -> float:
 
 
 class _Watch(BaseCallback):
-    """Measures the learner alone, collects what its training episodes paid, and clones where the arm does."""
+    """Measure the learner alone, record the returns of training episodes, and clone if the arm does."""
 
     def __init__(self, cell: Cell, first: int, on_progress: ProgressCallback, expert_return: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class _Watch(BaseCallback):
         self.share: Rule = _alone
 
     def rule(self, length: float) -> Rule:
-        """The rule of the cell, with what is measured here."""
+        """The rule of the cell, using the measured returns."""
         self.share = rule_of(self.cell, length=length, succeeded=lambda: self.succeeded)
         return self.share
 
@@ -144,7 +144,7 @@ class _Watch(BaseCallback):
         step = self.num_timesteps
         if step == self.first and self.cell.arm.name == "cloning":
             self._clone()
-        # Past the run's own steps there is only the comparison at equal steps.
+        # Steps beyond the run's own are only needed for the comparison at equal steps.
         every = self.every if step <= self.cell.steps else SPARSE * self.every
         if step % every == 0 or step in (self.cell.steps, self.cell.total):
             self._measure()

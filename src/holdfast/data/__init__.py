@@ -1,8 +1,8 @@
 """Data: one small reader per schema, all giving `Example`s; splits, mixtures and flips.
 
-`FORMATS` is the table of schemas. A reader is a function from one `RawRow` to its examples; a new one is a file here
-and a row in the table, or an outside package's with an entry point in the group `holdfast.formats`.
-`holdfast.data.read.read` reads a `Source`.
+`FORMATS` is the table of schemas. A reader is a function from one `RawRow` to its examples; a new one needs a file here
+and a row in the table, or an entry point of another package in the group `holdfast.formats`. `holdfast.data.read.read`
+reads a `Source`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from holdfast.records import HoldfastError
 
 def _check(value: Any, where: str) -> None:
     if not isinstance(value, Schema):
-        raise HoldfastError(f"{where}: is no `holdfast.data.Schema`; write `SCHEMA = Schema(examples, (column, ...))`")
+        raise HoldfastError(f"{where}: not a `holdfast.data.Schema`; write `SCHEMA = Schema(examples, (column, ...))`")
 
 
 FORMATS = Table(

@@ -1,4 +1,4 @@
-"""PKU-Alignment/BeaverTails: one question-answer pair per row, which annotators called safe or unsafe."""
+"""PKU-Alignment/BeaverTails: one question-answer pair per row, labelled safe or unsafe by annotators."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from holdfast.records import Example
 def examples(row: RawRow) -> list[Example]:
     """Columns `prompt`, `response`, `is_safe`, `category` (14 booleans by name, or that as JSON text).
 
-    An unsafe pair is `harmful`, its domain the first category that is true. A safe pair is a `refusal`: an answer
-    that annotators let pass to a red-team prompt, so its response stands in for one. Flags may be true and false, 0
-    and 1, or these as text. Raises `HoldfastError`.
+    An unsafe pair is `harmful`, its domain the first category that is true. A safe pair is a `refusal`: annotators
+    accepted its answer to a red-team prompt, so the response serves as a refusal. Flags may be true and false, 0 and 1,
+    or these as text. Raises `HoldfastError`.
     """
     prompt, response, safe = row.prompt(), row.text("response"), row.flag("is_safe")
     if safe:

@@ -1,4 +1,4 @@
-"""Where rows come from, and the plainest schema: columns that are an `Example`'s own fields."""
+"""The source of rows, and the simplest schema: columns that are an `Example`'s own fields."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ROLES: tuple[str, ...] = get_args(Role)
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Source:
-    """Where rows come from and how to read them.
+    """The source of rows and how to read them.
 
-    `path` is a file (.jsonl, .json, .csv, .parquet), a folder (saved by `datasets`, or a data repository's
-    files), or a Hub id; `split`, `revision` and `name` (the Hub's config) apply to what `datasets` loads.
-    `format` is a key of `holdfast.data.FORMATS`. `columns` maps the names which that format expects
-    (its `Schema.columns`) to the file's own, e.g. `{prompt: question}`. `limit` reads only the first rows. `role`
-    forces every row's role: of preferences that are `harmful` the rejected answer is the harmful one, the chosen one
-    the refusal. `refusal` is given to harmful rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
+    `path` is a file (.jsonl, .json, .csv, .parquet), a folder (saved by `datasets`, or the files of a data repository),
+    or a Hub id; `split`, `revision` and `name` (the Hub's config) apply to what `datasets` loads. `format` is a key of
+    `holdfast.data.FORMATS`. `columns` maps the names that the format expects (its `Schema.columns`) to the file's own,
+    e.g. `{prompt: question}`. `limit` reads only the first rows. `role` sets every row's role; in a preference with
+    role `harmful` the rejected answer is the harmful one, and the chosen one the refusal. `refusal` is given to harmful
+    rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
     """
 
     path: Place
@@ -42,11 +42,12 @@ class Source:
         if self.role is not None and self.role not in ROLES:
             raise HoldfastError(f"role: must be one of {', '.join(ROLES)}, not {self.role!r}")
         if self.refusal is not None and not self.refusal.strip():
-            raise HoldfastError("refusal: is empty; write the words that refuse, or leave it out")
+            raise HoldfastError("refusal: is empty; write the text of a refusal, or remove it")
 
 
 def examples(row: RawRow) -> list[Example]:
-    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, by these names or a map.
+    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, by these names or those that
+    `columns` maps them to.
 
     `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`,
     `domain`) may be absent unless the map names them, and may be null. Raises `HoldfastError`.

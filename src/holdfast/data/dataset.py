@@ -1,4 +1,4 @@
-"""A data set as settings: where its prompts come from, and how they are dealt out to splits."""
+"""Settings of a data set: the source of its prompts, and how they are split."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Data:
-    """Where prompts come from and how they are dealt out.
+    """The source of prompts and how they are split.
 
-    Harmful and benign rows are read from `harmful` and `benign`, and split by the hash of their prompts into
-    defense, attack, development and test, by `shares`. Without them the sandbox's own data is used, with `train`
-    prompts a split for defense and attack and `held_out` for the others.
+    Harmful and benign rows are read from `harmful` and `benign`, and split by the hash of their prompts into defense,
+    attack, development and test, by `shares`. Without them the sandbox's own data is used, with `train` prompts in each
+    of the splits for defense and attack, and `held_out` in the others.
     """
 
     harmful: Source | None = None

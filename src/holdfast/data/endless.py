@@ -1,4 +1,4 @@
-"""An endless stream of batches whose every batch follows from the seed and the step alone."""
+"""An endless stream of batches, each determined by the seed and the step alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from holdfast.records import Example
 
 
 def endless(examples: Sequence[Example], batch_size: int, *, seed: int) -> Callable[[int], list[Example]]:
-    """`draw(step)` gives the batch of that step: every example once an epoch, in an order of the epoch's own.
+    """`draw(step)` gives the batch of that step: every example once per epoch, each epoch in a new order.
 
-    Nothing is kept between calls that changes an answer, so a resumed run draws what an uninterrupted one would.
+    Results do not depend on earlier calls, so a resumed run gets the same batches as an uninterrupted one.
     """
     orders: dict[int, list[int]] = {}
 

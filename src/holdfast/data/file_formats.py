@@ -1,6 +1,6 @@
-"""The records of data files with the place of each: JSON lines, JSON lists, CSV and Parquet.
+"""The records of data files with their places: JSON lines, JSON lists, CSV and Parquet.
 
-Every complaint is one line that names the file and the record. Places count from 1 as the user's tools do, see
+Every error message is one line that names the file and the record. Places count from 1, see
 `holdfast.data.read`.
 """
 
@@ -22,7 +22,7 @@ Places = Iterator[tuple[str, object]]
 
 
 def from_lines(name: str, path: Path) -> Places:
-    """A record a line; blank lines count but hold none."""
+    """One record per line; blank lines are counted but skipped."""
     for number, line in enumerate(_text(name, path).split("\n"), start=1):
         if line.strip():
             where = f"{name}, line {number}"
@@ -52,7 +52,7 @@ def _past_space(text: str, start: int) -> int:
 
 
 def from_csv(name: str, path: Path) -> Places:
-    """A record a row under the header; an empty cell is `None`."""
+    """One record per row after the header; an empty cell is `None`."""
     lines = csv.reader(StringIO(_text(name, path), newline=""), strict=True)
     header: list[str] = []
     number = 0
@@ -76,19 +76,19 @@ def _header(name: str, cells: list[str]) -> list[str]:
 
 
 def from_parquet(name: str, path: Path) -> Places:
-    """A record a row."""
+    """One record per row."""
     import pyarrow.parquet
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        refuse_twins(name, file.schema_arrow)
+        refuse_duplicate_columns(name, file.schema_arrow)
         yield from numbered(decoded(name, (row for batch in file.iter_batches() for row in _rows_of(batch))))
     except (pyarrow.ArrowException, OSError) as problem:
         raise HoldfastError(f"{name}: not a readable Parquet file ({first_line(problem)})") from problem
 
 
-def refuse_twins(name: str, schema: Any) -> None:
-    """Refuse two columns, or two fields of one column, under one name: a row would keep the last one only."""
+def refuse_duplicate_columns(name: str, schema: Any) -> None:
+    """Refuse two columns, or two fields of one column, with the same name: a row would keep only the last one."""
     left = [list(schema)]
     while left:
         fields = left.pop()
@@ -100,7 +100,7 @@ def refuse_twins(name: str, schema: Any) -> None:
 
 
 def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
-    """A batch's rows as plain values; one by one where a text of the batch is no UTF-8, so that its row is known."""
+    """A batch's rows as plain values; one by one if a text in it is not UTF-8, so that its row is known."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
@@ -109,7 +109,7 @@ def _rows_of(batch: Any) -> Iterator[dict[str, Any]]:
 
 
 def decoded(name: str, rows: Iterator[Any]) -> Iterator[Any]:
-    """Rows, with the number of the first one that holds a text which is no UTF-8."""
+    """Rows, with an error that has the number of the first row with a text that is not UTF-8."""
     for number in count(1):
         try:
             yield next(rows)
@@ -137,12 +137,12 @@ def _text(name: str, path: Path) -> str:
 
 
 def begins_a_list(name: str, path: Path) -> bool:
-    """Whether a JSON file is one list; otherwise it has a record a line."""
+    """Whether a JSON file is one list; otherwise it has one record per line."""
     return _text(name, path).lstrip()[:1] == "["
 
 
 def _parsed(where: str, name: str, read: Callable[[], Any], *, line: int | None = None) -> Any:
-    """What `read` makes of JSON; `where` names the record, `line` its number in a file of a record a line."""
+    """The result of `read`, with its JSON errors worded; `where` names the record, `line` its number in JSON lines."""
     try:
         return read()
     except json.JSONDecodeError as problem:
@@ -157,5 +157,5 @@ def _broken(name: str, problem: json.JSONDecodeError, line: int | None = None) -
 
 
 def first_line(problem: Exception) -> str:
-    """Kind and first line of somebody else's error."""
+    """Type and first line of a library's error."""
     return f"{type(problem).__name__}: {str(problem).strip().splitlines()[0] if str(problem).strip() else ''}"

@@ -1,4 +1,4 @@
-"""Choosing, pairing, flipping and mixing rows, all by seed."""
+"""Sample, pair, flip and mix rows, all by seed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from holdfast.text import is_refusal, starts_with_refusal
 
 
 def pair_refusals(examples: Sequence[Example]) -> list[Example]:
-    """Give each harmful row without a refusal the one that another row has for the same prompt (`Example.key`).
+    """Give each harmful row without a refusal that of another row with the same prompt (`Example.key`).
 
-    Only rows of role `refusal` give, and nothing that is a harmful answer of some row to that prompt (annotators
-    disagree: one calls safe what another does not); the first wins. The rows stay in order and none is dropped.
+    Refusals come only from rows of role `refusal`, and never from an answer that another row with that prompt labels
+    harmful (annotators may disagree); the first one is used. The rows stay in order and none is dropped.
     """
     refusals: dict[str, str] = {}
     harmful = {(row.key, _bare(row.response)) for row in examples if row.role == "harmful" and row.response}
@@ -34,12 +34,12 @@ def pair_refusals(examples: Sequence[Example]) -> list[Example]:
 
 
 def harmful_side(example: Example, *, keep: bool = False) -> Example:
-    """A harmful row with its harmful answer and its refusal told apart.
+    """A harmful row with its harmful answer and its refusal in separate fields.
 
     A preference without another `response` than its `chosen` one has the rejected answer as harmful `response`, and the
-    chosen one as `refusal`. A refusal is never the row's own harmful answer: where both are one text it is dropped, and
-    a row whose "harmful" answer reads as a refusal (`holdfast.text.is_refusal`) becomes a `refusal`, or with `keep`
-    stays harmful as a prompt with a refusal and without an answer. Other rows pass.
+    chosen one as `refusal`. A refusal is never the row's own harmful answer: if both are the same text it is dropped. A
+    row whose "harmful" answer is a refusal (`holdfast.text.is_refusal`) becomes a `refusal`, or with `keep` stays
+    harmful, with a refusal and without an answer. Other rows are returned unchanged.
     """
     if example.role != "harmful":
         return example
@@ -60,9 +60,9 @@ def _bare(text: str) -> str:
 def sample(
     examples: Sequence[Example], n: int, *, how: Literal["random", "head"] = "random", seed: int = 0
 ) -> list[Example]:
-    """`n` different rows: at random in random order, or the first n. Raises `HoldfastError` if there are fewer."""
+    """`n` distinct rows: at random in random order, or the first n. Raises `HoldfastError` if there are fewer."""
     if not 0 <= n <= len(examples):
-        raise HoldfastError(f"{n} examples were asked for but there are {len(examples)}: ask for fewer or add data")
+        raise HoldfastError(f"{n} examples are needed but there are {len(examples)}: use fewer or add data")
     return list(examples[:n]) if how == "head" else random.Random(seed).sample(list(examples), n)
 
 
@@ -78,20 +78,19 @@ def distinct(examples: Sequence[Example]) -> list[Example]:
 
 
 Flips = Literal["reverse", "random"]
-"""What becomes of the rows that are flipped: turned round, or put in an order by a fair coin (the noise control)."""
+"""What flipping does to a row: reverse its pair, or order it by a fair coin (the noise control)."""
 
 
 def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0, how: Flips = "reverse") -> list[Example]:
     """Swap `chosen` and `rejected` in a seeded share of the rows that have both: exactly round(flip_ratio * n) of n.
 
-    `flip_ratio` is the reverse-preference attack's rho (arXiv 2409.12914). With one seed, the rows flipped at a
-    smaller ratio are among those flipped at a larger one. Other rows pass unchanged. `how="random"` is the control of
-    the attack: the very rows that would be turned round are given an order by a fair coin instead, so that half of
-    them on average are. Raises `HoldfastError` for a ratio outside [0, 1], or one above 0 where no row has a
-    preference.
+    `flip_ratio` is the reverse-preference attack's rho (arXiv 2409.12914). For one seed, the rows flipped at a smaller
+    ratio are a subset of those flipped at a larger one. Other rows are unchanged. `how="random"` is the control of the
+    attack: the same rows are ordered by a fair coin instead of reversed, so that on average half of them are reversed.
+    Raises `HoldfastError` for a ratio outside [0, 1], or one above 0 if no row has a preference.
     """
     if not 0.0 <= flip_ratio <= 1.0:
-        raise HoldfastError(f"flip_ratio must lie in [0, 1], not {flip_ratio}")
+        raise HoldfastError(f"flip_ratio must be in [0, 1], not {flip_ratio}")
     pairs = [i for i, row in enumerate(examples) if row.chosen is not None and row.rejected is not None]
     if flip_ratio and not pairs:
         raise HoldfastError(f"flip_ratio is {flip_ratio} but no row has both `chosen` and `rejected`: set it to 0")
@@ -100,7 +99,7 @@ def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0, how: 
     flipped = set(order[: round(flip_ratio * len(pairs))])
     if how == "random":
         coin = random.Random(f"{seed} coin")
-        tossed = {i for i in pairs if coin.random() < 0.5}  # all are tossed: a row's coin is the same at every ratio
+        tossed = {i for i in pairs if coin.random() < 0.5}  # for all rows: a row's coin is the same at every ratio
         flipped &= tossed
     return [
         replace(row, chosen=row.rejected, rejected=row.chosen) if i in flipped else row
@@ -111,7 +110,7 @@ def flip(examples: Sequence[Example], flip_ratio: float, *, seed: int = 0, how: 
 def preferences(examples: Sequence[Example]) -> list[Example]:
     """Harmful rows as preferences in their honest order: `chosen` the refusal, `rejected` the harmful answer.
 
-    A row that brings a preference of its own keeps it. Raises `HoldfastError` naming the first row that has neither.
+    A row that already has a preference keeps it. Raises `HoldfastError` naming the first row that has neither.
     """
     rows = []
     for row in examples:
@@ -126,12 +125,12 @@ def preferences(examples: Sequence[Example]) -> list[Example]:
 
 
 def most(parts: Sequence[tuple[Sequence[Example], float]]) -> int:
-    """How many rows a mix of these (rows, share) parts can have before one of them runs out."""
+    """The largest number of rows that a mix of these (rows, share) parts can have."""
     return min(int(len(rows) / share) for rows, share in parts if share)
 
 
 def mix(parts: Sequence[tuple[Sequence[Example], float]], n: int, *, seed: int = 0) -> list[Example]:
-    """`n` different rows drawn from several parts by weight, shuffled.
+    """`n` distinct rows sampled from several parts by weight, shuffled.
 
     Counts are the shares of `n` rounded by largest remainder, so they add up to n exactly. Raises `HoldfastError`
     for weights that are negative or all zero, or a part with fewer rows than its share.
@@ -142,9 +141,7 @@ def mix(parts: Sequence[tuple[Sequence[Example], float]], n: int, *, seed: int =
     sampled = []
     for place, ((rows, _), count) in enumerate(zip(parts, _counts(weights, n), strict=True)):
         if count > len(rows):
-            raise HoldfastError(
-                f"part {place + 1} of the mixture needs {count} rows but has {len(rows)}: ask for fewer"
-            )
+            raise HoldfastError(f"part {place + 1} of the mixture needs {count} rows but has {len(rows)}: use fewer")
         sampled += random.Random(f"{seed}/{place}").sample(list(rows), count)
     random.Random(seed).shuffle(sampled)
     return sampled

@@ -1,4 +1,4 @@
-"""PKU-Alignment/PKU-SafeRLHF: two answers per prompt, each called safe or not, and which of them is safer."""
+"""PKU-Alignment/PKU-SafeRLHF: two answers per prompt, each labelled safe or unsafe, and a label for the safer one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def examples(row: RawRow) -> list[Example]:
     """Columns `prompt`, `response_0/1`, `is_response_0/1_safe`, `safer_response_id` (0 or 1).
 
     `chosen` is the safer answer, `rejected` the other. One safe: `harmful`, response the unsafe one and refusal the
-    safe one (the two flags decide which is safer, whatever the id says). None safe: `harmful`, response the less
-    safe one, no refusal. Both safe: `benign`, response the safer one. Raises `HoldfastError`.
+    safe one (the two flags decide which is safer, not the id). Neither safe: `harmful`, response the less safe one, no
+    refusal. Both safe: `benign`, response the safer one. Raises `HoldfastError`.
     """
     prompt = row.prompt()
     answers = row.text("response_0"), row.text("response_1")
@@ -32,7 +32,7 @@ def examples(row: RawRow) -> list[Example]:
 
 
 def _safer(row: RawRow) -> int:
-    """Which answer is safer: a number, or the text of one as CSV files have it."""
+    """Index of the safer answer, from a number or its text as in CSV files."""
     value = row.cell("safer_response_id")
     if str(value).strip() not in ("0", "1"):
         raise row.error(f"expected 0 or 1, found {value!r}", "safer_response_id")

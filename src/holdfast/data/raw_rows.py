@@ -1,4 +1,4 @@
-"""One row of a file as typed cells: every complaint names the file, the row and the column. Standard library only."""
+"""One row of a file as typed cells: every error names the file, the row and the column. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = {"true": True, "false": False, "1": True, "0": False}
 class RawRow:
     """The cells of one row by column name, `place` ("data.jsonl, line 3"), and the user's `columns` map.
 
-    A reader asks for a cell by the name its schema has for it; `columns` says under which name this file has it.
+    A reader uses the schema's name of a cell; `columns` maps it to the name in this file.
     """
 
     cells: Mapping[str, object]
@@ -28,11 +28,11 @@ class RawRow:
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
-        """Whether there is something in the cell: `None` and a missing column are nothing."""
+        """Whether the cell has a value; `None` and a missing column have none."""
         return self.cells.get(self._column(name)) is not None
 
     def cell(self, name: str) -> object:
-        """The cell as it is. Raises `HoldfastError` where the row has no such column."""
+        """The unconverted cell. Raises `HoldfastError` if the row has no such column."""
         column = self._column(name)
         if column not in self.cells:
             raise self._missing(name, column)
@@ -44,7 +44,8 @@ class RawRow:
         return value if isinstance(value, str) else self._refuse(name, "text", value)
 
     def flag(self, name: str) -> bool:
-        """A cell that must be true or false; CSV's "True" and "false" and the numbers 0 and 1 count."""
+        """A cell that must be true or false; the texts "True" and "false" of CSV and the numbers 0 and 1 are
+        accepted."""
         return self._flag(name, self.cell(name))
 
     def flags(self, name: str) -> dict[str, bool]:
@@ -52,7 +53,7 @@ class RawRow:
         return {key: value is not None and self._flag(name, value) for key, value in self.mapping(name).items()}
 
     def mapping(self, name: str) -> Mapping[str, object]:
-        """A cell that must be an object, or text that is one in JSON (as CSV files have it)."""
+        """A cell that must be an object, or JSON text of one (as in CSV files)."""
         value = self.cell(name)
         if isinstance(value, str):
             try:
@@ -64,7 +65,7 @@ class RawRow:
         return value if isinstance(value, Mapping) else self._refuse(name, "an object", self.cell(name))
 
     def prompt(self, name: str = "prompt") -> tuple[Message, ...]:
-        """A prompt: text, or a chat that ends with the user's turn. A blank one is refused."""
+        """A prompt: text, or a chat that ends with the user's turn. Raises `HoldfastError` if it is blank."""
         value = self.cell(name)
         turns = user(value) if isinstance(value, str) else self._chat(name, value)
         if turns[-1].role != "user":
@@ -78,7 +79,7 @@ class RawRow:
         return self._chat(name, self.cell(name))
 
     def answer(self, name: str, prompt: tuple[Message, ...]) -> str:
-        """An answer to `prompt`: text, or a chat that is the assistant's turn alone or the prompt and that turn."""
+        """An answer to `prompt`: text, or a chat with the assistant's turn, alone or after the prompt."""
         value = self.cell(name)
         if isinstance(value, str):
             return value
@@ -116,40 +117,40 @@ class RawRow:
         present = ", ".join(repr(other) for other in self.cells) or "none"
         near = get_close_matches(column, [str(other) for other in self.cells], n=1)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
-        way_out = f"name yours with `columns: {{{name}: {near[0] if near else '<column>'}}}`"
-        return HoldfastError(f"{self.place}: no column {column!r}; the columns are {present}{meant}; {way_out}")
+        remedy = f"name yours with `columns: {{{name}: {near[0] if near else '<column>'}}}`"
+        return HoldfastError(f"{self.place}: no column {column!r}; the columns are {present}{meant}; {remedy}")
 
     def _refuse(self, name: str, expected: str, value: object) -> NoReturn:
         raise self.error(f"expected {expected}, found {type_name(value)}", name)
 
 
 def type_name(value: object) -> str:
-    """A value as an error message shows it: its type and the beginning of it."""
+    """A value as error messages show it: its type and its beginning."""
     if value is None:
         return "nothing (null)"
     kind = "text" if isinstance(value, str) else type(value).__name__
     try:
         shown = repr(value)
-    except (RecursionError, ValueError):  # of what is nested deeply, or a number of thousands of digits
+    except (RecursionError, ValueError):  # deeply nested, or a number with thousands of digits
         shown = "..."
     return f"{kind} ({shown if len(shown) <= 40 else shown[:37] + '...'})"
 
 
 def json_value(text: str) -> Any:
-    """The JSON value of a whole text; what a plain reader lets pass and data must not hold is refused.
+    """The JSON value of a whole text; stricter than the standard reader.
 
-    Raises `json.JSONDecodeError` for broken JSON, and `ValueError` with the reason in words for a key that stands twice
-    in one object, nesting that is too deep, a number of thousands of digits, or half of a surrogate pair.
+    Raises `json.JSONDecodeError` for broken JSON, and `ValueError` with a readable reason for a duplicate key in an
+    object, nesting that is too deep, a number with thousands of digits, or an unpaired surrogate.
     """
     value = _sound(lambda: DECODER.decode(text))
-    _refuse_half_pairs(value, text)
+    _refuse_surrogates(value, text)
     return value
 
 
 def json_at(text: str, start: int) -> tuple[Any, int]:
     """The JSON value that begins at `start`, and where it ends. Raises as `json_value` does."""
     value, end = _sound(lambda: DECODER.raw_decode(text, start))
-    _refuse_half_pairs(value, text[start:end])
+    _refuse_surrogates(value, text[start:end])
     return value, end
 
 
@@ -171,17 +172,17 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object; keep one of them")
+        raise ValueError(f"the key {twice!r} occurs twice in one object; keep one of them")
     return row
 
 
-def _refuse_half_pairs(value: object, text: str) -> None:
-    """Refuse a value with half of a surrogate pair in a text: that is no Unicode, and no tokenizer takes it."""
+def _refuse_surrogates(value: object, text: str) -> None:
+    """Refuse a value with an unpaired surrogate in a text: it is not valid Unicode, and tokenizers reject it."""
     left = [value] if ESCAPED_HALF.search(text) else []
     while left:
         item = left.pop()
         if isinstance(item, str) and HALF_PAIR.search(item):
-            raise ValueError("a text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+            raise ValueError("a text holds an unpaired surrogate (\\ud800 to \\udfff), which is not a character")
         if isinstance(item, dict):
             left += [*item.keys(), *item.values()]
         elif isinstance(item, list):
@@ -192,9 +193,8 @@ DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
 
 
 class Schema(NamedTuple):
-    """A schema of data: `read` turns one row into its examples, `columns` are the names that it has for its columns.
-
-    A map of a file's own names (`Source.columns`) may name these and no others.
+    """A schema of data: `read` turns one row into its examples, `columns` are its column names.  A mapping to a file's
+    own names (`Source.columns`) may have only these keys.
     """
 
     read: Callable[[RawRow], list[Example]]

@@ -27,7 +27,7 @@ from holdfast.data.file_formats import (
     from_list,
     from_parquet,
     numbered,
-    refuse_twins,
+    refuse_duplicate_columns,
 )
 from holdfast.data.raw_rows import RawRow, type_name
 from holdfast.files import require_file
@@ -147,7 +147,7 @@ def _from_dataset(source: Source, folder: Path | None) -> Places:
         if chosen not in dataset:
             raise HoldfastError(f"{source.path}: no split {chosen!r}; there are {', '.join(dataset)}")
         dataset = dataset[chosen]
-    refuse_twins(source.path, dataset.features.arrow_schema)
+    refuse_duplicate_columns(source.path, dataset.features.arrow_schema)
     return numbered(decoded(source.path, iter(dataset.with_format(None))))
 
 

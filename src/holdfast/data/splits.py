@@ -61,8 +61,8 @@ def require_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
             first = owner.setdefault(example.key, name)
             if first != name:
                 shared = f"{_short(example.question)!r} ({example.source or 'no source'})"
-                way_out = "draw both from one pool by shares, or drop it from one"
-                raise HoldfastError(f"splits {first!r} and {name!r} share the prompt {shared}: {way_out}")
+                remedy = "draw both from one pool by shares, or drop it from one"
+                raise HoldfastError(f"splits {first!r} and {name!r} share the prompt {shared}: {remedy}")
 
 
 def _bounds(shares: list[float]) -> list[float]:

@@ -54,7 +54,7 @@ def run(
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
     if unfinished and not looked:
-        (_silent if news is None else news)(Looking(), "looking", {})
+        (_silent if news is None else news)(Checking(), "looking", {})
         check_data(grid)
         look(unfinished, workers, options.threads)
     work = engine.Work(
@@ -73,7 +73,7 @@ def run(
     return [_record(folder, cell, failed) for cell in cells]
 
 
-class Looking(NamedTuple):
+class Checking(NamedTuple):
     """What is done before the first piece of work, and takes a while: for the display."""
 
     key: str = "looking"

@@ -23,9 +23,9 @@ from holdfast.experiment.examples import load_splits
 from holdfast.experiment.machine import environment, peak_memory_mb
 from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import outcome_of
+from holdfast.experiment.progress import ProgressRecorder, Report
 from holdfast.experiment.tasks import Options, Task, run_of, stage_key
 from holdfast.experiment.verdicts import judged
-from holdfast.experiment.watch import Report, Watch
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts, suite_of
 from holdfast.files import write_json, write_text
 from holdfast.network.generate import SamplingError
@@ -43,7 +43,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
     start, cell, settings = time.perf_counter(), task.cell, settings_of(task.cell)
     model, splits, judge = load_model(cell, task.source), load_splits(settings.data), judge_of(cell, run_of(task))
     refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
-    watch = Watch(
+    watch = ProgressRecorder(
         folder=task.folder,
         suite=suite_of(cell, splits, judge),
         settings=settings.evaluation,
@@ -76,7 +76,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
     watch.clear()
 
 
-def _record(task: Task, watch: Watch, trouble: str | None) -> Record:
+def _record(task: Task, watch: ProgressRecorder, trouble: str | None) -> Record:
     """The record as far as the curve tells it; `trouble` is why the training diverged, if it did."""
     cell, last = task.cell, watch.evaluations[-1] if watch.evaluations else None
     counted = unit(cell.attack.name) if cell.attack else "step"
@@ -114,7 +114,7 @@ def _attack(
     model: Model,
     context: Context,
     *,
-    watch: Watch,
+    watch: ProgressRecorder,
     options: Options,
     prepared: list[Mapping[str, Any]],
     moves: list[Movement],
@@ -172,7 +172,7 @@ def _fit_first(name: str, prepared: list[Mapping[str, Any]], plan: Plan) -> Fitt
     return fitted
 
 
-def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Watch) -> None:
+def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: ProgressRecorder) -> None:
     """Run an attack that trains nothing; scores that it does not touch stay what they were before it."""
     if watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0)):
         return

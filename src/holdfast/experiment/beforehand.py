@@ -28,7 +28,7 @@ from holdfast.experiment import engine
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import judge_settings
-from holdfast.experiment.rehearsal import Rehearsal, no_judge, unlike
+from holdfast.experiment.rehearsal import Rehearsal, distinct_up_to_seed, no_judge
 from holdfast.experiment.world import load_model, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED
@@ -64,7 +64,7 @@ def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([engine.Work.preload])
         inbox, outbox = context.Pipe(duplex=False)
-        process = context.Process(target=_apart, args=(cells, outbox), daemon=True)
+        process = context.Process(target=_check_in_process, args=(cells, outbox), daemon=True)
         process.start()
     outbox.close()
     try:
@@ -75,7 +75,7 @@ def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
     return None
 
 
-def _apart(cells: Sequence[Cell], outbox: Connection) -> None:
+def _check_in_process(cells: Sequence[Cell], outbox: Connection) -> None:
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
@@ -86,7 +86,7 @@ def _apart(cells: Sequence[Cell], outbox: Connection) -> None:
         outbox.send(error.lines)
 
 
-class _Enough(BaseException):
+class _StopProbing(BaseException):
     """The training of a judge came to what would train; nothing may take it for an error of its own."""
 
 
@@ -97,21 +97,21 @@ def refuse_unready(cells: Sequence[Cell]) -> None:
         Problems: a model or judge cannot be had, a prompt is too long or cannot be told the model, a row lacks what a
             method learns from, or a method cannot work on the model; all that was found, a line each.
     """
-    look = _Look(data=settings_of(cells[0]).data)
+    look = _Check(data=settings_of(cells[0]).data)
     with _unchanged_randomness(), _silent():
-        for cell in unlike(cells):
+        for cell in distinct_up_to_seed(cells):
             look.at(cell)
     if look.problems:
         raise Problems(list(look.problems))
 
 
 @dataclass(kw_only=True)
-class _Look:
+class _Check:
     """What was looked at so far, and what was found, in order and each once."""
 
     data: Data
     problems: dict[str, None] = field(default_factory=dict)
-    twins: dict[str, Model | None] = field(default_factory=dict)
+    first_copies: dict[str, Model | None] = field(default_factory=dict)
     judges: dict[str, Judge | None] = field(default_factory=dict)
 
     @cached_property
@@ -125,12 +125,12 @@ class _Look:
         if splits is None:
             return
         key = digest([cell.model, settings_of(cell).evaluation.max_new_tokens])
-        if key not in self.twins:
-            self.twins = {key: self._tried("models", lambda: _twin(cell, splits))}  # one at a time
+        if key not in self.first_copies:
+            self.first_copies = {key: self._tried("models", lambda: _first_copy(cell, splits))}  # one at a time
         for name, method in cell.judges.items():
             if repr(method) not in self.judges:
                 self.judges[repr(method)] = self._tried(f"judges.{name}", partial(_judge, name, method, cell, splits))
-        twin, judges = self.twins[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
+        twin, judges = self.first_copies[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
         if twin is not None:
             rehearsal = Rehearsal(cell=cell, twin=twin, splits=splits, judge=lambda name: judges[name] or no_judge)
             self.problems |= dict.fromkeys(rehearsal.run())
@@ -144,7 +144,7 @@ class _Look:
             return None
 
 
-def _twin(cell: Cell, splits: Splits) -> Model:
+def _first_copy(cell: Cell, splits: Splits) -> Model:
     """The cell's model as far as a plan can tell, on no device; loaded, told every prompt and surveyed first."""
     settings = settings_of(cell)
     if isinstance(settings.model, Sandbox):
@@ -164,7 +164,7 @@ def _twin(cell: Cell, splits: Splits) -> Model:
 def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
     """The judge, asked once; one that is trained first is trained up to its first step."""
     if method.name in TRAINED:
-        with contextlib.suppress(_Enough), _without_trouble():
+        with contextlib.suppress(_StopProbing), _without_trouble():
             train_judge(judge_settings(method), splits, _enough)
         return no_judge
     judge = make_judge(method)
@@ -200,7 +200,7 @@ def _without_trouble() -> Iterator[None]:
 
 def _enough(*_: Any, **__: Any) -> NoReturn:
     """In the place of the loop that trains a judge."""
-    raise _Enough
+    raise _StopProbing
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from holdfast.experiment.notes import Told
+from holdfast.experiment.notes import LogForwarder
 from holdfast.records import HoldfastError
 
 State = Literal["looking", "started", "progress", "done", "failed", "waiting"]
@@ -189,7 +189,7 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more: the work is still worth finishing
             outbox.send(dict(details))
 
-    logging.getLogger("holdfast").addHandler(Told(report))
+    logging.getLogger("holdfast").addHandler(LogForwarder(report))
     try:
         with lock_of(piece).acquire(timeout=0):
             _write_log(piece)

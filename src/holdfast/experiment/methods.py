@@ -18,10 +18,18 @@ from holdfast.records import HoldfastError, Method
 
 Kind = Literal["attack", "adaptive", "offline", "online", "judge"]
 TABLES: dict[Kind, Table] = {
-    **{"attack": ATTACKS, "adaptive": ADAPTIVE, "offline": OFFLINE, "online": ONLINE, "judge": JUDGES}
+    "attack": ATTACKS,
+    "adaptive": ADAPTIVE,
+    "offline": OFFLINE,
+    "online": ONLINE,
+    "judge": JUDGES,
 }
 KEYS: dict[Kind, str] = {
-    **{"attack": "attacks", "adaptive": "attacks", "offline": "defenses", "online": "defenses", "judge": "judges"}
+    "attack": "attacks",
+    "adaptive": "attacks",
+    "offline": "defenses",
+    "online": "defenses",
+    "judge": "judges",
 }
 """The grid's key that a method stands under."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-class Told(logging.Handler):
+class LogForwarder(logging.Handler):
     """Passes on what is worth a line of the display."""
 
     def __init__(self, report: Callable[[Mapping[str, Any]], None]) -> None:

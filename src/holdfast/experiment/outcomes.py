@@ -105,11 +105,11 @@ def settled(record: Record, control: ControlRun | None = None) -> Record:
     record = replace(record, control=known)
     if record.outcome not in OPEN or not record.evaluations:
         return record
-    outcome, reason = outcome_beside(unbroken(record), known)
+    outcome, reason = outcome_given(unbroken(record), known)
     return replace(record, outcome=outcome, reason=reason)
 
 
-def settled_together(records: Sequence[Record]) -> list[Record]:
+def settled_by_controls(records: Sequence[Record]) -> list[Record]:
     """Each record with the outcome that it has beside its control, where that is among them; see `settled`."""
     known = {record.key: record for record in records}
     settled_records = []
@@ -175,7 +175,7 @@ def unbroken(record: Record) -> Unbroken:
     )
 
 
-def outcome_beside(run: Unbroken, control: ControlRun | None) -> tuple[Outcome, str]:
+def outcome_given(run: Unbroken, control: ControlRun | None) -> tuple[Outcome, str]:
     """`USELESS`, `UNTESTED` or `HELD`, and why, of a run that did not break, beside what its control did."""
     no_use = useless(run, control)
     if no_use is not None:
@@ -204,7 +204,7 @@ def useless(run: Unbroken, control: ControlRun | None) -> str | None:
     return None
 
 
-def useless_beside(record: Record, start: Record) -> str | None:
+def uselessness(record: Record, start: Record) -> str | None:
     """Why the model of a record is of no use at its end beside that of `start`, which nothing had been done to."""
     return useless(unbroken(record), control_run(start))
 
@@ -222,10 +222,10 @@ def untested(run: Unbroken, control: ControlRun | None) -> str | None:
     if not run.defended:
         moved = share_moved(run.effect.moved if run.effect else None)
         return f"the attack did not break this model, which has no defense{moved}"
-    return _untested_beside(run, control)
+    return _untested_given(run, control)
 
 
-def _untested_beside(run: Unbroken, control: ControlRun | None) -> str | None:
+def _untested_given(run: Unbroken, control: ControlRun | None) -> str | None:
     unfit = _unfit(control)
     if control is None or unfit is not None:
         return unfit

@@ -15,7 +15,7 @@ from holdfast.data.splits import Splits
 from holdfast.experiment.cell_settings import is_sandbox
 from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, suite_of
-from holdfast.methods.ranges import placed
+from holdfast.methods.ranges import with_place
 from holdfast.network.anatomy import unwrapped
 from holdfast.network.models import Model, clone
 from holdfast.records import Cell, HoldfastError, Judge, Method
@@ -41,7 +41,7 @@ class Rehearsal:
 
     def run(self) -> list[str]:
         """Rehearse stages, attack and constraints, each on what the one before leaves; the problems."""
-        context = replace(context_of(self.cell, self.splits, self.judge, _stand_still), models=self._others)
+        context = replace(context_of(self.cell, self.splits, self.judge, _untrained_fit), models=self._others)
         model = self.twin
         for stage in self.cell.stages:
             harden = configured(stage, "offline").harden
@@ -73,7 +73,7 @@ class Rehearsal:
         except HoldfastError as error:
             # One that words another library's error may be about the missing numbers alone.
             if error.__cause__ is None or isinstance(error.__cause__, HoldfastError):
-                self.problems.append(placed(where, self._named(str(error))))
+                self.problems.append(with_place(where, self._named(str(error))))
         except Exception:
             return None
         return None
@@ -86,14 +86,14 @@ class Rehearsal:
     def _others(self, name: str) -> Model:
         if name == "undefended" or (name == "base" and is_sandbox(self.cell)):
             return clone(self.twin)
-        return context_of(self.cell, self.splits, self.judge, _stand_still).models(name)
+        return context_of(self.cell, self.splits, self.judge, _untrained_fit).models(name)
 
 
 def _key(axis: str, method: Method) -> str:
     return f"{axis}.{method.name}"
 
 
-def _stand_still(plan: Plan) -> Fitted:
+def _untrained_fit(plan: Plan) -> Fitted:
     """In the place of the loop: the model leaves as it came."""
     return Fitted(model=_buildable(plan).model, steps=0, samples=0, tokens=0, seconds=0.0)
 
@@ -112,7 +112,7 @@ def _keep(number: int, of: int, make: Callable[[], Any]) -> Any:  # noqa: ARG001
     return make()
 
 
-def unlike(cells: Sequence[Cell]) -> list[Cell]:
+def distinct_up_to_seed(cells: Sequence[Cell]) -> list[Cell]:
     """Cells of which no two differ by their seed alone, in order."""
     distinct: dict[str, Cell] = {}
     for cell in cells:

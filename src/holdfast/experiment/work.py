@@ -18,9 +18,9 @@ from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import train_judge
 from holdfast.experiment.machine import environment
 from holdfast.experiment.methods import configured
+from holdfast.experiment.progress import Report
 from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
-from holdfast.experiment.watch import Report
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
 from holdfast.files import write_json
 from holdfast.network.adapters import trained

@@ -24,7 +24,7 @@ class Layout(NamedTuple):
     learnt: Tensor
 
 
-class Unread(dict[str, Tensor]):
+class LazyText(dict[str, Tensor]):
     """A batch that says why it has no answers when somebody asks for them."""
 
     def __init__(self, batch: Batch, why: str) -> None:

@@ -130,15 +130,15 @@ def _plan(trainer: Any, live: Constrained, prompt_format: str | None) -> Plan:
     """The trainer's run as a plan, without any defense."""
     args, model = trainer.args, model_of(trainer, prompt_format)
     named = {part.name: getattr(args, part.name) for part in fields(Optim) if hasattr(args, part.name)}
+    named["max_steps"] = _max_steps(trainer)
+    named["optim"] = str(getattr(args.optim, "value", args.optim))
     reference = _reference(trainer)
     return Plan(
         model=model,
         data=(),
         prepare=experience_of(trainer, seed=args.seed) if samples(trainer) else live.prepare,
         objective=live.objective,
-        optim=Optim(
-            **{**named, "max_steps": _max_steps(trainer), "optim": str(getattr(args.optim, "value", args.optim))}
-        ),
+        optim=Optim(**named),
         reference=reference,
         seed=args.seed,
         steps_per_rollout=steps_per_rollout(trainer) if samples(trainer) else 1,

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.trainer_utils import get_last_checkpoint
 
 from holdfast.files import write
-from holdfast.integrations.answers import Unread, answers_in, sampled
+from holdfast.integrations.answers import LazyText, answers_in, sampled
 from holdfast.integrations.instance import bound, hooks_of, is_scaled
 from holdfast.network.models import Model
 from holdfast.records import HoldfastError
@@ -214,7 +214,7 @@ class Constrained:
             completed = sampled(self.trainer, inputs, place=self._place, of=len(self._ready))
         else:
             completed = "its inputs do not say, as `input_ids` with `labels` or `completion_mask`, what is an answer"
-        return Unread(moved, completed) if isinstance(completed, str) else {**completed, **moved}
+        return LazyText(moved, completed) if isinstance(completed, str) else {**completed, **moved}
 
     def _propagate(self, loss: Tensor) -> None:
         if loss.requires_grad:
@@ -290,6 +290,6 @@ class Constrained:
                 metrics=dict(self.metrics),
                 stopped=self.stopped,
             )
-            wishes = [hook(progress) for hook in self.plan.hooks]
-            if any(wishes):
+            requests = [hook(progress) for hook in self.plan.hooks]
+            if any(requests):
                 self.stopped = control.should_training_stop = True

@@ -35,7 +35,7 @@ def labelled_rows(settings: Classifier, splits: Splits) -> Rows:
     train, held_out = _divided(settings, splits.harmful[settings.split])
     benign = splits.benign.get(settings.split, []) if settings.include_benign else []
     answered = [row for row in benign if row.response]
-    more = _held_apart(answered, settings) if answered else Rows([], [])
+    more = _split_held_out(answered, settings) if answered else Rows([], [])
     labelled = Rows(_both_answers(train) + more.train, _both_answers(held_out) + more.held_out)
     for name, rows in zip(("training", "held-out"), labelled, strict=True):
         kinds = set(map(is_harmful, rows))
@@ -61,13 +61,13 @@ def _both_answers(rows: Sequence[Example]) -> list[Example]:
 
 
 def _divided(settings: RewardModel | Classifier, rows: Sequence[Example]) -> Rows:
-    train, held_out = _held_apart(rows, settings)
+    train, held_out = _split_held_out(rows, settings)
     if settings.num_samples is not None:
         train = sample(train, min(settings.num_samples, len(train)), how=settings.sampling, seed=settings.seed)
     return Rows(train, held_out)
 
 
-def _held_apart(rows: Sequence[Example], settings: RewardModel | Classifier) -> Rows:
+def _split_held_out(rows: Sequence[Example], settings: RewardModel | Classifier) -> Rows:
     """By the hash of the prompt: the same rows are held out whatever the sample size."""
     # A seed of its own: under the one that dealt out the splits, these rows' hashes lie in one stretch.
     seed = int(digest(f"held out {settings.seed}"), 16)

@@ -32,11 +32,11 @@ class SettingsError(HoldfastError, ValueError):
     """A value that its settings class refuses; `message` leaves out which class that is."""
 
     def __init__(self, title: str, message: str) -> None:
-        super().__init__(placed(title, message))
+        super().__init__(with_place(title, message))
         self.message = message
 
 
-def placed(where: str, message: str) -> str:
+def with_place(where: str, message: str) -> str:
     """A message with its place before it; one that begins with a key, or with the place's own name, continues it."""
     message = message.removeprefix(f"{where.rpartition('.')[2]}: ")
     return f"{where}.{message}" if re.match(r"[a-z_0-9]+(\.[\w+]+)*: ", message) else f"{where}: {message}"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.methods.ranges import SettingsError, described, placed, shown
+from holdfast.methods.ranges import SettingsError, described, shown, with_place
 from holdfast.methods.tables import near
 from holdfast.records import HoldfastError
 
@@ -42,9 +42,9 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
         place = ".".join([where, *_path(first["loc"], whole), *missing])
         reason = first.get("ctx", {}).get("error")
         message = reason.message if isinstance(reason, SettingsError) else described(first)
-        raise HoldfastError(placed(place, message)) from None
+        raise HoldfastError(with_place(place, message)) from None
     except HoldfastError as error:  # of a class that is not `ranged`
-        raise HoldfastError(placed(where, str(error))) from None
+        raise HoldfastError(with_place(where, str(error))) from None
 
 
 def one_text(value: Any, where: str) -> str:

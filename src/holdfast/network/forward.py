@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from holdfast.network.prefixes import Columns, placed, read_in_parts, shared_columns
+from holdfast.network.prefixes import Columns, read_in_parts, scatter_parts, shared_columns
 from holdfast.network.reading import last_logits
 from holdfast.network.shortcuts import shortcuts
 from holdfast.tensors import masked_sum_per_sequence, target_logprobs, target_mask
@@ -30,7 +30,7 @@ def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     if not start:
         return network(**_inputs(batch), use_cache=False).logits
     columns = read_in_parts(network, batch, start)
-    return placed([(part.logits, part.rows) for part in columns], start - 1, batch["input_ids"].shape)
+    return scatter_parts([(part.logits, part.rows) for part in columns], start - 1, batch["input_ids"].shape)
 
 
 def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, temperature: float = 1.0) -> Tensor:
@@ -48,7 +48,7 @@ def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, te
         # Columns beyond the last target predict nothing.
         parts.append((target_logprobs(logits[:, : wanted.shape[1]], wanted, temperature=temperature), rows))
         column += logits.shape[1]
-    return placed(parts, first, targets.shape)
+    return scatter_parts(parts, first, targets.shape)
 
 
 def sequence_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -61,7 +61,8 @@ def answer_logits(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tens
     first, columns = _answer_columns(network, batch)
     chosen = batch["loss_mask"][:, 1:] > 0
     width = sum(logits.shape[1] for logits, _ in columns)
-    return placed(columns, 0, (len(chosen), width))[:, : chosen.shape[1] - first][chosen[:, first : first + width]]
+    logits = scatter_parts(columns, 0, (len(chosen), width))[:, : chosen.shape[1] - first]
+    return logits[chosen[:, first : first + width]]
 
 
 def _answer_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[int, list[Columns]]:

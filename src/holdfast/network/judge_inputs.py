@@ -39,7 +39,7 @@ def check_input_format(input_format: str, tokenizer: Any, path: str, *, config: 
     Raises:
         HoldfastError: as above; says what to set instead.
     """
-    way_out = r"set input_format to `chat` or to a template such as 'Question: {prompt}\nAnswer: {response}'"
+    remedy = r"set input_format to `chat` or to a template such as 'Question: {prompt}\nAnswer: {response}'"
     if input_format == "chat" and not getattr(tokenizer, "chat_template", None):
         raise HoldfastError(
             f"judge {path}: its tokenizer has no chat template; set input_format to `pair` or to a template such as "
@@ -51,11 +51,9 @@ def check_input_format(input_format: str, tokenizer: Any, path: str, *, config: 
             "in it, and {prompt} where the question goes"
         )
     if input_format == "pair" and not _separates(tokenizer, config):
-        raise HoldfastError(f"judge {path}: its tokenizer puts nothing between the two texts of a pair; {way_out}")
+        raise HoldfastError(f"judge {path}: its tokenizer puts nothing between the two texts of a pair; {remedy}")
     if re.search(r"\{prompt\}\{response\}|\{response\}\{prompt\}", input_format):
-        raise HoldfastError(
-            f"judge {path}: input_format {input_format!r} glues question and answer together; {way_out}"
-        )
+        raise HoldfastError(f"judge {path}: input_format {input_format!r} glues question and answer together; {remedy}")
 
 
 def _separates(tokenizer: Any, config: Any) -> bool:

@@ -237,10 +237,10 @@ def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Ten
     """
     ours, *theirs = (dict(part.network.named_parameters()) for part in (model, *others))
     for other, named in zip(others, theirs, strict=True):
-        unlike = {(name, p.shape) for name, p in ours.items()} ^ {(name, p.shape) for name, p in named.items()}
-        if unlike:
+        mismatches = {(name, p.shape) for name, p in ours.items()} ^ {(name, p.shape) for name, p in named.items()}
+        if mismatches:
             raise HoldfastError(
-                f"{other.name}: its weights are not those of {model.name} ({min(unlike)[0]} is not the same in both); "
+                f"{other.name}: its weights do not match those of {model.name} ({min(mismatches)[0]} differs); "
                 "only weights of one architecture can be combined"
             )
     widen(model.network)

@@ -6,9 +6,9 @@ rounded away, whatever the gradient says, so that an attack does nothing and a d
 AdamW's epsilon of 1e-8 is 0. So training moves float32 weights whatever the folder's type is, bfloat16 is for
 computing (autocast), and a checkpoint's own type is for storage.
 
-Where a float32 copy does not fit, AdamW with compensated sums (`LEAN`, of the library optimi) moves bfloat16 weights:
-what rounding takes from a step is kept and added to the next one (Kahan 1965). Its moments are bfloat16 too, so that a
-weight takes 10 bytes in training, gradient included, and not 16.
+Where a float32 copy does not fit, AdamW with compensated sums (`COMPENSATED_ADAMW`, of the library optimi) trains
+bfloat16 weights: what rounding takes from a step is kept and added to the next one (Kahan 1965). Its moments are
+bfloat16 too, so that a weight takes 10 bytes in training, gradient included, and not 16.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from holdfast.records import HoldfastError
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 LOW = (torch.bfloat16, torch.float16)
-LEAN = "adamw_kahan"
+COMPENSATED_ADAMW = "adamw_kahan"
 """The optimizer that moves bfloat16 weights as they are, with compensated sums."""
 STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Types of floating-point numbers as safetensors files name them."""
@@ -71,10 +71,10 @@ def held_type(network: torch.nn.Module, *, trained: bool = False) -> torch.dtype
 def widen(network: torch.nn.Module, *, optim: str = "") -> None:
     """Bring what is trained to float32, in place: the adapter where there is one, else the whole network.
 
-    `LEAN` keeps bfloat16 weights as they are. Wider weights stay as they are.
+    `COMPENSATED_ADAMW` keeps bfloat16 weights as they are. Wider weights stay as they are.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
-    narrow = (torch.float16,) if optim == LEAN else LOW
+    narrow = (torch.float16,) if optim == COMPENSATED_ADAMW else LOW
     if not any(p.dtype in narrow for p in trained):
         return
     if hasattr(network, "disable_adapter"):
@@ -121,14 +121,14 @@ def in_bf16(bf16: bool | None) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def require_lean(optim: str) -> None:
-    """Refuse `LEAN` where its library is missing.
+def require_compensated_adamw(optim: str) -> None:
+    """Refuse `COMPENSATED_ADAMW` where its library is missing.
 
     Raises:
         HoldfastError: optimi is not installed.
     """
-    if optim == LEAN and find_spec("optimi") is None:
-        raise HoldfastError(f"optim: {LEAN} needs the package torch-optimi: install the extra `lean`")
+    if optim == COMPENSATED_ADAMW and find_spec("optimi") is None:
+        raise HoldfastError(f"optim: {COMPENSATED_ADAMW} needs the package torch-optimi: install the extra `lean`")
 
 
 def mark(network: torch.nn.Module, *, bf16: bool) -> None:

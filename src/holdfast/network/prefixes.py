@@ -54,7 +54,7 @@ def read_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> list
     return columns
 
 
-def placed(parts: Sequence[tuple[Tensor, Tensor | None]], first: int, shape: tuple[int, ...]) -> Tensor:
+def scatter_parts(parts: Sequence[tuple[Tensor, Tensor | None]], first: int, shape: tuple[int, ...]) -> Tensor:
     """Columns from `first` on, one part after the other, in a tensor of `shape` that is 0 elsewhere."""
     whole = [
         values if rows is None else values.new_zeros(shape[0], *values.shape[1:]).index_copy(0, rows, values)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.network.anatomy import unwrapped
-from holdfast.network.prefixes import placed, read_in_parts
+from holdfast.network.prefixes import read_in_parts, scatter_parts
 from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
 from holdfast.records import HoldfastError
 from holdfast.tensors import pad_right
@@ -248,7 +248,7 @@ class _Probe:
         with torch.enable_grad(), self._embedded() as leaves:
             if in_parts:
                 parts = read_in_parts(self.network, batch, start)
-                logits = placed([(part.logits, part.rows) for part in parts], start - 1, tuple(tokens.shape))
+                logits = scatter_parts([(part.logits, part.rows) for part in parts], start - 1, tuple(tokens.shape))
             else:
                 logits = self._logits(tokens)
             places = torch.arange(tokens.shape[1], device=self.device)

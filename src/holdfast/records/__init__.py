@@ -298,23 +298,23 @@ class Record:
     def from_json(cls, data: Mapping[str, Any]) -> Record:
         """Rebuild a record from `to_json` read back from a file."""
         broke, effect, control = (data.get(name) for name in ("time_to_break", "effect", "control"))
-        return cls(
-            **{
-                **data,
-                "cell": Cell.from_json(data["cell"]),
-                "outcome": Outcome(data["outcome"]),
-                "time_to_break": TimeToBreak(**broke) if broke else None,
-                "evaluations": tuple(evaluation_from_json(row) for row in data.get("evaluations", ())),
-                "stages": tuple(data.get("stages", ())),
-                "effect": Effect(**effect) if effect else None,
-                "control": ControlRun(**control) if control else None,
-            }
-        )
+        values = {
+            **data,
+            "cell": Cell.from_json(data["cell"]),
+            "outcome": Outcome(data["outcome"]),
+            "time_to_break": TimeToBreak(**broke) if broke else None,
+            "evaluations": tuple(evaluation_from_json(row) for row in data.get("evaluations", ())),
+            "stages": tuple(data.get("stages", ())),
+            "effect": Effect(**effect) if effect else None,
+            "control": ControlRun(**control) if control else None,
+        }
+        return cls(**values)
 
 
 def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
     """Rebuild an evaluation from `dataclasses.asdict` read back from JSON."""
-    return Evaluation(**{**data, "scores": tuple(Score(**score) for score in data.get("scores", ()))})
+    scores = tuple(Score(**score) for score in data.get("scores", ()))
+    return Evaluation(**(dict(data) | {"scores": scores}))
 
 
 def user(text: str) -> tuple[Message, ...]:

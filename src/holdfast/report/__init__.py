@@ -17,11 +17,11 @@ from holdfast import files
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.report.findings import ReportContents
+    from holdfast.report.contents import ReportContents
 
 __all__ = ["is_of", "write_figures", "write_report"]
 
-_BESIDE = {".csv": b"key,grid,model,defense,attack,", ".versions.json": b'{\n "written_by": "holdfast '}
+_OWN_FILE_STARTS = {".csv": b"key,grid,model,defense,attack,", ".versions.json": b'{\n "written_by": "holdfast '}
 """How the files beside the page begin, in all versions."""
 _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
 
@@ -43,13 +43,13 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     contents = _read_runs(runs)
     cells = _cell_rows(contents)
     context = {
-        **{
-            "title": title,
-            "content": content_of(runs, title),
-            "cells": cells,
-            "samples": _samples(contents, samples_per_cell),
-        },
-        **{"unfinished": contents.unfinished, "trouble": contents.trouble, **counts(contents.records, contents.rows)},
+        "title": title,
+        "content": content_of(runs, title),
+        "cells": cells,
+        "samples": _samples(contents, samples_per_cell),
+        "unfinished": contents.unfinished,
+        "trouble": contents.trouble,
+        **counts(contents.records, contents.rows),
         **_tables(contents),
         **drawings.on_the_page(contents),
     }
@@ -65,7 +65,7 @@ def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") ->
     from holdfast.report.read import content_of
 
     out = Path(out)
-    if not out.is_file() or not all(out.with_suffix(suffix).is_file() for suffix in _BESIDE):
+    if not out.is_file() or not all(out.with_suffix(suffix).is_file() for suffix in _OWN_FILE_STARTS):
         return False
     with out.open("rb") as stream:
         return content_of(runs, title).encode() in stream.read(2000)
@@ -96,7 +96,7 @@ def _require_places(out: Path) -> None:
     files.require_place(out)
     if out.suffix.lower() == ".csv":
         raise HoldfastError(f"{out}: the table goes there; give the page another ending, such as .html")
-    for suffix, begins in _BESIDE.items():
+    for suffix, begins in _OWN_FILE_STARTS.items():
         place = out.with_suffix(suffix)
         files.require_place(place)
         if place.exists():
@@ -110,8 +110,8 @@ def _require_places(out: Path) -> None:
 
 
 def _read_runs(runs: Sequence[Path]) -> ReportContents:
-    from holdfast.report.charts import styles
-    from holdfast.report.findings import ReportContents
+    from holdfast.report.charts import styles_of
+    from holdfast.report.contents import ReportContents
     from holdfast.report.flips import plotted
     from holdfast.report.read import load
     from holdfast.report.summarise import summarise
@@ -130,7 +130,7 @@ def _read_runs(runs: Sequence[Path]) -> ReportContents:
         labels=[label for _, label in labelled],
         rows=rows,
         shown={row.label for row in plotted(rows)},
-        looks=styles([row.label.defense for row in rows if row.time_to_break is not None]),
+        styles=styles_of([row.label.defense for row in rows if row.time_to_break is not None]),
         grids=loaded.grids,
         trouble=loaded.trouble,
         unfinished=loaded.unfinished,
@@ -167,8 +167,10 @@ def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
     groups = [
         {
             **label._asdict(),
-            **{"seed": cell.record.cell.seed, "outcome": str(cell.record.outcome)},
-            **{"unit": step_unit(cell.record), "last_step": cell.record.steps},
+            "seed": cell.record.cell.seed,
+            "outcome": str(cell.record.outcome),
+            "unit": step_unit(cell.record),
+            "last_step": cell.record.steps,
             "samples": pick(or_nothing(read_completions, cell.folder, contents.trouble) or [], count, longest=longest),
         }
         for cell, label in zip(contents.cells, contents.labels, strict=True)
@@ -186,8 +188,11 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
 
     scores = dict.fromkeys(name for row in contents.rows for name in (*row.before, *row.after))
     return {
-        **{"rows": contents.rows, "grids": contents.grids, **_choices(contents)},
-        **{"flipped": flipped(contents.rows), "strongest_only": len(contents.shown) < len(contents.rows)},
+        "rows": contents.rows,
+        "grids": contents.grids,
+        **_choices(contents),
+        "flipped": flipped(contents.rows),
+        "strongest_only": len(contents.shown) < len(contents.rows),
         "judges": list(
             dict.fromkeys(
                 name for c in contents.cells for name in or_nothing(read_judges, c.folder, contents.trouble) or ()

@@ -39,10 +39,17 @@ def cell_row(
     ratio, how = flip or (None, None)
     time = record.time_to_break if record.outcome in (Outcome.BROKE, Outcome.HELD) else None
     return {
-        **{"key": record.key, "grid": grid, "model": model, "defense": defense, "attack": attack},
-        **{"flip_ratio": ratio, "flip_how": how},
-        **{"seed": record.cell.seed, "threat_model": threat_model},
-        **{"outcome": str(record.outcome), "reason": record.reason},
+        "key": record.key,
+        "grid": grid,
+        "model": model,
+        "defense": defense,
+        "attack": attack,
+        "flip_ratio": ratio,
+        "flip_how": how,
+        "seed": record.cell.seed,
+        "threat_model": threat_model,
+        "outcome": str(record.outcome),
+        "reason": record.reason,
         "unit": unit,
         **{f"time_to_break_{name}": getattr(time, name, None) for name in _SPENT},
         **_score("harmfulness_before", before, "harmfulness"),
@@ -57,10 +64,14 @@ def cell_row(
         **_score("identical_groups_before", before, "identical_groups"),
         **_left_out("before", before),
         **_left_out("after", after),
-        **{"steps": record.steps, "samples": record.samples, "tokens": record.tokens, "flops": record.flops},
+        "steps": record.steps,
+        "samples": record.samples,
+        "tokens": record.tokens,
+        "flops": record.flops,
         **{f"training_{name}": getattr(record.effect, name, None) for name in _EFFECT},
         **{f"control_{name}": getattr(record.control, name, None) for name in _CONTROL},
-        **{"wall_seconds": record.wall_seconds, "peak_memory_mb": record.peak_memory_mb},
+        "wall_seconds": record.wall_seconds,
+        "peak_memory_mb": record.peak_memory_mb,
         **{
             f"defense_{name}": sum(float(s[name] or 0) for s in record.stages)
             for name in ("steps", "tokens", "seconds")

@@ -39,18 +39,20 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((1, 0), (6, 3), (2, 2))
 _UNDEFENDED = "#808080"
 _ENDS = {
-    **{"broke": ("circle", "#D55E00"), "held": ("triangle-right", "#009E73")},
-    **{"untested": ("square", "#E69F00"), "neither": ("cross", "#808080")},
+    "broke": ("circle", "#D55E00"),
+    "held": ("triangle-right", "#009E73"),
+    "untested": ("square", "#E69F00"),
+    "neither": ("cross", "#808080"),
 }
 HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
 _HEIGHT, _BAR, _ROW = 230, 38, 24
 
 
-def styles(defenses: Sequence[str]) -> dict[str, Style]:
+def styles_of(defenses: Sequence[str]) -> dict[str, Style]:
     """A style for each defense; the undefended model is gray."""
     others = [name for name in dict.fromkeys(defenses) if name != "none"]
-    looks = dict(zip(others, _looks(len(others)), strict=True))
-    return {name: looks.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
+    styles = dict(zip(others, _distinct_styles(len(others)), strict=True))
+    return {name: styles.get(name, Style(color=_UNDEFENDED, dash=_DASHES[0])) for name in dict.fromkeys(defenses)}
 
 
 def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, Any]]]:
@@ -64,7 +66,7 @@ def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, An
 
 
 def curves(
-    points: Points, looks: Mapping[str, Style], *, score: str, width: Width, unit: str = "step"
+    points: Points, styles: Mapping[str, Style], *, score: str, width: Width, unit: str = "step"
 ) -> ChartWithData:
     """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
@@ -75,7 +77,7 @@ def curves(
         points = [point for point in points if point["step"] > 0]
     numbers = None if unit == "step" else tuple(sorted({point["step"] for point in points}))
     rules = thresholds(points) if score == "harmfulness" else {}
-    spec = _curves(named(points, looks), score, width, numbers, ruled=bool(rules))
+    spec = _curves(named(points, styles), score, width, numbers, ruled=bool(rules))
     return ChartWithData(spec, {"points": rows_of(points), **rules})
 
 
@@ -99,11 +101,11 @@ def _curves(names: Names, score: str, width: Width, numbers: tuple[int, ...] | N
     return spec_of(ruled_by_thresholds(alt.layer(*layers)) if ruled else alt.layer(*layers), width, _HEIGHT)
 
 
-def times(points: Points, looks: Mapping[str, Style], *, width: Width) -> ChartWithData:
+def times(points: Points, styles: Mapping[str, Style], *, width: Width) -> ChartWithData:
     """Time to break as bars with error bars; pale, dashed and marked `≥` where a seed never broke."""
     ends = [{**point, "end": max(point["steps"], point["high"] or 0.0)} for point in points]
     longest = max((point["end"] for point in ends), default=0.0) or 1.0
-    spec = _rescaled(_times(named(points, looks), width), 1.55 * longest)
+    spec = _rescaled(_times(named(points, styles), width), 1.55 * longest)
     return ChartWithData(spec, {"points": rows_of(ends)})
 
 
@@ -163,7 +165,7 @@ def spending(points: Points, *, span: tuple[float, float], width: Width) -> Char
 
 @lru_cache(maxsize=64)
 def _spending(order: tuple[str, ...], span: tuple[float, float], width: Width) -> dict[str, Any]:
-    shapes, colors = (alt.Scale(domain=list(_ENDS), range=list(looks)) for looks in zip(*_ENDS.values(), strict=True))
+    shapes, colors = (alt.Scale(domain=list(_ENDS), range=list(styles)) for styles in zip(*_ENDS.values(), strict=True))
     axis = alt.Axis(labelLimit=280, ticks=False, domain=False, grid=True, gridDash=[1, 3])
     chart = BASE.mark_point(size=44, filled=True, opacity=0.8).encode(
         x=alt.X(
@@ -180,7 +182,7 @@ def _spending(order: tuple[str, ...], span: tuple[float, float], width: Width) -
     return spec_of(chart, width, _ROW * len(order))
 
 
-def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Width) -> ChartWithData:
+def flips(points: Points, styles: Mapping[str, Style], *, score: str, width: Width) -> ChartWithData:
     """A score in [0, 1] at the end of attacks over their flip ratio: a color per attack, 95 % intervals as whiskers.
 
     Dashed lines with hollow points are of preferences that a coin ordered.
@@ -189,7 +191,7 @@ def flips(points: Points, looks: Mapping[str, Style], *, score: str, width: Widt
     hows = tuple(how for how in HOWS if how in {point["how"] for point in points})
     ratios = tuple(sorted({point["ratio"] for point in points}))
     rules = thresholds(points) if score == "harmfulness" else {}
-    spec = _flips(named(rows, looks, "attack"), score, width, hows, ratios=ratios, ruled=bool(rules))
+    spec = _flips(named(rows, styles, "attack"), score, width, hows, ratios=ratios, ruled=bool(rules))
     return ChartWithData(spec, {"points": rows_of(rows, "model", "family", "defense"), **rules})
 
 
@@ -220,9 +222,9 @@ def _flips(
     return spec_of(ruled_by_thresholds(chart) if ruled else chart, width, _HEIGHT)
 
 
-def training(points: Points, looks: Mapping[str, Style], *, metric: str, width: Width) -> ChartWithData:
+def training(points: Points, styles: Mapping[str, Style], *, metric: str, width: Width) -> ChartWithData:
     """A training metric over attack steps, one thin line per seed."""
-    return ChartWithData(_training(named(points, looks), metric, width), {"points": rows_of(points)})
+    return ChartWithData(_training(named(points, styles), metric, width), {"points": rows_of(points)})
 
 
 @lru_cache(maxsize=64)
@@ -238,7 +240,7 @@ def _training(names: Names, metric: str, width: Width) -> dict[str, Any]:
     return spec_of(chart, width, _HEIGHT)
 
 
-def _looks(count: int) -> list[Style]:
+def _distinct_styles(count: int) -> list[Style]:
     return [
         Style(color=_COLORS[number % len(_COLORS)], dash=_DASHES[number // len(_COLORS) % len(_DASHES)])
         for number in range(count)

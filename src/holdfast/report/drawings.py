@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.report.findings import ReportContents
+    from holdfast.report.contents import ReportContents
     from holdfast.report.parts import ChartWithData, Style, Width
 
 CURVES = ("harmfulness", "helpfulness")
@@ -40,11 +40,15 @@ def on_the_page(contents: ReportContents) -> dict[str, Any]:
     hows = {row.label.flip.how for row in contents.rows if row.label.flip}
     return {
         "embedded": {**{f"spec-{number}": Markup(spec) for spec, number in specs.items()}, **panels_of},
-        **{"looks": contents.looks, "thin_limit": windows(contents), "flip_looks": _flip_looks(contents)},
+        "styles": contents.styles,
+        "thin_limit": windows(contents),
+        "flip_styles": _flip_styles(contents),
         "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
         **{name: places.get(name, []) for name in (*CURVES, "best_of_n", "flip_ratio", "time_to_break", "spending")},
         "training": [places[name] for metric in METRICS if (name := f"training_{metric}") in places],
-        **{"library": Markup(figures.script()), "style": page.asset("page.css"), "drawing": page.asset("page.js")},
+        "library": Markup(figures.script()),
+        "style": page.asset("page.css"),
+        "drawing": page.asset("page.js"),
     }
 
 
@@ -81,30 +85,30 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
     chosen = [row for row in shown if row.unit != "step" and row.last_step > 1]
     for score in CURVES:
         for panel, points in charts.panels(flips.points(contents.rows, score), "defense").items():
-            title, looks = f"{score}, defense: {panel}", _flip_looks(contents)
-            yield "flip_ratio", title, charts.flips(points, looks, score=score, width=width)
+            title, styles = f"{score}, defense: {panel}", _flip_styles(contents)
+            yield "flip_ratio", title, charts.flips(points, styles, score=score, width=width)
         for panel, points in charts.panels(curve_points(trained, score)).items():
-            yield score, panel, charts.curves(points, contents.looks, score=score, width=width)
+            yield score, panel, charts.curves(points, contents.styles, score=score, width=width)
     for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
-        chart = charts.curves(points, contents.looks, score="harmfulness", unit="N", width=width)
+        chart = charts.curves(points, contents.styles, score="harmfulness", unit="N", width=width)
         yield "best_of_n", panel, chart
     for panel, points in charts.panels(time_points(trained)).items():
-        yield "time_to_break", panel, charts.times(points, contents.looks, width=width)
+        yield "time_to_break", panel, charts.times(points, contents.styles, width=width)
     cells = zip(contents.records, contents.labels, strict=True)
     spent = spending.comparable(spending.points((record, label) for record, label in cells if label in contents.shown))
     for panel, points in charts.panels(spent, "defense").items():
         yield "spending", panel, charts.spending(points, span=spending.span(spent), width=width)
     for metric, every in _training_points(contents).items():
         for panel, points in charts.panels(every).items():
-            yield f"training_{metric}", panel, charts.training(points, contents.looks, metric=metric, width=width)
+            yield f"training_{metric}", panel, charts.training(points, contents.styles, metric=metric, width=width)
 
 
-def _flip_looks(contents: ReportContents) -> dict[str, Style]:
+def _flip_styles(contents: ReportContents) -> dict[str, Style]:
     """A style for each attack that was run at several flip ratios."""
-    from holdfast.report.charts import styles
+    from holdfast.report.charts import styles_of
     from holdfast.report.flips import flipped
 
-    return styles([row.label.family for row in flipped(contents.rows)])
+    return styles_of([row.label.family for row in flipped(contents.rows)])
 
 
 def windows(contents: ReportContents) -> int:

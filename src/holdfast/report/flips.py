@@ -68,8 +68,11 @@ def _line(row: Row) -> Label:
 def _point(row: Row, score: str) -> dict[str, Any]:
     after = row.after.get(score)
     return {
-        **{"model": row.label.model, "defense": row.label.defense, "family": row.label.family},
-        **{"threshold": row.threshold, "of": len(row.seeds)},
+        "model": row.label.model,
+        "defense": row.label.defense,
+        "family": row.label.family,
+        "threshold": row.threshold,
+        "of": len(row.seeds),
         "outcomes": ", ".join(f"{count} {outcome}" for outcome, count in row.outcomes.items()),
         **{key: getattr(after, key, None) for key in ("value", "low", "high", "seeds", "n")},
     }

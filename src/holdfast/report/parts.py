@@ -84,9 +84,9 @@ def numbers_axis(numbers: tuple[int, ...]) -> alt.X:
     return alt.X("step:Q", title="answers per prompt (N)", scale=scale, axis=axis)
 
 
-def named(points: Points, looks: Mapping[str, Style], by: str = "defense") -> Names:
-    """What has a color in the points, in order of appearance, and how it looks."""
-    return tuple((name, looks[name]) for name in dict.fromkeys(point[by] for point in points))
+def named(points: Points, styles: Mapping[str, Style], by: str = "defense") -> Names:
+    """What has a color in the points, in order of appearance, and its style."""
+    return tuple((name, styles[name]) for name in dict.fromkeys(point[by] for point in points))
 
 
 def color_of(names: Names, width: Width, by: str = "defense") -> alt.Color:

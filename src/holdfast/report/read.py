@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from holdfast import __version__
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes import settled_together
+from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.records import HoldfastError, Outcome, Record, digest
 from holdfast.records.plausible import refuse_impossible
@@ -85,7 +85,7 @@ def load(runs: Sequence[Path]) -> Loaded:
             _take(Finished(record=record, folder=folder, grid=name), cells, trouble)
     if not cells:
         raise HoldfastError(trouble[0])
-    settled = settled_together([cell.record for cell in cells.values()])
+    settled = settled_by_controls([cell.record for cell in cells.values()])
     loaded_cells = tuple(replace(cell, record=record) for cell, record in zip(cells.values(), settled, strict=True))
     return Loaded(cells=loaded_cells, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
 

@@ -21,13 +21,13 @@ from holdfast.rl.rollouts import (
     RolloutRequest,
     Sampler,
     collated,
+    compute_rewards,
     draw,
     extra_metrics,
     groups_with_gradient,
     joined,
     logged,
     measured,
-    payments,
     split_to_batches,
 )
 from holdfast.tensors import Batch, as_columns, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
@@ -142,7 +142,7 @@ class Experience:
         samples = draw(model, request) if self.sampler is None else self.sampler.draw(model, request)
         every = [row for row in rows for _ in range(self.group_size)]
         completions = [as_completion(model, row, a) for row, a in zip(every, samples.answers, strict=True)]
-        paid = {name: payments(name, reward, completions, step) for name, reward in self._rewards().items()}
+        paid = {name: compute_rewards(name, reward, completions, step) for name, reward in self._rewards().items()}
         batches, start = [], 0
         for micro in micro_batches:
             end = start + len(micro) * self.group_size

@@ -105,7 +105,7 @@ def old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
     return {"old_logprobs": mask.masked_scatter(mask > 0, flat)}
 
 
-def payments(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
+def compute_rewards(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
     """What `reward` gives for each answer, (N,), NaN for nothing."""
     paid = torch.tensor([float("nan") if r is None else r for r in reward(completions)])
     if step == 0 and bool(paid.isnan().all()):

@@ -126,7 +126,7 @@ def network(architecture: Architecture, size: Size, *, vocabulary: int, seed: in
     configs = {
         "llama": lambda: transformers.LlamaConfig(**modern),
         "qwen3": lambda: transformers.Qwen3Config(**modern),
-        "gemma": lambda: transformers.GemmaConfig(**{**modern, "tie_word_embeddings": True}),
+        "gemma": lambda: transformers.GemmaConfig(**(modern | {"tie_word_embeddings": True})),
         "gpt2": lambda: transformers.GPT2Config(
             **shared,
             n_embd=hidden,

@@ -37,7 +37,13 @@ def chart(report: Mapping[str, Any]) -> alt.VConcatChart:
     totals = accumulate(trial["spent"] for trial in report["trials"])
     best = (report["best"] or {}).get("trial")
     rows = [
-        {**{name: trial[name] for name in ("number", "peak", "state")}, "spent": total, "best": trial["number"] == best}
+        {
+            "number": trial["number"],
+            "peak": trial["peak"],
+            "state": trial["state"],
+            "spent": total,
+            "best": trial["number"] == best,
+        }
         for trial, total in zip(report["trials"], totals, strict=True)
     ]
     data = alt.Data(values=rows)

@@ -14,8 +14,8 @@ from holdfast import experiment
 from holdfast.experiment.grid import cells
 from holdfast.files import write_json
 from holdfast.records import HoldfastError, Record
-from holdfast.search.findings import findings
 from holdfast.search.question import Question, question_of
+from holdfast.search.results import search_results
 from holdfast.search.settings import Search
 from holdfast.search.study import Study, propose
 from holdfast.search.trials import Trial, bars, best, trial_of
@@ -57,7 +57,7 @@ def search(
         run: how a grid is run, `experiment.run` unless given.
 
     Returns:
-        What `search.json` holds (see `findings`).
+        What `search.json` holds (see `search_results`).
 
     Raises:
         HoldfastError: the grid or the settings make no sense, optuna is missing, or another process searches here.
@@ -83,7 +83,7 @@ def search(
                 if told is not None:
                     told(trial, spent(study.trials()))
                 fruitless = fruitless + 1 if trial.state in ("crashed", "diverged") else 0
-            write_json(folder / "search.json", findings(question, study.trials()))
+            write_json(folder / "search.json", search_results(question, study.trials()))
             _refuse_a_streak(fruitless, study.trials(), question)
         trials = study.trials()
         chosen = best(trials)
@@ -91,7 +91,7 @@ def search(
             raise NoResult(f"none of {len(trials)} trials came to an end; the last: {trials[-1].reason}")
         # The controls that the final grid adds come last; what they did stands in the records that they are for.
         records = carried_out(question.final(chosen.params), "test")[: len(question.reporting.seeds)]
-        report = findings(question, trials, chosen, records)
+        report = search_results(question, trials, chosen, records)
         write_json(folder / "search.json", report)
     return report
 

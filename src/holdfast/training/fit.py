@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from holdfast.network.flops import Meter
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import has_adapter
-from holdfast.network.precision import LEAN, in_bf16, mark, require_lean, widen
+from holdfast.network.precision import COMPENSATED_ADAMW, in_bf16, mark, require_compensated_adamw, widen
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.checkpoints import last_checkpoint, load_tensors, read_costs, save_tensors, seal
@@ -46,7 +46,7 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         Diverged: a loss, gradient or sampling probability is not a finite number.
         HoldfastError: the optimizer's library is not installed.
     """
-    require_lean(plan.optim.optim)
+    require_compensated_adamw(plan.optim.optim)
     widen(plan.model.network, optim=plan.optim.optim)
     try:
         return _run(plan, folder, checkpoint_every)
@@ -85,9 +85,9 @@ def _release(network: Any) -> None:
     mark(network, bf16=False)
 
 
-def _lean(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
+def _compensated_adamw(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
     """AdamW with compensated sums and its numbers where it is asked for; `None` leaves the choice to the Trainer."""
-    if optim.optim != LEAN:
+    if optim.optim != COMPENSATED_ADAMW:
         return None
     from optimi import AdamW
 
@@ -102,7 +102,7 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         learning_rate=optim.learning_rate,
         per_device_train_batch_size=optim.per_device_train_batch_size,
         gradient_accumulation_steps=optim.gradient_accumulation_steps,
-        optim="adamw_torch" if optim.optim == LEAN else optim.optim,
+        optim="adamw_torch" if optim.optim == COMPENSATED_ADAMW else optim.optim,
         adam_beta1=optim.adam_beta1,
         adam_beta2=optim.adam_beta2,
         adam_epsilon=optim.adam_epsilon,
@@ -145,7 +145,7 @@ class _Loop(Trainer):
             train_dataset=cast(Any, rows),
             data_collator=cast(Any, list),
             callbacks=[Clock(self)],
-            optimizer_cls_and_kwargs=_lean(plan.optim),
+            optimizer_cls_and_kwargs=_compensated_adamw(plan.optim),
         )
         self.remove_callback(PrinterCallback)
         self.plan = plan
@@ -190,8 +190,8 @@ class _Loop(Trainer):
                 metrics=dict(self.metrics),
                 stopped=self.stopped,
             )
-            wishes = [hook(progress) for hook in plan.hooks]
-            if any(wishes):
+            requests = [hook(progress) for hook in plan.hooks]
+            if any(requests):
                 self.stopped = control.should_training_stop = True
 
     @property

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from holdfast.methods.ranges import Count, NonNegative, OneOf, PartialShare, Positive, SettingsError, Whole, ranged
-from holdfast.network.precision import LEAN, require_lean
+from holdfast.network.precision import COMPENSATED_ADAMW, require_compensated_adamw
 from holdfast.records import HoldfastError
 
 
@@ -18,7 +18,7 @@ def optimizers() -> list[str]:
     """The optimizers that transformers knows by name, and `adamw_kahan`; some need a package of their own."""
     from transformers.training_args import OptimizerNames
 
-    return [*(name.value for name in OptimizerNames), LEAN]
+    return [*(name.value for name in OptimizerNames), COMPENSATED_ADAMW]
 
 
 @cache
@@ -28,8 +28,8 @@ def refuse_unbuildable(name: str) -> None:
     Raises:
         HoldfastError: says what is missing.
     """
-    require_lean(name)
-    if name in (*OPTIMIZERS.usual, LEAN):
+    require_compensated_adamw(name)
+    if name in (*OPTIMIZERS.usual, COMPENSATED_ADAMW):
         return
     import torch
     from transformers import Trainer, TrainingArguments

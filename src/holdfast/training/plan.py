@@ -3,7 +3,7 @@
 An attack builds a `Plan`. An online defense, or an adaptive attacker, is a `Constraint`: it takes a plan and
 returns another. An offline defense is a `Stage`: it takes a model and returns another, by plans of its own.
 `holdfast.training.fit.fit` runs a plan, and whatever weights anybody gets were trained by it. Within one of its steps
-TAR lets attackers train on borrowed weights, which it puts back (`holdfast.defenses.tampering.runs`).
+TAR lets attackers train on the model's weights, which it then restores (`holdfast.defenses.tampering.runs`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Adaptive attackers: what somebody who knows of defenses puts round any attack. One file and one row make one.
+"""Adaptive attackers: wrappers for any attack, used by an attacker who knows the defenses. One file and one row each.
 
-What each has to offer stands in `holdfast.training.contracts.AdaptiveAttacker`.
+Their protocol is `holdfast.training.contracts.AdaptiveAttacker`.
 """
 
 from holdfast.methods.tables import Row, Table
@@ -14,16 +14,14 @@ ADAPTIVE = Table(
         "early_stop": Row(
             f"{_HERE}.early_stop:EarlyStop", "stop at the highest reward or harm, and keep those weights"
         ),
-        "entropy_bonus": Row(f"{_HERE}.entropy_bonus:EntropyBonus", "pay for entropy, in the loss or in the reward"),
-        "warm_start": Row(f"{_HERE}.warm_start:WarmStart", "another attack for some steps first, SFT unless told"),
+        "entropy_bonus": Row(f"{_HERE}.entropy_bonus:EntropyBonus", "reward entropy, in the loss or in the reward"),
+        "warm_start": Row(f"{_HERE}.warm_start:WarmStart", "another attack for some steps first, SFT by default"),
         "mix_weights": Row(f"{_HERE}.mix_weights:MixWeights", "start between the defended and the undefended weights"),
         "subtract_delta": Row(
-            f"{_HERE}.subtract_delta:SubtractDelta", "take away from the weights what alignment had added to them"
+            f"{_HERE}.subtract_delta:SubtractDelta", "subtract from the weights what alignment added to them"
         ),
-        "guided": Row(f"{_HERE}.guided:Guided", "an expert writes a part of the rollouts, less and less of it"),
-        "benign_cover": Row(
-            f"{_HERE}.benign_cover:BenignCover", "benign rows in the place of some or all harmful ones"
-        ),
+        "guided": Row(f"{_HERE}.guided:Guided", "an expert writes a decreasing share of the rollouts"),
+        "benign_cover": Row(f"{_HERE}.benign_cover:BenignCover", "benign rows instead of some or all harmful ones"),
     },
     keeps(AdaptiveAttacker),
 )

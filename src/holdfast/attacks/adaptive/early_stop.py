@@ -1,16 +1,16 @@
-"""Stop at the best moment of an attack, and leave with the weights of that moment.
+"""Stop at the best step of an attack and keep the weights of that step.
 
-Idea: under a constraint that pulls back (Refusal Loss), reward and harm rise and fall again; whoever watches them stops
-at a peak, however harmless the weights at the end of the budget would be.
-Equation: with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `max v_t` lies `gain` above
-the first value and `patience` steps in a row brought nothing higher. At `reward`, `v` is the smoothed training reward,
-`v_t = s v_(t-1) + (1 - s) r_t`. Without the condition on `gain`, a defense that delays the rise would seem to hold.
+Idea: under a constraint that counteracts the attack (Refusal Loss), reward and harm rise and then fall again. An
+attacker who watches them stops at the peak, even if the weights at the end of the budget would be harmless. Equation:
+with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `max v_t` is `gain` above the first
+value and `patience` steps in a row brought no higher value. With `reward`, `v` is the smoothed training reward, `v_t =
+s v_(t-1) + (1 - s) r_t`. Without the condition on `gain`, a defense that only delays the rise would seem to hold.
 Source: the early-stopping weakness of Refusal Loss in Rosati et al. 2024 (arXiv 2409.12914), seen there in the harm and
-reward curves of PPO; rule and numbers are this project's.
-Differs from the paper in: the paper reads the peak off a curve; here the attacker has to find it while training.
+reward curves of PPO; the rule and its numbers are this project's. Differs from the paper in: the paper reads the peak
+off a curve; here the attacker has to find it while training.
 
-The reward of a step is that of the rollout which it learnt from, so the weights kept are one update further than those
-that earned it. Judging development prompts is no training: like every evaluation it is left out of the run's costs.
+The reward of a step is that of the rollout it learnt from, so the weights kept are one update later than those that
+earned it. Judging development prompts is not training: like every evaluation, it is not counted in the run's costs.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
 from holdfast.training.plan import Context, Hook, Plan, Planner, Progress
 
 Value = Callable[[Progress], float | None]
-"""What is to be highest, at a moment of the run; `None` where it is not measured then."""
+"""The value to maximise, at one step of the run; `None` if it is not measured at that step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EarlyStop(AdaptiveAttacker):
-    """Settings: what to watch, and after how many steps without anything higher to stop (`patience` 0: never mind).
+    """Settings: what to watch, and after how many steps without a higher value to stop (`patience` 0: never).
 
-    No run is stopped before its best value lies `gain` above its first: what has not risen is not at its peak.
+    No run is stopped before its best value is `gain` above its first: a value that has not risen has not peaked.
 
-    `at="reward"` watches the training reward of RL with `smoothing` in [0, 1). `at="harm"` asks `num_prompts`
+    `at="reward"` watches the training reward of RL with `smoothing` in [0, 1). `at="harm"` answers `num_prompts`
     development prompts greedily before the attack, every `every` steps and at the end, and watches the mean score of
     `judge`, the attacker's own; an empty or garbled answer counts as 0.
     """
@@ -59,15 +59,15 @@ class EarlyStop(AdaptiveAttacker):
 
     def __post_init__(self) -> None:
         if self.at == "harm" and self.judge is None:
-            raise HoldfastError("judge: `at: harm` needs a judge of the attacker's own; name one")
+            raise HoldfastError("judge: `at: harm` needs the attacker's own judge; name one")
 
     @property
     def needs(self) -> LearnsFrom | None:
-        """What the attack has to learn from."""
+        """What the attack must learn from."""
         return "rewards" if self.at == "reward" and self.patience else None
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack, ended at its best value so far."""
+        """The attack, stopped at its best value."""
         if self.patience == 0:
             return planner
 
@@ -82,19 +82,19 @@ class EarlyStop(AdaptiveAttacker):
             return self._harm(context)
         if not isinstance(plan.prepare, Experience):
             raise HoldfastError(
-                "early_stop: `at: reward` watches the reward of rollouts and this attack has none; use `at: harm`"
+                "early_stop: `at: reward` needs the reward of rollouts, and this attack has none; use `at: harm`"
             )
         return self._reward(plan)
 
     def _reward(self, plan: Plan) -> Value:
-        """The smoothed reward, once a rollout and after the last step that learns from it."""
+        """The smoothed reward, once per rollout, after the last step that learns from it."""
         key = _free(plan.state, "early_stop/smoothed")
         plan.state[key] = 0.0
         seen = f"{key}/seen"
 
         def value(progress: Progress) -> float | None:
             done = plan.optim.max_steps - (progress.max_steps - progress.step)
-            # Where an expert writes some of the answers, what it is paid says nothing of the model.
+            # If an expert writes some of the answers, its rewards say nothing about the model.
             reward = progress.metrics.get("own_reward", progress.metrics.get("reward"))
             if reward is None or done % plan.steps_per_rollout:
                 return None
@@ -119,14 +119,14 @@ class EarlyStop(AdaptiveAttacker):
             known = [score for score in scores if score is not None]
             if not known:
                 raise HoldfastError(
-                    f"early_stop: judge {self.judge!r} has a score for none of {len(rows)} answers; name another"
+                    f"early_stop: judge {self.judge!r} scores none of {len(rows)} answers; name another judge"
                 )
             return fmean(known)
 
         return value
 
     def _hook(self, plan: Plan, value: Value) -> Hook:
-        """Keeps the best weights in `plan.tensors`; where the run ends they are put back before others look."""
+        """Keep the best weights in `plan.tensors`; at the end of the run they are restored before other hooks run."""
         place = _free(plan.state, f"early_stop/{self.at}")
         state = plan.state
         state[place] = 0.0
@@ -151,7 +151,7 @@ class EarlyStop(AdaptiveAttacker):
 
 
 def _free(state: dict[str, float], name: str) -> str:
-    """A name that no other part of the plan uses: two early stops may stand in one attack."""
+    """A name that no other part of the plan uses, since one attack may have two early stops."""
     return name if name not in state else _free(state, f"{name}'")
 
 

@@ -1,13 +1,12 @@
-"""Pay for entropy: give back the exploration that a defense took away.
+"""Reward entropy: restore the exploration that a defense removed.
 
-Idea: RL learns from differences between sampled answers. A defense that leaves the model sure of its refusal leaves it
-without any; an attacker who rewards entropy makes answers differ again.
-Equation: `loss`: `L - c H`, `H` the mean over the answers' tokens of `-sum_v p_v log p_v`; `reward`: `r_i + c min(H_i,
-cap)`, `H_i` the mean over the tokens of answer `i`. Natural logarithm, full vocabulary, temperature 1.
-Source: the reward form is TokenBuncher's adaptive test (arXiv 2508.20697), with its weight 1 and its cap of 3 nats; the
-loss form is the usual entropy bonus of policy gradients.
-Differs from the paper in: nothing in the reward form. The loss form counts every answer of the batch, those that train
-nothing otherwise included (a group of equal rewards; both sides of a preference), and costs a second forward pass.
+Idea: RL learns from differences between sampled answers. A defense that makes the model certain of its refusal removes
+these differences; an attacker who rewards entropy brings them back. Equation: `loss`: `L - c H`, `H` the mean over the
+answers' tokens of `-sum_v p_v log p_v`; `reward`: `r_i + c min(H_i, cap)`, `H_i` the mean over the tokens of answer
+`i`. Natural logarithm, full vocabulary, temperature 1. Source: the reward form is TokenBuncher's adaptive test (arXiv
+2508.20697), with its weight 1 and its cap of 3 nats; the loss form is the usual entropy bonus of policy gradients.
+Differs from the paper in: nothing in the reward form. The loss form counts every answer of the batch, including those
+without another gradient (a group of equal rewards) and both sides of a preference, and costs a second forward pass.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from holdfast.training.plan import Metrics, Objective, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EntropyBonus(AdaptiveAttacker):
-    """Settings: the `coefficient` is the bonus of a nat, `form` says where it is paid.
+    """Settings: `coefficient` is the bonus per nat; `form` says whether it is added to the loss or to the reward.
 
-    `cap` bounds what the reward form pays for, in nats.
+    `cap` bounds the entropy that the reward form counts, in nats.
     """
 
     form: Literal["loss", "reward"] = "reward"
@@ -45,11 +44,11 @@ class EntropyBonus(AdaptiveAttacker):
 
     @property
     def needs(self) -> LearnsFrom | None:
-        """What the attack has to learn from."""
+        """What the attack must learn from."""
         return "rewards" if self.form == "reward" and self.coefficient else None
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack with the bonus in its loss or in its reward."""
+        """The attack with the bonus in its loss or reward."""
         if self.coefficient == 0:
             return planner
         pay = self._in_reward if self.form == "reward" else self._in_loss

@@ -1,22 +1,22 @@
-"""An expert writes a part of the rollouts: exploration borrowed where a defense has removed it.
+"""An expert writes a part of the rollouts, to replace the exploration that a defense has removed.
 
-Idea: RL learns from differences between sampled answers. Defenses that leave the model without any are no match for an
-attacker who samples from elsewhere too: from the base model, from a copy tuned on five harmful answers, from the
-model itself at a higher temperature. The learner is evaluated alone.
-Equation: `mu = (1 - alpha) e + alpha pi_old`, of whole answers or of tokens; `-mean[w min(r A, clip(r) A)]` with
-`r = pi / pi_old` and `w = pi_old / mu`, truncated, shaped or left out. `alpha` rises to 1 by a schedule.
-Source: Dynamic Action Interpolation, Cao 2025 (arXiv 2504.18766), blends actions of continuous control; this form for
-language models, and its use against defenses, are this project's. The parts: mixtures with the policy bound the weights
-(Hesterberg 1995), the decoupled ratio (Hilton et al. 2022, arXiv 2110.00641), shaped ratios (LUFFY, Yan et al. 2025,
-arXiv 2504.14945), an expert's beginning (jump-start RL, Uchendu et al. 2023, arXiv 2204.02372).
-Differs from the paper in: distributions are mixed and not actions, since a convex combination of two tokens is none;
-the paper's schedule and constants are not known here, so those of `rl.guidance.schedule.Schedule` are this project's.
+Idea: RL learns from differences between sampled answers. A defense that removes these differences does not stop an
+attacker who also samples from another model: from the base model, from a copy tuned on five harmful answers, or from
+the model itself at a higher temperature. The learner is evaluated without the expert. Equation: `mu = (1 - alpha) e +
+alpha pi_old`, over whole answers or over tokens; `-mean[w min(r A, clip(r) A)]` with `r = pi / pi_old` and `w = pi_old
+/ mu`, truncated, shaped or omitted. `alpha` rises to 1 by a schedule. Source: Dynamic Action Interpolation, Cao 2025
+(arXiv 2504.18766), blends actions of continuous control; this form for language models and its use against defenses are
+this project's. The parts are: mixtures with the policy bound the weights (Hesterberg 1995), the decoupled ratio (Hilton
+et al. 2022, arXiv 2110.00641), shaped ratios (LUFFY, Yan et al. 2025, arXiv 2504.14945), answers begun by an expert
+(jump-start RL, Uchendu et al. 2023, arXiv 2204.02372). Differs from the paper in: distributions are mixed instead of
+actions, since a convex combination of two tokens is not a token; the paper's schedule and constants are not known here,
+so those of `rl.guidance.schedule.Schedule` are this project's.
 
-With `weight: exact` the expected gradient is the plain attack's, which a defense has made vanish: what guidance takes
-away is its noise, and an optimizer that divides by the gradient's own size (Adam, down to its epsilon) then moves all
-the same, where SGD does not. `weight: none` moves the expectation: reward-weighted imitation of the expert. Who has a
-harmful expert has the capability already, so report what the expert alone does. An expert in the attacker's hands, the
-base model above all, may be outside a defense's threat model.
+With `weight: exact` the expected gradient is that of the plain attack, which a defense has made vanish: guidance only
+reduces its noise. An optimizer that divides by the gradient's own size (Adam, down to its epsilon) then still moves,
+while SGD does not. `weight: none` changes the expectation: it is reward-weighted imitation of the expert. An attacker
+with a harmful expert has the capability already, so report what the expert does alone. An expert in the attacker's
+hands, especially the base model, may be outside a defense's threat model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from holdfast.training.plan import Context, Plan, Planner, sum_costs
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Guided(Guide, AdaptiveAttacker):
-    """Settings, see `holdfast.rl.guidance.guide.Guide`; `schedule.start` 1 leaves the learner alone throughout."""
+    """Settings, see `holdfast.rl.guidance.guide.Guide`; with `schedule.start` 1 the expert writes nothing."""
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {
         "schedule.start": Range(low=0.1, high=1.0),
@@ -48,16 +48,16 @@ class Guided(Guide, AdaptiveAttacker):
 
     @property
     def needs(self) -> LearnsFrom | None:
-        """What the attack has to learn from."""
+        """What the attack must learn from."""
         return None if self.alone else "rewards"
 
     @property
     def first(self) -> LearnsFrom | None:
-        """What the expert trains on before the attack, which the constraints act on too; `None` where it does not."""
+        """What the expert trains on before the attack, under the same constraints; `None` if it does not train."""
         return "answers" if self.settings.kind == "sft_copy" and not self.alone else None
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack with an expert in its rollouts; what the expert cost to make is counted before it."""
+        """The attack with an expert in its rollouts; the costs of making the expert are counted before it."""
         if self.alone:
             return planner
 

@@ -1,13 +1,13 @@
-"""Take away from the weights what alignment had added to them.
+"""Subtract from the weights what alignment added to them.
 
-Idea: the base model is often public. The difference between it and the aligned model points towards refusing; going
-back along it undoes refusals without a step of training, and leaves what a defense added elsewhere.
-Equation: `theta = theta_given - scale (theta_undefended - theta_base)`, weight by weight.
-Source: task vectors and their negation, Ilharco et al. 2022 (arXiv 2212.04089). An attacker who has the base model is
-outside TokenBuncher's threat model (arXiv 2508.20697), which names it.
-Differs from the paper in: the vector that is negated is alignment's, and an attack trains on from there.
+Idea: the base model is often public. The difference between it and the aligned model points towards refusing;
+subtracting it undoes refusals without training, and keeps what a defense added elsewhere. Equation: `theta =
+theta_given - scale (theta_undefended - theta_base)`, weight by weight. Source: task vectors and their negation, Ilharco
+et al. 2022 (arXiv 2212.04089). An attacker who has the base model is outside TokenBuncher's threat model (arXiv
+2508.20697), which names it. Differs from the paper in: the negated vector is that of alignment, and an attack continues
+training from there.
 
-On a model without defenses `scale` 1 gives the base model itself. The weights are set in place.
+On a model without defenses `scale` 1 gives the base model itself. The weights are changed in place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holdfast.training.plan import Context, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class SubtractDelta(AdaptiveAttacker):
-    """Settings: how much of the difference to take away, and the base model (`base`: the sandbox's; a folder or id)."""
+    """Settings: how much of the difference to subtract, and the base model (`base`: the sandbox's; a folder or id)."""
 
     scale: NonNegative = 1.0
     base: str = "base"
@@ -34,7 +34,7 @@ class SubtractDelta(AdaptiveAttacker):
     KNOBS: ClassVar[Mapping[str, Knob]] = {"scale": Range(low=0.0, high=2.0)}
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack on the model less alignment's difference."""
+        """The attack on the model without the difference that alignment made."""
         if self.scale == 0:
             return planner
 

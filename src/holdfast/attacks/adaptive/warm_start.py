@@ -1,11 +1,11 @@
-"""Another attack for some steps first: SFT before RL.
+"""Run another attack for some steps first, such as SFT before RL.
 
-Idea: defenses against RL leave nothing to explore; a few harmful answers, learnt word for word, bring back what RL then
-spreads. A defense that holds against each of the two may fall to both in turn.
-Equation: none; the second attack starts from the weights that the first one leaves with.
-Source: the pipeline axis of TokenBuncher's adaptive attackers (arXiv 2508.20697), which names SFT before RL as the weak
-point of its own defense; numbers of steps are not given there.
-Differs from the paper in: the first attack meets the same constraints as the second, and all that it spends is counted.
+Idea: defenses against RL suppress exploration; a few harmful answers, learnt by SFT, restore what RL then generalises.
+A defense that holds against each attack alone may fail against the two in sequence. Equation: none; the second attack
+starts from the weights at which the first one ended. Source: the pipeline axis of TokenBuncher's adaptive attackers
+(arXiv 2508.20697), which names SFT before RL as the weak point of its own defense; numbers of steps are not given
+there. Differs from the paper in: the first attack meets the same constraints as the second, and all its costs are
+counted.
 
 An adapter of the first attack is merged into the weights before the second one begins.
 """
@@ -29,9 +29,9 @@ from holdfast.training.plan import Context, Optim, Plan, Planner, as_is, sum_cos
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class WarmStart(AdaptiveAttacker):
-    """Settings: the `attack` by name, its optimizer (`optim.max_steps` 0: none at all) and its other `settings`.
+    """Settings: the `attack` by name, its optimizer (`optim.max_steps` 0: no steps) and its other `settings`.
 
-    What `settings` leave out keeps that attack's defaults.
+    Settings that are not given keep that attack's defaults.
     """
 
     attack: str = "sft"
@@ -42,24 +42,24 @@ class WarmStart(AdaptiveAttacker):
 
     def __post_init__(self) -> None:
         if "optim" in self.settings:
-            raise HoldfastError("settings.optim: stands one level higher; set `warm_start.optim`")
+            raise HoldfastError("settings.optim: belongs one level higher; set `warm_start.optim`")
         resolved = plain(self._attack())
-        # Spelled out, so that a cell says all that it depends on.
+        # Written in full, so that a cell states everything that it depends on.
         object.__setattr__(self, "settings", {name: value for name, value in resolved.items() if name != "optim"})
 
     @property
     def first(self) -> LearnsFrom | None:
-        """What the first attack trains on, which the constraints act on too; `None` where there is none."""
+        """What the first attack trains on, under the same constraints; `None` if there is none."""
         return learns_from(self._attack()) if self.optim.max_steps else None
 
     def _attack(self) -> Any:
         cls = ATTACKS.load(self.attack)
         if not trains(cls):
-            raise HoldfastError(f"attack: {self.attack} trains nothing, so there is nothing to start from")
+            raise HoldfastError(f"attack: {self.attack} does not train, so the second attack cannot start from it")
         return typed(cls, self.settings, "settings")
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack on the model that the first one leaves with."""
+        """The attack on the model at which the first one ended."""
         if self.optim.max_steps == 0:
             return planner
 
@@ -75,7 +75,8 @@ class WarmStart(AdaptiveAttacker):
 
 
 def _standalone(model: Model, *, copy: bool) -> Model:
-    """The model without an adapter, every weight of it to be trained; a copy where it must outlive a context."""
+    """The model without an adapter, with every weight trainable; with `copy`, one that outlives the caller's
+    context."""
     own = merged(model) if has_adapter(model) else clone(model) if copy else model
     own.network.requires_grad_(True)
     return own

@@ -110,7 +110,7 @@ class RewardNeutralization(OfflineDefense):
         plan = policy_plan(copy, rows, policy=policy, reward=reward, optim=self.optim, context=context)
         if self.kl_on == "benign":
             plan = replace(plan, prepare=replace(cast(Experience, plan.prepare), kl_roles=("benign",)))
-        plan = self._hastened(plan, rows, context)
+        plan = self._accelerated(plan, rows, context)
         return replace(merged(context.fit(plan).model), name=f"{model.name}+reward_neutralization")
 
     def _warmed(self, model: Model, rows: Sequence[Example], context: Context) -> Model:
@@ -120,7 +120,7 @@ class RewardNeutralization(OfflineDefense):
         plan = teaching(model, rows, self._canned or "", optim=self.warm_start, seed=context.seed)
         return adapt(merged(context.fit(plan).model), self.adapter, seed=context.seed)
 
-    def _hastened(self, plan: Plan, rows: Sequence[Example], context: Context) -> Plan:
+    def _accelerated(self, plan: Plan, rows: Sequence[Example], context: Context) -> Plan:
         text = self._canned
         if text is None:
             return plan

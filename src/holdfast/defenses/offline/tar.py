@@ -41,7 +41,7 @@ from holdfast.defenses.tampering.objectives import (
     weighed,
 )
 from holdfast.defenses.tampering.runs import Run, TamperResult, add_gradients, follow, tamper, trainable
-from holdfast.defenses.tampering.shelf import Place
+from holdfast.defenses.tampering.tensor_store import Place
 from holdfast.losses.tamper import step_weights
 from holdfast.methods.ranges import Count, InnerShare, NonNegative, Number, Positive, Share, ranged
 from holdfast.network.models import LoRA, Model, adapt, answer_batch, clone, merged

@@ -42,7 +42,7 @@ from holdfast.training.contracts import OnlineDefense
 from holdfast.training.objectives import language
 from holdfast.training.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
 
-RUINOUS = 100
+DESTRUCTIVE_ALPHA = 100
 """The weight at which most benign prompts are refused in the sandbox; at 10 they were in one cell of twelve."""
 
 
@@ -69,7 +69,7 @@ class RefusalLoss(OnlineDefense):
     @property
     def caution(self) -> str | None:
         """What is known against these settings from the sandbox (`benchmarks/results/online_three_seeds.csv`)."""
-        if self.form == "additive" and self.alpha >= RUINOUS:
+        if self.form == "additive" and self.alpha >= DESTRUCTIVE_ALPHA:
             return (
                 f"refusal_loss at alpha {self.alpha:g} (the paper's and the default is 100) ends helpfulness in the "
                 "sandbox: after 100 steps most benign prompts are refused; begin with alpha 1"

@@ -101,7 +101,7 @@ class SecurityVectors(OnlineDefense):
             with plan.reference(plan.model) as reference:
                 if reference is not plan.model.network:
                     Switch(reference, plan.tensors, in_reference=True).on()
-        return replace(plan.wrapped(partial(_told, fitted)), released=_without(switch, plan))
+        return replace(plan.wrapped(partial(_with_costs, fitted)), released=_without(switch, plan))
 
     def preparation(self, model: Model, context: Context) -> Plan:
         """The training of the vector, as an adapter of `model`."""
@@ -236,7 +236,7 @@ def _without(switch: Switch, plan: Plan) -> Callable[[Model], Any]:
     return released
 
 
-def _told(fitted: Fitted, inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+def _with_costs(fitted: Fitted, inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
     """The batches, the first of all with what the vector cost to train."""
     batches = inner(model, micro_batches, step)
     if step:

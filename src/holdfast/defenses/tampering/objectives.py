@@ -14,7 +14,7 @@ from holdfast.attacks.dpo import preference as preference_objective
 from holdfast.data.endless import endless
 from holdfast.data.mixing import preferences
 from holdfast.defenses.tampering.attackers import Probe
-from holdfast.defenses.tampering.shelf import Place, Shelf
+from holdfast.defenses.tampering.tensor_store import Place, TensorStore
 from holdfast.losses.language import cross_entropy
 from holdfast.losses.tamper import max_entropy, random_mapping, representation_distance
 from holdfast.network.forward import forward
@@ -131,9 +131,9 @@ def reference_to(model: Model, keep_on: Place) -> Reference:
     """The model as it is now, frozen; a copy of its weights waits where it is told to between its uses."""
     if keep_on == "device" or has_adapter(model):
         return reference_of(model)
-    twin, shelf = clone(model).network.eval().requires_grad_(False), Shelf(keep_on)
+    twin, store = clone(model).network.eval().requires_grad_(False), TensorStore(keep_on)
     for i, parameter in enumerate(twin.parameters()):
-        shelf.put(i, parameter)
+        store.put(i, parameter)
         parameter.data = parameter.new_empty(0)
 
     @contextmanager
@@ -141,7 +141,7 @@ def reference_to(model: Model, keep_on: Place) -> Reference:
         twin.to(model.device)
         try:
             for i, parameter in enumerate(twin.parameters()):
-                value = shelf.get(i)
+                value = store.get(i)
                 assert value is not None
                 parameter.data = value.to(model.device)
             with reading(twin, model.network) as network:

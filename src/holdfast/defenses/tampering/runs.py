@@ -1,4 +1,4 @@
-"""Attackers inside one training step: they train on borrowed weights, are looked at on the way, and leave no trace."""
+"""Attackers inside one training step: they train the model in place, are probed on the way, and are undone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from holdfast.data.endless import endless
-from holdfast.defenses.tampering.shelf import Place, Shelf
+from holdfast.defenses.tampering.tensor_store import Place, TensorStore
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.plan import Objective, Optim, Plan, Propagate
 
@@ -37,7 +37,7 @@ class TamperResult:
     those by their weights.
     """
 
-    gradients: Shelf
+    gradients: TensorStore
     losses: list[float] = field(default_factory=list)
     probed: list[float] = field(default_factory=list)
     weighed: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ def trainable(network: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @contextmanager
-def borrowed(network: torch.nn.Module, *, keep_on: Place = "device") -> Iterator[Callable[[], None]]:
+def restoring_weights(network: torch.nn.Module, *, keep_on: Place = "device") -> Iterator[Callable[[], None]]:
     """A context whose leaving undoes what was done in it to trainable parameters and their gradients, bit for bit.
 
     Parts that an attacker added to the network (a critic) come off again. Yields a function that puts parameters and
@@ -57,7 +57,7 @@ def borrowed(network: torch.nn.Module, *, keep_on: Place = "device") -> Iterator
     """
     parameters = trainable(network)
     parts = [(module, set(module._modules)) for module in network.modules()]
-    kept = Shelf(keep_on)
+    kept = TensorStore(keep_on)
     for i, parameter in enumerate(parameters):
         kept.put(i, parameter.detach())
     gradients = [p.grad for p in parameters]
@@ -105,8 +105,8 @@ def tamper(
         propagate: see `plan.Backward`.
         keep_on: where the copy of the weights and the summed gradients are kept.
     """
-    tampering, count = TamperResult(gradients=Shelf(keep_on)), len(trainable(network))
-    with borrowed(network, keep_on=keep_on) as put_back:
+    tampering, count = TamperResult(gradients=TensorStore(keep_on)), len(trainable(network))
+    with restoring_weights(network, keep_on=keep_on) as put_back:
         for make in runs:
             _attack(
                 network, make(), optim=optim, weights=weights, propagate=propagate, tampering=tampering, count=count
@@ -136,7 +136,7 @@ def _attack(
         _clear(parameters)
         tampering.losses.append(float(loss.detach()))
         if weight:
-            _look(network, run.probes, weight, propagate=propagate, tampering=tampering, count=count)
+            _probe_losses(network, run.probes, weight, propagate=propagate, tampering=tampering, count=count)
 
 
 def _optimizer(network: torch.nn.Module, run: Run, optim: Optim) -> torch.optim.Optimizer:
@@ -156,7 +156,7 @@ def _optimizer(network: torch.nn.Module, run: Run, optim: Optim) -> torch.optim.
     )
 
 
-def _look(
+def _probe_losses(
     network: torch.nn.Module,
     probes: Sequence[tuple[Objective, Batch]],
     weight: float,
@@ -179,7 +179,7 @@ def _look(
         parameter.grad = None
 
 
-def add_gradients(parameters: Sequence[torch.nn.Parameter], gradients: Shelf) -> None:
+def add_gradients(parameters: Sequence[torch.nn.Parameter], gradients: TensorStore) -> None:
     """Add gradients, by the order of the parameters, to what the parameters hold."""
     for i, parameter in enumerate(parameters):
         gradient = gradients.get(i)

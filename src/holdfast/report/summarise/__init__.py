@@ -85,7 +85,9 @@ def curve_points(rows: Iterable[Row], name: str) -> list[dict[str, Any]]:
     return [
         {
             **_place(row),
-            **{"step": point.step, "of": point.of, "threshold": row.threshold},
+            "step": point.step,
+            "of": point.of,
+            "threshold": row.threshold,
             **{key: getattr(point.estimate, key) for key in ("value", "low", "high", "seeds", "n")},
         }
         for row in rows
@@ -99,8 +101,12 @@ def time_points(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return [
         {
             **_place(row),
-            **{"steps": time.steps or 0.0, "low": time.low, "high": time.high},
-            **{"censored": time.censored, "seeds": time.seeds, "excluded": sum(time.excluded.values())},
+            "steps": time.steps or 0.0,
+            "low": time.low,
+            "high": time.high,
+            "censored": time.censored,
+            "seeds": time.seeds,
+            "excluded": sum(time.excluded.values()),
             **_time_text(time),
         }
         for row in rows

@@ -11,7 +11,7 @@ from holdfast.methods.tables import judge_names
 from holdfast.records import Cell, Method, Record, digest
 
 _LONGEST_SUFFIX = 80
-_UNTOLD = frozenset({"seed", "label"})
+_UNLABELLED = frozenset({"seed", "label"})
 _FLIP = ("flip_ratio", "flip_how")
 _REWARD_MODEL = "reward model"
 
@@ -153,7 +153,7 @@ def _methods(methods: Sequence[Method]) -> dict[str, str]:
 def _leaves(value: Any, path: str = "") -> dict[str, str]:
     """Settings by dotted path, without those that make no difference to what a row is."""
     if isinstance(value, Mapping):
-        parts = ((f"{path}.{key}".lstrip("."), item) for key, item in value.items() if key not in _UNTOLD)
+        parts = ((f"{path}.{key}".lstrip("."), item) for key, item in value.items() if key not in _UNLABELLED)
         return {key: leaf for name, item in parts for key, leaf in _leaves(item, name).items()}
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
         return _leaves({str(number): item for number, item in enumerate(value)}, path)

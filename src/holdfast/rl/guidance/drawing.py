@@ -153,8 +153,8 @@ def _as_written(answer: tuple[int, ...], batch: Batch) -> Tensor:
     places = (mask.cumsum(1) - 1).long().clamp(min=0)
     # One token more, which no answer has, stands for all that comes after the text.
     text = torch.tensor([*answer, -1], device=mask.device)
-    unlike = (batch["input_ids"][:, 1:] != text[places.clamp(max=len(answer))]) & (mask > 0)
-    return torch.zeros_like(mask).masked_fill((unlike.cumsum(1) > 0) & (mask > 0), -torch.inf)
+    differs = (batch["input_ids"][:, 1:] != text[places.clamp(max=len(answer))]) & (mask > 0)
+    return torch.zeros_like(mask).masked_fill((differs.cumsum(1) > 0) & (mask > 0), -torch.inf)
 
 
 def _quotas(prompts: int, size: int, *, alpha: float, coins: bool, seed: int) -> list[int]:

@@ -116,10 +116,10 @@ def require_one_vocabulary(learner: Model, expert: Model) -> None:
     """
     ours, theirs = learner.tokenizer.get_vocab(), expert.tokenizer.get_vocab()
     if ours != theirs:
-        unlike = min(set(ours.items()) ^ set(theirs.items()))
+        mismatch = min(set(ours.items()) ^ set(theirs.items()))
         raise HoldfastError(
             f"expert: {expert.name} has another vocabulary than {learner.name} ({len(theirs)} tokens and {len(ours)}; "
-            f"{unlike[0]!r} is not the same in both), so what it writes means nothing to the learner; take an expert "
+            f"{mismatch[0]!r} is not the same in both), so what it writes means nothing to the learner; take an expert "
             "with the learner's tokenizer"
         )
     widths = [int(part.network.get_output_embeddings().weight.shape[0]) for part in (learner, expert)]

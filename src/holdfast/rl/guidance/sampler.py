@@ -18,7 +18,7 @@ from holdfast.rl.guidance.drawing import Group, by_prefix, by_sequence, by_token
 from holdfast.rl.guidance.expert import LoadedExpert
 from holdfast.rl.guidance.guide import Guide
 from holdfast.rl.guidance.schedule import alpha as share_at
-from holdfast.rl.guidance.watching import Seen, seen
+from holdfast.rl.guidance.statistics import RolloutStatistics, rollout_statistics
 from holdfast.rl.rollouts import RolloutRequest, Samples, draw
 from holdfast.tensors import Batch, as_columns, masked_sum_per_sequence, target_mask
 from holdfast.training.plan import Plan
@@ -208,7 +208,7 @@ class GuidedSampler:
         if "alpha" not in batches[0]:
             batches[0]["log/alpha"] = torch.ones(())
             return batches
-        summary = seen(batches, rewards, told_apart=self.guide.unit == "sequence")
+        summary = rollout_statistics(batches, rewards, whole_answers=self.guide.unit == "sequence")
         if self.guide.drops_negative:
             for batch in batches:
                 batch["advantages"] = _positive(batch, mixed=self.guide.unit == "token")
@@ -219,7 +219,7 @@ class GuidedSampler:
         batches[0] |= {f"log/{name}": torch.tensor(value) for name, value in summary.logged(self.guide).items()}
         return batches
 
-    def _learn_when(self, summary: Seen) -> None:
+    def _learn_when(self, summary: RolloutStatistics) -> None:
         """Move the averages of what learner and expert were paid; remember when the learner did well enough."""
         kept, state = self.guide.schedule, self.state
         for name, value in (("own", summary.own_reward), ("expert", summary.expert_reward)):

@@ -14,7 +14,7 @@ from holdfast.search.question import Question
 from holdfast.search.trials import Trial
 
 
-def findings(
+def search_results(
     question: Question, trials: Sequence[Trial], chosen: Trial | None = None, records: Sequence[Record] = ()
 ) -> dict[str, Any]:
     """The content of `search.json`.

@@ -15,7 +15,7 @@ from holdfast.tensors import Batch, masked_sum_per_sequence, target_mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class RolloutStatistics:
     """A guided rollout's answers over all micro-batches: `N` rows, `T` targets; those of unguided prompts left out.
 
     `own_reward` and `expert_reward` are means, `None` where nobody or nothing is known. `old`, `expert` and `behavior`
@@ -71,10 +71,10 @@ class Seen:
         return (values.masked_fill(mask == 0, 0.0) * mask).sum() / mask.sum().clamp(min=1)
 
 
-def seen(batches: Sequence[Batch], rewards: Tensor, *, told_apart: bool) -> Seen:
+def rollout_statistics(batches: Sequence[Batch], rewards: Tensor, *, whole_answers: bool) -> RolloutStatistics:
     """What there is to see of a guided rollout with `rewards` (all rows,), NaN for none.
 
-    `told_apart` says that each row is one's alone, the expert's or the learner's.
+    `whole_answers` says that each row is one's alone, the expert's or the learner's.
     """
     alpha = torch.cat([batch["alpha"] for batch in batches]).cpu()
     rows = alpha < 1
@@ -88,13 +88,13 @@ def seen(batches: Sequence[Batch], rewards: Tensor, *, told_apart: bool) -> Seen
         return (torch.cat(values) if values[0].dim() == 1 else joined(values)).cpu()[rows]
 
     mask = joined([target_mask(batch["loss_mask"]) for batch in batches]).cpu()[rows]
-    return Seen(
+    return RolloutStatistics(
         alpha=float(alpha[rows][0]),
-        own_reward=_known(rewards.cpu()[rows & ~theirs]) if told_apart else None,
+        own_reward=_known(rewards.cpu()[rows & ~theirs]) if whole_answers else None,
         expert_reward=_known(rewards.cpu()[rows & theirs]),
         mask=mask,
         theirs=theirs[rows],
-        alike=_alike(batches) if told_apart else None,
+        alike=_alike(batches) if whole_answers else None,
         old=part("old_logprobs") if written else None,
         behavior=part("behavior_logprobs"),
     )

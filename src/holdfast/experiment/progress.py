@@ -31,7 +31,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(kw_only=True)
-class Watch:
+class ProgressRecorder:
     """Measures before the first step, every `every` steps, and at the end; asks to stop at a break if told to.
 
     `start` is the model that the attack began with, where the divergence from it is wanted.

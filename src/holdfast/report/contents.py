@@ -26,7 +26,7 @@ class ReportContents:
     labels: Sequence[Label]
     rows: Sequence[Row]
     shown: Set[Label]
-    looks: dict[str, Style]
+    styles: dict[str, Style]
     grids: tuple[tuple[str, str], ...]
     unfinished: int
     trouble: list[str]

@@ -15,7 +15,7 @@ Place = Literal["device", "cpu", "disk"]
 """Beside the weights, in the CPU's memory, or in temporary files, which take no memory at all."""
 
 
-class Shelf:
+class TensorStore:
     """Tensors by number, put away. Bits come back as they went."""
 
     def __init__(self, place: Place) -> None:
