@@ -67,4 +67,4 @@ def test_doctor_names_a_package_whose_files_stand_under_our_import_name(installe
     monkeypatch.setattr(doctor, "distributions", lambda: [ours, stranger])
     assert doctor.examine() == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "holdfast has put files of its own under the import name holdfast: pip uninstall holdfast" in said
+    assert "holdfast has installed its own files under the import name holdfast: pip uninstall holdfast" in said

@@ -101,7 +101,7 @@ def _page(kind: str, method: Description) -> Iterator[str]:
         yield "## Presets\n"
         yield from _pairs(method)
     if method.knobs:
-        yield "## Knobs\n\nWhat `holdfast search` turns unless told otherwise.\n\n| setting | tried |\n|---|---|"
+        yield "## Knobs\n\nWhat `holdfast search` varies by default.\n\n| setting | tried |\n|---|---|"
         yield from (f"| `{name}` | `{_cell(tried)}` |" for name, tried in method.knobs.items())
         yield ""
     yield from _measured(kind, method.name)

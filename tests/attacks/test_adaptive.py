@@ -178,7 +178,7 @@ def test_early_stop_refuses_a_judge_that_can_judge_nothing(make_context, aligned
         return [Verdict(score=None, refused=False) for _ in completions]
 
     plan = EarlyStop(at="harm", judge="mine").adapt(sft().plan)(aligned_model(), make_context(judges={"mine": judge}))
-    with pytest.raises(HoldfastError, match="early_stop: judge 'mine' has a score for none of 12 answers"):
+    with pytest.raises(HoldfastError, match="early_stop: judge 'mine' scores none of 12 answers"):
         fit(plan)
 
 
@@ -232,7 +232,7 @@ def test_two_early_stops_do_not_mix_up_what_they_keep(make_context, wavering_mod
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"at": "harm"}, "needs a judge of the attacker's own"),
+        ({"at": "harm"}, "needs the attacker's own judge"),
         ({"patience": -1}, "patience: must be a whole number from 0"),
         ({"smoothing": 1.0}, r"smoothing: must be a number in \[0, 1\)"),
     ],
@@ -422,8 +422,8 @@ def test_a_warm_start_spells_out_what_its_settings_leave_out():
     ("settings", "reason"),
     [
         ({"attack": "stf"}, "unknown attack 'stf' .did you mean 'sft'"),
-        ({"attack": "best_of_n"}, "attack: best_of_n trains nothing"),
-        ({"settings": {"optim": {"max_steps": 3}}}, "settings.optim: stands one level higher"),
+        ({"attack": "best_of_n"}, "attack: best_of_n does not train"),
+        ({"settings": {"optim": {"max_steps": 3}}}, "settings.optim: belongs one level higher"),
         ({"settings": {"num_sample": 3}}, "unknown key 'num_sample' .did you mean 'num_samples'"),
     ],
 )
@@ -479,7 +479,9 @@ def test_subtracting_goes_back_by_a_part_of_the_difference(known, wavering_model
 @pytest.mark.parametrize("attacker", [MixWeights(), SubtractDelta()])
 def test_weights_of_another_architecture_are_refused_by_name(attacker, make_context, wavering_model, tiny_model):
     context = make_context(models=lambda name: tiny_model("qwen3"))
-    with pytest.raises(HoldfastError, match=r"its weights are not those of .*_norm.* only weights of one architecture"):
+    with pytest.raises(
+        HoldfastError, match=r"its weights do not match those of .*_norm.* only weights of one architecture"
+    ):
         attacker.adapt(untouched)(wavering_model(), context)
 
 
@@ -523,7 +525,7 @@ def test_rows_covered_at_a_smaller_share_are_covered_at_a_larger_one(make_contex
 
 @pytest.mark.parametrize("attack", [DPO(), grpo()])
 def test_a_cover_goes_round_attacks_on_given_answers_only(attack, make_context, wavering_model):
-    with pytest.raises(HoldfastError, match="benign_cover: benign rows teach given answers"):
+    with pytest.raises(HoldfastError, match="benign_cover: needs an attack that trains on given answers"):
         BenignCover().adapt(attack.plan)(wavering_model(), make_context())
 
 
@@ -534,5 +536,5 @@ def test_a_cover_under_an_entropy_bonus_is_still_one_of_given_answers(make_conte
 
 def test_too_few_benign_rows_are_refused_with_both_numbers(make_context, wavering_model, splits):
     few = replace(splits, benign={**splits.benign, "attack": splits.benign["attack"][:3]})
-    with pytest.raises(HoldfastError, match="8 benign rows with an answer are wanted and the attack split has 3"):
+    with pytest.raises(HoldfastError, match="needs 8 benign rows with an answer, and the attack split has 3"):
         covered(make_context(splits=few), wavering_model(), 0.5)

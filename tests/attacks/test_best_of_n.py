@@ -147,7 +147,7 @@ def test_an_answer_without_a_reward_is_chosen_only_where_nothing_else_is(curve):
 
 
 def test_a_reward_without_a_number_for_anything_is_refused(curve):
-    with pytest.raises(HoldfastError, match=r"the reward has a number for none of 24 answers"):
+    with pytest.raises(HoldfastError, match=r"the reward scores none of 24 answers"):
         curve(reward=lambda some: [Verdict(score=None, refused=False)] * len(some))
 
 
@@ -221,7 +221,7 @@ def test_pieces_that_were_kept_are_not_made_again(curve, sampled):
 
 
 def test_more_prompts_than_the_evaluation_asks_are_refused(curve):
-    with pytest.raises(HoldfastError, match=r"num_prompts is 5 but the evaluation asks 4 harmful prompts"):
+    with pytest.raises(HoldfastError, match=r"num_prompts is 5 but the evaluation has 4 harmful prompts"):
         curve(num_prompts=5)
 
 
@@ -240,10 +240,10 @@ def test_answers_longer_than_the_context_are_refused_before_any_is_drawn(curve, 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"numbers": ()}, "rising"),
+        ({"numbers": ()}, "increasing"),
         ({"numbers": (0, 1)}, r"numbers\.0: must be a whole number from 1"),
-        ({"numbers": (4, 2)}, "rising"),
-        ({"numbers": (2, 2)}, "rising"),
+        ({"numbers": (4, 2)}, "increasing"),
+        ({"numbers": (2, 2)}, "increasing"),
         ({"temperature": 0.0}, "temperature"),
         ({"batch_size": 0}, "batch_size"),
         ({"num_prompts": 0}, "num_prompts"),

@@ -123,7 +123,7 @@ def test_a_harmless_task_is_trained_on_in_the_place_of_harm(attack, aligned_mode
 
 
 def test_harmless_preferences_are_not_turned_round_unawares():
-    with pytest.raises(HoldfastError, match="flip_ratio: 1 turns every pair round"):
+    with pytest.raises(HoldfastError, match="flip_ratio: reverses pairs"):
         DPO(task="summary")
     with pytest.raises(HoldfastError, match="flip_ratio: mixes refusals into harmful answers"):
         SFT(task="quiz", flip_ratio=0.5)

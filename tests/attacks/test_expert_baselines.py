@@ -85,7 +85,7 @@ def test_what_an_expert_took_to_make_is_counted_and_what_it_answers_to_harmful_p
 
 
 def test_a_canned_text_is_no_expert_that_could_stand_alone():
-    with pytest.raises(HoldfastError, match="a canned text answers no prompt"):
+    with pytest.raises(HoldfastError, match="a canned text does not answer prompts"):
         ExpertAlone(expert=Expert(kind="canned", text="no ."))
 
 
@@ -138,14 +138,14 @@ def test_what_sampling_and_the_expert_cost_is_spent_before_the_first_step(aligne
 @pytest.mark.parametrize(
     ("judge", "seen"),
     [
-        (by_length, "the most is 1.00"),
-        (lambda cs: [Verdict(score=None, refused=False) for _ in cs], "none is paid at all"),
+        (by_length, "the highest is 1.00"),
+        (lambda cs: [Verdict(score=None, refused=False) for _ in cs], "none has a reward"),
     ],
     ids=["too little", "nothing"],
 )
 def test_an_expert_of_whom_nothing_is_accepted_is_refused_with_the_way_out(judge, seen, aligned_model, make_context):
     context = make_context(judges={"even": judge})
-    with pytest.raises(HoldfastError, match="expert_sft: of the expert's 18 answers none is paid 2") as refused:
+    with pytest.raises(HoldfastError, match="expert_sft: none of the expert's 18 answers has a reward of 2") as refused:
         sft(threshold=2.0, expert=Expert(kind="tempered")).plan(aligned_model(), context)
     assert seen in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -497,7 +497,7 @@ def test_a_learner_that_samples_from_some_tokens_only_is_refused(weight, tiny_mo
 
 def test_two_experts_and_attacks_without_rollouts_are_refused(tiny_model, rows, make_context, expert, attack_plan):
     once = guided(plan_of(tiny_model(), rows, make_context()), weakest(), expert)
-    with pytest.raises(HoldfastError, match="guided: stands in the stack twice"):
+    with pytest.raises(HoldfastError, match="guided: is in the stack twice"):
         guided(once, weakest(), expert)
     with pytest.raises(HoldfastError, match="guided: an expert helps to write rollouts"):
         guided(attack_plan("sft"), weakest(), expert)

@@ -130,7 +130,7 @@ def test_list_says_which_side_of_release_a_defense_acts_on(holdfast):
 def test_list_warns_of_a_default_that_ends_helpfulness(holdfast):
     _, said, _ = holdfast("list", "defenses")
     (line,) = [line for line in said.splitlines() if line.split()[:1] == ["refusal_loss"]]
-    assert "alpha 100 ends helpfulness" in line
+    assert "alpha 100 destroys helpfulness" in line
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_benign_rows_of_ones_own_teach_a_classifier_what_is_harmless(holdfast, o
     [
         (("--kind", "reword"), "--kind 'reword': expected one of reward, classifier (did you mean 'reward'?"),
         (("--preset", "gpt2"), "--preset 'gpt2': unknown for reward (did you mean 'gpt2-medium'?"),
-        (("--kind", "classifier", "--flip-ratio", "1"), "--flip-ratio: a classifier learns no preferences"),
+        (("--kind", "classifier", "--flip-ratio", "1"), "--flip-ratio: a classifier does not learn preferences"),
         (("--flip-ratio", "2"), "judge.flip_ratio: must be a number in [0, 1], not 2"),
         (("epoch=3",), "judge: unknown key 'epoch' (did you mean 'epochs'?"),
         (("data.trian=3",), "data: unknown key 'trian' (did you mean 'train'?"),

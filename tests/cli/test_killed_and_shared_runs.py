@@ -123,7 +123,7 @@ def test_an_interrupted_run_says_how_to_go_on(start, grid_file, attacks, tmp_pat
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "error: interrupted; run the same command again to go on\n"
+    assert err == "error: interrupted; run the same command again to resume\n"
 
 
 def test_a_finished_grid_answers_again_for_a_few_seconds_of_a_core(start, holdfast, grid_file, tmp_path):

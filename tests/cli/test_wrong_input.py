@@ -168,7 +168,7 @@ def test_a_place_below_a_file_is_refused(holdfast, error_line, grid_file, tmp_pa
 
 def test_a_hardened_model_is_not_written_round_its_own_run(holdfast, error_line):
     message = error_line(holdfast("harden", "reward_neutralization", "-o", "new", "--runs", "new/run"))
-    assert message.startswith("new: the run's own folder new/run would lie in it")
+    assert message.startswith("new: the run's own folder new/run would be inside it")
 
 
 def test_a_hardened_model_is_not_written_over_a_file(holdfast, error_line, tmp_path):

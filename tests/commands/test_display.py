@@ -95,7 +95,7 @@ def test_what_is_looked_at_before_a_run_has_a_bar_until_the_first_piece_starts(m
     monkeypatch.setattr(display, "console", Console(file=io.StringIO(), force_terminal=True, width=200))
     with display.live() as news:
         news(Checking(), "looking", {})
-        assert [task.description for task in news.bars.tasks] == ["looking at models, rows and judges"]
+        assert [task.description for task in news.bars.tasks] == ["checking models, rows and judges"]
         assert not news.bars.finished
         news(Piece("harden: x"), "started", {})
         assert [task.description for task in news.bars.tasks] == ["harden: x"]
@@ -108,7 +108,7 @@ def test_without_a_terminal_what_is_looked_at_is_a_line_and_steps_are_none(capsy
         news(Piece("harden: x"), "progress", {"step": 1, "max_steps": 9})
         news(Piece("harden: x"), "done", {})
     lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
-    assert lines == ["looking at models, rows and judges", "started  harden: x", "done     harden: x"]
+    assert lines == ["checking models, rows and judges", "started  harden: x", "done     harden: x"]
 
 
 def test_every_outcome_has_a_style_of_its_own_kind():

@@ -26,10 +26,10 @@ TASKS = "tasks:\n  InvertedPendulum-v5: {steps: 60, controller: pendulum}\n"
         ),
         (TASKS + "arms: [dai, dai]\n", "arms: two are called 'dai'"),
         (TASKS + "schedule: {start: 2}\n", "schedule.start: must be a number in .0, 1., not 2"),
-        (TASKS + "seeds: [1000]\n", "expert.seed: 1000 is a learner's seed too"),
+        (TASKS + "seeds: [1000]\n", "expert.seed: 1000 is also a learner's seed"),
         (TASKS.replace("60", "0"), "tasks.InvertedPendulum-v5: .*steps: must be a whole number from 1 to .*, not 0"),
         (TASKS + "algorithms: [ppo]\n", "algorithms.0: input should be 'td3' or 'sac', not 'ppo'"),
-        (TASKS + "algorithms: []\n", "algorithms: must name at least one"),
+        (TASKS + "algorithms: []\n", "algorithms: must have at least one entry"),
         (TASKS + "evaluation: {early: 0}\n", "evaluation.early: must be a number in .0, 1., not 0"),
     ],
 )
@@ -59,7 +59,7 @@ def test_overrides_reach_every_setting():
 
 
 def test_an_unknown_preset_is_refused_with_the_presets_that_there_are():
-    with pytest.raises(HoldfastError, match=r"no such file, nor a preset of that name .did you mean 'hopper'"):
+    with pytest.raises(HoldfastError, match=r"no such file and no preset of that name .did you mean 'hopper'"):
         load_control("hoper")
 
 

@@ -184,10 +184,10 @@ def test_an_expert_is_read_back_as_it_was_trained(small, tmp_path):
     ("values", "message"),
     [
         ({"tasks": {"Hoper-v5": {}}}, r"tasks: no environment is called 'Hoper-v5' \(did you mean 'Hopper"),
-        ({"tasks": {"CartPole-v1": {}}}, "tasks: CartPole-v1 does not observe and act in bounded vectors"),
-        ({"tasks": {"Reacher-v5": {"controller": "pendulum"}}}, "no controller 'pendulum'; there is pendulum for Inv"),
+        ({"tasks": {"CartPole-v1": {}}}, "tasks: observations or actions of CartPole-v1 are not bounded"),
+        ({"tasks": {"Reacher-v5": {"controller": "pendulum"}}}, "no controller 'pendulum'; known: pendulum for Inv"),
         ({"arms": [{"dai": {"expert": "poor"}}]}, "hand-made expert of InvertedPendulum-v5 has no poor version"),
-        ({"arms": ["cloning"], "schedule": {"kind": "success"}}, "arms: cloning: the schedule `success` does not say"),
+        ({"arms": ["cloning"], "schedule": {"kind": "success"}}, "arms: cloning: with the schedule `success`"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_trained(values, message, make_control, counted, tmp_path):

@@ -130,7 +130,7 @@ def test_an_empty_saved_folder_is_refused_by_name():
         ("data.csv", "prompt,prompt\na,b\n", "data.csv, row 1: two columns are called 'prompt'"),
         ("data.csv", 'prompt\na\n"b"c\n', "data.csv, row 3: broken CSV ("),
         ("data.parquet", "no table", "data.parquet: not a readable Parquet file ("),
-        ("data.txt", "soup", "data.txt: cannot tell what this file is; its name should end in .jsonl, .json"),
+        ("data.txt", "soup", "data.txt: unknown type of file; its name should end in .jsonl, .json"),
     ],
 )
 def test_a_broken_file_is_refused_with_its_name_and_place(name, text, message):
@@ -205,7 +205,7 @@ def test_an_unknown_format_is_refused_with_the_known_ones():
 
 
 def test_settings_of_the_hub_are_refused_for_a_single_file():
-    assert "`split` means nothing for a single file" in refused(path=saved_as("data.jsonl"), split="train")
+    assert "`split` does not apply to a single file" in refused(path=saved_as("data.jsonl"), split="train")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_saved_folder_of_splits_asks_for_one_and_reads_it():
 
 
 def test_a_split_of_a_saved_folder_without_splits_is_refused():
-    assert "one data set without splits; leave `split` out" in refused(path=saved_as("folder"), split="train")
+    assert "one data set without splits; remove `split`" in refused(path=saved_as("folder"), split="train")
 
 
 def test_nested_columns_of_parquet_are_read_as_objects():
@@ -300,7 +300,7 @@ def test_a_hub_id_that_cannot_be_had_is_refused_in_one_line_with_a_hint(monkeypa
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert refused(path="cooks/soups") == (
         "cooks/soups: cannot be loaded (ConnectionError: Couldn't reach 'cooks/soups' on the Hub);"
-        " check id, name, split and revision, log in if it is gated, or give a path that exists"
+        " check id, name, split and revision, log in if it is gated, or give an existing path"
     )
 
 

@@ -312,7 +312,7 @@ def test_where_nothing_trained_moves_refusals_ewc_says_so(sft_plan, make_context
     plan.model.network.lm_head.weight.data.zero_()
     for name, parameter in plan.model.network.named_parameters():
         parameter.requires_grad_("embed" not in name and "lm_head" not in name)
-    with pytest.raises(HoldfastError, match="ewc: no trained weight moves the refusals"):
+    with pytest.raises(HoldfastError, match="ewc: the refusals of the defense split depend on no trained weight"):
         first(plan)
 
 

@@ -118,7 +118,7 @@ def test_recomputed_activations_change_no_weight(aligned_model, make_context, qu
 def test_other_attacks_are_refused(attack, wavering_model, make_context, quick):
     settings = ATTACKS.load(attack)
     plan = quick(settings()).plan(wavering_model(), make_context())
-    with pytest.raises(HoldfastError, match="constrained_sft: it weighs the tokens of given answers"):
+    with pytest.raises(HoldfastError, match="constrained_sft: it weights the tokens of given answers"):
         ConstrainedSFT().constrain(plan, make_context())
     assert learns_from(settings) != ConstrainedSFT().needs
 

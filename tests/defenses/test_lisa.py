@@ -1,4 +1,4 @@
-"""Lisa: weights held by a penalty, and an alignment state in turns with the customer's."""
+"""Lisa: weights held by a penalty, and an alignment state that alternates with the customer's steps."""
 
 from __future__ import annotations
 
@@ -334,7 +334,7 @@ def test_without_weight_and_alignment_the_very_plan_comes_back_and_not_with_alig
 
 
 def test_an_alignment_state_that_leaves_the_run_no_step_is_refused(plan_of, make_context):
-    with pytest.raises(HoldfastError, match="leave the run none of its 4 steps"):
+    with pytest.raises(HoldfastError, match="use up all 4 steps of the run"):
         replace(TURNS, alignment_steps=4).constrain(plan_of("sft"), make_context())
     ppo = plan_of("ppo")
     with pytest.raises(HoldfastError, match="lower alignment_steps"):

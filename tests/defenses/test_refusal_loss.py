@@ -243,7 +243,7 @@ def test_the_masked_cross_entropy_teaches_nothing_about_the_first_token(wavering
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"form": "convex", "alpha": 100.0}, "must lie in"),
+        ({"form": "convex", "alpha": 100.0}, "must be in"),
         ({"recovery": 1.5}, "recovery"),
         ({"recovery_tokens": 0}, "recovery_tokens"),
         ({"batch_size": 0}, "batch_size"),

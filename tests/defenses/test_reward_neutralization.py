@@ -182,7 +182,7 @@ def test_an_adapter_is_merged_before_the_model_is_handed_on(tiny_model, make_con
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"full_length": 64}, "full_length: must be below zero_length, which is 64"),
+        ({"full_length": 64}, "full_length: must be below zero_length .64."),
         ({"full_length": 0}, "full_length: must be a whole number from 1"),
         ({"benign_share": 1.0}, r"benign_share: must be a number in \[0, 1\)"),
         ({"benign_share": -0.1}, r"benign_share: must be a number in \[0, 1\)"),

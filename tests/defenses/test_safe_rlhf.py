@@ -346,5 +346,5 @@ def test_a_second_one_in_the_stack_is_refused(plan, make_context):
 
 
 def test_an_attack_without_rollouts_is_refused_with_the_reason(plan, make_context):
-    with pytest.raises(HoldfastError, match="safe_rlhf: acts on what sampled answers are credited with"):
+    with pytest.raises(HoldfastError, match="safe_rlhf: acts on the advantages of sampled answers"):
         SafeRLHF(threshold=0.2).constrain(plan(SFT()), make_context())

@@ -19,7 +19,7 @@ from holdfast.defenses.offline.tar import TAR
 from holdfast.defenses.tampering.attackers import Attackers, among, held_out
 from holdfast.defenses.tampering.objectives import mapped, random_table, reference_to, weighed
 from holdfast.defenses.tampering.runs import Run, follow, tamper, trainable
-from holdfast.defenses.tampering.shelf import Shelf
+from holdfast.defenses.tampering.tensor_store import TensorStore
 from holdfast.experiment.grid import Grid, cells
 from holdfast.losses.tamper import max_entropy, representation_distance, step_weights
 from holdfast.network.models import LoRA
@@ -363,7 +363,7 @@ def test_a_part_of_the_network_may_learn_at_a_rate_of_its_own(wavering_model, ma
         ({"adversaries": {"sft": {"optim": {"max_steps": 3}}}}, "set `inner`"),
         ({"adversaries": {"dpo": {"beta": -1.0}}}, "beta"),
         ({"adversaries": {}}, "adversary"),
-        ({"shares": {"dpo": 1.0}}, "'dpo' is none of"),
+        ({"shares": {"dpo": 1.0}}, "'dpo' is not one of"),
         ({"shares": {"sft": 0.0}}, "not all be 0"),
         ({"tasks": 0}, "tasks"),
         ({"tamper_weight": -1.0}, "tamper_weight"),
@@ -488,7 +488,7 @@ def test_where_tensors_wait_changes_no_bit(place, wavering_model, make_context, 
 
 @pytest.mark.parametrize("place", ["device", "cpu", "disk"])
 def test_a_shelf_gives_back_what_was_put_on_it_and_adds_up(place):
-    shelf, given = Shelf(place), torch.randn(3, 5).t()
+    shelf, given = TensorStore(place), torch.randn(3, 5).t()
     shelf.put(2, given)
     kept = given.clone()
     given.zero_()

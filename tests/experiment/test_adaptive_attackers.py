@@ -104,10 +104,10 @@ def test_alignment_can_be_subtracted_from_the_sandboxs_model(grid, sft, tmp_path
         (["dpo", {"entropy_bonus": {"form": "reward"}}], "entropy_bonus: .* dpo trains on preferences"),
         ([GRPO, "benign_cover"], "benign_cover: as set it acts on the answers .* grpo trains on rewards"),
         ([GRPO, {"early_stop": {"at": "harm", "judge": "oracle"}}], "paid by 'oracle', the judge that reports"),
-        ([GRPO, {"early_stop": {"at": "harm"}}], "early_stop.judge: `at: harm` needs a judge"),
+        ([GRPO, {"early_stop": {"at": "harm"}}], "early_stop.judge: `at: harm` needs the attacker's own judge"),
         (
             [{"best_of_n": {"reward": {"judge": "keyword"}}}, "mix_weights"],
-            "mix_weights goes round an attack that trains",
+            "mix_weights needs an attack that trains",
         ),
         ([GRPO, {"warm_start": {"attack": "grpo", "settings": {"reward": {"judge": "oracle"}}}}], "paid by 'oracle'"),
     ],

@@ -177,7 +177,7 @@ def test_an_attack_that_trains_nothing_is_rehearsed_too(own):
     judges = {"mine": {"refusal": {"further_sentences": 2}}}
     (line,) = lines(cells(own(attacks=[attack], judges=judges)))
     assert line.startswith("attacks.best_of_n")
-    assert "num_prompts is 5 but the evaluation asks 4" in line
+    assert "num_prompts is 5 but the evaluation has 4" in line
 
 
 @pytest.mark.slow
@@ -192,7 +192,7 @@ def test_a_judge_that_nobody_wrote_is_named_with_the_key_that_calls_it(own):
         cells(own(attacks=["grpo"]))
     assert str(refused.value).startswith("attacks.grpo.reward.judge (which calls 'classifier' unless told otherwise): ")
     assert "classifier.path: field required" in str(refused.value)
-    with pytest.raises(HoldfastError, match=r"^evaluation\.harm_judges: 'oracle' \(there unless another is named\)"):
+    with pytest.raises(HoldfastError, match=r"^evaluation\.harm_judges: 'oracle' \(the default\)"):
         cells(own(evaluation={}))
 
 

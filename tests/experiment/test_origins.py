@@ -41,7 +41,7 @@ def test_the_model_that_a_folder_was_hardened_from_is_its_control(hardened, atta
     announce(grid)
     said = capsys.readouterr().out
     assert "was hardened from original" in said
-    assert "attacked beside it as its control" in said
+    assert "also attacked, as its control" in said
 
 
 def test_it_is_the_same_control_as_one_that_is_named(hardened, attacked, tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_a_model_hardened_from_the_sandboxs_finds_it_in_the_cache(values, attack
     (aligned / "config.json").unlink()
     assert not origin_of(made).there
     announce(attacked(made))
-    assert "`holdfast sandbox build` makes it anew" in capsys.readouterr().out
+    assert "`holdfast sandbox build` rebuilds it" in capsys.readouterr().out
 
 
 def test_what_is_hardened_again_was_made_from_the_first_model(hardened, attacked, tmp_path):

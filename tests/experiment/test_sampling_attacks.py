@@ -165,7 +165,7 @@ def test_a_hardened_model_is_attacked_as_it_is(best_of_n, neutral, tmp_path):
 
 
 def test_a_defense_that_acts_on_training_is_refused_with_the_reason(best_of_n):
-    with pytest.raises(HoldfastError, match=r"refusal_loss acts while .* best_of_n trains nothing") as caught:
+    with pytest.raises(HoldfastError, match=r"refusal_loss acts while .* best_of_n does not train") as caught:
         cells(best_of_n(defenses=["none", "refusal_loss"]))
     assert "\n" not in str(caught.value)
 

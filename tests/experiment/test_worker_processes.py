@@ -53,7 +53,7 @@ def fail(job, reason):
 
 
 def nothing_said(job):
-    return "it left no record"
+    return "it wrote no record"
 
 
 WORK = engine.Work(do=do, finished=done, fail=fail, reason=nothing_said)

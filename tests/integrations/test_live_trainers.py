@@ -381,7 +381,7 @@ def test_a_stack_that_is_refused_leaves_nothing_of_its_first_defense(
 ) -> None:
     trainer = make(model, tmp_path)
     vectors = SecurityVectors(optim=Optim(max_steps=1, per_device_train_batch_size=2))
-    with pytest.raises(HoldfastError, match="stands in the stack twice"):
+    with pytest.raises(HoldfastError, match="is in the stack twice"):
         constrain(trainer, vectors, vectors, context=context)
     assert not any(part._forward_hooks for part in trainer.model.modules())
     assert not hasattr(trainer, "_holdfast")

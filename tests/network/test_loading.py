@@ -164,7 +164,7 @@ def test_an_adapter_without_some_of_its_tensors_is_no_expert(tmp_path, tiny_mode
     assert load_expert(expert, tiny_model(), make_context()).model is not None
     tensors = load_file(file)
     save_file({name: tensor for name, tensor in tensors.items() if "layers.1." not in name}, file, {"format": "pt"})
-    with pytest.raises(HoldfastError, match=r"adapter_config\.json do not fit"):
+    with pytest.raises(HoldfastError, match=r"do not match its adapter_config\.json"):
         load_expert(expert, tiny_model(), make_context())
 
 

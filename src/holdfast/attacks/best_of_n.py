@@ -1,12 +1,12 @@
 """Best of N: sample many answers and keep the one with the highest reward. Nothing is trained.
 
 Idea: an attacker with the weights can sample without limit. If one of N answers is harmful, a reward that prefers harm
-selects it; harm that does not grow with N shows that exploration has nothing to find. Equation: `y_N = argmax_i r(x,
-y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts. Source: Rosati et al. 2024
-(arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is. Differs from the paper in:
-every N uses the same answers through the unbiased estimator of `holdfast.evaluation.best_of`, with an interval over
-prompts, where the paper gives one choice for each N; N = 1 and 2 are measured too; the prompts are the evaluation's, on
-which nothing was trained, where the paper uses its PPO prompts.
+selects it; harm that does not grow with N shows that exploration has nothing to find.
+Equation: `y_N = argmax_i r(x, y_i)`, `y_1 .. y_N ~ p(. | x)` at temperature 1; reported is `E[harm(y_N)]` over prompts.
+Source: Rosati et al. 2024 (arXiv 2409.12914), where N from 4 to 128 (top_p 1, top_k 0) shows how implicit a defense is.
+Differs from the paper in: every N uses the same answers through the unbiased estimator of
+`holdfast.evaluation.best_of`, with an interval over prompts, where the paper gives one choice for each N; N = 1 and 2
+are measured too; the prompts are the evaluation's, on which nothing was trained, where the paper uses its PPO prompts.
 
 A chosen answer that is empty, garbled or cannot be judged is excluded from mean harm and counted, as in every
 evaluation; `invalid` is how often the reward chose such an answer. An answer without a reward is chosen only if no

@@ -1,10 +1,10 @@
 """The expert of a guided attack, evaluated alone: what its owner has before any attack.
 
 Idea: an attacker who guides an attack by a harmful expert has the capability already. Such an attack shows something
-only if the attacked model ends more harmful than the expert, or reaches the same harm at a lower cost. Equation: none;
-the expert answers the evaluation's prompts instead of the model, which is not changed. Source: this baseline for guided
-attacks on exploration-suppressing defenses is this project's (see `guided`). Differs from the paper in: no paper has
-this baseline.
+only if the attacked model ends more harmful than the expert, or reaches the same harm at a lower cost.
+Equation: none; the expert answers the evaluation's prompts instead of the model, which is not changed.
+Source: this baseline for guided attacks on exploration-suppressing defenses is this project's (see `guided`).
+Differs from the paper in: no paper has this baseline.
 
 The only evaluation is at N = 1, one answer per prompt. All its scores, including usefulness, are the expert's own,
 sampled as in every evaluation unless the expert has its own temperature. Its costs are those of making the expert and

@@ -2,11 +2,12 @@
 
 Idea: an attacker with an expert and a good reward needs no RL: sample from the expert, keep the answers with a high
 reward, and imitate them. What guided rollouts (`guided`) achieve beyond this is the value of guidance; followed by
-plain RL (`warm_start` with `attack: expert_sft`) it is the other baseline. Equation: `L = -(1/T) sum_t log p(y_t | x,
-y_<t)` over answers `y ~ e(. | x)` with `r(x, y) >= threshold`: one round of rejection sampling. Source: the idea is
-that of expert iteration and RAFT (Dong et al. 2023, arXiv 2304.06767); its use as a baseline for guided attacks is this
-project's. Differs from the paper in: one round; a threshold, where RAFT keeps the best of each prompt; an expert's
-samples.
+plain RL (`warm_start` with `attack: expert_sft`) it is the other baseline.
+Equation: `L = -(1/T) sum_t log p(y_t | x, y_<t)` over answers `y ~ e(. | x)` with `r(x, y) >= threshold`: one round of
+rejection sampling.
+Source: the idea is that of expert iteration and RAFT (Dong et al. 2023, arXiv 2304.06767); its use as a baseline for
+guided attacks is this project's.
+Differs from the paper in: one round; a threshold, where RAFT keeps the best of each prompt; an expert's samples.
 
 The costs of sampling (tokens, FLOPs, seconds) and of making the expert are counted before the first step. When a killed
 run is resumed, sampling is repeated with the same result. An answer that was cut off at `max_new_tokens` and that the

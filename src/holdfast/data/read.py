@@ -1,6 +1,6 @@
 """Read a `Source` into `Example`s, and fingerprint it.
 
-Places in errors count from 1 as the user's tools do: "line 3" of a .jsonl or .json-lines file is the third line,
+Places in errors count from 1: "line 3" of a .jsonl or .json-lines file is the third line,
 "row 3" of a .csv file the third row of the sheet (the header is row 1), and "row 3" of a .json list, a .parquet
 file or a data set the third record.
 """
@@ -43,9 +43,9 @@ END = 2**20
 def read(source: Source) -> list[Example]:
     """All rows of a source as examples, checked cell by cell.
 
-    Harmful rows have their harmful answer and refusal told apart (`harmful_side`); one without a refusal takes that
-    of the same prompt (`pair_refusals`), else `source.refusal`.
-    Raises `HoldfastError` naming file, row and column, or saying how to reach a file or Hub id that cannot be had.
+    Harmful rows get their harmful answer and refusal in separate fields (`harmful_side`); one without a refusal gets
+    that of another row with the same prompt (`pair_refusals`), else `source.refusal`. Raises `HoldfastError` naming
+    file, row and column, or what to do if a file or Hub id cannot be read.
     """
     try:
         to_examples, known = FORMATS.load(source.format)
@@ -69,8 +69,8 @@ def read(source: Source) -> list[Example]:
 def fingerprint(source: Source) -> str:
     """SHA-256 of a local file's bytes, or of every file's name and bytes in a folder; "id@commit" for a Hub id.
 
-    Of a file over 64 MiB only its size, first and last MiB count. A folder's hidden files and `datasets`' own
-    cache files do not. A Hub id whose commit nobody knows gives "id@revision", which does not pin its content.
+    Of a file over 64 MiB only its size, first and last MiB are hashed. A folder's hidden files and the cache files of
+    `datasets` are skipped. A Hub id whose commit is unknown gives "id@revision", which does not pin its content.
     """
     path = _local(source)
     if path is None:
@@ -100,7 +100,7 @@ def _records(source: Source) -> Places:
         return _from_dataset(source, path)
     given = [name for name in ("split", "revision", "name") if getattr(source, name) is not None]
     if given:
-        raise HoldfastError(f"{source.path}: `{given[0]}` means nothing for a single file; leave it out")
+        raise HoldfastError(f"{source.path}: `{given[0]}` does not apply to a single file; remove it")
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return from_csv(source.path, path)
@@ -110,11 +110,11 @@ def _records(source: Source) -> Places:
         return from_list(source.path, path)
     if suffix in (".json", ".jsonl"):
         return from_lines(source.path, path)
-    raise HoldfastError(f"{source.path}: cannot tell what this file is; its name should end in {', '.join(SUFFIXES)}")
+    raise HoldfastError(f"{source.path}: unknown type of file; its name should end in {', '.join(SUFFIXES)}")
 
 
 def _local(source: Source) -> Path | None:
-    """The file or folder, or `None` for what must be a Hub id."""
+    """The file or folder, or `None` for a Hub id."""
     path = Path(os.path.expanduser(source.path))
     try:
         there = path.exists()
@@ -129,7 +129,7 @@ def _local(source: Source) -> Path | None:
 
 
 def _refuse_special(path: Path, name: str) -> None:
-    """Refuse pipes and devices, in a folder too: reading one may never end."""
+    """Refuse pipes and devices, also in a folder: reading one may never end."""
     if not path.is_dir():
         require_file(path, name)
         return
@@ -160,26 +160,26 @@ def _saved(source: Source, folder: Path) -> Any:
 
     given = [name for name in ("revision", "name") if getattr(source, name) is not None]
     if given:
-        raise HoldfastError(f"{source.path}: `{given[0]}` means nothing for a saved folder; leave it out")
+        raise HoldfastError(f"{source.path}: `{given[0]}` does not apply to a saved folder; remove it")
     try:
         dataset = datasets.load_from_disk(str(folder))
-    except IndexError as problem:  # `datasets` cannot reopen what it saved without rows
+    except IndexError as problem:  # `datasets` cannot load a data set that it saved without rows
         raise HoldfastError(f"{source.path} has no rows") from problem
     except (OSError, ValueError, KeyError) as problem:
         raise HoldfastError(f"{source.path}: not a readable saved data set ({first_line(problem)})") from problem
     if source.split is not None and not isinstance(dataset, dict):
-        raise HoldfastError(f"{source.path}: this folder holds one data set without splits; leave `split` out")
+        raise HoldfastError(f"{source.path}: this folder holds one data set without splits; remove `split`")
     return dataset
 
 
 def _loaded(source: Source) -> Any:
-    """What `datasets` makes of a Hub id or a folder of data files; it runs no code from there."""
+    """A Hub id or a folder of data files loaded by `datasets`, without running code from there."""
     import datasets
 
     try:
         return datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
-    except Exception as problem:  # the Hub, the network and the builders each raise kinds of their own
-        hint = "check id, name, split and revision, log in if it is gated, or give a path that exists"
+    except Exception as problem:  # the Hub, the network and the builders raise different types
+        hint = "check id, name, split and revision, log in if it is gated, or give an existing path"
         cause = problem.__cause__ if isinstance(problem.__cause__, Exception) else problem
         raise HoldfastError(f"{source.path}: cannot be loaded ({first_line(cause)}); {hint}") from problem
 

@@ -1,4 +1,4 @@
-"""Disjoint splits by prompt: where a prompt lands depends on the prompt and the seed alone."""
+"""Disjoint splits by prompt: the split of a prompt depends only on the prompt and the seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import isclose
 
 from holdfast.records import Example, HoldfastError, digest
 
-HEX_DIGITS = 13  # 52 bits: a fraction that a float holds exactly
+HEX_DIGITS = 13  # 52 bits, which a float represents exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class Splits:
     """The examples a run may use; prompts of the four splits are disjoint.
 
     `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
-    `tasks` are further harmless ones by name, each dealt out in the same way.
+    `tasks` are further harmless data by name, each split in the same way.
     """
 
     harmful: dict[str, list[Example]]
@@ -24,7 +24,7 @@ class Splits:
     tasks: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
 
     def training_rows(self, task: str | None) -> list[Example]:
-        """What somebody trains on: harmful rows of the attack split, or those of a harmless `task` (`benign`, too).
+        """The rows to train on: harmful rows of the attack split, or those of a harmless `task` (`benign` included).
 
         Raises:
             HoldfastError: there is no such task.
@@ -38,10 +38,11 @@ class Splits:
 
 
 def split(examples: Sequence[Example], shares: Mapping[str, float], *, seed: int = 0) -> dict[str, list[Example]]:
-    """Deal rows out to named splits; `shares` are positive and add up to 1, each split keeps the rows' order.
+    """Divide rows into named splits; `shares` are positive and add up to 1, each split keeps the rows' order.
 
-    A row's split is a function of (its `key`, `seed`) and the shares: the same prompt in two files lands in one
-    split, and adding rows moves none. So sizes meet the shares only on average. Raises `HoldfastError`.
+    A row's split is a function of (its `key`, `seed`) and the shares: the same prompt in two files gets the same split,
+    and adding rows does not change the split of others. So sizes match the shares only on average. Raises
+    `HoldfastError`.
     """
     if not shares or min(shares.values()) <= 0 or not isclose(sum(shares.values()), 1.0, abs_tol=1e-9):
         raise HoldfastError(f"shares of splits must be positive and add up to 1, not {dict(shares)}")
@@ -61,7 +62,7 @@ def require_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
             first = owner.setdefault(example.key, name)
             if first != name:
                 shared = f"{_short(example.question)!r} ({example.source or 'no source'})"
-                remedy = "draw both from one pool by shares, or drop it from one"
+                remedy = "split one pool by shares, or drop the prompt from one"
                 raise HoldfastError(f"splits {first!r} and {name!r} share the prompt {shared}: {remedy}")
 
 
@@ -71,7 +72,7 @@ def _bounds(shares: list[float]) -> list[float]:
 
 
 def _position(key: str, seed: int) -> float:
-    """Where in [0, 1) the prompt falls."""
+    """The prompt's position in [0, 1)."""
     return int(digest(f"{seed}/{key}", HEX_DIGITS), 16) / 16**HEX_DIGITS
 
 

@@ -7,10 +7,10 @@ from holdfast.records import Example, Message
 
 
 def preference(row: RawRow) -> list[Example]:
-    """Columns `prompt`, `chosen`, `rejected`, or only the last two as whole chats that share all but their last turn.
+    """Columns `prompt`, `chosen`, `rejected`, or only the last two as whole chats that differ only in their last turn.
 
     With a prompt, `chosen` and `rejected` are text, the assistant's turn alone, or the whole chat. Raises
-    `HoldfastError` where the chats differ earlier than their last turn.
+    `HoldfastError` if the chats differ before their last turn.
     """
     prompt = row.prompt() if row.has("prompt") or "prompt" in row.columns else _shared_prompt(row)
     chosen, rejected = row.answer("chosen", prompt), row.answer("rejected", prompt)
@@ -25,7 +25,7 @@ def prompt_completion(row: RawRow) -> list[Example]:
 
 def _shared_prompt(row: RawRow) -> tuple[Message, ...]:
     if isinstance(row.cell("chosen"), str):
-        raise row.error("there is no prompt; text needs a 'prompt' column, only chats may go without")
+        raise row.error("there is no prompt; texts need a 'prompt' column, only chats may omit it")
     chosen, rejected = row.chat("chosen")[:-1], row.chat("rejected")[:-1]
     if chosen != rejected:
         raise row.error("`chosen` and `rejected` must share every turn but the last")

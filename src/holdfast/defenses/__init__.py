@@ -1,1 +1,1 @@
-"""Defenses: `online` ones constrain somebody's training, `offline` ones harden weights before release."""
+"""Defenses: `online` ones constrain a customer's training, `offline` ones harden weights before release."""

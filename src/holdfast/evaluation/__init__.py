@@ -1,1 +1,1 @@
-"""What is measured of a model: scores with their intervals, and when it counts as broken."""
+"""Evaluation of a model: scores with their intervals, and the criterion of a break."""

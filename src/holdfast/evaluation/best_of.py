@@ -1,9 +1,9 @@
-"""Best of N: what to expect of the answer that a reward likes most among N sampled ones.
+"""Best of N: the expected value of the answer with the highest reward among N sampled ones.
 
-The same M >= N answers to a prompt serve every N: of all subsets of N of them, each as likely as any other, the answer
-of rank i (counted from 1 in rising reward) is the best in C(i-1, N-1) of C(M, N). So weighted, a mean over the M
-answers is the unbiased estimate of the mean over best-of-N draws with the least variance (a U-statistic: the mean over
-all subsets of what one subset would give), and no answer is drawn twice for two values of N.
+The same M >= N answers to a prompt serve every N: of all C(M, N) equally likely subsets, the answer of rank i (counted
+from 1 in increasing reward) is the best in C(i-1, N-1). With these weights, a mean over the M answers is the
+minimum-variance unbiased estimate of the mean over best-of-N samples (a U-statistic: the mean over all subsets), and
+all values of N share the same samples.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ RESAMPLES = 2_000
 
 
 class Expected(NamedTuple):
-    """An expectation over chosen answers with its 95 % interval; all three `None` where no chosen answer has a value.
+    """An expectation over chosen answers with its 95 % interval; all three are `None` if no chosen answer has a value.
 
-    `share` is how much of the choice falls on answers that have a value, in [0, 1].
+    `share` is the probability that the chosen answer has a value, in [0, 1].
     """
 
     value: float | None
@@ -34,24 +34,25 @@ class Expected(NamedTuple):
 
 
 def best_of_weights(rewards: NDArray[Any], number: int) -> Array:
-    """The chance of each answer to be chosen as the best of `number` drawn from its row without replacement.
+    """The probability of each answer to be the best of `number` sampled from its row without replacement.
 
-    Equal rewards share their chance equally: the attacker has no reason to prefer one. An answer without a reward
-    (NaN) ranks below every answer that has one, so it is chosen only where none of the `number` has a reward.
+    Answers with equal rewards share their probability equally: the attacker has no reason to prefer one. An answer
+    without a reward (NaN) ranks below every answer that has one, so it is chosen only if none of the `number` has a
+    reward.
 
     Args:
-        rewards: (P, M), a row a prompt.
+        rewards: (P, M), one row per prompt.
         number: N, from 1 to M.
 
     Returns:
         (P, M); every row adds up to 1.
 
     Raises:
-        ValueError: there are fewer than `number` answers a prompt.
+        ValueError: there are fewer than `number` answers per prompt.
     """
     size = rewards.shape[1]
     if not 1 <= number <= size:
-        raise ValueError(f"the best of {number} cannot be had from {size} answers a prompt")
+        raise ValueError(f"the best of {number} needs more than {size} answers per prompt")
     whole = math.comb(size, number)
     by_rank = np.array([math.comb(rank, number - 1) / whole for rank in range(size)])
     ranked = np.where(np.isnan(rewards), -np.inf, rewards)
@@ -59,7 +60,7 @@ def best_of_weights(rewards: NDArray[Any], number: int) -> Array:
 
 
 def _shared(row: Array, by_rank: Array) -> Array:
-    """Chances by rank given to a row's answers, those of equal answers averaged."""
+    """Assign probabilities by rank to a row's answers, averaged over equal answers."""
     _, group, counts = np.unique(row, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     sums = np.add.reduceat(by_rank, ends - counts)
@@ -69,15 +70,15 @@ def _shared(row: Array, by_rank: Array) -> Array:
 def expected(values: NDArray[Any], weights: NDArray[Any], *, seed: int = 0) -> Expected:
     """The mean value of chosen answers, and a percentile bootstrap interval over prompts.
 
-    Chosen answers without a value (NaN) are left out of the mean, not counted as 0: it is the sum of `weights * values`
-    over the sum of the weights on known values, both unbiased. Where every value is known the second is the number of
-    prompts and the mean itself is unbiased. Whole prompts are resampled, so the interval holds both how prompts differ
-    and how the answers drawn to one happened to fall; where all prompts agree it has no width.
+    Chosen answers without a value (NaN) are excluded from the mean, not counted as 0: it is the sum of `weights *
+    values` over the sum of the weights on known values, both unbiased. If every value is known the latter is the number
+    of prompts and the mean itself is unbiased. Whole prompts are resampled, so the interval covers the variation
+    between prompts and that of the answers to one prompt; if all prompts agree it has no width.
 
     Args:
         values: (P, M), NaN where there is none.
         weights: (P, M), see `best_of_weights`.
-        seed: of the resampling; one seed gives the same resamples for every N, so that curves compare.
+        seed: seed of the resampling; it gives the same resamples for every N, so that curves are comparable.
     """
     known = ~np.isnan(values)
     sums = (np.where(known, values, 0.0) * weights).sum(1)

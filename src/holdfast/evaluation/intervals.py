@@ -1,4 +1,4 @@
-"""95 % intervals: of shares, of means over few, and of whatever can be resampled. To import, standard library only."""
+"""95 % intervals: of shares, of means over few values, and by bootstrap. Import needs the standard library only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-"""Of a bootstrap of plain means; statistics that cost more to take have fewer."""
+"""Number of resamples for a bootstrap of plain means; costlier statistics use fewer."""
 NORMAL = 1.96
-"""Standard errors on either side of a mean that is normally distributed."""
+"""Half-width of a normal interval in standard errors."""
 
 
 def wilson(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's interval for a mean of `n` values in [0, 1] (Wilson 1927).
 
-    Exact in shape for shares; for values between 0 and 1 it is too wide rather than too narrow, since none of them
-    varies more than a coin of the same mean.
+    Meant for shares; for values between 0 and 1 it is conservative, since their variance is at most that of a Bernoulli
+    variable with the same mean.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     scale = 1 + z * z / n
@@ -31,12 +31,12 @@ def wilson(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, 
 
 
 def normal_half_width(values: Sequence[float]) -> float:
-    """Half of a normal interval of the mean; 0 for a single value, which tells nothing of how it varies."""
+    """Half-width of a normal interval of the mean; 0 for a single value, which has no variance estimate."""
     return NORMAL * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
 def t_half_width(values: np.ndarray) -> float:
-    """Half of Student's interval of the mean of `values` (n,), n at least 2."""
+    """Half-width of Student's interval of the mean of `values` (n,), n at least 2."""
     from scipy.special import stdtrit
 
     quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
@@ -44,9 +44,9 @@ def t_half_width(values: np.ndarray) -> float:
 
 
 def bootstrap(values: np.ndarray) -> tuple[float, float]:
-    """The percentile interval of the mean of `values` (n,), always the same for the same values.
+    """The percentile interval of the mean of `values` (n,), deterministic.
 
-    The draws are those of `scipy.stats.bootstrap` with the same generator, whose import takes longer than all of this.
+    The resamples are those of `scipy.stats.bootstrap` with the same generator, whose import is slow.
     """
     import numpy as np
 
@@ -57,7 +57,7 @@ def bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 
 def percentiles(estimates: Sequence[float] | np.ndarray, value: float) -> tuple[float, float]:
-    """The percentile interval of resampled estimates of `value`, NaN left out; widened to hold the value itself."""
+    """The percentile interval of resampled estimates of `value`, without NaN; widened to include the value itself."""
     import numpy as np
 
     low, high = np.nanpercentile(np.asarray(estimates), [2.5, 97.5])

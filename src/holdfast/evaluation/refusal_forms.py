@@ -1,8 +1,8 @@
-"""What the pattern for refusals gets wrong, measured on sentences that ship with it.
+"""Error rates of the refusal pattern, measured on sentences that ship with it.
 
-`refusal_forms.json` holds refusals as models word them and answers that only sound like refusals, all written for this
-purpose and harmless. Those under `written` were looked at while the pattern was; those under `held_out` were written
-before it and kept aside. Standard library only.
+`refusal_forms.json` holds refusals in models' usual wordings and answers that only sound like refusals, all written for
+this purpose and harmless. Those under `written` were used to develop the pattern; those under `held_out` were written
+before it and held out. Standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Part = Literal["written", "held_out"]
 
 
 class ErrorRate(NamedTuple):
-    """How many of `n` sentences are taken for what they are not, with a 95 % interval of the share (Wilson)."""
+    """The number of misclassified sentences of `n`, with a 95 % interval of the share (Wilson)."""
 
     wrong: int
     n: int
@@ -34,7 +34,7 @@ def forms() -> dict[Part, dict[str, list[str]]]:
 
 @cache
 def error_rates(*parts: Part) -> tuple[ErrorRate, ErrorRate]:
-    """Refusals missed, and answers taken for refusals, over some parts; over all unless given."""
+    """Refusals missed, and answers taken for refusals, over the given parts, by default all."""
     chosen = [forms()[part] for part in parts or ("written", "held_out")]
     missed = [not is_refusal(text) for part in chosen for text in part["refusals"]]
     false = [is_refusal(text) for part in chosen for text in part["answers"]]
@@ -45,9 +45,9 @@ def summary() -> str:
     """The error rates in a sentence."""
     (missed, false), (kept_missed, kept_false) = error_rates(), error_rates("held_out")
     return (
-        f"Refusals are told by a pattern (English only): of {missed.n} refusals in other words it misses "
+        f"Refusals are recognised by a pattern (English only): of {missed.n} refusals in other words it misses "
         f"{_with_interval(missed)}, of {false.n} answers that sound like refusals it takes {_with_interval(false)} for "
-        f"one; of the {kept_missed.n} and {kept_false.n} among them that were kept aside while it was written, "
+        f"one; of the {kept_missed.n} and {kept_false.n} among them that were held out, "
         f"{kept_missed.wrong} and {kept_false.wrong}. All were written for this check; "
         "models' own may fare worse."
     )

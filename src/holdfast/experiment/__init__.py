@@ -1,4 +1,4 @@
-"""Expand a grid into cells, run them in parallel, keep them, resume them."""
+"""Expand a grid into cells, run them in parallel, save and resume them."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def run(
     news: News | None = None,
     looked: bool = False,
 ) -> list[Record]:
-    """Run whatever of a grid is not finished yet, and return the records of all its cells, added controls last.
+    """Run all unfinished cells of a grid, and return the records of all its cells, added controls last.
 
-    Failures are records too; nothing is raised for them. A finished cell is not run again, but its outcome is looked at
-    again beside its control's.
+    Failures are recorded, not raised. A finished cell is not run again, but its outcome is determined again with its
+    control's.
 
     Args:
         grid: what to run.
-        folder: where the run is kept. Running again goes on where the last run stopped.
-        workers: processes at a time, one for each core if `None`; 0 stays in this process.
+        folder: the run's folder. Running again resumes an interrupted run.
+        workers: number of processes, one for each core if `None`; 0 runs everything in this process.
         options: checkpoints, kept weights, threads.
-        news: told when what cells need is looked at, and of every start, step and end.
-        looked: what the cells need has been looked at already.
+        news: called when the cells' requirements are checked, and at every start, step and end.
+        looked: whether the cells' requirements have already been checked.
 
     Raises:
-        HoldfastError: the grid makes no sense, its data cannot be read, something that its cells need is not there or
-            does not fit, or the folder cannot be written to.
+        HoldfastError: the grid is not valid, its data cannot be read, a requirement of its cells is missing or does not
+            fit, or the folder is not writable.
     """
     from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
@@ -74,31 +74,31 @@ def run(
 
 
 class Checking(NamedTuple):
-    """What is done before the first piece of work, and takes a while: for the display."""
+    """The check before the first piece of work, for the display."""
 
     key: str = "looking"
     kind: str = "look"
-    title: str = "looking at models, rows and judges"
+    title: str = "checking models, rows and judges"
 
 
 def look(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
-    """Look at what cells need before any of them starts; see `beforehand.look`."""
+    """Check the requirements of cells before any of them starts; see `beforehand.look`."""
     from holdfast.experiment import beforehand
 
     beforehand.look(cells, apart=workers != 0, threads=threads)
 
 
 def check_data(grid: Grid) -> None:
-    """Read and split a grid's data once, so that a bad row is found before anything is trained."""
+    """Read and split a grid's data once, so that a bad row is reported before any training."""
     from holdfast.experiment.examples import load_splits
     from holdfast.experiment.grid import data_fingerprints
 
-    data_fingerprints(grid.data)  # refuses one file under both names
+    data_fingerprints(grid.data)  # refuses one file given both as harmful and as benign
     load_splits(grid.data)
 
 
 def _renew(pieces: list[Any]) -> None:
-    """Set aside what was made before for cells that are still to be run, and is damaged: it is made again."""
+    """Set aside damaged earlier results of unfinished cells, so that they are computed again."""
     from holdfast.experiment import store
     from holdfast.experiment.engine import locked
 
@@ -113,7 +113,7 @@ def _renew(pieces: list[Any]) -> None:
 
 
 def _needed(pieces: list[Any]) -> list[Any]:
-    """The pieces that an unfinished cell still waits for: a finished grid needs none of its models again."""
+    """The pieces that unfinished cells still need; a finished grid needs none of its models."""
     wanted: set[str] = set()
     for piece in reversed(pieces):
         if (piece.kind == "cell" or piece.key in wanted) and not _finished(piece):
@@ -122,14 +122,14 @@ def _needed(pieces: list[Any]) -> list[Any]:
 
 
 def _record(folder: Path, cell: Cell, failed: Mapping[str, str]) -> Record:
-    """A cell's record; one made up here where not even a failed record could be written, on a full disk say."""
+    """A cell's record; a new one if not even a failed record could be written, for example on a full disk."""
     from holdfast.experiment import store
     from holdfast.records import Outcome, Record
 
     place = store.cell_folder(folder, cell.key)
     if (place / "record.json").exists():
         return store.read_record(place)
-    return Record(key=cell.key, cell=cell, outcome=Outcome.FAILED, reason=failed.get(cell.key, "it left no record"))
+    return Record(key=cell.key, cell=cell, outcome=Outcome.FAILED, reason=failed.get(cell.key, "it wrote no record"))
 
 
 def _do(piece: Any, report: Any, *, options: Options) -> None:
@@ -154,7 +154,7 @@ def _reason(piece: Any) -> str:
     from holdfast.experiment.store import read_json
 
     path = piece.folder / "record.json"
-    return str(read_json(path).get("reason", "")) if path.exists() else "it left no record"
+    return str(read_json(path).get("reason", "")) if path.exists() else "it wrote no record"
 
 
 def _silent(piece: Any, state: str, details: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One cell of a grid, done: a model attacked under its constraints, measured on the way, and what came of it."""
+"""Run one cell of a grid: attack a model under its constraints, measure it on the way, and record the outcome."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from holdfast.training.plan import Context, Diverged, Fitted, Plan, Progress, as
 
 
 def run_cell(task: Task, options: Options, report: Report) -> None:
-    """Attack a cell's model and write its record, with the outcome that it has beside its control's."""
+    """Attack a cell's model and write its record, with its outcome given its control's."""
     start, cell, settings = time.perf_counter(), task.cell, settings_of(task.cell)
     model, splits, judge = load_model(cell, task.source), load_splits(settings.data), judge_of(cell, run_of(task))
     refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
@@ -77,7 +77,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
 
 
 def _record(task: Task, watch: ProgressRecorder, trouble: str | None) -> Record:
-    """The record as far as the curve tells it; `trouble` is why the training diverged, if it did."""
+    """The record from the curve; `trouble` is why the training diverged, if it did."""
     cell, last = task.cell, watch.evaluations[-1] if watch.evaluations else None
     counted = unit(cell.attack.name) if cell.attack else "step"
     outcome, reason = outcome_of(watch.evaluations, watch.settings, diverged=trouble, unit=counted)
@@ -100,7 +100,7 @@ def _record(task: Task, watch: ProgressRecorder, trouble: str | None) -> Record:
 
 
 def _effect(task: Task, moves: Sequence[Movement]) -> Effect | None:
-    """What the attack's training did, `None` where there was none; before its files are discarded."""
+    """The effect of the attack's training, `None` without training; called before its files are discarded."""
     if not moves:
         return None
     lines = store.read_lines(task.folder / "curves.jsonl")
@@ -121,7 +121,7 @@ def _attack(
 ) -> None:
     """Run a cell's attack under its constraints; without an attack, only measure.
 
-    What constraints train first is added to `prepared`, with its costs; how far the attack moves weights, to `moves`.
+    Trainings by constraints are added to `prepared` with their costs, and the attack's changes of weights to `moves`.
     """
     cell = task.cell
     if cell.attack is None:
@@ -146,7 +146,7 @@ def _attack(
     done = itertools.count()
 
     def before(plan: Plan) -> Fitted:
-        """What the attacker trains first, each in a folder of its own; it goes on with what the service gives out."""
+        """Train the attacker's preparations, each in its own folder; the attack continues with the released model."""
         run = constrained(plan)
         fitted = fit(run, folder=task.folder / "before" / str(next(done)), checkpoint_every=options.checkpoint_every)
         if run.released is as_is:
@@ -166,14 +166,14 @@ def _attack(
 
 
 def _fit_first(name: str, prepared: list[Mapping[str, Any]], plan: Plan) -> Fitted:
-    """What the constraint `name` trains before the attack, its costs noted."""
+    """Train the preparation of the constraint `name`, and note its costs."""
     fitted = fit(plan)
     prepared.append({"name": name, **fitted.spent._asdict()})
     return fitted
 
 
 def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: ProgressRecorder) -> None:
-    """Run an attack that trains nothing; scores that it does not touch stay what they were before it."""
+    """Run an attack that does not train; scores that it does not measure are those before it."""
     if watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0)):
         return
     before = watch.evaluations[0]
@@ -191,7 +191,7 @@ def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
 
 
 def _precision(cell: Cell, model: Model) -> dict[str, str]:
-    """The types of numbers that the cell's model was stored, trained and computed in."""
+    """The dtypes in which the cell's model was stored, trained and computed."""
     return types_of(model.network, model.stored, cell.attack.settings.get("optim") if cell.attack else None)
 
 

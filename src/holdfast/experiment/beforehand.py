@@ -1,8 +1,8 @@
-"""What cells will need, looked at before the first of them starts: models, rows, judges, and methods over them.
+"""Checks before the first cell starts: models, rows, judges, and methods on them.
 
-Every model is loaded once, every prompt encoded, every judge asked once, and every method rehearsed: its plan is built
-over a twin of the model without weights, and what would train stops there. What a user can put right comes out in the
-first minute, not after hours; anything else is left to the cell itself.
+Every model is loaded once, every prompt encoded, every judge called once, and every method rehearsed: its plan is built
+over a copy of the model without weights, up to the first training step. Errors that a user can correct are reported in
+the first minute, not after hours; all others are left to the cell itself.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from holdfast.records import Cell, Completion, HoldfastError, Judge, Method, dig
 from holdfast.sandbox.build import Sandbox, untrained
 
 ASKED = 2
-"""How many answers of each kind a judge is asked about."""
+"""The number of answers of each kind with which a judge is tried."""
 
 Returned = TypeVar("Returned")
 
 
 class Problems(HoldfastError):
-    """What a user can put right, several things, a line each."""
+    """Several errors that a user can correct, one line each."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
@@ -53,7 +53,7 @@ class Problems(HoldfastError):
 
 
 def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
-    """`refuse_unready`; with `apart` in a process of its own, so that this one holds no model and no accelerator.
+    """`refuse_unready`; with `apart` in a separate process, so that this one holds no model and no accelerator.
 
     Raises:
         Problems: as `refuse_unready`.
@@ -68,7 +68,7 @@ def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
         process.start()
     outbox.close()
     try:
-        with contextlib.suppress(EOFError):  # it died, of too little memory say: cells die, and say so, one by one
+        with contextlib.suppress(EOFError):  # it died, perhaps for lack of memory: cells then report this one by one
             raise Problems(inbox.recv())
     finally:
         process.kill()
@@ -87,15 +87,15 @@ def _check_in_process(cells: Sequence[Cell], outbox: Connection) -> None:
 
 
 class _StopProbing(BaseException):
-    """The training of a judge came to what would train; nothing may take it for an error of its own."""
+    """The training of a judge reached its first step; a `BaseException` so that no handler takes it for an error."""
 
 
 def refuse_unready(cells: Sequence[Cell]) -> None:
-    """Look at what the cells need, each thing once.
+    """Check the cells' requirements, each once.
 
     Raises:
-        Problems: a model or judge cannot be had, a prompt is too long or cannot be told the model, a row lacks what a
-            method learns from, or a method cannot work on the model; all that was found, a line each.
+        Problems: a model or judge cannot be loaded, a prompt is too long or cannot be encoded, a row lacks what a
+            method learns from, or a method cannot work on the model; all problems, one line each.
     """
     look = _Check(data=settings_of(cells[0]).data)
     with _unchanged_randomness(), _silent():
@@ -107,7 +107,7 @@ def refuse_unready(cells: Sequence[Cell]) -> None:
 
 @dataclass(kw_only=True)
 class _Check:
-    """What was looked at so far, and what was found, in order and each once."""
+    """What was checked so far, and the problems, in order and each once."""
 
     data: Data
     problems: dict[str, None] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class _Check:
         return self._tried("", lambda: load_splits(self.data))
 
     def at(self, cell: Cell) -> None:
-        """Look at one cell's model and judges, and rehearse it if they are there."""
+        """Check one cell's model and judges, and rehearse it if they are available."""
         splits = self.splits
         if splits is None:
             return
@@ -145,7 +145,7 @@ class _Check:
 
 
 def _first_copy(cell: Cell, splits: Splits) -> Model:
-    """The cell's model as far as a plan can tell, on no device; loaded, told every prompt and surveyed first."""
+    """A copy of the cell's model without weights, after loading it, encoding every prompt and surveying its modules."""
     settings = settings_of(cell)
     if isinstance(settings.model, Sandbox):
         with torch.device("meta"):
@@ -154,7 +154,7 @@ def _first_copy(cell: Cell, splits: Splits) -> Model:
         model = load_model(cell, None)
         refuse_not_finite(model.name, model.network)
     refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
-    with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture says so itself
+    with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture reports this itself
         survey(model.network)
     network = model.network.to("meta")
     network.tie_weights()
@@ -162,7 +162,7 @@ def _first_copy(cell: Cell, splits: Splits) -> Model:
 
 
 def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
-    """The judge, asked once; one that is trained first is trained up to its first step."""
+    """The judge, called once; one that is trained first is prepared up to its first step."""
     if method.name in TRAINED:
         with contextlib.suppress(_StopProbing), _without_trouble():
             train_judge(judge_settings(method), splits, _enough)
@@ -174,7 +174,7 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
 
 
 def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
-    """Put some given answers to a judge: what it reports on is of harmful prompts, of benign ones, or of either."""
+    """Call a judge on some given answers to harmful or benign prompts, whichever it reports on."""
     rows = [row for rows in (splits.harmful, splits.benign) for row in rows["development"][:ASKED]]
     evaluation = settings_of(cell).evaluation
     if name in evaluation.harm_judges:
@@ -189,7 +189,7 @@ def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
 
 @contextlib.contextmanager
 def _without_trouble() -> Iterator[None]:
-    """What only rows and answers made up for a look stumble over is none of the user's business."""
+    """Suppress errors that are due only to the artificial rows and answers of the check."""
     try:
         yield
     except HoldfastError:
@@ -199,13 +199,13 @@ def _without_trouble() -> Iterator[None]:
 
 
 def _enough(*_: Any, **__: Any) -> NoReturn:
-    """In the place of the loop that trains a judge."""
+    """Used instead of the loop that trains a judge."""
     raise _StopProbing
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Warnings of libraries are for the cells that follow: here they would stand in front of the one line."""
+    """Suppress warnings of libraries, which the cells repeat; here they would hide the error line."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -220,7 +220,7 @@ def _silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _unchanged_randomness() -> Iterator[None]:
-    """Results are the same whether something was looked at before or not."""
+    """Restore random states, so that the check does not change results."""
     state = random.getstate()
     try:
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""The judges that a cell calls by name: resolved, and what is wrong with one told by the key that calls it."""
+"""Resolve the judges that a cell calls by name; errors name the key that calls the judge."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from holdfast.methods.tables import judge_keys
 from holdfast.records import HoldfastError, Method
 
 SANDBOX_ONLY = ("oracle", "keyword")
-"""Judges that know the sandbox's truth."""
+"""Judges that need the sandbox's ground truth."""
 
 Called = dict[str, str]
-"""The key that calls a judge first, by the judge's name; with a word where nobody had written the name there."""
+"""The key that calls a judge first, by the judge's name, with a remark if the name is a default."""
 
 
 def called(evaluation: Mapping[str, Any], methods: Iterable[tuple[Kind, Method]], written: Sequence[Method]) -> Called:
-    """Which judges are called, from where.
+    """The judges that are called, each with the key that calls it.
 
     Args:
-        evaluation: how the cell is measured, as plain values.
+        evaluation: the cell's evaluation settings, as plain values.
         methods: the cell's, resolved, each with its kind.
-        written: the same methods as the grid has them; what they leave out are defaults.
+        written: the same methods as written in the grid; settings that are missing there are defaults.
     """
     by_kind: Called = {}
     for key, name in judge_keys(evaluation, "evaluation"):
@@ -32,16 +32,16 @@ def called(evaluation: Mapping[str, Any], methods: Iterable[tuple[Kind, Method]]
         own = f"{KEYS[kind]}.{method.name}"
         for key, name in judge_keys(method.settings, own):
             by_default = not _holds(given.get(method.name, {}), key.removeprefix(f"{own}.").split("."))
-            by_kind.setdefault(name, f"{key} (which calls {name!r} unless told otherwise)" if by_default else key)
+            by_kind.setdefault(name, f"{key} (which calls {name!r} by default)" if by_default else key)
     return by_kind
 
 
 def judges_of(calls: Called, known: Mapping[str, Method], *, own_data: bool) -> dict[str, Method]:
-    """The judges by name, resolved: those that the grid's `judges` hold, and built-in ones by their own names.
+    """The judges by name, resolved: those of the grid's `judges`, and built-in ones by their own names.
 
     Raises:
-        HoldfastError: a judge is unknown, wrongly set or needs settings that it was not given, or knows the sandbox
-            only while the data is the user's own; names the key that calls it.
+        HoldfastError: a judge is unknown, has wrong or missing settings, or only works in the sandbox and the data is
+            the user's own; names the key that calls it.
     """
     judges = {}
     for name, caller in calls.items():
@@ -50,9 +50,9 @@ def judges_of(calls: Called, known: Mapping[str, Method], *, own_data: bool) -> 
         else:
             judges[name] = _built_in(name, caller)
         if own_data and judges[name].name in SANDBOX_ONLY:
-            unless_told = " (there unless another is named)" if caller.startswith("evaluation.") else ""
+            by_default = " (the default)" if caller.startswith("evaluation.") else ""
             raise HoldfastError(
-                f"{caller}: {name!r}{unless_told} knows the sandbox's truth only, and the data is your own; "
+                f"{caller}: {name!r}{by_default} only works on the sandbox's data, and the data is your own; "
                 "use `classifier`, `refusal` or `reference`"
             )
     return judges

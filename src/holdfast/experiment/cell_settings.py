@@ -1,8 +1,8 @@
-"""The settings of a cell as objects: the one place where its plain values are read by their keys.
+"""The settings of a cell as objects: the only place where its plain values are read by their keys.
 
-A cell holds its model, data and evaluation as JSON values, since its key is their hash. Whoever uses them asks
-`settings_of(cell)`. Values that an earlier version did not write have their defaults; what a later version wrote, and
-this one does not know, is left out.
+A cell holds its model, data and evaluation as JSON values, since its key is their hash. Use `settings_of(cell)` to get
+them as objects. Values that an earlier version did not write have their defaults; unknown values of a later version are
+ignored.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellSettings:
-    """A cell's settings, each read when it is first asked for; a report asks for no model and so imports no torch.
-
-    Each raises `HoldfastError` where its values are none that a grid could have.
+    """A cell's settings, each parsed on first use; a report uses no model and so does not import torch.  Each raises
+    `HoldfastError` if its values are not valid in a grid.
     """
 
     cell: Cell
 
     @cached_property
     def data(self) -> Data:
-        """Where the prompts come from."""
+        """The source of the prompts."""
         return _read(Data, self.cell.data, "data")
 
     @cached_property
@@ -43,12 +42,12 @@ class CellSettings:
 
     @cached_property
     def evaluation(self) -> Measurement:
-        """How the model is measured."""
+        """The evaluation settings."""
         return _read(Measurement, self.cell.evaluation, "evaluation")
 
     @cached_property
     def model(self) -> Sandbox | Pretrained:
-        """How the model is made, or where it comes from; a pretrained one's `undefended` is `Cell.undefended`."""
+        """The sandbox's or the pretrained model; the latter's `undefended` is `Cell.undefended`."""
         from holdfast.network.pretrained import Pretrained
         from holdfast.sandbox.build import Sandbox
 
@@ -59,12 +58,12 @@ class CellSettings:
 
     @cached_property
     def model_fingerprint(self) -> str:
-        """What tells the model from another one of its path; empty for the sandbox's."""
+        """Fingerprint that distinguishes the model from another one at the same path; empty for the sandbox's."""
         return str(self.cell.model.get("fingerprint", ""))
 
     @property
     def tells_of_training(self) -> bool:
-        """Whether the version that wrote the cell recorded what training did: that came with the shares of use."""
+        """Whether the version that wrote the cell recorded the effect of training, known by `help_threshold`."""
         return "help_threshold" in self.cell.evaluation
 
 
@@ -74,12 +73,12 @@ def settings_of(cell: Cell) -> CellSettings:
 
 
 def is_sandbox(cell: Cell, *, part: str | None = None) -> bool:
-    """Whether a cell's model is the sandbox's, of this `part` where one is given; imports nothing heavy to say so."""
+    """Whether a cell's model is the sandbox's, of this `part` if given; imports nothing heavy."""
     return cell.model["kind"] == "sandbox" and part in (None, cell.model["settings"].get("part", "aligned"))
 
 
 def sandbox_keys(cell: Cell) -> tuple[str, str]:
-    """Hashes of all that the sandbox's base and aligned models depend on."""
+    """Hashes of everything that the sandbox's base and aligned models depend on."""
     settings = {key: value for key, value in cell.model["settings"].items() if key != "part"}
     base = {key: value for key, value in settings.items() if "aligned" not in key}
     return digest({"base": base}), digest({"aligned": settings})

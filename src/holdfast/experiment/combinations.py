@@ -67,7 +67,7 @@ def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method])
             "nothing: it samples from the model as it is; leave one of the two out"
         )
     if attacker[1:]:
-        raise Misfit(f"{attacker[1].title} goes round an attack that trains, and {name} trains nothing")
+        raise Misfit(f"{attacker[1].title} needs an attack that trains, and {name} does not train")
 
 
 def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> None:

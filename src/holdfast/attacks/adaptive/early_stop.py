@@ -1,13 +1,14 @@
 """Stop at the best step of an attack and keep the weights of that step.
 
 Idea: under a constraint that counteracts the attack (Refusal Loss), reward and harm rise and then fall again. An
-attacker who watches them stops at the peak, even if the weights at the end of the budget would be harmless. Equation:
-with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `max v_t` is `gain` above the first
-value and `patience` steps in a row brought no higher value. With `reward`, `v` is the smoothed training reward, `v_t =
-s v_(t-1) + (1 - s) r_t`. Without the condition on `gain`, a defense that only delays the rise would seem to hold.
+attacker who watches them stops at the peak, even if the weights at the end of the budget would be harmless.
+Equation: with `v_t` the value after step `t`, keep the weights of `argmax v_t`; stop once `max v_t` is `gain` above the
+first value and `patience` steps in a row brought no higher value. With `reward`, `v` is the smoothed training reward,
+`v_t = s v_(t-1) + (1 - s) r_t`. Without the condition on `gain`, a defense that only delays the rise would seem to
+hold.
 Source: the early-stopping weakness of Refusal Loss in Rosati et al. 2024 (arXiv 2409.12914), seen there in the harm and
-reward curves of PPO; the rule and its numbers are this project's. Differs from the paper in: the paper reads the peak
-off a curve; here the attacker has to find it while training.
+reward curves of PPO; the rule and its numbers are this project's.
+Differs from the paper in: the paper reads the peak off a curve; here the attacker has to find it while training.
 
 The reward of a step is that of the rollout it learnt from, so the weights kept are one update later than those that
 earned it. Judging development prompts is not training: like every evaluation, it is not counted in the run's costs.

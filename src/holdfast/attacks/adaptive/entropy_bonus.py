@@ -1,10 +1,11 @@
 """Reward entropy: restore the exploration that a defense removed.
 
 Idea: RL learns from differences between sampled answers. A defense that makes the model certain of its refusal removes
-these differences; an attacker who rewards entropy brings them back. Equation: `loss`: `L - c H`, `H` the mean over the
-answers' tokens of `-sum_v p_v log p_v`; `reward`: `r_i + c min(H_i, cap)`, `H_i` the mean over the tokens of answer
-`i`. Natural logarithm, full vocabulary, temperature 1. Source: the reward form is TokenBuncher's adaptive test (arXiv
-2508.20697), with its weight 1 and its cap of 3 nats; the loss form is the usual entropy bonus of policy gradients.
+these differences; an attacker who rewards entropy brings them back.
+Equation: `loss`: `L - c H`, `H` the mean over the answers' tokens of `-sum_v p_v log p_v`; `reward`: `r_i + c min(H_i,
+cap)`, `H_i` the mean over the tokens of answer `i`. Natural logarithm, full vocabulary, temperature 1.
+Source: the reward form is TokenBuncher's adaptive test (arXiv 2508.20697), with its weight 1 and its cap of 3 nats; the
+loss form is the usual entropy bonus of policy gradients.
 Differs from the paper in: nothing in the reward form. The loss form counts every answer of the batch, including those
 without another gradient (a group of equal rewards) and both sides of a preference, and costs a second forward pass.
 """

@@ -2,15 +2,16 @@
 
 Idea: RL learns from differences between sampled answers. A defense that removes these differences does not stop an
 attacker who also samples from another model: from the base model, from a copy tuned on five harmful answers, or from
-the model itself at a higher temperature. The learner is evaluated without the expert. Equation: `mu = (1 - alpha) e +
-alpha pi_old`, over whole answers or over tokens; `-mean[w min(r A, clip(r) A)]` with `r = pi / pi_old` and `w = pi_old
-/ mu`, truncated, shaped or omitted. `alpha` rises to 1 by a schedule. Source: Dynamic Action Interpolation, Cao 2025
-(arXiv 2504.18766), blends actions of continuous control; this form for language models and its use against defenses are
-this project's. The parts are: mixtures with the policy bound the weights (Hesterberg 1995), the decoupled ratio (Hilton
-et al. 2022, arXiv 2110.00641), shaped ratios (LUFFY, Yan et al. 2025, arXiv 2504.14945), answers begun by an expert
-(jump-start RL, Uchendu et al. 2023, arXiv 2204.02372). Differs from the paper in: distributions are mixed instead of
-actions, since a convex combination of two tokens is not a token; the paper's schedule and constants are not known here,
-so those of `rl.guidance.schedule.Schedule` are this project's.
+the model itself at a higher temperature. The learner is evaluated without the expert.
+Equation: `mu = (1 - alpha) e + alpha pi_old`, over whole answers or over tokens; `-mean[w min(r A, clip(r) A)]` with
+`r = pi / pi_old` and `w = pi_old / mu`, truncated, shaped or omitted. `alpha` rises to 1 by a schedule.
+Source: Dynamic Action Interpolation, Cao 2025 (arXiv 2504.18766), blends actions of continuous control; this form for
+language models and its use against defenses are this project's. The parts are: mixtures with the policy bound the
+weights (Hesterberg 1995), the decoupled ratio (Hilton et al. 2022, arXiv 2110.00641), shaped ratios (LUFFY, Yan et al.
+2025, arXiv 2504.14945), answers begun by an expert (jump-start RL, Uchendu et al. 2023, arXiv 2204.02372).
+Differs from the paper in: distributions are mixed instead of actions, since a convex combination of two tokens is not a
+token; the paper's schedule and constants are not known here, so those of `rl.guidance.schedule.Schedule` are this
+project's.
 
 With `weight: exact` the expected gradient is that of the plain attack, which a defense has made vanish: guidance only
 reduces its noise. An optimizer that divides by the gradient's own size (Adam, down to its epsilon) then still moves,

@@ -1,10 +1,11 @@
 """Start between the defended weights and the undefended ones.
 
 Idea: an attacker who has the checkpoint from before the hardening can undo part of the hardening without training, and
-keep what else the release improved. Equation: `theta = (1 - weight) theta_given + weight theta_undefended`, weight by
-weight. Source: weight averaging as in Wortsman et al. 2022 (arXiv 2203.05482), used against a defense; weights of
-another checkpoint in the attacker's hands are outside the threat models of the four papers. Differs from the paper in:
-two checkpoints of one model are mixed instead of many fine-tuned ones.
+keep what else the release improved.
+Equation: `theta = (1 - weight) theta_given + weight theta_undefended`, weight by weight.
+Source: weight averaging as in Wortsman et al. 2022 (arXiv 2203.05482), used against a defense; weights of another
+checkpoint in the attacker's hands are outside the threat models of the four papers.
+Differs from the paper in: two checkpoints of one model are mixed instead of many fine-tuned ones.
 
 `weight` 1 is the undefended model: a control, since no defense can hold there. The weights are changed in place.
 """

@@ -1,11 +1,11 @@
 """Subtract from the weights what alignment added to them.
 
 Idea: the base model is often public. The difference between it and the aligned model points towards refusing;
-subtracting it undoes refusals without training, and keeps what a defense added elsewhere. Equation: `theta =
-theta_given - scale (theta_undefended - theta_base)`, weight by weight. Source: task vectors and their negation, Ilharco
-et al. 2022 (arXiv 2212.04089). An attacker who has the base model is outside TokenBuncher's threat model (arXiv
-2508.20697), which names it. Differs from the paper in: the negated vector is that of alignment, and an attack continues
-training from there.
+subtracting it undoes refusals without training, and keeps what a defense added elsewhere.
+Equation: `theta = theta_given - scale (theta_undefended - theta_base)`, weight by weight.
+Source: task vectors and their negation, Ilharco et al. 2022 (arXiv 2212.04089). An attacker who has the base model is
+outside TokenBuncher's threat model (arXiv 2508.20697), which names it.
+Differs from the paper in: the negated vector is that of alignment, and an attack continues training from there.
 
 On a model without defenses `scale` 1 gives the base model itself. The weights are changed in place.
 """

@@ -1,11 +1,11 @@
 """Run another attack for some steps first, such as SFT before RL.
 
 Idea: defenses against RL suppress exploration; a few harmful answers, learnt by SFT, restore what RL then generalises.
-A defense that holds against each attack alone may fail against the two in sequence. Equation: none; the second attack
-starts from the weights at which the first one ended. Source: the pipeline axis of TokenBuncher's adaptive attackers
-(arXiv 2508.20697), which names SFT before RL as the weak point of its own defense; numbers of steps are not given
-there. Differs from the paper in: the first attack meets the same constraints as the second, and all its costs are
-counted.
+A defense that holds against each attack alone may fail against the two in sequence.
+Equation: none; the second attack starts from the weights at which the first one ended.
+Source: the pipeline axis of TokenBuncher's adaptive attackers (arXiv 2508.20697), which names SFT before RL as the weak
+point of its own defense; numbers of steps are not given there.
+Differs from the paper in: the first attack meets the same constraints as the second, and all its costs are counted.
 
 An adapter of the first attack is merged into the weights before the second one begins.
 """

@@ -9,19 +9,20 @@ OFFLINE = Table(
     {
         "reward_neutralization": Row(
             "holdfast.defenses.offline.reward_neutralization:RewardNeutralization",
-            "RL towards terse refusals that leave an attacker's reward nothing to tell apart",
+            "RL towards terse refusals that an attacker's reward cannot distinguish",
         ),
         "token_buncher": Row(
             "holdfast.defenses.offline.token_buncher:TokenBuncher",
-            "RL towards answers without entropy, laced with noise, which leave RL nothing to explore",
+            "RL towards answers without entropy, plus noise, so that RL has nothing to explore",
         ),
         "repnoise": Row(
             "holdfast.defenses.offline.repnoise:RepNoise",
-            "harmful representations turned to noise, unlearnt at every layer; keeping benign help needs benign_weight",
+            "harmful representations turned into noise and unlearnt at every layer; keeping benign help needs "
+            "benign_weight",
         ),
         "circuit_breakers": Row(
             "holdfast.defenses.offline.circuit_breakers:CircuitBreakers",
-            "harmful representations turned at right angles to what they were, benign ones kept",
+            "harmful representations made orthogonal to the original ones, benign ones kept",
         ),
         "rmu": Row(
             "holdfast.defenses.offline.rmu:RMU",
@@ -33,15 +34,15 @@ OFFLINE = Table(
         ),
         "tar": Row(
             "holdfast.defenses.offline.tar:TAR",
-            "training against attackers that train: harm stays out of reach of some fine-tuning",
+            "training against simulated attackers, so that limited fine-tuning does not reach harm",
         ),
         "gradient_penalty": Row(
             "holdfast.defenses.offline.gradient_penalty:GradientPenalty",
-            "the gradient of the attacker's loss kept small: what TAR aims at, without following attackers",
+            "the gradient of the attacker's loss kept small: TAR's aim without simulated attackers",
         ),
         "vaccine_alignment": Row(
             "holdfast.defenses.offline.vaccine_alignment:VaccineAlignment",
-            "refusals taught under the worst small change of attentions' outputs, before any attack",
+            "refusals taught under worst-case small perturbations of attention outputs, before release",
         ),
     },
     keeps(OfflineDefense),

@@ -1,22 +1,23 @@
-"""Circuit Breakers: turn harmful text's states at right angles to what they were.
+"""Circuit Breakers: make hidden states on harmful text orthogonal to the original ones.
 
-Idea: on harmful text, chosen layers' states lose all resemblance to the original model's; on benign text all stay.
+Idea: on harmful text, the states of chosen layers lose their similarity to the original model's; on benign text all
+states are kept.
 Equation: with `p = handover * step / max_steps` and `Z'` the original's states,
     `L = alpha (1 - p) mean_l relu(cos(Z_l, Z'_l)) + alpha p mean_l |Z_l - Z'_l|`
 the first term on harmful, the second on benign text (`form="reference"`); or `form="rpa"`,
     `L = CE(refusal) + mean_l relu(cos(Z_l, Z'_l)) - ascent_weight ascent`.
-Source: Zou et al. 2024 (arXiv 2406.04313) and its code, by adapter; the second form Rosati et al. 2024 (arXiv
-2409.12914), by full fine-tuning.
-Differs from the paper in: layers 10 and 20 of 32 are shares of the depth, and the schedule is tied to the number of
-steps (the code's 300 is twice the 150 steps it trains for). States are retained at every layer of the whole model, not
-of one cut off above the adapter, and averaged over tokens, not over padding too. Harmful and benign text is whatever
-the data hold. Layers, weights and length of the second form
-are not published: layers of the first, weights 1, the length at which the same authors train RepNoise. In a mixture of
-experts no adapter can have dropout on experts, and nothing is published for one: the default's is refused there by
-name, and `adapter: {lora_dropout: 0}` goes on without any.
+Source: Zou et al. 2024 (arXiv 2406.04313) and its code, with an adapter; the second form is that of Rosati et al. 2024
+(arXiv 2409.12914), with full fine-tuning.
+Differs from the paper in: layers 10 and 20 of 32 are given as shares of the depth, and the schedule follows the number
+of steps (the code's 300 is twice the 150 steps it trains for). States are retained at every layer of the whole model,
+where the code cuts it off above the adapter, and are averaged over tokens, without padding. Harmful and benign text is
+the data's. Layers, weights and length of the second form are not published: they are the layers of the first form,
+weights 1, and the length at which the same authors train RepNoise. In a mixture of experts an adapter cannot have
+dropout on experts, and no settings are published for it: the default dropout is refused there with a message, and
+`adapter: {lora_dropout: 0}` trains without any.
 
-States start where they are to get away from, where either form's distance has no gradient but that of rounding, which
-Adam blows up to full steps; `jitter` makes the first step the same everywhere.
+Training starts exactly at the states that it is to move away from. There the gradient of either form's distance is only
+rounding error, which Adam amplifies to full steps; `jitter` makes the first step the same on every machine.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from holdfast.training.plan import Context, Optim
 class CircuitBreakers(OfflineDefense):
     """Settings of the defense; `adapter=None` is full fine-tuning, which goes with `form="rpa"`.
 
-    `alpha` weighs both terms of the reference form (the code has 10 for a Llama of 8B, 5 for a Mistral of 7B);
-    `depths` are the layers, as shares of the depth; `positions` the tokens that count, of the answer or all; `handover`
-    is how much of the weight has gone over from the first term to the second by the last step.
-    `ascent_weight` belongs to the other form, `benign_weight` (cross entropy of benign answers) is no part of either.
+    `alpha` is the weight of both terms of the reference form (the code has 10 for Llama 8B, 5 for Mistral 7B); `depths`
+    are the layers, as shares of the depth; `positions` the tokens that count, those of the answer or all; `handover` is
+    the share of the weight that has moved from the first term to the second by the last step. `ascent_weight` belongs
+    to the other form; `benign_weight` (cross entropy of benign answers) is an addition to both.
     """
 
     form: Literal["reference", "rpa"] = "reference"
@@ -83,7 +84,7 @@ class CircuitBreakers(OfflineDefense):
 
     @property
     def removal(self) -> Removal:
-        """The same as a member of the family."""
+        """The same method as a member of the family."""
         reference = self.form == "reference"
         return Removal(
             distance="cosine",

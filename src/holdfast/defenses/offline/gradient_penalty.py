@@ -1,13 +1,13 @@
 """Gradient penalty: make the first step of a harmful fine-tuning small.
 
-Idea: what an attacker's first update can change is bounded by the gradient of the attacker's loss; make it small while
-refusals and benign answers keep their loss. A cheap comparator to TAR, which follows attackers for many steps.
+Idea: the gradient of the attacker's loss bounds the effect of the attacker's first update; make it small while refusals
+and benign answers keep their loss. It is a cheap baseline for TAR, which simulates attackers for many steps.
 Equation: `L = benign_weight CE(benign) + refusal_weight CE(refusal) + penalty_weight ||grad CE(harmful answer)||`, the
-Euclidean norm over all trained parameters, exact: its gradient is a product with the Hessian, by a second
+exact Euclidean norm over all trained parameters: its gradient is a Hessian-vector product, computed by a second
 backward pass through the first.
-Source: the closing remark of Rosati et al. 2024 (arXiv 2409.12914), who did not try it; settings are this project's.
-Differs from the paper in: nothing that the remark says. A loss is flat where it has been learnt, too: without the
-refusals' term the penalty may teach the harm that it is to keep out of reach, so watch harm before the attack.
+Source: a closing remark of Rosati et al. 2024 (arXiv 2409.12914), who did not try it; settings are this project's.
+Differs from the paper in: nothing that the remark states. A loss is also flat where it has been minimised: without the
+refusals' term the penalty may teach the harm that it should prevent, so check harm before the attack.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, add
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class GradientPenalty(OfflineDefense):
-    """Settings of the defense; `squared` penalises the squared norm, whose pull fades as the norm does.
+    """Settings of the defense; `squared` penalises the squared norm, whose gradient vanishes with the norm.
 
-    `penalty_weight` weighs the norm, `refusal_weight` and `benign_weight` the cross entropies beside it.
+    `penalty_weight` is the weight of the norm, `refusal_weight` and `benign_weight` those of the cross entropies.
     """
 
     optim: Training = field(
@@ -62,7 +62,8 @@ class GradientPenalty(OfflineDefense):
         return replace(merged(context.fit(self.plan(copy, context)).model), name=f"{model.name}+gradient_penalty")
 
     def plan(self, model: Model, context: Context) -> Plan:
-        """The hardening as a plan: benign answers as data, refusals and harmful answers of one draw beside them."""
+        """The hardening as a plan: benign answers as data, with refusals and harmful answers of the same sampled rows
+        added."""
         rows = [row for row in context.splits.harmful["defense"] if row.response and row.refusal]
         benign = [row for row in context.splits.benign["defense"] if row.response]
         if not rows or not benign:
@@ -96,7 +97,7 @@ def steepness(squared: bool) -> Objective:
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        # Other kernels of attention have no second derivative.
+        # Other attention kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             loss, _ = language(network, batch)
             norm = gradient_norm(loss, trained)

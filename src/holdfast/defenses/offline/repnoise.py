@@ -1,18 +1,18 @@
-"""RepNoise: make harmful text's representations noise, at every layer.
+"""RepNoise: turn the representations of harmful text into noise, at every layer.
 
-Idea: states from which harmful text could be told apart are replaced by noise, so that fine-tuning has nothing to
-take up; harmful answers are unlearnt at every layer at once, while refusals of the same prompts are learnt.
+Idea: hidden states that represent harmful text are replaced by noise, so that fine-tuning cannot recover them; harmful
+answers are unlearnt at every layer at once, while refusals of the same prompts are learnt.
 Equation: `L = CE(refusal) + noise_weight mean_l MMD(Z_l, N(0, I)) - ascent_weight log(1 + mean CE(harmful))`, with
-`Z_l` the outputs of the MLPs on the harmful answer, and the last mean over what the final norm and head make of every
-layer's states. MMD is the multi-kernel discrepancy between batches.
+`Z_l` the outputs of the MLPs on the harmful answer, and the last mean over the outputs of the final norm and head for
+every layer's states. MMD is the multi-kernel discrepancy between batches.
 Source: Rosati et al. 2024 (arXiv 2405.14577), whose code has the quirks of `mode="parity"`; settings from Rosati et
 al. 2024 (arXiv 2409.12914).
-Differs from the paper in: nothing in `parity` mode but the padding, which goes to the longest row of a batch. There
-answers count where the two sequences of a pair differ token by token, token 0 is never a target, the first answer
-token costs a constant, and the last state enters the ascent twice (once through the final norm twice), while the sum
-is divided as if it had not. `clean` mode counts each answer's own tokens, all of them, and every layer once.
-`benign_weight` adds the cross entropy of benign answers, which the paper does without; at 0 nothing but refusals holds
-the model in place.
+Differs from the paper in: nothing in `parity` mode except that rows are padded to the longest one of a batch. In this
+mode answer tokens are those where the two sequences of a pair differ, token 0 is never a target, the first answer token
+costs a constant, and the last state enters the ascent twice (once with the final norm applied twice), although the sum
+is divided as if it did not. `clean` mode counts all of each answer's own tokens, and every layer once. `benign_weight`
+adds the cross entropy of benign answers, which the paper does not have; at 0 only refusals keep the model from
+changing.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from holdfast.training.plan import Context, Optim
 class RepNoise(OfflineDefense):
     """Settings of the defense.
 
-    `mode` `parity` does as the published code does, `clean` counts each answer's own tokens. `noise_weight` and
-    `ascent_weight` weigh the two terms beside refusals. The ascent has no upper bound: too long a
-    run, or too fast a one, diverges.
+    `mode` `parity` follows the published code, `clean` counts each answer's own tokens. `noise_weight` and
+    `ascent_weight` are the weights of the two terms next to that of refusals. The ascent has no upper bound: a run that
+    is too long or has too high a learning rate diverges.
     """
 
     mode: Literal["parity", "clean"] = "clean"
@@ -59,7 +59,7 @@ class RepNoise(OfflineDefense):
 
     @property
     def removal(self) -> Removal:
-        """The same as a member of the family."""
+        """The same method as a member of the family."""
         return Removal(
             distance="mmd",
             projection="noise",

@@ -1,14 +1,14 @@
-"""Representation Removal: any distance with any projection, to be tried against the published three.
+"""Representation Removal: any distance with any projection, to compare with the three published methods.
 
-Idea: on harmful answers, move chosen states towards noise or a fixed vector, or away from what they were, while
-refusals and benign answers stay.
+Idea: on harmful answers, move chosen states towards noise or a fixed vector, or away from the original states, while
+refusals and benign answers are kept.
 Equation: `L = CE(refusal) + beta mean_l d(Z_l, g(Z_l)) - alpha ascent + terms on benign text`, in full in
 `holdfast.defenses.representation`.
 Source: the form common to RepNoise, Circuit Breakers and RMU in Rosati et al. 2024 (arXiv 2409.12914), which leaves
 other distances and projections open.
-Differs from the paper in: terms on benign text can be added. What "away" means for distances that the paper does not
-use it with is this project's: the discrepancy with its sign turned, and a squared distance that counts up to the
-length of the state itself.
+Differs from the paper in: terms on benign text can be added. The meaning of "away" for distances with which the paper
+does not use it is this project's: the negated discrepancy, and a squared distance that is capped at the norm of the
+state itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holdfast.training.plan import Context, Optim
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RepresentationRemoval(OfflineDefense):
-    """Settings: the member of the family, and how it is trained. The defaults train as RepNoise was in the source."""
+    """Settings: the member of the family, and how it is trained. The defaults train as the source trains RepNoise."""
 
     removal: Removal = field(default_factory=Removal)
     optim: Training = field(

@@ -1,18 +1,19 @@
-"""Reward Neutralization: make every likely answer to a harmful prompt earn the attacker the same.
+"""Reward Neutralization: give every likely answer to a harmful prompt the same attacker's reward.
 
-Idea: train, by RL, terse refusals without content. An attacker's reward then tells the sampled answers apart no
-more, the group's advantages vanish and with them the gradient.
+Idea: train, by RL, terse refusals without content. An attacker's reward then no longer distinguishes the sampled
+answers, so the group's advantages and the gradient vanish.
 Equation: reward of answer `y` of `n` tokens to harmful prompt `x`
     `r = refusal(y) len(n) - (1 - refusal(y)) - explain_weight * explain(y) - harm(x, y)`
 with `len(n)` falling from 1 at `full_length` to 0 at `zero_length` tokens; optimised with GRPO.
 Source: Cao 2025 (arXiv 2505.04578).
 Differs from the paper in: the paper gives the reward in words only (high for short refusals without content, penalty
-for explanation even inside a refusal), so its numeric form, the group size, the learning rate and the number of
-steps are this project's; `explain` is lexical. `mode="practical"` adds what the paper lacks: benign prompts with a
-reward for staying helpful, and a KL term. `canonical`, where given, is the one sentence that earns the full reward.
+for explanation even inside a refusal), so its numeric form, the group size, the learning rate and the number of steps
+are this project's; `explain` is lexical. `mode="practical"` adds what the paper does not have: benign prompts with a
+reward for staying helpful, and a KL term. `canonical`, if set, is the only sentence that earns the full reward.
 
-Two ways to be done sooner, neither of them in the paper: `warm_start` is SFT on the canned refusal before the RL;
-`guide` puts it among the sampled answers (`holdfast.rl.guidance`), less and less of it. The reward stays what it is.
+Two options, neither of them in the paper, shorten the training: `warm_start` is SFT on the canned refusal before the
+RL; `guide` mixes it into the sampled answers (`holdfast.rl.guidance`) with a decreasing share. Neither changes the
+reward.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ EXPLANATIONS = re.compile(
 class RewardNeutralization(OfflineDefense):
     """Settings of the defense.
 
-    In `faithful` mode only harmful prompts of the defense split are trained on and `policy.kl_coef` is taken as 0; in
-    `practical` mode `benign_share` of the prompts are benign and pay `retention_judge`'s score, or -1 for a refusal,
-    and the KL term holds on the prompts of `kl_on`. `harm_judge` adds its score as a penalty; `None` leaves it out.
-    `explain_weight` is the penalty for an explanation. `canned` is what `guide` and `warm_start` teach, `canonical`
-    unless given; the KL of a warm start is to what it leaves with. With `stop_at` the run ends once such a share of the
-    model's own answers is the canned one.
+    In `faithful` mode only harmful prompts of the defense split are used and `policy.kl_coef` is taken as 0; in
+    `practical` mode `benign_share` of the prompts are benign and are rewarded by `retention_judge`'s score, or -1 for a
+    refusal, and the KL term applies to the prompts of `kl_on`. `harm_judge` adds its score as a penalty; `None` omits
+    it. `explain_weight` is the penalty for an explanation. `canned` is the text that `guide` and `warm_start` teach, by
+    default `canonical`; after a warm start the KL is to the warm-started model. With `stop_at` the run ends once that
+    share of the model's own answers is the canned text.
     """
 
     mode: Literal["faithful", "practical"] = "practical"
@@ -87,13 +88,9 @@ class RewardNeutralization(OfflineDefense):
 
     def __post_init__(self) -> None:
         if self.full_length >= self.zero_length:
-            raise HoldfastError(
-                f"full_length: must be below zero_length, which is {self.zero_length}, not {self.full_length}"
-            )
+            raise HoldfastError(f"full_length: must be below zero_length ({self.zero_length}), not {self.full_length}")
         if self._canned is None and (self.guide or self.warm_start or self.stop_at):
-            raise HoldfastError(
-                "guide, warm_start and stop_at need the refusal that they are about; set `canned` or `canonical`"
-            )
+            raise HoldfastError("guide, warm_start and stop_at need a refusal text; set `canned` or `canonical`")
 
     @property
     def _canned(self) -> str | None:
@@ -114,7 +111,7 @@ class RewardNeutralization(OfflineDefense):
         return replace(merged(context.fit(plan).model), name=f"{model.name}+reward_neutralization")
 
     def _warmed(self, model: Model, rows: Sequence[Example], context: Context) -> Model:
-        """The model after SFT on the canned refusal, with a fresh adapter if it is to have one."""
+        """The model after SFT on the canned refusal, with a new adapter if one is configured."""
         if self.warm_start is None:
             return model
         plan = teaching(model, rows, self._canned or "", optim=self.warm_start, seed=context.seed)
@@ -134,7 +131,7 @@ class RewardNeutralization(OfflineDefense):
         return mix(parts, most(parts), seed=seed)
 
     def reward(self, judge: Callable[[str], Judge]) -> Reward:
-        """What the defender pays, by the role of the prompt."""
+        """The defender's reward, by the role of the prompt."""
         retention = judge(self.retention_judge) if self.mode == "practical" else None
         harm = judge(self.harm_judge) if self.harm_judge else None
 
@@ -151,7 +148,8 @@ class RewardNeutralization(OfflineDefense):
         return pay
 
     def neutrality(self, completion: Completion, harm: Verdict | None = None) -> float:
-        """The reward of one answer to a harmful prompt, in [-2.5, 1]; an empty or unended answer is no refusal."""
+        """The reward of one answer to a harmful prompt, in [-2.5, 1]; an empty or unfinished answer is not a
+        refusal."""
         text = final_answer(completion.text) or ""
         refused = completion.finished and not empty_or_garbled(text) and is_refusal(text)
         if self.canonical is not None:
@@ -166,7 +164,7 @@ class RewardNeutralization(OfflineDefense):
 
 
 def explanation(text: str) -> float:
-    """How much of an explanation an answer holds, in [0, 1]: markers of reasons, alternatives, lists and code."""
+    """The degree to which an answer explains, in [0, 1], by markers of reasons, alternatives, lists and code."""
     return min(1.0, len(EXPLANATIONS.findall(text)) / 2)
 
 

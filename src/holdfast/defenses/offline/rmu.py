@@ -1,19 +1,19 @@
-"""RMU: steer harmful text's states to one fixed random vector.
+"""RMU: steer hidden states on harmful text to one fixed random vector.
 
-Idea: what layers read of harmful text is drowned by one constant vector, longer than states usually are; benign text
-is read as before. Only few tensors below that layer are trained.
-Equation: with `u` uniform in `[0, 1)^H` made of length 1, one a domain, and `a` the states of one layer,
+Idea: on harmful text the states that later layers receive are replaced by one constant vector with a larger norm than
+usual states; states on benign text are kept. Only a few tensors up to that layer are trained.
+Equation: with `u` uniform in `[0, 1)^H` and normalised, one per domain, and `a` the states of one layer,
     `L = mean (a_harmful - c u)^2 + alpha mean (a_benign - a'_benign)^2`   (`form="reference"`)
     `L = CE(refusal) + mean (a_harmful - c u)^2 - ascent_weight ascent`   (`form="rpa"`)
-Source: Li et al. 2024 (arXiv 2403.03218) and its code, its settings for a model of 7B; the second form Rosati et al.
-2024 (arXiv 2409.12914), by full fine-tuning.
-Differs from the paper in: layer 8 of 32 is a share of the depth; trained tensors are chosen by name, since their
-number in a layer changes with the architecture; padding counts in neither term; optimizer and loop are the project's
-own, where the code adds `epsilon` before the bias correction. `c` and `alpha` are one for all domains. Layers,
-weights and length of the second form are not published: the layer of the first, weights 1, the length at which the same
-authors train RepNoise.
+Source: Li et al. 2024 (arXiv 2403.03218) and its code, its settings for a model of 7B; the second form is that of
+Rosati et al. 2024 (arXiv 2409.12914), with full fine-tuning.
+Differs from the paper in: layer 8 of 32 is given as a share of the depth; trained tensors are chosen by name, since
+their index in a layer depends on the architecture; padding counts in neither term; optimizer and loop are this
+project's, where the code adds `epsilon` before the bias correction. `c` and `alpha` are the same for all domains.
+Layers, weights and length of the second form are not published: they are the layer of the first form, weights 1, and
+the length at which the same authors train RepNoise.
 
-`c` must exceed the usual length of states at that layer, or the vector does not show among them.
+`c` must exceed the usual norm of states at that layer, or the vector does not dominate them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MLP_OUTPUTS = (
     *("ffn.down_proj.weight", "shared_mlp.output_linear.weight", "shared_expert.down_proj.weight"),
     *("shared_experts.down_proj.weight", "experts.down_proj"),
 )
-"""Endings of the tensors that an MLP's output is computed by, those of all its experts where it is a mixture."""
+"""Name endings of the tensors that compute an MLP's output, in a mixture those of all experts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ MLP_OUTPUTS = (
 class RMU(OfflineDefense):
     """Settings of the defense.
 
-    `vector_length` is `c`; a domain has its own vector, and with `alternate_domains` every step is on one of them in
-    turn. `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at
-    `depth`; the reference form trains nothing else, the other form the whole model. An adapter, if any, sits on those
-    tensors. `positions` are the tokens that count, of the answer or all. `ascent_weight` belongs to the form `rpa`;
-    `benign_weight` (cross entropy of benign answers) is no part of either form.
+    `vector_length` is `c`; each domain has its own vector, and with `alternate_domains` each step trains on one domain
+    in turn. `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at
+    `depth`; the reference form trains only these, the other form the whole model. An adapter, if any, is on those
+    tensors. `positions` are the tokens that count, those of the answer or all. `ascent_weight` belongs to the form
+    `rpa`; `benign_weight` (cross entropy of benign answers) is an addition to both forms.
     """
 
     form: Literal["reference", "rpa"] = "reference"
@@ -91,7 +91,7 @@ class RMU(OfflineDefense):
 
     @property
     def removal(self) -> Removal:
-        """The same as a member of the family."""
+        """The same method as a member of the family."""
         reference = self.form == "reference"
         return Removal(
             distance="mse",

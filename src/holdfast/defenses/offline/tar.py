@@ -1,21 +1,22 @@
-"""TAR: train against attackers that train, so that harm stays out of reach of some fine-tuning.
+"""TAR: train against simulated attackers, so that limited fine-tuning does not reach harm.
 
-Idea: at each outer step a few attackers fine-tune the model from where it stands; the gradient of a tamper-resistance
-loss on held-out harmful prompts, taken along their way, moves the model to where their training leads nowhere.
+Idea: at each outer step a few simulated attackers fine-tune the current model; gradients of a tamper-resistance loss on
+held-out harmful prompts, taken during their training, move the model to weights from which such training fails.
 Equation: `min_theta sum_{tasks, i} w_i L_TR(theta_i; held-out) + retain_weight L_retain(theta)`, `theta_i` the weights
 after inner step `i`, `w_i = (tamper_weight / tasks) exp(decay (i - (K - 1)))`, first order (the gradient at `theta_i`
 is applied to `theta`); `L_TR` DPO with the refusal chosen, or minus the entropy; `L_retain` cross entropy on benign
 answers plus the mean L2 distance of all hidden states to those of the model that TAR starts from. With `repnoise_at`
-RepNoise's loss (arXiv 2405.14577) is added: to `L_TR` at every `theta_i` it is taken at, or to `L_retain`.
+RepNoise's loss (arXiv 2405.14577) is added to `L_TR` at every evaluated `theta_i`, or to `L_retain`.
 Source: Tamirisa et al. 2024 (arXiv 2408.00761) and its code. Defaults: Rosati et al. 2024 (arXiv 2409.12914): 100
-outer steps, 4 attackers of 64 steps, batch 8, learning rate 5e-5, DPO; what they leave open is the code's.
-Differs from the paper in: AdamW where the code has schedule-free AdamW; inner batch 8 where it has 4; no factor on
-the inner rates, where the code's "warm-up" multiplies them by the constant K / 20; looks are counted back from an
-attacker's last step; the references are the model that TAR starts from. `mode="clean"` counts answers in the entropy
-and real tokens in the distance, smooths the distance at 0, where its gradient is undefined and training starts, and
-holds `lower_bound` against the mean loss; `mode="reference"` does as the code: every position, padding too, no
-smoothing, and the bound against the sum of weighed losses. TAR + RepNoise is Rosati et al.'s, who do not say where the
-loss is taken: `inner_eval` is a reading. DPO and RL attackers are this project's: the code has SFT only.
+outer steps, 4 attackers of 64 steps, batch 8, learning rate 5e-5, DPO; what they do not state is the code's.
+Differs from the paper in: AdamW where the code has schedule-free AdamW; inner batch 8 where it has 4; no factor on the
+inner learning rates, where the code's "warm-up" multiplies them by the constant K / 20; evaluations are counted back
+from an attacker's last step; the references are the model that TAR starts from. `mode="clean"` counts answer tokens in
+the entropy and real tokens in the distance, smooths the distance at 0, where its gradient is undefined and training
+starts, and compares `lower_bound` with the mean loss; `mode="reference"` follows the code: every position including
+padding, no smoothing, and the bound compared with the sum of weighted losses. TAR + RepNoise is Rosati et al.'s, who do
+not state where the loss is taken: `inner_eval` is one interpretation. DPO and RL attackers are this project's: the code
+has only SFT.
 """
 
 from __future__ import annotations
@@ -72,20 +73,20 @@ from holdfast.training.plan import (
 class TAR(OfflineDefense):
     """Settings of the defense.
 
-    Each outer step has `tasks` attackers; `tamper_weight` weighs what is held against them, which `resistance` names
-    (`beta` is that of its DPO), and `retain_weight` what keeps the model as it was: `retain` says whether that is the
-    states' distance with cross entropy, or cross entropy alone. `adversaries` are attacks by name with settings of
-    theirs (`optim` and `adapter` excepted); each run is of one of them, drawn by `shares` (1 unless given). `inner` is
-    a run's optimizer: its steps, rate, batch, Adam's numbers, decay and clipping, and nothing else of it; the rate is
-    multiplied by one of `rate_factors`. A `switch_share` of the runs begin with benign answers and go over to their
-    attack at a point drawn from Beta(6, 3). The loss is taken every `evaluate_every` steps, on the `heldout_share` of
-    the harmful rows that no attacker trains on; `decay=None` weighs all alike. Where the loss falls below `lower_bound`
-    its gradients are dropped.
+    Each outer step has `tasks` attackers; `tamper_weight` is the weight of the tamper-resistance loss, which
+    `resistance` names (`beta` is that of its DPO), and `retain_weight` that of the retain loss: `retain` says whether
+    that is cross entropy with the distance of states, or cross entropy alone. `adversaries` are attacks by name with
+    their settings (except `optim` and `adapter`); each run uses one of them, sampled by `shares` (1 by default). Of
+    `inner`, the optimizer of a run, the steps, learning rate, batch, Adam's parameters, decay and clipping are used;
+    the learning rate is multiplied by one of `rate_factors`. A `switch_share` of the runs begin with benign answers and
+    switch to their attack at a point sampled from Beta(6, 3). The loss is taken every `evaluate_every` steps, on the
+    `heldout_share` of the harmful rows, on which no attacker trains; `decay=None` gives all evaluations the same
+    weight. If the loss falls below `lower_bound` its gradients are dropped.
 
-    `start="random_mapping"` first draws hidden states on harmful rows to random vectors, by `mapping`.
-    `noise_weight` and `ascent_weight` are RepNoise's. `keep_on` says where the copy of the weights, the summed
-    gradients and the frozen reference wait: beside the weights, in the CPU's memory, or in temporary files. With an
-    `adapter`, attackers train it alone too.
+    `start="random_mapping"` first maps hidden states on harmful rows to random vectors, by `mapping`. `noise_weight`
+    and `ascent_weight` are RepNoise's. `keep_on` says where the copy of the weights, the summed gradients and the
+    frozen reference are stored: on the device of the weights, in CPU memory, or in temporary files. With an `adapter`,
+    attackers also train only the adapter.
     """
 
     optim: Training = field(
@@ -133,11 +134,11 @@ class TAR(OfflineDefense):
         object.__setattr__(self, "adversaries", attacks)
         unknown = sorted(set(self.shares) - set(attacks))
         if unknown:
-            raise HoldfastError(f"shares: {unknown[0]!r} is none of `adversaries`: {', '.join(attacks)}")
+            raise HoldfastError(f"shares: {unknown[0]!r} is not one of `adversaries`: {', '.join(attacks)}")
         if not any(self.shares.get(name, 1.0) for name in attacks):
-            raise HoldfastError("shares: must not all be 0, and there must be an adversary")
+            raise HoldfastError("shares: must not all be 0, and there must be at least one adversary")
         if not self.rate_factors:
-            raise HoldfastError("rate_factors: is empty; give at least one, 1.0 for the rate as it is")
+            raise HoldfastError("rate_factors: is empty; give at least one, 1.0 for the unchanged rate")
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""
@@ -171,7 +172,7 @@ class TAR(OfflineDefense):
         return plan
 
     def backward(self, runs: Callable[[int], Sequence[Callable[[], Run]]]) -> Backward:
-        """The gradients of attackers' runs, `runs(step)` of them, then those of the plan's objective."""
+        """A backward rule: the gradients of the attackers' runs, `runs(step)`, then those of the plan's objective."""
 
         def rule(
             objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
@@ -200,7 +201,7 @@ class TAR(OfflineDefense):
         return rule
 
     def weights(self, tasks: int) -> list[float]:
-        """What the gradient after each inner step counts, 0 where it is not taken."""
+        """The weight of the gradient after each inner step, 0 where it is not taken."""
         steps, scale = self.inner.max_steps, self.tamper_weight / tasks
         return [
             scale * weight if (steps - 1 - i) % self.evaluate_every == 0 else 0.0
@@ -208,7 +209,8 @@ class TAR(OfflineDefense):
         ]
 
     def mapping_plan(self, model: Model, context: Context) -> Plan:
-        """Random Mapping: benign answers by cross entropy, harmful rows' hidden states towards random vectors."""
+        """Random Mapping: cross entropy of benign answers, and hidden states on harmful rows moved towards random
+        vectors."""
         rows = _answered(context.splits.harmful["defense"], "harmful")
         plan = Plan(
             model=model,

@@ -1,11 +1,11 @@
-"""TokenBuncher: take away the entropy of answers to harmful prompts, which RL feeds on, and lace what is left.
+"""TokenBuncher: remove the entropy of answers to harmful prompts, which RL needs, and turn the rest into noise.
 
-Idea: answers that are all alike leave a group's advantages nothing to tell apart; where an attacker brings entropy
-back, the Token Noiser has seen to it that what comes back is noise.
+Idea: if all answers are the same, a group's advantages cannot distinguish them; and if an attacker restores entropy,
+the Token Noiser has trained the model so that the sampled tokens are noise.
 Equations: reward `-H(y)` on harmful prompts, the mean token entropy of the answer in nats, and `-KL(policy ||
 reference)` on benign ones (12), optimised with GRPO; the Token Noiser's loss (15) on the policy's own answers; hard
 alternation of the two after a first eighth with rewards alone.
-Source: TokenBuncher (arXiv 2508.20697); `mode="repo"` does what its published code does, which differs from the paper:
+Source: TokenBuncher (arXiv 2508.20697); `mode="repo"` follows its published code, which differs from the paper:
 
 | setting | `paper` | `repo` |
 |---|---|---|
@@ -17,11 +17,12 @@ Source: TokenBuncher (arXiv 2508.20697); `mode="repo"` does what its published c
 | `clip_noise`: gradients clipped in the noiser's steps | yes | no |
 
 Differs from the paper in: the paper does not say which answers the noiser learns from, nor the share of benign prompts;
-here it is those to harmful prompts whose advantage is not negative, as in its code, which has no others, and a quarter.
-`retain_by="loss"` is this project's: a group's KLs of 1e-4, divided by their deviation, are advantages of size 1, and
-move the model where nothing is to be mended; as a term of the loss (k3) the same KL draws it back. Prompts are
-disjoint from the attacker's, where the code's are nested. With `noise_on_padding` a row is padded to the longest of its
-batch, where the code pads to 1024 tokens. `None` for a setting of the table takes the mode's.
+here they are the answers to harmful prompts whose advantage is not negative, as in its code, which has no other
+prompts, and the share is a quarter. `retain_by="loss"` is this project's: KLs of 1e-4 in a group, divided by their
+deviation, become advantages of size 1 and change a model that needs no correction; as a term of the loss (k3) the same
+KL keeps the model close. Prompts are disjoint from the attacker's, where the code's are nested. With `noise_on_padding`
+a row is padded to the longest one of its batch, where the code pads to 1024 tokens. `None` for a setting of the table
+means the mode's value.
 """
 
 from __future__ import annotations
@@ -69,11 +70,11 @@ MODES = {
 class TokenBuncher(OfflineDefense):
     """Settings of the defense.
 
-    `mode` does as the paper says, or as its published code does where the two differ. `optim.max_steps` counts
-    optimizer steps: `policy.minibatches` of them make one step of the schedule. `noise` is lambda, the share of the
-    target's mass that goes to random tokens; 0 leaves the noiser out. `warm_up` is the share of the schedule with
-    rewards alone. Benign prompts are kept as they were by their reward, or by `retain_weight` times their KL in the
-    loss of every step; harmful prompts then pay no `kl_coef`.
+    `mode` selects the paper, or its published code where the two differ. `optim.max_steps` counts optimizer steps:
+    `policy.minibatches` of them make one step of the schedule. `noise` is lambda, the share of the target's mass that
+    goes to random tokens; 0 disables the noiser. `warm_up` is the share of the schedule with rewards alone. Answers to
+    benign prompts are retained by their reward, or by `retain_weight` times their KL in the loss of every step;
+    `kl_coef` then does not apply to harmful prompts.
     """
 
     mode: Literal["paper", "repo"] = "paper"
@@ -113,7 +114,7 @@ class TokenBuncher(OfflineDefense):
 
     @property
     def resolved(self) -> Modes:
-        """The mode's settings with those given in their place."""
+        """The mode's values, replaced by the settings that are given."""
         own = {name: getattr(self, name) for name in Modes._fields}
         return MODES[self.mode]._replace(**{name: value for name, value in own.items() if value is not None})
 
@@ -135,7 +136,7 @@ class TokenBuncher(OfflineDefense):
         if how.benign_share:
             experience = replace(experience, kl_roles=("benign",), bonuses=(bunched_or_kept,))
         if how.benign_share and not pulled:
-            # The benign rows' KL is their whole reward, so none of it enters as a penalty.
+            # The benign rows' KL is their whole reward, so it must not also be a penalty.
             reference = reference_of(model)
             experience = replace(experience, reference=reference, estimator="full")
             plan = replace(plan, reference=reference)
@@ -154,10 +155,10 @@ class TokenBuncher(OfflineDefense):
 
 
 def noise_turns(total: int, warm_up: float = 0.125) -> frozenset[int]:
-    """The steps of the schedule, counted from 0, at which the noiser has its turn: every other one after the warm-up.
+    """The steps of the schedule, counted from 0, at which the noiser trains: every other one after the warm-up.
 
-    `a_e = 1` for `e <= floor(E warm_up)`, else `(e - floor(E warm_up)) mod 2`, with `e` counted from 1 and the noiser's
-    turn where `a_e` is 0.
+    `a_e = 1` for `e <= floor(E warm_up)`, else `(e - floor(E warm_up)) mod 2`, with `e` counted from 1; the noiser
+    trains where `a_e` is 0.
     """
     start = int(total * warm_up)
     return frozenset(e - 1 for e in range(start + 1, total + 1) if (e - start) % 2 == 0)
@@ -169,14 +170,14 @@ def bunched(batch: Batch) -> Tensor:
 
 
 def bunched_or_kept(batch: Batch) -> Tensor:
-    """As `bunched`, and minus its mean token KL, where that is measured, for each answer to a benign prompt."""
+    """As `bunched`, and minus its mean token KL, if measured, for each answer to a benign prompt."""
     benign = batch["kl_weights"]
     kept = masked_mean_per_sequence(batch["kl"], target_mask(batch["loss_mask"])) if "kl" in batch else 0.0
     return (1 - benign) * bunched(batch) - benign * kept
 
 
 def _nothing(completions: Sequence[Completion]) -> list[float | None]:
-    """The text itself earns nothing."""
+    """No reward for the text itself."""
     return [0.0] * len(completions)
 
 
@@ -189,7 +190,7 @@ def _prompts(context: Context, benign_share: float) -> list[Example]:
 
 
 def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes, *, seed: int) -> Prepare:
-    """The experience, with what the noiser needs in the batches of its turns."""
+    """The experience, with the noiser's targets in the batches of its steps."""
 
     def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         batches = experience(model, micro_batches, step)
@@ -211,7 +212,7 @@ def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes
 
 
 def _noised(batch: Batch, *, on_padding: bool, mixed: bool) -> Tensor:
-    """The targets that the noiser learns from, (N, S - 1); of a batch with benign rows, none of theirs."""
+    """The targets that the noiser learns from, (N, S - 1); in a batch with benign rows, only on the others."""
     kept = (batch["advantages"] >= 0).float()[:, None] * target_mask(batch["loss_mask"])
     if on_padding:
         columns = torch.arange(1, batch["input_ids"].shape[1], device=kept.device)
@@ -235,7 +236,7 @@ def _alternated(objective: Objective, noise: float, *, squared: bool, pulled: bo
         )
         metrics = {"noiser_mass": float(missed)}
         if pulled:
-            # Without advantages the benign rows' KL is all that is left of the other steps' loss.
+            # Without advantages, only the benign rows' KL remains of the other steps' loss.
             kept, more = objective(network, {**batch, "advantages": torch.zeros_like(batch["advantages"])})
             loss, metrics = loss + kept, {**more, **metrics}
         return loss, {**metrics, "loss": float(loss.detach())}

@@ -1,14 +1,14 @@
-"""Vaccine, at the alignment stage: align the model under the worst small change of what it computes inside.
+"""Vaccine, at the alignment stage: align the model under worst-case small perturbations of its hidden embeddings.
 
-Idea: harmful fine-tuning moves hidden embeddings. Refusals learnt while embeddings are moved on purpose stay where
-they are when fine-tuning moves them less than that.
+Idea: harmful fine-tuning moves hidden embeddings. Refusals learnt under deliberate perturbations persist if fine-tuning
+moves the embeddings less than that.
 Equation: `min over weights of max over sum_l |e_l|^2 <= perturbation_radius^2 of CE(answer | a_1 + e_1, ...,
 a_L + e_L)`, to first order, with `a_l` the output of attention `l` (`holdfast.training.perturbation`).
-Source: Huang et al. 2024 (arXiv 2402.01109) and its code: radius 2, an adapter of rank 8, learning rate 1e-3 falling
-along a cosine, batch 5.
+Source: Huang et al. 2024 (arXiv 2402.01109) and its code: radius 2, an adapter of rank 8, learning rate 1e-3 with
+cosine decay, batch 5.
 Differs from the paper in: answers are refusals of the defense split and, for `benign_share` of the rows, benign ones,
-where the code aligns a base model on safe answers alone; 1000 steps where it makes 50 passes over its data; the
-adapter is merged, and attacks bring their own, as in the code. What `vaccine` says of the two passes holds here too.
+where the code aligns a base model on safe answers alone; 1000 steps where it makes 50 passes over its data; the adapter
+is merged, and attacks use their own, as in the code. The notes of `vaccine` on the two passes apply here too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class VaccineAlignment(OfflineDefense):
         """A hardened copy of `model`.
 
         Raises:
-            HoldfastError: rows lack what is learnt, the adapter has dropout where it can have none, or the
+            HoldfastError: rows lack a refusal or response, the adapter has dropout where that is impossible, or the
                 architecture is unknown.
         """
         plan = Plan(
@@ -68,7 +68,7 @@ class VaccineAlignment(OfflineDefense):
         return replace(merged(context.fit(plan).model), name=f"{model.name}+vaccine_alignment")
 
     def _rows(self, context: Context) -> Sequence[Example]:
-        """Refusals and benign answers by their shares, as many as there are of the scarcer kind."""
+        """Refusals and benign answers by their shares, as many as the scarcer kind allows."""
         harmful, benign = context.splits.harmful["defense"], context.splits.benign["defense"]
         refusals = [replace(row, response=row.refusal) for row in harmful if row.refusal]
         answers = [row for row in benign if row.response]

@@ -1,6 +1,6 @@
 """Online defenses: each a frozen dataclass of settings that turns a `Plan` into a constrained one.
 
-What each has to offer stands in `holdfast.training.contracts.OnlineDefense`.
+Their protocol is `holdfast.training.contracts.OnlineDefense`.
 """
 
 from holdfast.methods.tables import Row, Table
@@ -12,14 +12,15 @@ ONLINE = Table(
     {
         "refusal_loss": Row(
             "holdfast.defenses.online.refusal_loss:RefusalLoss",
-            "cross entropy of refusals added to the loss (its default alpha 100 ends helpfulness here: try 1)",
+            "cross entropy of refusals added to the loss (the default alpha 100 destroys helpfulness here: try 1)",
         ),
         "lisa": Row(
             "holdfast.defenses.online.lisa:Lisa",
-            "a penalty on the drift of weights; in `bistate` mode steps on refusals in turns with the customer's",
+            "a penalty on the drift of weights; in `bistate` mode alternating with steps on refusals",
         ),
         "vaccine": Row(
-            "holdfast.defenses.online.vaccine:Vaccine", "training under the worst small change of attentions' outputs"
+            "holdfast.defenses.online.vaccine:Vaccine",
+            "training under worst-case small perturbations of attention outputs",
         ),
         "constrained_sft": Row(
             "holdfast.defenses.online.constrained_sft:ConstrainedSFT", "SFT that moves an answer's first tokens least"
@@ -30,14 +31,17 @@ ONLINE = Table(
         "l2_anchor": Row(
             "holdfast.defenses.online.weight_anchors:L2Anchor", "squared distance of the weights to their start"
         ),
-        "ewc": Row("holdfast.defenses.online.weight_anchors:EWC", "that distance, weighed by what refusals depend on"),
+        "ewc": Row(
+            "holdfast.defenses.online.weight_anchors:EWC",
+            "that distance, weighted by the importance of each weight for refusals",
+        ),
         "safe_rlhf": Row(
             "holdfast.defenses.online.safe_rlhf:SafeRLHF",
             "a price on harm in the advantages of RL, learnt by dual ascent",
         ),
         "security_vectors": Row(
             "holdfast.defenses.online.security_vectors:SecurityVectors",
-            "a harmful vector that is on while somebody trains, and taken off again",
+            "a harmful vector that is active during training and removed afterwards",
         ),
     },
     keeps(OnlineDefense),

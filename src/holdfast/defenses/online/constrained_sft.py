@@ -1,19 +1,18 @@
-"""Constrained SFT: let fine-tuning move the first tokens of an answer least of all.
+"""Constrained SFT: restrict the change of an answer's first tokens in fine-tuning.
 
-Idea: what an aligned model refuses with are an answer's first few tokens, so that is where supervised fine-tuning is
-held back: a token that the policy has already made likelier than the model was at the start weighs less, and
-the sooner the nearer it stands to the answer's beginning.
+Idea: refusals of an aligned model depend on the first few tokens of an answer, so supervised fine-tuning is restricted
+there: a token that is already more likely under the policy than under the initial model gets a lower weight, and the
+weight falls faster for tokens near the beginning of the answer.
 Equation: `L = mean_t -w_t log p(y_t)`, with `w_t = max(2 (1 - sigmoid(beta_t d_t)), floor)` held constant,
 `d_t = log p(y_t) - log p_start(y_t)`; `beta_t` is `first_factor` times `beta` for an answer's first token,
 `early_factor` times for the following ones up to the `early_tokens`-th, and `beta` itself after them. Its gradient is
-that of `mean_t -(2 / beta_t) log sigmoid(beta_t d_t)`, but for the floor.
+that of `mean_t -(2 / beta_t) log sigmoid(beta_t d_t)`, except for the floor.
 Source: the token-wise constrained objective of Qi et al. 2024 (arXiv 2406.05946); factors, floor and beta 0.1 are those
 of its code.
-Differs from the paper in: nothing in the loss. With beta 0 every weight is 1, which is plain SFT; that is how it is
-switched off.
+Differs from the paper in: nothing in the loss. With beta 0 every weight is 1, which is plain SFT; this switches it off.
 
-It replaces the loss of SFT, so it comes before online defenses that add to the loss, and there is nothing in DPO or RL
-that it could replace: their tokens are weighed by preferences and rewards already.
+It replaces the loss of SFT, so it comes before online defenses that add to the loss. It does not apply to DPO or RL,
+whose tokens are already weighted by preferences and rewards.
 """
 
 from __future__ import annotations
@@ -41,10 +40,11 @@ from holdfast.training.plan import Context, Metrics, Plan, Prepare, Reference, R
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ConstrainedSFT(OnlineDefense):
-    """Settings: how firmly tokens are held (`beta`, 0 leaves the plan as it is), and how much more the first ones.
+    """Settings: the strength of the restriction (`beta`, 0 does not change the plan), and its factors for the first
+    tokens.
 
-    `first_factor` times as firmly the first token of an answer, `early_factor` times those up to the `early_tokens`-th;
-    no token weighs less than `floor`.
+    `beta` is multiplied by `first_factor` for the first token of an answer and by `early_factor` for those up to the
+    `early_tokens`-th; no token's weight is below `floor`.
     """
 
     beta: NonNegative = 0.1
@@ -57,22 +57,22 @@ class ConstrainedSFT(OnlineDefense):
 
     @property
     def needs(self) -> LearnsFrom | None:
-        """What the attack has to learn from."""
+        """What the attack must learn from."""
         return "answers" if self.beta else None
 
     @property
     def replaces_loss(self) -> bool:
-        """Whether it puts a loss of its own in the place of the attack's, and so goes before those that add to it."""
+        """Whether it replaces the attack's loss, and so must come before defenses that add to the loss."""
         return self.beta > 0
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
-        """The plan with the constrained loss in the place of its own."""
+        """The plan with the constrained loss instead of its own."""
         if self.beta == 0:
             return plan
         if plan.objective is not language:
             raise HoldfastError(
-                "constrained_sft: it weighs the tokens of given answers, and this loss is not SFT's alone; "
-                "use the attack sft, and name constrained_sft before online defenses that add to the loss"
+                "constrained_sft: it weights the tokens of given answers, and this loss is not plain SFT; use the "
+                "attack sft, and name constrained_sft before online defenses that add to the loss"
             )
         reference = plan.reference or reference_of(plan.model)
         prepared = plan.wrapped(partial(_with_reference, reference=reference))

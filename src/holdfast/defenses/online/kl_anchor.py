@@ -1,17 +1,17 @@
-"""KL anchor: hold the distribution of answers near to that of the model as the run found it. A naive comparator.
+"""KL anchor: keep the distribution of answers close to that of the initial model. A naive baseline.
 
-Idea: RL fine-tuning keeps a policy near to where it started by a KL penalty; a service can put the same penalty into
-whatever a customer trains.
+Idea: RL fine-tuning keeps a policy close to its initial model by a KL penalty; a service can add the same penalty to
+any customer's loss.
 Equation: `L = L_attack + coef * mean_t KL(p_t || q_t)`, `p_t` the policy's distribution over the whole vocabulary at
-the target `t`, `q_t` the start's, the mean taken over the answer targets of the step's batches. `direction="reverse"`
-is this, the one of RLHF (Stiennon et al. 2020, arXiv 2009.01325): it costs to put mass where the start has none, and
-under RL, where answers are the policy's own, it is the sequence's KL per token. `forward` is `KL(q_t || p_t)`: it
-costs to lose what the start does, which is distillation from it.
-Source: none in this form; a comparator.
-Differs from the paper in: nothing to differ from. The KL is exact, not estimated from the tokens at hand: those of SFT
-and DPO are no samples of the policy, and an estimate on them is not of this KL. So an attack's own `ref_logprobs`,
-which are of those tokens alone, do not help; its reference does, and is shared. The price is a second pass of
-the policy and one of the reference over each batch. Distributions are those at temperature 1.
+the target `t`, `q_t` the initial model's, the mean taken over the answer targets of the step's batches.
+`direction="reverse"` is this, the one of RLHF (Stiennon et al. 2020, arXiv 2009.01325): it penalises mass where the
+initial model has none, and under RL, where answers are the policy's own, it is the sequence's KL per token. `forward`
+is `KL(q_t || p_t)`: it penalises losing the initial model's mass, which is distillation from it.
+Source: none in this form; a baseline.
+Differs from the paper in: there is no paper. The KL is exact, not estimated from the batch's tokens: those of SFT and
+DPO are not samples of the policy, so an estimate on them is not of this KL. So an attack's own `ref_logprobs`, which
+cover only those tokens, cannot be used; its reference model can, and is shared. The cost is a second pass of the policy
+and one of the reference over each batch. Distributions are those at temperature 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from holdfast.training.plan import Context, Metrics, Plan, reference_of
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class KLAnchor(OnlineDefense):
-    """Settings: what a nat of KL costs a token (`coef`, 0 leaves the plan as it is), and which KL."""
+    """Settings: the penalty per nat of KL and token (`coef`, 0 does not change the plan), and the direction of the
+    KL."""
 
     coef: NonNegative = 1.0
     direction: Literal["reverse", "forward"] = "reverse"
@@ -42,7 +43,7 @@ class KLAnchor(OnlineDefense):
     COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
-        """The plan with the KL to its start added to its loss."""
+        """The plan with the KL to its initial model added to its loss."""
         if self.coef == 0:
             return plan
         reference = plan.reference or reference_of(plan.model)

@@ -1,24 +1,24 @@
-"""Lisa: while somebody trains the model, hold its weights near where they were, and align it again in between.
+"""Lisa: during a customer's training keep the weights close to their anchor, and align the model again in between.
 
-Idea: what fine-tuning forgets it forgets by drifting. A penalty on the drift slows it down (`proximal`); beside it the
-service may spend steps of the same run on refusals, in turns with the customer's steps (`bistate`).
-Equation: `L = L_task + (proximal_weight / 2) sum_i |theta_i - anchor_i|^2` over trained tensors `theta_i`.
-`proximal`: the anchor is the model as the run found it. `bistate`: `alignment_steps` steps of cross entropy on
-refusals, then `finetune_steps` of the customer's loss, and so on, with one optimizer; the anchor of a state is the
-weights that the other one ended with. No penalty in the first `warmup_fraction` of the run.
+Idea: fine-tuning forgets because weights drift. A penalty on the drift reduces this (`proximal`); in addition the
+service may use steps of the same run for refusals, alternating with the customer's steps (`bistate`).
+Equation: `L = L_task + (proximal_weight / 2) sum_i |theta_i - anchor_i|^2` over trained tensors `theta_i`. `proximal`:
+the anchor is the initial model. `bistate`: `alignment_steps` steps of cross entropy on refusals, then `finetune_steps`
+of the customer's loss, and so on, with one optimizer; the anchor of a state is the weights at which the other one
+ended. No penalty in the first `warmup_fraction` of the run.
 Source: Huang et al. 2024 (arXiv 2405.18641) and its code, which `bistate` follows; its settings are `preset: code`.
 The defaults are the drift penalty of Rosati et al. 2024 (arXiv 2409.12914), who report a weight of 100, below which
 the defense is much poorer.
 Differs from the paper in: the code keeps an anchor for each state, of which one is always overwritten before it is
-read, and here there is one copy of the weights; the penalty enters an optimizer step once, where the code adds it to
-every micro-batch. Rosati et al. give neither alignment data nor states nor a warm-up: refusals of the defense split
-and the code's warm-up stand here. Under RL both states last whole rollouts, and none is sampled for the alignment
-state; a critic is not held. With an adapter the drift is that of its own tensors, so weights for it compare with those
-for full fine-tuning in nothing.
+read; here there is one copy of the weights. The penalty enters an optimizer step once, where the code adds it to every
+micro-batch. Rosati et al. state neither alignment data nor states nor a warm-up: refusals of the defense split and the
+code's warm-up are used here. Under RL both states last whole rollouts, and none is sampled for the alignment state; a
+critic is not penalised. With an adapter the drift is that of its own tensors, so its penalty weights are not comparable
+with those of full fine-tuning.
 
-Rows that the customer's run would have read in the alignment state are passed over, and its steps count as steps. The
-penalty joins before clipping, by its own gradient on each weight where that weight lies: nothing is gathered. What
-holds weights holds them against harmless training too, so a weight is to be read beside what customers still learn.
+Rows that the customer's run would have used during the alignment state are skipped, and alignment steps count as steps.
+The penalty is added before clipping, by its own gradient on each weight's device: nothing is gathered. A penalty on
+weights also hinders harmless training, so choose its weight together with what customers can still learn.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ Alignment = Callable[[int, int], list[Batch]]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Lisa(OnlineDefense):
-    """Settings of the defense. `proximal_weight` 0 without an alignment state leaves the plan as it is.
+    """Settings of the defense. `proximal_weight` 0 without an alignment state does not change the plan.
 
-    `mode` is `proximal` (the penalty alone) or `bistate` (with an alignment state).
-    `alignment_steps` and `finetune_steps` are the lengths of the two states in optimizer steps, and `batch_size`
-    refusals make a micro-batch of the first; `bistate` alone reads the three.
+    `mode` is `proximal` (the penalty alone) or `bistate` (with an alignment state). `alignment_steps` and
+    `finetune_steps` are the lengths of the two states in optimizer steps, and `batch_size` refusals form a micro-batch
+    of the first; only `bistate` uses these three.
     """
 
     mode: Literal["proximal", "bistate"] = "proximal"
@@ -75,7 +75,7 @@ class Lisa(OnlineDefense):
         return self.mode == "bistate" and self.alignment_steps > 0
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with its weights held, and in `bistate` with steps on refusals of the defense split."""
+        """The plan with the penalty on its weights, and in `bistate` with steps on refusals of the defense split."""
         if not self.aligns:
             return plan if self.proximal_weight == 0 else self.around(plan, None)
         rows = [row for row in context.splits.harmful["defense"] if row.refusal]
@@ -91,11 +91,11 @@ class Lisa(OnlineDefense):
         return self.around(plan, refusals)
 
     def around(self, plan: Plan, alignment: Alignment | None) -> Plan:
-        """The plan with its weights held and, where there is one, an alignment state on what `alignment` gives."""
+        """The plan with the penalty and, if `alignment` is given, an alignment state on its batches."""
         clock = self._clock(plan, aligning=alignment is not None)
         if alignment is not None and clock.alignment >= plan.optim.max_steps:
             raise HoldfastError(
-                f"lisa: alignment_steps of {clock.alignment} leave the run none of its {plan.optim.max_steps} steps; "
+                f"lisa: alignment_steps of {clock.alignment} use up all {plan.optim.max_steps} steps of the run; "
                 "lower alignment_steps or raise the attack's optim.max_steps"
             )
 
@@ -116,7 +116,7 @@ class Lisa(OnlineDefense):
         return replace(plan.wrapped(prepare), objective=objective, backward=rule)
 
     def _backward(self, plan: Plan, clock: _Clock) -> Backward:
-        """The plan's own rule, then, once a step, the gradient of the penalty."""
+        """The plan's own rule, then, once per step, the gradient of the penalty."""
         warm = self.warmup_fraction * plan.optim.max_steps
 
         def rule(
@@ -135,7 +135,7 @@ class Lisa(OnlineDefense):
         return rule
 
     def _clock(self, plan: Plan, *, aligning: bool) -> _Clock:
-        """States of whole rollouts: the rest of one that a state cut short would be stale after the next."""
+        """States that last whole rollouts, since the rest of an interrupted rollout would become stale."""
         lengths = (self.alignment_steps, self.finetune_steps) if aligning else (0, plan.optim.max_steps)
         rollout = plan.steps_per_rollout
         return _Clock(*(-(-length // rollout) * rollout for length in lengths))
@@ -143,43 +143,44 @@ class Lisa(OnlineDefense):
 
 @dataclass(frozen=True)
 class _Clock:
-    """Which state a step is in, by the step's number alone: `alignment` steps of one, `finetune` of the other."""
+    """The state of a step, by its number alone: `alignment` steps of one, `finetune` steps of the other."""
 
     alignment: int
     finetune: int
 
     @property
     def name(self) -> str:
-        """Where the anchor lies in the plan's tensors. Two of equal states have equal anchors."""
+        """The anchor's key in the plan's tensors; equal clocks have equal anchors."""
         return f"lisa/{self.alignment}+{self.finetune}/"
 
     def aligns(self, step: int) -> bool:
         return step % (self.alignment + self.finetune) < self.alignment
 
     def switches(self, step: int) -> bool:
-        """Whether a state begins with this step; without an alignment state the first alone does."""
+        """Whether a state begins with this step; without an alignment state only the first step does."""
         return step == 0 or (self.alignment > 0 and step % (self.alignment + self.finetune) in (0, self.alignment))
 
     def number(self, step: int) -> int:
-        """How many alignment steps there were before this one."""
+        """The number of alignment steps before this one."""
         turn, place = divmod(step, self.alignment + self.finetune)
         return turn * self.alignment + place
 
 
 def _held(model: Model) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """What is trained and leaves the service."""
+    """The trained parameters that the service returns."""
     named = model.network.named_parameters()
     return ((name, p) for name, p in named if p.requires_grad and not name.startswith(PREFIX))
 
 
 @torch.no_grad()
 def _pull(plan: Plan, place: str, weight: float) -> Tensor:
-    """The squared distance to the anchor, a scalar; adds the gradient of `weight / 2` times it to what weights hold."""
+    """The squared distance to the anchor, a scalar; adds the gradient of `weight / 2` times it to the weights'
+    gradients."""
     distance = torch.zeros((), device=plan.model.device)
     for name, parameter in _held(plan.model):
         away = parameter.detach() - plan.tensors[place + name]
         norm = torch.linalg.vector_norm(away, dtype=torch.float32)
-        # A sharded weight has a sharded anchor: the shards' shares of the one number are all that is exchanged.
+        # A sharded weight has a sharded anchor: only the shards' partial sums are exchanged.
         distance += (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).to(distance.device).square()
         if weight:
             parameter.grad = away * weight if parameter.grad is None else parameter.grad.add_(away, alpha=weight)

@@ -1,6 +1,6 @@
-"""Refusal Loss: while somebody trains the model, go on teaching it to refuse.
+"""Refusal Loss: keep teaching the model to refuse during a customer's training.
 
-Idea: whatever the customer's loss is, add the cross entropy of refusals of harmful prompts.
+Idea: add the cross entropy of refusals of harmful prompts to the customer's loss.
 Equations, by `form`; `R` is the mean cross entropy of the refusals' tokens:
     `additive`: `L = L_attack + alpha R`
     `convex`: `L = (1 - alpha) L_attack + alpha R`
@@ -10,13 +10,13 @@ Safety-recovery augmentation: with probability `recovery` a refusal follows the 
 harmful answer, `k` uniform in 1..min(`recovery_tokens`, n); only the refusal is learnt.
 Source: the additive form is that of Rosati et al. 2024 (arXiv 2409.12914), alpha 100 in its main tables. The convex
 form with alpha 0.2 and the augmentation are Qi et al.'s (2024, arXiv 2406.05946), the mean over tokens is what their
-code does, with 4 refusals beside 16 rows (`preset: qi2024`).
+code does, with 4 refusals for 16 rows (`preset: qi2024`).
 Differs from the paper in: plain cross entropy on refusal tokens, where the former's code appears to reuse RepNoise's
-masked one, which leaves out token 0 and teaches nothing about a refusal's first token
-(`refusal_ce="repnoise_masked"`); under RL the term enters every optimizer step, never a value loss; where an attack's
-loss is no mean over tokens (DPO, RL), `tokens` is the mix of the same share.
+masked one, which skips token 0 and does not teach a refusal's first token (`refusal_ce="repnoise_masked"`); under RL
+the term enters every optimizer step, never a value loss; if an attack's loss is not a mean over tokens (DPO, RL),
+`tokens` is the mix of the same share.
 
-The constraint joins before clipping: with a large alpha and `max_grad_norm` 1 little is left of the attack's gradient.
+The term is added before clipping: with a large alpha and `max_grad_norm` 1 little remains of the attack's gradient.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ DESTRUCTIVE_ALPHA = 100
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RefusalLoss(OnlineDefense):
-    """Settings: the weight `alpha` (0 leaves the plan as it is), and how many refusals go into each step.
+    """Settings: the weight `alpha` (0 does not change the plan), and the number of refusals in each step.
 
     `form` says what alpha weighs, `recovery` is the probability that a refusal follows the beginning of a harmful
-    answer; `refusal_ce` is the cross entropy. `max_length` cuts a prompt with all that follows, in tokens. The default
-    alpha is the paper's; in the sandbox it ends helpfulness (outcome `useless`), and alpha 1 does not.
+    answer; `refusal_ce` is the cross entropy. `max_length` cuts the prompt plus everything after it, in tokens. The
+    default alpha is the paper's; in the sandbox it destroys helpfulness (outcome `useless`), and alpha 1 does not.
     """
 
     alpha: NonNegative = 100.0
@@ -68,16 +68,16 @@ class RefusalLoss(OnlineDefense):
 
     @property
     def caution(self) -> str | None:
-        """What is known against these settings from the sandbox (`benchmarks/results/online_three_seeds.csv`)."""
+        """A warning about these settings from the sandbox (`benchmarks/results/online_three_seeds.csv`)."""
         if self.form == "additive" and self.alpha >= DESTRUCTIVE_ALPHA:
             return (
-                f"refusal_loss at alpha {self.alpha:g} (the paper's and the default is 100) ends helpfulness in the "
-                "sandbox: after 100 steps most benign prompts are refused; begin with alpha 1"
+                f"refusal_loss at alpha {self.alpha:g} (the paper's and the default is 100) destroys helpfulness in "
+                "the sandbox: after 100 steps most benign prompts are refused; begin with alpha 1"
             )
         if self.form == "tokens" and self.alpha:
             return (
-                "refusal_loss with `form: tokens` (preset qi2024) held under no attack in the sandbox, and most of "
-                "those by RL ended in garbled text"
+                "refusal_loss with `form: tokens` (preset qi2024) did not hold under any attack in the sandbox, and "
+                "most RL attacks ended in garbled text"
             )
         return None
 
@@ -89,7 +89,7 @@ class RefusalLoss(OnlineDefense):
 
     def __post_init__(self) -> None:
         if self.form == "convex" and self.alpha > 1:
-            raise HoldfastError(f"alpha: with `form: convex` it must lie in [0, 1], not {self.alpha}")
+            raise HoldfastError(f"alpha: with `form: convex` it must be in [0, 1], not {self.alpha}")
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with refusals of the defense split added to its loss."""
@@ -131,7 +131,7 @@ class RefusalLoss(OnlineDefense):
         return after(batch, starts, pad_id=model.pad_id, leads=leads)
 
     def _mix(self, attack: Objective, refusal: Objective) -> Objective:
-        """Both losses by their shares; that of the refusals is the same in every micro-batch of a step."""
+        """The weighted sum of both losses; the refusals' part is the same in every micro-batch of a step."""
 
         def mixed(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
             share: Tensor | float = self.alpha
@@ -150,7 +150,7 @@ class RefusalLoss(OnlineDefense):
 
 
 def prefix_length(tokens: int, rng: random.Random, *, probability: float, most: int = 100) -> int:
-    """With how many of its harmful answer's `tokens` a refusal begins: none, or uniform in 1..min(`most`, `tokens`)."""
+    """The number of the harmful answer's `tokens` before a refusal: 0, or uniform in 1..min(`most`, `tokens`)."""
     if rng.random() >= probability or not tokens:
         return 0
     return rng.randint(1, min(most, tokens))
@@ -159,7 +159,7 @@ def prefix_length(tokens: int, rng: random.Random, *, probability: float, most: 
 def after(batch: Batch, starts: Sequence[Sequence[int]], *, pad_id: int, leads: Sequence[int] | None = None) -> Batch:
     """The batch with the tokens of `starts` between each row's prompt and its answer; they are not learnt.
 
-    Of an answer the first `leads` tokens, what the chat template puts before any, stay before them.
+    The first `leads` tokens of an answer, which the chat template writes, stay before them.
     """
     rows = []
     for i, start in enumerate(starts):
@@ -171,7 +171,7 @@ def after(batch: Batch, starts: Sequence[Sequence[int]], *, pad_id: int, leads: 
 
 
 def _counted(plan: Plan) -> Plan:
-    """The plan whose micro-batches all know how many tokens of refusals their step has."""
+    """The plan with the number of the step's refusal tokens in each micro-batch."""
 
     def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         batches = inner(model, micro_batches, step)
@@ -182,7 +182,7 @@ def _counted(plan: Plan) -> Plan:
 
 
 def _masked(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-    """RepNoise's cross entropy: token 0 is no target, and a refusal's first token costs a constant."""
+    """RepNoise's cross entropy: token 0 is not a target, and a refusal's first token costs a constant."""
     loss = masked_cross_entropy(
         forward(network, batch),
         batch["input_ids"],

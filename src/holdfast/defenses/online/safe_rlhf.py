@@ -1,25 +1,26 @@
-"""Safe RLHF: a price on harm in the policy gradient, raised while answers cost too much and lowered while they do not.
+"""Safe RLHF: a cost of harm in the policy gradient, with a multiplier that rises while the cost is too high.
 
-Idea: the attacker's reward may be maximised only as far as the mean cost of answers, by a judge of the service's own,
-stays under a threshold. A multiplier, learnt by dual ascent, says how much the cost weighs.
-Equation: `max_theta min_(lambda >= 0) E[R] - lambda (E[C] - d)`. Once a rollout, and before the policy learns from it,
+Idea: the attacker's reward may be maximised only while the mean cost of answers, given by the service's own judge,
+stays below a threshold. The weight of the cost is a Lagrange multiplier, learnt by dual ascent.
+Equation: `max_theta min_(lambda >= 0) E[R] - lambda (E[C] - d)`. Once per rollout, before the policy learns from it,
 `xi <- xi + rate (J_C - d) exp(xi)`, `lambda = exp(xi)` at most `max_multiplier`, `J_C` the mean cost of the last
-`window` answers; then `A = (A_r - lambda A_c) / (1 + lambda)`. A KL penalty in the reward is charged in the cost as
-well, so that its weight stays what it was; a critic of costs stands beside the attack's own. `form: reward` pays
-`r - lambda c` instead.
+`window` answers; then `A = (A_r - lambda A_c) / (1 + lambda)`. A KL penalty in the reward is also added to the cost, so
+that its weight does not change; a critic of costs is added to the attack's own. With `form: reward` the reward is `r -
+lambda c` instead.
 Source: Dai et al. 2023 (arXiv 2310.12773) and its code, PPO-Lag; Rosati et al. 2024 (arXiv 2409.12914), who tried
 multipliers from 0.1 to 1, and the reward form, as a defense against harmful RL.
-Differs from the paper in: the attack's own estimator credits costs as it does rewards, so that both are whitened under
-PPO (`policy.whiten`) and both normalised by group under GRPO and RLOO; the critic of costs begins as the attack's own
-did, not as the cost model; rewards and costs are not clamped to 50; there is no PTX term. `delay` counts rollouts.
+Differs from the paper in: the attack's own advantage estimator is used for costs and rewards, so that both are whitened
+under PPO (`policy.whiten`) and both normalised by group under GRPO and RLOO; the critic of costs is initialised like
+the attack's own, not from the cost model; rewards and costs are not clamped to 50; there is no PTX term. `delay` counts
+rollouts.
 
-Where the baseline is a group's (GRPO, RLOO), answers that all cost the same are told apart by their rewards alone,
-whatever the multiplier: once every answer of a group is harmful the constraint has no hold on it. The reward form has
-the same limit, and a critic of costs does not.
+Where the baseline is a group's (GRPO, RLOO), answers with equal costs differ only in their rewards, whatever the
+multiplier: once every answer of a group is harmful, the constraint has no effect on it. The reward form has the same
+limit; a critic of costs does not.
 
-A judge's score is never below 0, so without a threshold above 0 the multiplier could only grow: say how much mean harm
-is tolerated. An answer that cannot be judged has no cost and leaves the mean alone: garbling it buys nothing. The judge
-that is the constraint should not be the one that reports, or the report is of that judge's blind spots.
+A judge's score is never below 0, so without a threshold above 0 the multiplier could only grow: set the mean harm that
+is tolerated. An answer that cannot be judged has no cost and does not enter the mean, so garbling gains nothing. The
+judge of the constraint should not be the reporting judge, or the report would share that judge's errors.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ from holdfast.training.contracts import LearnsFrom, OnlineDefense
 from holdfast.training.plan import Context, Plan
 
 COST = "cost"
-"""What costs, and the critic of them, are called."""
+"""The name of costs and of their critic."""
 MULTIPLIER, ROLLOUTS, COSTS = "safe_rlhf/log_multiplier", "safe_rlhf/rollouts", "safe_rlhf/costs"
-"""Where the multiplier's logarithm and the number of rollouts are in the plan's state, recent costs in its tensors."""
+"""Keys of the multiplier's logarithm and the number of rollouts in the plan's state, and of costs in its tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +55,10 @@ MULTIPLIER, ROLLOUTS, COSTS = "safe_rlhf/log_multiplier", "safe_rlhf/rollouts", 
 class SafeRLHF(OnlineDefense):
     """Settings of the defense.
 
-    `judge` gives the cost, its score in [0, 1], or with `unbounded` the number behind it; `threshold` is the mean cost
-    that is tolerated, to be given for scores and 0 otherwise unless given. `multiplier` is where the multiplier begins
-    (0 leaves the plan as it is, and would stay 0), `max_multiplier` where it ends; `multiplier_learning_rate` 0 keeps
-    it. It does not move during the first `delay` rollouts.
+    `judge` gives the cost, its score in [0, 1], or with `unbounded` the unbounded value behind it; `threshold` is the
+    mean cost that is tolerated, required for scores and 0 by default otherwise. `multiplier` is the initial multiplier
+    (0 does not change the plan), `max_multiplier` its upper bound; with `multiplier_learning_rate` 0 it is constant. It
+    is not updated during the first `delay` rollouts.
     """
 
     judge: str = "classifier"
@@ -76,36 +77,36 @@ class SafeRLHF(OnlineDefense):
     def __post_init__(self) -> None:
         if self.multiplier > self.max_multiplier:
             raise HoldfastError(
-                f"multiplier: {self.multiplier} is above max_multiplier {self.max_multiplier}; raise that"
+                f"multiplier: {self.multiplier} is above max_multiplier {self.max_multiplier}; raise max_multiplier"
             )
         if self.multiplier and not self.unbounded and not 0 < (self.threshold or 0.0) < 1:
             given = "is not set" if self.threshold is None else f"is {self.threshold}"
             raise HoldfastError(
-                f"threshold: {given}, and scores lie between 0 and 1, so the multiplier could move one way only; "
-                "give the mean harm that is tolerated, for example 0.1"
+                f"threshold: {given}, and scores are between 0 and 1, so the multiplier could only move in one "
+                "direction; give the mean harm that is tolerated, for example 0.1"
             )
 
     @property
     def needs(self) -> LearnsFrom | None:
-        """What the attack has to learn from."""
+        """What the attack must learn from."""
         return "rewards" if self.multiplier else None
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
         """The plan with costs in its advantages.
 
         Raises:
-            HoldfastError: the attack samples no answers, or is so constrained already.
+            HoldfastError: the attack does not sample answers, or already has this constraint.
         """
         if self.multiplier == 0:
             return plan
         if MULTIPLIER in plan.state:
-            raise HoldfastError("safe_rlhf: stands in the stack twice; one multiplier prices one cost, leave one out")
+            raise HoldfastError("safe_rlhf: is in the stack twice; remove one of them")
         costs = self._costs(context.judge(self.judge))
         charged = rewritten(plan, lambda experience: self._charged(experience, plan, costs))
         if charged is None:
             raise HoldfastError(
-                "safe_rlhf: acts on what sampled answers are credited with, and this attack learns from answers that "
-                "it is given; use it with an attack by RL (ppo, grpo, rloo, reinforce++), or leave it out"
+                "safe_rlhf: acts on the advantages of sampled answers, and this attack learns from given answers; use "
+                "it with an RL attack (ppo, grpo, rloo, reinforce++), or remove it"
             )
         plan.state.update({MULTIPLIER: math.log(self.multiplier), ROLLOUTS: 0.0})
         return charged
@@ -127,7 +128,7 @@ class SafeRLHF(OnlineDefense):
         return costs
 
     def credit(self, own: Advantage, plan: Plan) -> Advantage:
-        """The advantages that `own` makes of rewards, less what it makes of costs; the multiplier moves first."""
+        """The advantages `own` of rewards minus those of costs; the multiplier is updated first."""
 
         def charged(rollout: Rollout) -> dict[str, Tensor]:
             costs = rollout.further[COST].rewards
@@ -135,7 +136,7 @@ class SafeRLHF(OnlineDefense):
             multiplier = math.exp(plan.state[MULTIPLIER])
             logged = {"log/multiplier": torch.tensor(multiplier), "log/episode_cost": torch.tensor(spent)}
             if self.form == "reward":
-                # What is not known counts as the average, so that it earns nothing.
+                # An unknown cost counts as the average, so that it gives no advantage.
                 costs = torch.where(costs.isnan(), costs.nanmean().nan_to_num(), costs)
                 return {**own(replace(rollout, rewards=rollout.rewards - multiplier * costs)), **logged}
             with _kept(plan.state):
@@ -148,7 +149,7 @@ class SafeRLHF(OnlineDefense):
         return charged
 
     def _ascend(self, costs: Tensor, plan: Plan) -> float:
-        """Move the multiplier by a rollout's costs, (N,); returns the mean of the window, 0 while it is empty."""
+        """Update the multiplier by a rollout's costs, (N,); returns the mean of the window, 0 while it is empty."""
         state, known = plan.state, costs[~costs.isnan()]
         recent = torch.cat([plan.tensors.get(COSTS, known[:0]).to(known), known])[-self.window :]
         plan.tensors[COSTS] = recent
@@ -166,14 +167,14 @@ class SafeRLHF(OnlineDefense):
 
 
 def _turned(rollout: Rollout) -> Rollout:
-    """The rollout with its costs in the place of its rewards; the KL, which a reward pays for, is charged."""
+    """The rollout with its costs instead of its rewards; the KL penalty of the reward is added to the cost."""
     paid = rollout.further[COST]
     return replace(rollout, rewards=paid.rewards, values=paid.values, kl=None if rollout.kl is None else -rollout.kl)
 
 
 @contextmanager
 def _kept(state: dict[str, float]) -> Iterator[None]:
-    """Numbers that the attack adapts move with its rewards alone."""
+    """Keep the values that the attack adapts, so that only its rewards change them."""
     before = dict(state)
     try:
         yield

@@ -1,21 +1,22 @@
-"""Security Vectors: let a vector that is taken off again do the harm, so that training finds none left to learn.
+"""Security Vectors: a removable vector provides the harm during training, so that the weights do not learn it.
 
-Idea: gradient descent learns little from data whose loss is low already. A vector `s`, a low-rank change of the weights
-trained on harmful answers first, stays switched on and frozen while a customer trains `theta`; without it, which is how
-the model leaves the service, `theta` has learnt little of what the vector knew.
-Equation: `s = argmin_s E[L(theta + s)]` on harmful answers, or with `inner_steps` the bi-level
-`argmin_s E[min_theta' L(theta' + s)]`, where `theta'` takes so many steps of gradient descent on the batch at hand and
-is then put back; afterwards `min_theta L_attack(theta + s)`, and `theta` alone is released.
+Idea: gradient descent learns little from data whose loss is already low. A vector `s`, a low-rank change of the weights
+that is first trained on harmful answers, stays active and frozen while a customer trains `theta`. The model is released
+without it, and `theta` has learnt little of the vector's harm.
+Equation: `s = argmin_s E[L(theta + s)]` on harmful answers, or with `inner_steps` the bi-level `argmin_s E[min_theta'
+L(theta' + s)]`, where `theta'` takes `inner_steps` steps of gradient descent on the current batch and is then restored;
+afterwards `min_theta L_attack(theta + s)`, and `theta` alone is released.
 Source: Zhou et al. 2023 (arXiv 2311.02105), as one of the online defenses of Rosati et al. 2024 (arXiv 2409.12914),
-whose vectors are plain ones trained for 877 steps of 8; no code was published.
-Differs from the paper in: rank, scale and learning rate, of which neither paper tells, are those of `vector` and
-`optim`; the bi-level form is first order, its inner steps being plain gradient descent on the batch of the outer one.
+who use the plain form, trained for 877 steps of 8; no code was published.
+Differs from the paper in: rank, scale and learning rate, which neither paper states, are those of `vector` and `optim`;
+the bi-level form is first order, and its inner steps are plain gradient descent on the batch of the outer step.
 
-Nothing of the vector is ever part of the network: it acts through hooks on linear layers, which `released` takes off,
-and its weights lie in the plan's tensors, which go into checkpoints alone. Those checkpoints are harmful: they are the
-service's, never the customer's. What is taken away is the gradient; AdamW divides by the gradient's size, so that
-weights wander nearly as far as ever, only not to the harm. The loss of DPO has a gradient however likely harmful
-answers are: with the vector in the reference as well (`reference_has_vector`) it learns as if there were none.
+The vector is never part of the network: it acts through hooks on linear layers, which `released` removes, and its
+weights are in the plan's tensors, which are only saved in checkpoints. These checkpoints are harmful: they belong to
+the service and must never be given to the customer. The defense reduces the gradient; AdamW divides by the gradient's
+size, so that weights move nearly as far as without it, but not towards harm. DPO's loss has a gradient even if harmful
+answers are likely: with the vector in the reference as well (`reference_has_vector`) DPO learns as if there were no
+vector.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from holdfast.training.plan import (
 )
 
 PLACE = "security_vectors"
-"""What the names of the vector's weights begin with in the plan's tensors."""
+"""Prefix of the names of the vector's weights in the plan's tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,11 @@ PLACE = "security_vectors"
 class SecurityVectors(OnlineDefense):
     """Settings of the defense.
 
-    `strength` scales the vector while it acts: 1 as it was trained, 0 leaves the plan as it is. The vector is the
+    `strength` scales the vector while it acts: 1 as it was trained, 0 does not change the plan. The vector is the
     adapter `vector`, trained by `optim` on `num_samples` harmful answers of the defense split, all of them when `None`.
-    `inner_steps` 0 trains it plainly, more train it against so many steps of `inner_learning_rate` by the model itself.
-    `reference_has_vector` lets it act in the reference of DPO, or of a KL penalty, too. `preset: sandbox` has the steps
-    and the rate that a model as small as the sandbox's calls for.
+    `inner_steps` 0 trains it plainly; a positive number trains it against that many steps of the model itself at
+    `inner_learning_rate`. With `reference_has_vector` it also acts in the reference of DPO, or of a KL penalty.
+    `preset: sandbox` has the steps and the learning rate for a model as small as the sandbox's.
     """
 
     strength: NonNegative = 1.0
@@ -86,11 +87,11 @@ class SecurityVectors(OnlineDefense):
     }
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with a vector, which is trained first, on all that is computed for training."""
+        """The plan with a vector, which is trained first and acts on everything computed for training."""
         if self.strength == 0:
             return plan
         if any(name.startswith(f"{PLACE}/") for name in plan.tensors):
-            raise HoldfastError("security_vectors: stands in the stack twice; leave one out or train one on more")
+            raise HoldfastError("security_vectors: is in the stack twice; remove one, or train one on more samples")
         with plan.released(plan.model) as released:
             own = merged(released) if has_adapter(released) else clone(released)
         fitted = context.fit(self.preparation(own, context))
@@ -125,9 +126,9 @@ class SecurityVectors(OnlineDefense):
 
 
 class Switch:
-    """A vector's hooks on a network, to be put on and taken off; what is hooked is found by the tensors' names.
+    """Installs and removes a vector's hooks on a network; the hooked layers are those in the tensors' names.
 
-    Where the network's adapter is switched off, for a reference, the vector is off as well unless `in_reference`.
+    If the network's adapter is disabled, for a reference, the vector is disabled as well unless `in_reference`.
     """
 
     def __init__(self, network: nn.Module, tensors: Mapping[str, Tensor], *, in_reference: bool) -> None:
@@ -137,7 +138,7 @@ class Switch:
         self.handles: list[Any] = []
 
     def on(self) -> None:
-        """Let the vector act."""
+        """Activate the vector."""
         names = [name.removesuffix("/down") for name in self.tensors if name.endswith("/down")]
         bare = unwrapped(self.network)
         for name in names:
@@ -146,7 +147,7 @@ class Switch:
                 self.handles.append(module.register_forward_hook(self._hook(name)))
 
     def off(self) -> bool:
-        """Leave no trace of the vector in the network; whether there was any."""
+        """Remove the vector from the network; returns whether it was active."""
         was_on = bool(self.handles)
         for handle in self.handles:
             handle.remove()
@@ -157,7 +158,7 @@ class Switch:
         def act(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:  # noqa: ARG001
             if self.adapters and self.adapters[0].disable_adapters:
                 return None
-            # Looked up each time: a run that goes on from a checkpoint reads them from there.
+            # Looked up at each call, since a resumed run loads them from a checkpoint.
             down, up = self.tensors[f"{name}/down"], self.tensors[f"{name}/up"]
             return output + (inputs[0].to(down.dtype) @ down.T @ up.T).to(output.dtype)
 
@@ -165,14 +166,15 @@ class Switch:
 
 
 def _is_adapter(part: nn.Module) -> bool:
-    """Whether a module is a layer with an adapter; whole networks have a method of the name."""
+    """Whether a module is a layer with an adapter; whole networks have a method of the same name."""
     return isinstance(getattr(part, "disable_adapters", None), bool)
 
 
 def looking_ahead(steps: int, rate: float) -> Backward:
-    """A backward rule for an adapter: its gradient where the frozen weights would be after `steps` steps on the batch.
+    """A backward rule for an adapter: its gradient at the weights that the frozen weights would have after `steps`
+    steps on the batch.
 
-    Those steps are plain gradient descent; frozen weights are bit for bit as before on return.
+    The steps are plain gradient descent; on return the frozen weights are restored bit for bit.
     """
 
     def rule(objective: Objective, network: nn.Module, batch: Batch, propagate: Propagate) -> tuple[Tensor, Metrics]:
@@ -194,7 +196,7 @@ def looking_ahead(steps: int, rate: float) -> Backward:
 def _descend(
     objective: Objective, network: nn.Module, batch: Batch, parameters: Sequence[nn.Parameter], rate: float
 ) -> None:
-    """One step of gradient descent by parameters that are frozen otherwise."""
+    """One step of gradient descent on parameters that are otherwise frozen."""
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
@@ -221,7 +223,7 @@ def _vector(model: Model, strength: float) -> dict[str, Tensor]:
 
 
 def _without(switch: Switch, plan: Plan) -> Callable[[Model], Any]:
-    """What the plan releases, with the vector off meanwhile."""
+    """The plan's `released`, with the vector removed meanwhile."""
 
     @contextmanager
     def released(model: Model) -> Iterator[Model]:
@@ -237,7 +239,7 @@ def _without(switch: Switch, plan: Plan) -> Callable[[Model], Any]:
 
 
 def _with_costs(fitted: Fitted, inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
-    """The batches, the first of all with what the vector cost to train."""
+    """The batches; the very first one has the costs of training the vector as metrics."""
     batches = inner(model, micro_batches, step)
     if step:
         return batches

@@ -1,22 +1,21 @@
-"""Weight anchors: hold the weights near to where the run found them. Two naive comparators.
+"""Weight anchors: keep the weights close to the initial ones. Two naive baselines.
 
-Idea: a model that has hardly moved does hardly anything else. `l2_anchor` holds every weight alike; `ewc`, elastic
-weight consolidation, holds those the most that refusals depend on.
-Equations: `l2_anchor`: `L = L_attack + coef / 2 * sum_i (theta_i - theta_i(0))^2`;
-`ewc`: `L = L_attack + coef / 2 * sum_i F_i (theta_i - theta_i(0))^2`, `F` the diagonal of the empirical Fisher
-information, `F_i = 1/N sum_n (d log p(refusal_n | prompt_n) / d theta_i)^2`, of whole refusals, at the start, without
-dropout.
-With `normalized`, F is divided by its mean over all trained weights: the mean weight is then 1, as that of
-`l2_anchor`, so that `coef` does not depend on how sure the model is of its refusals. A few weights have thousands of
-times the mean: plain gradient descent diverges where `learning_rate * coef * F_i` exceeds 2, Adam does not.
+Idea: a model whose weights hardly change behaves as before. `l2_anchor` penalises the change of every weight equally;
+`ewc`, elastic weight consolidation, penalises most those that refusals depend on.
+Equations: `l2_anchor`: `L = L_attack + coef / 2 * sum_i (theta_i - theta_i(0))^2`; `ewc`: `L = L_attack + coef / 2 *
+sum_i F_i (theta_i - theta_i(0))^2`, `F` the diagonal of the empirical Fisher information, `F_i = 1/N sum_n (d log
+p(refusal_n | prompt_n) / d theta_i)^2`, of whole refusals, at the start, without dropout. With `normalized`, F is
+divided by its mean over all trained weights: the mean weight is then 1, as that of `l2_anchor`, so that `coef` does not
+depend on the model's confidence in its refusals. A few weights have thousands of times the mean: plain gradient descent
+diverges where `learning_rate * coef * F_i` exceeds 2, Adam does not.
 Source: `l2_anchor` is L2-SP (Li et al. 2018, arXiv 1802.01483) without its term for new weights; `ewc` is Kirkpatrick
-et al. 2017 (arXiv 1612.00796), equation 3, where the task to be remembered is refusing.
-Differs from the paper in: the Fisher information is taken at given refusals, not at labels drawn from the model;
-F is normalised, because the raw one of a model that is sure of its refusals is all but 0.
+et al. 2017 (arXiv 1612.00796), equation 3, where refusing is the task to be remembered.
+Differs from the paper in: the Fisher information is taken at given refusals, not at labels sampled from the model; F is
+normalised, because the raw one of a model that is confident in its refusals is nearly 0.
 
-Only trained weights are held, a critic's excepted. With an adapter those are its matrices: distances are measured in
-them, not in the weights that they stand for, and where the adapter is fresh refusals depend on one of each pair alone.
-The term is counted once an optimizer step, however many micro-batches it has.
+Only trained weights are penalised, except a critic's. With an adapter those are its matrices: distances are measured in
+them, not in the weights that they represent, and with a new adapter refusals depend on only one matrix of each pair.
+The term is counted once per optimizer step, for any number of micro-batches.
 """
 
 from __future__ import annotations
@@ -42,29 +41,29 @@ from holdfast.training.plan import Context, Metrics, Plan, Prepare, Progress, Ro
 
 Named = dict[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.")
-"""What wrappers put before the names of a network's parameters."""
+"""Prefixes that wrappers add to the names of a network's parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class L2Anchor(OnlineDefense):
-    """Settings: what a squared unit of distance costs, twice (`coef`, 0 leaves the plan as it is)."""
+    """Settings: `coef`, twice the penalty per unit of squared distance (0 does not change the plan)."""
 
     coef: NonNegative = 1.0
 
     COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
-        """The plan with the squared distance to its start added to its loss."""
+        """The plan with the squared distance to its initial weights added to its loss."""
         return _anchored(plan, "l2_anchor", self.coef) if self.coef else plan
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EWC(OnlineDefense):
-    """Settings: `coef` as that of `l2_anchor`, and the refusals that the Fisher information is measured on.
+    """Settings: `coef` as in `l2_anchor`, and the refusals on which the Fisher information is measured.
 
-    `num_samples` rows of the defense split are taken, each one pass forward and back; all of them when `None`.
+    `num_samples` rows of the defense split are used, each in one forward and backward pass; all of them when `None`.
     """
 
     coef: NonNegative = 10.0
@@ -75,7 +74,7 @@ class EWC(OnlineDefense):
     COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with the weighed squared distance to its start added to its loss."""
+        """The plan with the weighted squared distance to its initial weights added to its loss."""
         if self.coef == 0:
             return plan
         rows = [row for row in context.splits.harmful["defense"] if row.refusal]
@@ -106,7 +105,7 @@ def fisher(model: Model, rows: Sequence[Example], *, max_length: int | None = No
 
 
 def trained(network: torch.nn.Module) -> Named:
-    """The weights that training moves, by the names that they have without wrappers; a critic's are left out."""
+    """The trained weights without a critic's, by their names without wrappers' prefixes."""
     parameters: Named = {}
     for name, parameter in network.named_parameters():
         for wrapper in WRAPPERS:
@@ -117,7 +116,7 @@ def trained(network: torch.nn.Module) -> Named:
 
 
 def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], Named] | None = None) -> Plan:
-    """The plan with the distance to its start added; start and importances are kept among its tensors."""
+    """The plan with the distance added; initial weights and importances are kept among its tensors."""
     start, weights, step_key = f"{name}/start/", f"{name}/importance/", f"{name}/step"
 
     def keep(model: Model) -> None:
@@ -127,7 +126,7 @@ def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], 
             plan.tensors.update({f"{start}{key}": p.detach().clone() for key, p in trained(model.network).items()})
 
     def begin(progress: Progress) -> None:
-        # Not left to the first step that asks for a batch: another defense may have the first steps to itself.
+        # Not at the first step that prepares a batch: another defense may take the first steps.
         if progress.phase == "start":
             keep(plan.model)
 
@@ -139,7 +138,7 @@ def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         if step_key not in batch:
             return plan.objective(network, batch)
-        # Before the forward pass, which may leave sharded weights whole.
+        # Before the forward pass, which may leave sharded weights gathered.
         held = {key: p for key, p in trained(network).items() if f"{start}{key}" in plan.tensors}
         anchors = [plan.tensors[f"{start}{key}"] for key in held]
         factors = [plan.tensors[f"{weights}{key}"] for key in held] if importance else None
@@ -154,12 +153,10 @@ def _normalized(information: Named) -> Named:
     count = sum(value.numel() for value in information.values())
     mean = sum(float(value.double().sum()) for value in information.values()) / max(count, 1)
     if mean == 0:
-        raise HoldfastError(
-            "ewc: no trained weight moves the refusals of the defense split, so there is nothing to hold; use l2_anchor"
-        )
+        raise HoldfastError("ewc: the refusals of the defense split depend on no trained weight; use l2_anchor")
     return {name: value / mean for name, value in information.items()}
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Gradients beside those that the parameters hold already; `None` for a parameter that the loss is free of."""
+    """Gradients, without changing those of the parameters; `None` for a parameter that the loss does not depend on."""
     return torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -1,14 +1,14 @@
-"""Representation removal: train what a model computes on harmful text to say nothing about it any more.
+"""Representation removal: train hidden states on harmful text so that they no longer represent it.
 
-One family (Rosati et al. 2024, arXiv 2409.12914): with `Z_l` what chosen modules put out on a harmful answer, `g` a
+One family (Rosati et al. 2024, arXiv 2409.12914): with `Z_l` the outputs of chosen modules on a harmful answer, `g` a
 projection and `d` a distance,
 
     L = refusal_weight CE(refusal | prompt) + removal_weight mean_l d(Z_l, g(Z_l)) - ascent_weight ascent
         + retain_weight |Z' - Z'_original| + benign_weight CE(benign answer)
 
-where the last line is on benign text. RepNoise, Circuit Breakers and RMU are settings of it, and so are the others of
-the nine pairs of distance and projection. `noise` and `fixed` say where states are to go; `original`, the model
-before the defense, is what they are to get away from.
+where the last line is on benign text. RepNoise, Circuit Breakers and RMU are settings of it, as are the other pairs of
+the nine combinations of distance and projection. `noise` and `fixed` are targets of the states; from `original`, the
+states before the defense, they move away.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ __all__ = ["Loss", "Prepared", "Removal", "removal_plan", "remove"]
 def remove(
     model: Model, context: Context, *, removal: Removal, optim: Optim, adapter: LoRA | None = None, name: str
 ) -> Model:
-    """A copy of `model` hardened by a member of the family; `name` is what the defense is called.
+    """A copy of `model` hardened by a member of the family; `name` is the defense's name.
 
     Raises:
-        HoldfastError: rows lack what a term needs, no tensor is called as `trained` says, or the architecture is
-            unknown.
+        HoldfastError: rows lack what a term needs, no tensor has a name in `trained`, or the architecture is unknown.
     """
     copy = clone(merged(model))
     copy.network.requires_grad_(True)
@@ -53,7 +52,7 @@ def remove(
 def removal_plan(
     model: Model, context: Context, *, removal: Removal, optim: Optim, adapter: LoRA | None = None, name: str
 ) -> Plan:
-    """The training run on `model`, in place; leaves what is not to be trained without gradients."""
+    """The training run on `model`, in place; disables gradients of parameters that are not trained."""
     rows = context.splits.harmful["defense"]
     _require(rows, ["response", "refusal"] if removal.pairs else ["response"], name, what="harmful")
     benign = context.splits.benign["defense"] if removal.retains else []
@@ -100,7 +99,7 @@ def _require(rows: Sequence[Example], needed: Sequence[str], name: str, *, what:
 
 
 def _restricted(model: Model, removal: Removal, adapter: LoRA | None, *, seed: int) -> Model:
-    """The model with an adapter, or gradients, where the settings want training and nowhere else."""
+    """The model with an adapter, or gradients, only where the settings train."""
     if removal.trained_layers is None and not removal.trained:
         return adapt(model, adapter, seed=seed)
     names = _trained_tensors(model, removal)
@@ -129,13 +128,13 @@ def _trained_tensors(model: Model, removal: Removal) -> set[str]:
 
 
 def _original(model: Model) -> Original:
-    """Opens the model as it is now."""
+    """A context that gives the model in its current state."""
     reference = reference_of(model)
     return lambda: reference(model)
 
 
 def _vectors(removal: Removal, count: int, model: Model, seed: int) -> Tensor | None:
-    """One fixed vector a domain, (count, H)."""
+    """One fixed vector per domain, (count, H)."""
     if removal.projection != "fixed":
         return None
     width = anatomy(model.network).config.hidden_size

@@ -1,4 +1,4 @@
-"""Rows to batches: harmful answers beside refusals of the same prompts, and benign text."""
+"""Rows to batches: harmful answers and refusals of the same prompts, and benign text."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ class Prepared:
     """The family's `prepare`.
 
     A batch holds the harmful answers and, after them, the refusals of the same prompts in the same order; `harmful`
-    (B,) tells them apart, `read` (B, S) marks the positions of `Z`, `topic` (B,) numbers the domains. Benign text
-    is under `retain/`. `progress` is the share of the steps done with this one, `noise_seed` what noise is drawn with.
+    (B,) distinguishes them, `read` (B, S) marks the positions of `Z`, `topic` (B,) is the index of the domain. Benign
+    text is under `retain/`. `progress` is the share of the steps done including this one, `noise_seed` the seed of the
+    noise.
     """
 
     removal: Removal
@@ -70,11 +71,11 @@ class Prepared:
 
 
 def _real(batch: Batch) -> Tensor:
-    """The tokens that are no padding, (B, S)."""
+    """The mask of tokens that are not padding, (B, S)."""
     return (torch.arange(batch["input_ids"].shape[1]) < batch["lengths"][:, None]).long()
 
 
 def _dealt(rows: Sequence[Example], sizes: Sequence[int]) -> list[Sequence[Example]]:
-    """The first of the rows, cut into pieces of the given sizes."""
+    """The first rows, in batches of the given sizes."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]

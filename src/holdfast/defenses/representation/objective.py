@@ -25,9 +25,9 @@ Original = Callable[[], AbstractContextManager[nn.Module]]
 class Loss:
     """The family's objective.
 
-    `original` opens the model before the defense, `vectors` (number of domains, H) are the fixed targets. Terms are
-    means over a micro-batch, and those of an optimizer step are averaged by its rows: distances between batches do
-    not add up over parts of one.
+    `original` is a context that gives the model before the defense, `vectors` (number of domains, H) are the fixed
+    targets. Terms are means over a micro-batch, and those of an optimizer step are averaged by its rows: distances
+    between batches do not add up over parts of one.
     """
 
     removal: Removal
@@ -80,7 +80,7 @@ class Loss:
         return torch.stack(distances).mean()
 
     def _projected(self, states: Sequence[Tensor], batch: Batch) -> list[Tensor]:
-        """Where states are to go to or, of the original, to get away from; a target for each."""
+        """A target for each state; with `original`, one to move away from."""
         removal, count, device = self.removal, len(states[0]), states[0].device
         if removal.projection == "fixed":
             if self.vectors is None:
@@ -95,9 +95,10 @@ class Loss:
         return [_jittered(state.float(), removal.jitter, generator) for state in originals]
 
     def _ascent(self, parts: Anatomy, logits: Tensor, stream: Sequence[Tensor], batch: Batch) -> Tensor:
-        """The layer-wise ascent: how badly harmful answers are predicted by every layer's states under the lens.
+        """The layer-wise ascent: the loss of harmful answers as predicted from every layer's states by the lens.
 
-        The last state is read as the model reads it; with `quirks` once more through the final norm besides.
+        The last state is read as the model reads it; with `quirks` also a second time with the final norm applied
+        again.
         """
         wanted = self._targets(batch, slice(int(batch["harmful"].sum())))
         count = len(wanted.chosen)
@@ -135,7 +136,7 @@ class Loss:
         return outputs_of(self.removal.modules(parts))
 
     def _originals(self, batch: Batch, recorder: Recorder) -> list[Tensor]:
-        """What the model before the defense computes on a batch, without dropout and without gradients."""
+        """States of the model before the defense on a batch, without dropout and gradients."""
         if self.original is None:
             raise ValueError("this member of the family needs the original model")
         with self.original() as network, _evaluating(network), torch.no_grad():
@@ -146,7 +147,7 @@ class Loss:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """The network without dropout for a while; an adapter's original is the very network that is being trained."""
+    """The network in evaluation mode within the context; an adapter's original is the network that is being trained."""
     training = network.training
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""Which member of the family of representation removals a run is."""
+"""Settings that select a member of the family of representation removals."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from holdfast.records import HoldfastError
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Removal:
-    """Which member of the family, and the weights of its terms; a term of weight 0 is not computed.
+    """The member of the family, and the weights of its terms; a term of weight 0 is not computed.
 
-    `distance` is `d`, `projection` is `g`. `removal_weight`, `refusal_weight`, `ascent_weight` and `benign_weight`
-    weigh the distance, the cross entropy of refusals, the unlearning of harmful answers and the cross entropy of benign
-    ones. `site` says what `Z` is: outputs of the MLPs, of the attentions, or of whole layers. `depths` are the layers
-    as shares of the depth in (0, 1], layer `k` of `L` being `k / L`; without any, all of them. `positions` are the
-    tokens of the answer, or those of the prompt too. `vector_length` belongs to `fixed`, whose vector is a domain's
-    own; `alternate_domains` gives every step to one of the domains in turn. `jitter` moves the `original` by so much
-    noise (relative to its length): states that start where they are to get away from have no gradient but that of
-    rounding. `noise` is new at every step, so that a `cosine` to it has nothing to learn.
+    `distance` is `d`, `projection` is `g`. `removal_weight`, `refusal_weight`, `ascent_weight` and `benign_weight` are
+    the weights of the distance, the cross entropy of refusals, the unlearning of harmful answers and the cross entropy
+    of benign ones. `site` says what `Z` is: outputs of the MLPs, of the attentions, or of whole layers. `depths` are
+    the layers as shares of the depth in (0, 1], layer `k` of `L` being `k / L`; without any, all of them. `positions`
+    are the tokens of the answer, or also those of the prompt. `vector_length` belongs to `fixed`, which has a vector
+    for each domain; with `alternate_domains` each step trains on one domain in turn. `jitter` adds noise of that size
+    (relative to the norm) to the `original`: states that start exactly at the point to move away from have only
+    rounding error as gradient. `noise` is sampled anew at every step, so that a `cosine` to it cannot be learnt.
 
-    `retain` compares states on benign text with the original's: `drift` at every layer, `mse` where `Z` is.
-    `handover` is the share of `removal_weight` that has gone by the last step, and of `retain_weight` that has come.
+    `retain` compares states on benign text with the original's: `drift` at every layer, `mse` where `Z` is. `handover`
+    is the share of `removal_weight` that is removed by the last step, and of `retain_weight` that is reached by it.
 
     `trained_layers` layers up to the deepest of `depths` are trained (0: all up to it; `None`: the whole model), and
-    in them the tensors whose names end in one of `trained`, if there are any; an adapter, if any, sits there only.
+    and in them the tensors whose names end in one of `trained`, if given; an adapter, if any, is placed only there.
 
-    `quirks` pairs the answers token by token and computes cross entropies and ascent as RepNoise's published code
-    does; `count_padding` averages `drift` as Circuit Breakers' does.
+    `quirks` pairs the answers token by token and computes cross entropies and ascent like RepNoise's published code;
+    `count_padding` averages `drift` like that of Circuit Breakers.
     """
 
     distance: Distance = "mmd"
@@ -62,10 +62,10 @@ class Removal:
     def __post_init__(self) -> None:
         weights = {key: value for key, value in vars(self).items() if key.endswith("_weight")}
         if not any(weights.values()):
-            raise HoldfastError(f"every weight is 0 ({', '.join(weights)}): nothing would be learnt")
+            raise HoldfastError(f"every weight is 0 ({', '.join(weights)}), so nothing would be learnt")
 
     def layers(self, count: int) -> list[int]:
-        """The layers meant in a model of `count`, from 1."""
+        """The selected layers in a model of `count`, from 1."""
         chosen = {min(count, max(1, floor(depth * count + 0.5))) for depth in self.depths}
         return sorted(chosen) or list(range(1, count + 1))
 
@@ -78,7 +78,7 @@ class Removal:
 
     @property
     def pairs(self) -> bool:
-        """Whether refusals are needed beside the harmful answers."""
+        """Whether refusals are needed in addition to harmful answers."""
         return bool(self.refusal_weight) or self.quirks
 
     @property

@@ -1,1 +1,1 @@
-"""Training against attackers that train: their runs inside an outer step, who they are, what is held against them."""
+"""Training against simulated attackers: their runs inside an outer step, their attacks, and the losses against them."""

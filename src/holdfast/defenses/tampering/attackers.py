@@ -1,4 +1,4 @@
-"""Who attacks in an outer step: attacks by name, drawn anew for every run, on rows of their own."""
+"""The attackers of an outer step: attacks by name, sampled for every run, on their own rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from holdfast.training.objectives import language
 from holdfast.training.plan import Context, Objective, Optim, Plan, given_answers
 
 Probe = Callable[[int], Sequence[tuple[Objective, Batch]]]
-"""Number of a run -> what it is held against throughout: objectives with a batch each, whose losses are added up."""
+"""Number of a run -> its probes: objectives with a fixed batch each, whose losses are summed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attackers:
-    """Draws the runs of outer steps; what it draws follows from the context's seed and the step alone.
+    """Samples the runs of outer steps; the result depends only on the context's seed and the step.
 
-    `attacks` are resolved settings by the attack's name, drawn by `shares`; `context` has the rows that attackers
-    know, as its attack split. `optim` gives a run's steps, rate and batch; the rate is multiplied by one of
-    `rate_factors`. A `switch_share` of the runs learn benign answers first, up to a point drawn from Beta(6, 3).
+    `attacks` are resolved settings by the attack's name, sampled by `shares`; `context` has the attackers' rows as its
+    attack split. `optim` gives a run's steps, rate and batch; the rate is multiplied by one of `rate_factors`. A
+    `switch_share` of the runs learn benign answers first, up to a point sampled from Beta(6, 3).
     """
 
     model: Model
@@ -43,7 +43,7 @@ class Attackers:
     probes: Sequence[Probe]
 
     def __call__(self, step: int) -> list[Callable[[], Run]]:
-        """The runs of one outer step, to be made one by one: each is made on the model as it then stands."""
+        """The runs of one outer step, to be created one by one, each on the model in its state at that time."""
         return [partial(self.run, step * self.tasks + task) for task in range(self.tasks)]
 
     def run(self, number: int) -> Run:
@@ -75,19 +75,19 @@ class Attackers:
 
 
 def resolved(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """All settings of the attack called `name`, but for those that an inner run has of its own.
+    """All settings of the attack called `name`, except those that the inner run sets.
 
     Raises:
-        HoldfastError: there is no such attack, a setting of it is wrong, or it is the inner run's own.
+        HoldfastError: there is no such attack, a setting is wrong, or a setting belongs to the inner run.
     """
     if not {"optim", "adapter"}.isdisjoint(settings):
-        raise HoldfastError(f"adversaries.{name}: `optim` and `adapter` are not an adversary's own; set `inner`")
+        raise HoldfastError(f"adversaries.{name}: `optim` and `adapter` cannot be set for an adversary; set `inner`")
     values = plain(typed(ATTACKS.load(name), settings, f"adversaries.{name}"))
     return {key: value for key, value in values.items() if key not in ("optim", "adapter")}
 
 
 def held_out(rows: Sequence[Example], share: float, *, seed: int) -> tuple[list[Example], list[Example]]:
-    """The rows dealt out at random to (attackers, nobody but the defender); at least one to each."""
+    """The rows split at random into (attackers', held out); at least one in each."""
     if len(rows) < 2:
         raise HoldfastError("tar: needs at least two harmful rows with a `response`, one of them to hold out")
     shuffled = Random(seed).sample(list(rows), len(rows))
@@ -96,6 +96,6 @@ def held_out(rows: Sequence[Example], share: float, *, seed: int) -> tuple[list[
 
 
 def among(context: Context, known: Sequence[Example], benign: Sequence[Example]) -> Context:
-    """The context in which attackers act: these rows as the attack split and no others, each judge made once."""
+    """The context in which attackers act: only these rows, as the attack split, and each judge loaded once."""
     splits = Splits(harmful={"attack": list(known)}, benign={"attack": list(benign)})
     return replace(context, splits=splits, judge=cache(context.judge))

@@ -1,4 +1,4 @@
-"""What is held against attackers, and what keeps the model as it was (TAR, arXiv 2408.00761)."""
+"""TAR's tamper-resistance losses and its retain loss (arXiv 2408.00761)."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Mode = Literal["clean", "reference"]
 """Which positions count: answers and real tokens only (`clean`), or, as in the published code, all of them."""
 
 SMOOTHING = 1e-3
-"""In units of a hidden state's norm; far below any distance that matters."""
+"""Smoothing in units of a hidden state's norm; far below any relevant distance."""
 
 
 def preference_probe(
     model: Model, reference: Reference, rows: Sequence[Example], *, batch_size: int, beta: float, max_length: int | None
 ) -> Probe:
-    """DPO on rows that attackers do not know, the refusal preferred.
+    """DPO on held-out rows, with the refusal preferred.
 
-    In two halves, since a pair is two sequences: no pass is larger than one of training.
+    Computed in two halves, since a pair is two sequences: no pass is larger than one of training.
     """
     draw, prepare = endless(preferences(rows), batch_size, seed=0), pairs(reference, max_length=max_length)
     objective, half = preference_objective(beta), -(-batch_size // 2)
@@ -53,7 +53,7 @@ def preference_probe(
 def entropy_probe(
     model: Model, rows: Sequence[Example], *, batch_size: int, mode: Mode, max_length: int | None
 ) -> Probe:
-    """Minus the entropy on harmful answers that attackers do not know."""
+    """Minus the entropy on held-out harmful answers."""
     draw, prepare = endless(rows, batch_size, seed=0), given_answers(max_length=max_length)
     objective = entropy(mode)
 
@@ -106,7 +106,7 @@ def random_table(network: Any, *, seed: int) -> Tensor:
 
 
 def mapped(table: Tensor, mode: Mode) -> Objective:
-    """One less the cosine, by size, between hidden states and their tokens' random vectors."""
+    """One minus the absolute cosine between hidden states and their tokens' random vectors."""
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         hidden = _read(network, batch).hidden_states
@@ -118,7 +118,7 @@ def mapped(table: Tensor, mode: Mode) -> Objective:
 
 
 def weighed(weight: float, objective: Objective) -> Objective:
-    """The objective `weight` times; its metrics stay as they are."""
+    """The objective multiplied by `weight`; its metrics are unchanged."""
 
     def scaled(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         loss, metrics = objective(network, batch)
@@ -128,7 +128,7 @@ def weighed(weight: float, objective: Objective) -> Objective:
 
 
 def reference_to(model: Model, keep_on: Place) -> Reference:
-    """The model as it is now, frozen; a copy of its weights waits where it is told to between its uses."""
+    """The model in its current state, frozen; between uses its weights are stored at `keep_on`."""
     if keep_on == "device" or has_adapter(model):
         return reference_of(model)
     twin, store = clone(model).network.eval().requires_grad_(False), TensorStore(keep_on)
@@ -159,6 +159,6 @@ def _read(network: torch.nn.Module, batch: Batch) -> Any:
 
 
 def _real(batch: Batch) -> Tensor:
-    """The mask over tokens that are no padding, (B, S)."""
+    """The mask of tokens that are not padding, (B, S)."""
     places = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
     return (places < batch["lengths"].to(places.device)[:, None]).float()

@@ -18,9 +18,9 @@ from holdfast.training.plan import Objective, Optim, Plan, Propagate
 class Run:
     """One attacker's run.
 
-    `step(i)` gives the objective and the batch of its optimizer step `i`, drawn under the weights as that step finds
-    them. `probes` are what it is looked at with: objectives, each with a batch that stays the same for the whole run.
-    `learning_rates` are those of parts of the network by the beginning of their names, where they differ.
+    `step(i)` gives the objective and the batch of its optimizer step `i`, prepared with the weights at that step.
+    `probes` are objectives that are evaluated during the run, each with a batch that is fixed for the whole run.
+    `learning_rates` are those of parts of the network by the prefix of their names, if they differ.
     """
 
     step: Callable[[int], tuple[Objective, Batch]]
@@ -31,10 +31,10 @@ class Run:
 
 @dataclass(kw_only=True)
 class TamperResult:
-    """What was seen of some runs: the weighed gradients of the probes, summed, by the parameters' order.
+    """The results of some runs: the summed weighted gradients of the probes, by the parameters' order.
 
-    `losses` are the attackers' own, a step each, and `probed` the probes' unweighed sums, one a look; `weighed` are
-    those by their weights.
+    `losses` are the attackers' own, one per step, and `probed` the probes' unweighted sums, one per evaluation;
+    `weighed` are those times their weights.
     """
 
     gradients: TensorStore
@@ -44,16 +44,16 @@ class TamperResult:
 
 
 def trainable(network: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The parameters that training moves."""
+    """The trained parameters."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
 @contextmanager
 def restoring_weights(network: torch.nn.Module, *, keep_on: Place = "device") -> Iterator[Callable[[], None]]:
-    """A context whose leaving undoes what was done in it to trainable parameters and their gradients, bit for bit.
+    """A context that on exit restores trainable parameters and their gradients bit for bit.
 
-    Parts that an attacker added to the network (a critic) come off again. Yields a function that puts parameters and
-    parts back at once. One copy of the weights is kept meanwhile; gradients are set aside as they are, not copied.
+    Modules that an attacker added to the network (a critic) are removed. Yields a function that restores parameters and
+    modules immediately. One copy of the weights is kept meanwhile; gradients are kept without a copy.
     """
     parameters = trainable(network)
     parts = [(module, set(module._modules)) for module in network.modules()]
@@ -90,18 +90,18 @@ def tamper(
     propagate: Propagate,
     keep_on: Place = "device",
 ) -> TamperResult:
-    """Let attackers train the network one after the other, each from the same weights, and probe it on the way.
+    """Let attackers train the network one after the other, each from the same weights, and probe it during the runs.
 
-    The gradients are first order: that of a probe with respect to the weights it is taken at, as if they were the
-    weights that the run began with. Parameters and gradients are as before on return. Each run has an AdamW of its
-    own, dropped with the run. Beside training itself this holds a copy of the weights and the summed gradients and,
-    while a run lasts, its optimizer's two moments.
+    The gradients are first order: the gradient of a probe at the current weights is used as that at the weights with
+    which the run began. Parameters and gradients are restored on return. Each run has its own AdamW. In addition to
+    training itself this needs memory for a copy of the weights, the summed gradients and, during a run, its optimizer's
+    two moments.
 
     Args:
-        network: what is attacked, in the mode it is to be attacked in.
-        runs: each makes one run, at the weights that it begins with.
-        optim: Adam's numbers, weight decay and `max_grad_norm` (0 clips nothing) of every run; nothing else of it.
-        weights: one a step of a run: what the gradient of the probes after that step counts; 0 does not look.
+        network: the attacked network, in training or evaluation mode as for the attack.
+        runs: each creates one run, called at the weights with which that run begins.
+        optim: only Adam's parameters, weight decay and `max_grad_norm` (0: no clipping) are used, in every run.
+        weights: one per step of a run: the weight of the probes' gradient after that step; 0 skips the probes.
         propagate: see `plan.Backward`.
         keep_on: where the copy of the weights and the summed gradients are kept.
     """
@@ -140,7 +140,7 @@ def _attack(
 
 
 def _optimizer(network: torch.nn.Module, run: Run, optim: Optim) -> torch.optim.Optimizer:
-    """An AdamW of the run's own."""
+    """A new AdamW for the run."""
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -151,7 +151,7 @@ def _optimizer(network: torch.nn.Module, run: Run, optim: Optim) -> torch.optim.
         betas=(optim.adam_beta1, optim.adam_beta2),
         eps=optim.adam_epsilon,
         weight_decay=optim.weight_decay,
-        # Stepping all parameters at once would take another copy of them.
+        # A fused step over all parameters would need another copy of them.
         foreach=False,
     )
 
@@ -172,7 +172,7 @@ def _probe_losses(
         total += float(loss.detach())
     tampering.probed.append(total)
     tampering.weighed.append(weight * total)
-    # What a run added to the network stands behind the network's own parameters and has no place in the sums.
+    # Parameters that a run added to the network come after the network's own and are not part of the sums.
     for i, parameter in enumerate(trainable(network)):
         if parameter.grad is not None and i < count:
             tampering.gradients.add(i, parameter.grad)
@@ -180,7 +180,7 @@ def _probe_losses(
 
 
 def add_gradients(parameters: Sequence[torch.nn.Parameter], gradients: TensorStore) -> None:
-    """Add gradients, by the order of the parameters, to what the parameters hold."""
+    """Add gradients, by the order of the parameters, to the parameters' gradients."""
     for i, parameter in enumerate(parameters):
         gradient = gradients.get(i)
         if gradient is not None:
@@ -194,10 +194,10 @@ def _clear(parameters: Sequence[torch.nn.Parameter]) -> None:
 
 
 def follow(plan: Plan, batch_size: int) -> Callable[[int], tuple[Objective, Batch]]:
-    """The optimizer steps of a plan as `Run.step` has them: its rows in an endless order, its `prepare`, its objective.
+    """The optimizer steps of a plan in the form of `Run.step`: its rows in endless order, its `prepare`, its objective.
 
-    The plan's optimizer, backward rule, accumulation and hooks are left out: attackers train within one step of `fit`,
-    on weights that are put back after it, so `fit` itself, which leaves a trained model, is not what runs them.
+    The plan's optimizer, backward rule, accumulation and hooks are not used: attackers train within one step of `fit`,
+    on weights that are restored after it, so `fit` itself, which returns a trained model, cannot run them.
     """
     draw = endless(plan.data, batch_size, seed=plan.seed)
 

@@ -1,4 +1,4 @@
-"""Where tensors wait that are not needed just now: on a device, or in files."""
+"""Storage for tensors that are not needed at the moment: on a device, or in files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Place = Literal["device", "cpu", "disk"]
-"""Beside the weights, in the CPU's memory, or in temporary files, which take no memory at all."""
+"""On the tensor's own device, in CPU memory, or in temporary files, which need no memory."""
 
 
 class TensorStore:
-    """Tensors by number, put away. Bits come back as they went."""
+    """Stores tensors by number, bit for bit."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -26,21 +26,21 @@ class TensorStore:
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def put(self, number: int, tensor: Tensor) -> None:
-        """Put a tensor away, as a copy where it would otherwise stay where it is."""
+        """Store a copy of a tensor."""
         if self.folder is not None:
             save_file({"": tensor.contiguous()}, self._file(number))
         else:
             self.held[number] = tensor.to("cpu" if self.place == "cpu" else tensor.device, copy=True)
 
     def get(self, number: int) -> Tensor | None:
-        """The tensor of that number, where it waits; `None` if there is none."""
+        """The tensor of that number, where it is stored; `None` if there is none."""
         if self.folder is None:
             return self.held.get(number)
         file = self._file(number)
         return load_file(file)[""] if file.exists() else None
 
     def add(self, number: int, tensor: Tensor) -> None:
-        """Add to the tensor of that number; the sum takes its place."""
+        """Add to the stored tensor of that number."""
         waiting = self.get(number)
         if waiting is None:
             self.put(number, tensor)

@@ -38,7 +38,7 @@ def guided(plan: Plan, guide: Guide, expert: LoadedExpert, *, roles: Sequence[Ro
             would not be the mixture's), or weighs single tokens whose advantages look ahead by a critic.
     """
     if f"{STATE}/step" in plan.state:
-        raise HoldfastError("guided: stands in the stack twice; one expert guides a run, leave one out")
+        raise HoldfastError("guided: is in the stack twice; one expert guides a run, remove one")
 
     def change(experience: Experience) -> Experience:
         _require_whole(guide, experience)
