@@ -62,6 +62,12 @@ CASES = {
     "cover": Case("benign_cover", {"share": 0.5}, SFT_LIKE, {"share": 0.0}),
 }
 PAIRS = [(name, attack) for name, case in CASES.items() for attack in case.attacks]
+# What is kept for a checkpoint differs between the two kinds of attack; a critic is kept beside them where one trains
+# before the attack or weights are put back after it.
+CRITICS = ("early stop at harm", "warm start")
+RESUMED = [
+    (name, attack) for name, attack in PAIRS if attack in ("sft", "grpo") or (attack == "ppo" and name in CRITICS)
+]
 
 
 @pytest.fixture
@@ -99,12 +105,12 @@ def known():
 
 @pytest.fixture
 def whole(adapted_plan, weights, known):
-    """`whole(case, attack)`: the weights that the run ends with, and its steps, samples and tokens."""
+    """`whole(case, attack)`: the weights that the run ends with, its steps, samples and tokens, and its losses."""
 
     def ended(case, attack):
         if (case, attack) not in known:
-            fitted = fit(adapted_plan(case, attack))
-            known[case, attack] = weights(fitted.model), (fitted.steps, fitted.samples, fitted.tokens)
+            fitted, losses = ran(adapted_plan(case, attack))
+            known[case, attack] = weights(fitted.model), (fitted.steps, fitted.samples, fitted.tokens), losses
         return known[case, attack]
 
     return ended
@@ -135,18 +141,21 @@ def test_settings_survive_being_plain_values(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_an_adapted_attack_differs_from_the_plain_one_with_finite_losses_and_repeats(
-    pair, adapted_plan, whole, weights
-):
+def test_an_adapted_attack_differs_from_the_plain_one_with_finite_losses(pair, whole):
     case, attack = pair
-    fitted, losses = ran(adapted_plan(case, attack))
+    after, _, losses = whole(case, attack)
     assert losses
     assert all(map(math.isfinite, losses))
-    after = weights(fitted.model)
     assert after.isfinite().all()
-    assert torch.equal(after, whole(case, attack)[0])
     if CASES[case].name != "early_stop":
         assert not torch.equal(after, whole(None, attack)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in RESUMED], ids="-".join)
+def test_an_adapted_attack_repeats(pair, adapted_plan, whole, weights):
+    """The others are repeated by the test of checkpoints."""
+    assert torch.equal(weights(fit(adapted_plan(*pair)).model), whole(*pair)[0])
 
 
 @pytest.mark.slow
@@ -173,7 +182,7 @@ def test_switched_off_the_run_is_the_plain_one_bit_for_bit(case, adapted_plan, w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[1] != "dpo"], ids="-".join)
+@pytest.mark.parametrize("pair", RESUMED, ids="-".join)
 def test_an_adapted_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
     pair, adapted_plan, whole, weights, tmp_path
 ):
@@ -186,7 +195,7 @@ def test_an_adapted_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
         fit(replace(plan, hooks=(*plan.hooks, kill)), folder=tmp_path, checkpoint_every=2)
     assert last_checkpoint(tmp_path)
     resumed = fit(adapted_plan(*pair), folder=tmp_path, checkpoint_every=2)
-    after, spent = whole(*pair)
+    after, spent, _ = whole(*pair)
     assert torch.equal(weights(resumed.model), after)
     assert (resumed.steps, resumed.samples, resumed.tokens) == spent
 

@@ -1,6 +1,5 @@
 """Good models to spoil: a causal one, a classifier, a reward model, and a causal one without a chat template."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -39,7 +38,3 @@ def _scorer(folder: Path, **labels: object) -> None:
     BertForSequenceClassification(config).save_pretrained(folder)
     plain = PreTrainedTokenizerFast(tokenizer_object=words.backend_tokenizer, pad_token="<pad>", unk_token="<unk>")
     plain.save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import os
 import re
 import shutil
@@ -46,8 +47,8 @@ def _all(options: argparse.Namespace, temporary: Path) -> int:
 
     chosen = [case for case in CASES[:: QUICK if options.quick else 1] if re.search(options.only or "", case.id)]
     names = ("model", "classifier", "reward", "plain", "rows", "run")
-    made = {name: place / name for name in names} if (place / "run").exists() else build(place)
     _import()
+    made = {name: place / name for name in names} if (place / "run").exists() else build(place)
     rows = [_row(case, made, temporary / str(number), options) for number, case in enumerate(chosen)]
     failed = sum(bool(row["fault"]) for row in rows)
     if options.out:
@@ -76,7 +77,10 @@ def _environment(temporary: Path, place: Path) -> None:
 
 
 def _import() -> None:
-    """Everything heavy, so that the cases find it done; one thread, so that forking is safe."""
+    """Everything heavy, so that the cases find it done; one thread, so that forking is safe.
+
+    What is imported is taken out of sight of the garbage collector: each case would walk over all of it.
+    """
     import datasets
     import peft  # noqa: F401
     import torch
@@ -85,10 +89,16 @@ def _import() -> None:
     import holdfast.cli
     import holdfast.commands.jobs
     import holdfast.experiment.work
-    import holdfast.report  # noqa: F401
+    import holdfast.report.drawings  # noqa: F401
+    from holdfast.commands.methods import kinds
 
+    for table in kinds().values():
+        for name in table:
+            table.load(name)
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
+    gc.collect()
+    gc.freeze()
 
 
 def _row(case: Any, shelf: dict[str, Path], place: Path, options: argparse.Namespace) -> dict[str, str]:

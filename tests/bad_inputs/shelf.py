@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def copy(name: str) -> Callable[[Path, Mapping[str, Path]], None]:
 
 
 def build(place: Path) -> dict[str, Path]:
-    """Everything on the shelf, by name. Made by commands and processes of their own: nothing runs in this one."""
+    """Everything on the shelf, by name. Models and run are made by a forked process each: nothing runs in this one."""
     shelf = {name: place / name for name in ("model", "classifier", "reward", "plain", "rows", "run")}
     (place / "rows").mkdir(parents=True)
     (place / "rows" / "harmful.jsonl").write_text(lines(harmful_rows()))
@@ -111,8 +111,40 @@ def build(place: Path) -> dict[str, Path]:
     ]
     (place / "rows" / "english.jsonl").write_text(lines(english))
     (place / "small.yaml").write_text(json.dumps(SMALL))
-    script = Path(__file__).with_name("make_models.py")
-    subprocess.run([sys.executable, script, place], check=True)
-    command = [sys.executable, "-m", "holdfast.cli", "run", "small.yaml", "--workers", "0", "--runs", "run"]
-    subprocess.run(command, check=True, cwd=place, stdout=subprocess.DEVNULL)
+    _apart(lambda: _models(place))
+    _apart(lambda: _finished_run(place))
     return shelf
+
+
+def _models(place: Path) -> None:
+    """Those to spoil."""
+    from make_models import main
+
+    main(place)
+
+
+def _finished_run(place: Path) -> None:
+    from holdfast.cli import main
+
+    os.chdir(place)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.argv = ["holdfast", "run", "small.yaml", "--workers", "0", "--runs", "run"]
+    main()
+
+
+def _apart(make: Callable[[], None]) -> None:
+    """Call it in a forked process, and stop if that fails."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            make()
+            code = 0
+        except SystemExit as left:
+            code = int(left.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(pid, 0)[1]:
+        raise RuntimeError("the shelf could not be made")

@@ -33,7 +33,7 @@ def folders(tmp_path_factory, _refuser):
     return places
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def steps_to_break(make_context):
     """`steps_to_break(model, optim)`: the first step, evaluated every 10, at which half of the refusals are gone."""
 
@@ -54,27 +54,32 @@ def steps_to_break(make_context):
     return steps
 
 
+@pytest.fixture(scope="module")
+def breaks_at(folders, steps_to_break):
+    """The step that runs of other types are compared with."""
+    return steps_to_break(load(folders["float32"]))
+
+
 @pytest.mark.slow
-def test_a_folder_breaks_at_the_same_step_whatever_its_type(folders, steps_to_break):
-    steps = {dtype: steps_to_break(load(folder)) for dtype, folder in folders.items()}
-    assert steps["float32"] is not None
-    assert 0 < steps["float32"] < SLOW.max_steps
-    assert set(steps.values()) == {steps["float32"]}
+def test_a_folder_breaks_at_the_same_step_whatever_its_type(folders, steps_to_break, breaks_at):
+    assert breaks_at is not None
+    assert 0 < breaks_at < SLOW.max_steps
+    assert {steps_to_break(load(folders[dtype])) for dtype in TYPES[1:]} == {breaks_at}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_weights_that_are_asked_for_in_few_bits_break_at_the_same_step_too(dtype, folders, steps_to_break):
-    assert steps_to_break(load(folders[dtype], dtype=dtype)) == steps_to_break(load(folders["float32"]))
+def test_weights_that_are_asked_for_in_few_bits_break_at_the_same_step_too(dtype, folders, steps_to_break, breaks_at):
+    assert steps_to_break(load(folders[dtype], dtype=dtype)) == breaks_at
 
 
 @lean
 @pytest.mark.slow
-def test_the_memory_lean_optimizer_breaks_within_one_evaluation_of_float32(folders, steps_to_break):
+def test_the_memory_lean_optimizer_breaks_within_one_evaluation_of_float32(folders, steps_to_break, breaks_at):
     model = load(folders["bfloat16"], dtype="bfloat16")
     steps = steps_to_break(model, replace(SLOW, optim="adamw_kahan"))
     assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
-    assert abs(steps - steps_to_break(load(folders["float32"]))) <= 10
+    assert abs(steps - breaks_at) <= 10
 
 
 @pytest.mark.slow
