@@ -13,6 +13,7 @@ from holdfast.cli import app
 from holdfast.commands.methods import kinds
 from holdfast.config import overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
+from holdfast.sandbox.build import CONTEXT
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,6 +83,15 @@ def test_every_grid_shown_parses_with_its_models_and_data_at_hand(page, block, t
     (tmp_path / "help.jsonl").write_text("{} \n{}\n")
     grid = parse_grid({"model": "sandbox", **yaml.safe_load(block)}, page)
     assert cells(grid)
+
+
+def test_every_whole_grid_shown_for_the_sandbox_leaves_its_models_room_to_answer():
+    grids = [
+        (page, read) for page, block in blocks("yaml") if (read := yaml.safe_load(block)).get("model") == "sandbox"
+    ]
+    assert len(grids) >= 2
+    for page, read in grids:
+        assert read["evaluation"]["max_new_tokens"] <= CONTEXT / 2, page
 
 
 def test_python_shown_compiles():

@@ -1,6 +1,7 @@
 """What the terminal says of outcomes."""
 
 import io
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -45,6 +46,19 @@ def test_where_the_terminal_has_no_such_sign_a_time_that_did_not_end_is_spelled_
     display.results([record(Outcome.HELD)])
     narrow.flush()
     assert b">= 60 steps" in narrow.buffer.getvalue()
+
+
+def test_no_figure_is_cut_off_where_the_terminal_is_narrow(monkeypatch, capsys):
+    scores = (Score(name="harmfulness", value=0.1234, n=9), Score(name="helpfulness", value=0.8765, n=9))
+    curve = (Evaluation(step=60, scores=scores),)
+    undefended = Cell(model={"name": "m"}, attack=Method(name="sft"))
+    cells = [undefended, Cell(model={"name": "m"}, constraints=(Method(name="shield" * 4),), attack=Method(name="sft"))]
+    for width in (80, 60, 40):
+        monkeypatch.setattr(display.console, "width", width)
+        display.results([replace(record(Outcome.HELD), cell=one, key=one.key, evaluations=curve) for one in cells])
+        said = capsys.readouterr().out
+        assert said.count("0.88") == 4
+        assert said.count("≥ 60 steps") == 2
 
 
 def cell(model="m", defense=(), **settings):

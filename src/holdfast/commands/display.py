@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from holdfast.attacks import unit
 from holdfast.experiment.outcomes import control_of, defended
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
+NAME_WIDTH = 12
+"""Names in a table are folded at no fewer characters than this; figures are never folded."""
 CONTROL = " (control)"
 """Appended to the defense of a control cell, mostly `none`."""
 STYLES = {
@@ -155,10 +158,20 @@ def results(records: Sequence[Record]) -> None:
             attack = label.attack if record.cell.attack else "no attack"
             title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
             reasons.append(f"{record.outcome}: {title}: {record.reason}")
-    console.print(table)
+    _print_whole(table)
     note(tally(records))
     for reason in reasons:
         note(reason)
+
+
+def _print_whole(table: Table) -> None:
+    """Prints a table whose rows go on where the terminal is too narrow, rather than lose their last figures."""
+    for column in table.columns:
+        longest = max((len(Text.from_markup(str(cell))) for cell in column.cells), default=0)
+        name = column.justify == "left"
+        column.min_width = max(column.min_width or 0, min(longest, NAME_WIDTH) if name else longest)
+    needed = sum((column.min_width or 0) + 2 for column in table.columns)
+    console.print(table, width=max(console.width, needed), crop=False)
 
 
 def _controls(records: Sequence[Record]) -> set[str]:
