@@ -10,11 +10,11 @@ Source: Zou et al. 2024 (arXiv 2406.04313) and its code, with an adapter; the se
 (arXiv 2409.12914), with full fine-tuning.
 Differs from the paper in: layers 10 and 20 of 32 are given as shares of the depth, and the schedule follows the number
 of steps (the code's 300 is twice the 150 steps it trains for). States are retained at every layer of the whole model,
-where the code cuts it off above the adapter, and are averaged over tokens, without padding. Harmful and benign text is
-the data's. Layers, weights and length of the second form are not published: they are the layers of the first form,
-weights 1, and the length at which the same authors train RepNoise. In a mixture of experts an adapter cannot have
-dropout on experts, and no settings are published for it: the default dropout is refused there with a message, and
-`adapter: {lora_dropout: 0}` trains without any.
+where the code cuts it off above the adapter, and are averaged over tokens, without padding; `jitter` is this project's.
+Harmful and benign text is the data's. Layers, weights and length of the second form are not published: they are the
+layers of the first form, weights 1, and the length at which the same authors train RepNoise. In a mixture of experts an
+adapter cannot have dropout on experts, and no settings are published for it: the default dropout is refused there with
+a message, and `adapter: {lora_dropout: 0}` trains without any.
 
 Training starts exactly at the states that it is to move away from. There the gradient of either form's distance is only
 rounding error, which Adam amplifies to full steps; `jitter` makes the first step the same on every machine.

@@ -9,14 +9,15 @@ answers plus the mean L2 distance of all hidden states to those of the model tha
 RepNoise's loss (arXiv 2405.14577) is added to `L_TR` at every evaluated `theta_i`, or to `L_retain`.
 Source: Tamirisa et al. 2024 (arXiv 2408.00761) and its code. Defaults: Rosati et al. 2024 (arXiv 2409.12914): 100
 outer steps, 4 attackers of 64 steps, batch 8, learning rate 5e-5, DPO; what they do not state is the code's.
-Differs from the paper in: AdamW where the code has schedule-free AdamW; inner batch 8 where it has 4; no factor on the
-inner learning rates, where the code's "warm-up" multiplies them by the constant K / 20; evaluations are counted back
-from an attacker's last step; the references are the model that TAR starts from. `mode="clean"` counts answer tokens in
-the entropy and real tokens in the distance, smooths the distance at 0, where its gradient is undefined and training
-starts, and compares `lower_bound` with the mean loss; `mode="reference"` follows the code: every position including
-padding, no smoothing, and the bound compared with the sum of weighted losses. TAR + RepNoise is Rosati et al.'s, who do
-not state where the loss is taken: `inner_eval` is one interpretation. DPO and RL attackers are this project's: the code
-has only SFT.
+Differs from the paper in: AdamW without warm-up, where the code has schedule-free AdamW with 32 warm-up steps;
+`switch_share` 0, where a third of the code's attackers begin with benign text; inner batch 8 where it has 4; no factor
+on the inner learning rates, where the code's "warm-up" multiplies them by the constant K / 20; evaluations are counted
+back from an attacker's last step; the references are the model that TAR starts from. `mode="clean"` counts answer
+tokens in the entropy and real tokens in the distance, smooths the distance at 0, where its gradient is undefined and
+training starts, and compares `lower_bound` with the mean loss; `mode="reference"` follows the code: every position
+including padding, no smoothing, and the bound compared with the sum of weighted losses. TAR + RepNoise is Rosati et
+al.'s, who do not state where the loss is taken: `inner_eval` is one interpretation. DPO and RL attackers are this
+project's: the code has only SFT.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ a_L + e_L)`, to first order, with `a_l` the output of attention `l` (`holdfast.t
 Source: Huang et al. 2024 (arXiv 2402.01109) and its code: radius 2, an adapter of rank 8, learning rate 1e-3 with
 cosine decay, batch 5.
 Differs from the paper in: answers are refusals of the defense split and, for `benign_share` of the rows, benign ones,
-where the code aligns a base model on safe answers alone; 1000 steps where it makes 50 passes over its data; the adapter
-is merged, and attacks use their own, as in the code. The notes of `vaccine` on the two passes apply here too.
+where the code aligns a base model on 2000 safe answers of BeaverTails alone; 1000 steps where it makes 50 passes over
+its data; no learning-rate warm-up, where the code's first tenth is one (`optim.warmup_steps`); the adapter is merged,
+and attacks use their own, as in the code. The notes of `vaccine` on the two passes apply here too.
 """
 
 from __future__ import annotations

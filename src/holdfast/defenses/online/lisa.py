@@ -9,9 +9,12 @@ ended. No penalty in the first `warmup_fraction` of the run.
 Source: Huang et al. 2024 (arXiv 2405.18641) and its code, which `bistate` follows; its settings are `preset: code`.
 The defaults are the drift penalty of Rosati et al. 2024 (arXiv 2409.12914), who report a weight of 100, below which
 the defense is much poorer.
-Differs from the paper in: the code keeps an anchor for each state, of which one is always overwritten before it is
-read; here there is one copy of the weights. The penalty enters an optimizer step once, where the code adds it to every
-micro-batch. Rosati et al. state neither alignment data nor states nor a warm-up: refusals of the defense split and the
+Differs from the paper in: alignment trains on refusals of the defense split, in batches of `batch_size`, where the code
+takes safe answers of BeaverTails in the customer's batch size; states and warm-up are counted in optimizer steps, where
+the code counts micro-batches (its scripts have one for each step). The code keeps an anchor for each state, of which
+one is always overwritten before it is read; here there is one copy of the weights. The penalty enters an optimizer step
+once; the code adds it to every micro-batch, whose losses its Trainer divides by their number, which gives the same
+gradient. Rosati et al. state neither alignment data nor states nor a warm-up: refusals of the defense split and the
 code's warm-up are used here. Under RL both states last whole rollouts, and none is sampled for the alignment state; a
 critic is not penalised. With an adapter the drift is that of its own tensors, so its penalty weights are not comparable
 with those of full fine-tuning.

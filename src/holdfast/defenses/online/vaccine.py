@@ -8,9 +8,9 @@ paper`), Rosati et al. 2024 (arXiv 2409.12914).
 Differs from the paper in: in the paper it is a defense of the alignment stage (`vaccine_alignment`); applied to an
 attack, as by Rosati et al., it hardens whatever the attack teaches. The code zeroes all gradients between the passes,
 so that of several micro-batches only the last one trains the model; here each counts. The code samples a new dropout
-mask in the second pass; here both passes have the same. It hooks attentions of two or three architectures by name and
-silently skips others; here an unknown architecture is refused. `per_token`, where a token's radius does not depend on
-the batch size, is this project's.
+mask in the second pass; here both passes have the same. It knows only the attentions of Llama and OPT, and its first
+step fails on others; here every architecture of `holdfast.network.anatomy` works, and others are refused by name.
+`per_token`, where a token's radius does not depend on the batch size, is this project's.
 
 The radius is that of a micro-batch, padding and prompt included, so it is comparable only at the same batch size and
 length. Rollouts, old log-probabilities and references are those of the model without perturbation.
