@@ -20,6 +20,7 @@ from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.evaluation.evaluate import Suite, evaluate
+from holdfast.experiment.checked_calls import constrained, hardened, plan_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import data_fingerprints
 from holdfast.experiment.world import make_judge
@@ -123,7 +124,7 @@ def context(
 
 def harden(model: Model, defense: OfflineDefense, context: Context, *, dtype: Dtype = "auto") -> Model:
     """A hardened copy of `model` as `save` writes it: rounded to `dtype`, by default the type of its own folder."""
-    return as_released(defense.harden(model, context), dtype)
+    return as_released(hardened(defense, model, context), dtype)
 
 
 def measure(
@@ -151,9 +152,9 @@ def attack(
     """
     if not trains(attack):
         raise HoldfastError(f"{type(attack).__name__} does not train; call its `curve` method")
-    plan = attack.plan(model, context)
+    plan = plan_of(attack, model, context)
     for constraint in constraints:
-        plan = constraint.constrain(plan, context)
+        plan = constrained(constraint, plan, context)
     suite = _suite(context, judge, help_judge, num_prompts)
     curve: list[Evaluation] = []
     fit(replace(plan, hooks=(*plan.hooks, _recorder(curve, suite, every))))

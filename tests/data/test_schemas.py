@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.data import FORMATS, Source, pair_refusals
-from holdfast.data.raw_rows import RawRow
+from holdfast.data.raw_rows import RawRow, examples_of
 from holdfast.data.read import read
 from holdfast.records import Example, HoldfastError, Message, user
 
@@ -327,3 +327,29 @@ def test_a_category_that_is_no_object_is_refused():
     assert "column 'category': expected an object, found text ('none')" in refused(
         "beavertails", prompt="p", response="r", is_safe=False, category="none"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "returned None; it has to return a list of `Example`"),
+        (Example(prompt=user("soup")), r"returned Example\(.*; it has to return a list"),
+        (["soup"], "returned 'soup', which is no `Example`"),
+        ([Example(prompt="soup")], "returned an example whose prompt is 'soup'; use `row.prompt"),
+        ([Example(prompt=())], r"returned an example whose prompt is \(\); use"),
+        ([Example(prompt=user("soup"), response=3)], "returned an example whose response is 3, and no text"),
+        (
+            [Example(prompt=user("soup"), role="wizard")],
+            "returned an example of role 'wizard'; the roles are harmful, ",
+        ),
+        (RuntimeError("no\nkey"), "raised RuntimeError: no key"),
+    ],
+)
+def test_a_reader_that_makes_no_examples_is_refused_with_row_and_format(given, words):
+    def reader(row):
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    with pytest.raises(HoldfastError, match=f"^data.jsonl, line 3: format 'mine' {words}"):
+        examples_of(reader, RawRow(cells={}, place="data.jsonl, line 3"), "format 'mine'")

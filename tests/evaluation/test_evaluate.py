@@ -161,7 +161,7 @@ def test_a_judge_of_the_wrong_length_is_refused_by_name(run):
     def forgetful(completions):
         return by_text(completions)[:-1]
 
-    with pytest.raises(HoldfastError, match="judge 'forgetful' returned 1 verdicts for 2 completions"):
+    with pytest.raises(HoldfastError, match=r"judge 'harm' \(test_evaluate\) returned 1 verdicts for 2 completions"):
         run({"a": "1", "b": "1"}, {"x": "1"}, harm_judges={"harm": forgetful})
 
 

@@ -126,6 +126,13 @@ def test_whatever_importing_a_row_raises_is_one_line_and_the_others_are_listed(i
     assert reason in " ".join(listed.split())
 
 
+def test_a_broken_judge_is_no_judge_without_settings(install):
+    install({"holdfast.judges": {"mine": "Mine"}})
+    values = {"name": "g", "models": ["sandbox"], "evaluation": {"harm_judges": ["mine"]}}
+    with pytest.raises(HoldfastError, match=r"^evaluation.harm_judges: judge 'mine' \(.*wiz-pack\): does not derive"):
+        cells(parse_grid(values, "test"))
+
+
 def test_two_packages_that_add_one_row_are_both_named_and_neither_is_taken(install):
     install({ONLINE_GROUP: {"mine": "Mine"}})
     install({ONLINE_GROUP: {"mine": "Mine"}}, package="witch-pack")

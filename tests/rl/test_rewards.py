@@ -1,8 +1,11 @@
 """Rewards out of judges."""
 
+import json
 from dataclasses import replace
 
+import numpy
 import pytest
+import torch
 
 from holdfast.judges import checked
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
@@ -74,6 +77,29 @@ def test_a_judge_without_a_name_is_refused_by_its_class():
 
     with pytest.raises(HoldfastError, match="judge 'Careless'"):
         checked(Careless(), completions("a"))
+
+
+@pytest.mark.parametrize("given", [None, "text", 3, iter([Verdict(score=0.0)] * 2)])
+def test_a_judge_that_returns_no_list_is_refused_by_the_name_that_it_is_called_by(given):
+    with pytest.raises(
+        HoldfastError, match=r"^judge 'harm' \(test_rewards\) returned .*; a judge returns a `Verdict` for"
+    ):
+        checked(lambda completions: given, completions("a", "b"), "harm")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [("high", "a verdict's score is a number, not 'high'"), (2.0, "lies in"), ([0.5], "is a number, not")],
+)
+def test_what_another_packages_judge_raises_is_told_with_its_name(score, words):
+    with pytest.raises(HoldfastError, match=rf"^judge 'harm' \(test_rewards\) raised ValueError: .*{words}"):
+        checked(lambda completions: [Verdict(score=score)], completions("a"), "harm")
+
+
+@pytest.mark.parametrize("number", [numpy.float32(0.5), numpy.float64(0.5), torch.tensor(0.5)])
+def test_a_number_of_another_library_is_written_as_any_other(number):
+    (verdict,) = checked(lambda given: [Verdict(score=number, logit=number)], completions("a"))
+    assert json.dumps([verdict.score, verdict.logit]) == "[0.5, 0.5]"
 
 
 def test_nothing_to_judge_asks_no_judge():

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, get_args
 
-from holdfast.records import Example, HoldfastError, Message, user
+from holdfast.methods.tables import one_line
+from holdfast.records import Example, HoldfastError, Message, Role, user
 
 HALF_PAIR = re.compile("[\\ud800-\\udfff]")
 ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
@@ -199,3 +200,39 @@ class Schema(NamedTuple):
 
     read: Callable[[RawRow], list[Example]]
     columns: tuple[str, ...]
+
+
+def examples_of(read: Callable[[RawRow], list[Example]], row: RawRow, where: str) -> list[Example]:
+    """What a reader makes of a row, each example looked at; `where` names the reader in errors.
+
+    Raises:
+        HoldfastError: it raised what it should not, or returned what is no list of whole examples.
+    """
+    try:
+        examples = read(row)
+    except HoldfastError:
+        raise
+    except Exception as error:
+        raise HoldfastError(f"{row.place}: {where} raised {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(examples, list):
+        raise HoldfastError(f"{row.place}: {where} returned {examples!r:.60}; it has to return a list of `Example`")
+    for example in examples:
+        fault = _fault(example)
+        if fault is not None:
+            raise HoldfastError(f"{row.place}: {where} returned {fault}")
+    return examples
+
+
+def _fault(example: Any) -> str | None:
+    """What is wrong with an example that somebody's reader made; a file's own cells are checked by `RawRow`."""
+    if not isinstance(example, Example):
+        return f"{example!r:.60}, which is no `Example`"
+    turns = example.prompt
+    if not isinstance(turns, tuple) or not turns or not all(isinstance(turn, Message) for turn in turns):
+        return f"an example whose prompt is {turns!r:.60}; use `row.prompt()`, or `holdfast.records.user(text)`"
+    for name in ("response", "refusal", "chosen", "rejected"):
+        if not isinstance(value := getattr(example, name), str | None):
+            return f"an example whose {name} is {value!r:.60}, and no text; use `row.text({name!r})`"
+    if example.role not in get_args(Role):
+        return f"an example of role {example.role!r}; the roles are {', '.join(get_args(Role))}"
+    return None

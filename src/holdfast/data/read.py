@@ -29,7 +29,7 @@ from holdfast.data.file_formats import (
     numbered,
     refuse_duplicate_columns,
 )
-from holdfast.data.raw_rows import RawRow, type_name
+from holdfast.data.raw_rows import RawRow, examples_of, type_name
 from holdfast.files import require_file
 from holdfast.files.hub import commit_of
 from holdfast.records import Example, HoldfastError, Role
@@ -51,12 +51,14 @@ def read(source: Source) -> list[Example]:
         to_examples, known = FORMATS.load(source.format)
     except HoldfastError as error:
         raise HoldfastError(f"{source.path}: {error}") from None
+    added = FORMATS[source.format].package
     strange = next((name for name in source.columns if name not in known), None)
     if strange is not None:
         raise HoldfastError(
             f"{source.path}: `columns` maps {strange!r}; the format {source.format!r} has {', '.join(known)}"
         )
-    rows = [example for row in islice(_rows(source), source.limit) for example in to_examples(row)]
+    where = f"format {source.format!r}{added and f' of the package {added}'}"
+    rows = [row for raw in islice(_rows(source), source.limit) for row in examples_of(to_examples, raw, where)]
     if not rows:
         raise HoldfastError(f"{source.path} has no rows")
     if source.role is not None:

@@ -86,7 +86,7 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
 
 def judged_by(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
     """Each completion with the verdicts of all judges on it, in order."""
-    verdicts = {name: checked(judge, completions) for name, judge in judges.items()}
+    verdicts = {name: checked(judge, completions, name) for name, judge in judges.items()}
     return [
         Judged(completion=completion, verdicts={name: given[i] for name, given in verdicts.items()})
         for i, completion in enumerate(completions)
@@ -114,7 +114,7 @@ def _thought_scores(judged: Sequence[Judged], name: str, judge: Judge) -> list[S
     whole = {i: text for i, row in enumerate(judged) if (text := with_thoughts(row.completion.text)) is not None}
     if not whole:
         return []
-    asked = checked(judge, [replace(judged[i].completion, text=text) for i, text in whole.items()])
+    asked = checked(judge, [replace(judged[i].completion, text=text) for i, text in whole.items()], name)
     by_row = dict(zip(whole, asked, strict=True))
     return [score(WITH_THOUGHTS, [by_row.get(i, row.verdicts[name]) for i, row in enumerate(judged)])]
 

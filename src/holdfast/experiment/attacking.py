@@ -18,6 +18,7 @@ from holdfast.evaluation.breaking import time_to_break
 from holdfast.evaluation.evaluate import beside
 from holdfast.experiment import store
 from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.checked_calls import adapted, constrained, curve_of, plan_of
 from holdfast.experiment.effects import Movement, effect_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.machine import environment, peak_memory_mb
@@ -35,7 +36,7 @@ from holdfast.records import Cell, Method, Record
 from holdfast.records.evidence import Effect
 from holdfast.training.contracts import SamplingAttack, learns_from, trains
 from holdfast.training.fit import fit
-from holdfast.training.plan import Context, Diverged, Fitted, Plan, Progress, as_is
+from holdfast.training.plan import Context, Diverged, Fitted, Plan, Planner, Progress, as_is
 
 
 def run_cell(task: Task, options: Options, report: Report) -> None:
@@ -131,30 +132,30 @@ def _attack(
     if not trains(attack):
         _choose(attack, model, context, watch=watch)
         return
-    planner = attack.plan
+    planner: Planner = partial(plan_of, attack)
     for method in cell.adaptive:
-        planner = configured(method, "adaptive").adapt(planner)
+        planner = adapted(configured(method, "adaptive"), planner)
     if cell.adaptive:
         watch.before(model)
 
-    def constrained(plan: Plan) -> Plan:
+    def defended(plan: Plan) -> Plan:
         for constraint in cell.constraints:
             first = partial(_fit_first, constraint.name, prepared)
-            plan = configured(constraint, "online").constrain(plan, replace(context, fit=first))
+            plan = constrained(configured(constraint, "online"), plan, replace(context, fit=first))
         return plan
 
     done = itertools.count()
 
     def before(plan: Plan) -> Fitted:
         """Train the attacker's preparations, each in its own folder; the attack continues with the released model."""
-        run = constrained(plan)
+        run = defended(plan)
         fitted = fit(run, folder=task.folder / "before" / str(next(done)), checkpoint_every=options.checkpoint_every)
         if run.released is as_is:
             return fitted
         with run.released(fitted.model) as released:
             return replace(fitted, model=clone(released))
 
-    plan = constrained(planner(model, replace(context, fit=before)))
+    plan = defended(planner(model, replace(context, fit=before)))
     training = task.folder / "training"
     every = watch.settings.every
     moves.append(Movement(network=plan.model.network, folder=training, begins=plan.spent.steps, every=every))
@@ -177,7 +178,7 @@ def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Pr
     if watch(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0)):
         return
     before = watch.evaluations[0]
-    for evaluation, chosen in attack.curve(model, watch.suite, context, keep=watch.keep):
+    for evaluation, chosen in curve_of(attack, model, watch.suite, context, keep=watch.keep):
         watch.add(beside(evaluation, before), chosen)
 
 

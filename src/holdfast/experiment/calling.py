@@ -63,7 +63,7 @@ def _built_in(name: str, caller: str) -> Method:
         return resolve(Method(name=name), "judge")
     except HoldfastError as error:
         reason = str(error)
-    if reason.startswith("unknown"):
+    if reason.startswith(("unknown", "judge ")):  # there is none, or its row is broken
         raise HoldfastError(f"{caller}: {reason}")
     raise HoldfastError(
         f"{caller}: the judge {name!r} needs settings ({reason.removeprefix('judges.')}); write them under "

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from holdfast.data.splits import Splits
 from holdfast.experiment.cell_settings import is_sandbox
+from holdfast.experiment.checked_calls import adapted, constrained, curve_of, hardened, plan_of
 from holdfast.experiment.methods import configured
 from holdfast.experiment.world import context_of, suite_of
 from holdfast.methods.ranges import with_place
@@ -21,7 +22,7 @@ from holdfast.network.models import Model, clone
 from holdfast.records import Cell, HoldfastError, Judge, Method
 from holdfast.training.contracts import trains
 from holdfast.training.optim import refuse_unbuildable
-from holdfast.training.plan import Context, Fitted, Plan
+from holdfast.training.plan import Context, Fitted, Plan, Planner
 
 Returned = TypeVar("Returned")
 
@@ -44,8 +45,8 @@ class Rehearsal:
         context = replace(context_of(self.cell, self.splits, self.judge, _untrained_fit), models=self._others)
         model = self.twin
         for stage in self.cell.stages:
-            harden = configured(stage, "offline").harden
-            model = self._asked(_key("defenses", stage), partial(harden, model, context)) or model
+            harden = partial(hardened, configured(stage, "offline"), model, context)
+            model = self._asked(_key("defenses", stage), harden) or model
         if self.cell.attack is not None:
             self._attack(self.cell.attack, clone(model), context)
         return self.problems
@@ -54,17 +55,22 @@ class Rehearsal:
         attack, where = configured(method, "attack"), _key("attacks", method)
         if not trains(attack):
             suite = suite_of(self.cell, self.splits, self.judge)
-            self._asked(where, lambda: next(attack.curve(model, suite, context, keep=_keep), None))
+            self._asked(where, lambda: next(curve_of(attack, model, suite, context, keep=_keep), None))
             return
-        planner = attack.plan
+        planner: Planner | None = partial(plan_of, attack)
         for around in self.cell.adaptive:
-            planner = configured(around, "adaptive").adapt(planner)
+            if planner is not None:
+                planner = self._asked(
+                    _key("attacks", around), partial(adapted, configured(around, "adaptive"), planner)
+                )
+        if planner is None:
+            return
         # With something round it, it may be either that refuses; the message says which.
         plan = self._asked("attacks" if self.cell.adaptive else where, lambda: _buildable(planner(model, context)))
         for constraint in self.cell.constraints:
             if plan is not None:
-                constrain = configured(constraint, "online").constrain
-                plan = self._asked(_key("defenses", constraint), partial(constrain, plan, context))
+                constrain = partial(constrained, configured(constraint, "online"), plan, context)
+                plan = self._asked(_key("defenses", constraint), constrain)
 
     def _asked(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         """What a call gives; `None` where it is refused, or goes no further without numbers."""

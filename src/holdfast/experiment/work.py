@@ -14,6 +14,7 @@ from typing import Any
 from holdfast.experiment import store
 from holdfast.experiment.attacking import run_cell
 from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.checked_calls import hardened, origin
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import train_judge
 from holdfast.experiment.machine import environment
@@ -62,7 +63,7 @@ def failure(error: BaseException, folder: Path) -> str:
         return f"{folder}: cannot be written: {text}; free some space and run again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text or type(error).__name__}; lower the batch sizes"
-    return f"{type(error).__name__}: {text}"
+    return f"{origin(error)}{type(error).__name__}: {text}"
 
 
 def record_failure(task: Task, reason: str) -> None:
@@ -144,7 +145,7 @@ def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
     refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
     defense = configured(cell.stages[task.depth - 1], "offline")
     try:
-        return defense.harden(model, context_of(cell, splits, judge_of(cell, run_of(task)), training))
+        return hardened(defense, model, context_of(cell, splits, judge_of(cell, run_of(task)), training))
     except (Diverged, SamplingError) as error:
         raise HoldfastError(f"{cell.stages[task.depth - 1].title} diverged while hardening: {error}") from error
 

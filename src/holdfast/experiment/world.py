@@ -11,6 +11,7 @@ from holdfast.data.mixing import distinct, sample
 from holdfast.data.splits import Splits
 from holdfast.evaluation.evaluate import Suite
 from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.checked_calls import judge_from
 from holdfast.experiment.judging import trained_judge
 from holdfast.files.hub import pinned
 from holdfast.judges import JUDGES, TRAINED
@@ -63,7 +64,7 @@ def judge_of(cell: Cell, run: Path) -> Callable[[str], Judge]:
 def make_judge(method: Method) -> Judge:
     """A judge from its name and settings."""
     settings = typed(JUDGES.load(method.name), method.settings, method.title)
-    return settings.judge()
+    return judge_from(settings)
 
 
 def context_of(

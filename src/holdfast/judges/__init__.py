@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from holdfast.methods.tables import Row, Table
+from holdfast.methods.tables import Row, Table, one_line
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.text.thinking import UNFINISHED, final_answer
 from holdfast.training.contracts import JudgeSettings, keeps
@@ -39,13 +40,13 @@ TRAINED = ("trained_reward_model", "trained_classifier")
 """Judges that a run trains before it needs them; their settings are those of the training."""
 
 
-def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
+def checked(judge: Judge, completions: Sequence[Completion], name: str = "") -> list[Verdict]:
     """A judge's verdicts on final answers, refused unless there is exactly one each; a thought is no answer.
 
-    What never came to an answer is invalid, and the judge is not asked.
+    What never came to an answer is invalid, and the judge is not asked. `name` is what errors call the judge.
 
     Raises:
-        HoldfastError: the judge returned another number of verdicts, or something else.
+        HoldfastError: the judge returned another number of verdicts, or something else, or raised what it should not.
     """
     asked, places = [], []
     for i, completion in enumerate(completions):
@@ -53,15 +54,49 @@ def checked(judge: Judge, completions: Sequence[Completion]) -> list[Verdict]:
         if answer is not None:
             asked.append(completion if answer == completion.text else replace(completion, text=answer))
             places.append(i)
-    verdicts = judge(asked) if asked else []
-    name = getattr(judge, "__name__", type(judge).__name__)
-    other = next((verdict for verdict in verdicts if not isinstance(verdict, Verdict)), verdicts)
-    if other is not verdicts:
-        raise HoldfastError(f"judge {name!r} returned {other!r:.40}; a judge returns a `Verdict` for each completion")
+    who = _called(judge, name)
+    verdicts = _asked(judge, asked, who) if asked else []
+    strange = [verdict for verdict in verdicts if not isinstance(verdict, Verdict)]
+    if strange:
+        raise _no_verdict(who, strange[0])
     if len(verdicts) != len(asked):
         raise HoldfastError(
-            f"judge {name!r} returned {len(verdicts)} verdicts for {len(asked)} completions; "
+            f"{who} returned {len(verdicts)} verdicts for {len(asked)} completions; "
             "a judge gives exactly one each, in order"
         )
     by_place = dict(zip(places, verdicts, strict=True))
     return [by_place.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]
+
+
+def _called(judge: Judge, name: str) -> str:
+    """How errors call a judge: by the name that it is called by, with the module of one that is not ours."""
+    if not name:
+        return f"judge {getattr(judge, '__name__', type(judge).__name__)!r}"
+    return f"judge {name!r}{'' if _is_ours(judge) else f' ({_module(judge)})'}"
+
+
+def _asked(judge: Judge, completions: Sequence[Completion], who: str) -> list[Verdict]:
+    """What a judge returns, if it is a list; an exception of one that is not ours is told as its own."""
+    try:
+        verdicts = judge(completions)
+    except HoldfastError:
+        raise
+    except Exception as error:
+        if _is_ours(judge) or "out of memory" in str(error).lower():
+            raise
+        raise HoldfastError(f"{who} raised {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(verdicts, list | tuple):
+        raise _no_verdict(who, verdicts)
+    return list(verdicts)
+
+
+def _no_verdict(who: str, value: Any) -> HoldfastError:
+    return HoldfastError(f"{who} returned {value!r:.40}; a judge returns a `Verdict` for each completion")
+
+
+def _is_ours(judge: Judge) -> bool:
+    return _module(judge).startswith("holdfast.")
+
+
+def _module(judge: Judge) -> str:
+    return getattr(judge, "__module__", None) or type(judge).__module__

@@ -16,6 +16,12 @@ from typing import Any, NamedTuple
 
 from holdfast.records import HoldfastError
 
+GROUPS = (
+    *("holdfast.attacks", "holdfast.attacks.adaptive", "holdfast.defenses.online", "holdfast.defenses.offline"),
+    "holdfast.judges",
+)
+"""The entry-point groups whose rows are settings classes."""
+
 
 class Row(NamedTuple):
     """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people.
@@ -100,6 +106,16 @@ def added(group: str) -> dict[str, Row]:
             package = f"{there.package}, {package}"
         rows[point.name] = Row(point.value, f"from {package or None}", package=package)
     return rows
+
+
+def row_of(cls: type) -> str:
+    """How errors name the row of a settings class; of one that no package added, `module:Class`."""
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    for group in GROUPS:
+        for name, row in added(group).items():
+            if row.target == target:
+                return f"{name!r} ({target}, of the package {row.package})"
+    return target
 
 
 def one_line(error: BaseException) -> str:

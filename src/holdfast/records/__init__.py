@@ -93,6 +93,9 @@ class Verdict:
     def __post_init__(self) -> None:
         for name in ("score", "logit"):
             number = getattr(self, name)
+            if number is not None and not isinstance(number, int | float):
+                number = _number(name, number)
+                object.__setattr__(self, name, number)
             if number is not None and not isfinite(number):
                 object.__setattr__(self, "reason", self.reason or f"the judge's {name} is {number}")
                 object.__setattr__(self, "score", None)
@@ -102,6 +105,13 @@ class Verdict:
             raise ValueError("an invalid answer has no score")
         if self.score is not None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"a verdict's score lies in [0, 1], not {self.score!r}")
+
+
+def _number(name: str, value: Any) -> float:
+    """A number of another library, of one element, as Python's own: records are written with those only."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise ValueError(f"a verdict's {name} is a number, not {value!r:.40}")
+    return float(value)
 
 
 Judge = Callable[[Sequence[Completion]], list[Verdict]]

@@ -1,0 +1,97 @@
+"""What a method gives back is looked at where it is called, and what it raises is told with its name."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from holdfast.evaluation.evaluate import Judged
+from holdfast.experiment import checked_calls
+from holdfast.experiment.work import failure
+from holdfast.records import Evaluation, HoldfastError
+from holdfast.training.contracts import (
+    AdaptiveAttacker,
+    JudgeSettings,
+    OfflineDefense,
+    OnlineDefense,
+    SamplingAttack,
+    TrainingAttack,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Every(TrainingAttack, SamplingAttack, AdaptiveAttacker, OnlineDefense, OfflineDefense, JudgeSettings):
+    """A method of every kind, of another package, that gives back `given`, or raises it."""
+
+    given: Any = None
+    COEFFICIENT: ClassVar[str] = "given"
+
+    def _give(self, *_: Any, **__: Any) -> Any:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+    plan = curve = adapt = constrain = harden = judge = _give
+
+
+def calls(given):
+    """Each kind called once."""
+    method = Every(given=given)
+    return {
+        "plan": lambda: checked_calls.plan_of(method, None, None),
+        "adapt": lambda: checked_calls.adapted(method, lambda *_: None),
+        "constrain": lambda: checked_calls.constrained(method, None, None),
+        "harden": lambda: checked_calls.hardened(method, None, None),
+        "judge": lambda: checked_calls.judge_from(method),
+        "curve": lambda: list(checked_calls.curve_of(method, None, None, None, keep=None)),
+    }
+
+
+NAMES = list(calls(None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("given", [None, "wizard", 3])
+def test_what_is_of_another_type_is_refused_by_class_and_method(name, given):
+    with pytest.raises(HoldfastError) as error:
+        calls(given)[name]()
+    assert str(error.value).startswith(f"{__name__}:Every: `{name}` gave back {given!r}; it has to give ")
+
+
+def test_a_planner_with_something_round_it_gives_a_plan():
+    with pytest.raises(HoldfastError, match="`adapt` gave back None; it has to give a `Plan`"):
+        checked_calls.adapted(Every(given=lambda model, context: None), lambda *_: None)(None, None)
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ([3], "gave back 3; it has to give"),
+        ([(Evaluation(step=1), "text")], "it has to give \\(Evaluation, list of Judged\\)"),
+        ([(Evaluation(step=1), [3])], "it has to give \\(Evaluation, list of Judged\\)"),
+        ([(Evaluation(step=0), [])], "'step 0 after 0'; it has to give steps that rise"),
+        ([(Evaluation(step=2), []), (Evaluation(step=2), [])], "'step 2 after 2'; it has to give steps that rise"),
+    ],
+)
+def test_a_curve_is_of_evaluations_at_rising_steps(points, words):
+    with pytest.raises(HoldfastError, match=words):
+        calls(iter(points))["curve"]()
+
+
+def test_a_curve_that_is_one_passes():
+    judged = [Judged(completion=None, verdicts={})]
+    points = [(Evaluation(step=1), judged), (Evaluation(step=4), [])]
+    assert calls(iter(points))["curve"]() == points
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_another_packages_method_raises_is_told_with_its_name(name, tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        calls(RuntimeError("no GPU\nhere"))[name]()
+    assert failure(error.value, tmp_path) == f"`{name}` of {__name__}:Every: RuntimeError: no GPU here"
+
+
+def test_what_it_says_itself_to_users_stays_as_it_is(tmp_path):
+    with pytest.raises(HoldfastError) as error:
+        calls(HoldfastError("give it a coefficient"))["plan"]()
+    assert failure(error.value, tmp_path) == "give it a coefficient"
