@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 README, PYTHON = ROOT / "README.md", ROOT / "docs" / "python.md"
 QUICK = api.Sandbox(num_base=640, num_aligned=640, base=Optim(max_steps=4), aligned=Optim(max_steps=4))
 QUICK_YAML = "model={sandbox: {num_base: 640, num_aligned: 640, base: {max_steps: 4}, aligned: {max_steps: 4}}}"
+FEW = api.Data(train=64, held_out=8)
+splits = api.splits
 
 
 def blocks(page: Path) -> list[str]:
@@ -21,20 +23,30 @@ def blocks(page: Path) -> list[str]:
 
 def shortened(code: str) -> str:
     code = re.sub(r"max_steps=\d+", "max_steps=2", code).replace("every=10", "every=1")
+    code = re.sub(r"(per_device_train_batch_size|group_size)=\d+", r"\1=4", code)
     code = code.replace('Path("runs/mine"))', 'Path("runs/mine"), workers=0)')
     return code.replace(
         '["seeds=[0]"',
-        f'["{QUICK_YAML}", "seeds=[0]", "evaluation.num_prompts=8", "attacks.sft.optim.max_steps=2", '
+        f'["{QUICK_YAML}", "seeds=[0]", "evaluation.num_prompts=8", "data={{train: 64, held_out: 8}}", '
+        '"attacks.sft.optim.max_steps=2", "attacks.grpo.policy.group_size=4", '
+        '"defenses.reward_neutralization.optim.per_device_train_batch_size=4", '
         '"defenses.reward_neutralization.optim.max_steps=2"',
     )
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """One sandbox for all pages."""
+    return str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [README, PYTHON], ids=lambda page: page.name)
-def test_python_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+def test_python_runs_from_top_to_bottom(page, cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOLDFAST_CACHE", cache)
     monkeypatch.setattr(api, "Sandbox", lambda: QUICK)
+    monkeypatch.setattr(api, "splits", lambda: splits(FEW))
     scope = {"__name__": "__main__"}
     for block in blocks(page):
         exec(compile(shortened(block), page.name, "exec"), scope)
