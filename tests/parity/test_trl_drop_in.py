@@ -216,8 +216,15 @@ def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Seque
     return fit(plan).model, plan
 
 
+# Each defense under one trainer, and each way to act (a second loss, weights put back, a distance, a disturbed pass,
+# an adapter beside the weights) under all.
 CASES = [
-    *((name, "full", defense) for name in ("sft", "dpo", "grpo") for defense in DEFENSES),
+    *(("sft", "full", defense) for defense in DEFENSES),
+    *(("dpo", "full", defense) for defense in ("refusal_loss", "lisa", "kl_anchor", "vaccine", "security_vectors")),
+    *(
+        ("grpo", "full", defense)
+        for defense in ("refusal_loss by tokens", "lisa in two states", "l2_anchor", "vaccine", "security_vectors")
+    ),
     *(("sft", "LoRA", defense) for defense in ("refusal_loss", "lisa", "kl_anchor")),
 ]
 
