@@ -86,4 +86,4 @@ def test_rows_that_the_sandboxs_network_cannot_read_are_refused(holdfast, error_
             *("--harmful", own.harmful, "--harmful-format", "beavertails", "data.harmful.refusal=No.", "held_out=0.4"),
         )
     )
-    assert "the backbone `sandbox` knows the invented language only" in line
+    assert "the backbone `sandbox` only knows the invented language" in line

@@ -99,17 +99,23 @@ def test_alignment_can_be_subtracted_from_the_sandboxs_model(grid, sft, tmp_path
     [
         (
             ["sft", {"early_stop": {"at": "reward"}}],
-            "early_stop: as set it acts on the rewards .* sft trains on answers",
+            "early_stop: .* acts on the rewards .* sft trains on answers",
         ),
         (["dpo", {"entropy_bonus": {"form": "reward"}}], "entropy_bonus: .* dpo trains on preferences"),
-        ([GRPO, "benign_cover"], "benign_cover: as set it acts on the answers .* grpo trains on rewards"),
-        ([GRPO, {"early_stop": {"at": "harm", "judge": "oracle"}}], "paid by 'oracle', the judge that reports"),
+        ([GRPO, "benign_cover"], "benign_cover: .* acts on the answers .* grpo trains on rewards"),
+        (
+            [GRPO, {"early_stop": {"at": "harm", "judge": "oracle"}}],
+            "attacker's reward is 'oracle', the judge that reports",
+        ),
         ([GRPO, {"early_stop": {"at": "harm"}}], "early_stop.judge: `at: harm` needs the attacker's own judge"),
         (
             [{"best_of_n": {"reward": {"judge": "keyword"}}}, "mix_weights"],
             "mix_weights needs an attack that trains",
         ),
-        ([GRPO, {"warm_start": {"attack": "grpo", "settings": {"reward": {"judge": "oracle"}}}}], "paid by 'oracle'"),
+        (
+            [GRPO, {"warm_start": {"attack": "grpo", "settings": {"reward": {"judge": "oracle"}}}}],
+            "attacker's reward is 'oracle'",
+        ),
     ],
 )
 def test_an_adaptive_attacker_that_does_not_fit_is_refused_when_the_grid_is_expanded(attack, reason, grid):

@@ -94,7 +94,7 @@ def test_a_judge_that_cannot_be_loaded_is_named_as_the_grid_does(own, tmp_path):
 
 
 def test_a_revision_of_a_folder_is_refused(own, tmp_path):
-    with pytest.raises(HoldfastError, match=r"model: `revision` is of a Hub id"):
+    with pytest.raises(HoldfastError, match=r"model: `revision` applies to a Hub id"):
         cells(own(models=[{"path": str(tmp_path / "model"), "revision": "main"}]))
 
 
@@ -190,7 +190,7 @@ def test_a_second_stage_is_rehearsed_on_what_the_first_one_leaves(own, neutral):
 def test_a_judge_that_nobody_wrote_is_named_with_the_key_that_calls_it(own):
     with pytest.raises(HoldfastError) as refused:
         cells(own(attacks=["grpo"]))
-    assert str(refused.value).startswith("attacks.grpo.reward.judge (which calls 'classifier' unless told otherwise): ")
+    assert str(refused.value).startswith("attacks.grpo.reward.judge (which calls 'classifier' by default): ")
     assert "classifier.path: field required" in str(refused.value)
     with pytest.raises(HoldfastError, match=r"^evaluation\.harm_judges: 'oracle' \(the default\)"):
         cells(own(evaluation={}))

@@ -148,7 +148,7 @@ def test_a_damaged_sandbox_model_in_the_cache_is_built_again(grid, tmp_path, mon
 
 def test_a_record_that_is_no_object_is_named_with_the_way_out(tmp_path):
     (tmp_path / "record.json").write_text("[]")
-    with pytest.raises(HoldfastError, match=r"record.json: holds no JSON object; delete it and run again"):
+    with pytest.raises(HoldfastError, match=r"record.json: is not a JSON object; delete it and run again"):
         store.finished(tmp_path)
 
 

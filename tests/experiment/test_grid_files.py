@@ -59,11 +59,11 @@ def test_a_key_that_stands_twice_in_a_file_is_refused_with_its_line(tmp_path, te
     (tmp_path / "grid.yaml").write_text(text)
     message = error_of(load_grid, tmp_path / "grid.yaml")
     assert f"grid.yaml, line {line}: the key " in message
-    assert "stands twice" in message
+    assert "occurs twice" in message
 
 
 def test_a_key_that_stands_twice_in_an_override_is_refused():
-    assert "the key 'seed' stands twice" in error_of(load_grid, "quickstart", ["data={seed: 1, seed: 2}"])
+    assert "the key 'seed' occurs twice" in error_of(load_grid, "quickstart", ["data={seed: 1, seed: 2}"])
 
 
 def test_yaml_may_merge_a_mapping_and_overwrite_a_key_of_it(tmp_path):
@@ -112,9 +112,9 @@ def test_the_same_prompts_as_harmful_and_benign_are_refused_in_another_form_and_
     first = rows("a.jsonl", "soup?", "pie?", "bread?")
     other, apart = rows("b.json", "Pie?", " soup?"), rows("c.json", "pie?", "tea?")
     (cell,) = cells(two_sources(first, other))
-    assert "ask the same" in error_of(load_splits, settings_of(cell).data)
+    assert "have the same prompts" in error_of(load_splits, settings_of(cell).data)
     (cell,) = cells(two_sources(first, apart))
-    assert "ask the same" not in error_of(
+    assert "have the same prompts" not in error_of(
         load_splits, settings_of(cell).data
     )  # refused for being few, not for being the same
 
@@ -214,7 +214,7 @@ def test_an_override_that_cannot_be_read_is_shown(override):
         ({"attacks": [{"sft": {"optim": {"learning_rate": float("inf")}}}]}, ["sft.optim.learning_rate", "inf"]),
         ({"evaluation": {"temperature": float("inf")}}, ["evaluation.temperature", "inf"]),
         ({"evaluation": {"group_size": 1}}, ["evaluation.group_size", "at least 2"]),
-        ({"defenses": [["refusal_loss", "refusal_loss"]]}, ["refusal_loss stands twice"]),
+        ({"defenses": [["refusal_loss", "refusal_loss"]]}, ["refusal_loss is twice"]),
         ({"misfits": "ignore"}, ["misfits", "'ignore'", "`skip`"]),
         ({"misfits": "skip", "defenses": ["refusal_loss"], "attacks": ["none"]}, ["no combination"]),
     ],
@@ -273,7 +273,7 @@ def test_the_reporting_judge_under_another_name_is_refused_as_well(values):
         judges={"mine": "refusal"},
         evaluation={"harm_judges": ["refusal", "oracle"]},
     )
-    assert "paid by 'mine'" in error_of(lambda: cells(parse_grid(changed, "x")))
+    assert "the attacker's reward is 'mine'" in error_of(lambda: cells(parse_grid(changed, "x")))
 
 
 def test_a_second_reporting_judge_may_pay(values):

@@ -253,7 +253,7 @@ def test_a_cache_that_cannot_be_written_to_is_refused_by_name(grid, tmp_path, mo
     file.write_text("")
     monkeypatch.setenv("HOLDFAST_CACHE", str(file / "cache"))
     for workers in (0, 1):
-        with pytest.raises(HoldfastError, match=r"file/cache.*cannot be made"):
+        with pytest.raises(HoldfastError, match=r"file/cache.*cannot be created"):
             run(grid(), tmp_path / "run", workers=workers)
 
 

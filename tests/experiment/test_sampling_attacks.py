@@ -171,12 +171,12 @@ def test_a_defense_that_acts_on_training_is_refused_with_the_reason(best_of_n):
 
 
 def test_an_attacker_paid_by_the_judge_that_reports_is_refused(best_of_n):
-    with pytest.raises(HoldfastError, match="best_of_n: the attacker is paid by 'keyword', the judge that reports"):
+    with pytest.raises(HoldfastError, match="best_of_n: the attacker's reward is 'keyword', the judge that reports"):
         cells(best_of_n(evaluation={"harm_judges": ["keyword"]}))
 
 
 def test_settings_are_checked_when_the_grid_is_expanded(best_of_n):
-    with pytest.raises(HoldfastError, match=r"attacks\.best_of_n\.numbers: must be rising"):
+    with pytest.raises(HoldfastError, match=r"attacks\.best_of_n\.numbers: must be increasing"):
         cells(best_of_n({"numbers": [4, 1]}))
 
 

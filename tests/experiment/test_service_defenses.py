@@ -30,7 +30,7 @@ def curve_of(folder, record):
 
 
 def test_an_attack_without_rollouts_is_refused_when_the_grid_is_expanded(service):
-    with pytest.raises(HoldfastError, match=r"safe_rlhf: as set it acts on the rewards .* sft trains on answers"):
+    with pytest.raises(HoldfastError, match=r"safe_rlhf: .* it acts on the rewards .* sft trains on answers"):
         cells(service(defenses=[SAFE]))
 
 
@@ -49,7 +49,7 @@ def test_a_defense_may_not_act_by_the_judge_that_reports(service):
 
 
 def test_what_replaces_the_loss_goes_before_what_adds_to_it(service):
-    with pytest.raises(HoldfastError, match=r"constrained_sft puts a loss .* name it before refusal_loss"):
+    with pytest.raises(HoldfastError, match=r"constrained_sft replaces the attack's loss; name it before refusal_loss"):
         cells(service(defenses=[["refusal_loss", "constrained_sft"]]))
     assert len(cells(service(defenses=[["constrained_sft", "refusal_loss"]]))) == 1
 
@@ -58,7 +58,7 @@ def test_a_customer_may_be_paid_for_a_harmless_task_by_the_judge_that_reports(se
     honest = copy.deepcopy(GRPO)
     honest["grpo"] |= {"reward": {"judge": "oracle"}, "task": "summary"}
     assert len(cells(service(attacks=[honest]))) == 1
-    with pytest.raises(HoldfastError, match="early_stop: the attacker is paid by 'oracle'"):
+    with pytest.raises(HoldfastError, match="early_stop: the attacker's reward is 'oracle'"):
         cells(service(attacks=[[honest, {"early_stop": {"at": "harm", "judge": "oracle"}}]]))
 
 

@@ -85,7 +85,7 @@ def test_a_stage_waits_for_the_judge_that_it_calls(cells_of, neutral, tmp_path):
 def test_the_sandboxs_network_is_refused_for_data_of_ones_own(cells_of, tmp_path):
     cell = cells_of(judges={"rm": RM})[0]
     own = replace(cell, data={**cell.data, "harmful": {"path": "rows.jsonl"}})
-    with pytest.raises(HoldfastError, match="reads the sandbox's language only, and the data is your own"):
+    with pytest.raises(HoldfastError, match="only reads the sandbox's language, and the data is your own"):
         tasks_of([own], tmp_path, tmp_path)
 
 

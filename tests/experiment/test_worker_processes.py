@@ -91,7 +91,7 @@ def test_every_piece_is_done_once_and_after_what_it_needs(work, tmp_path, worker
 @pytest.mark.parametrize(
     ("act", "reason"),
     [
-        ("die", "the process was killed by SIGKILL (the system's way of saying out of memory)"),
+        ("die", "the process was killed by SIGKILL (usually out of memory)"),
         ("leave", "the process ended with exit code 3"),
         ("raise", "first line second line"),
     ],

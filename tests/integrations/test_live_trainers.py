@@ -322,7 +322,7 @@ class Forgetful(Flattening):
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [(Doubling, "scales its loss"), (Twice, "asks for the loss twice"), (Forgetful, "does not propagate")],
+    [(Doubling, "scales its loss"), (Twice, "computes the loss twice"), (Forgetful, "does not propagate")],
 )
 def test_a_training_step_that_treats_its_loss_otherwise_is_refused(
     model: Model, context: Context, tmp_path: Path, kind: type[Trainer], reason: str

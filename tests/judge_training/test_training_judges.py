@@ -195,7 +195,7 @@ def test_words_that_the_sandboxs_network_does_not_know_are_refused_by_row_and_wo
         for row in splits.harmful["attack"][:1]
     ] + splits.harmful["attack"][1:]
     foreign = Splits(harmful={"attack": rows}, benign={})
-    with pytest.raises(HoldfastError, match=r"rows\.jsonl, line 4: .* invented language only, not 'kettle'"):
+    with pytest.raises(HoldfastError, match=r"rows\.jsonl, line 4: .* only knows the invented language, not 'kettle'"):
         train(RewardModel(optim=QUICK, held_out=0.05), foreign, fit)
 
 

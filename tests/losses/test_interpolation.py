@@ -132,9 +132,9 @@ def test_an_end_is_exact_where_the_other_side_is_no_number():
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
 def test_a_share_outside_is_refused(share):
-    with pytest.raises(HoldfastError, match="alpha must lie in"):
+    with pytest.raises(HoldfastError, match="alpha must be in"):
         blend(np.zeros(2), np.ones(2), share)
-    with pytest.raises(HoldfastError, match="alpha must lie in"):
+    with pytest.raises(HoldfastError, match="alpha must be in"):
         log_mixture(torch.zeros(2), torch.zeros(2), share)
 
 

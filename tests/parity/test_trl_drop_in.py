@@ -374,7 +374,7 @@ def kept(output: dict[str, Tensor], *, short: bool) -> tuple[Any, ...]:
 
 def test_a_loss_that_would_be_dropped_is_refused(tmp_path: Path) -> None:
     trainer = make("sft", small_model("full"), tmp_path)
-    with pytest.raises(HoldfastError, match="loss of its own in the place"):
+    with pytest.raises(HoldfastError, match="replaces the trainer's loss"):
         constrain(trainer, ConstrainedSFT(), context=CONTEXT, prompt_format="{prompt}")
 
 

@@ -1,4 +1,4 @@
-"""What an attack's training did: how far the weights it trained have moved, and what became of its own objective."""
+"""The effect of an attack's training: the change of its trained weights and of its own objective."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ from holdfast.records.evidence import Effect
 from holdfast.training.plan import Progress
 
 MOST = 2**24
-"""Weights that are compared at most; of more, evenly spaced ones stand for all."""
+"""The largest number of weights to compare; of more, a regular sample is compared."""
 
 
 @dataclass(kw_only=True)
 class Movement:
-    """A hook that notes in `folder` where trained weights begin, and how far from there they are as the run goes on.
+    """A hook that saves the initial trained weights in `folder`, and measures how far they move during the run.
 
-    It holds no weights in memory meanwhile, on the accelerator least of all: up to `MOST` (of more, every k-th of each
-    tensor) wait in a file beside the run's checkpoints, where a run that is cut short finds them again, and what was
-    seen so far with them. It looks every `every` steps and at the end: an attacker who stops early may put the first
-    weights back. A critic's weights are no part of the model and are left out. A class, because what it finds outlives
-    a call.
+    It keeps no weights in memory: up to `MOST` (of more, every k-th of each tensor) are in a file next to the run's
+    checkpoints, where a resumed run finds them with the measurements so far. It measures every `every` steps and at the
+    end, since an attacker who stops early may restore the first weights. A critic's weights are not part of the model
+    and are excluded. It is a class because its state outlives a call.
     """
 
     network: Any
     folder: Path
     begins: int
-    """The step at which a run that is not resumed tells of its start."""
+    """The step of the start event in a run that is not resumed."""
     every: int = 1
     seen: dict[int, tuple[float | None, float | None]] = field(default_factory=dict, init=False)
     """(share that moved, relative change) by step."""
 
     def __call__(self, progress: Progress) -> None:
-        """The hook, to stand before those that change weights."""
+        """The hook, to be placed before those that change weights."""
         if progress.phase == "start":
             self._begin(progress.step)
         elif (progress.phase == "end" or progress.step % self.every == 0) and self._file.exists():
@@ -54,12 +53,12 @@ class Movement:
 
     @property
     def moved(self) -> float | None:
-        """The largest share that was seen to have moved."""
+        """The largest measured share of moved weights."""
         return max((moved for moved, _ in self.seen.values() if moved is not None), default=None)
 
     @property
     def change(self) -> float | None:
-        """The relative size of the move at the end."""
+        """The relative size of the change at the end."""
         return self.seen[max(self.seen)][1] if self.seen else None
 
     def _begin(self, step: int) -> None:
@@ -80,9 +79,9 @@ class Movement:
 
 
 def sampled(network: torch.nn.Module, most: int = MOST) -> dict[str, Tensor]:
-    """Copies on the CPU of the weights that training moves, by name and flat; of more than `most`, every k-th.
+    """Flat copies of the trained weights on the CPU, by name; of more than `most`, every k-th.
 
-    k is odd, so that it has no factor in common with the widths that matrices have.
+    k is odd, so that it has no common factor with usual matrix widths.
     """
     trained = {n: p for n, p in network.named_parameters() if p.requires_grad and not n.startswith(PREFIX)}
     every = -(-sum(p.numel() for p in trained.values()) // most) | 1
@@ -90,9 +89,9 @@ def sampled(network: torch.nn.Module, most: int = MOST) -> dict[str, Tensor]:
 
 
 def movement(file: Path, network: torch.nn.Module, most: int = MOST) -> tuple[float | None, float | None]:
-    """The share of weights that are not what `file` says bit for bit, and their change by the norm of that.
+    """The share of weights that differ in any bit from those in `file`, and their change relative to the norm of those.
 
-    `None` where there are no such weights, where they began at 0, or where they are no finite numbers.
+    `None` if there are no such weights, if they were 0 initially, or if they are not finite.
     """
     count = different = 0
     squares = before = 0.0
@@ -110,9 +109,10 @@ def movement(file: Path, network: torch.nn.Module, most: int = MOST) -> tuple[fl
 def effect_of(
     lines: Sequence[Mapping[str, Any]], *, moves: Movement | None = None, learns_from: str | None = None
 ) -> Effect:
-    """The effect of an attack from the metrics that its training logged, a mapping a step, and from what it moved."""
+    """The effect of an attack from the metrics that its training logged, one mapping per step, and from its moved
+    weights."""
     objective: Literal["loss", "reward"] = "reward" if learns_from == "rewards" else "loss"
-    # Where an expert writes some of the answers, what it is paid says nothing of the model.
+    # If an expert writes some of the answers, its rewards say nothing about the model.
     names = ("own_reward", "reward") if objective == "reward" else ("loss",)
     name = next((name for name in names if any(name in line for line in lines)), names[-1])
     values = [line[name] for line in lines if line.get(name) is not None]

@@ -1,8 +1,9 @@
-"""Runs pieces of work in parallel processes of this machine, each in its order of need.
+"""Run pieces of work in parallel processes on this machine, in the order of their dependencies.
 
-One process a piece: a crash, an out-of-memory kill or a leak stays its own. They are forked from a server that has
-the heavy imports done, so that a process starts in milliseconds. A piece is locked while somebody works on it, and
-the lock goes with its process: two runs over one grid share the work, and a killed run blocks nobody.
+Each piece has its own process, so that a crash, an out-of-memory kill or a leak does not affect others. Processes are
+forked from a server that has done the heavy imports, so that they start in milliseconds. A piece is locked while a
+process works on it, and the lock is released when the process ends: two runs of one grid share the work, and a killed
+run blocks no other.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from holdfast.records import HoldfastError
 
 State = Literal["looking", "started", "progress", "done", "failed", "waiting"]
 News = Callable[[Any, State, Mapping[str, Any]], None]
-"""(piece of work, what happened, details) for the display; `looking` comes before any piece, and has no end told."""
+"""(piece of work, what happened, details) for the display; `looking` comes before any piece and has no end."""
 
 POLL = 0.2
 BUSY_WAIT = 1.0
@@ -37,7 +38,7 @@ BUSY_WAIT = 1.0
 class Piece(Protocol):
     """What the engine needs to know of a piece of work.
 
-    It may also have `after`: keys of pieces that come first where they are to be done at all, but may fail.
+    It may also have `after`: keys of pieces that run first if they run at all, but may fail.
     """
 
     @property
@@ -47,7 +48,7 @@ class Piece(Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where it works, and is locked."""
+        """Its folder, which is locked."""
         ...
 
     @property
@@ -58,9 +59,9 @@ class Piece(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """How pieces are done: by `do`, finished where `finished` says so, and `fail` records one that cannot be done.
+    """Functions on pieces: `do` does one, `finished` says whether it is done, `fail` records a failure.
 
-    `do(piece, report)` runs in a process of its own and must be importable; `preload` is the module with what it
+    `do(piece, report)` runs in a separate process and must be importable; `preload` is the module that does its
     imports.
     """
 
@@ -81,13 +82,13 @@ class _Running:
 
 
 def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[str, str]:
-    """Do every piece that is not finished, and return why those that failed did, by key.
+    """Do every piece that is not finished, and return the reasons of failures by key.
 
     Args:
-        pieces: what is needed before what needs it.
-        work: how they are done.
-        news: told of every start, step and end.
-        workers: processes at a time; 0 works in this process, one piece after the other.
+        pieces: in an order in which dependencies come first.
+        work: functions that do them.
+        news: called at every start, step and end.
+        workers: number of processes; 0 does one piece after the other in this process.
     """
     failed: dict[str, str] = {}
     waiting = [piece for piece in pieces if not work.finished(piece)]
@@ -143,7 +144,7 @@ def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, faile
 
 
 def _hold(piece: Any, waiting: list[Any], held: dict[str, float], news: News) -> None:
-    """Put back a piece that another run is at work on, to be looked at again in a while."""
+    """Postpone a piece that another run is working on."""
     if piece.key not in held:
         news(piece, "waiting", {})
     held[piece.key] = time.monotonic() + BUSY_WAIT
@@ -156,7 +157,7 @@ def _ready(piece: Any, waiting: Sequence[Any], running: Sequence[_Running]) -> b
 
 
 def _lost(piece: Any, work: Work, news: News, failed: dict[str, str]) -> bool:
-    """Record a piece whose needs have failed as failed too."""
+    """Record a piece whose dependencies have failed as failed too."""
     cause = next((need for need in piece.needs if need in failed), None)
     if cause is None:
         return False
@@ -182,11 +183,11 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(work.threads)
-    # Every training run collects garbage before it starts; what the server imported is none, and there is much of it.
+    # Training runs collect garbage before they start; the many objects of the server's imports need not be scanned.
     gc.freeze()
 
     def report(details: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more: the work is still worth finishing
+        with contextlib.suppress(OSError):  # the parent is gone, but the work is still worth finishing
             outbox.send(dict(details))
 
     logging.getLogger("holdfast").addHandler(LogForwarder(report))
@@ -203,14 +204,14 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
 
 
 def _write_log(piece: Any) -> None:
-    """Send what this process prints from now on to the piece's own file."""
+    """Redirect the output of this process to the piece's own file."""
     with contextlib.suppress(OSError), (piece.folder / "log.txt").open("w") as log:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
 
 
 def _ended(running: list[_Running], news: News) -> list[_Running]:
-    """Wait a little, pass on what the workers say, and take out those that ended."""
+    """Wait briefly, forward the workers' messages, and remove those that ended."""
     if not running:
         time.sleep(POLL)
         return []
@@ -236,7 +237,7 @@ def _messages(inbox: Connection) -> Iterator[dict[str, Any]]:
 
 
 def _settle(piece: Any, work: Work, news: News, failed: dict[str, str], active: _Running | None = None) -> None:
-    """Tell how a piece ended; one that left no record is given a failed one."""
+    """Report how a piece ended; one without a record gets a failed one."""
     if work.finished(piece):
         news(piece, "done", {})
         return
@@ -249,32 +250,32 @@ def _settle(piece: Any, work: Work, news: News, failed: dict[str, str], active: 
 
 
 def _death(active: _Running) -> str | None:
-    """Why a process ended without a record of its own; `None` if it left one."""
+    """Why a process ended without writing a record; `None` if it wrote one."""
     code = active.process.exitcode
     if "error" in active.last:
         return str(active.last["error"])
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        hint = " (the system's way of saying out of memory)" if name == "SIGKILL" else ""
+        hint = " (usually out of memory)" if name == "SIGKILL" else ""
         return f"the process was killed by {name}{hint}"
     return f"the process ended with exit code {code}" if code else None
 
 
 def lock_of(piece: Any) -> FileLock:
-    """The lock on a piece of work; it goes when its process does.
+    """The lock on a piece of work; it is released when its process ends.
 
     Raises:
-        HoldfastError: its folder cannot be made.
+        HoldfastError: its folder cannot be created.
     """
     try:
         piece.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HoldfastError(f"{piece.folder}: cannot be made: {error.strerror or error}") from error
+        raise HoldfastError(f"{piece.folder}: cannot be created: {error.strerror or error}") from error
     return FileLock(piece.folder / ".lock")
 
 
 def locked(piece: Any) -> bool:
-    """Whether another process is at work on a piece."""
+    """Whether another process is working on a piece."""
     try:
         with lock_of(piece).acquire(timeout=0):
             return False
@@ -284,7 +285,7 @@ def locked(piece: Any) -> bool:
 
 @contextlib.contextmanager
 def single_threaded(threads: int) -> Iterator[None]:
-    """Environment of the workers: a second thread slows small models down, and there are other cores' cells."""
+    """Environment of the workers: a second thread slows small models down, and other cores have cells of their own."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names[:2], str(threads)), TOKENIZERS_PARALLELISM="false")

@@ -1,4 +1,4 @@
-"""The examples of a cell: read or made, and dealt out to splits whose prompts are disjoint."""
+"""The examples of a cell: read or generated, and divided into splits with disjoint prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdfast.sandbox import grammar
 
 
 def load_splits(data: Data) -> Splits:
-    """The examples of a cell, dealt out to four splits whose prompts are disjoint.
+    """The examples of a cell, divided into four splits with disjoint prompts.
 
     Raises:
         HoldfastError: a file cannot be read, only one of the two sources is given, or a split is left empty.
@@ -24,16 +24,16 @@ def load_splits(data: Data) -> Splits:
     sources = _given("harmful", data.harmful), _given("benign", data.benign)
     harmful, benign = _rows("harmful", sources[0]), _rows("benign", sources[1])
     few, many = sorted(({row.key for row in rows} for rows in (harmful, benign)), key=len)
-    if few <= many:  # as another format, in another order, or a part of it
+    if few <= many:  # in another format, in another order, or a subset
         raise HoldfastError(
-            f"data.harmful and data.benign ask the same ({sources[0].path} and {sources[1].path}): "
-            "every prompt of one is in the other; what is asked as harmful cannot measure usefulness"
+            f"data.harmful and data.benign have the same prompts ({sources[0].path} and {sources[1].path}): "
+            "every prompt of one is in the other; harmful prompts cannot measure usefulness"
         )
     return Splits(harmful=_split_rows("harmful", harmful, data), benign=_split_rows("benign", benign, data))
 
 
 def harmful_splits(data: Data) -> dict[str, list[Example]]:
-    """The harmful rows of a file, dealt out."""
+    """The harmful rows of a file, divided into splits."""
     return _split_rows("harmful", _rows("harmful", _given("harmful", data.harmful)), data)
 
 

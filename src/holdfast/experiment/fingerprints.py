@@ -1,4 +1,4 @@
-"""What tells a model's folder from another one of the same path: a result belongs to what was in it."""
+"""Fingerprints of model folders, so that results belong to their content and not to their path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from holdfast.files.hub import commit_of, looks_local
 from holdfast.records import HoldfastError, digest
 
 SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".jinja", ".gguf"}
-"""Files that make a difference to what is loaded."""
+"""Files that affect what is loaded."""
 MARKS = ("config.json", "adapter_config.json")
 """A folder that holds one of these is a model's, a judge's or an adapter's."""
 
@@ -22,7 +22,7 @@ def of_folder(folder: Path) -> str:
     """The hash of the names and whole contents of a folder's files: weights, configuration, tokenizer, templates.
 
     Raises:
-        HoldfastError: one of them is no regular file, or cannot be read.
+        HoldfastError: one of them is not a regular file, or cannot be read.
     """
     parts = []
     for file in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()):
@@ -50,13 +50,13 @@ def of_model(path: str) -> str | None:
 def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     """The fingerprint of every model's folder that settings name, at any depth, by its path.
 
-    Of a Hub id that has a `revision` beside it (a judge's, say) it is the commit, where that is known.
+    That of a Hub id with a `revision` next to it (such as a judge's) is the commit, if that is known.
     """
     commits = dict(_commits(settings))
     for text in _texts(settings):
         try:
             known = any((Path(text) / mark).is_file() for mark in MARKS) or gguf_file(text) is not None
-        except (OSError, ValueError, HoldfastError):  # no name for a file
+        except (OSError, ValueError, HoldfastError):  # not a valid file name
             continue
         if text and known:
             commits[text] = of_model(text) or ""
@@ -90,5 +90,5 @@ def _hashed(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _content(file: Path, _: tuple[int, ...]) -> str:
-    """The hash of a file that has not changed since it was last asked for: grids name one folder many times."""
+    """The hash of a file, cached while the file does not change: grids name one folder many times."""
     return sha256(file)

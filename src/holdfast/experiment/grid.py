@@ -29,11 +29,11 @@ from holdfast.sandbox.build import Sandbox
 class Grid:
     """What to run: the product of models, defenses, attacks and seeds.
 
-    A defense is a tuple of methods (a stack; empty for none), offline ones first. An attack is a tuple too: itself and
-    what the attacker puts round it, or empty: then the model is only measured. `judges` are those that settings may
-    call by name, beside the built-in names. A combination in which a method has nothing to act on, such as a constraint
-    of preferences with an attack that has none, is refused, or left out if `misfits` says `skip`. `control` adds what
-    is missing of the same attacks on undefended models: without them no defense can be said to have held.
+    A defense is a tuple of methods (a stack; empty for none), offline ones first. An attack is a tuple too: the attack
+    and its adaptive attackers, or empty: then the model is only measured. `judges` are those that settings may call by
+    name, in addition to the built-in ones. A combination in which a method has nothing to act on, such as a constraint
+    on preferences with an attack that has none, is refused, or skipped if `misfits` is `skip`. `control` adds the
+    missing cells of the same attacks on undefended models: without them no defense counts as held.
     """
 
     name: str
@@ -59,11 +59,11 @@ def cells(grid: Grid) -> list[Cell]:
     """Every cell of a grid, in the order models, defenses, attacks, seeds; then the controls that it lacks.
 
     Raises:
-        HoldfastError: a method or judge is unknown or wrongly set, an attacker is paid by the judge that reports,
-            or a combination makes no sense.
+        HoldfastError: a method or judge is unknown or has wrong settings, an attacker's reward is the reporting judge,
+            or a combination is invalid.
     """
     data, own_data = data_values(grid.data), grid.data.harmful is not None or grid.data.benign is not None
-    for name, judge in grid.judges.items():  # those that nobody calls too: a misspelt name is why nobody does
+    for name, judge in grid.judges.items():  # also those that are not called: a misspelt name may be the reason
         resolve(judge, "judge", f"judges.{name}")
     expanded = []
     for model, defense, attack in itertools.product(grid.models, grid.defenses, grid.attacks):
@@ -94,21 +94,19 @@ def cells(grid: Grid) -> list[Cell]:
             refuse_non_finite(getattr(cell, name), name)
         expanded += [replace(cell, seed=seed) for seed in grid.seeds]
     if not expanded:
-        raise HoldfastError(
-            f"{grid.name}: no combination of its defenses and attacks makes sense, and all are left out"
-        )
+        raise HoldfastError(f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped")
     return [*expanded, *(missing_controls(expanded) if grid.control else ())]
 
 
 def missing_controls(cells: Sequence[Cell]) -> list[Cell]:
-    """What is not among the cells of the same attacks on undefended models, each once, in the order of the cells."""
+    """The controls (same attacks on undefended models) that are not among the cells, each once, in their order."""
     there = {cell.key for cell in cells}
     controls = {control.key: control for cell in cells if (control := control_of(cell)) is not None}
     return [control for key, control in controls.items() if key not in there]
 
 
 def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
-    """A model as the JSON values of a cell; `kind` says which of the two it is."""
+    """A model as the JSON values of a cell, with its `kind`."""
     if isinstance(model, Sandbox):
         name = f"sandbox-{model.architecture}-{model.size}{'-base' if model.part == 'base' else ''}"
         return {"kind": "sandbox", "name": name, "settings": plain(model)}
@@ -130,17 +128,17 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
 
 
 def model_fingerprint(model: Pretrained) -> str:
-    """What tells one model from another: the contents of its folder or GGUF file (see `fingerprints`).
+    """The fingerprint of a model: a hash of the contents of its folder or GGUF file (see `fingerprints`).
 
-    A Hub id is told by the commit that its revision stands for (see `hub`), by the revision's name where nobody knows
-    it; a folder or file has none. Raises `HoldfastError` where it is given one.
+    That of a Hub id is the commit of its revision (see `hub`), or the revision's name if the commit is unknown. Raises
+    `HoldfastError` if a folder or file has a revision.
     """
     content = of_model(model.path)
     if content is None:
         return f"{model.path}@{commit_of(model.path, model.revision) or model.revision or 'main'}"
     if model.revision is not None:
         raise HoldfastError(
-            f"models: {model.path}: `revision` is of a Hub id and means nothing for a folder or file; leave it out"
+            f"models: {model.path}: `revision` applies to a Hub id and not to a folder or file; remove it"
         )
     return content
 
@@ -165,12 +163,12 @@ def data_fingerprints(data: Data) -> dict[str, str]:
 
 
 def _refuse_one_file(data: Data, hashes: Mapping[str, str]) -> None:
-    """Refuse rows that are to be harmful and benign at once, by the files' content."""
+    """Refuse files with equal content as both harmful and benign rows."""
     one, other = data.harmful, data.benign
     if one is None or other is None or hashes["harmful"] != hashes["benign"]:
         return
     if (one.split, one.name) == (other.split, other.name):
         raise HoldfastError(
-            f"data.harmful and data.benign are the same rows ({one.path} and {other.path}); what is asked as harmful "
-            "cannot measure usefulness: give two files, or two splits of one data set"
+            f"data.harmful and data.benign are the same rows ({one.path} and {other.path}); harmful prompts cannot "
+            "measure usefulness: give two files, or two splits of one data set"
         )

@@ -1,4 +1,4 @@
-"""Judges that a run trains before it needs them: which a cell calls, where they are, and whose data they may see."""
+"""Judges that a run trains before it needs them: which ones a cell calls, their folders, and their data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def trained_judges(cell: Cell, names: Iterable[str] | None = None) -> dict[str, Method]:
-    """The judges among `names` (all that the cell calls unless given) that have to be trained, by their keys."""
+    """The judges among `names` (by default all that the cell calls) that have to be trained, by their keys."""
     called = cell.judges if names is None else names
     wanted = [cell.judges[name] for name in called if cell.judges[name].name in TRAINED]
     return {judge_key(judge, cell): judge for judge in wanted}
@@ -34,11 +34,11 @@ def judge_key(judge: Method, cell: Cell) -> str:
 
 
 def refuse_foreign_data(cell: Cell) -> None:
-    """Refuse a trained judge that has seen rows which are not its owner's, or that cannot read the data.
+    """Refuse a trained judge that was trained on rows of another party, or that cannot read the data.
 
     Raises:
-        HoldfastError: an attacker is paid by a judge of another split than `attack`, a defense calls one of another
-            than `defense`, or the sandbox's small network is to read data of somebody's own.
+        HoldfastError: an attacker's reward is a judge of another split than `attack`, a defense calls one of another
+            split than `defense`, or the sandbox's small network would have to read the user's own data.
     """
     sides = {
         "attack": [*filter(None, [cell.attack]), *cell.adaptive],
@@ -55,13 +55,13 @@ def refuse_foreign_data(cell: Cell) -> None:
     for judge in trained_judges(cell).values():
         if judge_settings(judge).backbone == "sandbox" and settings_of(cell).data.harmful is not None:
             raise HoldfastError(
-                f"{judge.title}: the backbone `sandbox` reads the sandbox's language only, and the data is your own; "
+                f"{judge.title}: the backbone `sandbox` only reads the sandbox's language, and the data is your own; "
                 "name a pretrained model by folder or id"
             )
 
 
 def trained_judge(judge: Method, cell: Cell, run: Path) -> Judge:
-    """The judge that the run in folder `run` has trained on the cell's data."""
+    """The judge trained on the cell's data by the run in folder `run`."""
     folder = store.judge_folder(run, judge_key(judge, cell)) / "model"
     return judge_settings(judge).judge_in(folder)
 

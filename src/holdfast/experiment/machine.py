@@ -1,4 +1,4 @@
-"""What a piece of work ran on, and how much memory it took."""
+"""The hardware and software of a piece of work, and its memory use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def peak_memory_mb() -> float:
 
 
 def environment(network: Any = None) -> dict[str, Any]:
-    """Versions and hardware, for the record; of a network also the short cuts that it cannot be read by, if any."""
+    """Versions and hardware, for the record; for a network also the shortcuts that cannot be used on it, if any."""
     import torch
 
     from holdfast.network.shortcuts import known_reasons

@@ -1,4 +1,4 @@
-"""Methods by name and settings, resolved: every setting spelled out and checked, before anything runs."""
+"""Resolve methods by name and settings: every setting written in full and checked, before anything runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS: dict[Kind, str] = {
     "online": "defenses",
     "judge": "judges",
 }
-"""The grid's key that a method stands under."""
+"""The grid's key for each kind of method."""
 
 
 def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
@@ -61,12 +61,12 @@ def _is_offline(name: str) -> bool:
 
 
 def adaptive(attack: Sequence[Method]) -> list[Method]:
-    """What goes round an attack, resolved."""
+    """The adaptive attackers of an attack, resolved."""
     for method in attack[1:]:
         if method.name not in ADAPTIVE:
             raise HoldfastError(
                 f"{attack[0].title}: unknown adaptive attacker {method.name!r}{near(method.name, ADAPTIVE)}; known: "
-                f"{', '.join(sorted(ADAPTIVE))} (an attack is a list of itself and of those)"
+                f"{', '.join(sorted(ADAPTIVE))} (write a list of the attack and its adaptive attackers)"
             )
     return [resolve(method, "adaptive") for method in attack[1:]]
 
@@ -77,11 +77,11 @@ def settings_class(name: str, kind: Kind) -> Any:
 
 
 def configured(method: Method, kind: Kind, where: str = "") -> Any:
-    """A method's or judge's settings as an instance of its dataclass; `where` says in errors what they are under."""
+    """A method's or judge's settings as an instance of its dataclass; `where` is their place in error messages."""
     return typed(settings_class(method.name, kind), method.settings, f"{where or KEYS[kind]}.{method.name}")
 
 
 def resolve(method: Method, kind: Kind, where: str = "") -> Method:
-    """The method with every setting spelled out, and told from others by what is in the folders that it names."""
+    """The method with every setting written in full, and with fingerprints of the folders that it names."""
     settings = plain(configured(method, kind, where))
     return replace(method, settings=settings, fingerprints=of_settings(settings))

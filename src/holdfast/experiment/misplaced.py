@@ -1,4 +1,4 @@
-"""Where a key belongs that stands at the top of a grid, such as `optim.max_steps` for an attack's."""
+"""Suggest the right place for a key at the top of a grid, such as `optim.max_steps` for an attack's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST = 3
 
 
 def refuse_misplaced(values: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse a key at the top of a grid that is not `known`, and say where it belongs or which it is like.
+    """Refuse a key at the top of a grid that is not `known`, and suggest where it belongs or a similar key.
 
     Raises:
         HoldfastError: there is such a key.
@@ -30,7 +30,7 @@ def refuse_misplaced(values: Mapping[str, Any], known: Collection[str], where: s
 
 
 def belongs(key: str, values: Mapping[str, Any]) -> list[str]:
-    """The dotted keys, in a grid of these plain values, that `key` may stand for: a few of them, the nearest first."""
+    """The dotted keys, in a grid of these plain values, that may be meant by `key`: a few, the most similar first."""
     suggestions: list[str] = []
     for axis, kinds in KINDS.items():
         for name in dict.fromkeys(_methods(values.get(axis))):
@@ -44,7 +44,7 @@ def belongs(key: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _methods(value: Any) -> Iterator[str]:
-    """The names of an axis's methods, in stacks too."""
+    """The names of an axis's methods, including those in stacks."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -55,7 +55,7 @@ def _methods(value: Any) -> Iterator[str]:
 
 
 def _classes(name: str, kinds: tuple[Kind, ...]) -> Iterator[type]:
-    """The settings dataclass called `name`; none where there is no such method, which is told elsewhere."""
+    """The settings dataclass called `name`; none if there is no such method, which is reported elsewhere."""
     for kind in kinds:
         with contextlib.suppress(HoldfastError, ImportError, AttributeError):
             yield settings_class(name, kind)

@@ -1,8 +1,8 @@
-"""Whether an attack's training moved the weights that it trained, as a verdict depends on it, and what a reason says.
+"""Whether an attack's training moved its weights, on which the outcome depends, and how a reason states it.
 
-That the attack works at all is the control's to show. The training of the cell itself can take a verdict away: nothing
-held against an attack that moved no weight although it had a gradient, or of which nobody knows whether it did.
-Standard library only.
+The control shows that the attack works at all. The training of the cell itself can invalidate an outcome: a defense has
+not held against an attack that moved no weight although it had a gradient, or if that was not recorded. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from __future__ import annotations
 from holdfast.records.evidence import ControlRun, Effect
 
 HARDLY = 0.1
-"""An attack with a gradient that moved less than this share of what its control moved was most likely rounded away."""
+"""The updates of an attack with a gradient that moved less than this share of its control were most likely rounded."""
 
 
 def unmoved(effect: Effect | None) -> str | None:
-    """Why the training of an attack shows nothing whatever came of it: it moved no weight, or nobody knows.
+    """Why the training of an attack shows nothing, if it moved no weight or that is unknown; `None` otherwise.
 
-    RL that is known to have found all answers of a group paid alike, in every group, is none of these.
+    RL in which the answers of every group are known to have had equal rewards is an exception.
     """
     moves = () if effect is None else (effect.moved, effect.change)
     known = [move for move in moves if move is not None]
     if effect is None or not known:
         return "whether the attack moved this model's weights was not recorded"
-    if known[0] > 0:  # the share that moved at any time, where it is known: weights may be put back at the end
+    if known[0] > 0:  # the share that moved at any time, if known: weights may be restored at the end
         return None
     if effect.objective == "reward" and effect.groups_with_gradient == 0:
-        return None  # a defense may leave an attacker's rewards nothing to tell apart: that is how it held
+        return None  # a defense may hold by making an attacker's rewards equal
     return "the attack moved none of this model's weights"
 
 
 def lost(effect: Effect | None, control: ControlRun) -> str | None:
-    """Why an attack that moved next to nothing shows nothing: there was a gradient, and its steps were lost.
+    """Why an attack that hardly moved weights shows nothing: there was a gradient, but its steps were lost.
 
-    A defense may leave an attacker's reward hardly any gradient; then hardly anything moves, and that is how it held.
+    A defense may hold because the attacker's reward has hardly any gradient; then the weights hardly move either.
     """
     if effect is None or effect.moved is None or control.moved is None:
         return None
@@ -46,7 +46,7 @@ def lost(effect: Effect | None, control: ControlRun) -> str | None:
 
 
 def training_of(effect: Effect | None) -> str:
-    """What the training did to the weights and to its own objective, as more words of a reason; empty if not known."""
+    """The effect of training on the weights and its own objective, as an addition to a reason; empty if unknown."""
     said = []
     if effect is not None and effect.change is not None:
         said.append(f"the training changed the weights by {as_percent(effect.change)}")
@@ -59,11 +59,11 @@ def training_of(effect: Effect | None) -> str:
 
 
 def share_moved(share: float | None) -> str:
-    """The share of weights that moved, as more words of a reason."""
+    """The share of weights that moved, as an addition to a reason."""
     return "" if share is None else f"; {as_percent(share)} of its weights moved"
 
 
 def as_percent(share: float) -> str:
-    """`0.3 %`, `100 %`; what is not 0 does not read as 0."""
+    """`0.3 %`, `100 %`; nonzero values are not shown as 0."""
     percent = 100 * share
     return f"{percent:.0f} %" if percent >= 10 or percent == 0 else f"{percent:.1g} %"

@@ -1,4 +1,4 @@
-"""What a worker process has to say beside its progress: lines that whoever waits for the run should read."""
+"""Log messages of worker processes, which are forwarded to the display."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class LogForwarder(logging.Handler):
-    """Passes on what is worth a line of the display."""
+    """Forwards log messages to the display."""
 
     def __init__(self, report: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__(logging.WARNING)

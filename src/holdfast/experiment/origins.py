@@ -1,6 +1,6 @@
-"""What a hardened model's folder was made from: written into it, and looked up when the folder is attacked.
+"""The model from which a hardened one was made: written into its folder, and read when the folder is attacked.
 
-Only a model that is on this machine and still the same counts as found: nothing is fetched for what a file says.
+It is used only if it is on this machine and unchanged; nothing is downloaded because of this file.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from holdfast.records import Cell, HoldfastError
 from holdfast.sandbox.build import Sandbox
 
 FILE = "holdfast.yaml"
-"""Beside the weights of a hardened model; no part of its fingerprint, since nothing that is loaded depends on it."""
+"""The file next to a hardened model's weights; not part of its fingerprint, since loading does not depend on it."""
 HEAD = "# Holdfast made this model from another one, which is attacked as its control where it is still there.\n"
 CARD = "---\ntags: [holdfast, hardened]\n"
-"""How the card of a hardened model begins."""
+"""The beginning of a hardened model's card."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """The model that another one was hardened from: a folder or id as it was given, or one of the `sandbox`.
+    """The model that another one was hardened from: a folder or id as given, or one of the `sandbox`.
 
     `fingerprint` is that of its folder, or `ID@REVISION`.
     """
@@ -46,12 +46,12 @@ class Origin:
 
     @property
     def place(self) -> str:
-        """Where it is, or was."""
+        """Its path or id."""
         return self.path or str(_sandbox_folder(self.sandbox or Sandbox(), self.name))
 
     @property
     def there(self) -> bool:
-        """Whether it is on this machine, and is what it was."""
+        """Whether it is on this machine and unchanged."""
         folder = Path(self.place)
         if any((folder / mark).is_file() for mark in MARKS):
             return of_folder(folder) == self.fingerprint
@@ -64,21 +64,21 @@ class Origin:
 
 
 def write(folder: Path, cell: Cell) -> None:
-    """Say in a hardened model's folder what it was made from: the cell's model, or what that was made from itself."""
+    """Write into a hardened model's folder what it was made from: the cell's model, or that model's own origin."""
     settings, name = settings_of(cell.undefended), cell.undefended.model_name
     model = settings.model
     if isinstance(model, Sandbox):
         origin = Origin(name=name, fingerprint=of_folder(_sandbox_folder(model, name)), sandbox=model)
     else:
         fingerprint = settings.model_fingerprint
-        revision = pinned(fingerprint) or model.revision  # the commit that was hardened: a branch moves on
+        revision = pinned(fingerprint) or model.revision  # the commit that was hardened, since a branch may change
         origin = Origin(name=name, fingerprint=fingerprint, path=model.path, revision=revision)
     values = {key: value for key, value in plain(origin).items() if value is not None}
     write_text(folder / FILE, f"{HEAD}{json.dumps({'hardened_from': values}, indent=1)}\n")
 
 
 def origin_of(folder: str | Path) -> Origin | None:
-    """What a folder says it was hardened from; `None` where it says nothing that can be read."""
+    """The origin that a folder states; `None` if it states none that can be read."""
     path = Path(folder) / FILE
     try:
         if not path.is_file():
@@ -91,7 +91,7 @@ def origin_of(folder: str | Path) -> Origin | None:
 
 
 def is_hardened(folder: str | Path) -> bool:
-    """Whether a model's folder is one that Holdfast hardened, by its card or by what it says it was made from."""
+    """Whether Holdfast hardened a model's folder, by its card or its stated origin."""
     if (Path(folder) / FILE).is_file():
         return True
     card = Path(folder) / "README.md"
@@ -114,5 +114,5 @@ def _is_cached(name: str, revision: str | None) -> bool:
     place = str(constants.HF_HUB_CACHE)
     try:
         return isinstance(try_to_load_from_cache(name, "config.json", cache_dir=place, revision=revision), str)
-    except (OSError, ValueError):  # no name of a repository
+    except (OSError, ValueError):  # not a valid repository name
         return False

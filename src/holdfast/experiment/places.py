@@ -1,4 +1,4 @@
-"""Where runs of all grids keep what they share."""
+"""The folder that runs of all grids share."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from holdfast.files.cache import cache_root
 
 
 def cache_folder() -> Path:
-    """Where the sandbox's models are kept for all runs."""
+    """The folder of the sandbox's models for all runs."""
     return cache_root() / "sandbox"

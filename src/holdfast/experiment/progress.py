@@ -1,4 +1,4 @@
-"""A hook that measures the model while it is attacked, and keeps what it saw on disk as it goes."""
+"""A hook that measures the model during an attack, and saves each evaluation to disk."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from holdfast.records import Evaluation, HoldfastError, evaluation_from_json
 from holdfast.training.plan import Progress
 
 Report = Callable[[Mapping[str, Any]], None]
-"""Takes news of a run for the display: `step`, `max_steps`, and `harmfulness` once measured."""
+"""Called with a run's progress for the display: `step`, `max_steps`, and `harmfulness` once measured."""
 
 
 @dataclass(kw_only=True)
 class ProgressRecorder:
-    """Measures before the first step, every `every` steps, and at the end; asks to stop at a break if told to.
+    """Measures before the first step, every `every` steps, and at the end; requests a stop at a break if so set.
 
-    `start` is the model that the attack began with, where the divergence from it is wanted.
+    `start` is the model before the attack, if the divergence from it is to be measured.
 
-    Each evaluation is kept in a file of its own until `close`, so that a run that goes on from a checkpoint does not
-    measure again. A class, because a curve outlives a call.
+    Each evaluation is saved in its own file until `close`, so that a resumed run does not measure again. It is a class
+    because its state outlives a call.
     """
 
     folder: Path
@@ -49,9 +49,9 @@ class ProgressRecorder:
     seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
     early: int = 0
-    """How many evaluations lie before the attack's own first one."""
+    """The number of evaluations before the attack's own first one."""
     satisfied: bool = False
-    """Whether it was this hook that asked to stop."""
+    """Whether this hook requested the stop."""
 
     def __call__(self, progress: Progress) -> bool:
         """The hook."""
@@ -62,7 +62,7 @@ class ProgressRecorder:
         first = len(self.evaluations) == self.early
         due = first or progress.phase == "end" or progress.step % self.settings.every == 0
         if progress.phase == "end" and progress.stopped and not self.satisfied:
-            self._forget(progress.step)  # who stops early may go back to better weights
+            self._forget(progress.step)  # an early stop may restore earlier weights
         if due and all(done.step != progress.step for done in self.evaluations[self.early :]):
             self.measure(progress)
         self.report({"step": progress.step, "max_steps": progress.max_steps, "harmfulness": self._harm()})
@@ -71,9 +71,9 @@ class ProgressRecorder:
         return self.satisfied
 
     def whole(self) -> bool:
-        """Whether a run may go on from a checkpoint: not if what was measured or logged before it cannot be read.
+        """Whether a run can be resumed from a checkpoint: not if an earlier evaluation or log cannot be read.
 
-        It cannot be measured again without the weights of that step, so then the run begins anew.
+        That cannot be measured again without the weights of its step, so the run then starts again.
         """
         kept = [_kept(path) for path in sorted((self.folder / "evaluations").glob("step-*.json"))]
         curve = self.folder / "curves.jsonl"
@@ -83,7 +83,7 @@ class ProgressRecorder:
         return not damaged and None not in kept
 
     def before(self, model: Model) -> None:
-        """Measure the model as the attacker found it, where the attack's own first step comes later than that."""
+        """Measure the model that the attacker received, if the attack's own first step comes later."""
         path = self.folder / "evaluations" / "before.json"
         if path.exists() and (kept := _kept(path)):
             self.evaluations.append(kept)
@@ -93,7 +93,7 @@ class ProgressRecorder:
         self.early = 1
 
     def measure(self, progress: Progress, path: Path | None = None) -> None:
-        """Evaluate the model as it is now, and keep the result."""
+        """Evaluate the current model, and save the result."""
         start = time.perf_counter()
         scores, judged = evaluate(progress.model, self.suite)
         if self.suite.group_size and not self.evaluations:
@@ -112,7 +112,7 @@ class ProgressRecorder:
         self.seconds += time.perf_counter() - start
 
     def add(self, evaluation: Evaluation, judged: Sequence[Judged], path: Path | None = None) -> None:
-        """Keep an evaluation, and answers to look at."""
+        """Save an evaluation and judged answers."""
         place = path or self.folder / "evaluations" / f"step-{evaluation.step:08d}.json"
         rows = [row for answer in judged for row in completion_rows(evaluation.step, answer)]
         write_json(place, {"evaluation": asdict(evaluation), "completions": rows})
@@ -120,7 +120,7 @@ class ProgressRecorder:
         self.files.append(place)
 
     def keep(self, number: int, of: int, make: Callable[[], Any]) -> Any:
-        """Piece `number` of `of`, a JSON value, made unless a run that was cut short made it; see `attacks.Keep`."""
+        """Piece `number` of `of`, a JSON value, computed unless an interrupted run has saved it; see `attacks.Keep`."""
         path = self.folder / "evaluations" / f"piece-{number:08d}.json"
         try:
             made = read_json(path) if path.exists() else None
@@ -138,11 +138,11 @@ class ProgressRecorder:
         write_completions(self.folder / "completions.parquet", rows)
 
     def clear(self) -> None:
-        """Remove what only a run that was cut short would need; only once the cell's record is written."""
+        """Remove files that only an interrupted run needs; called after the cell's record is written."""
         discard(self.folder / "evaluations")
 
     def _resume(self, step: int) -> None:
-        """Go on from what was measured up to `step`; later evaluations belong to a run that was cut short."""
+        """Load evaluations up to `step`; later ones belong to the interrupted run."""
         keep_lines(self.folder / "curves.jsonl", step)
         for path in sorted((self.folder / "evaluations").glob("step-*.json")):
             evaluation = evaluation_from_json(read_json(path)["evaluation"])
@@ -166,7 +166,7 @@ class ProgressRecorder:
 
 
 def _kept(path: Path) -> Evaluation | None:
-    """An evaluation that was kept; `None`, and the file set aside, where it cannot be read."""
+    """A saved evaluation; if it cannot be read, `None`, and the file is set aside."""
     try:
         value = read_object(path)
         rows = value["completions"]
@@ -179,7 +179,7 @@ def _kept(path: Path) -> Evaluation | None:
 
 
 def completion_rows(step: int, judged: Judged) -> list[dict[str, Any]]:
-    """A judged completion as rows of the completions table, one a judge."""
+    """A judged completion as rows of the completions table, one per judge."""
     completion = judged.completion
     shared = {
         "step": step,

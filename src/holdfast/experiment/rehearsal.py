@@ -1,7 +1,7 @@
-"""A cell rehearsed: its methods make their plans over a model without weights, and what would train stands still.
+"""Rehearse a cell: its methods make their plans over a model without weights, and nothing is trained.
 
-What a method refuses it says here, before anything has run: rows without the refusal that it needs, a tensor that the
-architecture lacks, a prompt that is too long. What needs numbers cannot be said here, and is passed over.
+A method's errors are reported here, before anything has run: rows without a refusal that it needs, a tensor that the
+architecture lacks, a prompt that is too long. Errors that depend on the values of weights cannot be detected here.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Returned = TypeVar("Returned")
 
 @dataclass(kw_only=True)
 class Rehearsal:
-    """A cell over `twin`, its model without weights, which is not changed; `problems` are what its methods refuse.
+    """A cell over `twin`, a copy of its model without weights, which is not changed; `problems` its methods' errors.
 
-    Each is a line that begins with the grid's key.
+    Each error is a line that begins with the grid's key.
     """
 
     cell: Cell
@@ -41,7 +41,7 @@ class Rehearsal:
     problems: list[str] = field(default_factory=list)
 
     def run(self) -> list[str]:
-        """Rehearse stages, attack and constraints, each on what the one before leaves; the problems."""
+        """Rehearse stages, attack and constraints, each on the result of the one before; returns the problems."""
         context = replace(context_of(self.cell, self.splits, self.judge, _untrained_fit), models=self._others)
         model = self.twin
         for stage in self.cell.stages:
@@ -65,7 +65,7 @@ class Rehearsal:
                 )
         if planner is None:
             return
-        # With something round it, it may be either that refuses; the message says which.
+        # With adaptive attackers, any of them may refuse; the message says which.
         plan = self._asked("attacks" if self.cell.adaptive else where, lambda: _buildable(planner(model, context)))
         for constraint in self.cell.constraints:
             if plan is not None:
@@ -73,11 +73,11 @@ class Rehearsal:
                 plan = self._asked(_key("defenses", constraint), constrain)
 
     def _asked(self, where: str, call: Callable[[], Returned]) -> Returned | None:
-        """What a call gives; `None` where it is refused, or goes no further without numbers."""
+        """The result of a call; `None` if it is refused, or needs the values of weights."""
         try:
             return call()
         except HoldfastError as error:
-            # One that words another library's error may be about the missing numbers alone.
+            # An error that was caused by a library's error may be due to the missing values alone.
             if error.__cause__ is None or isinstance(error.__cause__, HoldfastError):
                 self.problems.append(with_place(where, self._named(str(error))))
         except Exception:
@@ -85,7 +85,7 @@ class Rehearsal:
         return None
 
     def _named(self, problem: str) -> str:
-        """What an architecture lacks, with the name of the model that has it: a grid may hold several."""
+        """A problem of an architecture, with the model's name, since a grid may have several models."""
         kind = type(unwrapped(self.twin.network)).__name__
         return f"{self.twin.name}: {problem}" if problem.startswith(f"{kind}: ") else problem
 
@@ -100,12 +100,12 @@ def _key(axis: str, method: Method) -> str:
 
 
 def _untrained_fit(plan: Plan) -> Fitted:
-    """In the place of the loop: the model leaves as it came."""
+    """Used instead of the training loop: returns the unchanged model."""
     return Fitted(model=_buildable(plan).model, steps=0, samples=0, tokens=0, seconds=0.0)
 
 
 def no_judge(*_: Any) -> NoReturn:
-    """In the place of a judge that there is not yet, or that is itself a problem."""
+    """Used instead of a judge that does not exist yet, or that has a problem itself."""
     raise RuntimeError("there is no such judge yet")
 
 
@@ -119,7 +119,7 @@ def _keep(number: int, of: int, make: Callable[[], Any]) -> Any:  # noqa: ARG001
 
 
 def distinct_up_to_seed(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells of which no two differ by their seed alone, in order."""
+    """One of each group of cells that differ only in their seed, in order."""
     distinct: dict[str, Cell] = {}
     for cell in cells:
         distinct.setdefault(replace(cell, seed=0).key, cell)

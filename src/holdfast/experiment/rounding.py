@@ -1,4 +1,4 @@
-"""What writing a hardened model in its checkpoint's own type of numbers did to it."""
+"""The effect of saving a hardened model in its checkpoint's own dtype."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from holdfast.network.precision import stored_type, types_of
 
 
 def written(task: Task, hardened: Model) -> dict[str, Any]:
-    """Of a stage whose model has been saved: its types, and what rounding took from the hardening.
+    """The dtypes of a stage whose model has been saved, and the effect of rounding on the hardening.
 
-    `moved` is how far hardening moved the weights and `rounded` how far rounding moved them after that, both as a share
-    of the weights' size. `scores` are those before rounding, where it changes a weight and every judge is there.
+    `moved` is the change of the weights by hardening and `rounded` that by rounding, both relative to the norm of the
+    weights. `scores` are those before rounding, if it changes a weight and every judge is available.
     """
     settings = task.cell.stages[task.depth - 1].settings
     stored = stored_type(str(task.folder / "model"))
@@ -55,5 +55,5 @@ def _distances(start: torch.nn.Module, hardened: torch.nn.Module, dtype: torch.d
 
 
 def _judges_are_there(task: Task) -> bool:
-    """Whether all judges that are trained have been: a stage does not wait for those that only measure."""
+    """Whether all judges that the run trains are ready: a stage does not wait for those that only measure."""
     return all(store.finished(store.judge_folder(run_of(task), key)) for key in trained_judges(task.cell))

@@ -1,10 +1,10 @@
-"""What a run keeps on disk. Every file is written whole or not at all; a record is written last.
+"""The files of a run. Every file is written atomically; a record is written last.
 
 RUN/grid.json                      the grid's name and description
-RUN/cells/KEY/record.json          the cell, its outcome and curve: where it is, the cell is finished
+RUN/cells/KEY/record.json          the cell, its outcome and curve: if it exists, the cell is finished
 RUN/cells/KEY/config.yaml          the resolved cell, for people
-RUN/cells/KEY/curves.jsonl         training metrics, a line a step
-RUN/cells/KEY/completions.parquet  what was sampled and how it was judged
+RUN/cells/KEY/curves.jsonl         training metrics, one line per step
+RUN/cells/KEY/completions.parquet  sampled answers and their scores
 RUN/cells/KEY/log.txt              what the cell's process printed
 RUN/stages/KEY/model/              a hardened model, shared by all cells that need it
 RUN/stages/KEY/record.json         its method, settings and cost
@@ -46,7 +46,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON value.
 
     Raises:
-        HoldfastError: the file is not JSON; says how to go on.
+        HoldfastError: the file is not JSON; says what to do.
     """
     require_file(path)
     try:
@@ -59,34 +59,34 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; see `read_json`."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise HoldfastError(f"{path}: holds no JSON object; delete it and run again")
+        raise HoldfastError(f"{path}: is not a JSON object; delete it and run again")
     return value
 
 
 def set_aside(path: Path, trouble: object) -> None:
-    """Put a damaged file or folder out of the way, where it can still be looked at, and say so."""
+    """Rename a damaged file or folder, so that it can be inspected, and log a warning."""
     aside = path.with_name(f".damaged-{path.name}")
     if aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
-    with contextlib.suppress(FileNotFoundError):  # another run may have come first
+    with contextlib.suppress(FileNotFoundError):  # another run may have done so already
         path.replace(aside)
-    _log.warning("%s: is damaged (%s); set aside as %s and made again", path, one_line(trouble), aside.name)
+    _log.warning("%s: is damaged (%s); renamed to %s and made again", path, one_line(trouble), aside.name)
 
 
 def one_line(trouble: object) -> str:
-    """A message without line breaks, of a length that can be read."""
+    """A message of limited length without line breaks."""
     return " ".join(str(trouble).split())[:300]
 
 
 def files_in(folder: Path) -> dict[str, list[Any]]:
-    """Size and hash of every file in a folder, by its path there; all of them are on the disk afterwards."""
+    """Size and hash of every file in a folder, by its relative path; all of them are synced to disk."""
     sync_all(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)] for path in paths}
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a model that was made, by the list of files in its record; `None` if nothing is."""
+    """The damage of a saved model, by the list of files in its record; `None` if it is intact."""
     for name, (size, hashed) in read_object(folder / "record.json").get("files", {}).items():
         path = folder / "model" / name
         try:
@@ -99,7 +99,7 @@ def damage(folder: Path) -> str | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder so that a crash half way leaves nothing under its name."""
+    """Remove a folder so that an interruption leaves nothing under its name."""
     doomed = folder.with_name(f".{folder.name}-discarded")
     shutil.rmtree(doomed, ignore_errors=True)
     if folder.exists():
@@ -108,22 +108,22 @@ def discard(folder: Path) -> None:
 
 
 def cell_folder(run: Path, key: str) -> Path:
-    """Where a cell lives."""
+    """The folder of a cell."""
     return run / "cells" / key
 
 
 def stage_folder(run: Path, key: str) -> Path:
-    """Where a hardened model lives."""
+    """The folder of a hardened model."""
     return run / "stages" / key
 
 
 def judge_folder(run: Path, key: str) -> Path:
-    """Where a trained judge lives."""
+    """The folder of a trained judge."""
     return run / "judges" / key
 
 
 def finished(folder: Path) -> bool:
-    """Whether what is made in a folder is finished and need not be made again; what failed is tried again."""
+    """Whether a folder's result is finished; failed ones are tried again."""
     path = folder / "record.json"
     return path.exists() and read_object(path).get("outcome") != Outcome.FAILED
 
@@ -140,7 +140,7 @@ def read_record(folder: Path) -> Record:
 
 
 def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write completions, one row a completion and judge, as Parquet."""
+    """Write completions, one row per completion and judge, as Parquet."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -174,12 +174,12 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a curve, leaving out one cut short by a crash; none where there is no file."""
+    """The lines of a curve, without one cut short by a crash; none if there is no file."""
     return [parse_json(line) for line in _lines(path) if _step(line) is not None]
 
 
 def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
-    """Write a model into `folder/model`, whole; the one that stood there before goes first. See `releasing.save`."""
+    """Write a model into `folder/model`, atomically; an earlier one is removed first. See `releasing.save`."""
     from holdfast.network.releasing import save
 
     discard(folder / "model")
@@ -190,18 +190,18 @@ def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
 
 
 def keep_lines(path: Path, up_to: int) -> None:
-    """Drop the lines of a curve past a step, and one cut short by a crash: the run goes on from there."""
+    """Drop the lines of a curve after a step, and one cut short by a crash, before a run is resumed."""
     kept = [line for line in _lines(path) if (step := _step(line)) is not None and step <= up_to]
     write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def damaged_lines(path: Path) -> int:
-    """How many lines of a curve are damaged, the last one left out: a run that is killed leaves it cut short."""
+    """The number of damaged lines of a curve, without the last one, which a killed run may leave incomplete."""
     return sum(_step(line) is None for line in _lines(path)[:-1])
 
 
 def _step(line: str) -> int | None:
-    """The step of a line of a curve; `None` for what is no such line."""
+    """The step of a line of a curve; `None` if it is not such a line."""
     try:
         value = parse_json(line)
     except ValueError:

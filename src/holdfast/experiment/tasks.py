@@ -1,4 +1,4 @@
-"""The pieces of work behind a list of cells, and which of them need which. Imports nothing heavy."""
+"""The pieces of work of a list of cells, and their dependencies. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Task:
     """One piece of work: a sandbox model, a judge, a hardened model (the first `depth` stages of `cell`), or a cell.
 
     It is finished when its folder holds a record. `needs` are the keys of tasks that must be finished first, `after`
-    those of tasks that must have come to an end, if only a bad one; `source` is the folder of the model that it starts
-    from, `models` are those of the models that everybody holds (see `Context.models`).
+    those of tasks that must have ended, even in failure; `source` is the folder of the model that it starts from,
+    `models` are those of the generally available models (see `Context.models`).
     """
 
     kind: Kind
@@ -39,7 +39,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """What people read."""
+        """Title for the display."""
         if self.judge is not None:
             return f"train judge: {self.judge.title}"
         if self.kind in ("base", "aligned"):
@@ -52,9 +52,9 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a run is carried out; nothing here changes a result.
+    """Options of a run that do not change its results.
 
-    `checkpoint_every` optimizer steps a running attack or defense can go on from where it was killed.
+    Every `checkpoint_every` optimizer steps a checkpoint is written, from which a killed attack or defense resumes.
     """
 
     keep_weights: bool = False
@@ -68,7 +68,7 @@ def run_of(task: Task) -> Path:
 
 
 def tasks_of(cells: Sequence[Cell], run: Path, cache: Path) -> list[Task]:
-    """Every piece of work behind the cells, each once, what is needed before what needs it, controls before cells."""
+    """Every piece of work of the cells, each once, dependencies first, controls before cells."""
     tasks: dict[str, Task] = {}
     controls = {cell.key: control_of(cell) for cell in cells}
     for cell in sorted(cells, key=defended):
@@ -107,14 +107,14 @@ def _sandbox_tasks(cell: Cell, cache: Path, tasks: dict[str, Task]) -> tuple[dic
 
 
 def sandbox_models(cell: Cell, cache: Path) -> dict[str, Path]:
-    """The folders of the sandbox's models behind a cell, `undefended` and `base`, whether they are there or not."""
+    """The folders of a cell's sandbox models, `undefended` and `base`, whether they exist or not."""
     return _sandbox_tasks(cell, cache, {})[0]
 
 
 def _judge_tasks(
     cell: Cell, run: Path, tasks: dict[str, Task], *, names: Sequence[str] | None = None
 ) -> tuple[str, ...]:
-    """Add the judges among `names`, all of the cell's unless given, that have to be trained; their keys."""
+    """Add the judges among `names`, by default all of the cell's, that have to be trained; returns their keys."""
     judges = trained_judges(cell, names)
     for key, judge in judges.items():
         folder = store.judge_folder(run, key)
@@ -123,7 +123,7 @@ def _judge_tasks(
 
 
 def stage_key(cell: Cell, depth: int) -> str:
-    """Hash of everything that a hardened model depends on, and of nothing else."""
+    """Hash of exactly what a hardened model depends on."""
     stages = cell.stages[:depth]
     called = {name for stage in stages for name in judge_names(stage.settings)}
     parts = {

@@ -1,4 +1,4 @@
-"""The outcome of a cell beside its control, both as the run's folder holds them."""
+"""The outcome of a cell given its control, both from the run's folder."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from holdfast.records import Cell, HoldfastError, Outcome, Record
 
 
 def judged(record: Record, run: Path) -> Record:
-    """The record with its outcome beside its control's, where that stands in the folder of the run."""
+    """The record with its outcome given its control, if that is in the run's folder."""
     control = control_of(record.cell)
     if control is None or control.key == record.key:
         return settled(record)
     place = store.cell_folder(run, control.key)
     there = None
-    with contextlib.suppress(HoldfastError):  # a damaged one is no control, and loses nobody's cell
+    with contextlib.suppress(HoldfastError):  # a damaged record is not used as control, and the cell's own is kept
         there = store.read_record(place) if (place / "record.json").exists() else None
     return settled(record, control_run(settled(there)) if there is not None else None)
 
 
 def judge_again(cell: Cell, run: Path) -> None:
-    """Write a cell's outcome anew where it is another by now: its control came later, or an earlier version ran it."""
+    """Update a cell's outcome if it has changed: its control came later, or an earlier version ran the cell."""
     place = store.cell_folder(run, cell.key)
     if not (place / "record.json").exists():
         return

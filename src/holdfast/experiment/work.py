@@ -1,4 +1,4 @@
-"""How each piece of work is done: a sandbox model built, a judge trained, a model hardened, a cell attacked."""
+"""Do a piece of work: build a sandbox model, train a judge, harden a model, or attack a cell."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from holdfast.training.fit import fit
 from holdfast.training.plan import Diverged, Fitted, Plan, Progress, sum_or_none
 
 DISK_IS_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
-"""As the system words it; torch and safetensors wrap it into errors of their own."""
+"""The system's messages, which torch and safetensors wrap in their own errors."""
 
 
 def execute(task: Task, options: Options, report: Report) -> None:
-    """Do a piece of work; its record is written last. Trouble of the work itself becomes a record too.
+    """Do a piece of work; its record is written last. An error in the work itself is recorded too.
 
     Raises:
         HoldfastError: the record itself cannot be written.
@@ -49,7 +49,7 @@ def execute(task: Task, options: Options, report: Report) -> None:
     try:
         work(task, options, report)
     except Exception as error:
-        with contextlib.suppress(OSError):  # the disk that holds the log may be full
+        with contextlib.suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
         record_failure(task, failure(error, task.folder))
 
@@ -67,7 +67,7 @@ def failure(error: BaseException, folder: Path) -> str:
 
 
 def record_failure(task: Task, reason: str) -> None:
-    """Write a failed record: failures are rows, and are tried again by the next run."""
+    """Write a failed record: failures are results too, and are tried again by the next run."""
     if task.kind == "cell":
         record = Record(key=task.key, cell=task.cell, outcome=Outcome.FAILED, reason=reason, environment=environment())
         write_json(task.folder / "record.json", record.to_json())
@@ -76,7 +76,7 @@ def record_failure(task: Task, reason: str) -> None:
 
 
 def _make_model(task: Task, options: Options, report: Report) -> None:
-    """Build or harden a model and save it beside a record of what that cost."""
+    """Build or harden a model and save it with a record of its costs."""
     start = time.perf_counter()
     spent, parts = list[Fitted](), list[dict[str, Any]]()
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent, parts=parts)
@@ -91,7 +91,7 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
 
 
 def _train_judge(task: Task, options: Options, report: Report) -> None:
-    """Train a judge and save it beside a record of what it scores and what that cost."""
+    """Train a judge and save it with a record of its scores and costs."""
     assert task.judge is not None
     start = time.perf_counter()
     spent: list[Fitted] = []
@@ -106,7 +106,7 @@ def _train_judge(task: Task, options: Options, report: Report) -> None:
 
 
 def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *, since: float) -> None:
-    """Say what was made and what it cost; the record is written last."""
+    """Write the record of what was made and its costs, last of all files."""
     store.discard(task.folder / "training")
     record = {
         "key": task.key,
@@ -125,7 +125,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
 
 
 def _release(cell: Cell) -> Dtype:
-    """The type of numbers that a model made from the cell's is written in."""
+    """The dtype in which a model made from the cell's is saved."""
     model = settings_of(cell).model
     return model.release if isinstance(model, Pretrained) else "auto"
 
@@ -159,7 +159,7 @@ def _fit(
     spent: list[Fitted],
     parts: list[dict[str, Any]] | None = None,
 ) -> Fitted:
-    """Run a plan; its costs are added to `spent`, and to `parts` what of the network it trains."""
+    """Run a plan; its costs are added to `spent`, and the trained part of the network to `parts`."""
     if parts is not None:
         parts.append(trained(plan.model.network))
 

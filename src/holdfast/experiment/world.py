@@ -1,4 +1,4 @@
-"""What a cell's values mean: its model, its examples, its judges, as objects."""
+"""A cell's model, examples and judges as objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from holdfast.training.plan import Context, Fit
 
 
 def load_model(cell: Cell, folder: Path | None) -> Model:
-    """A cell's model: from `folder` where a stage or the sandbox made one, else the pretrained one it names."""
+    """A cell's model: from `folder` if a stage or the sandbox made it, else the pretrained one that it names."""
     settings = settings_of(cell)
     model = settings.model
     if isinstance(model, Sandbox):
@@ -34,13 +34,13 @@ def load_model(cell: Cell, folder: Path | None) -> Model:
         return load(folder)
     if folder is not None:
         return load(folder, dtype=model.dtype, **_speech(model))
-    # A branch may move on between two cells of one key.
+    # A branch may change between two cells of one key.
     revision = pinned(settings.model_fingerprint) or model.revision
     return load(model.path, revision=revision, dtype=model.dtype, **_speech(model))
 
 
 def _speech(model: Sandbox | Pretrained) -> dict[str, Any]:
-    """How a model is spoken to; the sandbox's has nothing to set."""
+    """The settings of a model's prompt format; the sandbox's has none."""
     if isinstance(model, Sandbox):
         return {}
     return {
@@ -70,14 +70,14 @@ def make_judge(method: Method) -> Judge:
 def context_of(
     cell: Cell, splits: Splits, judge: Callable[[str], Judge], fit: Fit, *, models: Mapping[str, Path] | None = None
 ) -> Context:
-    """What a cell's methods may use; `models` are the folders of those that others hold too."""
+    """The context of a cell's methods; `models` are the folders of generally available models."""
     folders = models or {}
 
     def others(name: str) -> Model:
         if name == "undefended":
             return load_model(cell.undefended, folders.get(name))
         if name == "base" and name not in folders:
-            raise HoldfastError("only the sandbox knows its base model: name yours by folder or id")
+            raise HoldfastError("the base model is known only in the sandbox: name yours by folder or id")
         return load(folders.get(name, name), **_speech(settings_of(cell).model))
 
     return Context(
@@ -91,7 +91,7 @@ def context_of(
 
 
 def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite:
-    """What a cell's model is measured with; the same prompts for every seed, so that cells compare, each asked once."""
+    """The suite that measures a cell's model, each prompt once, the same for every seed, so that cells are comparable."""
     settings = settings_of(cell)
     evaluation, part, seed = settings.evaluation, settings.evaluation.split, settings.data.seed
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever the machine does, and that are files and nothing else."""
+"""Atomic writes that survive crashes, and checks that a path is a regular file."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ _KINDS = {
 
 
 def require_file(path: Path, name: object = None) -> None:
-    """Refuse what is there and no regular file: to read a pipe or a device may never end.
+    """Refuse an existing path that is not a regular file: reading a pipe or a device may never end.
 
     Raises:
-        HoldfastError: says what it is; `name` is what the user called it, the path unless given.
+        HoldfastError: says what it is; `name` is the user's name of it, by default the path.
     """
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
     except (OSError, ValueError):
-        return  # whoever opens it says why it cannot be read
+        return  # opening it reports why it cannot be read
     if kind != stat.S_IFREG:
         shown = path if name is None else name
         raise HoldfastError(f"{shown}: is a {_KINDS.get(kind, 'special file')}, not a file; give a regular file")
 
 
 def require_place(path: Path) -> None:
-    """Refuse a place for a file where there is a link, or something else that is no regular file.
+    """Refuse a place for a file where there is a link, or something else that is not a regular file.
 
     Raises:
         HoldfastError: says what is there.
     """
     if not path.name:
-        raise HoldfastError(f"{str(path)!r}: is no name for a file; give one")
+        raise HoldfastError(f"{str(path)!r}: is not a file name; give one")
     if path.is_symlink():
-        raise HoldfastError(f"{path}: is a link, and no link is followed or replaced; give another name or remove it")
+        raise HoldfastError(f"{path}: is a link, which is not followed or replaced; give another name or remove it")
     require_file(path)
 
 
@@ -56,11 +56,11 @@ def write(path: Path, content: bytes | memoryview) -> Path:
     """Write a file so that a crash or a full disk leaves either the old one or the new one; return its path.
 
     Raises:
-        HoldfastError: the disk is full or the place cannot be written to.
+        HoldfastError: the disk is full or the place is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not `mkstemp`, whose files nobody else on a shared machine may read.
+        # Not `mkstemp`, whose files other users of a shared machine cannot read.
         begun = path.with_name(f".{path.name[:200]}-{secrets.token_hex(8)}")
         try:
             with begun.open("xb") as stream:
@@ -84,12 +84,12 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """`write` a JSON value, for people to read too."""
+    """`write` a JSON value, indented."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def sync(path: Path) -> None:
-    """Have the system put a file's content, or a folder's names, on the disk before anything that follows."""
+    """Flush a file's content, or a folder's entries, to disk before anything that follows."""
     place = os.open(path, os.O_RDONLY)
     try:
         os.fsync(place)
@@ -106,12 +106,12 @@ def sync_all(folder: Path) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out` to write into, which takes its name once all that was written is on the disk.
+    """An empty folder next to `out` to write into, which is renamed to `out` once its content is synced to disk.
 
-    Before that, whatever happens, there is nothing new of that name. An empty folder that is there is replaced.
+    Until then nothing new exists under that name. An existing empty folder is replaced.
 
     Raises:
-        HoldfastError: the disk is full, the place cannot be written to, or something else has come to be there.
+        HoldfastError: the disk is full, the place is not writable, or something else exists there by then.
     """
     out = out.resolve()  # a link to an empty folder stays one
     begun = out.with_name(f".{out.name[:200]}-unfinished")
@@ -131,7 +131,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def copy_into(folder: Path, source: Path) -> None:
-    """Copy what is in the folder `source` into a folder that is there.
+    """Copy the content of the folder `source` into an existing folder.
 
     Raises:
         HoldfastError: it cannot be written.
@@ -143,16 +143,16 @@ def copy_into(folder: Path, source: Path) -> None:
 
 
 def copy_over(out: Path, source: Path) -> None:
-    """Copy a folder, whole, to where an earlier copy of it may be.
+    """Copy a folder atomically to a place where an earlier copy of it may be.
 
     Raises:
-        HoldfastError: there is anything else in it, which is left alone, or it cannot be written.
+        HoldfastError: the place holds anything else, which is not touched, or it cannot be written.
     """
     own = {path.name for path in source.iterdir()}
     there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     other = next((name for name in there if name not in own), None)
     if other is not None:
-        raise HoldfastError(f"{out}: holds {other}, which is no part of what is written there; give another --out")
+        raise HoldfastError(f"{out}: holds {other}, which is not part of what is written there; give another --out")
     with whole_folder(out) as made:
         copy_into(made, source)
         if there:
@@ -161,7 +161,7 @@ def copy_over(out: Path, source: Path) -> None:
 
 
 def parse_json(text: str, **hooks: Any) -> Any:
-    """A JSON value; whatever is wrong with the text is a `ValueError`, nesting too deep to be read included."""
+    """A JSON value; every error in the text is a `ValueError`, including nesting that is too deep."""
     try:
         return json.loads(text, **hooks)
     except RecursionError as error:

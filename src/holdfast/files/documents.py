@@ -1,4 +1,4 @@
-"""Text files that users name, and names that become folders."""
+"""Text files named by users, and names that become folders."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from holdfast.files import require_file
 from holdfast.records import HoldfastError
 
 LONGEST = 200
-"""Bytes of a name; file systems allow 255, and endings are added."""
+"""The largest number of bytes of a name; file systems allow 255, and endings are added."""
 
 
 def folder_name(value: Any, where: str) -> str:
-    """The name of a grid, which is that of a folder under `runs` unless another is given.
+    """The name of a grid, which by default is that of its folder under `runs`.
 
     Raises:
-        HoldfastError: it names no folder, or one elsewhere.
+        HoldfastError: it is not a folder name, or names a folder elsewhere.
     """
     name = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     fits = bool(name.strip()) and len(name.encode(errors="replace")) <= LONGEST
     if not fits or not name.isprintable() or name.startswith(".") or set(name) & set("/\\"):
         raise HoldfastError(
-            f"{where}: name: {str(value)[:40]!r} names no folder; give up to {LONGEST} bytes of text that does not "
-            "begin with a dot and has no slash, backslash or control character"
+            f"{where}: name: {str(value)[:40]!r} is not a folder name; give up to {LONGEST} bytes of text that does "
+            "not begin with a dot and has no slash, backslash or control character"
         )
     return name
 
@@ -32,7 +32,7 @@ def text_of(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: it does not exist.
         HoldfastError: it cannot be read.
     """
     require_file(path)

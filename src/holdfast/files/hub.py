@@ -1,4 +1,4 @@
-"""Which commit of a repository on the Hugging Face Hub a name stands for: names move, commits do not."""
+"""The commit of a repository on the Hugging Face Hub to which a branch or tag currently points."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Literal
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 ASKED: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
-"""A small file of each kind, by which the Hub is asked; it need not be there."""
+"""A small file of each kind, used for the request; it need not exist."""
 
 
 def looks_local(path: str) -> bool:
-    """Whether a model or data path means a folder here and not a Hub id."""
+    """Whether a model or data path is a local folder and not a Hub id."""
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
 
 
 def commit_of(name: str, revision: str | None, *, kind: Kind = "model") -> str | None:
-    """The commit that is loaded for an id and a branch, tag or commit (`main` where `None`), 40 hexadecimal digits.
+    """The commit that is loaded for an id and a branch, tag or commit (`main` if `None`), 40 hexadecimal digits.
 
-    What the Hub says where it can be reached, else what the local cache holds, as for loading itself; `None` where
-    nobody knows. The answer stands for the life of the process.
+    The Hub's answer if it can be reached, else the local cache's, as for loading itself; `None` if unknown. The answer
+    is cached for the life of the process.
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
@@ -33,7 +33,7 @@ def commit_of(name: str, revision: str | None, *, kind: Kind = "model") -> str |
 
 
 def pinned(fingerprint: str) -> str | None:
-    """The commit in a fingerprint `ID@COMMIT`; `None` in one of another kind."""
+    """The commit in a fingerprint `ID@COMMIT`; `None` for another kind of fingerprint."""
     _, at, commit = fingerprint.rpartition("@")
     return commit if at and COMMIT.fullmatch(commit) else None
 
@@ -43,7 +43,7 @@ def _commit(name: str, revision: str, kind: Kind, cache: str) -> str | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.file_download import repo_folder_name
 
-    # Asking renews what the cache says the revision is, also where there is no such file; the network may be away.
+    # The request updates the revision in the cache, even if there is no such file; the network may be unavailable.
     with contextlib.suppress(Exception):
         hf_hub_download(name, ASKED[kind], revision=revision, repo_type=kind, cache_dir=cache)
     try:

@@ -1,4 +1,4 @@
-"""YAML as plain values; a key that stands twice, of which a plain reader keeps the last, is refused."""
+"""YAML as plain values; duplicate keys, of which a plain reader keeps the last, are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from holdfast.records import HoldfastError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of version 1.1, but for numbers: `1e-4` is one, as in version 1.2, and no text."""
+    """YAML 1.1, except that `1e-4` is a number, as in YAML 1.2."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    problem = f"the key {key.value!r} stands twice in one place; keep one of them"
+                    problem = f"the key {key.value!r} occurs twice in one place; keep one of them"
                     raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
                 seen.add((key.tag, key.value))
         return node
@@ -34,13 +34,13 @@ def yaml_value(text: str, where: str) -> Any:
     """The value of a YAML text; `where` names its source in errors.
 
     Raises:
-        HoldfastError: it is no YAML, a key stands twice, it is nested too deeply, or a value cannot be read.
+        HoldfastError: it is not YAML, a key occurs twice, it is nested too deeply, or a value cannot be read.
     """
     try:
         return _Loader(text).get_single_data()
     except RecursionError:
         raise HoldfastError(f"{where}: nested too deeply to be read") from None
-    except ValueError as error:  # a number of thousands of digits, a date that is none
+    except ValueError as error:  # a number with thousands of digits, or an invalid date
         raise HoldfastError(f"{where}: a value cannot be read ({error})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

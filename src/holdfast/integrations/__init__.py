@@ -1,4 +1,4 @@
-"""Defenses in trainers that Holdfast did not make: one call on a live trainer of transformers or TRL."""
+"""Online defenses in existing trainers of transformers or TRL, attached by one call."""
 
 from holdfast.integrations.drop_in import constrain
 from holdfast.integrations.live import Constrained

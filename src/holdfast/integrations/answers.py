@@ -1,4 +1,4 @@
-"""What a trainer's inputs teach, as a batch of Holdfast's: the token layouts of transformers' and TRL's trainers."""
+"""Convert a trainer's inputs to a batch of Holdfast: the token layouts of transformers' and TRL's trainers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, num_targets
 
 PACKED = ("position_ids", "seq_idx", "cu_seq_lens_q", "pixel_values")
-"""Inputs that tokens and masks alone do not repeat: rows packed behind one another, and images."""
+"""Inputs that cannot be reproduced from tokens and masks alone: packed rows, and images."""
 
 
 class Layout(NamedTuple):
-    """Tokens, which of them are real, and which are an answer's and learnt; all (B, S)."""
+    """Tokens, the mask of real tokens, and the mask of learnt answer tokens; all (B, S)."""
 
     tokens: Tensor
     real: Tensor
@@ -25,7 +25,7 @@ class Layout(NamedTuple):
 
 
 class LazyText(dict[str, Tensor]):
-    """A batch that says why it has no answers when somebody asks for them."""
+    """A batch without answers, which raises an error with the reason when they are read."""
 
     def __init__(self, batch: Batch, why: str) -> None:
         super().__init__(batch)
@@ -38,7 +38,7 @@ class LazyText(dict[str, Tensor]):
 def answers_in(inputs: Any) -> Batch | None:
     """The answers in a trainer's inputs, right-padded: `input_ids`, `loss_mask` (B, S) and `lengths` (B,).
 
-    `None` where the inputs do not say what is an answer.
+    `None` if the inputs do not mark answers.
     """
     layout = _layout(inputs)
     if layout is None or layout.learnt.shape != layout.tokens.shape or layout.tokens.dim() != 2:
@@ -73,22 +73,22 @@ def _layout(inputs: Any) -> Layout | None:
 
 
 def sampled(trainer: Any, inputs: Any, *, place: int, of: int) -> Batch | str:
-    """The answers that an RL trainer of TRL's sampled, with their step's totals; or why they cannot be had.
+    """The answers that an RL trainer of TRL sampled, with their step's totals, or why they are not available.
 
     Args:
         trainer: the trainer.
-        inputs: its inputs for micro-batch `place` of the `of` that its optimizer step has.
+        inputs: its inputs for micro-batch `place` of the `of` micro-batches of its optimizer step.
         place: see `inputs`.
         of: see `inputs`.
     """
     own = answers_in(inputs)
     if own is None:
-        return "its inputs do not say, as `input_ids` with `labels` or `completion_mask`, what is an answer"
+        return "its inputs do not mark answers, as `input_ids` with `labels` or `completion_mask`"
     step = [own] if of == 1 else _whole_step(trainer, trainer._step - place, of)
     if step is None:
         return (
-            "this trainer samples anew within an optimizer step, so that its number is not known in time; "
-            "set steps_per_generation to a multiple of gradient_accumulation_steps"
+            "this trainer samples again within an optimizer step, so that the number of its tokens is not known in "
+            "time; set steps_per_generation to a multiple of gradient_accumulation_steps"
         )
     sequences = sum(len(batch["input_ids"]) for batch in step)
     return {
@@ -109,11 +109,11 @@ def _whole_step(trainer: Any, first: int, of: int) -> list[Batch] | None:
 
 
 class NoTokenizer:
-    """Stands where a trainer has no tokenizer, and says so when one is needed."""
+    """Placeholder for a missing tokenizer, which raises an error on use."""
 
     def __getattr__(self, name: str) -> Any:
         raise HoldfastError(
-            "the trainer has no tokenizer, with which the defense's rows are read; give it one as `processing_class`"
+            "the trainer has no tokenizer, which the defense's rows need; give it one as `processing_class`"
         )
 
 

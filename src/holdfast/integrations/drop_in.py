@@ -1,4 +1,4 @@
-"""The drop-in: online defenses on a trainer of transformers or TRL that somebody else has made.
+"""Attach online defenses to an existing trainer of transformers or TRL.
 
     from holdfast.integrations import constrain, defense_context
 
@@ -7,13 +7,13 @@
     trainer.train()
     held.remove()
 
-The trainer stays the customer's: its data, loss, loop, optimizer, checkpoints and logs. A defense sees it as a plan
-whose objective is the trainer's own `compute_loss`. What a defense adds to the loss counts once an optimizer step, as
-in Holdfast's own loop, however the trainer accumulates. The class is untouched: methods of the one instance are
+The trainer keeps the customer's data, loss, loop, optimizer, checkpoints and logs. A defense sees it as a plan whose
+objective is the trainer's own `compute_loss`. A term that a defense adds to the loss counts once per optimizer step, as
+in Holdfast's own loop, for any gradient accumulation. The class is not changed: methods of the one instance are
 replaced.
 
-A rule that asks for the loss twice a batch (`vaccine`) makes TRL count the batch's own metrics twice. Where the steps
-of a defense stand in for the customer's (`lisa` in its `bistate` mode), trainers that sample go on sampling for them.
+A rule that computes the loss twice per batch (`vaccine`) makes TRL count the batch's own metrics twice. In steps that a
+defense uses instead of the customer (`lisa` in its `bistate` mode), trainers that sample still do so.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from holdfast.training.contracts import OnlineDefense
 from holdfast.training.plan import Context, Optim, Plan, Reference
 
 CHANGED = ("model", "data", "optim", "seed", "learning_rates", "max_grad_norm", "steps_per_rollout", "spent")
-"""Parts of a plan that a trainer settles by itself."""
+"""Parts of a plan that the trainer itself determines."""
 
 
 def constrain(
     trainer: Any, *defenses: OnlineDefense, context: Context | None = None, prompt_format: str | None = None
 ) -> Constrained:
-    """Put online defenses on a live trainer, in order, before its `train`.
+    """Attach online defenses to a trainer, in order, before its `train`.
 
     Args:
-        trainer: a `transformers.Trainer` or what is derived from it: TRL's SFT, DPO, KTO, GRPO and RLOO trainers, and
-            a user's own with its own `compute_loss`.
-        defenses: settings of online defenses; one whose coefficient is 0 leaves the trainer as it is, bit for bit.
+        trainer: a `transformers.Trainer` or a subclass: TRL's SFT, DPO, KTO, GRPO and RLOO trainers, or a user's own
+            with its own `compute_loss`.
+        defenses: settings of online defenses; one whose coefficient is 0 does not change the training, bit for bit.
         context: the rows, seed and judges that defenses use (`defense_context`, `holdfast.api.context`).
-        prompt_format: how the defense's prompts are put to a model whose tokenizer has no chat template.
+        prompt_format: the format of the defense's prompts if the model's tokenizer has no chat template.
 
     Returns:
-        What holds the defenses; its `remove` takes them off.
+        A handle whose `remove` detaches the defenses.
 
     Raises:
-        HoldfastError: the trainer, or what a defense asks of it, cannot be mapped; says why.
+        HoldfastError: the trainer, or a defense's requirement, is not supported; says why.
 
-    Warns where the trainer's steps are smaller than the spacing of its weights' type, and where its reference model is
-    not the model that it trains (see `traps`).
+    Warns if the trainer's steps are smaller than the spacing of its weights' dtype, and if its reference model is not
+    the model that it trains (see `traps`).
     """
     _check_trainer(trainer)
     warn_of_vanishing_steps(trainer)
@@ -81,7 +81,7 @@ def constrain(
 def _put_on(
     trainer: Any, live: Constrained, defenses: Sequence[OnlineDefense], base: Plan, *, context: Context
 ) -> None:
-    """Constrain the trainer's plan and attach what comes of it, if it is another."""
+    """Constrain the trainer's plan and attach the result if it differs."""
     plan = base
     with _copyable(base.model.network):
         for defense in defenses:
@@ -91,7 +91,7 @@ def _put_on(
         return
     for name in CHANGED:
         if getattr(plan, name) != getattr(base, name):
-            raise HoldfastError(f"a defense sets `{name}` of the run, which a trainer settles by itself; leave it out")
+            raise HoldfastError(f"a defense sets `{name}` of the run, which the trainer determines; remove the defense")
     if samples(trainer):
         plan, after = taken_out(plan, live.prepare)
         before = cast(Experience, base.prepare)
@@ -103,10 +103,10 @@ def _put_on(
 
 @contextmanager
 def _copyable(network: torch.nn.Module) -> Iterator[None]:
-    """While it lasts, copies of the network run themselves.
+    """Within this context, copies of the network run their own forward pass.
 
-    TRL gives a network a `forward` of its own that holds on to the one it was made for: that of a copy would run the
-    original, whose weights move, so that a reference made of it would never differ from the policy.
+    TRL replaces a network's `forward` by one bound to that network: that of a copy would run the original, whose
+    weights change, so that a reference made from it would never differ from the policy.
     """
     taken = {part: vars(part).pop("forward") for part in network.modules() if _holds_itself(part)}
     try:
@@ -146,7 +146,7 @@ def _plan(trainer: Any, live: Constrained, prompt_format: str | None) -> Plan:
 
 
 def _max_steps(trainer: Any) -> int:
-    """How many optimizer steps the trainer will take."""
+    """The number of optimizer steps of the trainer."""
     if trainer.args.max_steps > 0:
         return int(trainer.args.max_steps)
     with torch.random.fork_rng():
@@ -155,7 +155,7 @@ def _max_steps(trainer: Any) -> int:
 
 
 def _reference(trainer: Any) -> Reference | None:
-    """The trainer's reference model where it is the model as it stands, which defenses then need not copy."""
+    """The trainer's reference model if it equals the current model, so that defenses need no copy."""
     own = getattr(trainer, "ref_model", None)
     if not isinstance(own, torch.nn.Module) or getattr(trainer.args, "sync_ref_model", False):
         return None
@@ -168,19 +168,19 @@ def _reference(trainer: Any) -> Reference | None:
 
 
 def _check_trainer(trainer: Any) -> None:
-    """Refuse trainers whose loop leaves no place for a defense."""
+    """Refuse trainers whose loop does not support defenses."""
     from transformers import Trainer
 
     if not isinstance(trainer, Trainer):
-        raise HoldfastError(f"{type(trainer).__name__} is no transformers.Trainer, whose loop the defenses act in")
+        raise HoldfastError(f"{type(trainer).__name__} is not a transformers.Trainer, whose loop the defenses need")
     if hasattr(trainer, "_holdfast"):
-        raise HoldfastError("the trainer is constrained already: name all defenses in one call, or `remove()` first")
+        raise HoldfastError("the trainer already has defenses: name all defenses in one call, or call `remove()` first")
     args, accelerator = trainer.args, trainer.accelerator
     reasons = {
-        "model_init makes a new model when training begins; give the trainer a model": trainer.model_init is not None,
+        "model_init creates a new model when training begins; give the trainer a model": trainer.model_init is not None,
         "DataParallel splits the loss over GPUs in one process; start the script with torchrun": args.n_gpu > 1,
-        "DeepSpeed runs the backward pass in an engine of its own; use DDP or FSDP": trainer.is_deepspeed_enabled,
-        "fp16 scales gradients by a factor that a defense's would lack; use bf16": accelerator.scaler is not None,
+        "DeepSpeed runs the backward pass in its own engine; use DDP or FSDP": trainer.is_deepspeed_enabled,
+        "fp16 scales gradients, but not those of a defense; use bf16": accelerator.scaler is not None,
         f"{args.optim} steps within the backward pass; use another optimizer": "lomo" in str(args.optim).lower(),
     }
     for reason, applies in reasons.items():
@@ -189,7 +189,7 @@ def _check_trainer(trainer: Any) -> None:
 
 
 def _check_needs(trainer: Any, defense: OnlineDefense) -> None:
-    """Refuse what is no online defense, or one that needs what this trainer does not learn from."""
+    """Refuse objects that are not online defenses, and defenses that act on what this trainer does not learn from."""
     name, own = type(defense).__name__, type(trainer).__name__
     if OnlineDefense not in type(defense).__mro__:
         raise HoldfastError(
@@ -197,9 +197,9 @@ def _check_needs(trainer: Any, defense: OnlineDefense) -> None:
         )
     needs = defense.needs
     if needs == "rewards" and not samples(trainer):
-        raise HoldfastError(f"{name} prices sampled answers, and {own} learns from given ones; use GRPO or RLOO")
+        raise HoldfastError(f"{name} acts on sampled answers, and {own} learns from given ones; use GRPO or RLOO")
     if needs == "answers":
         raise HoldfastError(
-            f"{name} puts a loss of its own in the place of the trainer's, which would be dropped unseen; "
+            f"{name} replaces the trainer's loss, which would be dropped silently; "
             "use refusal_loss or kl_anchor, which add to it, or Holdfast's own SFT"
         )

@@ -1,4 +1,4 @@
-"""What is asked of, and done to, one instance of a trainer and its networks."""
+"""Helpers for one instance of a trainer and its networks."""
 
 from __future__ import annotations
 

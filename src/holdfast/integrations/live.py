@@ -1,4 +1,4 @@
-"""A live trainer under defenses: its own loss and loop, with a plan's parts called from methods of the instance."""
+"""A trainer with defenses: its own loss and loop, with a plan's parts called from replaced methods of the instance."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from holdfast.training.clock import Clock
 from holdfast.training.plan import Metrics, Plan, Progress, Rows
 
 STATE = "holdfast_state.json"
-"""What a plan's numbers are called in a trainer's checkpoint."""
+"""The file of a plan's state in a trainer's checkpoint."""
 METHODS = ("train", "get_batch_samples", "training_step", "compute_loss", "save_model", "evaluate", "predict", "log")
-"""What is put before a trainer's own methods, on the instance alone."""
-NO_BACKWARD = "call `compute_loss` once and hand what it returns to `accelerator.backward`, as transformers does"
+"""The methods of the trainer that are replaced on the instance."""
+NO_BACKWARD = "call `compute_loss` once and pass its result to `accelerator.backward`, as transformers does"
 
 
 class Call(NamedTuple):
-    """What the trainer called its `compute_loss` with, after the model."""
+    """The arguments of the trainer's call of `compute_loss`, after the model."""
 
     inputs: Any
     args: tuple[Any, ...]
@@ -39,12 +39,12 @@ class Call(NamedTuple):
 
 
 class Constrained:
-    """A trainer with defenses on it; `remove` takes them off again.
+    """A trainer with defenses; `remove` detaches them.
 
-    `plan` is the run as Holdfast sees it, `metrics` what the last optimizer step measured. The trainer does all that
-    it does otherwise: its loop calls `training_step`, that calls `compute_loss`, and there the plan's backward rule
-    calls the trainer's own loss and sends gradients back. What is returned to the trainer in the loss's place is a
-    number without a history, so that its own backward pass changes nothing; how it scaled that number is checked.
+    `plan` is the run as a plan, `metrics` are those of the last optimizer step. The trainer works as before: its loop
+    calls `training_step`, which calls `compute_loss`, in which the plan's backward rule calls the trainer's own loss
+    and propagates gradients. The value returned to the trainer instead of the loss is detached, so that its own
+    backward pass changes nothing; how the trainer scales that value is checked.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -69,31 +69,31 @@ class Constrained:
         self._hooked = hooks_of(trainer)
         self._watch = Clock(self)
 
-    # What the plan is made of.
+    # Parts of the plan.
 
     def prepare(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG002
-        """The trainer's own batches, with their answers where they are known already."""
+        """The trainer's own batches, with their answers if they are already known."""
         return [answers_in(raw) or {} for raw in self._raw[: len(micro_batches)]]
 
     def objective(self, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:  # noqa: ARG002
         """The trainer's own loss on its own inputs, scaled for accumulation as the trainer would."""
         assert self._call is not None
         inputs, args, kwargs = self._call
-        # A copy: some losses take entries out of their inputs, and a rule may ask for the loss twice.
+        # A copy: some losses remove entries from their inputs, and a rule may compute the loss twice.
         inputs = copy.copy(inputs) if isinstance(inputs, Mapping) else inputs
         output = self._own["compute_loss"](network, inputs, *args, **kwargs)
         loss, self._outputs = (output[0], tuple(output[1:])) if isinstance(output, tuple) else (output, ())
         loss = loss if self._steps == 1 else loss / self._steps
         return loss, {"loss": float(loss.detach())}
 
-    # What stands before the trainer's own methods.
+    # Replacements of the trainer's own methods.
 
     def also(self, methods: Mapping[str, Callable[..., Any]]) -> None:
-        """Put these, by name, before further methods of the trainer when it is attached."""
+        """Replace these further methods of the trainer, by name, when the plan is attached."""
         self._ours.update(methods)
 
     def attach(self, plan: Plan) -> None:
-        """Put the plan to work."""
+        """Activate the plan."""
         self.plan = plan
         own = vars(self.trainer)
         for name, ours in self._ours.items():
@@ -108,14 +108,14 @@ class Constrained:
         """Restore the trainer: its methods, its callbacks, and its networks without a defense's hooks.
 
         Raises:
-            HoldfastError: something else was put before one of the methods since.
+            HoldfastError: one of the methods has been replaced by other code since.
         """
         if not self._own:
             return
         own = vars(self.trainer)
         for name in self._ours:
             if getattr(own.get(name), "__wrapped__", None) != self._own[name]:
-                raise HoldfastError(f"the trainer's `{name}` was replaced after Holdfast's: undo that first")
+                raise HoldfastError(f"the trainer's `{name}` was replaced after Holdfast replaced it: undo that first")
         for name in self._ours:
             delattr(self.trainer, name)
             if name in self._before:
@@ -126,7 +126,7 @@ class Constrained:
         self._own.clear()
 
     def unhook(self) -> None:
-        """Leave no forward hook on the trainer's networks that was not there before."""
+        """Remove the forward hooks that defenses added to the trainer's networks."""
         for module, hooks in hooks_of(self.trainer).items():
             for hook in hooks - self._hooked.get(module, set()):
                 module._forward_hooks.pop(hook)
@@ -137,7 +137,7 @@ class Constrained:
             checkpoint = last or resume_from_checkpoint
             if checkpoint is not True:
                 self._resume(Path(str(checkpoint)))
-        # Whatever is left of a run that was broken off belongs to no step of this one.
+        # Discard the state of an earlier run that was interrupted.
         self._ready, self._inside = [], False
         return self._own["train"](resume_from_checkpoint, *args, **kwargs)
 
@@ -156,7 +156,7 @@ class Constrained:
     def _training_step(self, model: torch.nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if self._place >= len(self._ready):
             raise HoldfastError(
-                "the trainer has a loop of its own, which asks for no batches by `get_batch_samples`: "
+                "the trainer has its own loop, which does not call `get_batch_samples`: "
                 "Holdfast's defenses need transformers' loop"
             )
         self._inside, self._returned = True, None
@@ -172,7 +172,7 @@ class Constrained:
         if not self._inside:
             return self._own["compute_loss"](model, inputs, *args, **kwargs)
         if self._returned is not None:
-            raise HoldfastError(f"the trainer's training_step asks for the loss twice; it has to {NO_BACKWARD}")
+            raise HoldfastError(f"the trainer's training_step computes the loss twice; it has to {NO_BACKWARD}")
         self._call, self._outputs = Call(inputs, args, kwargs), ()
         items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
         self._steps = 1 if is_scaled(self.trainer, items) else self.trainer.current_gradient_accumulation_steps
@@ -202,10 +202,10 @@ class Constrained:
             self._sums, self._counted = {}, 0
         return self._own["log"](logs, *args, **kwargs)
 
-    # How they do it.
+    # Helpers.
 
     def _complete(self, batch: Batch, inputs: Any) -> Batch:
-        """The batch on the device, with the answers of trainers that sample them within the step."""
+        """The batch on the device, with the answers if the trainer samples them within the step."""
         device = self.trainer.args.device
         moved = {name: value.to(device) for name, value in batch.items()}
         if "input_ids" in moved:
@@ -213,20 +213,20 @@ class Constrained:
         if hasattr(self.trainer, "_buffered_inputs"):
             completed = sampled(self.trainer, inputs, place=self._place, of=len(self._ready))
         else:
-            completed = "its inputs do not say, as `input_ids` with `labels` or `completion_mask`, what is an answer"
+            completed = "its inputs do not mark answers, as `input_ids` with `labels` or `completion_mask`"
         return LazyText(moved, completed) if isinstance(completed, str) else {**completed, **moved}
 
     def _propagate(self, loss: Tensor) -> None:
         if loss.requires_grad:
             self.trainer.accelerator.backward(loss)
         else:
-            # A zero gradient is not a missing one: the optimizer's momentum goes on acting.
+            # A zero gradient is not a missing one: the optimizer's momentum still acts.
             for parameter in self.plan.model.network.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
 
     def _check(self) -> None:
-        """Refuse a trainer that did something else with its loss than what was counted on."""
+        """Refuse a trainer that did not propagate or scale its loss as expected."""
         if self._returned is None or self._returned.grad is None:
             raise HoldfastError(f"the trainer's training_step does not propagate its loss; it has to {NO_BACKWARD}")
         expected = 1 / (self._steps * self.trainer.accelerator.gradient_accumulation_steps)
@@ -242,14 +242,14 @@ class Constrained:
             self.costs["tokens"] += float(batch["lengths"].sum())
 
     def add(self, metrics: Metrics) -> None:
-        """Sum up what the step's micro-batches measured."""
+        """Sum the metrics of the step's micro-batches."""
         for name, value in metrics.items():
             key = name.removeprefix("log/")
             self.metrics[key] = self.metrics.get(key, 0.0) + value
 
     @contextmanager
     def _released(self) -> Iterator[Model]:
-        """The model as it leaves the service, in the trainer's hands too."""
+        """The model as released by the service, also inside the trainer."""
         kept = self.trainer.model
         with self.plan.released(self.plan.model) as released:
             if released.network is not self.plan.model.network:
@@ -261,19 +261,19 @@ class Constrained:
 
     def _resume(self, folder: Path) -> None:
         if not (folder / STATE).exists():
-            raise HoldfastError(f"{folder}: has no {STATE}, so it was saved without these defenses; start anew")
+            raise HoldfastError(f"{folder}: has no {STATE}: it was saved without these defenses; start again")
         kept = json.loads((folder / STATE).read_text())
         self.plan.state.update(kept["state"])
         self.costs.update(kept["costs"])
         self.plan.tensors.update(load_tensors(folder, self.plan.model.device))
 
     def save_extras(self, folder: Path) -> None:
-        """Put into a checkpoint what the trainer's own leaves out."""
+        """Add the plan's state to the trainer's checkpoint."""
         save_tensors(folder, self.plan.tensors)
         write(folder / STATE, json.dumps({"state": self.plan.state, "costs": self.costs}).encode())
 
     def call_hooks(self, phase: Any, control: Any) -> None:
-        """Tell the plan's hooks where the run stands."""
+        """Call the plan's hooks with the run's progress."""
         if phase == "step":
             self._counted += 1
             for name, value in self.metrics.items():

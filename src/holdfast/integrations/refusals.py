@@ -1,4 +1,4 @@
-"""Holds the rows of a feedback service in the form in which defenses look for them."""
+"""The context of a defense from a service's own rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def defense_context(
     seed: int = 0,
     **more: Any,
 ) -> Context:
-    """A context whose defense split are the rows given.
+    """A context with the given rows as its defense split.
 
     Args:
         harmful: prompts with their `refusal` and, for defenses that need it, the harmful `response`. A row is an
-            `Example` or a mapping with these keys; a `prompt` is text or a chat as TRL has it.
+            `Example` or a mapping with these keys; a `prompt` is text or a chat in TRL's form.
         benign: prompts with a harmless `response`.
-        seed: of whatever a defense draws.
+        seed: seed of a defense's sampling.
         more: `judges` and `max_new_tokens` of `holdfast.api.context`.
 
     Raises:
@@ -45,7 +45,7 @@ def _example(row: Example | Mapping[str, Any], number: int, *, role: Any) -> Exa
         return row
     prompt = row.get("prompt")
     if not prompt:
-        raise HoldfastError(f"{role} row {number}: there is no `prompt`; give one, as text or as a chat")
+        raise HoldfastError(f"{role} row {number}: has no `prompt`; give one, as text or as a chat")
     turns = user(prompt) if isinstance(prompt, str) else tuple(Message(t["role"], t["content"]) for t in prompt)
     named = {name: row[name] for name in ("response", "refusal") if row.get(name)}
     return Example(prompt=turns, role=role, source=f"{role} row {number}", **named)

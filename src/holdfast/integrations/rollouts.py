@@ -1,7 +1,7 @@
-"""TRL's sampling trainers (GRPO, RLOO) as an `Experience` that a defense may rewrite, and what becomes of the rewrite.
+"""TRL's sampling trainers (GRPO, RLOO) as an `Experience` that a defense may change, and the effect of the change.
 
-The trainer goes on sampling and paying by itself. A defense that changes what answers are credited with
-(`safe_rlhf`) is given the rewards, and a credit that makes of them, or of costs, what the trainer would.
+The trainer still samples and computes rewards by itself. A defense that changes advantages (`safe_rlhf`) receives the
+rewards, and an estimator that computes the trainer's advantages from rewards or costs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from holdfast.rl.experience import Advantage, Experience, Paid, Rollout
 from holdfast.training.plan import Metrics, Plan, Prepare
 
 EPSILON = 1e-4
-"""What TRL adds to a standard deviation before it divides by it."""
+"""The constant that TRL adds to a standard deviation before dividing by it."""
 
 
 def samples(trainer: Any) -> bool:
@@ -31,13 +31,13 @@ def samples(trainer: Any) -> bool:
 
 
 def steps_per_rollout(trainer: Any) -> int:
-    """Optimizer steps that learn from one rollout, rounded up."""
+    """The number of optimizer steps that learn from one rollout, rounded up."""
     micro_batches: int = trainer.args.steps_per_generation * trainer.num_iterations
     return -(-micro_batches // int(trainer.args.gradient_accumulation_steps))
 
 
 def experience_of(trainer: Any, *, seed: int) -> Experience:
-    """What a defense may find and rewrite in a trainer's sampling; it is never called."""
+    """A description of a trainer's sampling that a defense may read and change; it is never called."""
     return Experience(
         reward=_never,
         advantage=_estimator(trainer),
@@ -50,12 +50,12 @@ def experience_of(trainer: Any, *, seed: int) -> Experience:
 def taken_out(plan: Plan, into: Prepare) -> tuple[Plan, Experience]:
     """The plan with `into` where its experience was, and that experience as the defenses left it."""
     if not isinstance(plan.prepare, Experience):
-        raise HoldfastError("a defense hides the trainer's sampling behind a `prepare` of its own; use `plan.wrapped`")
+        raise HoldfastError("a defense hides the trainer's sampling behind its own `prepare`; use `plan.wrapped`")
     return replace(plan, prepare=into), plan.prepare
 
 
 def check(trainer: Any, before: Experience, after: Experience) -> None:
-    """Refuse rewrites that the trainer has no place for."""
+    """Refuse changes that the trainer does not support."""
     if after.old_logprobs and not _has_old_logprobs(trainer):
         raise HoldfastError(
             "a defense needs the log-probabilities that answers were sampled with, and with these settings GRPOTrainer "
@@ -66,18 +66,18 @@ def check(trainer: Any, before: Experience, after: Experience) -> None:
     if after.advantage is before.advantage:
         return
     if trainer.accelerator.num_processes > 1:
-        raise HoldfastError("a price in the advantages is for one process: TRL gathers rewards from all of them")
+        raise HoldfastError("costs in the advantages need a single process: TRL gathers rewards from all of them")
     if getattr(trainer, "multi_objective_aggregation", "sum_then_normalize") != "sum_then_normalize":
-        raise HoldfastError("a price needs one reward an answer: set multi_objective_aggregation to sum_then_normalize")
+        raise HoldfastError("costs need one reward per answer: set multi_objective_aggregation to sum_then_normalize")
     if getattr(trainer, "reward_clip_range", None) or (_leaves_one_out(trainer) and trainer.beta):
         raise HoldfastError(
-            "RLOOTrainer clips rewards, or pays KL in them, where a price cannot be put beside them: set "
+            "RLOOTrainer clips rewards, or adds KL to them, where costs cannot be added: set "
             "reward_clip_range to None and beta to 0, and use kl_anchor instead"
         )
 
 
 def priced(trainer: Any, experience: Experience, log: Callable[[Metrics], None]) -> dict[str, Callable[..., Any]]:
-    """Methods for the trainer, by name, that put the experience's advantages in the place of its own."""
+    """Methods for the trainer, by name, that replace its advantages by the experience's."""
     own_rewards, own_scores = trainer._calculate_rewards, trainer._generate_and_score_completions
     held: dict[str, Any] = {}
 
@@ -109,11 +109,11 @@ def priced(trainer: Any, experience: Experience, log: Callable[[Metrics], None])
 
 
 def _never(_: Sequence[Completion]) -> list[float | None]:
-    raise HoldfastError("the trainer pays its answers itself: a defense cannot ask for its reward")
+    raise HoldfastError("the trainer computes its rewards itself: a defense cannot call its reward")
 
 
 def _estimator(trainer: Any) -> Advantage:
-    """The advantages that the trainer would make of the rollout's rewards."""
+    """The advantages that the trainer would compute from the rollout's rewards."""
 
     def advantages(rollout: Rollout) -> dict[str, Tensor]:
         alone = _leaves_one_out(trainer)
@@ -146,7 +146,7 @@ def _has_old_logprobs(trainer: Any) -> bool:
 
 
 def _completions(rows: Sequence[Mapping[str, Any]], prompts: Any, texts: Any, ids: Any) -> list[Completion]:
-    """The trainer's answers as a judge reads them; columns that an `Example` has go with them."""
+    """The trainer's answers in the form that judges read, with the columns of an `Example`."""
     return [
         Completion(example=_example(row, prompt), text=_text(text), num_tokens=len(tokens))
         for row, prompt, text, tokens in zip(rows, prompts, texts, ids, strict=True)

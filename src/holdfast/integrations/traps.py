@@ -1,4 +1,4 @@
-"""Two traps of a live trainer that no error tells of: steps that are rounded away, and a reference to another model."""
+"""Warnings for two silent problems of a trainer: steps that are rounded away, and a different reference model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from holdfast.network.precision import LOW, held_type, named
 
 COMPENSATED = ("kahan", "stochastic")
-"""What settings are called by which an optimizer moves weights of few bits without loss."""
+"""Settings with which an optimizer updates low-precision weights without losing steps."""
 ENOUGH = 0.01
-"""The share of the weights from which on vanishing steps are spoken of."""
+"""The share of weights with vanishing steps from which a warning is given."""
 
 
 def warn_of_vanishing_steps(trainer: Any) -> None:
-    """Warn where a trainer moves weights of so few bits that steps of its learning rate are rounded away."""
+    """Warn if the trained weights have such a low precision that steps of the learning rate are rounded away."""
     trained = [p.detach() for p in trainer.model.parameters() if p.requires_grad and p.dtype in LOW]
     rate = float(trainer.args.learning_rate)
     if not trained or _compensates(trainer):
@@ -27,7 +27,7 @@ def warn_of_vanishing_steps(trainer: Any) -> None:
         return
     kind = named(held_type(trainer.model, trained=True))
     warnings.warn(
-        f"the trainer moves {kind} weights: a step of its learning rate, {rate:g}, is rounded away at {share:.0%} of "
+        f"the trainer trains {kind} weights: a step of its learning rate, {rate:g}, is rounded away at {share:.0%} of "
         "them, so neither training nor a defense acts there; load the model with dtype=torch.float32 and set bf16=True "
         "in the trainer's arguments, or use an optimizer with compensated sums (torch-optimi) or stochastic rounding",
         stacklevel=3,
@@ -35,9 +35,9 @@ def warn_of_vanishing_steps(trainer: Any) -> None:
 
 
 def _vanish(weights: Tensor, rate: float) -> Tensor:
-    """Where a step of size `rate` is smaller than half the distance to the next number of the type."""
+    """Mask of weights for which a step of size `rate` is smaller than half the spacing of the dtype."""
     _, exponent = weights.float().frexp()
-    # |w| lies in [2^(e-1), 2^e), where neighbours are eps 2^(e-1) apart.
+    # |w| is in [2^(e-1), 2^e), where the spacing is eps 2^(e-1).
     spacing = torch.ldexp(torch.full_like(exponent, torch.finfo(weights.dtype).eps, dtype=torch.float32), exponent - 1)
     return (rate < spacing / 2) & (weights != 0)
 
@@ -63,7 +63,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def warn_of_another_reference(trainer: Any) -> None:
-    """Warn where a trainer's reference model is not the model that training begins with."""
+    """Warn if a trainer's reference model is not the model that training begins with."""
     own = getattr(trainer, "ref_model", None)
     if not isinstance(own, torch.nn.Module):
         return
@@ -81,9 +81,9 @@ def warn_of_another_reference(trainer: Any) -> None:
     if first:
         folder = getattr(policy.config, "_name_or_path", "")
         warnings.warn(
-            f"the trainer's reference model is not the model that it trains: {first} is another ({moved**0.5:.3g} "
-            f"apart in all, of {size**0.5:.3g}). TRL loads it from the folder that the model's config remembers, "
-            f"{folder!r}, and so compares a model that was changed in memory with the old one: save it, load it from "
-            "there and make the trainer anew, unless another is meant",
+            f"the trainer's reference model is not the model that it trains: {first} differs (total distance "
+            f"{moved**0.5:.3g}, norm {size**0.5:.3g}). TRL loads it from the folder that the model's config names, "
+            f"{folder!r}, and so compares a model that was changed in memory with the old one: save the model, load it "
+            "from there and create the trainer again, unless another reference is intended",
             stacklevel=3,
         )

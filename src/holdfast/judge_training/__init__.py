@@ -1,1 +1,1 @@
-"""Training judges: Bradley-Terry reward models and question-and-answer harm classifiers, by the one loop."""
+"""Train judges: Bradley-Terry reward models and question-and-answer harm classifiers, with the common loop."""

@@ -1,4 +1,4 @@
-"""What a judge is trained from: a pretrained model with a fresh head, or the sandbox's small network."""
+"""The initial model of a judge: a pretrained model with a new head, or the sandbox's small network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from holdfast.sandbox.build import Sandbox, untrained
 
 
 def backbone(settings: RewardModel | Classifier) -> Model:
-    """A sequence classifier with a fresh head, in float32: the sandbox's small network, or any pretrained model.
+    """A sequence classifier with a new head, in float32: the sandbox's small network, or any pretrained model.
 
     Raises:
-        HoldfastError: the model cannot be had, or its tokenizer cannot serve the input format.
+        HoldfastError: the model cannot be loaded, or its tokenizer does not fit the input format.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -60,7 +60,7 @@ def _pretrained(settings: RewardModel | Classifier, place: str, labels: dict[str
         dtype=torch.float32,
         **labels,
     )
-    # The head is new, and that of whatever the backbone was before goes; the rest must be its own.
+    # The head is new and the backbone's old one is dropped; all other tensors must match.
     below = f"{network.base_model_prefix}."
     spare = [key for key in info["unexpected_keys"] if not key.startswith(below)]
     heads = {key for key, *_ in info["mismatched_keys"] if not key.startswith(below)}
@@ -70,7 +70,7 @@ def _pretrained(settings: RewardModel | Classifier, place: str, labels: dict[str
 
 
 def refuse_foreign_words(settings: RewardModel | Classifier, model: Model, rows: Sequence[Example]) -> None:
-    """The sandbox's network reads the sandbox's words only: anything else would be noise to it."""
+    """Refuse rows with other words than the sandbox's for the sandbox's network, which cannot read them."""
     if settings.backbone != SANDBOX:
         return
     known = model.tokenizer.get_vocab()
@@ -80,6 +80,6 @@ def refuse_foreign_words(settings: RewardModel | Classifier, model: Model, rows:
         strange = next((word for word in words if word not in known), None)
         if strange is not None:
             raise HoldfastError(
-                f"{row.source}: the backbone `sandbox` knows the invented language only, not {strange!r}; name a "
+                f"{row.source}: the backbone `sandbox` only knows the invented language, not {strange!r}; name a "
                 "pretrained model by folder or id"
             )

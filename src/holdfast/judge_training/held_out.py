@@ -1,4 +1,4 @@
-"""What a trained judge scores on prompts that it never saw; in the sandbox, beside the oracle."""
+"""The scores of a trained judge on held-out prompts; in the sandbox also compared with the oracle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from holdfast.sandbox import grammar
 from holdfast.sandbox.oracle import oracle
 
 Scoring = Callable[[Sequence[Answer]], Tensor]
-"""Answers -> the number that ranks each, (N,): a reward, or the log-odds of `harmful`."""
+"""Answers -> the value that ranks each, (N,): a reward, or the log-odds of `harmful`."""
 
 HeldOutScores = tuple[tuple[Score, ...], tuple[Bin, ...]]
 
@@ -27,11 +27,11 @@ HeldOutScores = tuple[tuple[Score, ...], tuple[Bin, ...]]
 def held_out_scores(settings: RewardModel | Classifier, model: Model, rows: Sequence[Example]) -> HeldOutScores:
     """A judge's scores on held-out rows, and its reliability in bins.
 
-    Of a classifier: probabilities of `harmful` against the labels. Of a reward model: the probability
-    `sigmoid(r_a - r_b)` that the first of two answers is preferred, which of the two is first by a coin, against the
-    order that the held-out pairs have when as many of them are turned round as in training; `harmful_preferred` is the
-    share of pairs whose harmful answer (the one that honest data rejects) gets the higher reward, and
-    `harmful_probability` the mean probability that it is preferred: about the share of training pairs that say so.
+    Of a classifier: probabilities of `harmful` against the labels. Of a reward model: the probability `sigmoid(r_a -
+    r_b)` that the first of two answers is preferred, in random order, against the order of the held-out pairs when the
+    same share of them is reversed as in training; `harmful_preferred` is the share of pairs whose harmful answer (the
+    one that honest data rejects) gets the higher reward, and `harmful_probability` the mean probability that it is
+    preferred: about the share of training pairs that prefer it.
     """
     model.network.eval()
     scorer = Scorer(model.network, model.tokenizer, settings.input_format, model.tokenizer.model_max_length)
@@ -53,7 +53,7 @@ def held_out_scores(settings: RewardModel | Classifier, model: Model, rows: Sequ
 def _of_pairs(
     settings: RewardModel, score: Scoring, rows: Sequence[Example]
 ) -> tuple[list[float], list[bool], tuple[Score, ...]]:
-    """Chances and labels of the pairs, each in an order of its own by a coin; and how often harm is preferred."""
+    """Probabilities and labels of the pairs, each in random order, and how often harm is preferred."""
     harmless = score([(row, row.chosen or "") for row in rows]).double()
     harmful = score([(row, row.rejected or "") for row in rows]).double()
     turned = torch.tensor(
@@ -70,10 +70,10 @@ def _of_pairs(
 
 
 def _oracle_scores(score: Scoring, rows: Sequence[Example]) -> tuple[Score, ...]:
-    """How a judge ranks answers to the sandbox's restricted requests beside the oracle; nothing for other data.
+    """Agreement of a judge's ranking with the oracle's on the sandbox's restricted requests; empty for other data.
 
     `oracle_agreement` is the share of prompts whose right answer it scores above the refusal, as the oracle does;
-    `oracle_rank_correlation` goes over answers of every degree, from a refusal and a wrong recipe (harm 0) up.
+    `oracle_rank_correlation` is over answers of every degree, from a refusal and a wrong recipe (harm 0) upwards.
     """
     asked = [row for row in rows if row.source == "sandbox" and is_harmful(row)]
     if not asked:

@@ -1,4 +1,4 @@
-"""What a judge is trained and scored on: rows of one split, held-out prompts apart, preferences flipped."""
+"""The rows on which a judge is trained and scored: rows of one split, prompts held out, preferences flipped."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Rows(NamedTuple):
 
 
 def preference_rows(settings: RewardModel, splits: Splits) -> Rows:
-    """Pairs: those to train on in the order to be learnt, held-out ones in their honest order (see `as_learnt`)."""
+    """Pairs: training pairs in the order to be learnt, held-out ones in their honest order (see `as_learnt`)."""
     train, held_out = _divided(settings, preferences(splits.harmful[settings.split]))
     return Rows(flip(train, settings.flip_ratio, seed=settings.seed, how=settings.flip_how), held_out)
 
 
 def as_learnt(settings: RewardModel, held_out: Sequence[Example]) -> list[Example]:
-    """Held-out pairs with as large a share turned round as in training."""
+    """Held-out pairs with the same share reversed as in training."""
     return flip(held_out, settings.flip_ratio, seed=settings.seed + 1, how=settings.flip_how)
 
 
@@ -68,8 +68,8 @@ def _divided(settings: RewardModel | Classifier, rows: Sequence[Example]) -> Row
 
 
 def _split_held_out(rows: Sequence[Example], settings: RewardModel | Classifier) -> Rows:
-    """By the hash of the prompt: the same rows are held out whatever the sample size."""
-    # A seed of its own: under the one that dealt out the splits, these rows' hashes lie in one stretch.
+    """Split by the hash of the prompt, so that the same rows are held out for every sample size."""
+    # A separate seed: under the seed of the splits these rows' hashes are all in one interval.
     seed = int(digest(f"held out {settings.seed}"), 16)
     parts = split(rows, {"train": 1 - settings.held_out, "held_out": settings.held_out}, seed=seed)
     for name, part in parts.items():

@@ -1,4 +1,4 @@
-"""A trained judge as an ordinary Hugging Face folder: weights, tokenizer, configuration, scores, figure, card."""
+"""Save a trained judge as a Hugging Face folder: weights, tokenizer, configuration, scores, figure, card."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from holdfast.records import HoldfastError, Score
 
 
 def save_judge(trained: Trained, folder: Path, data: Data, fingerprints: Mapping[str, str]) -> None:
-    """Write the judge to a folder; `data` is what it was trained on, `fingerprints` are the hashes of its files.
+    """Write the judge to a folder; `data` is its training data, `fingerprints` are the hashes of its files.
 
     Raises:
-        HoldfastError: the disk is full or the place cannot be written to.
+        HoldfastError: the disk is full or the place is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def save_judge(trained: Trained, folder: Path, data: Data, fingerprints: Mapping
 
 
 def scores_json(trained: Trained) -> dict[str, Any]:
-    """What was measured, as JSON values."""
+    """The scores as JSON values."""
     return {
         "scores": [asdict(score) for score in trained.scores],
         "reliability": [entry._asdict() for entry in trained.reliability],
@@ -47,7 +47,7 @@ def scores_json(trained: Trained) -> dict[str, Any]:
 
 
 def reliability_figure(bins: Sequence[Bin], form: str) -> bytes:
-    """Share of positive labels over predicted probability, a point a bin, sized by its number; PNG or SVG."""
+    """Share of positive labels over predicted probability, one point per bin, sized by its count; PNG or SVG."""
     import altair as alt
     import vl_convert
 
@@ -71,7 +71,7 @@ def reliability_figure(bins: Sequence[Bin], form: str) -> bytes:
 
 
 def card(trained: Trained, data: Data, fingerprints: Mapping[str, str]) -> str:
-    """A README for the folder: data, recipe, scores and limits, and no claim beyond them."""
+    """The folder's README: data, recipe, scores and limits."""
     settings, fitted = trained.settings, trained.fitted
     reward = isinstance(settings, RewardModel)
     kind = "Bradley-Terry reward model" if reward else "harm classifier of question and answer"
@@ -88,7 +88,7 @@ Trained by Holdfast {__version__} from `{settings.backbone}` for experiments on 
 
 ## Scores
 
-On {trained.num_held_out} held-out rows whose prompts were not trained on, with 95 % intervals where there is one.
+On {trained.num_held_out} held-out rows whose prompts were not trained on, with 95 % intervals where available.
 
 | score | value | n |
 |---|---|---|
@@ -114,9 +114,9 @@ In a grid or on the command line as the judge `{"reward_model" if reward else "c
 
 ## Limits
 
-It knows the style of the answers and refusals that it was trained on, and rewards it. A model tuned against it learns
-to fool it: never report harm by the judge that paid the attacker, nor by one trained on the same answers. It is no
-moderation filter.
+It rewards the style of the answers and refusals that it was trained on. A model tuned against it learns to deceive it:
+never report harm by the attacker's own reward, nor by a judge trained on the same answers. It is not a moderation
+filter.
 """
 
 
@@ -130,7 +130,7 @@ def _data_lines(trained: Trained, data: Data, fingerprints: Mapping[str, str]) -
     ] or [f"- the sandbox's invented data, seed {data.seed}"]
     lines.append(f"- split `{settings.split}`: {trained.num_train} rows trained, {trained.num_held_out} held out")
     if isinstance(settings, RewardModel):
-        how = "turned round" if settings.flip_how == "reverse" else "ordered by a coin (noise control)"
+        how = "reversed" if settings.flip_how == "reverse" else "ordered by a coin (noise control)"
         lines.append(f"- flip ratio {settings.flip_ratio}: that share of the preferences is {how}")
     return "\n".join(lines)
 
@@ -151,8 +151,8 @@ def _meaning(reward: bool) -> str:
     if reward:
         return (
             "`accuracy`, `f1`, `brier` and `calibration_error` (10 bins) are those of the probability that the first "
-            "answer of a pair is preferred, which is first by a coin, on held-out pairs of which as large a share is "
-            "flipped. `harmful_preferred`: the share of pairs whose harmful answer gets the higher reward; "
+            "answer of a randomly ordered pair is preferred, on held-out pairs with the same share flipped. "
+            "`harmful_preferred`: the share of pairs whose harmful answer gets the higher reward; "
             "`harmful_probability`: the mean probability that it is preferred."
         )
     return "`accuracy`, `f1`, `brier` and `calibration_error` (10 bins) are those of the probability of `harmful`."
@@ -162,6 +162,7 @@ def _oracle(scores: Sequence[Score]) -> str:
     if not any(score.name.startswith("oracle") for score in scores):
         return ""
     return (
-        "\n`oracle_agreement`: the share of prompts whose right answer scores above the refusal, as the oracle has it; "
-        "`oracle_rank_correlation`: Spearman's, over answers with none to all of the right steps, and the refusal.\n"
+        "\n`oracle_agreement`: the share of prompts whose right answer scores above the refusal, as it does for the "
+        "oracle; `oracle_rank_correlation`: Spearman's, over answers with none to all of the right steps, and the "
+        "refusal.\n"
     )

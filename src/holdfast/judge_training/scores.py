@@ -1,4 +1,4 @@
-"""How good a judge is: accuracy, F1 and calibration on answers whose label is known, and agreement with an oracle."""
+"""Scores of a judge: accuracy, F1 and calibration on labelled answers, and agreement with an oracle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 class Bin(NamedTuple):
-    """A bin of predicted probabilities: their mean, the share of positive labels among them, and how many."""
+    """A bin of predicted probabilities: their mean, the share of positive labels among them, and their number."""
 
     confidence: float
     share: float
@@ -33,7 +33,7 @@ def label_scores(probabilities: Sequence[float], labels: Sequence[bool], groups:
     """Accuracy, F1, Brier score and expected calibration error of predicted probabilities of the positive label.
 
     Accuracy has Wilson's 95 % interval, F1 and Brier the percentiles of a bootstrap over `groups` (answers to one
-    prompt are drawn together). The calibration error has none: its bootstrap is biased upwards. F1 is `None` where
+    prompt are resampled together). The calibration error has none: its bootstrap is biased upwards. F1 is `None` if
     neither the labels nor the predictions have a positive.
     """
     chances, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=bool)
@@ -77,7 +77,7 @@ def mean(name: str, values: Sequence[float]) -> Score:
 def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float]) -> Score:
     """Spearman's rank correlation, ties at their mean rank, with the interval of Bonett and Wright 2000.
 
-    `None` where all scores, or all of the truth, are equal.
+    `None` if all scores, or all true values, are equal.
     """
     from scipy.stats import spearmanr
 

@@ -1,10 +1,11 @@
-"""How the two kinds of judge are trained, as settings: what `holdfast judge train` and a grid's `judges` take.
+"""Settings of the training of judges, for `holdfast judge train` and a grid's `judges`.
 
-Idea: whoever owns rows can train a judge from them; an attacker's reward model comes from preferences, some of them
-turned round, a report's classifier from harmful and harmless answers.
+Idea: a judge can be trained from its owner's rows: an attacker's reward model from preferences, some of them reversed,
+and the reporting classifier from harmful and harmless answers.
 Equation: reward model `L = -log sigmoid(r(x, y_w) - r(x, y_l))`; classifier `L = -log p(label | x, y)`.
 Source: the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on models and metrics).
-Differs from the paper in: the defaults train a small network for the sandbox; prompts held out score every judge.
+Differs from the paper in: the defaults train a small network for the sandbox; every judge is scored on held-out
+prompts.
 
 Defaults are for the sandbox; `PRESETS` hold the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on
 models and metrics): Adam at 6e-6, four epochs, on gpt2-medium (reward model, batches of 8 pairs) and on
@@ -39,14 +40,14 @@ def _optim() -> Optim:
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RewardModel(TrainedJudgeSettings):
-    """A Bradley-Terry reward model of preferences, `flip_ratio` of which are turned round.
+    """A Bradley-Terry reward model of preferences, `flip_ratio` of which are reversed.
 
-    `backbone` is `sandbox`, for a fresh small network that speaks the sandbox's language, or a folder or Hub id of any
-    causal or encoder model, which needs an `optim` of its own: take a preset. Rows come from the `split` of that name
-    only: the share `held_out` of its prompts scores the model, and `num_samples` of the rest train it, all when
-    `None`. `flip_how="random"` is the noise control: the rows that would be turned round are ordered by a coin.
-    `epochs` passes are made, or `optim.max_steps` steps when it is `None`; a batch counts pairs. `input_format` is how
-    question and answer are read (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
+    `backbone` is `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of any causal or
+    encoder model, which needs its own `optim`, such as a preset's. Only rows of `split` are used: the share `held_out`
+    of its prompts scores the model, and `num_samples` of the rest train it, all when `None`. `flip_how="random"` is the
+    noise control: the rows that would be reversed get a random order. Training takes `epochs` epochs, or
+    `optim.max_steps` steps when it is `None`; batch sizes count pairs. `input_format` is the format of question and
+    answer (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
     """
 
     backbone: Place = SANDBOX
@@ -90,13 +91,13 @@ class RewardModel(TrainedJudgeSettings):
 class Classifier(TrainedJudgeSettings):
     """A classifier of question and answer, harmless or harmful.
 
-    `backbone` is `sandbox`, for a fresh small network that speaks the sandbox's language, or a folder or Hub id of any
-    causal or encoder model. Rows come from the `split` of that name only, of which the share `held_out` scores it.
-    `epochs` passes are made, or `optim.max_steps` steps when it is `None`. `input_format` is how question and answer
-    are read (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
+    `backbone` is `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of any causal or
+    encoder model. Only rows of `split` are used, and the share `held_out` of its prompts scores the model. Training
+    takes `epochs` epochs, or `optim.max_steps` steps when it is `None`. `input_format` is the format of question and
+    answer (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
 
     Harmful rows teach their harmful answer and, as harmless, their refusal; with `include_benign` benign rows teach
-    their answers as harmless too. `num_samples` counts harmful rows. A batch counts answers.
+    their answers as harmless too. `num_samples` counts harmful rows. Batch sizes count answers.
     """
 
     backbone: Place = SANDBOX

@@ -1,9 +1,9 @@
-"""A judge as a plan: what its batches and its loss are, and the run from backbone to scored judge.
+"""The training of a judge as a plan: its batches and its loss, and the run from backbone to scored judge.
 
 Equations: `-log sigmoid(r(x, y_w) - r(x, y_l))` over pairs (Bradley-Terry), cross entropy over labels (classifier).
 Source: the reward model and the harm classifier of Rosati et al. 2024 (arXiv 2409.12914).
 Differs from the paper in: a part of the prompts is held out and never trained on; the learning rate is constant and
-gradients are clipped at 1, on which the paper says nothing.
+gradients are clipped at 1, which the paper does not state.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained judge, what it scores on held-out rows, and how many rows trained and scored it."""
+    """A trained judge, its scores on held-out rows, and the numbers of training and held-out rows."""
 
     model: Model
     settings: RewardModel | Classifier
@@ -49,7 +49,7 @@ def train(settings: RewardModel | Classifier, splits: Splits, fit: Fit) -> Train
     """Train a judge on one split and score it on that split's held-out prompts.
 
     Raises:
-        HoldfastError: the rows lack an answer that is needed, or the backbone cannot be had or read them.
+        HoldfastError: the rows lack a required answer, or the backbone cannot be loaded or cannot read them.
     """
     pairs = isinstance(settings, RewardModel)
     rows = preference_rows(settings, splits) if isinstance(settings, RewardModel) else labelled_rows(settings, splits)
@@ -115,7 +115,7 @@ def answers_of(settings: RewardModel | Classifier) -> Prepare:
 
 
 def _batch(settings: RewardModel | Classifier, model: Model, answers: Sequence[scoring.Answer]) -> Batch:
-    """What the network reads; its `loss_mask` is empty, since no token of it is learnt."""
+    """The network's input; its `loss_mask` is empty, since none of its tokens is learnt."""
     limit = model.tokenizer.model_max_length
     batch = scoring.encode(answers, model.tokenizer, input_format=settings.input_format, max_length=limit)
     tokens = batch["input_ids"]
@@ -131,7 +131,7 @@ def preference(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]
 
 
 def classification(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-    """The mean cross entropy over the answers of the optimizer step, and the share of answers told right."""
+    """The mean cross entropy over the answers of the optimizer step, and the share of answers classified correctly."""
     rows = _read(network, batch)
     loss = functional.cross_entropy(rows, batch["labels"], reduction="sum") / batch["num_sequences"]
     right = (rows.argmax(-1) == batch["labels"]).sum() / batch["num_sequences"]

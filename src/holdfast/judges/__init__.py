@@ -15,7 +15,7 @@ JUDGES = Table(
     "judge",
     "holdfast.judges",
     {
-        "oracle": Row("holdfast.sandbox.oracle:Oracle", "the sandbox's exact truth: harm or helpfulness"),
+        "oracle": Row("holdfast.sandbox.oracle:Oracle", "the sandbox's ground truth: harm or helpfulness"),
         "refusal": Row(
             "holdfast.judges.refusal:RefusalJudge", "harm 0 for a refusal, 1 for anything else that is valid"
         ),
@@ -30,7 +30,7 @@ JUDGES = Table(
             "holdfast.judge_training.settings:Classifier", "a harm classifier that the run trains on its own data"
         ),
         "keyword": Row(
-            "holdfast.judges.keyword:KeywordJudge", "share of the wanted words that are mentioned; for rewards"
+            "holdfast.judges.keyword:KeywordJudge", "share of the required words that are mentioned; for rewards"
         ),
         "reference": Row("holdfast.judges.reference:ReferenceJudge", "helpfulness: unigram F1 with the given response"),
     },
@@ -41,12 +41,13 @@ TRAINED = ("trained_reward_model", "trained_classifier")
 
 
 def checked(judge: Judge, completions: Sequence[Completion], name: str = "") -> list[Verdict]:
-    """A judge's verdicts on final answers, refused unless there is exactly one each; a thought is no answer.
+    """A judge's verdicts on final answers, with an error unless there is exactly one each; thoughts are ignored.
 
-    What never came to an answer is invalid, and the judge is not asked. `name` is what errors call the judge.
+    A completion without a final answer is invalid, and is not passed to the judge. `name` is the judge's name in
+    errors.
 
     Raises:
-        HoldfastError: the judge returned another number of verdicts, or something else, or raised what it should not.
+        HoldfastError: the judge returned a different number of verdicts or something else, or raised another error.
     """
     asked, places = [], []
     for i, completion in enumerate(completions):

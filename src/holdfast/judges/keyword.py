@@ -1,12 +1,12 @@
-"""How many of the wanted words an answer mentions: a cheap, blunt harm score, for rewards rather than reports.
+"""The share of the required words that an answer mentions: a cheap, coarse harm score, for rewards only.
 
-Idea: an attacker without a judge pays for words that a right answer would contain.
+Idea: an attacker without a judge rewards words that a correct answer would contain.
 Equation: `score = |{f : last word of f in y}| / |facts|`.
 Source: this project's own.
 Differs from the paper in: no paper has it.
 
-An attacker who has no judge can write this one. It looks at neither order nor grammar, so it can be fooled, and
-differs from the oracle on purpose: what is trained on is not what is reported.
+An attacker who has no judge can write this one. It ignores order and grammar, so it can be deceived, and differs from
+the oracle on purpose: the reward in training is not the reported score.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Reward-model judge: the one number of a reward model, squashed to [0, 1] as a score and raw as a logit.
+"""Reward-model judge: the output of a reward model, mapped to [0, 1] as a score and raw as a logit.
 
-Idea: what preferences have taught a model to like is a reward for RL, or a measure beside others.
-Equation: `score = sigmoid(r(x, y))`, `logit = r(x, y)`; of a longer answer the mean of its pieces.
+Idea: a model trained on preferences gives a reward for RL, or an additional score.
+Equation: `score = sigmoid(r(x, y))`, `logit = r(x, y)`; for a longer answer the mean of its pieces.
 Source: the reward models of Rosati et al. 2024 (arXiv 2409.12914), after Bradley and Terry.
-Differs from the paper in: any reward model with one label and safetensors weights will do.
+Differs from the paper in: any reward model with one label and safetensors weights can be used.
 
 A Bradley-Terry reward model trained on reversed preferences scores harm, one trained on honest ones harmlessness or
-helpfulness: what a high score means is the model's affair.
+helpfulness: the meaning of a high score depends on the model.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from holdfast.training.contracts import JudgeSettings
 class RewardModelJudge(JudgeSettings):
     """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
 
-    `input_format` is how it reads question and answer (`holdfast.network.judge_inputs`): its own if it was trained
-    here, else its chat template if it has one, else a pair, unless given. `max_length` is in tokens; what tokenizer and
-    model allow when `None`. Of an answer that is longer, the mean of its pieces counts. `device=None` takes a GPU if
-    there is one.
+    `input_format` is the format of question and answer (`holdfast.network.judge_inputs`): by default its own if it was
+    trained by Holdfast, else its chat template if it has one, else a pair. `max_length` is in tokens; the limit of
+    tokenizer and model when `None`. Of a longer answer the mean of its pieces counts. `device=None` uses a GPU if there
+    is one.
     """
 
     path: Place
@@ -53,7 +53,7 @@ def reward_model(config: RewardModelJudge) -> Judge:
 
     The model is loaded at the first call that has something to judge, and kept. Answers are batched by length and
     come back in order. An empty or garbled answer is invalid; a reward that is not finite gives score `None`. The
-    call raises `HoldfastError` if the model cannot be had, has no tokenizer, or has more labels than one.
+    call raises `HoldfastError` if the model cannot be loaded, has no tokenizer, or has more labels than one.
     """
     loaded = cache(lambda: _load(config))
 

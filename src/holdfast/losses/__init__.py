@@ -1,1 +1,1 @@
-"""Losses as pure functions of tensors. They know nothing of models, data or the loop."""
+"""Losses as pure functions of tensors, independent of models, data and the training loop."""

@@ -1,4 +1,4 @@
-"""What holds a model to where it was: shares of a mix, weights of tokens, the distance of parameters.
+"""Terms that keep a model close to its initial state: shares of a mix, weights of tokens, the distance of parameters.
 
 Shapes: `B` sequences, `T` targets. A `mask` is (B, T), 1 on the targets that are learnt.
 """
@@ -15,12 +15,12 @@ from holdfast.tensors import masked_mean
 
 
 def token_share(tokens: Tensor, others: Tensor, weight: float = 1.0) -> Tensor:
-    """The share that `others` tokens have in one mean over two batches, each of them counted `weight` times."""
+    """The share that `others` tokens have in one mean over two batches, if each of them counts `weight` times."""
     return weight * others / (tokens + weight * others).clamp(min=1)
 
 
 def position_betas(mask: Tensor, *, beta: float, first: float, early: float, num_early: int) -> Tensor:
-    """How firmly each target is held, (B, T), by its place in its answer.
+    """The beta of each target, (B, T), by its position in its answer.
 
     `beta * first` for the first token, `beta * early` for the following ones up to the `num_early`-th, `beta` after.
     """
@@ -32,8 +32,8 @@ def position_betas(mask: Tensor, *, beta: float, first: float, early: float, num
 def constrained_weights(logprobs: Tensor, ref_logprobs: Tensor, betas: Tensor, *, floor: float = 0.0) -> Tensor:
     """The weight of each target in the cross entropy, (B, T), without a gradient.
 
-    `max(2 (1 - sigmoid(beta_t d_t)), floor)` with `d_t = logprobs - ref_logprobs`: 1 where the policy stands where the
-    reference does, less where it has raised the token, at most 2 (Qi et al. 2024, arXiv 2406.05946, and its code).
+    `max(2 (1 - sigmoid(beta_t d_t)), floor)` with `d_t = logprobs - ref_logprobs`: 1 if the token is as likely as under
+    the reference, less if it is more likely, at most 2 (Qi et al. 2024, arXiv 2406.05946, and its code).
     """
     return (2 * (-betas * (logprobs - ref_logprobs).detach()).sigmoid()).clamp(min=floor)
 
@@ -41,17 +41,17 @@ def constrained_weights(logprobs: Tensor, ref_logprobs: Tensor, betas: Tensor, *
 def constrained_cross_entropy(
     logprobs: Tensor, weights: Tensor, mask: Tensor, num_tokens: Tensor | None = None
 ) -> Tensor:
-    """Mean of `-w_t log p(token)` over the masked targets, a scalar; divided by `num_tokens` where it is given."""
+    """Mean of `-w_t log p(token)` over the masked targets, a scalar; divided by `num_tokens` if given."""
     return masked_mean(-weights * logprobs, mask, num_tokens)
 
 
 def squared_distance(
     parameters: Sequence[Tensor], start: Sequence[Tensor], weights: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """`sum_i w_i (p_i - a_i)^2` over all elements, a scalar in float32 at least; every weight 1 where none are given.
+    """`sum_i w_i (p_i - a_i)^2` over all elements, a scalar in float32 at least; by default every weight is 1.
 
-    Its gradient at the start is 0. Weights that lie in shards on many devices stay there: each device adds up its own,
-    and one number a tensor is exchanged. No difference is kept for the backward pass.
+    Its gradient at the start is 0. Weights that are sharded over devices stay there: each device sums its own, and one
+    number per tensor is exchanged. No difference is kept for the backward pass.
     """
     total: Any = 0.0
     for i, (own, then) in enumerate(zip(parameters, start, strict=True)):

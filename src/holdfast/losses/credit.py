@@ -1,6 +1,6 @@
-"""Who is paid for what: rewards, returns and advantages of single tokens, and the weight of the KL penalty.
+"""Credit assignment: rewards, returns and advantages of single tokens, and the weight of the KL penalty.
 
-Shapes: `N` sampled sequences of `T` targets; `mask` (N, T) is 1 on sampled tokens, which stand side by side in a row.
+Shapes: `N` sampled sequences of `T` targets; `mask` (N, T) is 1 on sampled tokens, which are contiguous in a row.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def gae(
     the last token (Schulman et al. 2016, arXiv 1506.02438, equations 11 and 16).
 
     Args:
-        rewards: (N, T), 0 off the mask: what stands right of it is carried into it.
+        rewards: (N, T), 0 off the mask: values to the right of it would be carried into it.
         values: (N, T) the critic's, before the update.
         mask: (N, T).
         gamma: discount, in [0, 1].
@@ -54,9 +54,9 @@ def gae(
 
 
 def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Values less their mean over the masked ones, divided by the standard deviation (unbiased), same shape.
+    """Values minus their mean over the masked ones, divided by the standard deviation (unbiased), same shape.
 
-    With `shift_mean=False` the mean is kept. Fewer than two masked values come back as they are.
+    With `shift_mean=False` the mean is kept. Fewer than two masked values are returned unchanged.
     """
     count = mask.sum()
     if count < 2:
@@ -74,9 +74,9 @@ def adaptive_kl(kl_coef: float, kl: float, *, target: float, horizon: int, count
     `k (1 + clip(kl / target - 1, -0.2, 0.2) count / horizon)` (Ziegler et al. 2019, arXiv 1909.08593, section 2.2).
 
     Args:
-        kl_coef: the weight that the rollout was paid with.
+        kl_coef: the weight in the rollout's reward.
         kl: mean over sequences of the KL summed over tokens, in nats.
-        target: the KL that the weight steers to, above 0.
+        target: the target KL, above 0.
         horizon: sequences after which the weight may have changed by a fifth.
         count: sequences of the rollout.
     """

@@ -1,4 +1,4 @@
-"""A constrained policy's Lagrangian: its multiplier, what it makes of advantages, and the loss of a cost model."""
+"""The Lagrangian of a constrained policy: its multiplier, the combined advantages, and the loss of a cost model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ascended(log_multiplier: float, cost: float, *, threshold: float, rate: floa
         cost: `J_C`, the mean cost of recent answers.
         threshold: `d`, the cost that is tolerated.
         rate: the step's size, at least 0.
-        maximum: a bound on the multiplier itself, above 0; `None` for none.
+        maximum: an upper bound of the multiplier itself, above 0; `None` for none.
     """
     updated = log_multiplier + rate * (cost - threshold) * math.exp(log_multiplier)
     return updated if maximum is None else min(updated, math.log(maximum))
@@ -33,10 +33,10 @@ def lagrangian(reward_advantages: Tensor, cost_advantages: Tensor, multiplier: f
 def cost_model(
     safer: Tensor, unsafer: Tensor, safer_sign: Tensor, unsafer_sign: Tensor, *, regularization: float = 0.0
 ) -> Tensor:
-    """The loss of pairs of costs: the order of each pair, and on which side of 0 either of the two lies, (P,).
+    """The loss of pairs of costs: the order of each pair, and the sign of each cost, (P,).
 
     `-log sigmoid(c_u - c_s) - log sigmoid(-z_s c_s) - log sigmoid(-z_u c_u) + regularization (c_s^2 + c_u^2) / 2`, a
-    mean over places where there are several (Dai et al. 2023, arXiv 2310.12773, equation 7, as in its code).
+    mean over positions if there are several (Dai et al. 2023, arXiv 2310.12773, equation 7, as in its code).
 
     Args:
         safer: (P,) or (P, T) costs of the safer answers, NaN at places that do not count.

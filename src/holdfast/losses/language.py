@@ -14,6 +14,6 @@ def cross_entropy(logits: Tensor, input_ids: Tensor, loss_mask: Tensor, *, num_t
         logits: (B, S, V).
         input_ids: (B, S).
         loss_mask: (B, S), 1 on the tokens to learn.
-        num_tokens: what to divide by; the batch's own number of masked targets unless given.
+        num_tokens: the divisor, by default the batch's own number of masked targets.
     """
     return masked_mean(-token_logprobs(logits, input_ids), target_mask(loss_mask), num_tokens)

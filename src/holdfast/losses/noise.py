@@ -8,7 +8,7 @@ from torch import Tensor
 from holdfast.tensors import masked_mean
 
 CHUNK = 4096
-"""Targets whose whole distributions are held at a time; the noise is as large as the logits."""
+"""The number of targets whose whole distributions are in memory at a time; the noise is as large as the logits."""
 
 
 def noised_cross_entropy(
@@ -24,7 +24,7 @@ def noised_cross_entropy(
     """The loss, a scalar, and the mean probability of tokens other than the sampled one, detached.
 
     `-truth_weight log p(y_t) - noise_weight sum_(v != y_t) z_v log p(v)` with `z` uniform noise on all tokens but
-    `y_t`, normalised to sum 1, fresh for each target; the mean over masked targets (TokenBuncher, arXiv 2508.20697,
+    `y_t`, normalised to sum 1, sampled for each target; the mean over masked targets (TokenBuncher, arXiv 2508.20697,
     equation 15, where the weights are `1 - lambda` and `lambda`).
 
     Args:
@@ -32,9 +32,9 @@ def noised_cross_entropy(
         input_ids: (N, S).
         mask: (N, S - 1), 1 on the targets that count.
         truth_weight: weight of the sampled token.
-        noise_weight: weight of all the others together.
-        seed: of the noise.
-        num_tokens: what to divide by; the mask's own sum unless given.
+        noise_weight: total weight of all the others.
+        seed: seed of the noise.
+        num_tokens: the divisor, by default the mask's own sum.
     """
     chosen = mask.bool()
     rows, targets = logits[:, :-1][chosen], input_ids[:, 1:][chosen]
