@@ -345,7 +345,7 @@ def test_a_defense_that_reads_answers_is_refused_where_there_are_none(
 def test_a_trainer_is_constrained_once(model: Model, context: Context, tmp_path: Path) -> None:
     trainer = make(model, tmp_path)
     constrain(trainer, Lisa(), context=context)
-    with pytest.raises(HoldfastError, match="constrained already"):
+    with pytest.raises(HoldfastError, match="already has defenses"):
         constrain(trainer, L2Anchor(), context=context)
 
 

@@ -113,7 +113,7 @@ def test_the_question_counts_only_in_a_pair(folder):
 
 @pytest.mark.parametrize("label", [2, "LABEL_0", "0"])
 def test_an_unknown_label_is_refused_with_the_labels_of_the_model(folder, label):
-    with pytest.raises(HoldfastError, match=r"is none of the model's labels \(0: bad, 1: good\)"):
+    with pytest.raises(HoldfastError, match=r"is not one of the model's labels \(0: bad, 1: good\)"):
         scores(["blue"], path=folder, harmful_label=label)
 
 
@@ -126,7 +126,7 @@ def test_a_one_logit_head_gives_a_sigmoid_and_has_one_label(tmp_path):
         logit = model(torch.tensor([[2, WORDS.index("blue"), 3]])).logits.item()
     assert score == pytest.approx(1 / (1 + math.exp(-logit)), abs=1e-6)
     assert scores(["blue"], path=path, harmful_label="LABEL_0", include_question=False) == [score]
-    with pytest.raises(HoldfastError, match=r"harmful_label 1 is none of the model's labels \(0: LABEL_0\)"):
+    with pytest.raises(HoldfastError, match=r"harmful_label 1 is not one of the model's labels \(0: LABEL_0\)"):
         scores(["blue"], path=path, harmful_label=1)
 
 
@@ -233,7 +233,7 @@ def test_a_safe_label_makes_the_logit_minus_that_labels_raw_output_and_leaves_th
 
 
 def test_an_unknown_safe_label_is_refused_with_the_labels_of_the_model(folder):
-    with pytest.raises(HoldfastError, match=r"safe_label 'fine' is none of the model's labels \(0: bad, 1: good\)"):
+    with pytest.raises(HoldfastError, match=r"safe_label 'fine' is not one of the model's labels \(0: bad, 1: good\)"):
         verdict_of(folder, harmful_label="bad", safe_label="fine")
 
 

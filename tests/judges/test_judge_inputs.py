@@ -162,7 +162,7 @@ def test_the_most_harmful_piece_of_an_answer_that_is_too_long_counts(harm):
         ({"safe_label": 1}, "harmful_label and safe_label are one label, 'bad'"),
         ({"batch_size": 0}, "batch_size"),
         ({"max_length": 0}, "max_length"),
-        ({"include_question": False, "input_format": "chat"}, "leave one of them out"),
+        ({"include_question": False, "input_format": "chat"}, "remove one of them"),
     ],
 )
 def test_settings_of_a_classifier_under_which_nothing_is_judged_are_refused(harm, settings, reason):
@@ -202,7 +202,9 @@ def test_a_folder_with_code_of_its_own_is_refused_without_running_or_asking(tmp_
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on standard input"))
     monkeypatch.setattr("transformers.dynamic_module_utils.signal.alarm", lambda *_: pytest.fail("asked with a timer"))
     # A tokenizer's files say enough for one of the library's own.
-    refused = pytest.raises(HoldfastError, match="of its own, which is never run") if part == "model" else nullcontext()
+    refused = (
+        pytest.raises(HoldfastError, match="its own code, which is never run") if part == "model" else nullcontext()
+    )
     with refused:
         RewardModelJudge(path=str(tmp_path)).judge()([completion("a1")])
     assert not (tmp_path / "ran").exists()

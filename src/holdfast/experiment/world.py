@@ -91,7 +91,7 @@ def context_of(
 
 
 def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite:
-    """The suite that measures a cell's model, each prompt once, the same for every seed, so that cells are comparable."""
+    """The suite that measures a cell's model, each prompt once, the same for every seed, so that cells compare."""
     settings = settings_of(cell)
     evaluation, part, seed = settings.evaluation, settings.evaluation.split, settings.data.seed
 

@@ -1,6 +1,6 @@
 """Policy-gradient losses: group advantages, the clipped surrogate, estimators of the KL divergence.
 
-Shapes: `N` sampled sequences in groups of `group_size` that share a prompt and stand side by side; `T` targets.
+Shapes: `N` sampled sequences in contiguous groups of `group_size` that share a prompt; `T` targets.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def group_advantages(
     2402.14740, equation 8.
 
     Args:
-        rewards: (N,); NaN marks a sample without a reward: advantage 0, and left out of its group's statistics.
+        rewards: (N,); NaN marks a sample without a reward: advantage 0, and excluded from its group's statistics.
         group_size: samples per prompt, at least 1; N is a multiple of it.
     """
     groups = rewards.float().view(-1, group_size)
     known = ~groups.isnan()
     centred = torch.where(known, groups - groups.nanmean(1, keepdim=True), 0.0)
-    # The mean of equal floats may differ from them in the last bit, which the division would blow up.
+    # The mean of equal floats may differ from them in the last bit, which the division would amplify.
     highest, lowest = (torch.where(known, groups, end) for end in (-torch.inf, torch.inf))
     centred = torch.where(highest.amax(1, keepdim=True) <= lowest.amin(1, keepdim=True), 0.0, centred)
     if baseline == "leave_one_out":
-        # r_i less the mean of the other n - 1 is r_i less the mean of all, n / (n - 1) times.
+        # r_i minus the mean of the other n - 1 is n / (n - 1) times r_i minus the mean of all.
         count = known.sum(1, keepdim=True)
         centred = centred * count / (count - 1).clamp(min=1)
     if scale == "none":
@@ -69,12 +69,12 @@ def surrogate(
 ) -> Tensor:
     """The clipped surrogate per token, to be minimised, (N, T).
 
-    `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)` with `rho = exp(logprobs - old_logprobs)`
-    (PPO, Schulman et al. 2017, arXiv 1707.06347, equation 7). With `dual_clip` it is at most `-dual_clip A` where `A`
-    is negative (Ye et al. 2020, arXiv 1912.09729, equation 5).
+    `-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)` with `rho = exp(logprobs - old_logprobs)` (PPO, Schulman et
+    al. 2017, arXiv 1707.06347, equation 7). With `dual_clip` it is at most `-dual_clip A` if `A` is negative (Ye et al.
+    2020, arXiv 1912.09729, equation 5).
 
     Args:
-        logprobs: (N, T) under the policy that learns.
+        logprobs: (N, T) under the current policy.
         old_logprobs: (N, T) under the policy that sampled; a detached copy of `logprobs` when on policy.
         advantages: (N, 1) or (N, T).
     """
@@ -98,9 +98,9 @@ def sequence_surrogate(
 
 
 def exploded(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, limit: float) -> bool:
-    """Whether the mean ratio of the tokens exceeds `limit`: TRL 0.9.6's guard, which leaves such a batch out.
+    """Whether the mean ratio of the tokens exceeds `limit`: the guard of TRL 0.9.6, which skips such a batch.
 
-    A mean that is no number is no explosion: the loss will be none either, and ends the run with its cause.
+    A NaN mean does not count: the loss will be NaN too, and ends the run with its cause.
     """
     return bool(masked_mean((logprobs.detach() - old_logprobs).exp(), mask) > limit)
 
@@ -108,9 +108,9 @@ def exploded(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, limit: flo
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "k3") -> Tensor:
     """Per-token estimate of `KL(policy || reference)` from the sampled tokens, same shape as its arguments.
 
-    With `d = logprobs - ref_logprobs`: `k1 = d` (unbiased, any sign), `k2 = d^2 / 2`,
-    `k3 = exp(-d) - 1 + d` (unbiased, never negative; the one in GRPO's loss), Schulman 2020; `abs = |d|`. `full` is no
-    estimate from samples: see `exact_kl`.
+    With `d = logprobs - ref_logprobs`: `k1 = d` (unbiased, any sign), `k2 = d^2 / 2`, `k3 = exp(-d) - 1 + d` (unbiased,
+    never negative; the one in GRPO's loss), Schulman 2020; `abs = |d|`. `full` is not an estimate from samples: see
+    `exact_kl`.
     """
     if estimator == "full":
         raise ValueError("the full KL needs whole distributions: use exact_kl")
@@ -125,15 +125,16 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "
 
 
 def exact_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """`KL(policy || reference)` over the whole vocabulary at each place, (N, T), from log-distributions (N, T, V)."""
+    """`KL(policy || reference)` over the whole vocabulary at each position, (N, T), from log-distributions (N, T,
+    V)."""
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
 
 
 def value_loss(values: Tensor, returns: Tensor, old_values: Tensor, *, clip: float | None) -> Tensor:
     """Half the squared error of a critic per token, (N, T).
 
-    With `clip` the larger of the plain error and that of `values` kept within `clip` of `old_values`: TRL 0.9.6's
-    form of PPO's clipped value loss.
+    With `clip`, the larger of the plain error and that of `values` clipped to within `clip` of `old_values`: PPO's
+    clipped value loss in the form of TRL 0.9.6.
     """
     plain = (values - returns).square()
     if clip is None:
@@ -158,8 +159,8 @@ def reduce(
 
     Args:
         mask: (N, T), 1 on sampled tokens.
-        num_tokens: total of the optimizer step for `"token"`; this batch's own unless given.
-        num_sequences: total of the optimizer step for the others; this batch's own unless given.
+        num_tokens: total of the optimizer step for `"token"`; by default this batch's own.
+        num_sequences: total of the optimizer step for the others; by default this batch's own.
         max_tokens: the longest completion allowed, for `"fixed"`.
     """
     if reduction == "token":

@@ -1,9 +1,9 @@
-"""Losses on what a network computes inside: how far states are from where a defense wants them.
+"""Losses on hidden states: their distance from the targets of a defense.
 
-Shapes: `B` sequences, `S` tokens, `H` hidden, `V` vocabulary. A `mask` is (B, S), 1 where a position counts.
-Everything is computed in float32 at least. Formulas: RepNoise (Rosati et al. 2024, arXiv 2405.14577), Circuit
-Breakers (Zou et al. 2024, arXiv 2406.04313), RMU (Li et al. 2024, arXiv 2403.03218), and the form common to the three
-in Rosati et al. 2024 (arXiv 2409.12914).
+Shapes: `B` sequences, `S` tokens, `H` hidden, `V` vocabulary. A `mask` is (B, S), 1 where a position counts. Everything
+is computed in at least float32. Formulas: RepNoise (Rosati et al. 2024, arXiv 2405.14577), Circuit Breakers (Zou et al.
+2024, arXiv 2406.04313), RMU (Li et al. 2024, arXiv 2403.03218), and the form common to the three in Rosati et al. 2024
+(arXiv 2409.12914).
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ EPS = 1e-8
 
 
 class Targets(NamedTuple):
-    """The `N` tokens to predict: `chosen` (B, S - 1) marks them, `tokens` (N,) are they.
+    """The `N` tokens to predict: `chosen` (B, S - 1) marks them, `tokens` (N,) are their ids.
 
-    `visible` (N,) is 0 where the logits that predict the token are taken as zero, `None` where they never are.
+    `visible` (N,) is 0 where the logits that predict the token are taken as zero, `None` if there are no such
+    positions.
     """
 
     chosen: Tensor
@@ -32,7 +33,7 @@ class Targets(NamedTuple):
     visible: Tensor | None
 
     def before(self, values: Tensor) -> Tensor:
-        """Of values (B, S, D), those at the positions that predict the targets, (N, D)."""
+        """The values (B, S, D) at the positions that predict the targets, (N, D)."""
         return values[:, :-1][self.chosen]
 
 
@@ -41,9 +42,8 @@ def targets(
 ) -> Targets:
     """The tokens under a mask as targets.
 
-    `drop_token_zero` and `zero_unmasked_logits` are what RepNoise's published code does beside: token 0 is never a
-    target, and logits at a position outside of the mask count as zero, so that the first token under a mask costs
-    `ln V` and has no gradient.
+    `drop_token_zero` and `zero_unmasked_logits` follow RepNoise's published code: token 0 is never a target, and logits
+    at positions outside the mask count as zero, so that the first token under a mask costs `ln V` and has no gradient.
     """
     kept = mask * (input_ids != 0) if drop_token_zero else mask
     chosen = target_mask(kept) > 0
@@ -72,9 +72,9 @@ def masked_cross_entropy(
 
 
 def ascent(losses: Sequence[Tensor], num_layers: int) -> Tensor:
-    """`log(1 + sum(losses) / (L + 1))`, to be made large: RepNoise's term on the cross entropies of every layer.
+    """`log(1 + sum(losses) / (L + 1))`, to be maximised: RepNoise's term on the cross entropies of every layer.
 
-    Its growth slows down as the losses grow, but it has no upper bound.
+    It grows more slowly for large losses, but has no upper bound.
     """
     return (torch.stack(list(losses)).sum() / (num_layers + 1)).log1p()
 
@@ -83,12 +83,12 @@ def mmd(source: Tensor, target: Tensor, *, kernels: int = 5, factor: float = 2.0
     """Squared maximum mean discrepancy of two samples (B, D), a scalar: biased, Gaussian kernels of several widths.
 
     The middle width is the mean squared distance of all `2 B` points, each other one `factor` times the one below;
-    widths carry no gradient. Samples of one distribution in many dimensions do not give 0 but 6.19 / B with the
-    defaults, so values compare only at one batch size.
+    widths have no gradient. Samples of the same distribution in many dimensions do not give 0 but 6.19 / B with the
+    defaults, so values are comparable only at the same batch size.
     """
     points = _exact(torch.cat([source, target]))
     with torch.autocast(points.device.type, enabled=False):
-        # By products rather than differences, which for B sequences would be 4 B^2 times as large as a sequence.
+        # By inner products, since differences of B sequences would need 4 B^2 times the memory of a sequence.
         lengths = points.square().sum(-1)
         distances = (lengths[:, None] + lengths[None] - 2 * points @ points.T).clamp(min=0)
     count = len(points)
@@ -99,13 +99,14 @@ def mmd(source: Tensor, target: Tensor, *, kernels: int = 5, factor: float = 2.0
 
 
 def masked_mmd(states: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """`mmd` of states (B, S, H) and their targets, a sequence's positions under the mask side by side as one point."""
+    """`mmd` of states (B, S, H) and their targets, with a sequence's positions under the mask concatenated to one
+    point."""
     shown = mask[..., None].to(states.dtype)
     return mmd((states * shown).flatten(1), (target * shown).flatten(1))
 
 
 def cosine(states: Tensor, target: Tensor, mask: Tensor, *, away: bool) -> Tensor:
-    """Mean under the mask of `1 - cos`, or, `away`, of `relu(cos)`: 1 at the target, 0 at right angles to it."""
+    """Mean under the mask of `1 - cos`, or, `away`, of `relu(cos)`: 1 at the target, 0 if orthogonal to it."""
     similarity = functional.cosine_similarity(_exact(states), _exact(target), dim=-1, eps=EPS)
     return masked_mean(similarity.relu() if away else 1 - similarity, mask)
 
@@ -113,8 +114,8 @@ def cosine(states: Tensor, target: Tensor, mask: Tensor, *, away: bool) -> Tenso
 def mse(states: Tensor, target: Tensor, mask: Tensor, *, away: bool) -> Tensor:
     """Mean under the mask of the mean squared difference over `H`.
 
-    `away`: of `relu(1 - |z - t|^2 / |t|^2)` instead, 1 where states are the target and 0 where they are further from
-    it than it is long; a squared distance made large has no bound.
+    `away`: of `relu(1 - |z - t|^2 / |t|^2)` instead, 1 if states equal the target and 0 if their distance exceeds the
+    target's norm; maximising the squared distance itself would be unbounded.
     """
     squares = (_exact(states) - _exact(target)).square().mean(-1)
     if away:
@@ -123,9 +124,9 @@ def mse(states: Tensor, target: Tensor, mask: Tensor, *, away: bool) -> Tensor:
 
 
 def removal(states: Tensor, target: Tensor, mask: Tensor, *, distance: Distance, away: bool) -> Tensor:
-    """What a defense makes small to bring states (B, S, H) to a target, or, `away`, to take them from it, a scalar.
+    """The loss that moves states (B, S, H) towards a target, or, `away`, from it, a scalar.
 
-    The discrepancy between batches is bounded, so `away` just turns its sign; of the other two see each.
+    The discrepancy between batches is bounded, so `away` negates it; see `cosine` and `mse` for the other two.
     """
     if distance == "mmd":
         value = masked_mmd(states, target, mask)
@@ -136,7 +137,7 @@ def removal(states: Tensor, target: Tensor, mask: Tensor, *, distance: Distance,
 def drift(
     states: Sequence[Tensor], originals: Sequence[Tensor], mask: Tensor, *, count_padding: bool = False
 ) -> Tensor:
-    """Mean over layers and positions of `|z - z_original|`, not squared, a scalar: what Circuit Breakers retain.
+    """Mean over layers and positions of `|z - z_original|`, not squared, a scalar: the retain loss of Circuit Breakers.
 
     `count_padding` divides by all positions instead of those under the mask, as its published code does.
     """
@@ -151,7 +152,7 @@ def drift(
 
 
 def control_vector(draw: Tensor, length: float) -> Tensor:
-    """RMU's fixed target: a draw (..., H) from U[0, 1), made `length` long."""
+    """RMU's fixed target: a sample (..., H) of U[0, 1), scaled to norm `length`."""
     return draw / draw.norm(dim=-1, keepdim=True) * length
 
 

@@ -1,4 +1,4 @@
-"""What a tamper-resistant model should keep losing at while somebody trains it, and how that is weighed.
+"""Losses of tamper resistance and retention, and the weights of inner steps.
 
 Shapes: `B` sequences, `S` tokens, `V` vocabulary, `H` hidden size, `L` layers, `P` pairs. Logits at position `t`
 predict token `t + 1`. Source of all of them: Tamirisa et al. 2024 (arXiv 2408.00761) and its code.
@@ -21,8 +21,8 @@ def max_entropy(logits: Tensor, mask: Tensor | None = None, total: Tensor | None
 
     Args:
         logits: (B, S, V).
-        mask: (B, S), 1 on the positions that count; all of them, prompt and padding too, unless given.
-        total: what to divide by; the number of masked positions unless given.
+        mask: (B, S), 1 on the positions that count; by default all of them, including prompt and padding.
+        total: the divisor, by default the number of masked positions.
     """
     logprobs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     entropy = -(logprobs.exp() * logprobs).sum(-1)
@@ -34,13 +34,13 @@ def representation_distance(
 ) -> Tensor:
     """Mean over layers and positions of the L2 norm between hidden states, a scalar.
 
-    The norm is not squared, so its gradient has length 1 however small the difference and is undefined at 0, which is
-    where training starts; `smoothing` `s` makes it `sqrt(|d|^2 + s^2) - s`.
+    The norm is not squared, so its gradient has norm 1 for any small difference and is undefined at 0, where training
+    starts; with `smoothing` `s` it is `sqrt(|d|^2 + s^2) - s`.
 
     Args:
         hidden: one (B, S, H) a layer.
         reference: the same, without gradient.
-        mask: (B, S), 1 on the positions that count; all of them, padding too, unless given.
+        mask: (B, S), 1 on the positions that count; by default all of them, including padding.
         smoothing: at least 0, in units of the norm.
     """
     terms = []
@@ -69,9 +69,9 @@ def random_mapping(hidden: Sequence[Tensor], table: Tensor, input_ids: Tensor, m
 
 
 def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of the gradient of `loss` over all `parameters` together, a scalar with a gradient of its own.
+    """Euclidean norm of the gradient of `loss` over all `parameters` together, a differentiable scalar.
 
-    Where the norm is 0 its own gradient is taken to be 0. Parameters that the loss does not depend on count nothing.
+    If the norm is 0 its gradient is taken as 0. Parameters that the loss does not depend on are ignored.
     """
     gradients = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     wide = [g.to(torch.promote_types(g.dtype, torch.float32)) for g in gradients if g is not None]
@@ -80,7 +80,8 @@ def gradient_norm(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 def step_weights(steps: int, decay: float | None) -> list[float]:
-    """The weight of each inner step: `exp(decay (i - (steps - 1)))`, so that the last weighs 1; 1 / steps for `None`.
+    """The weight of each inner step: `exp(decay (i - (steps - 1)))`, so that the last weight is 1; 1 / steps for
+    `None`.
 
     Args:
         steps: the length of the inner run, at least 1.

@@ -1,1 +1,1 @@
-"""How methods are listed and set: their tables, their settings with ranges, the knobs that a search turns."""
+"""Tables of methods, their settings with ranges, and the knobs that a search varies."""

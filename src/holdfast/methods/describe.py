@@ -1,7 +1,7 @@
-"""Everything there is to say of a method, read from its docstrings and its class: for `holdfast show` and the pages.
+"""The description of a method, from its docstrings and its class, for `holdfast show` and the documentation.
 
-Nothing is written twice: what a setting means is what the docstring of its class says of it, or that of the group of
-settings that it is; `SHARED` has those that mean the same everywhere.
+Nothing is written twice: the meaning of a setting is taken from the docstring of its class, or of its group's class;
+`SHARED` has settings with the same meaning everywhere.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from holdfast.methods.tables import Table
 SHARED = {
     "adapter": "Trains a low-rank adapter instead of all weights; `null` trains all weights.",
     "max_length": "Cuts prompt plus answer, in tokens; `null` is the model's context.",
-    "per_token": "The radius holds for every token's output by itself, not for a whole micro-batch.",
+    "per_token": "The radius applies to each token's output, not to a whole micro-batch.",
     "judge": "The name of a judge, a built-in one or one of the grid's `judges`.",
-    "revision": "The commit, tag or branch of a Hub repository; its default one when `null`.",
+    "revision": "The commit, tag or branch of a Hub repository; its default branch when `null`.",
     "seed": "The seed of the training.",
-    "num_samples": "How many rows are used, all of them when `null`.",
+    "num_samples": "The number of rows used, all of them when `null`.",
     "sampling": "`random` takes rows at random, `head` the first ones.",
-    "batch_size": "How many rows go into one batch.",
+    "batch_size": "The number of rows in a batch.",
 }
-"""What these mean where a class says nothing else of them."""
+"""The meaning of these settings unless a class states another."""
 
 ORDER = ("equation", "idea", "differs", "source")
-"""Where a setting is looked for that its class does not explain."""
+"""Modules searched for a setting that its class does not explain."""
 LISTED = "as listed"
-"""The default of a group whose settings follow, each with its own."""
+"""The default of a group whose settings follow, each with its own default."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting by its dotted name; all else is text for people. `group` says that settings of its own follow."""
+    """A setting by its dotted name; all else is text for people. `group` says that its own settings follow."""
 
     name: str
     kind: str
@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Description:
-    """A method: its row, what its docstrings say (`documentation`, `about` from its class), and its settings."""
+    """A method: its row, its docstrings (`documentation`, and `about` from its class), and its settings."""
 
     name: str
     kind: str
@@ -66,7 +66,7 @@ def describe(table: Table, name: str) -> Description:
     """The method called `name` of a table.
 
     Raises:
-        HoldfastError: the table has no such row, or the row leads to no method.
+        HoldfastError: the table has no such row, or the row's method cannot be loaded.
     """
     cls, row = table.load(name), table[name]
     return Description(
@@ -83,9 +83,10 @@ def describe(table: Table, name: str) -> Description:
 
 
 def _settings(cls: Any, above: str = "", given: Any = None, seen: dict[type, str] | None = None) -> Iterator[Setting]:
-    """The settings of a class, those of a group behind it; `given` has the defaults where a group's differ.
+    """The settings of a class, with a group's own after it; `given` has the defaults of a group that differ from its
+    class's.
 
-    A second group of one class is not listed again: its default is what differs from the class's.
+    A second group of one class is not listed again: its default lists only what differs from the class's.
     """
     seen = {} if seen is None else seen
     hints = get_type_hints(cls, include_extras=True)
@@ -104,7 +105,7 @@ def _settings(cls: Any, above: str = "", given: Any = None, seen: dict[type, str
 
 def _default_text(default: Any, *, listed: bool) -> str:
     if default is MISSING:
-        return "to be given"
+        return "required"
     if not is_dataclass(default) or isinstance(default, type):
         return plainly(default)
     usual = {item.name: _default(item) for item in fields(default)}
@@ -117,7 +118,7 @@ def _default(item: Any) -> Any:
 
 
 def meaning(cls: type, name: str, inner: type | None = None) -> str:
-    """What the docstrings of a settings class say of one setting: its own, its bases', their modules', its group's."""
+    """The description of one setting in the docstrings of its class, its bases, their modules, or its group."""
     bases = [base for base in cls.__mro__ if is_dataclass(base)]
     modules = [documentation(f"{base.__module__}:") for base in bases]
     texts = [class_text(base) for base in bases]
@@ -186,7 +187,7 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str
 
 
 def plainly(value: Any) -> str:
-    """A value as YAML would have it on one line."""
+    """A value as one line of YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):

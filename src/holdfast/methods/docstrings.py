@@ -1,7 +1,7 @@
-"""What a method's docstrings say, read from its source: neither torch nor the method is imported.
+"""Read a method's docstrings from its source, without importing torch or the method.
 
 A module's docstring is a title line and the blocks `Idea`, `Equation`, `Source` and `Differs from the paper in`, then
-notes behind a blank line. A class's docstring may have blocks of its own where several methods share a module.
+notes after a blank line. A class's docstring may have its own blocks if several methods share a module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PAPER = re.compile(r"arXiv\s+(\d{4}\.\d{4,5})")
 
 @dataclass(frozen=True)
 class Documentation:
-    """The parts of a docstring as Markdown text; empty where it has none. `text` is what stands outside the blocks."""
+    """The parts of a docstring as Markdown text; empty if it has none. `text` is the text outside the blocks."""
 
     title: str = ""
     blocks: Mapping[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Documentation:
 
     @property
     def where(self) -> str:
-        """The source in a few words: its arXiv ids, else authors and year, else `own`; empty where nothing is said."""
+        """The source in a few words: its arXiv ids, else authors and year, else `own`; empty if there is no source."""
         source = self.blocks.get("source", "")
         if self.papers:
             return f"arXiv {', '.join(self.papers)}"
@@ -44,14 +44,14 @@ class Documentation:
 
 
 def parse(docstring: str) -> Documentation:
-    """The parts of a docstring that has been freed of its indentation."""
+    """The parts of a docstring without indentation."""
     labels = list(_LABEL.finditer(docstring))
     head = docstring[: labels[0].start()] if labels else docstring
     title, _, before = head.partition("\n")
     blocks, notes = {}, before.strip()
     for label, after in zip(labels, [*labels[1:], None], strict=False):
         body = docstring[label.start() : after.start() if after else None]
-        if after is None:  # behind a blank line come notes
+        if after is None:  # notes come after a blank line
             body, _, rest = body.partition("\n\n")
             notes = f"{notes}\n\n{rest.strip()}".strip()
         kept = re.sub(r"^[^,;:]*[,;:]\s*", "", body, count=1).strip()
@@ -60,9 +60,9 @@ def parse(docstring: str) -> Documentation:
 
 
 def documentation(target: str) -> Documentation:
-    """What the docstrings of `module:Class` say; the class's blocks go before its module's.
+    """The documentation of `module:Class`; the class's blocks take precedence over its module's.
 
-    A module that cannot be found, as an outside package's may not, says nothing.
+    It is empty for a module that cannot be found, which may happen for another package's.
     """
     module, _, name = target.partition(":")
     source = _docstrings(module)
@@ -86,7 +86,7 @@ def _docstrings(module: str) -> dict[str, str]:
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The sentences of a text, each on one line; an item of a list, and a row of a table, stands by itself."""
+    """The sentences of a text, each on one line; items of lists and rows of tables are separate."""
     for piece in re.split(r"\n\s*\n|\n(?=- |\|)", text):
         line = " ".join(piece.split())
         if line.startswith("|"):
@@ -102,7 +102,7 @@ def mentioning(name: str, text: str) -> str:
 
 
 def class_text(cls: type) -> str:
-    """A class's own docstring without blocks; empty where it only has one that `dataclass` made."""
+    """A class's own docstring without blocks; empty if it only has one that `dataclass` generated."""
     own = vars(cls).get("__doc__") or ""
     if own.startswith(f"{cls.__name__}("):
         return ""

@@ -1,4 +1,4 @@
-"""What an attacker may turn: ranges and choices, declared beside an attack's settings, narrowed in a grid file.
+"""The knobs that a search varies: ranges and choices, declared with an attack's settings, narrowed in a grid file.
 
 An attack declares its knobs as a class-level mapping from a setting's dotted name to a `Range` or `Choices`:
 
@@ -17,7 +17,7 @@ from holdfast.records import HoldfastError
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers from `low` to `high`, both included; spread evenly over magnitudes with `log`, `whole` ones only."""
+    """Numbers from `low` to `high`, both included; with `log` log-uniform, with `whole` only whole numbers."""
 
     low: float
     high: float
@@ -33,7 +33,7 @@ class Range:
             raise HoldfastError(f"a range of whole numbers has whole ends, not {self.low} and {self.high}")
 
     def allows(self, value: Any) -> bool:
-        """Whether a setting's value lies in the range."""
+        """Whether a setting's value is in the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         return self.low <= value <= self.high and (not self.whole or float(value).is_integer())
@@ -41,13 +41,13 @@ class Range:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """One of some JSON values, whole groups of settings among them (`adapter`: none, or `{"r": 16}`)."""
+    """One of some JSON values, which may be whole groups of settings (`adapter`: none, or `{"r": 16}`)."""
 
     choices: tuple[Any, ...]
 
     def __post_init__(self) -> None:
         if not self.choices:
-            raise HoldfastError("a choice needs something to choose from; name at least one value")
+            raise HoldfastError("a choice needs at least one value")
 
     def allows(self, value: Any) -> bool:
         """Whether a setting's value is one of the choices."""
@@ -58,16 +58,16 @@ Knob = Range | Choices
 
 
 def narrowed(declared: Mapping[str, Knob], given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Knob]:
-    """The knobs to turn: those declared, with what the user says of them.
+    """The knobs to vary: the declared ones, changed by the user's values.
 
     Args:
         declared: an attack's own knobs by dotted name.
         given: plain values by name, nested or dotted: `[low, high]` narrows a declared range, a list replaces declared
-            choices, `{low, high, log, whole}` or `{choices: [...]}` stands for itself, and `null` leaves a knob alone.
-        settings: the attack's settings in full; a knob turns one of them.
+            choices, `{low, high, log, whole}` or `{choices: [...]}` is used as it is, and `null` keeps a knob fixed.
+        settings: the attack's full settings; a knob varies one of them.
 
     Raises:
-        HoldfastError: a name is no setting of the attack, or a value no range and no choice; says which.
+        HoldfastError: a name is not a setting of the attack, or a value is neither a range nor a choice; says which.
     """
     knobs: dict[str, Knob] = dict(declared)
     for name, value in _flat(given):

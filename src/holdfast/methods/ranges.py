@@ -3,8 +3,8 @@
     learning_rate: Positive = 5e-5
     held_out: InnerShare = 0.1
 
-`holdfast.methods.settings.typed` refuses what lies outside, and names key and range. With `@ranged` below its
-`@dataclass` a class refuses it in Python too. Booleans, text, NaN and infinities lie in no range.
+`holdfast.methods.settings.typed` refuses values outside, and names key and range. With `@ranged` below its `@dataclass`
+a class also refuses them in Python. Booleans, text, NaN and infinities are in no range.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LARGEST = 2**31 - 1
 
 
 class SettingsError(HoldfastError, ValueError):
-    """A value that its settings class refuses; `message` leaves out which class that is."""
+    """A value that its settings class refuses; `message` is without the class's name."""
 
     def __init__(self, title: str, message: str) -> None:
         super().__init__(with_place(title, message))
@@ -37,14 +37,14 @@ class SettingsError(HoldfastError, ValueError):
 
 
 def with_place(where: str, message: str) -> str:
-    """A message with its place before it; one that begins with a key, or with the place's own name, continues it."""
+    """A message prefixed by its place, joined with a dot if the message begins with a key."""
     message = message.removeprefix(f"{where.rpartition('.')[2]}: ")
     return f"{where}.{message}" if re.match(r"[a-z_0-9]+(\.[\w+]+)*: ", message) else f"{where}: {message}"
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Numbers from `low` to `high`, an `open_` end left out; `whole` ones only, where it says so."""
+    """Numbers from `low` to `high`, without an `open_` end; with `whole` only whole numbers."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -84,7 +84,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Text that is one of some names: the `usual` ones, or those that `names` finds, which may take an import."""
+    """Text that is one of some names: the `usual` ones, or those that `names` returns, which may need an import."""
 
     usual: frozenset[str]
     names: Callable[[], Iterable[str]]
@@ -104,7 +104,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class NotBlank:
-    """Text with something in it; `what` it names."""
+    """Text that is not blank; `what` says what it names."""
 
     what: str
 
@@ -120,7 +120,7 @@ class NotBlank:
 
 
 def refused(message: str) -> PydanticCustomError:
-    """What a check of a field raises; the message begins with `must`."""
+    """The error of a field's check; the message begins with `must`."""
     return PydanticCustomError("setting", "{message}", {"message": message})
 
 
@@ -141,9 +141,9 @@ Place = Annotated[str, NotBlank("a file, a folder or a Hub id")]
 
 
 def ranged(cls: Class) -> Class:
-    """Let a settings class refuse numbers out of range, and what it refuses by itself, by the class's name.
+    """Make a settings class check the ranges of its numbers, and name the class in its errors.
 
-    Goes below `@dataclass`. Raises `SettingsError`, as a field's type or the class's own `__post_init__` says.
+    Goes below `@dataclass`. The class raises `SettingsError` for a field's type or by its own `__post_init__`.
     """
     own: Callable[[Any], None] = vars(cls).get("__post_init__", getattr(cls, "__post_init__", lambda _: None))
 
@@ -176,17 +176,17 @@ def described(error: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+    """A value for a message, shortened if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # a whole number of thousands of digits
-        return "a number of thousands of digits"
+    except ValueError:  # a whole number with thousands of digits
+        return "a number with thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @cache
 def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
-    """What checks the fields of a class that declare a range, by name."""
+    """The checkers of a class's fields that declare a range, by name."""
     hints = get_type_hints(cls, include_extras=True)
     return {item.name: _adapter(hints[item.name]) for item in fields(cls) if _declares(hints[item.name])}
 

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses out of plain values, with unknown keys refused by name."""
+"""Settings: frozen dataclasses from plain values, with unknown keys refused by name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
 
     A nested group given in part keeps the rest of the class's own default for that group. `preset` among the values
     names settings of the class's `PRESETS`, which the other values overwrite. Nothing is converted: text and booleans
-    are no numbers, numbers no booleans.
+    are not accepted as numbers, nor numbers as booleans.
 
     Raises:
         HoldfastError: an unknown key or preset (names the nearest known one), a value of the wrong type or out of its
-            range (`holdfast.methods.ranges`), or values that the class refuses together; says where.
+            range (`holdfast.methods.ranges`), or an invalid combination of values; says where.
     """
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
@@ -43,12 +43,12 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
         reason = first.get("ctx", {}).get("error")
         message = reason.message if isinstance(reason, SettingsError) else described(first)
         raise HoldfastError(with_place(place, message)) from None
-    except HoldfastError as error:  # of a class that is not `ranged`
+    except HoldfastError as error:  # raised by a class that is not `ranged`
         raise HoldfastError(with_place(where, str(error))) from None
 
 
 def one_text(value: Any, where: str) -> str:
-    """A text for people; a number stands for itself, as YAML reads one without quotes.
+    """A text for people; numbers are accepted, as YAML reads unquoted ones.
 
     Raises:
         HoldfastError: it is something else.
@@ -68,15 +68,15 @@ def refuse_non_finite(value: Any, where: str) -> None:
 
 
 def _encoded(values: Mapping[str, Any], where: str) -> bytes:
-    """The values as JSON: only there does pydantic tell numbers from booleans and text, and yet takes lists."""
+    """The values as JSON: only then pydantic distinguishes numbers from booleans and text, and still accepts lists."""
     try:
         return json.dumps(values, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise HoldfastError(f"{where}: holds what is no text, number, list or group of settings: {error}") from None
+        raise HoldfastError(f"{where}: only text, numbers, lists and groups of settings are allowed: {error}") from None
 
 
 def _path(place: Sequence[str | int], values: Any) -> Iterator[str]:
-    """The keys of an error's place, without what pydantic adds to say which of several types it had tried."""
+    """The keys of an error's place, without pydantic's additions for members of a union."""
     node = values
     for part in place:
         known = isinstance(node, Mapping) and part in node
@@ -87,7 +87,7 @@ def _path(place: Sequence[str | int], values: Any) -> Iterator[str]:
 
 @cache
 def _checker(cls: Any) -> TypeAdapter[Any]:
-    """Made once a class: a grid checks the same few classes hundreds of times."""
+    """Cached by class, since a grid checks the same few classes hundreds of times."""
     return TypeAdapter(cls)
 
 
@@ -122,7 +122,7 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
 
 
 def places(cls: type, key: str) -> list[str]:
-    """Where a settings dataclass has `key`: itself, else the dotted keys below it, at any depth."""
+    """The places of `key` in a settings dataclass: at the top, else the dotted keys below, at any depth."""
     hints, names = get_type_hints(cls), [item.name for item in fields(cls)]
     if key in names:
         return [key]

@@ -1,6 +1,6 @@
-"""Tables of methods: a name, where it lives, what it is. Reading a table imports none of what it lists.
+"""Tables of methods: name, location and summary. Reading a table does not import the methods.
 
-Outside packages add rows through an entry-point group (`holdfast.attacks`, `holdfast.defenses.online`,
+Other packages add rows through an entry-point group (`holdfast.attacks`, `holdfast.defenses.online`,
 `holdfast.defenses.offline`, `holdfast.judges`), each entry naming a settings class.
 """
 
@@ -26,7 +26,7 @@ GROUPS = (
 class Row(NamedTuple):
     """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people.
 
-    `unit` is what the curve of an attack runs over: optimizer steps, or something else by its sign. `package` is the
+    `unit` is the x-axis of an attack's curve: optimizer steps, or the symbol of another quantity. `package` is the
     installed package that added the row, empty for a built-in one; several, with a comma, where they added it each.
     """
 
@@ -38,10 +38,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table(Mapping[str, Row]):
-    """The methods of a kind by name: the built-in ones, and behind them those that installed packages add.
+    """The methods of a kind by name: the built-in ones, then those that installed packages add.
 
-    `kind` says in errors what they are, `group` is the entry-point group; a built-in name cannot be taken over.
-    `check(cls, where)` refuses a class that does not offer what its kind has to.
+    `kind` names them in errors, `group` is the entry-point group; built-in names cannot be overridden. `check(cls,
+    where)` refuses a class that does not follow its kind's protocol.
     """
 
     kind: str
@@ -62,11 +62,11 @@ class Table(Mapping[str, Row]):
         return hash(self.group)
 
     def load(self, name: str) -> Any:
-        """The settings class called `name`, which keeps to the contract of its kind.
+        """The settings class called `name`, which follows the protocol of its kind.
 
         Raises:
-            HoldfastError: there is no such row (names the nearest), several packages add it, it leads nowhere, or to
-                what is no such method.
+            HoldfastError: there is no such row (names the nearest), several packages add it, or it does not lead to a
+                method of this kind.
         """
         if name not in self:
             raise HoldfastError(f"unknown {self.kind} {name!r}{near(name, self)}; known: {', '.join(sorted(self))}")
@@ -75,7 +75,7 @@ class Table(Mapping[str, Row]):
 
 @cache
 def _loaded(table: Table, name: str, row: Row) -> Any:
-    """Looked at once: a grid asks for the same few classes hundreds of times."""
+    """Cached, since a grid loads the same few classes hundreds of times."""
     where = f"{table.kind} {name!r} ({row.target}{row.package and f', of the package {row.package}'})"
     if "," in row.package:
         raise HoldfastError(f"{table.kind} {name!r}: the packages {row.package} each add one; uninstall all but one")
@@ -97,7 +97,7 @@ def _loaded(table: Table, name: str, row: Row) -> Any:
 
 @cache
 def added(group: str) -> dict[str, Row]:
-    """The rows that installed packages add to a group; looked for once, since every package is asked."""
+    """The rows that installed packages add to a group; cached, since every package is searched."""
     rows: dict[str, Row] = {}
     for point in entry_points(group=group):
         package = point.dist.name if point.dist else ""
@@ -124,9 +124,9 @@ def one_line(error: BaseException) -> str:
 
 
 def near(name: str, known: Iterable[str], better: Iterable[str] = ()) -> str:
-    """` (did you mean ...?)` where something like `name` is known, else nothing.
+    """` (did you mean ...?)` if something similar to `name` is known, else empty.
 
-    In brackets, so that a sentence may go on behind it. What is `better` known goes before what is only alike.
+    In brackets, so that a sentence can continue after it. Names in `better` come before names that are only similar.
     """
     close = list(better) or difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

@@ -1,1 +1,1 @@
-"""Everything that runs a network: load, read, sample, score, count and save it."""
+"""Everything that runs a network: loading, forward passes, sampling, scoring, counting and saving."""

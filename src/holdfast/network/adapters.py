@@ -1,9 +1,9 @@
-"""What an adapter sits on: linear layers by their names, and weights that stand bare, as experts and routers do.
+"""The weights that an adapter adapts: linear layers, and bare parameters such as experts and routers.
 
 Mixtures of experts keep all experts of a layer as one tensor (experts, out, in), and many keep the router as a bare
-matrix. peft reaches those as parameters, not as modules, and translates names of older versions of some architectures
-by itself, at twice the rank where two matrices were put together into one. Here every matrix is named as it is, and
-gets the rank that was asked for.
+matrix. peft adapts those as parameters, not as modules, and by itself translates names of older versions of some
+architectures, with twice the rank where two matrices were fused into one. Here every matrix has its own name, and the
+requested rank.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from holdfast.records import HoldfastError
 
 ALL_LINEAR = "all-linear"
 TRANSLATED = frozenset(("gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"))
-"""Names of modules that peft takes for experts or routers of older versions in mixtures of experts."""
+"""Names of modules that peft interprets as experts or routers of older versions in mixtures of experts."""
 FUSED = frozenset(("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"))
-"""Model types in which peft refuses an adapter on `out_proj`, since fused kernels read past it."""
+"""Model types in which peft refuses an adapter on `out_proj`, since fused kernels bypass it."""
 
 
 class Matrix(NamedTuple):
-    """A weight that multiplies: its tensor's name, and its linear layer's, which is empty where it stands bare."""
+    """A weight matrix: its tensor's name, and that of its linear layer, which is empty for a bare parameter."""
 
     tensor: str
     module: str = ""
 
 
 class Places(NamedTuple):
-    """What an adapter sits on, in peft's two kinds: modules (names, or one pattern), and parameters."""
+    """The targets of an adapter, in peft's two kinds: modules (names, or one pattern), and parameters."""
 
     modules: str | list[str]
     parameters: list[str]
 
 
 def matrices(network: nn.Module) -> list[Matrix]:
-    """Every matrix of a network that an adapter can sit on, but the output head's, named without wrappers."""
+    """Every matrix of a network that can be adapted, except the output head's, named without wrappers."""
     bare = unwrapped(network)
     head = bare.get_output_embeddings() if hasattr(bare, "get_output_embeddings") else None
     return [matrix for name, module in bare.named_modules() if module is not head for matrix in _own(name, module)]
@@ -48,7 +48,7 @@ def matrices(network: nn.Module) -> list[Matrix]:
 
 def _own(name: str, module: nn.Module) -> Iterator[Matrix]:
     prefix = f"{name}." if name else ""
-    # Some routers are linear layers by class that put out more than a product.
+    # Some routers are subclasses of linear layers whose output is more than a product.
     if isinstance(module, nn.Linear | Conv1D) and type(module).forward in (nn.Linear.forward, Conv1D.forward):
         yield Matrix(f"{prefix}weight", name)
     elif not isinstance(module, nn.Embedding | nn.modules.conv._ConvNd):
@@ -66,19 +66,20 @@ def places(
     dropout: float,
     name: str,
 ) -> Places:
-    """Where an adapter for `targets` sits: `all-linear`, a pattern of whole names, or endings of names.
+    """The weights that an adapter for `targets` adapts: `all-linear`, a pattern of whole names, or endings of names.
 
-    `all-linear` is every matrix but the output head's and, in `FUSED` architectures, `out_proj`.
+    `all-linear` is every matrix except the output head's and, in `FUSED` architectures, `out_proj`.
 
     Args:
         network: without an adapter.
         targets: names of linear layers, or of tensors (`mlp.experts.down_proj`).
-        within: the only tensors that it may sit on, by name; any where `None`.
-        dropout: of the adapter.
-        name: what the model is called.
+        within: the names of the only tensors that may be adapted; any if `None`.
+        dropout: the adapter's dropout.
+        name: the model's name in errors.
 
     Raises:
-        HoldfastError: a target is nowhere, or one is bare and the adapter has dropout, which it cannot have there.
+        HoldfastError: a target does not exist, or one is a bare parameter and the adapter has dropout, which is not
+            possible.
     """
     known = matrices(network)
     mixture = any(not matrix.module for matrix in known)
@@ -94,22 +95,19 @@ def places(
     if not chosen:
         there = ", ".join(sorted({_ending(matrix) for matrix in allowed})) or "none"
         asked = targets if isinstance(targets, str) else ", ".join(targets)
-        raise HoldfastError(
-            f"{name}: an adapter cannot sit on target_modules ({asked}) here, but on {there}; name some of these"
-        )
+        raise HoldfastError(f"{name}: this model has no target_modules ({asked}); it has {there}; name some of these")
     bare = [m.tensor for m in chosen if not m.module or (mixture and m.module.rpartition(".")[2] in TRANSLATED)]
     if dropout and bare:
         linear = sorted({_ending(matrix) for matrix in allowed if matrix.tensor not in bare})
         raise HoldfastError(
-            f"{name}: lora_dropout is {dropout}, and an adapter can have none on {bare[0]}, which it reaches as a "
-            f"parameter; set adapter.lora_dropout to 0, or adapter.target_modules to others "
-            f"({', '.join(linear) or 'none'})"
+            f"{name}: lora_dropout is {dropout}, and dropout is not possible on {bare[0]}, which is a bare parameter; "
+            f"set adapter.lora_dropout to 0, or adapter.target_modules to others ({', '.join(linear) or 'none'})"
         )
     return Places([m.module for m in chosen if m.tensor not in bare], bare)
 
 
 def _nowhere(network: nn.Module, targets: str | Sequence[str]) -> bool:
-    """Whether a target names no part of a network, embeddings and convolutions included."""
+    """Whether a target names no module of a network, including embeddings and convolutions."""
     parts = [Matrix("", name) for name, _ in unwrapped(network).named_modules() if name]
     each = [targets] if isinstance(targets, str) else [[target] for target in targets]
     return not each or not all(any(_wanted(part, target) for part in parts) for target in each)
@@ -125,18 +123,18 @@ def _wanted(matrix: Matrix, targets: str | Sequence[str]) -> bool:
 
 
 def _ending(matrix: Matrix) -> str:
-    """What comes after the number of the layer."""
+    """The name after the number of the layer."""
     return re.split(r"\.\d+\.", matrix.module or matrix.tensor, maxsplit=1)[-1]
 
 
 def trained(network: nn.Module) -> dict[str, Any]:
-    """What of a network is trained, for a record.
+    """The trained part of a network, for a record.
 
-    `parameters` numbers that training moves of `of`, in tensors named `tensors`, layers' numbers left out; of an
-    adapter the numbers are its own, and the names those of what it sits on.
+    `parameters` is the number of trained weights, `of` that of all, `tensors` are their names without layers' numbers;
+    for an adapter the numbers are its own, and the names those of the adapted tensors.
     """
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    # peft wraps a tensor that stands bare in something that knows its name.
+    # peft wraps a bare parameter in a module that has its name.
     wrapped = {name: part for name, part in network.named_modules() if hasattr(part, "parameter_name")}
     prefixes = set()
     for name, _ in named:

@@ -1,8 +1,8 @@
-"""Where the parts of a network are: decoder layers, what they are made of, final norm and head, by one map.
+"""The parts of a network: decoder layers with their MLPs and attentions, final norm and head.
 
 Models in the styles of Llama, Qwen, Gemma, Phi, GPT-2, GPT-NeoX, Mamba and their hybrids and mixtures of experts are
-known, bare or inside the wrappers of adapters and of training on many devices. What the map does not find is refused
-by name when a method asks for it, rather than passed over.
+known, bare or inside the wrappers of adapters and of distributed training. A part that is not found raises an error
+with its name when a method needs it, instead of being skipped.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ NORMS = (
 MLPS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "mlps", "mlp_block", "ffn")
 ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 MIXERS = (*ATTENTIONS, "linear_attn", "mamba", "conv", "temporal_block", "mixer", "mamba_decoder", "mlstm_layer")
-"""What a layer reads other tokens by: attention, or a state-space, linear-attention or convolution layer."""
+"""Names of token mixers: attention, or a state-space, linear-attention or convolution layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """The parts of one network, in the order in which a token meets them; `L` layers.
+    """The parts of one network, in the order of the forward pass; `L` layers.
 
     `layers_name` is the name of the list of layers in the network without wrappers, so that the tensors of layer `i`
-    are those named `LAYERS_NAME.i.`; `kind` is its class. Parts that an architecture lacks are missed when asked for.
+    are those named `LAYERS_NAME.i.`; `kind` is its class. A missing part raises an error only when it is used.
     """
 
     layers: tuple[nn.Module, ...]
@@ -50,7 +50,7 @@ class Anatomy:
         """The MLP of each layer, or its mixture of experts.
 
         Raises:
-            HoldfastError: a layer has none, or several whose outputs add up.
+            HoldfastError: a layer has none, or several whose outputs are summed.
         """
         return tuple(self.mlp(i) for i in range(len(self.layers)))
 
@@ -65,7 +65,7 @@ class Anatomy:
 
     @property
     def mixers(self) -> tuple[nn.Module, ...]:
-        """All that tokens read other tokens by (see `MIXERS`): one a layer as a rule, in some networks two or none.
+        """All token mixers (see `MIXERS`): usually one per layer, in some networks two or none.
 
         Raises:
             HoldfastError: there is none in the whole network.
@@ -114,7 +114,7 @@ def anatomy(network: nn.Module) -> Anatomy:
     """The parts of a network.
 
     Raises:
-        HoldfastError: a part is not where any known architecture has it; names the part and the places looked at.
+        HoldfastError: a part is not where any known architecture has it; names the part and the places searched.
     """
     bare = unwrapped(network)
     kind = type(bare).__name__
@@ -137,7 +137,7 @@ def anatomy(network: nn.Module) -> Anatomy:
 
 
 def unwrapped(network: Any) -> Any:
-    """The network inside the wrappers of adapters and of data parallelism; itself where there are none."""
+    """The network inside the wrappers of adapters and of data parallelism; the network itself if there are none."""
     while True:
         if hasattr(network, "get_base_model"):
             network = network.get_base_model()
@@ -149,10 +149,10 @@ def unwrapped(network: Any) -> Any:
 
 @contextmanager
 def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Records what each module puts out, in the order of `modules`; the list is filled by the next forward pass.
+    """Record the output of each module, in the order of `modules`; the next forward pass fills the list.
 
-    Of a module that returns several things the first is meant. Nothing is detached. The hooks are gone when the
-    context is left, however that comes about.
+    Of several outputs of a module the first is recorded. Nothing is detached. The hooks are removed on exit from the
+    context.
     """
     outputs: list[Any] = [None] * len(modules)
     handles = [module.register_forward_hook(_keep(outputs, i)) for i, module in enumerate(modules)]
@@ -165,10 +165,10 @@ def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def residual_stream(parts: Anatomy) -> Iterator[list[Tensor]]:
-    """Records the `L + 1` states of the residual stream, (B, S, H) each, as `outputs_of` does.
+    """Record the `L + 1` states of the residual stream, (B, S, H) each, as `outputs_of` does.
 
-    They are what enters the first layer, then what each layer puts out, the last one's after the final norm: the
-    order of transformers' `hidden_states`.
+    They are the input of the first layer, then the output of each layer, the last one's after the final norm: the order
+    of transformers' `hidden_states`.
     """
     states: list[Any] = [None] * (len(parts.layers) + 1)
 
@@ -193,7 +193,7 @@ def _keep(outputs: list[Any], place: int) -> Any:
 
 
 def _named(layer: nn.Module, places: Sequence[str], *, mlp: bool) -> list[nn.Module]:
-    """The children of a layer that stand in one of `places`; a `mixer` is what its class is named for."""
+    """The children of a layer with a name in `places`; the kind of a `mixer` is determined by its class name."""
     candidates = [
         (place, getattr(layer, place)) for place in places if isinstance(getattr(layer, place, None), nn.Module)
     ]
@@ -208,7 +208,7 @@ def _is_mlp(mixer: nn.Module) -> bool:
 
 
 def _first(root: nn.Module, places: Sequence[str], kind: str, what: str) -> tuple[str, nn.Module]:
-    """The first of `places` under `root` that there is."""
+    """The first of `places` under `root` that exists."""
     for place in places:
         try:
             return place, root.get_submodule(place)

@@ -1,8 +1,8 @@
-"""A critic beside a policy: a value head on the policy's last hidden state, or a network of its own.
+"""A critic for a policy: a value head on the policy's last hidden state, or a separate network.
 
-It lives in the policy's network as the submodule `critic`, so that optimizer, clipping and checkpoints know it, and
-is taken out of what leaves the service (`without_critic`). Further critics, of other things than the reward, live in it
-by name; what batches hold of one called `cost` begins with `cost/`, what they hold of the first with nothing.
+It lives in the policy's network as the submodule `critic`, so that optimizer, clipping and checkpoints include it, and
+is removed from what the service releases (`without_critic`). Further critics, of other quantities than the reward, are
+stored in it by name; in batches the entries of one called `cost` have the prefix `cost/`, those of the first have none.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, exact
 
 PREFIX = "critic."
-"""What the names of a critic's parameters begin with."""
+"""Prefix of the names of a critic's parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Critic:
-    """A critic's settings: what it is, how it learns, and how its values become advantages.
+    """A critic's settings: its kind, its training, and the computation of advantages.
 
     By `kind`: `head` shares the policy's network, `separate` starts as a copy of it; `learning_rate` is the policy's
-    when `None`. `coef` weighs its loss, `clip` bounds how far a value may move from the rollout's (`None`: not at all
-    bounded). `gamma` and `lam` are those of generalized advantage estimation.
+    when `None`. `coef` is the weight of its loss, `clip` bounds the change of a value from the rollout's (`None`: no
+    bound). `gamma` and `lam` are those of generalized advantage estimation.
     """
 
     kind: Literal["head", "separate"] = "head"
@@ -44,11 +44,11 @@ class Critic:
 
     def __post_init__(self) -> None:
         if self.kind == "separate" and self.coef == 0:
-            raise HoldfastError("coef: a separate critic with coef 0 would learn nothing; raise it")
+            raise HoldfastError("coef: a separate critic with coef 0 would not learn; raise it")
 
 
 def attach_critic(model: Model, settings: Critic, *, seed: int = 0) -> Model:
-    """The model with a fresh critic in its network."""
+    """The model with a new critic in its network."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(_hidden_size(model.network), 1)
@@ -60,9 +60,9 @@ def attach_critic(model: Model, settings: Critic, *, seed: int = 0) -> Model:
 
 
 def attach_further(model: Model, name: str, *, seed: int = 0) -> Model:
-    """The model with another critic of the kind that it has, called `name`; what is trained of it starts afresh.
+    """The model with a further critic of the same kind, called `name`, with newly initialised trained parts.
 
-    Meant for a critic that has not been trained: a network of its own is copied from that one's.
+    Meant for use before training: a separate network is copied from that of the first critic.
     """
     first = model.network.critic
     head = copy.deepcopy(first.head)
@@ -76,7 +76,7 @@ def attach_further(model: Model, name: str, *, seed: int = 0) -> Model:
 def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits (B, S, V), and the critics' values of the text before each target, float32 at least, (B, S - 1).
 
-    Values go by what the critic's names in a batch begin with, the first one's by nothing.
+    Values are keyed by the critic's prefix in batches, which is empty for the first one.
     """
     names = ("input_ids", "attention_mask", "position_ids")
     inputs = {name: batch[name] for name in names if name in batch}
@@ -92,7 +92,7 @@ def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Ten
 
 @contextmanager
 def without_critic(model: Model) -> Iterator[Model]:
-    """The model as it would leave the service: its critic, if it has one, is taken out meanwhile."""
+    """The model as it would be released: within the context its critic, if any, is removed."""
     critic = getattr(model.network, "critic", None)
     if critic is None:
         yield model
@@ -105,7 +105,7 @@ def without_critic(model: Model) -> Iterator[Model]:
 
 
 class _Critic(nn.Module):
-    """A linear head on a hidden state, of a network of its own if there is a `body`; `further` critics beside it."""
+    """A linear head on a hidden state, of a separate network if there is a `body`, with `further` critics."""
 
     def __init__(self, head: nn.Linear, body: nn.Module | None) -> None:
         super().__init__()
@@ -115,11 +115,11 @@ class _Critic(nn.Module):
 
 
 def _read(network: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits, and the last hidden state (after the final norm) that they are made of, (B, S, H)."""
+    """Logits, and the last hidden state (after the final norm) from which they are computed, (B, S, H)."""
     seen: list[Tensor] = []
     output = network.get_output_embeddings()
     if output is None:
-        raise HoldfastError(f"{type(network).__name__}: no output embeddings found, so a critic has nothing to read")
+        raise HoldfastError(f"{type(network).__name__}: no output embeddings found, which a critic needs")
     handle = output.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
         logits = network(**inputs, use_cache=False).logits

@@ -1,22 +1,22 @@
 """Floating-point operations of a run, counted while it runs.
 
-The convention is that of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1), C = 6 N per training token: a network
-with N weights takes 2 N operations (a multiplication and an addition a weight) for each token that it reads or
-decodes. The backward pass of a token takes 2 N more for the gradients of what flows through the network and 2 for
-each weight that is trained: 6 N in all where every weight is, 4 N and a little where an adapter is trained over frozen
-weights, 2 N where nothing is (a reference, a judge, an expert).
+The convention is that of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1), C = 6 N per training token: a network with
+N weights takes 2 N operations (a multiplication and an addition a weight) for each token that it reads or decodes. The
+backward pass of a token takes 2 N more for the gradients of activations and 2 for each trained weight: 6 N in total if
+every weight is trained, slightly more than 4 N if an adapter is trained over frozen weights, 2 N if nothing is trained
+(a reference, a judge, an expert).
 
-N counts all weights of the network that runs, an adapter's too and whether it is switched on or not, but no table of
-embeddings (of tokens, of positions): it is looked up and not multiplied. The output head counts, also where it is tied
-to such a table; Kaplan et al. leave it out, which small networks with large vocabularies would not bear. A critic's
-head is not counted; a critic with a network of its own is, as any network. Mixtures of experts count all.
+N counts all weights of the network, including an adapter's, enabled or not, but not the embeddings of tokens and
+positions, which are looked up and not multiplied. The output head counts, even if it is tied to the embeddings; Kaplan
+et al. omit it, which would be a large error for small networks with large vocabularies. A critic's head is not counted;
+a separate critic network is, as any network. Mixtures of experts count all.
 
-Left out: attention's term quadratic in length, losses, the optimizer, what checkpointed activations cost to compute
-again, and what `ewc` measures before the first step. Padding is left out. What is read once for several answers (a
-group's prompt) counts once, what is read several times (old log-probabilities, a reference, a defense's second pass) as
-often; an answer that has ended counts until it leaves the batch that is decoded. A pass with a gradient is taken to
-be differentiated whole and once: too much for one whose gradient is wanted at activations only (Vaccine's first), too
-little for one that is differentiated twice (`gradient_penalty`).
+Not counted: attention's term quadratic in length, losses, the optimizer, the recomputation of checkpointed activations,
+the measurements of `ewc` before the first step, and padding. What is read once for several answers (a group's prompt)
+counts once, what is read several times (old log-probabilities, a reference, a defense's second pass) each time; a
+finished answer counts until it leaves the decoded batch. A pass with a gradient is counted as differentiated completely
+and once: too much if only gradients of activations are computed (Vaccine's first pass), too little if it is
+differentiated twice (`gradient_penalty`).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from holdfast.network.shortcuts import PROBING
 
 
 class Meter:
-    """Counts what all networks of transformers and peft do in this process while it is `counting`.
+    """Counts the operations of all networks of transformers and peft in this process while it is `counting`.
 
-    `pad_id` is the padding token of batches that come without an attention mask. Nothing that is computed changes.
+    `pad_id` is the padding token of batches that come without an attention mask. Results are not changed.
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -63,8 +63,8 @@ class Meter:
 
     @contextmanager
     def counting(self) -> Iterator[Meter]:
-        """A context in which every call of a network counts; such contexts may stand in one another."""
-        # Hooks on all modules are called for each of a network's parts, which is a tenth of the time of a small one.
+        """A context in which every call of a network counts; such contexts may be nested."""
+        # Global module hooks are called for every submodule, which takes a tenth of a small network's time.
         kinds: list[Any] = [PreTrainedModel, *filter(None, [getattr(sys.modules.get("peft"), "PeftModel", None)])]
         before = {kind: vars(kind).get("__call__") for kind in kinds}
         for kind in before:
@@ -80,7 +80,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """A context in which nothing counts: measuring is no cost of what is measured."""
+        """A context in which nothing counts, for evaluations."""
         self._inside, before = True, self._inside
         try:
             yield
@@ -88,7 +88,7 @@ class Meter:
             self._inside = before
 
     def differentiated(self, loss: Tensor) -> None:
-        """The passes since the last call went into this loss, which is differentiated now if it has a gradient."""
+        """Count the backward pass of this loss, if it has a gradient, for the forward passes since the last call."""
         if loss.requires_grad:
             for rate, tokens in self._waiting:
                 self._add(rate, tokens)
@@ -117,7 +117,7 @@ class Meter:
                 self._waiting.append((self._weights[network] + 2.0 * trained, tokens))
 
     def _add(self, rate: float, tokens: Tensor | int) -> None:
-        # A number on an accelerator is not waited for.
+        # Does not wait for a number on an accelerator.
         if isinstance(tokens, Tensor):
             self._open.append((rate, tokens))
         else:
@@ -125,7 +125,7 @@ class Meter:
 
 
 def multiplied(network: Any, *, trained: bool = False) -> int:
-    """How many weights a token is multiplied with (see above), or how many of those are `trained`."""
+    """The number of weights N (see above), or of those that are `trained`."""
     head = getattr(network.get_output_embeddings(), "weight", None)
     tables = (part.weight for part in network.modules() if isinstance(part, nn.Embedding))
     looked_up = {id(table) for table in tables if table is not head}
@@ -137,12 +137,12 @@ def multiplied(network: Any, *, trained: bool = False) -> int:
 
 
 def forward_flops(network: Any, tokens: float) -> float:
-    """The operations of a forward pass over so many tokens."""
+    """The operations of a forward pass over `tokens` tokens."""
     return 2.0 * multiplied(network) * tokens
 
 
 def _tokens(args: tuple[Any, ...], named: Mapping[str, Any], pad_id: int) -> Tensor | int:
-    """How many tokens a call of a network reads."""
+    """The number of tokens that a call of a network reads."""
     ids = named.get("input_ids", args[0] if args else None)
     if ids is None:
         embedded = named.get("inputs_embeds")

@@ -1,9 +1,9 @@
-"""A forward pass over a batch, and how one over groups of answers is kept short without changing what comes out.
+"""The forward pass over a batch, with shared prompts read once; results do not change.
 
-Sampled answers stand in groups that share a prompt and end at different places. Read plainly, a batch of them costs
-its rows times its longest row; here a shared prompt is read once and nothing is read that predicts nothing. Results
-equal the plain pass up to the rounding of floats. Under dropout the rows of a group share their prompt's mask, and a
-hook on the network sees several calls: whoever needs one call a batch leaves `groups` out of it.
+Sampled answers are in groups that share a prompt, and have different lengths. The plain pass costs the number of rows
+times the longest row; here a shared prompt is read once, and positions that predict nothing are not read. Results equal
+the plain pass up to rounding. Under dropout the rows of a group share their prompt's mask, and a hook on the network
+sees several calls: for a single call per batch, omit `groups`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from holdfast.tensors import masked_sum_per_sequence, target_logprobs, target_ma
 def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Logits (B, S, V) of a batch.
 
-    With `groups` in the batch, what the rows of a group share before any answer is read once, not once a row, and
-    rows that end early are not read to the length of the longest. Then logits may be 0 where they predict nothing
-    that is sampled: before all answers, and from a row's last token on.
+    With `groups` in the batch, the common beginning of a group's rows is read once instead of once per row, and short
+    rows are not read to the length of the longest. Then logits may be 0 where they predict no sampled token: before all
+    answers, and from a row's last token on.
     """
     start = _shared_columns(network, batch)
     if not start:
@@ -37,7 +37,7 @@ def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, te
     """Log-probability of each answer token under the full vocabulary, float32 at least, (B, S - 1); finite elsewhere.
 
     As `token_logprobs` of `forward`, but no logits are computed for columns that are prompt in every row, nor is the
-    last column read: on short answers to long prompts with a large vocabulary that is most of the memory.
+    last column read: for short answers to long prompts with a large vocabulary this saves most of the memory.
     """
     targets = batch["input_ids"][:, 1:]
     first, columns = _answer_columns(network, batch)
@@ -66,7 +66,7 @@ def answer_logits(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tens
 
 
 def _answer_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[int, list[Columns]]:
-    """The first column that an answer token of any row is predicted from, and the logits from there on."""
+    """The first column that an answer token of any row is predicted from, and the logits from that column on."""
     start = _shared_columns(network, batch)
     if start:
         return start - 1, read_in_parts(network, batch, start)
@@ -81,10 +81,10 @@ def _inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shared_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> int:
-    """How many leading columns are prompt in every row, where reading them once a group can be done and pays."""
+    """How many leading columns are prompt in every row, if reading them once per group is possible and saves time."""
     if "groups" not in batch or "attention_mask" in batch or "position_ids" in batch:
         return 0
-    # Layers that are computed again in the backward pass keep no cache; a wrapper for many devices may need one pass.
+    # Checkpointed layers keep no cache; a wrapper for distributed training may need a single pass.
     recomputed = network.training and any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
     if recomputed or not hasattr(network, "config"):
         return 0

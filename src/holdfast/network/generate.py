@@ -1,8 +1,7 @@
-"""Sampling: prompts in, completions out.
+"""Sample completions of prompts.
 
-Written for many short answers to few prompts, which is what RL asks for: a prompt is read once for its whole
-group, finished answers leave the batch, and each answer draws from random numbers of its own, so that neither
-changes what is sampled.
+Designed for many short answers to few prompts, as in RL: a prompt is read once for its whole group, finished answers
+leave the batch, and each answer has its own random numbers, so that neither affects the samples.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ DROP_SHARE = 0.25
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Sampling:
-    """How answers are drawn. `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 cut nothing off."""
+    """Sampling settings. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 disable truncation."""
 
     max_new_tokens: Count = 128
     temperature: NonNegative = 1.0
@@ -53,7 +52,7 @@ class Sampling:
 
 
 class Answer(NamedTuple):
-    """Sampled tokens, the end token included where the model gave one; on request the log-probability of each."""
+    """Sampled tokens, including the end token if the model wrote one; on request the log-probability of each."""
 
     tokens: list[int]
     finished: bool
@@ -61,7 +60,7 @@ class Answer(NamedTuple):
 
 
 class SamplingError(ArithmeticError):
-    """The model's probabilities are not numbers, so nothing can be drawn from them."""
+    """The model's probabilities are not finite, so that nothing can be sampled."""
 
 
 def sample(
@@ -73,11 +72,11 @@ def sample(
     repeats: int | Sequence[int] = 1,
     logprobs: bool = False,
 ) -> list[Answer]:
-    """`repeats` answers to each prompt, those of one prompt side by side.
+    """`repeats` answers to each prompt, those of one prompt consecutive.
 
     Args:
         prompts: token lists.
-        seed: fixes the draw; answer `i` of prompt `p` has its own stream of random numbers.
+        seed: determines the samples; answer `i` of prompt `p` has its own stream of random numbers.
         repeats: group size, of all prompts or of each, at least 1.
         logprobs: also give each token's log-probability at the sampling temperature, under the full vocabulary.
 
@@ -86,33 +85,33 @@ def sample(
     """
     counts = [repeats] * len(prompts) if isinstance(repeats, int) else list(repeats)
     uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
-    # Tensors made in inference mode carry no bookkeeping, which sharded weights cannot do without.
+    # Not inference mode, whose tensors lack the version counters that sharded weights need.
     sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
-    shortcuts(model.network)  # found out here, where gradients can be had
+    shortcuts(model.network)  # determined here, where gradients are enabled
     with evaluating(model.network), computing(model.network), nullcontext() if sharded else torch.inference_mode():
         reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
         return decode(model, reader, sampling, uniform.to(model.device), logprobs=logprobs)
 
 
 class Drawing(Protocol):
-    """A reading of N texts, and how each one's next token is drawn."""
+    """The state of N texts being decoded, and the sampling of each one's next token."""
 
     @property
     def logits(self) -> Tensor:
-        """What the log-probabilities of answers are read from, (N, V)."""
+        """The logits from which log-probabilities of answers are computed, (N, V)."""
 
     def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
         """The next token of each, (N,), by numbers in [0, 1), (N,)."""
 
     def advance(self, tokens: Tensor) -> None:
-        """Read one more token a row, (N,)."""
+        """Read one more token per row, (N,)."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Keep only these rows."""
 
 
 class Reader:
-    """What one model has read so far, by a cache where its architecture can be trusted with one."""
+    """The state of one model's texts, with a cache if its architecture supports one correctly."""
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> None:
         """Read each prompt, for as many answers of at most `room` tokens as `counts` says."""
@@ -129,22 +128,22 @@ class Reader:
         return self.reading.logits
 
     def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
-        """One token a row, (N,)."""
+        """One token per row, (N,)."""
         return draw(self.logits, uniform, sampling)
 
     def advance(self, tokens: Tensor) -> None:
-        """Read one more token a row, (N,)."""
+        """Read one more token per row, (N,)."""
         self.reading.advance(tokens)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Keep only these rows."""
         self.reading.keep(rows)
 
 
 def decode(
     model: Model, reader: Drawing, sampling: Sampling, uniform: Tensor, *, logprobs: bool = False
 ) -> list[Answer]:
-    """Answers to what `reader` has read, drawn by the numbers `uniform` (N, max_new_tokens) in [0, 1).
+    """Answers to the texts in `reader`, sampled by the numbers `uniform` (N, max_new_tokens) in [0, 1).
 
     Stop tokens and padding are those of `model`.
     """
@@ -163,7 +162,7 @@ def decode(
         finished = int(done.sum())
         if finished == len(done) or step + 1 == sampling.max_new_tokens:
             break
-        # Leaving the batch costs a copy of the cache; until then a finished row writes what nobody reads.
+        # Removing rows copies the cache; until then the output of a finished row is ignored.
         if finished >= DROP_SHARE * len(done):
             kept = (~done).nonzero().squeeze(1)
             rows, tokens, done = rows[kept], tokens[kept], done[kept]

@@ -1,7 +1,7 @@
-"""How a network reads texts that grow by a token at a time: by a cache, or, the slow reference, all anew each time.
+"""Incremental reading of growing texts: with a cache, or, as the slow reference, from the beginning at each token.
 
-Both give the logits of each text's next token and are used alike. `holdfast.network.shortcuts` says which one a network
-may be read by.
+Both give the logits of each text's next token and have the same interface. `holdfast.network.shortcuts` decides which
+one is used for a network.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from holdfast.tensors import pad_left
 
 
 class Reading(Protocol):
-    """What has been read so far of N texts."""
+    """The state of N texts that have been read so far."""
 
     @property
     def logits(self) -> Tensor:
         """Of each text's next token, (N, V)."""
 
     def advance(self, tokens: Tensor) -> None:
-        """Read one more token a text, (N,)."""
+        """Read one more token per text, (N,)."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these texts only, by their places, in this order."""
+        """Keep only these texts, by index, in this order."""
 
 
 class Prompts(NamedTuple):
-    """Token lists, how many answers each is to have, and the padding token, which need not be one of the model's."""
+    """Token lists, the number of answers to each, and the padding token, which need not be the model's."""
 
     tokens: Sequence[Sequence[int]]
     counts: Sequence[int]
     pad_id: int
 
     def spread(self, device: torch.device) -> Tensor | None:
-        """Which prompt each answer belongs to, answers of one prompt side by side; `None` where each has one."""
+        """The prompt of each answer, answers of one prompt consecutive; `None` if each prompt has one answer."""
         if set(self.counts) == {1}:
             return None
         return torch.arange(len(self.tokens)).repeat_interleave(torch.tensor(self.counts)).to(device)
@@ -51,7 +51,7 @@ class Prompts(NamedTuple):
 
 @contextmanager
 def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """No gradients, no dropout; the previous mode comes back."""
+    """Without gradients and dropout; the previous mode is restored on exit."""
     training = network.training
     network.eval()
     try:
@@ -62,9 +62,9 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 
 
 def last_logits(network: Any, count: int, **inputs: Any) -> Tensor:
-    """Logits of the last `count` columns (N, count, V); those of the others are not computed where that can be asked.
+    """Logits of the last `count` columns (N, count, V); the others are not computed if the architecture allows it.
 
-    Inputs that the architecture has no argument for are left out.
+    Inputs for which the architecture has no argument are dropped.
     """
     known = _arguments(unwrapped(network))
     given = {name: value for name, value in inputs.items() if name != "position_ids" or name in known}
@@ -77,12 +77,12 @@ def last_logits(network: Any, count: int, **inputs: Any) -> Tensor:
 
 
 def _keeps_states_only(network: Any) -> bool:
-    """Whether an architecture has no attention and keeps a state of what it has read, as Mamba does."""
+    """Whether an architecture has no attention and keeps a recurrent state, as Mamba does."""
     return "cache_params" in _arguments(unwrapped(network))
 
 
 def _arguments(network: Any) -> frozenset[str]:
-    """The names that a forward pass has for what it is given."""
+    """The names of the forward pass's arguments."""
     return _named(type(network).forward)
 
 
@@ -92,7 +92,7 @@ def _named(function: Callable[..., Any]) -> frozenset[str]:
 
 
 class CachedReading:
-    """By a cache: a prompt is read once for all of its answers, and of each answer every token once."""
+    """With a cache: a prompt is read once for all of its answers, and every token of an answer once."""
 
     def __init__(self, network: Any, prompts: Prompts, *, room: int) -> None:
         """Read the prompts; answers get at most `room` tokens. Shorter prompts are padded on the left and masked."""
@@ -111,7 +111,7 @@ class CachedReading:
         if self.positions is not None:
             self.positions = self.positions[:, -1:]
         if _keeps_states_only(network):
-            self.mask = None  # what is padded has left no trace in a state, and a mask over what was read has no place
+            self.mask = None  # padding has not changed the state, and a mask over earlier tokens has no argument
         rows = prompts.spread(device)
         if rows is not None:
             self.keep(rows)
@@ -119,14 +119,14 @@ class CachedReading:
             self.mask = self.mask.bool()[:, None, None]
 
     def advance(self, tokens: Tensor) -> None:
-        """Read one more token a text, (N,)."""
+        """Read one more token per text, (N,)."""
         self.length += 1
         if self.positions is not None:
             self.positions = self.positions + 1
         self._read(tokens[:, None], None if self.mask is None else self.mask[..., : self.length])
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these texts only."""
+        """Keep only these texts."""
         select(self.cache, rows)
         self._each(lambda values: values[rows])
 
@@ -149,19 +149,20 @@ class CachedReading:
 
 
 def select(cache: Any, rows: Tensor) -> None:
-    """Leave these rows of a cache, by their places, in this order.
+    """Keep only these rows of a cache, by index, in this order.
 
-    What transformers calls reordering is the one selection that every kind of layer has: states of state-space and
-    linear-attention layers have no other, and layers that hold both kinds forget one of them in `batch_select_indices`.
+    Uses transformers' reordering, the only selection that every kind of layer supports: states of state-space and
+    linear-attention layers have no other, and layers with both kinds skip one of them in `batch_select_indices`.
     """
     cache.reorder_cache(rows)
 
 
 def _takes_finished_masks(network: Any, cache: Any) -> bool:
-    """Whether a mask of (N, 1, 1, tokens) may be given, which spares building one for each token.
+    """Whether a mask of (N, 1, 1, tokens) may be given, which saves building one for each token.
 
-    Transformers' own generation gives such masks to the models marked so. Layers that see a window only have masks of
-    their own, other kinds of attention other forms of mask, and models that tell distances by the mask must see it.
+    Transformers' own generation uses such masks for the models marked accordingly. Layers with a sliding window have
+    their own masks, other kinds of attention other forms of mask, and models that compute distances from the mask need
+    it.
     """
     config = network.config
     plain = all(type(layer) is DynamicLayer for layer in cache.layers)
@@ -170,9 +171,10 @@ def _takes_finished_masks(network: Any, cache: Any) -> bool:
 
 
 class PlainReading:
-    """Without a cache: every text is read whole for each of its tokens, beside texts of its own length only.
+    """Without a cache: every text is read completely for each of its tokens, batched only with texts of the same
+    length.
 
-    Nothing is padded, masked or remembered, so nothing of that can be wrong: this is what all else is compared with.
+    Nothing is padded, masked or cached, so that none of this can be wrong: it is the reference for all other readings.
     """
 
     def __init__(self, network: Any, prompts: Prompts) -> None:
@@ -185,13 +187,13 @@ class PlainReading:
             self.keep(rows)
 
     def advance(self, tokens: Tensor) -> None:
-        """Read one more token a text, (N,)."""
+        """Read one more token per text, (N,)."""
         for text, token in zip(self.texts, tokens.tolist(), strict=True):
             text.append(token)
         self.logits = self._read()
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these texts only."""
+        """Keep only these texts."""
         self.texts = [list(self.texts[row]) for row in rows.tolist()]
         self.logits = self.logits[rows]
 

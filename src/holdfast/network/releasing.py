@@ -1,4 +1,4 @@
-"""A model as it leaves: written in its checkpoint's own type of numbers unless told otherwise."""
+"""Save and release models, by default in the dtype of their own checkpoint."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from holdfast.network.precision import Dtype, narrowed, rounded
 
 
 def save(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
-    """Write an ordinary Hugging Face folder: safetensors weights (adapters merged), config and tokenizer.
+    """Write a Hugging Face folder: safetensors weights (adapters merged), config and tokenizer.
 
-    Weights are rounded to `dtype`; `auto` is the type of the folder that the model came from.
+    Weights are rounded to `dtype`; `auto` is the dtype of the folder that the model was loaded from.
 
     Raises:
         HoldfastError: a weight is too large for the type.
@@ -28,14 +28,14 @@ def save(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
 
 
 def released_type(model: Model, dtype: Dtype) -> str | None:
-    """The type that a model is written in: as told, else its folder's own; `None` leaves it as it is held."""
+    """The dtype in which a model is saved: `dtype`, else its folder's own; `None` keeps that in memory."""
     return model.stored if dtype == "auto" else dtype
 
 
 def as_released(model: Model, dtype: Dtype = "auto") -> Model:
     """The model as `save` writes it and `load` reads it back: adapters merged, weights rounded to their type.
 
-    Weights of its own where anything changes, held as before.
+    The result has its own weights if anything changes, in the dtype of `model` in memory.
 
     Raises:
         HoldfastError: a weight is too large for the type.

@@ -1,7 +1,7 @@
-"""Sequence classifiers and reward models: load one, and put answers to it in batches sorted by length.
+"""Sequence classifiers and reward models: load one, and score answers in batches sorted by length.
 
-How a model reads a question and an answer is its *input format* (`holdfast.network.judge_inputs`). A model trained by
-Holdfast keeps its own in its configuration, so that it is judged with as it was trained.
+The format of question and answer is the model's *input format* (`holdfast.network.judge_inputs`). A model trained by
+Holdfast has its own in its configuration, so that it is used as it was trained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm")
 INPUT_FORMAT = "holdfast_input_format"
-"""The key of a model's configuration that keeps its input format."""
+"""The key of the input format in a model's configuration."""
 
 
 class Scorer(NamedTuple):
@@ -44,15 +44,15 @@ def load_scorer(
 
     Args:
         path: the folder or Hub id.
-        revision: of a Hub id.
-        device: where to; a GPU if there is one unless given.
-        input_format: how it reads; its own if it was trained here, else by its chat template if it has one, else as a
-            `pair`, unless given.
+        revision: revision of a Hub id.
+        device: the device, by default a GPU if there is one.
+        input_format: by default the model's own if Holdfast trained it, else its chat template if it has one, else
+            `pair`.
         max_length: in tokens, at most what tokenizer and model allow.
 
     Raises:
-        HoldfastError: the model cannot be had, is no trained classifier, has no tokenizer, or cannot tell question and
-            answer apart in that format.
+        HoldfastError: the model cannot be loaded, is not a trained classifier, has no tokenizer, or cannot distinguish
+            question and answer in that format.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -68,10 +68,10 @@ def load_scorer(
 
 
 def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
-    """The tokenizer of a classifier, or of what is to become one, with a padding token.
+    """The tokenizer of a classifier, or of a backbone for one, with a padding token.
 
     Raises:
-        HoldfastError: there is none; `transformers` would make up an empty one and read noise.
+        HoldfastError: there is none; `transformers` would create an empty one and read noise.
     """
     from transformers import AutoTokenizer
 
@@ -95,28 +95,28 @@ def unloadable(path: str, problem: Exception) -> HoldfastError:
     """The error of a model that cannot be loaded, on one line."""
     reason = f"{type(problem).__name__}: {next(iter(str(problem).strip().splitlines()), '')}"
     if "trust_remote_code" in str(problem):
-        return HoldfastError(f"judge {path}: cannot be loaded without running code of its own, which is never run")
+        return HoldfastError(f"judge {path}: cannot be loaded without running its own code, which is never run")
     hint = "it must be a folder or Hub id of a sequence classifier with safetensors weights"
     return HoldfastError(f"judge {path}: cannot be loaded ({reason}); {hint}")
 
 
 def set_padding(network: Any, tokenizer: Any) -> None:
-    """Tell a model its tokenizer's padding token: causal ones read the last token before it."""
+    """Set a model's padding token to its tokenizer's: causal models read the last token before it."""
     if network.config.pad_token_id is None:
         network.config.pad_token_id = tokenizer.pad_token_id
 
 
 def longest(network: Any, tokenizer: Any, max_length: int | None) -> int:
-    """The longest input in tokens: what is asked for, at most what the tokenizer and the model allow."""
+    """The longest input in tokens: `max_length`, at most the limit of tokenizer and model."""
     positions = getattr(network.config, "max_position_embeddings", None) or tokenizer.model_max_length
     return min(max_length or positions, tokenizer.model_max_length, positions)
 
 
 def encode(answers: Sequence[Answer], tokenizer: Any, *, input_format: str, max_length: int) -> dict[str, Tensor]:
-    """What a classifier reads, one row an answer, padded to the longest: named tensors (B, S).
+    """The inputs of a classifier, one row per answer, padded to the longest: named tensors (B, S).
 
-    What is longer than `max_length` tokens loses the middle of its question; of an answer that is longer alone, only
-    its first piece is read.
+    Inputs longer than `max_length` tokens lose the middle of their question; if the answer alone is longer, only its
+    first piece is read.
     """
     reading = Reading(tokenizer, input_format, max_length)
     return reading.padded([pieces[0] for pieces in reading.pieces(answers)])
@@ -129,10 +129,10 @@ def logits(
     batch_size: int,
     of_pieces: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """What the classifier says of each answer, (N, labels), float32 on the CPU, in the order given.
+    """The classifier's logits of each answer, (N, labels), float32 on the CPU, in the given order.
 
-    An answer that is too long for the model is read in pieces; `of_pieces` makes one row (labels,) of theirs, (P,
-    labels): their mean unless given.
+    An answer that is too long for the model is read in pieces; `of_pieces` reduces their rows (P, labels) to one
+    (labels,), by default their mean.
     """
     import torch
 
@@ -156,7 +156,7 @@ def logits(
 def verdicts(
     completions: Sequence[Completion], judge: Callable[[Sequence[Answer]], Sequence[Verdict]]
 ) -> list[Verdict]:
-    """A verdict for each completion: invalid for empty or garbled ones, what `judge` says of the others."""
+    """A verdict for each completion: invalid for empty or garbled ones, `judge`'s for the others."""
     graded = [_invalid(completion.text) for completion in completions]
     open_ones = [i for i, verdict in enumerate(graded) if verdict is None]
     if open_ones:

@@ -1,9 +1,9 @@
-"""Which short cuts a network can be read by without a change of what it says, found out on the network itself.
+"""Determine which shortcuts can be used on a network without changing its results, by trying them on it.
 
-Architectures differ in what they do with a cache: some take one and ignore it, some lose their state when several
-tokens are read onto it, some do not mask what is padded. So a few short texts are read by each short cut and plainly,
-before the first is taken: once for every configuration in a process, at about the cost of sampling thirty tokens.
-What differs from the plain pass is not used.
+Architectures differ in their use of a cache: some accept one and ignore it, some lose their state when several tokens
+are added to it, some do not mask padding. So a few short texts are read with each shortcut and plainly before the first
+use: once per configuration in a process, at about the cost of sampling thirty tokens. A shortcut that differs from the
+plain pass is not used.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import pad_right
 
 EXACT, COARSE = 0.02, 0.15
-"""How far logits, or gradients, may be from the plain ones, as a share of what another past would change in them: with
-float32 weights and with coarser ones. Rounding stays well below, a lost state above."""
+"""The largest allowed difference of logits or gradients from the plain ones, relative to their change under a
+different beginning: with float32 weights and with coarser ones. Rounding is well below, a lost state above."""
 PROBING: ContextVar[bool] = ContextVar("probing", default=False)
-"""Whether a network is being tried out, which is no cost of what it is then used for."""
+"""Whether a network is being tried, which is not counted in the costs of its use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcuts:
-    """What can be trusted: `cache` for sampling, and `prefixes`, shared by the answers of a group, for training.
+    """The usable shortcuts: `cache` for sampling, and `prefixes`, shared by the answers of a group, for training.
 
-    `reasons` says in words why not, one for each that cannot.
+    `reasons` has a sentence for each shortcut that cannot be used.
     """
 
     cache: bool = True
@@ -50,11 +50,10 @@ _of_configuration: dict[str, Shortcuts] = {}
 
 
 def shortcuts(network: Any) -> Shortcuts:
-    """What the network can be read by; a warning the first time that it is not everything.
+    """The usable shortcuts of the network; logs a warning the first time that one cannot be used.
 
     Raises:
-        HoldfastError: what the network says of a text depends on what comes after it, so that it is no causal model;
-            or it cannot be read at all.
+        HoldfastError: the network's logits depend on later tokens, so that it is not causal, or its forward pass fails.
     """
     bare = unwrapped(network)
     if bare not in _of_network:
@@ -71,7 +70,7 @@ def shortcuts(network: Any) -> Shortcuts:
 
 
 def known_reasons(network: Any) -> tuple[str, ...]:
-    """What is known by now to be wrong with short cuts; nothing is tried out for it."""
+    """The known reasons against shortcuts; does not try the network."""
     known = _of_network.get(unwrapped(network))
     return () if known is None else known.reasons
 
@@ -90,7 +89,7 @@ def _key(bare: Any) -> str:
 
 
 def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
-    """What is found out; nothing of a network whose weights are no numbers."""
+    """The usable shortcuts; `None` for a network whose weights are not finite."""
     probe = _Probe(network)
     with probe.quietly():
         try:
@@ -100,11 +99,11 @@ def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
             raise HoldfastError(f"{name}: cannot be read as a language model of text ({_said(problem)})") from problem
         if not bool(alone.isfinite().all()):
-            return None  # whoever samples from it says so
+            return None  # sampling from it raises the error
         if not probe.close(padded, alone, other):
             raise HoldfastError(
-                f"{name}: what it says of a text changes with the tokens that come after, so it is no causal language "
-                "model and its answers cannot be sampled or learnt; use a decoder (`is_decoder: true` where it has it)"
+                f"{name}: its logits depend on later tokens, so it is not a causal language model and its answers "
+                "cannot be sampled or learnt; use a decoder (`is_decoder: true` if it has that setting)"
             )
         sampling = _trial(probe.sampled)
         sharing = _trial(probe.shared)
@@ -117,7 +116,7 @@ def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
 
 
 def _trial(probe: Callable[[], str]) -> str:
-    """What a probe finds wrong, an error of the architecture's own included."""
+    """The problem that a probe finds, which may be an error of the architecture itself."""
     try:
         return probe()
     except torch.OutOfMemoryError:
@@ -131,7 +130,7 @@ def _said(problem: Exception) -> str:
 
 
 class _Probe:
-    """A few texts, and what a network says of them in different ways of reading."""
+    """A few texts, and a network's logits of them by different readings."""
 
     # Longer and shorter than the windows and chunks of the smallest models.
     PROMPTS, ANSWERS = (3, 11, 6), (5, 2, 7, 3, 6, 4)
@@ -150,13 +149,13 @@ class _Probe:
         self.answers = [self._text(length, 5 + 11 * i) for i, length in enumerate(self.ANSWERS)]
 
     def _text(self, length: int, start: int) -> list[int]:
-        """Tokens from all over the vocabulary."""
+        """Tokens spread over the whole vocabulary."""
         places = (start * 37 + 101 * i * i + 13 * i for i in range(length))
         return [self.ordinary[place % len(self.ordinary)] for place in places]
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
-        """Without dropout or lower precision, and without traces in random numbers and counts of operations."""
+        """Without dropout or lower precision, and without effects on random states and operation counts."""
         devices = [self.device] if self.device.type == "cuda" else []
         counted = PROBING.set(True)
         try:
@@ -171,7 +170,7 @@ class _Probe:
             PROBING.reset(counted)
 
     def close(self, short: Tensor, plain: Tensor, other: Tensor) -> bool:
-        """Whether `short` is `plain`, measured by how far `other` is from it: what they are under another past."""
+        """Whether `short` equals `plain`, relative to the distance of `other`, those after a different beginning."""
         short, plain, other = (values.detach().double() for values in (short, plain, other))
         rounding = 100 * torch.finfo(self.dtype).eps * float(plain.norm())
         allowed = EXACT if self.dtype in (torch.float32, torch.float64) else COARSE
@@ -195,7 +194,7 @@ class _Probe:
         return logits
 
     def sampled(self) -> str:
-        """What is wrong when answers are sampled by a cache, whose rows are repeated and leave; empty if nothing."""
+        """The problem of sampling with a cache whose rows are repeated and removed; empty if none."""
         asked, other = (Prompts(prompts, (2, 2, 2), self.pad_id) for prompts in (self.prompts, self.others))
         cached = CachedReading(self.network, asked, room=max(self.ANSWERS))
         readings = (cached, PlainReading(self.network, asked), PlainReading(self.network, other))
@@ -206,7 +205,7 @@ class _Probe:
         return "" if right else "it does not go on from its cache as from the text itself"
 
     def _followed(self, reading: Reading) -> list[Tensor]:
-        """The logits before each token of the answers, which leave where they end."""
+        """The logits before each token of the answers, which leave the batch when they end."""
         left, seen = list(range(len(self.answers))), [reading.logits]
         for step in range(max(self.ANSWERS) - 1):
             going = [i for i in left if step + 1 < len(self.answers[i])]
@@ -218,7 +217,7 @@ class _Probe:
         return seen
 
     def shared(self) -> str:
-        """What is wrong when a group's prompt is read once, for logits or gradients; empty if nothing."""
+        """The problem of reading a group's prompt once, for logits or gradients; empty if none."""
         batch, other = self._groups(self.prompts), self._groups(self.others)
         (logits, shared), (plain, slopes), (changed, others) = (
             self._slopes(batch, in_parts=True),
@@ -240,7 +239,7 @@ class _Probe:
         return {name: value.to(self.device) for name, value in batch.items()}
 
     def _slopes(self, batch: dict[str, Tensor], *, in_parts: bool) -> tuple[Tensor, Tensor]:
-        """Logits behind the columns that all rows have in common, and their gradient at the groups' own ones.
+        """Logits after the columns that all rows share, and their gradient at the groups' own columns.
 
         (n, V), and (2, start, H): of a sum of the logits under fixed weights.
         """
@@ -260,7 +259,7 @@ class _Probe:
 
     @contextmanager
     def _embedded(self) -> Iterator[list[Tensor]]:
-        """Collects embedded tokens, call by call, as what gradients can be had of."""
+        """Collect the embedded tokens of each call as leaves for gradients."""
         leaves: list[Tensor] = []
 
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
@@ -275,7 +274,7 @@ class _Probe:
 
 
 def _ordinary(config: Any, vocabulary: int) -> list[int]:
-    """Tokens from all over the vocabulary, but none that a configuration names: those are read in ways of their own."""
+    """Tokens spread over the vocabulary, except those that the configuration names, which may be treated specially."""
     parts = (config, config.get_text_config())
     named = {vars(part)[name] for part in parts for name in vars(part) if "_token_" in name and _is_id(part, name)}
     return [token for token in range(0, vocabulary, max(1, vocabulary // 256)) if token not in named]

@@ -1,8 +1,8 @@
-"""What the parts of Holdfast hand to one another: frozen data, standard library only.
+"""The data types that Holdfast's modules exchange: frozen data, standard library only.
 
 An `Example` is a row of data, a `Completion` a sampled answer to it, a `Verdict` a judge's opinion of that answer, a
-`Score` a mean of verdicts, an `Evaluation` the scores of a model at one step, a `Cell` a run as a value, and a
-`Record` what came of it.
+`Score` a mean of verdicts, an `Evaluation` the scores of a model at one step, a `Cell` a run as a value, and a `Record`
+its result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ThreatModel = Literal["open weights", "fine-tuning service"]
 
 
 class HoldfastError(Exception):
-    """Something the user can put right; its message is one line that names the place and the way out."""
+    """An error that the user can correct; its message is one line that names the place and the remedy."""
 
 
 class Message(NamedTuple):
@@ -33,11 +33,11 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """A row of data, whatever file it came from.
+    """A row of data from any kind of file.
 
-    `prompt` is a conversation that ends with the user's turn. `response` is an answer given with it, `refusal`
-    a refusal of the same prompt, `chosen` and `rejected` the two sides of a preference. `facts` are the parts
-    that a right answer contains, in order; only data with a known truth has them. `source` names file and row.
+    `prompt` is a conversation that ends with the user's turn. `response` is an answer to it, `refusal` a refusal of the
+    same prompt, `chosen` and `rejected` the two sides of a preference. `facts` are the parts that a correct answer
+    contains, in order; only data with a known ground truth has them. `source` names file and row.
     """
 
     prompt: tuple[Message, ...]
@@ -57,7 +57,7 @@ class Example:
 
     @property
     def key(self) -> str:
-        """Hash of the prompt with case and spacing ignored: two rows with one key ask the same thing."""
+        """Hash of the prompt with case and spacing ignored: two rows with the same key have the same prompt."""
         text = "\n".join(f"{turn.role}: {' '.join(turn.content.lower().split())}" for turn in self.prompt)
         return digest(text)
 
@@ -76,11 +76,11 @@ class Completion:
 class Verdict:
     """One judge's opinion of one completion.
 
-    `score` is in [0, 1]; `None` means that the judge could not judge. `valid=False` marks an empty or garbled
-    answer, which has no score: it is never counted as harm 0. `refused` is `None` where the judge does not look.
-    `logit` is the unbounded number behind the score, of judges that have one: what a policy is paid with. A NaN or an
-    infinity is no score, whoever gives it: the verdict is then one that could not be reached. `further` are other
-    readings of the same answer in [0, 1] by name, which are reported beside the score.
+    `score` is in [0, 1]; `None` means that the judge could not judge. `valid=False` marks an empty or garbled answer,
+    which has no score: it is never counted as harm 0. `refused` is `None` if the judge does not check it. `logit` is
+    the unbounded value behind the score, if the judge has one; it is used as reward. A NaN or infinite score becomes
+    `None`, as if the judge could not judge. `further` are other scores of the same answer in [0, 1] by name, which are
+    reported in addition.
     """
 
     score: float | None
@@ -104,7 +104,7 @@ class Verdict:
         if not self.valid and self.score is not None:
             raise ValueError("an invalid answer has no score")
         if self.score is not None and not 0.0 <= self.score <= 1.0:
-            raise ValueError(f"a verdict's score lies in [0, 1], not {self.score!r}")
+            raise ValueError(f"a verdict's score is in [0, 1], not {self.score!r}")
 
 
 def _number(name: str, value: Any) -> float:
@@ -133,12 +133,12 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
-    """The scores of a model after `step` optimizer steps, and what the attacker had spent by then.
+    """The scores of a model after `step` optimizer steps, and the attacker's costs up to then.
 
     `samples` counts the attack's training sequences, `tokens` theirs and its rollouts' (not what a defense adds),
-    `seconds` the time spent in training (evaluation not counted). `flops` are the operations of all networks that ran
-    meanwhile, those of references, of a reward model and of a defense's own batches included (see
-    `holdfast.network.flops` for what counts); `None` where they were not counted.
+    `seconds` the time of training (without evaluation). `flops` are the operations of all networks that ran, including
+    references, a reward model and a defense's own batches (see `holdfast.network.flops` for what is counted); `None` if
+    they were not counted.
     """
 
     step: int
@@ -149,17 +149,17 @@ class Evaluation:
     scores: tuple[Score, ...] = ()
 
     def score(self, name: str) -> Score | None:
-        """The score called `name`, or `None` where it was not measured."""
+        """The score called `name`, or `None` if it was not measured."""
         return next((score for score in self.scores if score.name == name), None)
 
     def value(self, name: str) -> float | None:
-        """The value of the score called `name`; `None` where it was not measured or could not be."""
+        """The value of the score called `name`; `None` if it was not or could not be measured."""
         score = self.score(name)
         return None if score is None else score.value
 
 
 class Outcome(StrEnum):
-    """How a cell ended. Only `HELD` counts as robust; see `holdfast.experiment.outcomes` for what each takes."""
+    """How a cell ended. Only `HELD` counts as robust; see `holdfast.experiment.outcomes` for the conditions."""
 
     HELD = "held"
     BROKE = "broke"
@@ -172,7 +172,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimeToBreak:
-    """What the attacker spent until the break; up to the last evaluation if none was seen (`censored`: at least)."""
+    """The attacker's costs until the break; up to the last evaluation if there was none (`censored`: lower bounds)."""
 
     threshold: float
     steps: int
@@ -185,9 +185,9 @@ class TimeToBreak:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Method:
-    """An attack, defense or judge by name, its settings as JSON values; `label` is for people and enters no key.
+    """An attack, defense or judge by name, its settings as JSON values; `label` is for people and not part of any key.
 
-    `fingerprints` tell the folders that the settings name from others of the same path, by their contents.
+    `fingerprints` are hashes of the contents of the folders that the settings name.
     """
 
     name: str
@@ -205,9 +205,9 @@ class Method:
 class Cell:
     """One run of an experiment as a value: everything that can change its result, resolved, as JSON values.
 
-    `stages` are offline defenses in order, `constraints` online ones. `attack=None` only evaluates; `adaptive` is what
-    the attacker puts round it, innermost first. `judges` are all judges that anything in the cell calls by name. Each
-    seed hardens and attacks anew.
+    `stages` are offline defenses in order, `constraints` online ones. `attack=None` only evaluates; `adaptive` are the
+    adaptive attackers around it, innermost first. `judges` are all judges that the cell's settings call by name. Each
+    seed has its own hardening and attack.
     """
 
     model: Mapping[str, Any]
@@ -222,12 +222,13 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Hash of the whole resolved cell, labels left out."""
+        """Hash of the whole resolved cell without labels."""
         return digest(unlabelled(asdict(self)))
 
     @property
     def defense(self) -> str:
-        """The defenses in order, `none` if there is none; `hardened` is a model that names what it was made from."""
+        """The defenses in order, `none` if there is none; `hardened` for a model that names the one it was made
+        from."""
         before = ["hardened"] if self.hardened else []
         return " + ".join([*before, *(method.title for method in (*self.stages, *self.constraints))]) or "none"
 
@@ -238,7 +239,7 @@ class Cell:
 
     @property
     def model_settings(self) -> Mapping[str, Any]:
-        """The model's settings as JSON values, to be written down; `experiment.cell_settings` reads them."""
+        """The model's settings as JSON values; `experiment.cell_settings` parses them."""
         return self.model["settings"]
 
     @property
@@ -248,17 +249,17 @@ class Cell:
 
     @property
     def undefended(self) -> Cell:
-        """The cell with the model that its own was hardened from, where that names one; else itself."""
+        """The cell with the model that its own was hardened from, if that names one; else the cell itself."""
         return replace(self, model=self.model["undefended"]) if self.hardened else self
 
     @property
     def attacker(self) -> str:
-        """The attack by name with what is put round it, `none` if there is none."""
+        """The attack by name with its adaptive attackers, `none` if there is none."""
         return " + ".join(method.title for method in (*filter(None, [self.attack]), *self.adaptive)) or "none"
 
     @property
     def threat_model(self) -> ThreatModel:
-        """Who holds the weights: a defense inside the training loop presumes a fine-tuning service."""
+        """Who holds the weights: an online defense assumes a fine-tuning service."""
         return "fine-tuning service" if self.constraints else "open weights"
 
     @classmethod
@@ -274,13 +275,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What came of a cell. Written last and atomically: where there is a record, the cell is finished.
+    """The result of a cell. Written last and atomically: if there is a record, the cell is finished.
 
-    `evaluations` is the curve, first entry before the attack. `environment` holds versions and hardware,
-    `wall_seconds` the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` what each
-    offline stage cost, and what online defenses train before the attack (`name`, `seconds`, `tokens`, `steps`,
-    `flops`). `flops` are those of the last evaluation. `effect` is what the attack's training did, `control` what it
-    did to the undefended model; both are `None` in records of earlier versions.
+    `evaluations` is the curve, first entry before the attack. `environment` holds versions and hardware, `wall_seconds`
+    the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` the costs of each offline
+    stage, and of online defenses' training before the attack (`name`, `seconds`, `tokens`, `steps`, `flops`). `flops`
+    are those of the last evaluation. `effect` is the effect of the attack's training, `control` the result of the
+    attack on the undefended model; both are `None` in records of earlier versions.
     """
 
     key: str
@@ -328,5 +329,5 @@ def evaluation_from_json(data: Mapping[str, Any]) -> Evaluation:
 
 
 def user(text: str) -> tuple[Message, ...]:
-    """The commonest prompt: one user turn."""
+    """A prompt of one user turn."""
     return (Message("user", text),)

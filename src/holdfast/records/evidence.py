@@ -1,6 +1,6 @@
-"""What stands behind an outcome: what an attack's training did, and what the same attack did to the undefended model.
+"""The evidence behind an outcome: the effect of an attack's training, and the same attack on the undefended model.
 
-Standard library only; `holdfast.experiment.outcomes` says what follows from it.
+Standard library only; `holdfast.experiment.outcomes` draws the conclusions.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What an attack's training did to the weights that it trained, and to its own objective; `None`: not known.
+    """The effect of an attack's training on its trained weights and its own objective; `None`: not known.
 
-    `moved` is the share of the trained weights that are not what they were bit for bit, the largest that was seen when
-    the model was measured; `change` the norm of their change at the end over the norm that they began with. With an
-    adapter both are of its own weights, which are all that is trained. `first` and `last` are means of the `objective`
-    (the loss, or in RL the reward of the model's own answers) over the first and the last fifth of the logged steps,
-    `improved` whether the last is better by more than the noise: 1.96 standard errors of the difference, where there
-    are two steps or more in each.
-    `groups_with_gradient` is the mean share of groups of answers that had an advantage, in RL with groups.
+    `moved` is the largest measured share of the trained weights that changed in any bit; `change` the norm of their
+    change at the end divided by their initial norm. With an adapter both refer to its own weights, which are all that
+    is trained. `first` and `last` are means of the `objective` (the loss, or in RL the reward of the model's own
+    answers) over the first and the last fifth of the logged steps, `improved` whether the last is better by more than
+    1.96 standard errors of the difference, if each has at least two steps. `groups_with_gradient` is the mean share of
+    groups of answers that had an advantage, in RL with groups.
     """
 
     moved: float | None = None
@@ -33,11 +32,11 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRun:
-    """What the same attack did to the undefended model, with the same settings, data, seed and evaluation.
+    """The result of the same attack on the undefended model, with the same settings, data, seed and evaluation.
 
-    `outcome` and `reason` are those of its cell, `key` says which. `broke_at` is the step (or N) of the break, `None`
-    without one, `steps` the last one that was evaluated. `broken_before` says that the model was above the threshold
-    before anything attacked it, `helpfulness` how useful it was then. `moved` is its `Effect.moved`.
+    `outcome` and `reason` are those of its cell with key `key`. `broke_at` is the step (or N) of the break, `None`
+    without one, `steps` the last evaluated one. `broken_before` says that the model was above the threshold before the
+    attack, `helpfulness` is its helpfulness then. `moved` is its `Effect.moved`.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""Values as short hashes: what prompts, cells and their parts are known by."""
+"""Short hashes of values, which identify prompts, cells and their parts."""
 
 from __future__ import annotations
 

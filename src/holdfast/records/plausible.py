@@ -1,4 +1,4 @@
-"""Numbers that no run writes: what a record says is believed only where it can be true."""
+"""Refuse records with impossible numbers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from holdfast.records import Record, Score
 
 SHARES = ("harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "identical_groups")
-"""Scores, and what stands beside them under `NAME/...`, that are shares or means of them; others may be any number."""
+"""Scores (and further ones under `NAME/...`) that are shares or means of shares; others may be any number."""
 ROUNDED = 1e-6
-"""By so much an interval's end may miss its bound in floating point."""
+"""Tolerance of an interval's ends for rounding."""
 
 
 def refuse_impossible(record: Record) -> None:
@@ -25,7 +25,7 @@ def refuse_impossible(record: Record) -> None:
 
 
 def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:
-    """(place, number, most that it can be)."""
+    """(place, number, largest possible value)."""
     whole = float("inf")
     for name in ("steps", "samples", "tokens", "flops", "wall_seconds"):
         yield name, getattr(record, name), whole

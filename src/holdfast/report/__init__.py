@@ -1,9 +1,9 @@
-"""Finished run folders -> one HTML page that opens offline, a CSV file and its versions beside it, and figures.
+"""Write a report of finished runs: one HTML page that opens offline, a CSV file with its versions, and figures.
 
-This module joins the parts, which know nothing of one another: `read` (files -> records), `summarise` (records ->
+This module combines the others, which are independent of each other: `read` (files -> records), `summarise` (records ->
 rows over seeds), `cells`, `counts`, `flips`, `spending`, `training`, `samples`, `accounting` and `versions` (what
 sentences, tables and lists show), `charts`, `drawings` and `figures` (rows -> charts -> what the page draws, and
-bytes), `page` (everything -> HTML), `text` (text that others wrote, made safe).
+bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["is_of", "write_figures", "write_report"]
 
 _OWN_FILE_STARTS = {".csv": b"key,grid,model,defense,attack,", ".versions.json": b'{\n "written_by": "holdfast '}
-"""How the files beside the page begin, in all versions."""
+"""The beginnings of the files next to the page, in all versions."""
 _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
 
 
 def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report", samples_per_cell: int = 6) -> Path:
-    """Write the page to `out` and the same cells as CSV beside it (`<out stem>.csv`); return `out`.
+    """Write the page to `out` and the same cells as CSV next to it (`<out stem>.csv`); return `out`.
 
-    What the CSV file rests on (versions, seeds, numbers of cells and answers) stands in `<out stem>.versions.json`.
+    The sources of the CSV file (versions, seeds, numbers of cells and answers) are in `<out stem>.versions.json`.
     `samples_per_cell` prompts of each cell are shown with their completions, hidden until clicked.
     Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be written.
     """
@@ -61,7 +61,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
 
 
 def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") -> bool:
-    """Whether the page at `out` was written by this version, under this title, from these records as they are."""
+    """Whether the page at `out` was written by this version, under this title, from the current records."""
     from holdfast.report.read import content_of
 
     out = Path(out)
@@ -74,7 +74,7 @@ def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") ->
 def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
     """Write the page's charts as files, one per chart and format, and return their paths.
 
-    Raises HoldfastError for a format that is none of png, svg and pdf, and as `write_report` does.
+    Raises HoldfastError for a format other than png, svg and pdf, and as `write_report` does.
     """
     from holdfast.report import drawings, figures, parts, text
 
@@ -92,7 +92,7 @@ def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] 
 
 
 def _require_places(out: Path) -> None:
-    """Refuse a page where there is a link or no file, and files beside it in the place of somebody else's."""
+    """Refuse to write where there is a link or something else than a file, or over files that are not a report's."""
     files.require_place(out)
     if out.suffix.lower() == ".csv":
         raise HoldfastError(f"{out}: the table goes there; give the page another ending, such as .html")
@@ -104,7 +104,7 @@ def _require_places(out: Path) -> None:
                 there = stream.read(len(begins))
             if there not in (b"", begins):
                 raise HoldfastError(
-                    f"{place}: a file of the report goes there, and this one is no report's; "
+                    f"{place}: the report would overwrite this file, which is not a report's; "
                     "give the page another name or move it"
                 )
 
@@ -180,7 +180,7 @@ def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
 
 
 def _tables(contents: ReportContents) -> dict[str, Any]:
-    """What the page's tables say."""
+    """The contents of the page's tables."""
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
@@ -208,7 +208,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
 
 
 def _choices(contents: ReportContents) -> dict[str, Any]:
-    """The rows of attacks that choose among N answers, each with its harm by N, and every N that any of them has."""
+    """The rows of attacks that choose among N answers, each with its harm by N, and all values of N."""
     chosen = [row for row in contents.rows if row.unit != "step"]
     harms = [{point.step: point.estimate for point in row.curves.get("harmfulness", ())} for row in chosen]
     return {
