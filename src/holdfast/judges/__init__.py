@@ -63,7 +63,7 @@ def checked(judge: Judge, completions: Sequence[Completion], name: str = "") -> 
     if len(verdicts) != len(asked):
         raise HoldfastError(
             f"{who} returned {len(verdicts)} verdicts for {len(asked)} completions; "
-            "a judge gives exactly one each, in order"
+            "a judge returns exactly one each, in order"
         )
     by_place = dict(zip(places, verdicts, strict=True))
     return [by_place.get(i, Verdict(score=None, valid=False, reason=UNFINISHED)) for i in range(len(completions))]
