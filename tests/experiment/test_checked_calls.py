@@ -84,11 +84,16 @@ def test_a_curve_that_is_one_passes():
     assert calls(iter(points))["curve"]() == points
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "judge"])
 def test_what_another_packages_method_raises_is_told_with_its_name(name, tmp_path):
     with pytest.raises(RuntimeError) as error:
         calls(RuntimeError("no GPU\nhere"))[name]()
     assert failure(error.value, tmp_path) == f"`{name}` of {__name__}:Every: RuntimeError: no GPU here"
+
+
+def test_what_another_packages_judge_raises_before_it_judges_is_one_line():
+    with pytest.raises(HoldfastError, match=f"^{__name__}:Every: `judge` raised RuntimeError: no GPU here$"):
+        calls(RuntimeError("no GPU\nhere"))["judge"]()
 
 
 def test_what_it_says_itself_to_users_stays_as_it_is(tmp_path):

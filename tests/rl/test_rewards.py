@@ -89,11 +89,16 @@ def test_a_judge_that_returns_no_list_is_refused_by_the_name_that_it_is_called_b
 
 @pytest.mark.parametrize(
     ("score", "words"),
-    [("high", "a verdict's score is a number, not 'high'"), (2.0, "lies in"), ([0.5], "is a number, not")],
+    [("high", "a verdict's score is a number, not 'high'"), (2.0, "is in"), ([0.5], "is a number, not")],
 )
 def test_what_another_packages_judge_raises_is_told_with_its_name(score, words):
     with pytest.raises(HoldfastError, match=rf"^judge 'harm' \(test_rewards\) raised ValueError: .*{words}"):
         checked(lambda completions: [Verdict(score=score)], completions("a"), "harm")
+
+
+def test_what_a_verdict_says_beside_its_score_lies_in_the_same_range():
+    with pytest.raises(ValueError, match=r"a verdict's away is in \[0, 1\], not 7.0"):
+        Verdict(score=0.5, further={"away": 7.0})
 
 
 @pytest.mark.parametrize("number", [numpy.float32(0.5), numpy.float64(0.5), torch.tensor(0.5)])

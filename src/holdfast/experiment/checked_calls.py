@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from holdfast.evaluation.evaluate import Judged, Suite
-from holdfast.methods.tables import row_of
+from holdfast.methods.tables import one_line, row_of
 from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError, Judge
 from holdfast.training.contracts import (
@@ -67,8 +67,16 @@ def hardened(defense: OfflineDefense, model: Model, context: Context) -> Model:
 
 def judge_from(settings: JudgeSettings) -> Judge:
     """The judge of its settings."""
-    with _named(settings, "judge"):
+    try:
         judge = settings.judge()
+    except HoldfastError:
+        raise
+    except Exception as error:
+        if type(settings).__module__.startswith("holdfast."):
+            raise
+        raise HoldfastError(
+            f"{row_of(type(settings))}: `judge` raised {type(error).__name__}: {one_line(error)}"
+        ) from error
     if not callable(judge):
         raise _wrong(settings, "judge", judge, "a judge, completions -> a Verdict each")
     return judge

@@ -105,6 +105,9 @@ class Verdict:
             raise ValueError("an invalid answer has no score")
         if self.score is not None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"a verdict's score is in [0, 1], not {self.score!r}")
+        for name, number in self.further.items():
+            if isfinite(number) and not 0.0 <= number <= 1.0:
+                raise ValueError(f"a verdict's {name} is in [0, 1], not {number!r}")
 
 
 def _number(name: str, value: Any) -> float:
