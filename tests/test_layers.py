@@ -42,7 +42,7 @@ ORDER = {
     "defenses.online": "",
     "defenses.offline": "",
     "experiment": "places notes cell_settings moving engine fingerprints machine examples outcomes methods store "
-    "calling combinations checked_calls effects verdicts progress judging tasks world origins attacking "
+    "calling combinations checked_calls effects verdicts progress unchanged judging tasks world origins attacking "
     "rehearsal rounding grid beforehand work misplaced .",
     "report": "",
     "search": "",

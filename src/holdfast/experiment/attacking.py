@@ -26,6 +26,7 @@ from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import outcome_of
 from holdfast.experiment.progress import ProgressRecorder, Report
 from holdfast.experiment.tasks import Options, Task, run_of, stage_key
+from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.verdicts import judged
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts, suite_of
 from holdfast.files import write_json, write_text
@@ -51,6 +52,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         report=report,
         start=load_model(cell, task.source) if settings.evaluation.kl_to_start else None,
     )
+    refuse_changed(cell, model=task.source is None)
     if not watch.whole():
         store.discard(task.folder / "training")
     trouble, prepared, moves = None, list[Mapping[str, Any]](), list[Movement]()

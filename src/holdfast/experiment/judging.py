@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from holdfast.experiment import store
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
+from holdfast.experiment.unchanged import refuse_changed
 from holdfast.judges import TRAINED
 from holdfast.methods.tables import judge_names
 from holdfast.records import Cell, HoldfastError, Method, digest, unlabelled
@@ -72,7 +73,9 @@ def train_judge(judge: Method, cell: Cell, folder: Path, fit: Fit) -> Trained:
     from holdfast.judge_training.training import train
 
     settings = settings_of(cell)
-    trained = train(judge_settings(judge), load_splits(settings.data), fit)
+    splits = load_splits(settings.data)
+    refuse_changed(cell, model=False)
+    trained = train(judge_settings(judge), splits, fit)
     store.discard(folder / "model")
     save_judge(trained, folder / "model", settings.data, settings.data_fingerprints)
     return trained

@@ -22,6 +22,7 @@ from holdfast.experiment.methods import configured
 from holdfast.experiment.progress import Report
 from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
+from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
 from holdfast.files import write_json
 from holdfast.network.adapters import trained
@@ -142,6 +143,7 @@ def _build(task: Task, training: Callable[[Plan], Fitted]) -> Model:
 def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
     cell, settings = task.cell, settings_of(task.cell)
     model, splits = load_model(cell, task.source), load_splits(settings.data)
+    refuse_changed(cell, model=task.source is None)
     refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
     defense = configured(cell.stages[task.depth - 1], "offline")
     try:

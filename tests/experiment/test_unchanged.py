@@ -1,0 +1,65 @@
+"""What a cell is made of is read when it starts, and has to be what its key was computed from."""
+
+import json
+
+import pytest
+
+from holdfast import experiment
+from holdfast.config import parse_grid
+from holdfast.experiment.grid import cells
+from holdfast.experiment.unchanged import refuse_changed
+from holdfast.records import HoldfastError, Outcome
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The values of a grid whose model, judge and rows are files of one's own."""
+    for name in ("model", "judge"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    for role in ("harmful", "benign"):
+        rows = [{"prompt": f"how to {role} {i} ?", "response": "put salt in it .", "role": role} for i in range(40)]
+        (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "name": "own",
+        "models": [{"path": str(tmp_path / "model")}],
+        "data": {role: {"path": str(tmp_path / f"{role}.jsonl")} for role in ("harmful", "benign")},
+        "judges": {"harm": {"classifier": {"path": str(tmp_path / "judge"), "harmful_label": 1}}},
+        "evaluation": {"harm_judges": ["harm"], "help_judge": "reference", "num_prompts": 4, "max_new_tokens": 4},
+    }
+
+
+@pytest.mark.parametrize("name", ["model/config.json", "judge/config.json", "harmful.jsonl", "benign.jsonl"])
+def test_what_has_changed_since_the_key_was_computed_is_named(own, tmp_path, name):
+    (cell,) = cells(parse_grid(own, "test"))
+    refuse_changed(cell, model=True)
+    with (tmp_path / name).open("a") as file:
+        file.write(" \n")
+    with pytest.raises(HoldfastError, match=f"{name.partition('/')[0]}: has changed since this run began"):
+        refuse_changed(cell, model=True)
+
+
+def test_a_model_that_was_hardened_before_is_not_looked_at_again_and_one_that_is_gone_has_changed(own, tmp_path):
+    (cell,) = cells(parse_grid(own, "test"))
+    (tmp_path / "model" / "config.json").unlink()
+    (tmp_path / "model").rmdir()
+    refuse_changed(cell, model=False)
+    with pytest.raises(HoldfastError, match="model: has changed"):
+        refuse_changed(cell, model=True)
+
+
+@pytest.mark.slow
+def test_a_cell_over_rows_that_were_overwritten_after_the_run_began_fails_with_their_name(
+    own, values, tmp_path, monkeypatch
+):
+    evaluation = {**own["evaluation"], "harm_judges": ["refusal"]}
+    changed = {**values(attacks=["none"]), "data": own["data"], "evaluation": evaluation}
+
+    def overwritten(*_):
+        with (tmp_path / "benign.jsonl").open("a") as file:
+            file.write(" \n")
+
+    monkeypatch.setattr(experiment, "look", overwritten)
+    (record,) = experiment.run(parse_grid(changed, "test"), tmp_path / "run", workers=0)
+    assert record.outcome is Outcome.FAILED
+    assert "benign.jsonl: has changed since this run began" in record.reason
