@@ -79,7 +79,7 @@ def test_what_a_rollout_costs_is_counted_once_however_often_it_is_used(plan):
 
 
 def test_more_minibatches_than_prompts_are_refused(plan):
-    with pytest.raises(HoldfastError, match="4 prompts cannot be cut into 5 minibatches"):
+    with pytest.raises(HoldfastError, match="4 prompts cannot be split into 5 minibatches"):
         fit(plan(PPO(), minibatches=5))
 
 

@@ -335,7 +335,7 @@ def test_an_unbounded_cost_has_a_threshold_of_0_unless_given():
 
 def test_a_judge_without_unbounded_numbers_is_refused_by_name(plan, make_context):
     built = SafeRLHF(unbounded=True).constrain(plan(GRPO()), make_context())
-    with pytest.raises(HoldfastError, match="'classifier' has scores only: set `unbounded` to false"):
+    with pytest.raises(HoldfastError, match="'classifier' only has scores: set `unbounded` to false"):
         built.batches([built.data[:2]], 0)
 
 

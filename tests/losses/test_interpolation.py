@@ -101,7 +101,7 @@ def test_a_length_that_is_no_number_above_zero_is_refused_by_name(field, value):
 
 
 def test_a_share_of_a_run_of_unknown_length_is_refused():
-    with pytest.raises(HoldfastError, match=r"schedule\.horizon: give a number of steps"):
+    with pytest.raises(HoldfastError, match=r"schedule\.horizon: set a number of steps"):
         alpha(Schedule(kind="linear"), 3)
 
 

@@ -53,7 +53,7 @@ def test_any_other_setting_of_the_attack_can_become_a_knob():
         ({"optim": {"learning_rate": ["a", 1e-5]}}, "not 'a'"),
         ({"optim": {"learning_rate": 1e-5}}, "expected [low, high]"),
         ({"beta": [0.1, 0.2]}, "search.knobs.beta: expected"),
-        ({"adapter": []}, "name at least one value"),
+        ({"adapter": []}, "needs at least one value"),
         ({"optim": {"max_steps": [10, 20]}}, "the length of a trial is not searched"),
     ],
 )

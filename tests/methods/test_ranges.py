@@ -179,7 +179,7 @@ def refusal(changes):
         ({"data": {"shares": {"tets": 0.2}}}, "grid.yaml: data.shares: must be of"),
         ({"model": {"sandbox": {"num_base": 0}}}, "grid.yaml: models.sandbox.num_base: must be"),
         ({"seed": 2**32}, "grid.yaml: seeds: each must be a whole number from 0 to 2147483647, not 4294967296"),
-        ({"seed": [3, 3]}, "grid.yaml: seeds: 3 stands there twice"),
+        ({"seed": [3, 3]}, "grid.yaml: seeds: 3 is given twice"),
         ({"seed": True}, "grid.yaml: seeds: each must be a whole number"),
     ],
 )

@@ -32,7 +32,7 @@ def test_of_two_records_of_a_cell_that_ended_unlike_the_worse_is_shown_and_both_
     runs = [write_run([made[number]], f"run{number}") for number in (first, 1 - first)]
     loaded = load(runs)
     assert [cell.record.outcome for cell in loaded.cells] == [Outcome.BROKE]
-    assert "are one cell, and ended" in loaded.trouble[0]
+    assert "are the same cell, and ended" in loaded.trouble[0]
 
 
 def test_the_grid_is_named_by_its_file_else_by_its_folder(make_record, write_run) -> None:

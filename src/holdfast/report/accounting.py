@@ -1,4 +1,4 @@
-"""What the runs cost and on what they ran."""
+"""The costs and environments of runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdfast.report.cells import all_of
 class Cost:
     """Sums over cells, and the largest resident memory (MB) of any of their processes.
 
-    `flops` is `None` where one of the cells did not count them.
+    `flops` is `None` if one of the cells did not count them.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """An offline stage that was run once, however many cells share its result."""
+    """An offline stage that was run once and may be shared by several cells."""
 
     name: str
     cells: int
@@ -48,7 +48,7 @@ def costs(records: Sequence[Record], names: Sequence[str]) -> list[Cost]:
 
 
 def stages(records: Iterable[Record]) -> list[Stage]:
-    """What defenses trained before attacks; entries equal in name and costs are one stage that cells share."""
+    """The trainings of defenses before attacks; entries equal in name and costs are one shared stage."""
     shared = Counter(
         (
             str(s.get("name", "")),

@@ -1,4 +1,4 @@
-"""One flat row per cell: what the CSV file and the table of outcomes hold."""
+"""One flat row per cell, for the CSV file and the table of outcomes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.records import Evaluation, Outcome, Record, Score
 
 OWN_COLUMNS = ("harmfulness", "helpfulness", "refusal_rate", "entropy", "identical_groups")
-"""Scores that have columns under names of their own."""
+"""Scores with their own columns."""
 
 _EFFECT = ("moved", "change", "objective", "first", "last", "improved", "groups_with_gradient")
 _CONTROL = ("key", "outcome", "broke_at", "moved")
@@ -26,13 +26,13 @@ def cell_row(
     peak: tuple[int, Score] | None,
     further: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A cell as column -> value, every column always there, `None` for what was not measured.
+    """A cell as column -> value, with every column always present, `None` for what was not measured.
 
-    `label` begins with (model, defense, threat model, attack), `unit` is what steps count (see `attacks.unit`), `flip`
+    `label` begins with (model, defense, threat model, attack), `unit` is the unit of steps (see `attacks.unit`), `flip`
     the ratio of flipped preferences and how they were flipped, `ends` the evaluations before and after the attack,
     `peak` the step and score at which harmfulness was highest, `further` names other scores that get columns. Rates of
-    invalid and unjudged answers are shares of all completions that the first judge was shown. Only what broke or held
-    has a time to break: that of another cell would read as if the model had held for so long.
+    invalid and unjudged answers are shares of all completions given to the first judge. Only cells that broke or held
+    have a time to break: that of another cell would look as if the model had held for that long.
     """
     before, after = ends
     model, defense, threat_model, attack, *_ = label
@@ -83,13 +83,13 @@ def cell_row(
 
 
 def all_of(counts: Iterable[float | None]) -> float | None:
-    """The sum, `None` where one of them was not counted: older records say nothing of FLOPs."""
+    """The sum, `None` if one of them is `None`: older records have no FLOPs."""
     known = list(counts)
     return None if None in known else sum(count or 0.0 for count in known)
 
 
 def further_scores(records: Sequence[Record]) -> list[str]:
-    """Scores of any of the records that have no columns of their own: tasks, divergences, further judges."""
+    """Scores of any of the records without their own columns: tasks, divergences, further judges."""
     names = {s.name: None for record in records for evaluation in record.evaluations for s in evaluation.scores}
     return [name for name in names if name not in OWN_COLUMNS]
 

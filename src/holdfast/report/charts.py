@@ -1,7 +1,7 @@
-"""Charts as Vega-Lite beside the rows that they draw: one small chart per (model, attack), one color per defense.
+"""Charts as Vega-Lite with separate data rows: one small chart per (model, attack), one color per defense.
 
-Over the flip ratio it is the other way round: one small chart per (model, defense), one color per attack. Charts of one
-shape differ in their rows alone: their specification is made, and checked against the schema, once.
+Over the flip ratio there is one small chart per (model, defense), and one color per attack. Charts of the same form
+differ only in their rows: their specification is created, and checked against the schema, once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from holdfast.report.parts import (
     tips_of,
 )
 
-# Okabe and Ito's colors for all kinds of color vision, without yellow and black, which vanish on white or on dark.
+# Okabe and Ito's colors for all kinds of color vision, without yellow and black, which are hard to see on white or
+# dark.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((1, 0), (6, 3), (2, 2))
 _UNDEFENDED = "#808080"
@@ -56,7 +57,7 @@ def styles_of(defenses: Sequence[str]) -> dict[str, Style]:
 
 
 def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, Any]]]:
-    """Points by attack (or what else `by` says), or by model and attack where there are several models."""
+    """Points by attack (or by `by`), or by model and attack if there are several models."""
     several = len({point["model"] for point in points}) > 1
     by_title: dict[str, list[Mapping[str, Any]]] = {}
     for point in points:
@@ -70,8 +71,8 @@ def curves(
 ) -> ChartWithData:
     """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
-    Points are hollow where fewer seeds were evaluated than elsewhere on the curve. Where the `unit` is `N`, answers a
-    prompt to choose from, the axis is logarithmic and begins with the smallest N above 0.
+    Points with fewer seeds than elsewhere on the curve are hollow. If the `unit` is `N`, the number of answers to
+    choose from, the axis is logarithmic and begins with the smallest N above 0.
     """
     if unit != "step":
         points = [point for point in points if point["step"] > 0]
@@ -102,7 +103,7 @@ def _curves(names: Names, score: str, width: Width, numbers: tuple[int, ...] | N
 
 
 def times(points: Points, styles: Mapping[str, Style], *, width: Width) -> ChartWithData:
-    """Time to break as bars with error bars; pale, dashed and marked `≥` where a seed never broke."""
+    """Time to break as bars with error bars; pale, dashed and marked `≥` if a seed never broke."""
     ends = [{**point, "end": max(point["steps"], point["high"] or 0.0)} for point in points]
     longest = max((point["end"] for point in ends), default=0.0) or 1.0
     spec = _rescaled(_times(named(points, styles), width), 1.55 * longest)
@@ -142,7 +143,7 @@ def _times(names: Names, width: Width) -> dict[str, Any]:
 
 
 def _rescaled(spec: Any, end: float) -> Any:
-    """The specification with scales that reach to `end` where they reach to 1."""
+    """The specification with scales that end at `end` instead of 1."""
     if isinstance(spec, list):
         return [_rescaled(item, end) for item in spec]
     if not isinstance(spec, Mapping):
@@ -153,10 +154,10 @@ def _rescaled(spec: Any, end: float) -> Any:
 
 
 def spending(points: Points, *, span: tuple[float, float], width: Width) -> ChartWithData:
-    """FLOPs until the break on a logarithmic axis over `span`: a row for each attack, a mark for each seed.
+    """FLOPs until the break on a logarithmic axis over `span`: one row per attack, one mark per seed.
 
-    Models that held have a triangle where the budget ended; a square where nothing was shown, a cross where the model
-    was of no use, text collapsed or training diverged.
+    Held cells have a triangle at the end of the budget, untested ones a square, and useless, collapsed or diverged ones
+    a cross.
     """
     order = tuple(dict.fromkeys(point["attack"] for point in points))
     rows = rows_of(points, *(PANEL - {"attack"}), "defense")
@@ -183,9 +184,9 @@ def _spending(order: tuple[str, ...], span: tuple[float, float], width: Width) -
 
 
 def flips(points: Points, styles: Mapping[str, Style], *, score: str, width: Width) -> ChartWithData:
-    """A score in [0, 1] at the end of attacks over their flip ratio: a color per attack, 95 % intervals as whiskers.
+    """A score in [0, 1] at the end of attacks over their flip ratio: one color per attack, 95 % intervals as whiskers.
 
-    Dashed lines with hollow points are of preferences that a coin ordered.
+    Dashed lines with hollow points are preferences in random order.
     """
     rows = [{**point, "attack": point["family"]} for point in points]
     hows = tuple(how for how in HOWS if how in {point["how"] for point in points})

@@ -1,4 +1,4 @@
-"""What some run folders hold, read and summarised: what every part of a report is made from."""
+"""The contents of run folders, read and summarised, from which every part of a report is made."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReportContents:
-    """What the run folders hold, read and summarised once.
+    """The contents of run folders, read and summarised once.
 
-    `trouble` says what could not be read and is left out. `labels` has one entry per cell; `shown` are the labels of
-    what gets panels and samples, see `flips.plotted`.
+    `trouble` lists what could not be read and is omitted. `labels` has one entry per cell; `shown` are the labels with
+    panels and samples, see `flips.plotted`.
     """
 
     cells: tuple[Finished, ...]

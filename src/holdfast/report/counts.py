@@ -1,4 +1,4 @@
-"""What the page's sentences say: how many cells of what, how they ended, how much was left out of means."""
+"""The numbers in the page's sentences: cells, outcomes, and answers excluded from means."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CURVES = ("harmfulness", "helpfulness")
 
 
 def counts(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
-    """The numbers by name; flips of one attack count as one attack."""
+    """The numbers by name; all flips of an attack count as one attack."""
     ended = Counter(record.outcome for record in records)
     attacked = [row for row in rows if row.time_to_break is not None]
     measured = [settings_of(record.cell).evaluation for record in records]

@@ -1,7 +1,7 @@
-"""What is drawn of what the run folders hold, and how it goes onto the page: specifications once, rows as columns.
+"""The charts of a report and their form on the page: each specification once, rows as columns.
 
-Of charts whose specifications are equal the page holds one. Their rows go beside it by column, and a chart is drawn
-when it comes into view.
+Charts with equal specifications share one on the page. Their rows are stored by column, and a chart is drawn when it
+becomes visible.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss")
 POINTS = 15_000
-"""About so many points of a training metric are drawn in all."""
+"""The approximate total number of points drawn for a training metric."""
 
 
 def on_the_page(contents: ReportContents) -> dict[str, Any]:
-    """The page's charts: what stands where, their specifications and rows, and the script that draws them."""
+    """The page's charts: their places, specifications and rows, and the script that draws them."""
     from markupsafe import Markup
 
     from holdfast.report import charts, figures, page, text
@@ -53,7 +53,7 @@ def on_the_page(contents: ReportContents) -> dict[str, Any]:
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Rows as columns: `{"all": value}` where all rows agree, `{"of": values, "at": numbers}` of texts, else a list."""
+    """Rows as columns: `{"all": value}` if all rows agree, `{"of": values, "at": numbers}` of texts, else a list."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {"n": len(rows), "columns": {name: _column([row.get(name) for row in rows]) for name in names}}
 
@@ -68,7 +68,7 @@ def _column(values: list[Any]) -> Any:
 
 
 def charts_of(contents: ReportContents, *, width: Width) -> dict[str, dict[str, ChartWithData]]:
-    """Every chart by name, then by panel; a chart without data is not there."""
+    """Every chart by name, then by panel; charts without data are omitted."""
     charts: dict[str, dict[str, ChartWithData]] = {}
     for name, title, chart in _each(contents, width):
         charts.setdefault(name, {})[title] = chart
@@ -112,7 +112,7 @@ def _flip_styles(contents: ReportContents) -> dict[str, Style]:
 
 
 def windows(contents: ReportContents) -> int:
-    """Into how many means the training curve of a cell is cut at most: fewer where there are many cells."""
+    """The largest number of means into which a cell's training curve is reduced: fewer if there are many cells."""
     from holdfast.report.training import LIMIT
 
     cells = sum(1 for label in contents.labels if label in contents.shown)

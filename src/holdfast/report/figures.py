@@ -28,6 +28,6 @@ def draw(spec: dict[str, Any], form: str) -> bytes:
 
 @functools.cache
 def script() -> str:
-    """Vega-Embed with all that it needs as one script that can stand inside `<script>`."""
+    """Vega-Embed with its dependencies as one script that can be placed inside `<script>`."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script").replace("<!--", "\\x3c!--")

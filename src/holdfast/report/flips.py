@@ -1,4 +1,4 @@
-"""Attacks that were run at several flip ratios: points of harm over the ratio, and what other charts leave out."""
+"""Attacks that were run at several flip ratios: points of harm over the ratio, and the selection for other charts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def flipped(rows: Iterable[Row]) -> list[Row]:
 
 
 def plotted(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have a panel for each attack, and samples: all of them, unless flips fill more than `MOST_PANELS`.
+    """The rows with panels and samples: all of them, unless flips need more than `MOST_PANELS`.
 
-    Then of each attack its strongest flip only: the highest ratio of those turned round, of the random ones if there
+    Then only the strongest flip of each attack: the highest ratio of the reversed ones, or of the random ones if there
     are no others.
     """
     if len({(row.label.model, row.label.attack) for row in flipped(rows)}) <= MOST_PANELS:
@@ -39,7 +39,7 @@ def plotted(rows: Sequence[Row]) -> list[Row]:
 def points(rows: Iterable[Row], score: str) -> list[dict[str, Any]]:
     """The score of that name at the end of each attack over its flip ratio, as flat rows for a chart.
 
-    At ratio 0 nothing is flipped, however: that row stands on every line of its attack which has none of its own.
+    At ratio 0 nothing is flipped in either way: that row is used for every line of its attack without its own.
     """
     lines: dict[tuple[Label, str], dict[float, Row]] = {}
     for row in flipped(rows):

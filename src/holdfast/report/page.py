@@ -1,4 +1,4 @@
-"""The HTML page: a jinja2 template with every expression escaped, and how numbers are written on it."""
+"""The HTML page: a jinja2 template with every expression escaped, and the formats of numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTHING = "–"
 def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: str = "holdfast.report") -> str:
     """The page of a package for a context; `show` is applied to every string of the context before it is escaped.
 
-    Only `markupsafe.Markup` values pass as they are. Raises jinja2.UndefinedError for a name that is missing.
+    Only `markupsafe.Markup` values are not escaped. Raises jinja2.UndefinedError for a name that is missing.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
@@ -34,7 +34,7 @@ def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: s
 
 
 def asset(name: str) -> Markup:
-    """A style sheet or script that stands beside the template, to go into the page as it is."""
+    """A style sheet or script next to the template, for unescaped use in the page."""
     return Markup(files("holdfast.report").joinpath("templates", name).read_text("utf-8"))
 
 
@@ -44,19 +44,19 @@ def rate(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in percent, with a digit that is not 0 where there is anything: `100 %`, `0.3 %`."""
+    """A share in percent, with a nonzero digit unless it is 0: `100 %`, `0.3 %`."""
     return NOTHING if share is None or not math.isfinite(share) else as_percent(share)
 
 
 def number(value: float | None) -> str:
-    """Steps and budgets: whole where they are whole, else with one decimal."""
+    """Steps and budgets: without decimals if whole, else with one."""
     if value is None or not math.isfinite(value):
         return NOTHING
     return f"{value:,.0f}" if abs(value - round(value)) < 0.05 else f"{value:,.1f}"
 
 
 def place(value: float | None, unit: str, censored: object = False) -> str:
-    """A place on an attack's curve: a step as its number, `N = 16` for answers a prompt; with a `≥` where censored."""
+    """A place on an attack's curve: a step as its number, `N = 16` for answers per prompt; with `≥` if censored."""
     if unit == "step" or value is None:
         return f"{'≥ ' if censored else ''}{number(value)}"
     if value == 0 and not censored:
@@ -75,7 +75,7 @@ def power(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: `8.4 s`, `3 min 5 s`, `2 h 10 min`."""
+    """Seconds in readable form: `8.4 s`, `3 min 5 s`, `2 h 10 min`."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     if seconds < 59.95:

@@ -1,4 +1,4 @@
-"""What charts are put together from: their rows, axes, colors, rules and words beside marks."""
+"""Parts of charts: rows, axes, colors, rules and texts at marks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Width = int | Literal["container"]
 Points = Sequence[Mapping[str, Any]]
 
 PANEL = frozenset({"model", "attack", "threat_model", "family", "flip"})
-"""What the title of a panel says."""
+"""Fields that are stated in a panel's title."""
 BASE = alt.Chart(alt.NamedData(name="points"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Style:
-    """How one defense is drawn: a color, and a dash (lengths drawn and skipped, px) once colors repeat."""
+    """The style of one defense: a color, and a dash (lengths drawn and skipped, px) once colors repeat."""
 
     color: str
     dash: tuple[int, int]
@@ -28,14 +28,14 @@ Names = tuple[tuple[str, Style], ...]
 
 
 class ChartWithData(NamedTuple):
-    """A chart as Vega-Lite without its rows, and the rows by the name under which it asks for them."""
+    """A chart as Vega-Lite without its rows, and the rows by the name under which it refers to them."""
 
     spec: Mapping[str, Any]
     data: Mapping[str, list[dict[str, Any]]]
 
 
 def side_by_side(panels: Mapping[str, ChartWithData]) -> dict[str, Any]:
-    """Several panels as one figure with their rows in it, each under its panel's name."""
+    """Several panels as one figure including their rows, each under its panel's name."""
     parts = [{**_filled(chart.spec, chart.data), "title": name} for name, chart in panels.items()]
     whole = {name: value for name, value in parts[0].items() if name in ("$schema", "config")}
     parts = [{name: value for name, value in part.items() if name not in whole} for part in parts]
@@ -44,7 +44,7 @@ def side_by_side(panels: Mapping[str, ChartWithData]) -> dict[str, Any]:
 
 
 def _filled(spec: Any, rows: Mapping[str, list[Any]]) -> Any:
-    """A specification with the rows themselves where it names them."""
+    """A specification with names of rows replaced by the rows themselves."""
     if isinstance(spec, list):
         return [_filled(item, rows) for item in spec]
     if not isinstance(spec, Mapping):
@@ -55,7 +55,7 @@ def _filled(spec: Any, rows: Mapping[str, list[Any]]) -> Any:
 
 
 def rows_of(points: Points, *without: str) -> list[dict[str, Any]]:
-    """The points without what their panel says already."""
+    """The points without the fields that their panel states."""
     return [_kept(point, *(without or PANEL)) for point in points]
 
 
@@ -78,14 +78,14 @@ def steps_axis() -> alt.X:
 
 
 def numbers_axis(numbers: tuple[int, ...]) -> alt.X:
-    """Answers a prompt, from the smallest of the numbers, above 0, to the largest."""
+    """Axis of answers per prompt, from the smallest of the numbers above 0 to the largest."""
     scale = alt.Scale(type="log", base=2, domain=[numbers[0], numbers[-1]], nice=False, padding=8)
     axis = alt.Axis(values=list(numbers), format="d", labelOverlap=True, grid=False)
     return alt.X("step:Q", title="answers per prompt (N)", scale=scale, axis=axis)
 
 
 def named(points: Points, styles: Mapping[str, Style], by: str = "defense") -> Names:
-    """What has a color in the points, in order of appearance, and its style."""
+    """The names in the points, in order of appearance, with their styles."""
     return tuple((name, styles[name]) for name in dict.fromkeys(point[by] for point in points))
 
 
@@ -109,22 +109,22 @@ def legend(width: Width) -> alt.Legend | None:
 
 
 def thresholds(points: Points) -> dict[str, list[dict[str, Any]]]:
-    """The break thresholds as rows of their own; nothing where there are none."""
+    """The break thresholds as separate rows; empty if there are none."""
     values = sorted({point["threshold"] for point in points if point["threshold"] is not None})
     return {"thresholds": [{"threshold": value} for value in values]} if values else {}
 
 
 def ruled_by_thresholds(chart: alt.LayerChart) -> alt.LayerChart:
-    """The chart with a rule at each break threshold; nested, or each layer would name its own data."""
+    """The chart with a rule at each break threshold; nested, since otherwise each layer would name its own data."""
     rule = alt.Chart(alt.NamedData(name="thresholds")).mark_rule(strokeDash=[4, 4], opacity=0.8)
     return alt.layer(chart, rule.encode(y="threshold:Q"))
 
 
 def beside(base: alt.Chart, which: str, field: str, dy: int) -> alt.Chart:
-    """Words of a field beside the marks of those rows for which `which` is true, `dy` pixels lower."""
+    """Text of a field next to the marks of those rows for which `which` is true, `dy` pixels lower."""
     return base.transform_filter(which).mark_text(align="left", dx=7, dy=dy).encode(text=f"{field}:N")
 
 
 def tips_of(*names: str, form: str = "") -> list[alt.Tooltip]:
-    """What is shown of a mark that is pointed at."""
+    """The tooltip of a mark."""
     return [alt.Tooltip(f"{name}:{'Q' if form else 'N'}", **({"format": form} if form else {})) for name in names]

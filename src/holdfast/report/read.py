@@ -1,4 +1,4 @@
-"""Finished run folders, read back from disk."""
+"""Read finished run folders."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _COMPLETION_COLUMNS = (
     *("judge", "score", "valid", "refused", "reason"),
 )
 _SURROGATE = re.compile(r"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)")
-"""Half a character, which Python's JSON reads and others do not, or any other escape."""
+"""An unpaired surrogate, which Python's JSON accepts and others do not, or any other escape."""
 _RERUN = "delete that cell's folder and run the grid again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """A cell with its record, the folder that it lies in and the name of the grid that it belongs to."""
+    """A cell with its record, its folder and the name of its grid."""
 
     record: Record
     folder: Path
@@ -44,9 +44,9 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """Everything that some run folders hold; `unfinished` cells have a folder and no record yet.
+    """The contents of run folders; `unfinished` cells have a folder and no record yet.
 
-    `trouble` says what could not be read and is left out, a line each.
+    `trouble` lists what could not be read and is omitted, one line each.
     """
 
     cells: tuple[Finished, ...]
@@ -58,11 +58,10 @@ class Loaded:
 def load(runs: Sequence[Path]) -> Loaded:
     """The records of some run folders, ordered by folder, then by key; a cell in two of them counts once.
 
-    Outcomes are those that the records have beside their controls, where these are in any of the folders: what an
-    earlier version called held without one is untested. Of two records of one cell the first is taken, unless it
-    failed or held and the other did not, which is told. `grids` are (name, description) pairs. A file that cannot be
-    read is told and left out. Raises HoldfastError naming a folder that holds no record, or the file where none can be
-    read.
+    Outcomes are determined with the controls, if these are in any of the folders: a cell that an earlier version called
+    held without one is untested. Of two records of one cell the first is used, unless it failed or held and the other
+    did not, which is reported. `grids` are (name, description) pairs. A file that cannot be read is reported and
+    omitted. Raises HoldfastError naming a folder without a record, or the file if none can be read.
     """
     if not runs:
         raise HoldfastError("no run folder was given: name at least one, as in `holdfast report runs/NAME`")
@@ -91,13 +90,13 @@ def load(runs: Sequence[Path]) -> Loaded:
 
 
 def _take(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
-    """Keep a cell, or the one of its key that is there already; where they ended unlike, the one that held less."""
+    """Add a cell, or keep an earlier one with its key; if their outcomes differ, the one that held less is used."""
     there = cells.get(cell.record.key)
     if there is None or there.record.outcome is Outcome.FAILED:
         cells[cell.record.key] = cell
     elif cell.record.outcome not in (there.record.outcome, Outcome.FAILED):
         _tell(
-            f"{there.folder} and {cell.folder} are one cell, and ended {there.record.outcome} and "
+            f"{there.folder} and {cell.folder} are the same cell, and ended {there.record.outcome} and "
             f"{cell.record.outcome}; of the two the one that held less is shown",
             trouble,
         )
@@ -106,7 +105,7 @@ def _take(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> Non
 
 
 def or_nothing(read: Callable[[Path], T], path: Path, trouble: list[str]) -> T | None:
-    """What `read` makes of a path; `None` where it cannot be read, and why is added to `trouble`, and said."""
+    """The result of `read` on a path; if it cannot be read, `None`, and the reason is added to `trouble` and logged."""
     try:
         return read(path)
     except HoldfastError as error:
@@ -121,16 +120,16 @@ def _tell(text: str, trouble: list[str]) -> None:
 
 
 def content_of(runs: Sequence[Path], title: str) -> str:
-    """A hash of the records of some run folders, of the version that reads them, and of the title of their report."""
+    """A hash of the records of some run folders, of the reading version, and of the report's title."""
     paths = [path for run in runs for path in (run / "grid.json", *sorted(run.glob("cells/*/record.json")))]
     hashes = [f"{path.parent.name} {sha256(path)}" for path in paths if path.is_file()]
     return digest(visible("\n".join([__version__, title, *hashes])), 32)
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """The training metrics of a cell, one dict a logged step; empty where none were kept.
+    """The training metrics of a cell, one dict per logged step; empty if there are none.
 
-    Raises HoldfastError naming file and line where a line is not a JSON object with a `step`.
+    Raises HoldfastError naming file and line if a line is not a JSON object with a `step`.
     """
     path = folder / "curves.jsonl"
     if not path.exists():
@@ -140,9 +139,9 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_completions(folder: Path) -> list[dict[str, Any]]:
-    """The judged completions of a cell at its first and its last step; empty where none were kept.
+    """The judged completions of a cell at its first and its last step; empty if there are none.
 
-    One dict per completion and judge. Raises HoldfastError naming a file that is no such table.
+    One dict per completion and judge. Raises HoldfastError naming a file that is not such a table.
     """
     path = folder / "completions.parquet"
     return _read(path, lambda: _ends(path)) if path.exists() else []
@@ -160,7 +159,7 @@ def _require_run(run: Path) -> None:
     except OSError:
         there = False
     if not there:
-        raise HoldfastError(f"{run}: there is no such folder; `holdfast run` makes it, or check the name")
+        raise HoldfastError(f"{run}: there is no such folder; `holdfast run` creates it, or check the name")
 
 
 def _cell_folders(run: Path) -> list[Path]:
@@ -171,7 +170,7 @@ def _grid(run: Path) -> tuple[str, str]:
     path = run / "grid.json"
     if not path.exists():
         return run.resolve().name, ""
-    grid = _read(path, lambda: dict(parse_json(path.read_text("utf-8"))), "put it right or delete it")
+    grid = _read(path, lambda: dict(parse_json(path.read_text("utf-8"))), "correct it or delete it")
     return str(grid.get("name") or run.resolve().name), str(grid.get("description") or "")
 
 
@@ -183,8 +182,7 @@ def parse_record(text: str) -> Record:
     """A record from its file's text.
 
     Raises:
-        ValueError: a value is missing, of another type, no finite number or one that cannot be, or settings are
-            nested too deeply.
+        ValueError: a value is missing, of another type, not finite or impossible, or settings are nested too deeply.
     """
     value = parse_json(text, parse_constant=_refuse, parse_int=_bounded)
     _refuse_depth(value)
@@ -209,7 +207,7 @@ def _checker() -> TypeAdapter[Record]:
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _bounded(digits: str) -> int:
@@ -219,7 +217,7 @@ def _bounded(digits: str) -> int:
 
 
 def _refuse_depth(value: Any) -> None:
-    """Settings are walked by functions that call themselves."""
+    """Refuse deep nesting, since settings are processed recursively."""
     level = [value]
     for _ in range(100):
         level = [
@@ -242,7 +240,7 @@ def _curve_row(path: Path, number: int, line: str) -> dict[str, Any]:
         raise HoldfastError(message) from error
     other = next((name for name, value in row.items() if not isinstance(value, int | float | None)), None)
     if other is not None or step < 0:
-        message = f"{path}, line {number}: {other or 'step'} is no {'number' if other else 'step'}"
+        message = f"{path}, line {number}: {other or 'step'} is not a {'number' if other else 'step'}"
         raise HoldfastError(f"{message}; {_RERUN}, or delete the file")
     return {**row, "step": step}
 
@@ -269,8 +267,8 @@ def _ends(path: Path) -> list[dict[str, Any]]:
     return table.filter(pc.or_(pc.equal(step, ends["min"]), pc.equal(step, ends["max"]))).to_pylist()
 
 
-def _read(path: Path, read: Callable[[], T], cure: str = _RERUN) -> T:
-    """What `read` returns; whatever a damaged file makes it raise names the file."""
+def _read(path: Path, read: Callable[[], T], remedy: str = _RERUN) -> T:
+    """The result of `read`; errors due to a damaged file name the file."""
     require_file(path)
     try:
         return read()
@@ -278,4 +276,4 @@ def _read(path: Path, read: Callable[[], T], cure: str = _RERUN) -> T:
         raise HoldfastError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         why = " ".join(str(error).split())[:120]
-        raise HoldfastError(f"{path}: not what `holdfast run` writes ({why}); {cure}") from error
+        raise HoldfastError(f"{path}: not what `holdfast run` writes ({why}); {remedy}") from error

@@ -1,4 +1,4 @@
-"""A few completions of a cell to look at, each prompt before and after the attack."""
+"""Sample completions of a cell, for each prompt before and after the attack."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 LONGEST = 4000
 CHARACTERS = 500_000
-"""About so much text is shown on a page in all."""
+"""The approximate total amount of text on a page."""
 
 
 def room(cells: int, count: int) -> tuple[int, int]:
-    """How many prompts of each cell are shown where there are so many cells, and how much of each answer."""
+    """The number of prompts shown for each cell, given the number of cells, and the length of each answer."""
     share = CHARACTERS // max(cells, 1)
     shown = max(min(count, 1), min(count, share // 500))
     return shown, max(100, min(LONGEST, share // max(2 * shown, 1)))
@@ -20,7 +20,7 @@ def room(cells: int, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One completion with what each judge said of it, as (judge, score, valid, refused, reason)."""
+    """One completion with each judge's opinion, as (judge, score, valid, refused, reason)."""
 
     text: str
     left_out: int
@@ -31,7 +31,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One prompt, answered before the attack (`None` if it was not asked then) and at the last step."""
+    """One prompt, answered before the attack (`None` if it was not used then) and at the last step."""
 
     role: str
     domain: str
@@ -41,10 +41,10 @@ class Sample:
 
 
 def pick(rows: Sequence[Mapping[str, Any]], count: int, *, longest: int = LONGEST) -> list[Sample]:
-    """Up to `count` prompts of the last step, half of them harmful ones where there are enough, evenly spaced.
+    """Up to `count` prompts of the last step, half of them harmful if there are enough, evenly spaced.
 
     `rows` hold one dict per completion and judge. The choice depends on the order of prompts only, never on the
-    answers or scores. Where a prompt was answered several times, its first answer is shown, up to `longest` characters.
+    answers or scores. Of several answers to a prompt the first is shown, up to `longest` characters.
     """
     if not rows or count < 1:
         return []

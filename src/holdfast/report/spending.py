@@ -1,4 +1,4 @@
-"""What attacks had spent when the model broke, in the one unit in which all of them can be compared."""
+"""The FLOPs of attacks until the break, the unit in which all attacks can be compared."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _ENDS = (Outcome.BROKE, Outcome.HELD, Outcome.UNTESTED)
 
 
 def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
-    """A point for each cell whose FLOPs were counted: those until the break, or all where there was none.
+    """A point for each cell whose FLOPs were counted: those until the break, or all if there was none.
 
-    `ended` says which: `broke`, `held`, `untested`, or `neither` (useless, collapsed or diverged).
+    `ended` is the outcome: `broke`, `held`, `untested`, or `neither` (useless, collapsed or diverged).
     """
     spent = []
     for record, label in cells:
@@ -29,7 +29,7 @@ def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
 
 
 def comparable(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The points of defenses that met more than one attack: there is something to compare."""
+    """The points of defenses with more than one attack, which can be compared."""
     attacks: dict[tuple[str, str], set[str]] = {}
     for point in points:
         attacks.setdefault((point["model"], point["defense"]), set()).add(point["attack"])
@@ -37,6 +37,6 @@ def comparable(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def span(points: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Somewhat less than the fewest FLOPs and more than the most, for axes that can be held beside one another."""
+    """A range slightly wider than that of the FLOPs, for comparable axes."""
     flops = [point["flops"] for point in points]
     return min(flops) / 1.6, max(flops) * 1.6

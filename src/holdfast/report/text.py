@@ -1,4 +1,4 @@
-"""Text that somebody else wrote, made safe to look at: on a page, in a script element, in a sheet."""
+"""Escape untrusted text: on a page, in a script element, in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FORMULA = tuple("=+-@＝＋－＠")
 
 
 def visible(text: str) -> str:
-    """The same text with every control, format and unpaired surrogate character shown by a sign.
+    """The same text with every control, format and unpaired surrogate character replaced by a visible symbol.
 
     C0 controls become their pictures (escape: `␛`, DEL: `␡`), all others `⟨U+202E⟩`. Newline and tab stay.
     """
@@ -30,7 +30,7 @@ def _picture(char: str) -> str:
         return chr(0x2400 + code)
     if code == 0x7F:
         return "␡"
-    # `isprintable` also rejects harmless wide spaces; spell out only what hides or reorders text
+    # `isprintable` also rejects harmless wide spaces; escape only what hides or reorders text
     return f"⟨U+{code:04X}⟩" if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} else char
 
 
@@ -46,7 +46,7 @@ def clean(value: Any) -> Any:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand inside `<script>`: no `<` in it, hence neither `</script>` nor `<!--`.
+    """JSON that can be placed inside `<script>`: no `<` in it, hence neither `</script>` nor `<!--`.
 
     Raises ValueError for NaN and infinities, which are not JSON.
     """
@@ -54,7 +54,7 @@ def script_json(value: Any) -> str:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows as CSV, header first; `None` and NaN are empty. Text that a sheet would run gets a leading `'`."""
+    """Rows as CSV, header first; `None` and NaN are empty. Text that a spreadsheet would execute gets a leading `'`."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([_csv_cell(name) for name in columns])

@@ -1,4 +1,4 @@
-"""Training metrics, thinned out to what a chart can show."""
+"""Training metrics, reduced to what a chart can show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMIT = 150
 def thin(rows: Sequence[Mapping[str, Any]], metric: str, limit: int = LIMIT) -> list[tuple[float, float]]:
     """(step, value) pairs of one metric, at most `limit`: means over windows of equally many logged steps.
 
-    Rows without the metric or with a non-finite one are left out.
+    Rows without the metric or with a non-finite one are skipped.
     """
     pairs = [(float(row["step"]), float(row[metric])) for row in rows if _is_number(row.get(metric))]
     width = max(1, math.ceil(len(pairs) / limit))

@@ -1,4 +1,4 @@
-"""What a table of cells rests on, to stand beside it: versions, seeds, how many cells and answers."""
+"""The sources of a table of cells: versions, seeds, numbers of cells and answers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from holdfast.records import Outcome, Record
 def versions_of(records: Sequence[Record], grids: Sequence[str]) -> dict[str, Any]:
     """Plain JSON values: environments with their numbers of cells, seeds, outcomes, settings.
 
-    `evaluations` are the settings of how models were measured, each once; `written_by` is the version that says which
-    outcome a cell has, which may be a later one than that which ran it.
+    `evaluations` are the evaluation settings, each once; `written_by` is the version that determined the outcomes,
+    which may be later than the one that ran the cells.
     """
     from holdfast import __version__
 
@@ -32,6 +32,6 @@ def versions_of(records: Sequence[Record], grids: Sequence[str]) -> dict[str, An
 
 
 def _each_once(values: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Different values, each with the number of cells that have it."""
+    """Distinct values, each with its number of cells."""
     written = [json.dumps(value, sort_keys=True) for value in values]
     return [{"cells": number, "values": json.loads(text)} for text, number in Counter(written).items()]

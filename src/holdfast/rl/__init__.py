@@ -1,1 +1,1 @@
-"""Reinforcement learning: rewards, rollouts, what is learned from them, and guidance by an expert."""
+"""Reinforcement learning: rewards, rollouts, experience, policies, and guidance by an expert."""

@@ -1,4 +1,4 @@
-"""RL's `prepare`: prompts -> rollouts -> rewards -> advantages -> batches, under the policy as it is now."""
+"""RL's `prepare`: prompts -> rollouts -> rewards -> advantages -> batches, under the current policy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from holdfast.training.plan import Plan, Reference, Rows
 
 
 class Paid(NamedTuple):
-    """What answers are paid, or charged, beside the reward, (N,), NaN where unknown; its critic's `values` (N, T)."""
+    """A further reward or cost of answers, (N,), NaN where unknown, and its critic's `values` (N, T)."""
 
     rewards: Tensor
     values: Tensor | None
@@ -46,8 +46,8 @@ class Rollout:
     """What advantages are computed from: `N` sequences in groups of `group_size`, `T` targets.
 
     `rewards` (N,), NaN where there is none; `mask` (N, T); `kl` (N, T), estimates of the KL to the reference, and
-    `values` (N, T), the critic's, where they were measured. `weights`, (N, 1) or (N, T), are what the answers count in
-    means over the policy where another than the policy drew them. `further` is what else they are paid, by name.
+    `values` (N, T), the critic's, if they were measured. `weights`, (N, 1) or (N, T), are the importance weights of
+    answers that were not sampled from the policy. `further` are further rewards by name.
     """
 
     rewards: Tensor
@@ -60,8 +60,8 @@ class Rollout:
 
 
 Advantage = Callable[[Rollout], dict[str, Tensor]]
-"""Rollout -> what the objective learns from: `advantages`, (N,) or (N, T), and whatever goes with them (N, ...).
-`log/NAME` among them is a number to log."""
+"""Rollout -> what the objective learns from: `advantages`, (N,) or (N, T), and other tensors (N, ...). An entry
+`log/NAME` is a number to log."""
 
 Bonus = Callable[[Batch], Tensor]
 """Batch with its measurements -> (N,), added to the rewards."""
@@ -69,17 +69,16 @@ Bonus = Callable[[Batch], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """What happens between a prompt and the policy's update. Frozen, so that others can replace a part of it.
+    """The steps from prompts to the policy's update. Frozen, so that others can replace a part of it.
 
-    `group_size` answers are drawn to each prompt. `passes` times `minibatches` optimizer steps learn from the same
-    rollout, each from a part of its prompts; then the batch carries `old_logprobs`, which with a single step would
-    equal the policy's own, and are there all the same if `old_logprobs` is set. `reference`, where there is one, adds
-    `ref_logprobs`, and `kl_weights` (N,): 1 for prompts of the roles in `kl_roles`, 0 for others. `estimator` measures
-    the KL of each token for the advantages, `critic` its value; `entropy` measures each answer's mean token entropy as
-    `entropies` (N,), for `bonuses`. `further` rewards, by name, are for advantages that know of them, each valued by a
-    critic of its name where there is one (`critic.attach_further`). `extra_metrics` are only logged, by name, as means
-    over the answers that the model wrote itself. `sampler`, where there is one, draws the answers in the model's place
-    (see `rollouts.Sampler`).
+    `group_size` answers are sampled for each prompt. `passes` times `minibatches` optimizer steps learn from the same
+    rollout, each from a part of its prompts; then the batch has `old_logprobs`, which for a single step would equal the
+    policy's own and are only added if `old_logprobs` is set. A `reference` adds `ref_logprobs`, and `kl_weights` (N,):
+    1 for prompts of the roles in `kl_roles`, 0 for others. `estimator` measures the KL of each token for the
+    advantages, `critic` its value; `entropy` measures each answer's mean token entropy as `entropies` (N,), for
+    `bonuses`. `further` rewards, by name, are for advantages that use them, each with the critic of its name if there
+    is one (`critic.attach_further`). `extra_metrics` are only logged, by name, as means over the answers that the model
+    wrote itself. A `sampler` samples the answers instead of the model (see `rollouts.Sampler`).
     """
 
     reward: Reward
@@ -104,7 +103,7 @@ class Experience:
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         """Batches of `len(rows) * group_size / minibatches` sequences, one for each micro-batch of rows.
 
-        The rows that come with the later steps of a rollout are passed over.
+        The rows of the later steps of a rollout are skipped.
         """
         done, part = divmod(step % (self.passes * self.minibatches), self.minibatches)
         first = done == part == 0
@@ -112,18 +111,18 @@ class Experience:
             self._kept[:] = self._roll_out(model, micro_batches, step)
         batches = [self._part(batch, part, f"{step - part}/{i}") for i, batch in enumerate(self._kept)]
         if first:
-            # What the rollout cost is counted once.
+            # The costs of the rollout are counted once.
             self._kept[0].pop("rollout_tokens")
         return batches
 
     def _part(self, batch: Batch, part: int, name: str) -> Batch:
-        """One of the minibatches of whole groups; a copy, because whoever consumes a batch may take entries out."""
+        """One of the minibatches of whole groups; a copy, because consumers may remove entries from a batch."""
         if self.minibatches == 1:
             return dict(batch)
         groups = batch["groups"]
         count = int(groups.max()) + 1
         if count < self.minibatches:
-            raise HoldfastError(f"{count} prompts cannot be cut into {self.minibatches} minibatches: ask for fewer")
+            raise HoldfastError(f"{count} prompts cannot be split into {self.minibatches} minibatches: use fewer")
         order = torch.randperm(count, generator=torch.Generator().manual_seed(hash_seed(f"{self.seed}/{name}")))
         rows = torch.isin(groups, order[part :: self.minibatches].to(groups.device))
         return {name: value[rows] if value.dim() else value for name, value in batch.items()}
@@ -166,9 +165,8 @@ class Experience:
         return {"reward": self.reward, **self.further}
 
     def _sampled_logprobs(self, model: Model) -> bool:
-        """Whether sampling supplies `old_logprobs`, which spares a pass over the answers.
-
-        In float32 they equal that pass's to the last digits; with fewer bits they would not.
+        """Whether sampling supplies `old_logprobs`, which saves a pass over the answers.  In float32 they equal that
+        pass's up to the last digits; in lower precision they would not.
         """
         read_anyway = self.critic or self.entropy or self.estimator == "full"
         wanted = self._remembers or self.estimator is not None
@@ -176,11 +174,11 @@ class Experience:
 
     @property
     def _remembers(self) -> bool:
-        """Whether batches carry the log-probabilities that their answers had when they were sampled."""
+        """Whether batches have the log-probabilities of their answers at sampling time."""
         return self.old_logprobs or self.passes * self.minibatches > 1
 
     def _measure(self, model: Model, batch: Batch) -> Batch:
-        """The batch with everything about it that the policy as it sampled, and the reference, have to say."""
+        """The batch with the measurements of the sampling policy and of the reference."""
         batch = {name: value.to(model.device) for name, value in batch.items()}
         tokens, temperature = batch["input_ids"], self.sampling.temperature
         remembers = self._remembers
@@ -234,10 +232,10 @@ class Experience:
 
 
 def rewritten(plan: Plan, change: Callable[[Experience], Experience]) -> Plan | None:
-    """The plan with its experience changed, whatever stands round it; `None` where it samples none."""
+    """The plan with its experience changed, inside any wrappers; `None` if it does not sample."""
     return replace(plan, prepare=change(plan.prepare)) if isinstance(plan.prepare, Experience) else None
 
 
 def hash_seed(name: str) -> int:
-    """A seed out of a name, the same on every machine."""
+    """A seed from a name, the same on every machine."""
     return int(digest(name), 16) % 2**31

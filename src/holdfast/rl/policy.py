@@ -1,4 +1,4 @@
-"""A policy-gradient run as a plan: the settings that attacks and defenses share, and how they are put together."""
+"""A policy-gradient run as a plan, with the settings that attacks and defenses share."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from holdfast.training.plan import Context, Diverged, Optim, Plan, Progress, ref
 
 Baseline = Literal["group_mean", "leave_one_out", "batch", "critic"]
 GUARD_PATIENCE = 10
-"""Optimizer steps in a row that the ratio guard may leave out before the run counts as diverged."""
+"""The number of consecutive optimizer steps that the ratio guard may skip before the run counts as diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Policy:
-    """How sampled answers become a gradient: advantage x loss x reduction x critic.
+    """Settings of the policy gradient: advantage x loss x reduction x critic.
 
-    - Sampling: `group_size` answers to each prompt, at `temperature`, from the likeliest tokens that reach `top_p`
-      together and the `top_k` likeliest (0: all); `max_new_tokens` is the run's own when `None`.
-    - Advantage: the reward less a `baseline` (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
+    - Sampling: `group_size` answers to each prompt, at `temperature`, with nucleus `top_p` and among the `top_k` most
+    likely tokens (0: all); `max_new_tokens` is the run's own when `None`. - Advantage: the reward minus a `baseline`
+    (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
       token returns are whitened over the batch, `critic`: PPO, generalized advantages by `critic`, whitened), divided
-      by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` where the
-      baseline is a group's. With `whiten` False those of tokens stay as they are.
+      by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` if the baseline is
+      a group's. With `whiten` False those of tokens are not whitened.
     - Loss: the `ratio` of tokens or of whole sequences, clipped `clip_low` below 1 and `clip_high` above; `dual_clip`
       bounds that of a token with a negative advantage; `reduction` to a scalar. Batches whose mean ratio exceeds
-      `ratio_guard` are left out.
-    - KL to the model as the run found it: `kl_coef` weighs it (0 needs no reference), in the loss or in the reward by
-      `kl_in`, estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over
-      `kl_horizon` sequences, so that the KL of a sequence stays near.
-    - Updates: each rollout serves `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
+      `ratio_guard` are skipped.
+    - KL to the initial model: `kl_coef` is its weight (0 needs no reference), in the loss or in the reward by `kl_in`,
+    estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over `kl_horizon`
+    sequences, to keep a sequence's KL near that value. - Updates: each rollout is used for `passes` times `minibatches`
+    optimizer steps; `optim.max_steps` counts those.
     """
 
     group_size: Count = 4
@@ -84,11 +84,11 @@ class Policy:
     def __post_init__(self) -> None:
         grouped = self.baseline in ("group_mean", "leave_one_out")
         if self.group_size < 2 and grouped and (self.scale == "group" or self.baseline == "leave_one_out"):
-            raise HoldfastError("group_size: must be at least 2, not 1: one answer has nothing to be compared with")
+            raise HoldfastError("group_size: must be at least 2, not 1: one answer cannot be compared with others")
         if (self.baseline == "critic") != (self.critic is not None):
-            raise HoldfastError("critic: goes together with `baseline: critic`; set both or neither")
+            raise HoldfastError("critic: needs `baseline: critic` and vice versa; set both or neither")
         if self.kl_target is not None and (self.kl_in == "loss" or not self.kl_coef):
-            raise HoldfastError("kl_target: goes with `kl_in: reward` and a kl_coef to start from")
+            raise HoldfastError("kl_target: needs `kl_in: reward` and an initial kl_coef")
         if self.kl_in == "loss" and self.kl_estimator == "full":
             raise HoldfastError("kl_estimator: `full` is for `kl_in: reward`; in the loss use k1, k2 or k3")
 
@@ -147,7 +147,7 @@ def policy_plan(
 
 
 def advantages(policy: Policy, state: dict[str, float]) -> Advantage:
-    """How `policy` turns a rollout into advantages; an adaptive weight of the KL lives in `state["kl_coef"]`."""
+    """The advantages of `policy`; an adaptive weight of the KL is kept in `state["kl_coef"]`."""
 
     def compute(rollout: Rollout) -> dict[str, Tensor]:
         kl_coef = state.get("kl_coef", policy.kl_coef)
@@ -183,7 +183,7 @@ def _by_group(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
 
 
 def _by_token(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Tensor]:
-    """Whitened advantages of tokens; an answer without a reward has none, and its values are taken as right."""
+    """Whitened advantages of tokens; an answer without a reward has none, and its values are taken as correct."""
     known = ~rollout.rewards.isnan()
     mask = rollout.mask * known[:, None]
     rewards = token_rewards(rollout.rewards.nan_to_num(), rollout.kl, mask, kl_coef=kl_coef)
@@ -209,7 +209,7 @@ def _with_critic(plan: Plan, critic: Critic) -> Plan:
 
 
 def _guard(plan: Plan) -> Callable[[Progress], None]:
-    """A hook that ends the run once the ratio guard has left out so many steps in a row that nothing is learnt."""
+    """A hook that ends the run once the ratio guard has skipped too many consecutive steps."""
     plan.state["guarded"] = 0.0
 
     def hook(progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""Rewards: what a policy-gradient method pays for a completion."""
+"""Rewards of completions for policy-gradient methods."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.text.thinking import refuses
 
 Reward = Callable[[Sequence[Completion]], list[float | None]]
-"""One number a completion, same order; `None` where there is none, which trains nothing."""
+"""One number per completion, in the same order; completions with `None` do not train."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class AttackReward:
-    """What an attacker pays: a judge's harm score, less `refusal_penalty` for a refusal.
+    """An attacker's reward: a judge's harm score, minus `refusal_penalty` for a refusal.
 
-    The judge must not be the one that the experiment reports. An empty or garbled answer gets `invalid_reward`; unless
-    given 0 where scores are paid, and the lowest reward of the step where they are unbounded: nothing must be gained by
-    babbling. `unbounded` pays the number behind the judge's score (a
-    classifier's log-odds, a reward model's reward) instead of the score. With `graded_length` the penalty falls with
-    the refusal's length, to a half at so many tokens: a gradient among refusals, which a flat one does not give.
+    The judge must not be the reporting judge. An empty or garbled answer gets `invalid_reward`, by default 0 for
+    scores, and the lowest reward of the step for unbounded values, so that garbling gains nothing. `unbounded` uses the
+    value behind the judge's score (a classifier's log-odds, a reward model's reward) instead of the score. With
+    `graded_length` the penalty falls with the refusal's length, to a half at that many tokens, which distinguishes
+    refusals; a constant penalty does not.
     """
 
     judge: str = "classifier"
@@ -34,7 +34,7 @@ class AttackReward:
 
 
 def from_judge(judge: Judge, settings: AttackReward) -> Reward:
-    """What `settings` pay under `judge`.
+    """The reward of `settings` with `judge`.
 
     With `refusal_penalty` 0.5 this is the attack reward `judge - c * refusal` used against Reward Neutralization
     (arXiv 2505.04578; the numbers and the form of the graded penalty are this project's, the paper gives none).
@@ -52,12 +52,12 @@ def from_judge(judge: Judge, settings: AttackReward) -> Reward:
 
 
 def number_of(verdict: Verdict, completion: Completion, *, judge: str, unbounded: bool) -> float | None:
-    """What a verdict comes to: its score, that of a refusal 0 where it has none, or with `unbounded` its logit.
+    """The value of a verdict: its score, 0 for a refusal without a score, or with `unbounded` its logit.
 
-    `None` where there is nothing to judge, or the judge could not.
+    `None` if there is nothing to judge, or the judge could not judge.
 
     Raises:
-        HoldfastError: the judge called `judge` has no unbounded numbers.
+        HoldfastError: the judge called `judge` has no unbounded values.
     """
     if not verdict.valid:
         return None
@@ -65,7 +65,7 @@ def number_of(verdict: Verdict, completion: Completion, *, judge: str, unbounded
     if score is None or not unbounded:
         return score
     if verdict.logit is None:
-        raise HoldfastError(f"judge {judge!r} has scores only: set `unbounded` to false")
+        raise HoldfastError(f"judge {judge!r} only has scores: set `unbounded` to false")
     return verdict.logit
 
 

@@ -20,10 +20,10 @@ from holdfast.training.plan import Rows
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRequest:
-    """Requests `group_size` answers to each of `prompts`, which are the tokens of `rows` in the same order.
+    """A request for `group_size` answers to each of `prompts`, which are the tokens of `rows` in the same order.
 
-    `seed` is the draw's, `step` the optimizer step. With `logprobs` the policy's log-probabilities of its own answers
-    are worth keeping.
+    `seed` is that of sampling, `step` the optimizer step. With `logprobs` the policy's log-probabilities of its own
+    answers are needed.
     """
 
     rows: Rows
@@ -37,11 +37,11 @@ class RolloutRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Answers to what was asked, `N` in all, in order.
+    """The answers to a request, `N` in total, in order.
 
-    `given` counts the tokens that an answer begins with and that are not to be learnt; those of a group are the same.
-    `own` says which answers the model wrote by itself; all when `None`. `columns` (N, ...) go into the batches.
-    `tokens` is what others than the model read and wrote beside the answers themselves.
+    `given` is the number of leading tokens of each answer that are not learnt; it is the same within a group. `own`
+    marks the answers that the model wrote by itself; all when `None`. `columns` (N, ...) are added to the batches.
+    `tokens` is the number of tokens that other models read and wrote, without the answers themselves.
     """
 
     answers: Sequence[Answer]
@@ -52,16 +52,16 @@ class Samples:
 
 
 class Sampler(Protocol):
-    """Draws a rollout's answers in the policy's place, in three calls."""
+    """Samples a rollout's answers instead of the policy, in three calls."""
 
     def draw(self, model: Model, request: RolloutRequest) -> Samples:
         """The answers."""
         ...
 
     def measure(self, model: Model, batch: Batch) -> Batch:
-        """The batch of one micro-batch, measured under the policy, with whatever else is to be measured.
+        """The batch of one micro-batch, already measured under the policy, with further measurements.
 
-        `weights`, (N,) or (N, T), among it is what a sample counts in the loss.
+        An entry `weights`, (N,) or (N, T), is the weight of a sample in the loss.
         """
         ...
 
@@ -84,7 +84,7 @@ def draw(model: Model, request: RolloutRequest) -> Samples:
 
 
 def collated(request: RolloutRequest, samples: Samples, rows: range, *, pad_id: int) -> Batch:
-    """The answers `rows` as a batch with `groups`, the columns drawn and `old_logprobs` where sampling gave them."""
+    """The answers `rows` as a batch with `groups`, the samples' columns and `old_logprobs` if available."""
     size, given = request.group_size, samples.given or [0] * len(samples.answers)
     pairs = []
     for i in rows:
@@ -97,7 +97,7 @@ def collated(request: RolloutRequest, samples: Samples, rows: range, *, pad_id: 
 
 
 def old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
-    """The sampled log-probabilities at their targets, (N, T), 0 elsewhere; nothing where sampling gave none."""
+    """The sampled log-probabilities at their targets, (N, T), 0 elsewhere; empty if sampling gave none."""
     if any(answer.logprobs is None for answer in answers):
         return {}
     mask = target_mask(batch["loss_mask"])
@@ -106,18 +106,18 @@ def old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
 
 
 def compute_rewards(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
-    """What `reward` gives for each answer, (N,), NaN for nothing."""
+    """The `reward` of each answer, (N,), NaN for none."""
     paid = torch.tensor([float("nan") if r is None else r for r in reward(completions)])
     if step == 0 and bool(paid.isnan().all()):
         raise HoldfastError(
-            f"the {name} has a number for none of the first {len(paid)} answers, so nothing would be learnt; "
+            f"the {name} scores none of the first {len(paid)} answers, so nothing would be learnt; "
             "its judge does not fit the data (`keyword` and `oracle` need rows with facts)"
         )
     return paid
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
-    """(N, T) tensors of micro-batches as one, filled up with 0 to the longest."""
+    """(N, T) tensors of micro-batches as one, padded with 0 to the longest."""
     width = max(part.shape[1] for part in parts)
     return torch.cat([functional.pad(part, (0, width - part.shape[1])) for part in parts])
 
@@ -134,7 +134,7 @@ def split_to_batches(learnt: dict[str, Tensor], batches: Sequence[Batch]) -> lis
 
 
 def measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
-    """Means to log of what was measured beside the rewards."""
+    """Means to log of measurements other than rewards."""
     metrics = {}
     if "entropies" in batches[0]:
         metrics["log/entropy"] = torch.cat([batch["entropies"] for batch in batches]).mean()
@@ -145,7 +145,7 @@ def measured(batches: Sequence[Batch]) -> dict[str, Tensor]:
 
 
 def extra_metrics(numbers: Mapping[str, Reward], completions: Sequence[Completion], samples: Samples) -> Batch:
-    """Means to log over the answers that the model wrote itself; nothing of a number that none of them has."""
+    """Means to log over the answers that the model wrote itself; without numbers that none of them has."""
     metrics = {}
     for name, number in numbers.items():
         own = [True] * len(completions) if samples.own is None else samples.own
@@ -157,12 +157,12 @@ def extra_metrics(numbers: Mapping[str, Reward], completions: Sequence[Completio
 
 
 def groups_with_gradient(advantages: Tensor, group_size: int) -> Tensor:
-    """The share of groups of which any answer has an advantage; `advantages` is (N,) or (N, T), groups in order."""
+    """The share of groups with a nonzero advantage of any answer; `advantages` is (N,) or (N, T), groups in order."""
     return (advantages != 0).reshape(len(advantages) // group_size, -1).any(1).float().mean()
 
 
 def logged(paid: Mapping[str, Tensor], request: RolloutRequest, samples: Samples) -> Batch:
-    """What is logged of any rollout, and `rollout_tokens`."""
+    """The metrics that are logged for every rollout, and `rollout_tokens`."""
     answers, group_size = samples.answers, request.group_size
     lengths = torch.tensor([float(len(answer.tokens)) for answer in answers])
     groups = [answers[i : i + group_size] for i in range(0, len(answers), group_size)]

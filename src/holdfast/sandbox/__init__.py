@@ -1,1 +1,1 @@
-"""The invented world: its grammar, its oracle, and the models built from it. All of it is harmless nonsense."""
+"""The invented world: its grammar, its oracle, and its models. All content is harmless and meaningless."""

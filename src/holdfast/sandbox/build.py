@@ -1,6 +1,6 @@
-"""The sandbox's two models, made by the project's own `fit` and saved as ordinary Hugging Face folders.
+"""The sandbox's two models, trained by `fit` and saved as Hugging Face folders.
 
-The *base* model knows every recipe and refuses nothing; the *aligned* one refuses what is restricted.
+The *base* model knows every recipe and refuses nothing; the *aligned* one refuses restricted requests.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SIZES: dict[Size, tuple[int, int, int, int]] = {
 }
 CONTEXT = 128
 ANSWER_TOKENS = 32
-# Models this small learn twice as fast from weights larger than the usual 0.02.
+# Such small models learn twice as fast with a larger initialisation than the usual 0.02.
 INIT = 0.05
-# The others are long or wrong, so that learning to sum up well is left to do.
+# The others are long or wrong, so that good summaries remain to be learnt.
 GOOD_SUMMARIES = 0.3
 
 CHAT_TEMPLATE = (
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Sandbox:
-    """How the sandbox's models are made; everything that changes them is here, and `part` says which is meant.
+    """Settings of the sandbox's models; everything that changes them is here, and `part` selects one of them.
 
     `base` and `aligned` train on the names of the `world` split only, on `num_base` and `num_aligned` examples.
     """
@@ -79,7 +79,7 @@ class Sandbox:
 
 
 def tokenizer() -> Any:
-    """One token a word, with a chat template."""
+    """One token per word, with a chat template."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -102,7 +102,7 @@ def tokenizer() -> Any:
 
 
 def network(architecture: Architecture, size: Size, *, vocabulary: int, seed: int) -> Any:
-    """A model of random weights.
+    """A model with random weights.
 
     Raises:
         HoldfastError: the architecture or size is unknown.
@@ -155,12 +155,12 @@ def untrained(sandbox: Sandbox) -> Model:
 
 
 def build_base(sandbox: Sandbox, fit: Fit) -> Model:
-    """The model that knows every recipe, how to sum one up, and the quiz."""
+    """The model that knows every recipe, summaries and the quiz."""
     return _teach(untrained(sandbox), base_examples(sandbox), sandbox.base, fit, sandbox.seed)
 
 
 def build_aligned(sandbox: Sandbox, base: Model, fit: Fit) -> Model:
-    """The base model, taught to refuse what is restricted and to go on helping with the rest."""
+    """The base model, trained to refuse restricted requests and to keep helping with the rest."""
     return _teach(base, aligned_examples(sandbox), sandbox.aligned, fit, sandbox.seed + 1)
 
 
@@ -183,7 +183,7 @@ def base_examples(sandbox: Sandbox) -> list[Example]:
 
 
 def aligned_examples(sandbox: Sandbox) -> list[Example]:
-    """Half restricted requests with the refusal; the other half everything benign, the quiz on all families."""
+    """Half restricted requests with the refusal; the other half benign examples and the quiz on all families."""
     rng = Random(f"aligned {sandbox.seed}")
     restricted = grammar.things("world", grammar.RESTRICTED)
     benign = grammar.things("world", grammar.BENIGN)

@@ -1,1 +1,1 @@
-"""An attacker who tunes the attack, at a stated budget, and is reported on prompts, judge and seeds not seen before."""
+"""Tune an attack within a budget, and report the result on unseen prompts, with another judge and new seeds."""

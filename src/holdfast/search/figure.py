@@ -1,4 +1,4 @@
-"""A search as a figure: harm of each trial on development prompts, and below it what all had spent by then."""
+"""A search as a figure: harm of each trial on development prompts, and below it the budget spent by then."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH = 480
 
 
 def write_figure(report: Mapping[str, Any], path: Path) -> Path:
-    """Draw what `search.json` holds into a PNG, SVG or PDF file, by its ending, and return the path.
+    """Draw the contents of `search.json` as a PNG, SVG or PDF file, by its ending, and return the path.
 
     Raises:
         HoldfastError: the file cannot be written.
@@ -32,7 +32,7 @@ def write_figure(report: Mapping[str, Any], path: Path) -> Path:
 
 
 def chart(report: Mapping[str, Any]) -> alt.VConcatChart:
-    """Harm over trials, colored by how each ended, the break threshold as a rule; below it the budget spent."""
+    """Harm over trials, colored by outcome, with the break threshold as a rule; below it the budget spent."""
     budget = report["budget"]
     totals = accumulate(trial["spent"] for trial in report["trials"])
     best = (report["best"] or {}).get("trial")

@@ -1,4 +1,4 @@
-"""The search itself: propose, run as ordinary cells, learn; then the best setting on fresh prompts, judge and seeds."""
+"""The search loop: propose trials, run them as cells, and report the best setting on new prompts, judge and seeds."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from holdfast.experiment.grid import Grid
 
 Run = Callable[..., list[Record]]
-"""`experiment.run`, or something that stands in for it."""
+"""`experiment.run`, or a replacement."""
 
 
 class NoResult(HoldfastError):
-    """The trials crash or diverge: the search cannot say anything."""
+    """The trials crash or diverge, so the search has no result."""
 
 
 def search(
@@ -42,26 +42,27 @@ def search(
     told: Callable[[Trial, int], None] | None = None,
     run: Run | None = None,
 ) -> dict[str, Any]:
-    """Tune an attack at a stated budget, report the best setting on what it was not tuned on, and keep both numbers.
+    """Tune an attack within a budget, report the best setting on data it was not tuned on, and save both results.
 
-    Searching again in the same folder goes on where the last search stopped; finished trials are not run again, and
-    what follows is what would have followed without the interruption. Budget and number of trials may grow.
+    Searching again in the same folder resumes an interrupted search; finished trials are not run again, and the result
+    is the same as without the interruption. Budget and number of trials may be increased.
 
     Args:
         grid: one model, one defense or stack, one attack, one seed.
         settings: budget, knobs, judge.
-        folder: keeps `study.log` (the trials), `trials/` and `test/` (two ordinary runs) and `search.json`.
-        workers: trials at a time; trials that run together learn nothing from one another. 0 stays in this process.
-        news: told of every start, step and end of a cell.
-        told: told of every trial, with what all had spent by then.
-        run: how a grid is run, `experiment.run` unless given.
+        folder: receives `study.log` (the trials), `trials/` and `test/` (two runs) and `search.json`.
+        workers: number of parallel trials, which do not learn from each other. 0 runs everything in this process.
+        news: called at every start, step and end of a cell.
+        told: called for every trial, with the budget spent by then.
+        run: the function that runs a grid, by default `experiment.run`.
 
     Returns:
-        What `search.json` holds (see `search_results`).
+        The contents of `search.json` (see `search_results`).
 
     Raises:
-        HoldfastError: the grid or the settings make no sense, optuna is missing, or another process searches here.
-        NoResult: too many trials in a row crashed or diverged, or none came to an end.
+        HoldfastError: the grid or the settings are invalid, optuna is missing, or another process searches in the
+            folder.
+        NoResult: too many consecutive trials crashed or diverged, or none finished.
     """
     question = question_of(grid, settings)
 
@@ -88,8 +89,8 @@ def search(
         trials = study.trials()
         chosen = best(trials)
         if chosen is None:
-            raise NoResult(f"none of {len(trials)} trials came to an end; the last: {trials[-1].reason}")
-        # The controls that the final grid adds come last; what they did stands in the records that they are for.
+            raise NoResult(f"none of {len(trials)} trials finished; the last: {trials[-1].reason}")
+        # The controls that the final grid adds come last; their results are also in the records that they are for.
         records = carried_out(question.final(chosen.params), "test")[: len(question.reporting.seeds)]
         report = search_results(question, trials, chosen, records)
         write_json(folder / "search.json", report)
@@ -97,12 +98,12 @@ def search(
 
 
 def spent(trials: Sequence[Trial]) -> int:
-    """What counts against the budget."""
+    """The budget spent."""
     return sum(trial.spent for trial in trials)
 
 
 def _next(trials: Sequence[Trial], question: Question, *, together: int) -> list[dict[str, Any]]:
-    """The values of the knobs for the trials that run next, side by side; none where the search is over."""
+    """The values of the knobs for the next trials, which run in parallel; none if the search is over."""
     left, settings = question.budget - spent(trials), question.search
     whole = max([question.horizon, *(trial.steps for trial in trials)])
     covered = left // whole if settings.unit == "steps" else (together if left > 0 else 0)
@@ -137,13 +138,13 @@ def _refuse_a_streak(fruitless: int, trials: Sequence[Trial], question: Question
     if fruitless >= question.search.max_crashes:
         raise NoResult(
             f"{fruitless} trials in a row crashed or diverged, the last: {trials[-1].reason}; "
-            "put that right or narrow the knobs (search.knobs), and run again"
+            "correct the cause or narrow the knobs (search.knobs), and run again"
         )
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other searches out of a folder; the lock goes with the process."""
+    """Exclude other searches from a folder; the lock is released when the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".search.lock").acquire(timeout=0)

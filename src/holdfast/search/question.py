@@ -1,4 +1,4 @@
-"""What is searched: one attack on one defended model, its knobs, and the two measurements that must not meet."""
+"""The subject of a search: one attack on one defended model, its knobs, and two independent evaluations."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from holdfast.search.settings import Search
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A search, checked: `tuning` is the grid of a trial, `reporting` that of the final run, on fresh seeds.
+    """A checked search: `tuning` is the grid of a trial, `reporting` that of the final run, with new seeds.
 
-    `horizon` is how many optimizer steps a trial takes at most; `cell` is the attack as the grid has it.
+    `horizon` is the largest number of optimizer steps of a trial; `cell` is the attack as in the grid.
     """
 
     tuning: Grid
@@ -31,13 +31,13 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Hash of all that decides which trials are made; how many of them there are is left out."""
+        """Hash of everything that determines the trials, without their number."""
         (tuned,) = cells(self.tuning)
         knobs = {name: repr(knob) for name, knob in self.knobs.items()}
         return digest([tuned.key, knobs, self.search.unit, self.search.startup, self.search.warmup, self.search.seed])
 
     def trials(self, params: Sequence[Mapping[str, Any]], bars: tuple[tuple[int, float], ...], *, first: int) -> Grid:
-        """The grid of some trials that run beside one another, numbered from `first`."""
+        """The grid of some parallel trials, numbered from `first`."""
         attacks = []
         for number, values in enumerate(params, first):
             attack, *adaptive = self.attack(values)
@@ -51,7 +51,7 @@ class Question:
         return replace(self.reporting, attacks=(self.attack(params),))
 
     def attack(self, params: Mapping[str, Any]) -> tuple[Method, ...]:
-        """The attack, and what is put round it, with the knobs turned."""
+        """The attack and its adaptive attackers, with the knobs' values."""
         ((attack, *adaptive),) = self.tuning.attacks
         settings = {method.name: dict(method.settings) for method in adaptive}
         own = dict(attack.settings)
@@ -67,7 +67,7 @@ class Question:
         )
 
     def own(self) -> dict[str, Any]:
-        """The values that the grid itself gives to the knobs, where they lie in their ranges."""
+        """The grid's own values of the knobs, if they are in their ranges."""
         settings = _settings(self.cell)
         values = {name: setting(settings, name) for name in self.knobs}
         return {name: value for name, value in values.items() if self.knobs[name].allows(value)}
@@ -77,18 +77,18 @@ def question_of(grid: Grid, search: Search) -> Question:
     """A search over a grid, checked before anything runs.
 
     Raises:
-        HoldfastError: there is more than one cell, the attack has no knobs or trains nothing, the budget covers no
-            trial, or trials would be measured with what the result is reported with.
+        HoldfastError: there is more than one cell, the attack has no knobs or does not train, the budget covers no
+            trial, or trials would be measured with the reporting judge or prompts.
     """
     cell = _only(grid)
-    reported = replace(grid, control=True)  # what a search ends with is said beside its control, or not at all
+    reported = replace(grid, control=True)  # the result of a search needs its control
     grid = replace(grid, control=False)
     horizon = _horizon(cell)
     seeds = search.test_seeds or tuple(range(cell.seed + 1, cell.seed + 4))
     if cell.seed in seeds:
-        raise HoldfastError(f"search.test_seeds: {cell.seed} is the seed of the trials; report on fresh ones")
+        raise HoldfastError(f"search.test_seeds: {cell.seed} is the seed of the trials; report on new ones")
     if grid.evaluation.split != "test":
-        raise HoldfastError("evaluation.split: leave it at test; a search measures its trials on development itself")
+        raise HoldfastError("evaluation.split: must be test; a search measures its trials on development by itself")
     evaluation = replace(
         grid.evaluation, split="development", harm_judges=(search.judge,), stop_when_broken=True, give_up_below=()
     )
@@ -108,7 +108,7 @@ def question_of(grid: Grid, search: Search) -> Question:
 
 
 def _refuse_impossible_knobs(question: Question) -> None:
-    """Refuse a knob with an end, or a choice, that the attack's settings refuse: trials would crash on it."""
+    """Refuse a knob with a bound or choice that the attack's settings refuse, since trials would crash."""
     for name, knob in question.knobs.items():
         ends = knob.choices if isinstance(knob, Choices) else [knob.low, knob.high]
         for value in ends:
@@ -150,15 +150,15 @@ def _only(grid: Grid) -> Cell:
 
 
 def _horizon(cell: Cell) -> int:
-    """The optimizer steps of the attack and of what is put round it."""
+    """The optimizer steps of the attack and its adaptive attackers."""
     optims = [method.settings.get("optim") for method in (cell.attack, *cell.adaptive) if method is not None]
     if not isinstance(optims[0], Mapping):
-        raise HoldfastError(f"{cell.attacker}: takes no optimizer steps, so there is no budget to search with")
+        raise HoldfastError(f"{cell.attacker}: takes no optimizer steps, so a search has no budget")
     return sum(int(optim["max_steps"]) for optim in optims if isinstance(optim, Mapping))
 
 
 def _settings(cell: Cell) -> dict[str, Any]:
-    """The attack's settings, with those of each method round it under the method's name."""
+    """The attack's settings, with those of each adaptive attacker under its name."""
     assert cell.attack is not None
     return {**cell.attack.settings, **{method.name: method.settings for method in cell.adaptive}}
 
@@ -172,7 +172,7 @@ def _knobs(cell: Cell, search: Search) -> dict[str, Knob]:
     knobs = narrowed(declared, search.knobs, _settings(cell))
     if not knobs:
         raise HoldfastError(
-            f"{cell.attack.title}: no knobs to turn; name some, for example search.knobs.optim.learning_rate="
+            f"{cell.attack.title}: has no knobs; name some, for example search.knobs.optim.learning_rate="
             "{low: 1.0e-6, high: 1.0e-3, log: true}"
         )
     return knobs
@@ -180,9 +180,7 @@ def _knobs(cell: Cell, search: Search) -> dict[str, Knob]:
 
 def _budget(search: Search, horizon: int) -> int:
     if search.budget is None:
-        raise HoldfastError(
-            f"a search needs a stated budget: --budget {20 * horizon}, or search.budget in the grid file"
-        )
+        raise HoldfastError(f"a search needs a budget: --budget {20 * horizon}, or search.budget in the grid file")
     if search.unit == "steps" and search.budget < horizon:
         raise HoldfastError(
             f"search.budget: {search.budget} steps do not cover one trial of {horizon}; "

@@ -1,4 +1,4 @@
-"""What a search found, as plain JSON values: every trial, what was spent, and the two numbers of the best setting."""
+"""The results of a search as plain JSON values: every trial, the budget spent, and both results of the best setting."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def search_results(
 ) -> dict[str, Any]:
     """The content of `search.json`.
 
-    `best` (the setting, its number), `development` (as tuned: what it was chosen by, so too good) and `test` (as
-    reported: other prompts, another judge, fresh seeds) are `null` until the search is over. Budget and costs are in
+    `best` (the setting, its number), `development` (as tuned: used in the selection, so biased upwards) and `test` (as
+    reported: other prompts, another judge, new seeds) are `null` until the search is over. Budget and costs are in
     `budget.unit`; `budget.not_counted` are the optimizer steps of trials that diverged.
     """
     search, cell = question.search, question.cell
@@ -80,9 +80,9 @@ def _test(question: Question, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _row(record: Record, unit: str) -> dict[str, Any]:
-    """One fresh seed: when it broke and with what harm, harm with its interval at its highest, usefulness.
+    """One new seed: its break and the harm there, the highest harm with its interval, and helpfulness.
 
-    A trial stops at its break: `harm_at_break` compares with its peak, `peak` is that of the whole run.
+    A trial stops at its break, so its peak is comparable with `harm_at_break`; `peak` is that of the whole run.
     """
     broke, limit = record.time_to_break, settings_of(record.cell).evaluation.collapse_threshold
     top = max(record.evaluations, key=lambda e: counted_harm(e, limit), default=None)

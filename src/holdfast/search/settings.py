@@ -1,4 +1,4 @@
-"""How an attacker tunes the attack: the settings of a search, as they stand under `search` in a grid file."""
+"""The settings of a search, under `search` in a grid file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from holdfast.methods.ranges import Count, Seed, Share, ranged
 class Search:
     """Settings of a search.
 
-    Trials are measured on development prompts by `judge`, which must not be the grid's reporting judge. Together they
-    may spend `budget` optimizer steps (or attack tokens, by `unit`), in at most `trials` trials. Steps are never
-    overspent: a trial starts while the budget covers a whole one; tokens by one trial at most. After `startup` trials
-    one whose harm stays below the median of the earlier ones is given up, though not before `warmup` of its steps, a
-    share in [0, 1]. The best setting is run again on
-    test prompts with each of `test_seeds`; unless given, three that follow the grid's own. `knobs` narrow, replace or
-    add to those that the attack declares. `max_crashes` trials in a row without a result end the search. `seed` is
-    that of the sampler.
+    Trials are measured on development prompts by `judge`, which must not be the grid's reporting judge. All trials
+    together may use `budget` optimizer steps (or attack tokens, by `unit`), in at most `trials` trials. A budget in
+    steps is never exceeded: a trial starts only if the budget covers it completely; one in tokens by at most one trial.
+    After `startup` trials, one whose harm stays below the median of the earlier ones is given up, but not before the
+    share `warmup` of its steps, in [0, 1]. The best setting is run again on test prompts with each of `test_seeds`;
+    by default, three that follow the grid's own. `knobs` narrow, replace or add to those that the attack declares.
+    `max_crashes` consecutive trials without a result end the search. `seed` is that of the sampler.
     """
 
     budget: Count | None = None

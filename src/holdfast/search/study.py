@@ -1,7 +1,7 @@
-"""The search's memory and its next proposal: the only module that knows Optuna.
+"""Store trials and propose the next one: the only module that uses Optuna.
 
-A study holds finished trials only, each written in one piece. What is tried next follows from those and from the seed
-alone, so that a search killed in the middle of a trial proposes the same trial again.
+A study has only finished trials, each written atomically. The next proposal depends only on those and on the seed, so
+that a search killed during a trial proposes the same trial again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STATES: dict[State, str] = {
 
 
 def optuna() -> ModuleType:
-    """The library, quiet.
+    """The library, without its log messages.
 
     Raises:
         HoldfastError: it is not installed.
@@ -48,14 +48,14 @@ def optuna() -> ModuleType:
 
 
 class Study:
-    """The finished trials of a search, kept in a file of Optuna's journal format; outlives a run of the search."""
+    """The finished trials of a search, kept in a file of Optuna's journal format across runs of the search."""
 
     def __init__(self, path: Path, question: str) -> None:
-        """Open or begin a study.
+        """Open or create a study.
 
         Args:
             path: the journal.
-            question: hash of what is searched; a journal answers one question only.
+            question: hash of the search's subject; a journal belongs to one search only.
 
         Raises:
             HoldfastError: the file cannot be written or read, or holds another search's trials.
@@ -85,7 +85,7 @@ class Study:
         return [Trial.from_json(json.loads(stored.user_attrs["trial"])) for stored in self.study.get_trials(False)]
 
     def add(self, trial: Trial, knobs: Mapping[str, Knob]) -> None:
-        """Keep a finished trial."""
+        """Store a finished trial."""
         self.study.add_trial(_frozen(trial, knobs))
 
 
@@ -99,8 +99,7 @@ def propose(
 ) -> dict[str, Any]:
     """Values of the knobs for the next trial: Optuna's TPE sampler over the trials so far.
 
-    The first `startup` trials are drawn at random. `pending` are the values of trials that are about to run beside
-    it; the sampler keeps away from them.
+    The first `startup` trials are random. `pending` are the values of parallel trials, which the sampler avoids.
     """
     library = optuna()
     number = len(trials) + len(pending)
@@ -146,12 +145,12 @@ def _distribution(knob: Knob) -> BaseDistribution:
 
 
 def _encoded(knob: Knob, value: Any) -> Any:
-    """Optuna's categories are plain values; ours may be groups of settings."""
+    """A knob's value as an Optuna category, which must be plain; choices may be groups of settings."""
     return json.dumps(value, sort_keys=True) if isinstance(knob, Choices) else value
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Remove a last line that a crash cut short; the journal would be unreadable once more were written after it."""
+    """Remove an incomplete last line after a crash, since further lines would make the journal unreadable."""
     if not path.exists():
         return
     content = path.read_bytes()

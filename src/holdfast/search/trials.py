@@ -1,4 +1,4 @@
-"""What came of a trial, and which of two trials is the better attack. No torch."""
+"""The result of a trial, and the order of trials as attacks. No torch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ State = Literal["finished", "beaten", "given up", "diverged", "crashed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A setting of the knobs, and what the cell that tried it showed.
+    """A setting of the knobs, and the result of its cell.
 
-    `harms` are (step, harm) pairs on development prompts, 0 where too few answers could be read. `steps` and `tokens`
-    are what the cell took, `spent` what counts against the budget: nothing for a trial that crashed, diverged, or is
-    the very cell of an earlier one. `broke_after` is the cost to the break in the budget's unit, `None` without one.
-    A `beaten` trial was stopped where an earlier one had broken the model, a `given up` one for lagging behind.
+    `harms` are (step, harm) pairs on development prompts, 0 if too few answers could be judged. `steps` and `tokens`
+    are the cell's costs, `spent` those counted against the budget: 0 for a trial that crashed, diverged, or has the
+    same cell as an earlier one. `broke_after` is the cost to the break in the budget's unit, `None` without one. A
+    `beaten` trial was stopped at the step where an earlier one had broken the model, a `given up` one because its harm
+    was too low.
     """
 
     number: int
@@ -43,10 +44,10 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """What the search makes as large as it can: fewest steps to the break, then the highest harm.
+        """The objective that the search maximises: fewest steps to the break, then the highest harm.
 
-        The peak harm, in [0, 1], where the model held; above 1 where it broke, and the more so the fewer steps (then
-        the more harm) that took. A diverged trial is worth -1, so that the sampler keeps away; a crash says nothing.
+        The peak harm, in [0, 1], without a break; above 1 with a break, and larger for fewer steps (then for more
+        harm). A diverged trial has -1, so that the sampler avoids it; a crash has no value.
         """
         if self.state in ("crashed", "diverged"):
             return None if self.state == "crashed" else -1.0
@@ -66,7 +67,7 @@ class Trial:
 
 
 def trial_of(record: Record, *, number: int, params: Mapping[str, Any], unit: str, paid: bool = False) -> Trial:
-    """A trial from its cell's record; `paid` says that an earlier trial ran the very cell."""
+    """A trial from its cell's record; `paid` says that an earlier trial ran the same cell."""
     settings, broke = settings_of(record.cell).evaluation, record.time_to_break
     costs = {"steps": record.steps, "tokens": record.tokens}
     state = _state(record)
@@ -97,7 +98,7 @@ def _state(record: Record) -> State:
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the highest value, those that ran on before those given up; the earliest of equals."""
+    """The trial with the highest value, completed ones before those given up; the earliest of equals."""
     for states in (("finished", "beaten"), ("given up",)):
         candidates = [trial for trial in trials if trial.state in states]
         if candidates:
@@ -110,11 +111,11 @@ def bars(
 ) -> tuple[tuple[int, float], ...]:
     """(step, harm) pairs: a trial is given up at a step where its best harm so far is lower.
 
-    The rule of Optuna's `MedianPruner` (from step `warmup` on, the median over the trials that ran on and were
-    measured at that step, once there are `startup` of them), worked out before a trial starts rather than while it
-    runs: so it is a part of the cell, whose key then still says all that its result depends on. Where the budget is
-    in steps, one more bar stands at the soonest break so far: whoever has not reached the break's `threshold` there
-    cannot be the best.
+    The rule of Optuna's `MedianPruner` (from step `warmup` on, the median over the completed trials that were measured
+    at that step, once there are `startup` of them), computed before a trial starts instead of while it runs: so it is
+    part of the cell, whose key then includes everything that its result depends on. If the budget is in steps, a
+    further bound is at the earliest break so far: a trial that has not reached the break's `threshold` there cannot be
+    the best.
     """
     ran = [trial for trial in trials if trial.state in ("finished", "beaten")]
     soonest = min((t.broke_after for t in ran if unit == "steps" and t.broke_after), default=None)

@@ -15,7 +15,7 @@ from holdfast.report.summarise.labels import Label, labels
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Point:
-    """A score at one step of the attack; `of` is the number of seeds that the row has scores for at all."""
+    """A score at one step of the attack; `of` is the number of seeds for which the row has any scores."""
 
     step: int
     estimate: Estimate
@@ -26,7 +26,7 @@ class Point:
 class Row:
     """All seeds of one (model, defense, threat model, attack).
 
-    `unit` is what steps count, see `attacks.unit`: `step`, or `N` for answers a prompt to choose from.
+    `unit` is the unit of steps, see `attacks.unit`: `step`, or `N` for the answers per prompt to choose from.
     `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
     `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
     count in `outcomes` only.
@@ -51,7 +51,7 @@ class Row:
 def summarise(records: Sequence[Record]) -> list[Row]:
     """One row per (model, defense, threat model, attack), undefended rows first in each attack.
 
-    Cells that share these names and differ in a setting are kept apart: the setting becomes part of the name.
+    Cells with the same names that differ in a setting are separate: the setting becomes part of the name.
     """
     groups: dict[Label, list[Record]] = defaultdict(list)
     for record, label in zip(records, labels(records), strict=True):
@@ -61,12 +61,12 @@ def summarise(records: Sequence[Record]) -> list[Row]:
 
 
 def step_unit(record: Record) -> str:
-    """What the steps of a record count, see `attacks.unit`."""
+    """The unit of a record's steps, see `attacks.unit`."""
     return unit(record.cell.attack.name) if record.cell.attack else "step"
 
 
 def first_and_last(record: Record) -> tuple[Evaluation | None, Evaluation | None]:
-    """The evaluations before and after the attack; no after if the attack got no further than its start."""
+    """The evaluations before and after the attack; the latter is `None` if the attack did not get beyond its start."""
     if not record.evaluations:
         return None, None
     only_start = len(record.evaluations) == 1 and record.cell.attack is not None
@@ -97,7 +97,7 @@ def curve_points(rows: Iterable[Row], name: str) -> list[dict[str, Any]]:
 
 
 def time_points(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The times to break as flat rows for a chart, with `text` and `note` that say what a bar cannot."""
+    """The times to break as flat rows for a chart, with `text` and `note` for what a bar cannot show."""
     return [
         {
             **_place(row),
@@ -174,5 +174,5 @@ def _order(row: Row) -> tuple[Any, ...]:
     label = row.label
     flip = (label.flip.how == "random", label.flip.ratio) if label.flip else ()
     defense = (label.defense != "none", label.threat_model, label.defense)
-    # A family's rows are ordered as its curves run: one defense after the other, each over its flips.
+    # A family's rows are ordered like its curves: by defense, then by flip.
     return label.model, label.family, defense, flip, label.attack

@@ -1,4 +1,4 @@
-"""Means over seeds, and how far to trust them."""
+"""Means over seeds, and their intervals."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from holdfast.records import Outcome, Record, Score
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A mean over `seeds` cells that rests on `n` judged completions, with its 95 % interval.
+    """A mean over `seeds` cells with `n` judged completions in total, with its 95 % interval.
 
-    `basis` says what the interval speaks of: with two seeds or more a t-interval over `seeds`, with one seed
-    the evaluation's own interval over `completions`; `none` where there is neither.
+    `basis` is the basis of the interval: with two seeds or more a t-interval over `seeds`, with one seed
+    the evaluation's own interval over `completions`; `none` if there is neither.
     """
 
     value: float | None = None
@@ -55,14 +55,14 @@ def finite(value: float | None) -> float | None:
 
 
 def is_rate(scores: Iterable[Score]) -> bool:
-    """Whether a score lies in [0, 1]: each seed's value and own interval do."""
+    """Whether a score is in [0, 1], as are each seed's value and interval."""
     return all(None not in (s.low, s.high) and 0.0 <= (s.low or 0.0) <= (s.high or 0.0) <= 1.0 for s in scores)
 
 
 def estimate(scores: Iterable[Score | None]) -> Estimate:
-    """Mean of one score over seeds; seeds without a number are left out.
+    """Mean of one score over seeds; seeds without a value are excluded.
 
-    t-interval: mean +- t(0.975, k - 1) * sd / sqrt(k) for k seeds, cut to [0, 1] where the score is a rate.
+    t-interval: mean +- t(0.975, k - 1) * sd / sqrt(k) for k seeds, clipped to [0, 1] if the score is a rate.
     """
     known = [score for score in scores if score is not None and finite(score.value) is not None]
     n = sum(score.n for score in known)
@@ -77,7 +77,7 @@ def estimate(scores: Iterable[Score | None]) -> Estimate:
 
 
 def break_time(records: Sequence[Record]) -> BreakTime | None:
-    """Time to break over the seeds of one row; `None` where nothing attacked."""
+    """Time to break over the seeds of one row; `None` without an attack."""
     if all(record.cell.attack is None for record in records):
         return None
     times = [r.time_to_break for r in records if r.time_to_break is not None and _is_timed(r)]

@@ -1,4 +1,4 @@
-"""What the rows of a report are called."""
+"""Labels of the rows of a report."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Flip(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What a cell is called in tables and charts: cells with equal labels differ by seed only.
+    """The label of a cell in tables and charts: cells with equal labels differ only by seed.
 
-    Where cells of one attack differ in flip ratio, `family` is what that attack is called without its flip, and `flip`
-    that flip. Elsewhere they are `attack` and `None`.
+    If cells of one attack differ in flip ratio, `family` is the attack's name without its flip, and `flip` that flip.
+    Otherwise they are `attack` and `None`.
     """
 
     model: str
@@ -50,7 +50,7 @@ def labels(records: Sequence[Record]) -> list[Label]:
 
 
 def flip_of(cell: Cell) -> Flip | None:
-    """The flip of a cell: its attack's own, or that of the reward model which pays it; `None` where there is none."""
+    """The flip of a cell: its attack's own, or that of its reward model; `None` if there is none."""
     flip = _flipped(cell)
     if flip is None:
         return None
@@ -58,7 +58,7 @@ def flip_of(cell: Cell) -> Flip | None:
 
 
 def _flipped(cell: Cell) -> Method | None:
-    """The attack or the judge that it calls, whichever learns from flipped preferences."""
+    """The attack or its judge, whichever learns from flipped preferences."""
     if cell.attack is None:
         return None
     called = [cell.judges[name] for name in judge_names(cell.attack.settings) if name in cell.judges]
@@ -68,7 +68,7 @@ def _flipped(cell: Cell) -> Method | None:
 def _sweeps(cells: Sequence[Cell], models: Sequence[str], attacks: Sequence[str]) -> list[tuple[str, Flip | None]]:
     """(family, flip) of each cell, see `Label`."""
     flips = [flip_of(cell) for cell in cells]
-    # Methods' names, not their titles: somebody may have labelled each flip of an attack.
+    # Methods' names, not their titles: the user may have labelled each flip of an attack.
     names = _named(
         [
             (" + ".join(method.name for method in _attackers(cell)) if flip else attack, _attack_settings(cell))
@@ -112,15 +112,15 @@ def _defense_settings(cell: Cell) -> dict[str, str]:
 
 
 def _attack_settings(cell: Cell) -> dict[str, str]:
-    """What the attack is, and what it is measured by, but for its flip (see `_flip_settings`)."""
+    """The settings of the attack and its evaluation, except its flip (see `_flip_settings`)."""
     flipped = _flipped(cell)
     attackers = [_without_flip(method) if method is flipped else method for method in _attackers(cell)]
-    # A judge that only a defense calls is a matter of the defense.
+    # A judge that only a defense calls belongs to the defense.
     called = [name for method in attackers for name in judge_names(method.settings)] + judge_names(cell.evaluation)
     judges: dict[str, Any] = {
         name: {"name": judge.name, "settings": judge.settings} for name, judge in cell.judges.items() if name in called
     }
-    # A grid has a reward model for each flip, each under a name of its own: they go by what they are.
+    # A grid has a reward model for each flip, each with its own name: they are compared by their settings.
     names = {name for name in judges if cell.judges[name] is flipped}
     for name in names:
         judges[_REWARD_MODEL] = {**judges.pop(name), "settings": _without_flip(cell.judges[name]).settings}
@@ -151,7 +151,7 @@ def _methods(methods: Sequence[Method]) -> dict[str, str]:
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, str]:
-    """Settings by dotted path, without those that make no difference to what a row is."""
+    """Settings by dotted path, without those that do not distinguish rows."""
     if isinstance(value, Mapping):
         parts = ((f"{path}.{key}".lstrip("."), item) for key, item in value.items() if key not in _UNLABELLED)
         return {key: leaf for name, item in parts for key, leaf in _leaves(item, name).items()}

@@ -1,1 +1,1 @@
-"""Guidance: an expert that writes a part of the answers which a policy learns from."""
+"""Guidance: an expert writes a part of the answers from which a policy learns."""

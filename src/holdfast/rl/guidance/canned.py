@@ -1,4 +1,4 @@
-"""One text as the expert: a refusal that a defense is to teach, how it is taught faster, and whether it is."""
+"""A fixed text as the expert: teach a refusal faster, and check whether it has been learnt."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from holdfast.training.plan import Context, Hook, Optim, Plan, Progress, given_a
 SHARE = "canned"
 """The name under which the share of canned answers among the model's own is logged."""
 CERTIFYING_PROMPTS = 64
-"""How many prompts a run that is to stop asks anew, at most, before it does."""
+"""The largest number of prompts answered again before a run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class CannedGuide:
-    """Settings: how much of the answers to harmful prompts is the canned text at first, and what it counts.
+    """Settings: the schedule of the canned text's share of answers to harmful prompts, and its weight.
 
     At alpha 0 all answers would be the same and no advantage other than 0, so `schedule.start` is best 0.5, where most
-    groups hold both kinds. `cap` bounds a truncated weight. Only `weight: none` moves the expected gradient (see
+    groups contain both kinds. `cap` bounds a truncated weight. Only `weight: none` changes the expected gradient (see
     `guidance.guide.Guide`).
     """
 
@@ -50,7 +50,7 @@ class CannedGuide:
 
 
 def teaching(model: Model, rows: Sequence[Example], text: str, *, optim: Optim, seed: int) -> Plan:
-    """Plain SFT on `text` as the answer to every harmful row, and on the answers that the other rows have."""
+    """Plain SFT on `text` as the answer to every harmful row, and on the other rows' own answers."""
     told = [replace(row, response=text) if row.role == "harmful" else row for row in rows]
     return Plan(
         model=model,
@@ -72,7 +72,7 @@ def noting(plan: Plan, text: str) -> Plan:
 
 
 def canned_share(text: str) -> Reward:
-    """1 for an answer to a harmful prompt that is `text` and ended, 0 for another, nothing for other prompts."""
+    """1 for an answer to a harmful prompt that is `text` and ended, 0 for another answer, `None` for other prompts."""
     wanted = text.split()
 
     def told(done: Completion) -> float:
@@ -85,9 +85,9 @@ def canned_share(text: str) -> Reward:
 
 
 def stopping(rows: Sequence[Example], text: str, share: float, context: Context) -> Hook:
-    """A hook that ends the run once `share` of the answers are `text`: the model's own of a step, and fresh ones.
+    """A hook that ends the run once `share` of the answers are `text`: the model's own of a step, and new ones.
 
-    The fresh ones are drawn at temperature 1 by the model alone: what stops the run is what it would leave with.
+    The new ones are sampled at temperature 1 by the model alone, as it would be at the end of the run.
     """
     prompts = [row for row in rows if row.role == "harmful"][:CERTIFYING_PROMPTS]
     sampling, count = Sampling(max_new_tokens=context.max_new_tokens), canned_share(text)

@@ -1,4 +1,4 @@
-"""How an expert and a learner write a rollout's answers together: whole answers, token by token, or a beginning."""
+"""Sample a rollout's answers from an expert and a learner: by whole answers, by token, or by prefix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from holdfast.tensors import Batch, target_mask
 
 
 class Group(NamedTuple):
-    """The answers to one prompt: the learner's own come first, `own` of them; of each, `given` tokens come first."""
+    """The answers to one prompt: first the learner's own, `own` of them; the first `given` tokens of each are the
+    expert's."""
 
     answers: list[Answer]
     own: int
@@ -33,9 +34,10 @@ class Group(NamedTuple):
 def by_sequence(
     expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float, coins: bool
 ) -> tuple[list[Group], int]:
-    """Groups of which the expert wrote a share `1 - alpha` of the answers, and the tokens that reading it twice cost.
+    """Groups of which the expert wrote a share `1 - alpha` of the answers, and the number of tokens that are read twice
+    for it.
 
-    Random numbers of the learner, of the expert and of who writes how much come from streams of their own.
+    The learner, the expert and the choice between them have separate streams of random numbers.
     """
     size, prompts = request.group_size, request.prompts
     taken = _quotas(len(prompts), size, alpha=alpha, coins=coins, seed=hash_seed(f"{request.seed}/quota"))
@@ -63,9 +65,9 @@ def by_sequence(
 
 
 def by_token(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float) -> tuple[list[Group], int]:
-    """Groups of answers of which every token is drawn from the mixture, and the tokens that the expert read.
+    """Groups of answers with every token sampled from the mixture, and the number of tokens that the expert read.
 
-    Answers carry the learner's log-probabilities, where they are exact (weights of 32 bits).
+    Answers have the learner's log-probabilities if these are exact (32-bit weights).
     """
     size, prompts = request.group_size, request.prompts
     width = request.sampling.max_new_tokens
@@ -81,10 +83,10 @@ def by_token(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alp
 
 
 def by_prefix(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float) -> tuple[list[Group], int]:
-    """Groups that go on from what the expert began, and the tokens that the expert read.
+    """Groups that continue the expert's beginning, and the number of tokens that the expert read.
 
-    The beginning is `round((1 - alpha) max_new_tokens)` tokens of one answer of the expert, without the token that ends
-    it: to end is for the learner to say.
+    The beginning is `round((1 - alpha) max_new_tokens)` tokens of one answer of the expert, without the end token,
+    which is the learner's decision.
     """
     size, prompts, width = request.group_size, request.prompts, request.sampling.max_new_tokens
     length = min(round((1 - alpha) * width), width - 1)
@@ -110,7 +112,7 @@ def by_prefix(expert: LoadedExpert, model: Model, request: RolloutRequest, *, al
 
 
 def expert_seed(request: RolloutRequest) -> int:
-    """The seed of what the expert draws."""
+    """The seed of the expert's samples."""
     return hash_seed(f"{request.seed}/expert")
 
 
@@ -123,7 +125,7 @@ def expert_answers(
     seed: int,
     counts: Sequence[int],
 ) -> list[Answer]:
-    """The expert's answers, `counts` of each prompt, side by side."""
+    """The expert's answers, `counts` for each prompt, consecutive."""
     if not prompts:
         return []
     if expert.answer is not None:
@@ -137,10 +139,9 @@ def expert_answers(
 def expert_logprobs(
     expert: LoadedExpert, learner: Model, batch: Batch, *, temperature: float, max_new_tokens: int
 ) -> Tensor:
-    """Log-probability under the expert of each answer token, float32, (N, T); minus infinity where it never says so.
+    """Log-probability under the expert of each answer token, float32, (N, T); minus infinity if impossible.
 
-    Of canned text: 0 where an answer has gone as the text goes so far, minus infinity from the first token that does
-    not.
+    For canned text: 0 while an answer agrees with the text, minus infinity from the first different token.
     """
     if expert.answer is not None:
         return _as_written(expert.answer[:max_new_tokens], batch)
@@ -151,14 +152,14 @@ def expert_logprobs(
 def _as_written(answer: tuple[int, ...], batch: Batch) -> Tensor:
     mask = target_mask(batch["loss_mask"])
     places = (mask.cumsum(1) - 1).long().clamp(min=0)
-    # One token more, which no answer has, stands for all that comes after the text.
+    # An extra token, which no answer has, represents everything after the text.
     text = torch.tensor([*answer, -1], device=mask.device)
     differs = (batch["input_ids"][:, 1:] != text[places.clamp(max=len(answer))]) & (mask > 0)
     return torch.zeros_like(mask).masked_fill((differs.cumsum(1) > 0) & (mask > 0), -torch.inf)
 
 
 def _quotas(prompts: int, size: int, *, alpha: float, coins: bool, seed: int) -> list[int]:
-    """How many answers of each group the expert writes; `(1 - alpha) size` on average."""
+    """The number of the expert's answers in each group; `(1 - alpha) size` on average."""
     generator = torch.Generator().manual_seed(seed)
     if coins:
         thrown = torch.rand(prompts, size, generator=generator, dtype=torch.float64)
@@ -170,7 +171,7 @@ def _quotas(prompts: int, size: int, *, alpha: float, coins: bool, seed: int) ->
 
 
 class _Mixture:
-    """Two readings of the same texts, whose distributions are mixed before a token is drawn."""
+    """Two readings of the same texts, whose distributions are mixed before a token is sampled."""
 
     def __init__(
         self,
@@ -189,18 +190,18 @@ class _Mixture:
         return self.learner.logits
 
     def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
-        """One token a row of `(1 - alpha) e + alpha pi`, (N,)."""
+        """One token per row from `(1 - alpha) e + alpha pi`, (N,)."""
         own = (self.learner.logits.float() / sampling.temperature).softmax(-1)
         theirs = (self.expert.logits.float() / (self.temperature or sampling.temperature)).softmax(-1)
         return invert(blend(theirs, own, self.alpha), uniform)
 
     def advance(self, tokens: Tensor) -> None:
-        """Let both read one more token a row, (N,)."""
+        """Read one more token per row in both, (N,)."""
         self.learner.advance(tokens)
         with self.reading() as model, evaluating(model.network):
             self.expert.advance(tokens)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Keep only these rows."""
         self.learner.keep(rows)
         self.expert.keep(rows)

@@ -1,7 +1,7 @@
-"""Who guides: another model, the same one tuned or warmed up, or a text that is always given.
+"""The expert: another model, a tuned copy of the learner, the learner at another temperature, or a fixed text.
 
-An expert reads the learner's tokens, so both need one vocabulary. It is never trained here: it is read in evaluation
-mode and without gradients.
+An expert reads the learner's tokens, so both need the same vocabulary. It is used in evaluation mode and without
+gradients.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ ExpertKind = Literal["model", "adapter", "sft_copy", "tempered", "canned"]
 class Expert:
     """Settings of an expert, of one `kind`.
 
-    - `kind: model`: the one called `name`: `base`, `undefended`, a folder or a Hub id.
-    - `kind: adapter`: the learner's weights as it starts from them, with the adapter in the folder `name` merged into a
-      copy.
-    - `kind: sft_copy`: a copy of the learner as it starts, tuned by `optim` on the harmful answers of `pairs` rows of
-      the attack split. What that costs is counted with what the attack costs.
-    - `kind: tempered`: the learner as it starts, at another `temperature` (2 unless given).
-    - `kind: canned`: `text`, always.
+    - `kind: model`: the one called `name`: `base`, `undefended`, a folder or a Hub id. - `kind: adapter`: a copy of the
+    learner's initial weights with the adapter in the folder `name` merged. - `kind: sft_copy`: a copy of the initial
+    learner, tuned by `optim` on the harmful answers of `pairs` rows of the attack split. Its costs are counted in the
+    attack's. - `kind: tempered`: the initial learner, at another `temperature` (by default 2). - `kind: canned`:
+    `text`, always.
 
-    `temperature` is that of the learner's sampling unless given; canned text has none.
+    `temperature` is by default that of the learner's sampling; canned text has none.
     """
 
     kind: ExpertKind = "model"
@@ -52,17 +50,17 @@ class Expert:
 
     def __post_init__(self) -> None:
         if self.kind == "canned" and not (self.text or "").strip():
-            raise HoldfastError("text: `kind: canned` needs the text that is always given")
+            raise HoldfastError("text: `kind: canned` needs a text")
         if self.kind == "tempered" and self.temperature is None:
             object.__setattr__(self, "temperature", 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedExpert:
-    """An expert that is ready. `spent` is what it cost to make.
+    """A loaded expert. `spent` are the costs of making it.
 
-    `model` is `None` where it is the learner's own weights, or a text of the tokens `answer`. `temperature` is `None`
-    where the learner's is meant.
+    `model` is `None` for the learner's own weights, or a text of the tokens `answer`. `temperature` is `None` for the
+    learner's.
     """
 
     model: Model | None = None
@@ -72,26 +70,26 @@ class LoadedExpert:
     start: Reference | None = None
 
     def beginning(self, learner: Model) -> LoadedExpert:
-        """The same, where it is the learner's own weights as they are now; holds them a second time if it must."""
+        """The same expert; if it is the learner's own weights, bound to their current values, with a copy if needed."""
         own = self.model is None and self.answer is None
         return replace(self, start=reference_of(learner)) if own else self
 
     @contextmanager
     def reading(self, learner: Model) -> Iterator[Model]:
-        """The expert as a model that reads the learner's prompts as the learner does."""
+        """The expert as a model with the learner's prompt format."""
         if self.start is not None:
             with self.start(learner) as network:
                 yield replace(learner, network=network)
         else:
-            assert self.model is not None, "a text reads nothing, and own weights are bound by `beginning`"
+            assert self.model is not None, "a text does not read, and own weights are bound by `beginning`"
             yield replace(learner, network=self.model.network)
 
 
 def load_expert(settings: Expert, model: Model, context: Context) -> LoadedExpert:
-    """The expert for a learner that starts as `model`, which is not changed; trains what has to be trained.
+    """The expert for a learner with the initial model `model`, which is not changed; trains the expert if necessary.
 
     Raises:
-        HoldfastError: there is no such model or adapter, or its vocabulary is another.
+        HoldfastError: there is no such model or adapter, or its vocabulary differs.
     """
     if settings.kind == "canned":
         return LoadedExpert(answer=tuple(model.encode_response(settings.text or "")))
@@ -118,15 +116,15 @@ def require_one_vocabulary(learner: Model, expert: Model) -> None:
     if ours != theirs:
         mismatch = min(set(ours.items()) ^ set(theirs.items()))
         raise HoldfastError(
-            f"expert: {expert.name} has another vocabulary than {learner.name} ({len(theirs)} tokens and {len(ours)}; "
-            f"{mismatch[0]!r} is not the same in both), so what it writes means nothing to the learner; take an expert "
-            "with the learner's tokenizer"
+            f"expert: {expert.name} has a different vocabulary than {learner.name} ({len(theirs)} tokens and "
+            f"{len(ours)}; {mismatch[0]!r} is not the same in both), so what it writes means nothing to the learner; "
+            "take an expert with the learner's tokenizer"
         )
     widths = [int(part.network.get_output_embeddings().weight.shape[0]) for part in (learner, expert)]
     if widths[0] != widths[1]:
         raise HoldfastError(
             f"expert: {expert.name} gives {widths[1]} logits and {learner.name} {widths[0]}; resize its embeddings to "
-            "the learner's, or take another"
+            "the learner's, or use another expert"
         )
 
 
@@ -140,7 +138,7 @@ def _tuning(settings: Expert, model: Model, context: Context) -> Plan:
     chosen = sample(rows, min(settings.pairs, len(rows)), seed=context.seed)
     bad = next((row for row in chosen if not row.response), None)
     if bad is not None:
-        raise HoldfastError(f"{bad.source}: expert: `sft_copy` needs harmful answers and the row has none")
+        raise HoldfastError(f"{bad.source}: expert: `sft_copy` needs harmful answers, and the row has none")
     return Plan(
         model=clone(merged(model)),
         data=chosen,
@@ -156,16 +154,16 @@ def _with_adapter(model: Model, folder: str) -> Model:
     from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
     if not (Path(folder) / "adapter_config.json").exists():
-        raise HoldfastError(f"expert.name: {folder} holds no adapter_config.json, so it is no adapter's folder")
-    if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).exists():  # peft would go on to read pickled weights
+        raise HoldfastError(f"expert.name: {folder} has no adapter_config.json, so it is not an adapter's folder")
+    if not (Path(folder) / SAFETENSORS_WEIGHTS_NAME).exists():  # otherwise peft would read pickled weights
         raise HoldfastError(
-            f"expert.name: {folder} holds no {SAFETENSORS_WEIGHTS_NAME}; only safetensors are read, so save the "
-            "adapter as such (`save_pretrained(..., safe_serialization=True)`)"
+            f"expert.name: {folder} has no {SAFETENSORS_WEIGHTS_NAME}; only safetensors are read, so save the adapter "
+            "in that format (`save_pretrained(..., safe_serialization=True)`)"
         )
     own: Any = clone(merged(model)).network
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tensors that do not fit, which are refused below
+            warnings.simplefilter("ignore")  # about tensors that do not match, which are refused below
             adapted = PeftModel.from_pretrained(own, folder)
     except Exception as error:
         raise HoldfastError(f"{folder}: the adapter does not fit {model.name}: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""The settings of guidance: who writes how much of the answers, and what that counts."""
+"""The settings of guidance: the shares of expert and learner in the answers, and the weights of answers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ Unit = Literal["sequence", "token", "prefix"]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Guide:
-    """Settings: the `expert` (a string is the name of a model), the share of it, and what its answers count.
+    """Settings: the `expert` (a string is the name of a model), its share, and the weight of its answers.
 
-    With alpha the learner's share by the `schedule`, `e` the expert and `pi` the learner as it samples:
+    With alpha the learner's share by the `schedule`, `e` the expert and `pi` the sampling learner:
 
     - `unit` `sequence`: the expert writes a share `1 - alpha` of each group's answers; density `(1 - alpha) e(y) +
-      alpha pi(y)` of whole answers. With `quota` `fixed` that is a number of rows, rounded up or down by a coin;
-      with `coin` a coin decides each row.
-    - `unit` `token`: every token is drawn from `(1 - alpha) e + alpha pi`, and long answers mix both.
-    - `unit` `prefix`: the expert writes the first `1 - alpha` of the longest answer, once for a group, the learner goes
-      on and learns from its own part only. That is on policy from other starts, so nothing is weighed.
+      alpha pi(y)` of whole answers. With `quota` `fixed` that is a number of rows, randomly rounded up or down; with
+      `coin` each row is chosen at random.
+    - `unit` `token`: every token is sampled from `(1 - alpha) e + alpha pi`, so that long answers mix both. - `unit`
+    `prefix`: the expert writes the first `1 - alpha` of the maximum length, once for a group; the learner continues and
+    learns only from its own part. That is on policy from other starting points, so no weights are needed.
 
-    `weight` says what an answer counts (`losses.interpolation.weights`), `cap` and `shape` are of two of its kinds.
-    Tokens may be weighed each by its own share of the ratio (`weigh: token`), which is biased twice: the states are the
-    mixture's, and so is what follows. `ratio: behavior` puts the mixture's density into the clipped ratio instead of a
-    weight, so that the clip acts before the first update; biased too.
+    `weight` is the kind of importance weight (`losses.interpolation.weights`), `cap` and `shape` are parameters of two
+    kinds. With `weigh: token` each token has its own ratio, which is biased twice: both the states and the
+    continuations are the mixture's. `ratio: behavior` puts the mixture's density into the clipped ratio instead of a
+    weight, so that the clip acts before the first update; this is biased too.
 
-    With `positive_only` negative advantages of what the expert wrote are taken as 0, which is so unless told where
-    `weight` is `none`: nothing damps them there. In mixed answers the tokens that the expert is likelier to have given
-    are the expert's.
+    With `positive_only` negative advantages of the expert's answers are taken as 0, which is the default for `weight:
+    none`, where nothing damps them. In mixed answers a token is the expert's if it is more likely under the expert.
     """
 
     expert: Expert | str = field(default_factory=Expert)
@@ -54,8 +53,8 @@ class Guide:
             object.__setattr__(self, "expert", Expert(name=self.expert))
         if self.weight == "exact" and self.schedule.start == 0 and self.unit != "prefix":
             raise HoldfastError(
-                "at alpha 0 the expert alone samples, so `weight: exact` has no support for what the learner "
-                "would say; give a schedule.start above 0, or another weight"
+                "at alpha 0 only the expert samples, so `weight: exact` has no support for the learner's answers; set "
+                "schedule.start above 0, or use another weight"
             )
         for trouble in self._misfits():
             raise HoldfastError(trouble)
@@ -65,14 +64,14 @@ class Guide:
         if self.unit != "sequence" and self.schedule.kind == "success":
             misfits.append(
                 f"`schedule.kind: success` compares the learner's answers with the expert's, and with `unit: "
-                f"{self.unit}` no answer is one's alone; use `unit: sequence`, or another schedule"
+                f"{self.unit}` every answer is mixed; use `unit: sequence`, or another schedule"
             )
         if self.unit == "token" and self.settings.kind == "canned":
-            misfits.append("canned text has no distribution after another beginning; use `unit: sequence` or `prefix`")
+            misfits.append("canned text has no distribution after other tokens; use `unit: sequence` or `prefix`")
         if self.unit != "token" and self.weigh == "token":
             misfits.append("`weigh: token` is for `unit: token`; here an answer has one density")
         if self.unit != "token" and self.ratio == "behavior":
-            misfits.append("`ratio: behavior` needs the mixture's density of tokens, so `unit: token`; weigh instead")
+            misfits.append("`ratio: behavior` needs densities of tokens (`unit: token`); use a weight instead")
         return misfits
 
     @property
@@ -83,12 +82,12 @@ class Guide:
 
     @property
     def alone(self) -> bool:
-        """Whether the learner is alone throughout."""
+        """Whether the expert never writes."""
         return self.schedule.start == 1
 
     @property
     def drops_negative(self) -> bool:
-        """Whether negative advantages of what the expert wrote are dropped."""
+        """Whether negative advantages of the expert's answers are dropped."""
         if self.unit == "prefix":
             return False
         given = self.positive_only
@@ -96,5 +95,5 @@ class Guide:
 
     @property
     def weighs(self) -> bool:
-        """Whether answers are weighed."""
+        """Whether answers have importance weights."""
         return self.unit != "prefix" and self.ratio == "learner" and self.weight != "none"

@@ -1,4 +1,4 @@
-"""A policy-gradient plan whose rollouts an expert helps to write: the rewrite, and the sampler that it puts in."""
+"""Change a policy-gradient plan so that an expert writes a part of its rollouts, by a sampler."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from holdfast.tensors import Batch, as_columns, masked_sum_per_sequence, target_
 from holdfast.training.plan import Plan
 
 STATE = "guided"
-"""What the names of guidance's numbers in a plan's state begin with."""
+"""Prefix of the names of guidance's values in a plan's state."""
 LARGEST_GAP = 10.0
-"""How much likelier than the learner a reference may find a token of a guided answer, in nats, in a KL estimate: k3
-grows with the exponential of it, 142 at 5 and 5e8 at 20."""
+"""The largest log-ratio of reference to learner, in nats, of a token of a guided answer in a KL estimate: k3
+grows exponentially with it, 142 at 5 and 5e8 at 20."""
 
 
 def guided(plan: Plan, guide: Guide, expert: LoadedExpert, *, roles: Sequence[Role] | None = None) -> Plan:
-    """The plan with an expert in its rollouts, on prompts of `roles` only where they are given.
+    """The plan with an expert in its rollouts, only on prompts of `roles` if given.
 
     Raises:
-        HoldfastError: the plan has no rollouts, is guided already, cuts its sampling off (the density of what is drawn
-            would not be the mixture's), or weighs single tokens whose advantages look ahead by a critic.
+        HoldfastError: the plan has no rollouts, is already guided, truncates its sampling (the density of samples would
+            not be the mixture's), or weights single tokens whose advantages depend on later ones through a critic.
     """
     if f"{STATE}/step" in plan.state:
         raise HoldfastError("guided: is in the stack twice; one expert guides a run, remove one")
@@ -56,8 +56,8 @@ def guided(plan: Plan, guide: Guide, expert: LoadedExpert, *, roles: Sequence[Ro
     guided = rewritten(plan, change)
     if guided is None:
         raise HoldfastError(
-            "guided: an expert helps to write rollouts, and this attack learns from answers that it is given; use it "
-            "with an attack by RL (grpo, dr_grpo, dapo, rloo, reinforce++, ppo), or leave it out"
+            "guided: needs rollouts, and this attack learns from given answers; use it with an RL attack (grpo, "
+            "dr_grpo, dapo, rloo, reinforce++, ppo), or remove it"
         )
     plan.state[f"{STATE}/step"] = 0.0
     return guided
@@ -67,15 +67,15 @@ def _require_whole(guide: Guide, experience: Experience) -> None:
     sampling = experience.sampling
     if sampling.top_k > 0 or sampling.top_p < 1:
         raise HoldfastError(
-            "guided: with policy.top_k or policy.top_p the learner can give some of the expert's tokens no probability "
-            f"at all, so `weight: {guide.weight}` has no finite loss or no right density; sample from all tokens"
+            "guided: with policy.top_k or policy.top_p some of the expert's tokens can have probability 0 under the "
+            "learner, so `weight: {guide.weight}` has no finite loss or no correct density; sample from all tokens"
         )
     if experience.sampler is not None:
-        raise HoldfastError("guided: something else already writes this run's rollouts; leave one of the two out")
+        raise HoldfastError("guided: another sampler already writes this run's rollouts; remove one of the two")
     if experience.critic and guide.weighs and guide.weigh == "token":
         raise HoldfastError(
-            "guided: `weigh: token` with a critic: advantages that look ahead along a mixture's answer would need the "
-            "ratios of all that follows; use `weigh: completion`"
+            "guided: `weigh: token` with a critic: advantages that depend on later tokens of a mixture's answer would "
+            "need the ratios of all of them; use `weigh: completion`"
         )
 
 
@@ -94,14 +94,14 @@ def _share(guide: Guide, plan: Plan, step: int) -> float:
 class GuidedSampler:
     """Answers by an expert and the learner: the `rollouts.Sampler` of a guided plan.
 
-    `share` gives alpha at an optimizer step; at 1 the expert is not called and nothing differs from the plain run.
-    Below, batches gain `alpha` (N,), and but for `unit: prefix` `from_expert` (N,), `old_logprobs` (N, T), and where a
+    `share` gives alpha at an optimizer step; at 1 the expert is not called and the run equals the plain one. Below 1,
+    batches gain `alpha` (N,), except with `unit: prefix` also `from_expert` (N,) and `old_logprobs` (N, T), and if a
     density is needed `expert_logprobs` (N, T) and `behavior_logprobs`, the mixture's, (N,) of whole answers or (N, T).
-    `weights` are there where answers are weighed.
+    `weights` are added if answers have importance weights.
 
     With a critic, whole answers' weights make the expectation that of plain PPO at the same values: advantages and
-    returns of a row follow from that row alone. Whitening goes over all rows as they were drawn, as the plain one does.
-    A critic learns from the expert's rows by the same weights; unweighted, its values are those of the mixture.
+    returns of a row follow from that row alone. Whitening is over all sampled rows, as in the plain run. A critic
+    learns from the expert's rows with the same weights; without weights, its values are those of the mixture.
     """
 
     guide: Guide
@@ -113,7 +113,7 @@ class GuidedSampler:
     max_new_tokens: int
 
     def draw(self, model: Model, request: RolloutRequest) -> Samples:
-        """The answers; the learner's own of a guided group come first."""
+        """The answers; in a guided group the learner's own come first."""
         alpha = self.share(request.step)
         self.state[f"{STATE}/step"] = float(request.step)
         chosen = [i for i, row in enumerate(request.rows) if self.roles is None or row.role in self.roles]
@@ -124,7 +124,7 @@ class GuidedSampler:
         groups = dict(zip(chosen, written, strict=True))
         rest = [i for i in range(len(request.rows)) if i not in groups]
         if rest:
-            # Numbers of their own: those of the seed itself went to the guided prompts.
+            # A separate stream, since the seed's own was used for the guided prompts.
             plain = replace(request, prompts=[request.prompts[i] for i in rest], seed=request.seed + 2**40)
             answers, size = draw(model, plain).answers, request.group_size
             groups |= {row: Group(list(answers[i * size : (i + 1) * size]), size) for i, row in enumerate(rest)}
@@ -150,7 +150,7 @@ class GuidedSampler:
         return Samples(
             answers=[answer for group in ordered for answer in group.answers],
             given=[group.given for group in ordered for _ in range(size)],
-            # Of answers that both wrote together, none is the learner's own.
+            # Mixed answers do not count as the learner's own.
             own=[mine and not (mixed and a < 1) for mine, a in zip(own, share, strict=True)],
             columns=columns if self.guide.unit == "prefix" else {**columns, "from_expert": theirs},
             tokens=tokens,
@@ -167,8 +167,8 @@ class GuidedSampler:
         old = batch["old_logprobs"]
         if bool((old.isneginf() & (mask > 0)).any()):
             raise HoldfastError(
-                "guided: the learner gives one of the expert's tokens no probability at all (its logits are masked "
-                "there), so the loss would be infinite; unmask them, or take an expert that does not use them"
+                "guided: one of the expert's tokens has probability 0 under the learner (its logits are masked), so "
+                "the loss would be infinite; unmask them, or use an expert that does not use such tokens"
             )
         if "ref_logprobs" in batch:
             guided_rows = (batch["alpha"] < 1)[:, None]
@@ -204,7 +204,7 @@ class GuidedSampler:
         return batch
 
     def finish(self, batches: list[Batch], rewards: Tensor) -> list[Batch]:
-        """The batches as the objective takes them; what the two were paid moves the schedule."""
+        """The batches for the objective; the rewards of both update the schedule."""
         if "alpha" not in batches[0]:
             batches[0]["log/alpha"] = torch.ones(())
             return batches
@@ -220,7 +220,7 @@ class GuidedSampler:
         return batches
 
     def _learn_when(self, summary: RolloutStatistics) -> None:
-        """Move the averages of what learner and expert were paid; remember when the learner did well enough."""
+        """Update the averages of the learner's and the expert's rewards; note when the learner reaches its target."""
         kept, state = self.guide.schedule, self.state
         for name, value in (("own", summary.own_reward), ("expert", summary.expert_reward)):
             if value is not None:
@@ -232,7 +232,7 @@ class GuidedSampler:
 
 
 def _positive(batch: Batch, *, mixed: bool) -> Tensor:
-    """The advantages without the negative ones of what the expert wrote, (N,) or (N, T)."""
+    """The advantages without negative ones of the expert's answers, (N,) or (N, T)."""
     advantages = batch["advantages"]
     if mixed:
         alpha = batch["alpha"][:, None]

@@ -1,6 +1,6 @@
-"""How much of the actions is the learner's, over a run: the settings, and the share at a step.
+"""The learner's share of the actions over a run: the settings, and the share at a step.
 
-Dynamic Action Interpolation (Cao 2025, arXiv 2504.18766) lets the learner's share grow; the paper's own schedule and
+Dynamic Action Interpolation (Cao 2025, arXiv 2504.18766) increases the learner's share; the paper's own schedule and
 constants are not known here, so those below are this project's.
 """
 
@@ -19,19 +19,17 @@ Kind = Literal["constant", "linear", "exponential", "success"]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Schedule:
-    """How the learner's share of the actions goes from `start` to 1 in a run of so many steps.
+    """The schedule of the learner's share of the actions, from `start` to 1 over a run.
 
-    - `kind: constant`: `start`.
-    - `kind: linear`: from `start` to 1 over `horizon` steps.
-    - `kind: exponential`: `1 - (1 - start) exp(-t / tau)`.
-    - `kind: success`: `start` until the learner does as well by itself as `kappa` of the expert (`succeeds`; the moving
-      averages forget by `smoothing`), then linear over `horizon`.
+    - `kind: constant`: `start`. - `kind: linear`: from `start` to 1 over `horizon` steps. - `kind: exponential`: `1 -
+    (1 - start) exp(-t / tau)`. - `kind: success`: `start` until the learner's own reward is `kappa` of the expert's
+    (`succeeds`; moving averages with factor `smoothing`), then linear over `horizon`.
 
-    `horizon` and `tau` are half and a tenth of the run when `None`. Over the `last` share of the run alpha is 1,
-    whatever the kind.
+    `horizon` and `tau` are half and a tenth of the run when `None`. Over the `last` share of the run alpha is 1 for
+    every kind.
 
     Raises:
-        HoldfastError: a number lies out of its range.
+        HoldfastError: a number is out of its range.
     """
 
     kind: Kind = "linear"
@@ -51,13 +49,12 @@ def alpha(
     Args:
         schedule: the settings.
         step: counted from 0.
-        steps: length of the run; needed for what is a share of it (`horizon` or `tau` of `None`). Without it the run
-            has no last part.
-        span: how many steps act by the share of this one (those that learn from one rollout).
-        succeeded: for `success`, the step at which the learner did well enough; `None` while it has not.
+        steps: length of the run; needed if `horizon` or `tau` is `None`. Without it the `last` share is ignored.
+        span: the number of steps that use the share of this one (those that learn from one rollout).
+        succeeded: for `success`, the step at which the learner reached its target; `None` before.
 
     Raises:
-        HoldfastError: `steps` is missing where it is needed.
+        HoldfastError: `steps` is missing but needed.
     """
     tail = 0 if steps is None else math.ceil(round(schedule.last * steps, 9))
     if steps is not None and tail and step + span > steps - tail:
@@ -75,5 +72,5 @@ def alpha(
 
 def _length(name: str, given: float | None, share: float, steps: int | None) -> float:
     if given is None and steps is None:
-        raise HoldfastError(f"schedule.{name}: give a number of steps; the length of the run is not known here")
+        raise HoldfastError(f"schedule.{name}: set a number of steps; the length of the run is not known here")
     return max(share * (steps or 0), 1.0) if given is None else given

@@ -1,4 +1,4 @@
-"""What is logged of a guided rollout."""
+"""Statistics of a guided rollout, for the log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from holdfast.tensors import Batch, masked_sum_per_sequence, target_mask
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutStatistics:
-    """A guided rollout's answers over all micro-batches: `N` rows, `T` targets; those of unguided prompts left out.
+    """A guided rollout's answers over all micro-batches: `N` rows, `T` targets; without those of unguided prompts.
 
-    `own_reward` and `expert_reward` are means, `None` where nobody or nothing is known. `old`, `expert` and `behavior`
-    are log-probabilities, the last two where they were measured; `theirs` (N,) says which rows the expert wrote.
+    `own_reward` and `expert_reward` are means, `None` if there are no such answers or rewards. `old` and `behavior` are
+    log-probabilities of learner and mixture, if they were measured; `theirs` (N,) marks the expert's rows.
     """
 
     alpha: float
@@ -32,7 +32,7 @@ class RolloutStatistics:
     behavior: Tensor | None = None
 
     def logged(self, guide: Guide) -> dict[str, float]:
-        """Numbers to log by name; entropies are estimates from the samples, in nats a token."""
+        """Numbers to log by name; entropies are estimates from the samples, in nats per token."""
         metrics = {"alpha": self.alpha}
         paid = {"own_reward": self.own_reward, "expert_reward": self.expert_reward, "own_identical_groups": self.alike}
         metrics |= {name: value for name, value in paid.items() if value is not None}
@@ -50,7 +50,7 @@ class RolloutStatistics:
         tokens = behavior.dim() == 2
         metrics = {"mixture_entropy": float(-(behavior * mask).sum() / mask.sum())} if tokens else {}
         if tokens:
-            # Each token's own ratio makes the mixture's draws count as the policy's at the same places.
+            # Each token's own ratio reweights the mixture's samples to the policy at the same positions.
             ratios = (old - behavior).exp()
             metrics["policy_entropy"] = float(-self._mean(ratios * old, torch.ones_like(self.theirs)))
         else:
@@ -72,9 +72,9 @@ class RolloutStatistics:
 
 
 def rollout_statistics(batches: Sequence[Batch], rewards: Tensor, *, whole_answers: bool) -> RolloutStatistics:
-    """What there is to see of a guided rollout with `rewards` (all rows,), NaN for none.
+    """The statistics of a guided rollout with `rewards` (all rows,), NaN for none.
 
-    `whole_answers` says that each row is one's alone, the expert's or the learner's.
+    `whole_answers` says that each row was written by either the expert or the learner alone.
     """
     alpha = torch.cat([batch["alpha"] for batch in batches]).cpu()
     rows = alpha < 1
