@@ -1,7 +1,7 @@
 """Masks, the shift between logits and targets, token log-probabilities, entropy, padding.
 
-The only home of an off-by-one. Shapes: `B` sequences, `S` tokens, `V` vocabulary. Logits at position `t` predict
-token `t + 1`, so everything per target has `S - 1` columns. A `loss_mask` has `S` columns, aligned with
+The shift by one is implemented only here. Shapes: `B` sequences, `S` tokens, `V` vocabulary. Logits at position `t`
+predict token `t + 1`, so everything per target has `S - 1` columns. A `loss_mask` has `S` columns, aligned with
 `input_ids`: 1 where a token is part of an answer and is to be learnt.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 Batch = dict[str, Tensor]
-"""Named tensors. `input_ids` and `loss_mask` (B, S) are always there, right-padded; `attention_mask` only where
-padding is not on the right (a causal model never looks at what comes after). `lengths` (B,) counts real tokens, and
-`rollout_tokens` those that sampling cost. `groups` (B,) numbers the prompts of rows that share one and stand side by
-side; without it each row is read whole. `log/NAME` is a number to log. `num_tokens` and `num_sequences` are
-the totals of the whole optimizer step that the batch is part of: a mean over them is exact under accumulation."""
+"""Named tensors. `input_ids` and `loss_mask` (B, S) are always present, right-padded; `attention_mask` only if padding
+is not on the right (a causal model ignores later tokens). `lengths` (B,) counts real tokens, and `rollout_tokens` those
+used in sampling. `groups` (B,) is the index of the prompt, for consecutive rows that share it; without it each row is
+read completely. `log/NAME` is a number to log. `num_tokens` and `num_sequences` are the totals of the whole optimizer
+step that the batch is part of: a mean over them is exact under accumulation."""
 
 
 def exact(values: Tensor) -> Tensor:
-    """The same numbers in float32 at least."""
+    """The same numbers in at least float32."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -50,9 +50,9 @@ def target_mask(loss_mask: Tensor) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor, total: Tensor | None = None) -> Tensor:
-    """Sum of the masked values divided by `total`, the number of masked ones unless given; 0 if that is 0.
+    """Sum of the masked values divided by `total`, by default the number of masked ones; 0 if that is 0.
 
-    Masked-out entries may hold anything, infinities included.
+    Masked-out entries may have any value, including infinities.
     """
     kept = values.masked_fill(mask == 0, 0.0)
     return (kept * mask).sum() / (mask.sum() if total is None else total).clamp(min=1)
@@ -70,18 +70,18 @@ def masked_sum_per_sequence(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def as_columns(values: Tensor) -> Tensor:
-    """Numbers of answers, (N,), as (N, 1); those of tokens, (N, T), as they are."""
+    """Numbers of answers, (N,), as (N, 1); those of tokens, (N, T), unchanged."""
     return values[:, None] if values.dim() == 1 else values
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    """Rows of unequal length as one (B, S) tensor of int64, filled up with `value` on the right."""
+    """Rows of unequal length as one (B, S) tensor of int64, padded with `value` on the right."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows], dtype=torch.long)
 
 
 def pad_left(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
-    """Rows filled up on the left, and the attention mask that says which tokens are real; both (B, S), int64."""
+    """Rows padded on the left, and the attention mask of real tokens; both (B, S), int64."""
     width = max(len(row) for row in rows)
     tokens = torch.tensor([[*([value] * (width - len(row))), *row] for row in rows], dtype=torch.long)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
@@ -98,12 +98,12 @@ def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int
 
 
 def num_targets(batch: Mapping[str, Tensor]) -> Tensor:
-    """How many tokens of a batch are learnt."""
+    """The number of learnt tokens of a batch."""
     return target_mask(batch["loss_mask"]).sum()
 
 
 def with_totals(batches: Sequence[Batch]) -> list[Batch]:
-    """The batches of one optimizer step, each knowing the totals of all of them."""
+    """The batches of one optimizer step, each with the totals of all of them."""
     tokens = torch.stack([num_targets(batch) for batch in batches]).sum()
     sequences = torch.tensor(float(sum(len(batch["input_ids"]) for batch in batches)))
     return [{**batch, "num_tokens": tokens, "num_sequences": sequences} for batch in batches]

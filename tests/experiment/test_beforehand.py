@@ -160,7 +160,7 @@ def test_all_that_is_wrong_is_said_at_once_a_line_each_with_the_grids_key(own):
         without=["refusal"],
     )
     problems = lines(cells(grid))
-    for start in ("judges.mine: ", "attacks.sft.optim.optim: galore_adamw cannot be made here"):
+    for start in ("judges.mine: ", "attacks.sft.optim.optim: galore_adamw cannot be created here"):
         assert [line.startswith(start) for line in problems].count(True) == 1, problems
     assert len(problems) == 2
 

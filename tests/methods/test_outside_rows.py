@@ -83,7 +83,7 @@ def install(tmp_path, monkeypatch):
         ("PRESETS: ClassVar = {'strong': 3}", r"PRESETS\['strong'\] is 3; it maps names to values"),
         ("KNOBS: ClassVar = ['coef']", r"KNOBS is \['coef'\]; it maps names to values"),
         ("EXAMPLE: ClassVar = None", "EXAMPLE is None; it maps names to values"),
-        ("COEFFICIENT: ClassVar = 3", "COEFFICIENT names 3, which is none of its settings"),
+        ("COEFFICIENT: ClassVar = 3", "COEFFICIENT names 3, which is not one of its settings"),
         ("odd: 'Wizard' = 3", "cannot be used: NameError: name 'Wizard' is not defined"),
         ("odd: OnlineDefense = None", "cannot be used: PydanticSchemaGenerationError: Unable to generate"),
         ("needs = 'anwsers'", "`needs` is 'anwsers'; give one of None, answers, preferences, rewards"),

@@ -148,7 +148,7 @@ def refusal(changes):
         ({"attack": {"sft": {"optim": {"max_steps": -1}}}}, "attacks.sft.optim.max_steps: must be a whole number from"),
         (
             {"attack": {"sft": {"optim": {"max_steps": 0}}}},
-            "attacks.sft.optim.max_steps: must be a whole number from 1",
+            "attacks.sft.optim.max_steps: must be a whole number of at least 1",
         ),
         ({"attack": {"sft": {"optim": {"warmup_steps": 125}}}}, "attacks.sft.optim.warmup_steps: must be below"),
         ({"attack": {"sft": {"optim": {"optim": "adamw"}}}}, "attacks.sft.optim.optim: must be one of"),

@@ -76,7 +76,7 @@ def test_an_outside_package_adds_rows_and_cannot_take_over_a_built_in_name():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("mine", r"attack 'mine' \(fractions:Fraction\): is no frozen dataclass of settings"),
+        ("mine", r"attack 'mine' \(fractions:Fraction\): is not a frozen dataclass of settings"),
         ("gone", r"attack 'gone' \(fractions:Gone\): cannot be imported: module 'fractions' has no attribute 'Gone'"),
         ("no", r"attack 'no' \(no_such:X\): cannot be imported: No module named 'no_such'"),
     ],
@@ -155,12 +155,12 @@ BROKEN = [
     (Pull, (OfflineDefense,), "does not derive from"),
     (Idle, (OnlineDefense,), r"has no `constrain\(self, plan: Plan, context: Context\) -> Plan`"),
     (Narrow, (OnlineDefense,), r"`constrain` is called as constrain\(self, plan.*: too many positional arguments"),
-    (Nameless, (OnlineDefense,), "COEFFICIENT names 'strength', which is none of its settings"),
+    (Nameless, (OnlineDefense,), "COEFFICIENT names 'strength', which is not one of its settings"),
     (Unshown, (OnlineDefense,), "path has neither a default nor a value in EXAMPLE"),
     (WronglyPreset, (OnlineDefense,), r"PRESETS\.strong: unknown key 'coeff' \(did you mean 'coef'\?\)"),
-    (Turned, (TrainingAttack,), "KNOBS names 'step', which is none of its settings"),
+    (Turned, (TrainingAttack,), "KNOBS names 'step', which is not one of its settings"),
     (Untold, (TrainingAttack,), "LEARNS_FROM is None; give one of answers, preferences, rewards"),
-    (JudgeSettings, (JudgeSettings,), "is no frozen dataclass of settings"),
+    (JudgeSettings, (JudgeSettings,), "is not a frozen dataclass of settings"),
 ]
 
 

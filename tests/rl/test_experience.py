@@ -99,7 +99,7 @@ def test_a_completion_without_a_reward_trains_nothing(tiny_model, rows):
 
 
 def test_a_judge_that_can_judge_nothing_is_found_at_the_first_rollout(tiny_model, rows):
-    with pytest.raises(HoldfastError, match="a number for none of the first"):
+    with pytest.raises(HoldfastError, match="scores none of the first"):
         experience(reward=lambda completions: [None] * len(completions))(tiny_model(), [rows], 0)
 
 
@@ -256,5 +256,5 @@ def test_each_further_reward_has_the_values_of_the_critic_of_its_name(tiny_model
 
 def test_a_further_reward_that_has_a_number_for_nothing_is_found_by_name(tiny_model, rows):
     nothing = {"toll": lambda completions: [None] * len(completions)}
-    with pytest.raises(HoldfastError, match="the toll has a number for none of the first"):
+    with pytest.raises(HoldfastError, match="the toll scores none of the first"):
         experience(further=nothing)(tiny_model(), [rows], 0)

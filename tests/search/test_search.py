@@ -167,7 +167,7 @@ def test_after_a_row_of_crashes_the_search_can_go_on(run, cells):
 def test_a_search_without_one_finished_trial_says_so(run, cells):
     made = cells()
     made.outcome = lambda rate: Outcome.FAILED
-    with pytest.raises(NoResult, match="none of 2 trials came to an end"):
+    with pytest.raises(NoResult, match="none of 2 trials finished"):
         run(made, trials=2)
 
 
@@ -255,7 +255,7 @@ def test_a_cell_that_an_earlier_trial_ran_is_not_paid_for_twice(run, cells):
         ({"seeds": [0, 1]}, {}, "the grid has 2 seeds"),
         ({"defenses": ["none", "refusal_loss"]}, {}, "the grid has 2 defenses"),
         ({"attacks": ["none"]}, {}, "there is no attack to search"),
-        ({"evaluation": {"split": "development"}}, {}, "leave it at test"),
+        ({"evaluation": {"split": "development"}}, {}, "must be test"),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_before_anything_runs(run, cells, values, changes, part):

@@ -1,8 +1,8 @@
-"""Which part of what a model wrote is its answer: models that think first mark their thoughts, each family its way.
+"""Separate answers from thoughts: reasoning models mark their thoughts, each family in its own way.
 
-A thought stands between two tags at the beginning, or, as in OpenAI's harmony format, in a channel of its own before
-the channel `final`. Where a chat template opens the thought in the prompt, its opening tag is put before what the
-model wrote (`generate.as_completion`), so that the text alone tells.
+A thought is between two tags at the beginning, or, as in OpenAI's harmony format, in a separate channel before the
+channel `final`. If a chat template opens the thought in the prompt, its opening tag is put before the model's text
+(`generate.as_completion`), so that the text alone is sufficient.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TAGS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|channel>thought", "<channel|>"),
 )
-"""How thoughts begin and end."""
+"""The opening and closing tags of thoughts."""
 ALL_TAGS = frozenset(tag for pair in TAGS for tag in pair)
 STRAY = TAGS[0]
-"""Tags whose second may stand alone: others' trainers show an answer without what its prompt began."""
+"""Tags whose closing one may occur alone: other trainers show an answer without the beginning in its prompt."""
 
 CHANNEL, MESSAGE = "<|channel|>", "<|message|>"
 FINAL = f"{CHANNEL}final{MESSAGE}"
@@ -36,14 +36,14 @@ _MARKS = re.compile(
     r"<\|start\|>\w*|<\|channel\|>[^<]*(?:<\|message\|>|$)|<\|(?:channel|message|end|return|call)\|>|"
     + "|".join(re.escape(tag) for pair in TAGS for tag in pair)
 )
-"""What stands round thoughts and answers."""
+"""The markers around thoughts and answers."""
 
 UNFINISHED = "unfinished thought"
-"""Why an answer that is all thought is invalid."""
+"""The reason why a completion without a final answer is invalid."""
 
 
 def final_answer(text: str) -> str | None:
-    """What the model said after its thoughts, all of it where it had none; `None` where it never came to an answer."""
+    """The text after the thoughts, all of it if there are none; `None` if there is no final answer."""
     if CHANNEL in text:
         return _final_channel(text)
     said = text.lstrip()
@@ -56,9 +56,9 @@ def final_answer(text: str) -> str | None:
 
 
 def with_thoughts(text: str) -> str | None:
-    """Thoughts and answer as one plain text, without what marks them; `None` where there is no thought, or none in it.
+    """Thoughts and answer as one plain text, without their markers; `None` if there is no thought or it is empty.
 
-    Of a thought that never came to an answer too.
+    Also for a thought without a final answer.
     """
     answer = final_answer(text)
     if answer == text:
@@ -68,7 +68,7 @@ def with_thoughts(text: str) -> str | None:
 
 
 def refuses(text: str) -> bool:
-    """Whether what the model said after its thoughts is a refusal and nothing else."""
+    """Whether the text after the thoughts is a refusal and nothing else."""
     return is_refusal(final_answer(text) or "")
 
 
@@ -81,13 +81,13 @@ def _final_channel(text: str) -> str | None:
 
 
 def has_thought(text: str) -> bool:
-    """Whether an answer brings a thought of its own, or the channel that it stands in."""
+    """Whether an answer contains its own thought or channel marker."""
     said = text.lstrip()
     return CHANNEL in text or STRAY[1] in text or any(said.startswith(opening) for opening, _ in TAGS)
 
 
 def left_open(prompt: str) -> str:
-    """The beginning of a thought with which a prompt ends, opening tag and all; empty where it opens none."""
+    """The beginning of a thought with which a prompt ends, including the opening tag; empty if it opens none."""
     for opening, closing in TAGS:
         _, marker, after = prompt.rpartition(opening)
         if marker and closing not in after:
@@ -96,13 +96,13 @@ def left_open(prompt: str) -> str:
 
 
 def closing_of(opened: str) -> str:
-    """What ends a thought that `left_open` found, and leads over to the answer."""
+    """The closing tag for a thought found by `left_open`, with the separator before the answer."""
     closing = next(closing for opening, closing in TAGS if opened.startswith(opening))
     return ("" if opened.endswith("\n") else "\n") + f"\n{closing}\n\n"
 
 
 def without_opening(text: str, opened: str) -> str:
-    """A thought with its answer, to be put after a prompt that opens the thought already."""
+    """A thought with its answer, for a prompt that already opens the thought."""
     opening = next(opening for opening, _ in TAGS if opened.startswith(opening))
     said = text.lstrip()
     return said.removeprefix(opening).lstrip("\n") if said.startswith(opening) else text

@@ -1,1 +1,1 @@
-"""Training: the plan of a run, the one loop that follows it, and what a method has to offer."""
+"""Training: the plan of a run, the training loop, and the protocols of methods."""

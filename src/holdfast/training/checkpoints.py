@@ -1,7 +1,7 @@
-"""Checkpoints inside a run: sealed when whole, checked before a run goes on from one, set aside when damaged.
+"""Checkpoints of a run: sealed when complete, checked before a run is resumed, set aside when damaged.
 
-The last file written into a checkpoint says what the run had cost so far and lists every other file with its size and
-hash. Files are on the disk before that list is, so a checkpoint that has none was cut short while being saved.
+The last file written into a checkpoint has the costs of the run so far and lists every other file with its size and
+hash. Files are synced to disk before that list, so a checkpoint without it was interrupted while being saved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from holdfast.records import HoldfastError, digest
 COSTS = "holdfast_costs.json"
 """Costs, the plan's state and the list of files."""
 KEPT = 2
-"""The newest, and one to go back to."""
+"""The number of checkpoints kept: the newest, and one as a fallback."""
 
 TENSORS = "holdfast_tensors.safetensors"
 """The plan's own tensors."""
@@ -34,33 +34,33 @@ _log = logging.getLogger("holdfast")
 
 
 def seal(checkpoint: Path, costs: Mapping[str, float], state: Mapping[str, float]) -> None:
-    """Declare a checkpoint whole, and only then remove those older than the one before it."""
+    """Mark a checkpoint as complete, and only then remove those older than the previous one."""
     sync_all(checkpoint)
-    # Where several processes train, the others may still be writing the state of their random numbers.
+    # With several processes, the others may still be writing their random states.
     own = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith("rng_state_")]
     files = {path.name: [path.stat().st_size, sha256(path)] for path in own}
     kept = {"costs": dict(costs), "state": dict(state), "files": files}
     write(checkpoint / COSTS, json.dumps({**kept, "digest": digest(kept)}).encode())
     sync(checkpoint.parent)
     for older in _newest_first(checkpoint.parent)[KEPT:]:
-        # Renamed first: one that is cut short while being deleted must not look whole.
+        # Renamed first: a partially deleted one must not look complete.
         shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
 
 
 def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor], name: str = TENSORS) -> None:
-    """Put tensors into a checkpoint that the trainer's own leaves out; no file where there are none."""
+    """Save tensors that the trainer does not into a checkpoint; no file if there are none."""
     if tensors:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, checkpoint / name)
 
 
 def load_tensors(checkpoint: Path, device: torch.device, name: str = TENSORS) -> dict[str, Tensor]:
-    """What `save_tensors` put there, on the device; empty where that was nothing."""
+    """The tensors of `save_tensors`, on the device; empty if there are none."""
     path = checkpoint / name
     return {key: tensor.to(device) for key, tensor in load_file(path).items()} if path.exists() else {}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in a folder. Those cut short are removed, damaged ones set aside with a line."""
+    """The newest complete checkpoint in a folder. Incomplete ones are removed, damaged ones set aside."""
     for checkpoint in _newest_first(folder):
         if not (checkpoint / COSTS).exists():
             shutil.rmtree(checkpoint)
@@ -72,7 +72,7 @@ def last_checkpoint(folder: Path) -> Path | None:
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.rename(aside)
         _log.warning(
-            "%s: %s; set aside as %s, the run goes on from the checkpoint before or from its start",
+            "%s: %s; renamed to %s, the run resumes from the previous checkpoint or from its start",
             checkpoint,
             trouble,
             aside.name,
@@ -81,17 +81,17 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def read_costs(checkpoint: Path) -> dict[str, Any]:
-    """`costs` and `state` of a checkpoint, and `files` of one that is not of an earlier version.
+    """`costs` and `state` of a checkpoint, and `files` unless it is from an earlier version.
 
     Raises:
-        ValueError: the file is none of ours.
+        ValueError: the file is not valid.
     """
     try:
         kept = parse_json((checkpoint / COSTS).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(str(error)) from error
     if not isinstance(kept, dict) or not all(_numbers(kept.get(part)) for part in ("costs", "state")):
-        raise ValueError("costs and state are no numbers by name")
+        raise ValueError("costs and state are not numbers by name")
     if "digest" in kept and digest({name: value for name, value in kept.items() if name != "digest"}) != kept["digest"]:
         raise ValueError("it is not what was written")
     return kept
@@ -108,7 +108,7 @@ def _step(path: Path) -> int | None:
 
 
 def _damage(checkpoint: Path) -> Iterator[str]:
-    """What is wrong with a checkpoint, nothing where it is as it was written."""
+    """The damages of a checkpoint, none if it is as it was written."""
     try:
         kept = read_costs(checkpoint)
     except ValueError as error:

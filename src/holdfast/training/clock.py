@@ -1,4 +1,4 @@
-"""A trainer's callback that tells of a run's moments, counts its seconds, and completes checkpoints."""
+"""A trainer's callback that calls hooks, counts seconds, and completes checkpoints."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 class Timed(Protocol):
-    """A run that is told of its moments, and counts its seconds."""
+    """A run with hooks and a count of its seconds."""
 
     costs: dict[str, float]
 
     def call_hooks(self, phase: Any, control: Any) -> None:
-        """Tell the plan's hooks where the run stands."""
+        """Call the plan's hooks with the run's progress."""
         ...
 
     def save_extras(self, folder: Path) -> None:
-        """Put into a checkpoint what the trainer's own leaves out."""
+        """Add the plan's state to the trainer's checkpoint."""
         ...
 
 
 class Clock(TrainerCallback):
-    """Tells the run that a moment has come, counts its seconds without what it then does, and completes checkpoints."""
+    """Calls the run's hooks, counts its seconds without those of the hooks, and completes checkpoints."""
 
     def __init__(self, run: Timed) -> None:
         self.run = run
@@ -41,7 +41,7 @@ class Clock(TrainerCallback):
         self._call_hooks("step", control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """At the end, however it came."""
+        """At the end, for whatever reason."""
         self._call_hooks("end", control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

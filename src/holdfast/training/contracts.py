@@ -1,7 +1,7 @@
-"""What a method has to offer, a protocol for each kind: written down here once, and checked when its row is loaded.
+"""The protocol of each kind of method, which is checked when a method is loaded from its table.
 
-A method is a frozen dataclass of settings that derives from the protocol of its kind, and so has what it does not say
-itself: no knobs, no presets, nothing that it needs. Importing this module imports no torch.
+A method is a frozen dataclass of settings that derives from the protocol of its kind and inherits its defaults: no
+knobs, no presets, no needs. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from holdfast.training.plan import Context, Optim, Plan, Planner
 
 LearnsFrom = Literal["answers", "preferences", "rewards"]
-"""What an attack trains on: answers that are given to it, preferences between two, rewards of its own samples."""
+"""What an attack trains on: given answers, preferences between two answers, or rewards of its own samples."""
 
 Keep = Callable[[int, int, Callable[[], Any]], Any]
-"""(number, of, make) -> the JSON value of piece `number` of `of`, made by `make` unless it was kept before."""
+"""(number, of, make) -> the JSON value of piece `number` of `of`, computed by `make` unless it is already stored."""
 
 
 class Settings(Protocol):
-    """What methods of every kind may say of their settings, as class variables.
+    """Class variables of methods of every kind about their settings.
 
-    `PRESETS` are settings by a name that `preset` calls; `EXAMPLE` has a value for each setting without a default, so
-    that the method can be shown and tried.
+    `PRESETS` are settings by a name that `preset` refers to; `EXAMPLE` has a value for each setting without a default,
+    so that the method can be shown and tested.
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -44,8 +44,8 @@ class Settings(Protocol):
 class Attack(Settings, Protocol):
     """An attack of either kind.
 
-    `KNOBS` are what a search turns, by a setting's dotted name; `LEARNS_FROM` what the attack trains on, `None` where
-    it trains nothing.
+    `KNOBS` are the knobs of a search, by a setting's dotted name; `LEARNS_FROM` is what the attack trains on, `None` if
+    it does not train.
     """
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {}
@@ -53,9 +53,9 @@ class Attack(Settings, Protocol):
 
 
 class TrainingAttack(Attack, Protocol):
-    """An attack that trains the model: settings that become a plan against it. It says what it `LEARNS_FROM`."""
+    """An attack that trains the model: settings that build a plan. It must set `LEARNS_FROM`."""
 
-    if TYPE_CHECKING:  # a settings class declares its own fields, and `dataclass` would take these for defaults
+    if TYPE_CHECKING:  # a settings class declares its own fields, and `dataclass` would treat these as defaults
         optim: Optim
         adapter: LoRA | None
 
@@ -65,22 +65,22 @@ class TrainingAttack(Attack, Protocol):
 
 
 class SamplingAttack(Attack, Protocol):
-    """An attack that trains nothing: settings that ask the model as it is, and choose."""
+    """An attack that does not train: it samples from the unchanged model and chooses."""
 
     def curve(
         self, model: Model, suite: Suite, context: Context, *, keep: Keep
     ) -> Iterator[tuple[Evaluation, list[Judged]]]:
-        """What the attacker gets to see of harmful prompts at growing cost, and answers to look at.
+        """Evaluations of the attacker's answers to harmful prompts at growing cost, with judged answers.
 
-        Whatever took long to make goes through `keep`, so that a run that was killed does not make it again.
+        Results that take long go through `keep`, so that a resumed run does not compute them again.
         """
         raise NotImplementedError
 
 
 class AdaptiveAttacker(Settings, Protocol):
-    """What an attacker who knows of defenses adds to any attack that trains.
+    """A modification of any training attack by an attacker who knows the defenses.
 
-    Where its strength is 0 the planner given comes back, so that the run is the plain one. `KNOBS` as an attack's.
+    With strength 0 it returns the given planner itself, so that the run equals the plain one. `KNOBS` as for attacks.
     """
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {}
@@ -92,18 +92,18 @@ class AdaptiveAttacker(Settings, Protocol):
 
     @property
     def first(self) -> LearnsFrom | None:
-        """What this trains on before the attack itself begins; `None` where it trains nothing."""
+        """What this trains on before the attack itself begins; `None` if it does not train."""
         return None
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack with this round it: another model to start from, another plan, or both."""
+        """The modified attack: another initial model, another plan, or both."""
         raise NotImplementedError
 
 
 class OnlineDefense(Settings, Protocol):
-    """A defense that acts while somebody trains: settings that turn a plan into a constrained one.
+    """A defense that acts during training: settings that turn a plan into a constrained one.
 
-    `COEFFICIENT` names the setting at whose 0 the very plan given comes back, so that the run is the plain one.
+    `COEFFICIENT` names the setting whose value 0 returns the given plan itself, so that the run equals the plain one.
     """
 
     COEFFICIENT: ClassVar[str]
@@ -115,16 +115,16 @@ class OnlineDefense(Settings, Protocol):
 
     @property
     def replaces_loss(self) -> bool:
-        """Whether this puts a loss in the place of the attack's, and so goes before those that add to it."""
+        """Whether this replaces the attack's loss, and so must come before defenses that add to the loss."""
         return False
 
     @property
     def caution(self) -> str | None:
-        """What is known against these settings, in a line that is said before a run; `None` for nothing."""
+        """A known problem of these settings, as a line that is printed before a run; `None` if there is none."""
         return None
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with the defense in it; the very plan given when its coefficient is 0."""
+        """The plan with the defense; the given plan itself when its coefficient is 0."""
         raise NotImplementedError
 
 
@@ -132,7 +132,7 @@ class OfflineDefense(Settings, Protocol):
     """A defense that acts before release: settings that turn a model into a hardened one."""
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy; the model given is not changed."""
+        """A hardened copy; the given model is not changed."""
         raise NotImplementedError
 
 
@@ -140,7 +140,7 @@ class JudgeSettings(Settings, Protocol):
     """A judge as settings."""
 
     def judge(self) -> Judge:
-        """What reads completions and returns a verdict for each, in order."""
+        """A function that reads completions and returns a verdict for each, in order."""
         raise NotImplementedError
 
 
@@ -160,11 +160,11 @@ METHOD: Mapping[type, str] = {
     OfflineDefense: "harden",
     JudgeSettings: "judge",
 }
-"""The one method that each kind has to bring."""
+"""The method that each kind must define."""
 
 
 def learns_from(attack: Attack | type[Attack]) -> LearnsFrom | None:
-    """What an attack (its settings, or their class) trains on; `None` where it trains nothing."""
+    """What an attack (its settings, or their class) trains on; `None` if it does not train."""
     return attack.LEARNS_FROM
 
 
@@ -179,16 +179,16 @@ def keeps(*kinds: type) -> Callable[[Any, str], None]:
 
 
 def check(cls: Any, where: str, *, kinds: tuple[type, ...]) -> None:
-    """See that a settings class keeps to the protocol of one of `kinds`; `where` names its row in errors.
+    """Check that a settings class follows the protocol of one of `kinds`; `where` names its row in errors.
 
     Raises:
-        HoldfastError: it is no frozen dataclass, derives from none of the protocols, lacks what its kind brings or has
-            it with other arguments, or names settings that it does not have; says what to change.
+        HoldfastError: it is not a frozen dataclass, derives from none of the protocols, lacks the method of its kind or
+            has it with other arguments, or names settings that it does not have; says what to change.
     """
     names = " or ".join(f"`holdfast.training.contracts.{kind.__name__}`" for kind in kinds)
     if not isinstance(cls, type) or not is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise HoldfastError(
-            f"{where}: is no frozen dataclass of settings; write `@dataclass(frozen=True, kw_only=True)`"
+            f"{where}: is not a frozen dataclass of settings; write `@dataclass(frozen=True, kw_only=True)`"
         )
     kind = next((kind for kind in kinds if kind in cls.__mro__), None)
     if kind is None:
@@ -205,7 +205,7 @@ def _check_method(cls: Any, kind: type, where: str) -> None:
     name = METHOD[kind]
     given, wanted = getattr(cls, name), getattr(kind, name)
     if given is wanted:
-        raise HoldfastError(f"{where}: has no `{_called(name, wanted)}`, which every {kind.__name__} brings")
+        raise HoldfastError(f"{where}: has no `{_called(name, wanted)}`, which every {kind.__name__} must define")
     arguments = inspect.signature(wanted).parameters.values()
     positional = [each for each in arguments if each.kind is not each.KEYWORD_ONLY]
     keywords = {each.name: None for each in arguments if each.kind is each.KEYWORD_ONLY}
@@ -230,7 +230,7 @@ def _check_groups(cls: Any, where: str) -> None:
 
 
 def _check_settings(cls: Any, where: str) -> None:
-    """What needs no default is in EXAMPLE, and both it and the presets are settings that the class takes."""
+    """Settings without a default must be in EXAMPLE, and EXAMPLE and presets must be valid settings of the class."""
     bare = [item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
     missing = [name for name in bare if name not in cls.EXAMPLE]
     if missing:
@@ -254,17 +254,17 @@ def _check_properties(settings: Any, where: str) -> None:
 
 
 def _check_names(cls: Any, where: str) -> None:
-    """Class variables that name settings name known ones, and have the form that their readers expect."""
+    """Class variables that name settings must name known ones, and have the expected form."""
     for name, knob in getattr(cls, "KNOBS", {}).items():
         if not isinstance(knob, Range | Choices):
             raise HoldfastError(f"{where}: KNOBS[{name!r}] is {knob!r}; a knob is a `Range` or `Choices`")
         if not has_setting(cls, name):
-            raise HoldfastError(f"{where}: KNOBS names {name!r}, which is none of its settings")
+            raise HoldfastError(f"{where}: KNOBS names {name!r}, which is not one of its settings")
     coefficient = getattr(cls, "COEFFICIENT", None)
     if OnlineDefense in cls.__mro__ and not (isinstance(coefficient, str) and has_setting(cls, coefficient)):
         raise HoldfastError(
-            f"{where}: COEFFICIENT names {coefficient!r}, which is none of its settings; name the one at whose 0 the "
-            "plan comes back as it is"
+            f"{where}: COEFFICIENT names {coefficient!r}, which is not one of its settings; name the one whose value 0 "
+            "returns the plan unchanged"
         )
     if TrainingAttack in cls.__mro__ and cls.LEARNS_FROM not in get_args(LearnsFrom):
         raise HoldfastError(

@@ -1,7 +1,7 @@
-"""The one training loop: `transformers.Trainer`, subclassed once.
+"""The training loop: a subclass of `transformers.Trainer`.
 
-Optimizers, schedules, clipping, accumulation, mixed precision, checkpoints and sharding are the Trainer's own, and
-every attack and defense meets the same ones: one loop is the experimental control.
+Optimizers, schedules, clipping, accumulation, mixed precision, checkpoints and sharding are the Trainer's own, and the
+same for every attack and defense, so that they are comparable.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from holdfast.training.clock import Clock
 from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, sum_or_none
 
 WEIGHTS = "holdfast_weights.safetensors"
-"""Trained weights beside an adapter, which the Trainer saves alone."""
+"""Trained weights other than an adapter's; of an adapter the Trainer saves only its own."""
 
 
 def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) -> Fitted:
-    """Run a plan; its model is trained in place, in float32 whatever its type (see `holdfast.network.precision`).
+    """Run a plan; its model is trained in place, in float32 for every stored dtype (see `holdfast.network.precision`).
 
     Args:
         plan: the run.
-        folder: where checkpoints go. When it holds some, the run goes on from the last whole one, and on the CPU
-            ends bit for bit where an uninterrupted run would.
-        checkpoint_every: optimizer steps between checkpoints, rounded up to whole rollouts; 0 keeps none.
+        folder: the folder of checkpoints. If it has some, the run resumes from the last complete one, and on the CPU
+            ends bit for bit as an uninterrupted run would.
+        checkpoint_every: optimizer steps between checkpoints, rounded up to whole rollouts; 0 for none.
 
     Raises:
-        Diverged: a loss, gradient or sampling probability is not a finite number.
+        Diverged: a loss, gradient or sampling probability is not finite.
         HoldfastError: the optimizer's library is not installed.
     """
     require_compensated_adamw(plan.optim.optim)
@@ -79,14 +79,14 @@ def _run(plan: Plan, folder: Path | None, checkpoint_every: int) -> Fitted:
 
 
 def _release(network: Any) -> None:
-    """Take off what a run put on a network: the next one on it, or on a copy, must prepare it anew."""
+    """Remove a run's wrappers and hooks from a network, so that the next run can prepare it again."""
     extract_model_from_parallel(network, keep_fp32_wrapper=False)
     vars(network).pop("_is_accelerate_prepared", None)
     mark(network, bf16=False)
 
 
 def _compensated_adamw(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
-    """AdamW with compensated sums and its numbers where it is asked for; `None` leaves the choice to the Trainer."""
+    """AdamW with compensated sums and its arguments if it is chosen; `None` for the Trainer's own optimizers."""
     if optim.optim != COMPENSATED_ADAMW:
         return None
     from optimi import AdamW
@@ -132,12 +132,12 @@ _CHECKPOINTING = next(
 
 
 class _Loop(Trainer):
-    """Where a plan's parts are called from. Nothing here knows what the parts are."""
+    """Calls the parts of a plan, whatever they are."""
 
     def __init__(self, plan: Plan, arguments: TrainingArguments) -> None:
         rows, size = list(plan.data), arguments.train_batch_size * arguments.gradient_accumulation_steps
         if plan.steps_per_rollout > 1:
-            # A rollout outlasts the end of an epoch, so no step may have fewer micro-batches than another.
+            # A rollout may cross the end of an epoch, so every step must have the same number of micro-batches.
             rows *= size // gcd(len(rows), size)
         super().__init__(
             model=plan.model.network,
@@ -156,10 +156,10 @@ class _Loop(Trainer):
         self.stopped = False
 
     def resume(self, checkpoint: Path) -> None:
-        """Take over what the Trainer's own checkpoint leaves out."""
+        """Restore the plan's state, which the Trainer's own checkpoint does not have."""
         kept = read_costs(checkpoint)
         self.costs = kept["costs"]
-        # One of a version that did not count: what came before is not known, so neither is the sum.
+        # Saved by a version that did not count FLOPs: the earlier ones are unknown, and so is the sum.
         self.meter.flops = self.costs.pop("flops", math.nan)
         self.plan.state.update(kept["state"])
         device = self.plan.model.device
@@ -167,7 +167,7 @@ class _Loop(Trainer):
         self.plan.tensors.update(load_tensors(checkpoint, device))
 
     def save_extras(self, checkpoint: Path) -> None:
-        """Put into a checkpoint what the Trainer's own leaves out, last of all the file that says it is whole."""
+        """Add the plan's state to the Trainer's checkpoint, and last the file that marks it as complete."""
         if has_adapter(self.plan.model):
             trained = {n: p.detach() for n, p in self.plan.model.network.named_parameters() if p.requires_grad}
             save_tensors(checkpoint, {n: p for n, p in trained.items() if "lora_" not in n}, WEIGHTS)
@@ -175,7 +175,7 @@ class _Loop(Trainer):
         seal(checkpoint, {**self.costs, "flops": self.meter.flops}, self.plan.state)
 
     def call_hooks(self, phase: Literal["start", "step", "end"], control: Any) -> None:
-        """Tell the plan's hooks where the run stands; one that asks for it ends the run."""
+        """Call the plan's hooks with the run's progress; any of them can end the run."""
         costs, plan, spent = self.costs, self.plan, self.plan.spent
         with plan.released(plan.model) as released, self.meter.paused():
             progress = Progress(
@@ -196,11 +196,11 @@ class _Loop(Trainer):
 
     @property
     def flops(self) -> float | None:
-        """The operations so far, `None` where they are not known."""
+        """The operations so far, `None` if unknown."""
         return None if math.isnan(self.meter.flops) else self.meter.flops
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's own, with the plan's learning rates for the parameters that have one of their own."""
+        """The Trainer's own optimizer, with the plan's learning rates for the parameters that have one."""
         optimizer = super().create_optimizer(model)
         names = {id(p): name for name, p in self.plan.model.network.named_parameters()}
         for prefix, rate in self.plan.learning_rates.items():
@@ -214,7 +214,7 @@ class _Loop(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[list[Example]], num_batches: int, device: torch.device
     ) -> tuple[list[Batch], None]:
-        """All micro-batches of the next optimizer step, prepared at once under the policy as it is now."""
+        """All micro-batches of the next optimizer step, prepared together under the current policy."""
         if self.control.should_training_stop or self.state.global_step >= self.args.max_steps:
             self.control.should_training_stop = True
             return [], None
@@ -251,7 +251,7 @@ class _Loop(Trainer):
         if loss.requires_grad:
             self.accelerator.backward(loss)
         else:
-            # A zero gradient is not a missing one: the optimizer's momentum goes on acting.
+            # A zero gradient is not a missing one: the optimizer's momentum still acts.
             for parameter in self.plan.model.network.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)

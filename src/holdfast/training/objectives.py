@@ -1,4 +1,4 @@
-"""Objectives: losses bound to a forward pass, in the shape that a `Plan` holds."""
+"""Objectives: losses bound to a forward pass, in the form that a `Plan` needs."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ def policy_gradient(
 ) -> Objective:
     """The clipped policy-gradient loss on sampled sequences, `kl_coef` times the KL to the reference, a critic's loss.
 
-    The batch holds `advantages`, (N,) or (N, S - 1), optionally `old_logprobs` (N, S - 1; the policy is taken not to
-    have moved without them), when `kl_coef` is not 0 `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 unless given),
-    and for a critic `returns` and `old_values` (N, S - 1), for further ones under their names; critics' losses are
-    reduced as the policy's. `weights`, (N,) or (N, S - 1), multiply every term where the answers were not drawn from
-    the policy: `weights * surrogate` clips what the policy has moved since the rollout and nothing else, the decoupled
-    objective of Hilton et al. 2022 (arXiv 2110.00641). Log-probabilities are those of the sampling `temperature`: the
-    gradient is the policy's that sampled. A batch whose mean ratio exceeds `ratio_guard` is left out. Sequences without
-    an advantage have no gradient in the first term; when it is the only one they are left out of the pass.
+    The batch holds `advantages`, (N,) or (N, S - 1), optionally `old_logprobs` (N, S - 1; without them the policy is
+    taken as unchanged), when `kl_coef` is not 0 `ref_logprobs` (N, S - 1) with `kl_weights` (N,; 1 by default), and for
+    a critic `returns` and `old_values` (N, S - 1), for further ones under their names; critics' losses are reduced like
+    the policy's. `weights`, (N,) or (N, S - 1), multiply every term if the answers were not sampled from the policy:
+    `weights * surrogate` clips only the change of the policy since the rollout, the decoupled objective of Hilton et
+    al. 2022 (arXiv 2110.00641). Log-probabilities are at the sampling `temperature`, so the gradient is that of the
+    sampling policy. A batch whose mean ratio exceeds `ratio_guard` is skipped. Sequences without an advantage have no
+    gradient in the first term; if it is the only term they are skipped in the pass.
     """
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -128,7 +128,7 @@ def policy_gradient(
 
 
 def _weights(batch: Batch) -> Tensor | float:
-    """What each token counts, (N, 1) or (N, S - 1); 1 unless the batch says."""
+    """The weight of each token, (N, 1) or (N, S - 1); 1 unless the batch has weights."""
     return as_columns(batch["weights"]) if "weights" in batch else 1.0
 
 
@@ -136,12 +136,12 @@ def _of_answers(batch: Batch) -> tuple[Tensor, Tensor | float]:
     """Advantages and weights of whole answers, (N,) each.
 
     Raises:
-        HoldfastError: the batch has those of tokens.
+        HoldfastError: the batch has advantages or weights of tokens.
     """
     advantages = batch["advantages"], batch.get("weights", torch.ones(()))
     if any(value.dim() > 1 for value in advantages):
         raise HoldfastError(
-            "policy.ratio: `sequence` takes an answer as one action; tokens are credited or weighed here"
+            "policy.ratio: `sequence` treats an answer as one action; here tokens have advantages or weights"
         )
     return advantages
 
@@ -152,7 +152,7 @@ def _nothing(batch: Batch) -> Tensor:
 
 
 def _with_advantage(batch: Batch) -> Batch | None:
-    """The rows whose advantage is not zero, with the step's totals untouched; `None` if there are none."""
+    """The rows whose advantage is not zero, with the step's totals unchanged; `None` if there are none."""
     rows = (batch["advantages"] != 0).view(len(batch["advantages"]), -1).any(1)
     if bool(rows.all()):
         return batch

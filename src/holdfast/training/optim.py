@@ -1,4 +1,4 @@
-"""Optimizer and schedule of a training run, as settings."""
+"""Settings of the optimizer and schedule of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdfast.records import HoldfastError
 
 
 def optimizers() -> list[str]:
-    """The optimizers that transformers knows by name, and `adamw_kahan`; some need a package of their own."""
+    """The optimizers that transformers knows by name, and `adamw_kahan`; some need another package."""
     from transformers.training_args import OptimizerNames
 
     return [*(name.value for name in OptimizerNames), COMPENSATED_ADAMW]
@@ -23,7 +23,7 @@ def optimizers() -> list[str]:
 
 @cache
 def refuse_unbuildable(name: str) -> None:
-    """Refuse an optimizer that cannot be made here: of another package, or with settings that there are none for.
+    """Refuse an optimizer that cannot be created: it needs a missing package or unsupported settings.
 
     Raises:
         HoldfastError: says what is missing.
@@ -38,11 +38,11 @@ def refuse_unbuildable(name: str) -> None:
         arguments = TrainingArguments(optim=name, output_dir=".", report_to="none", use_cpu=True)
         Trainer.get_optimizer_cls_and_kwargs(arguments, torch.nn.Linear(1, 1))
     except Exception as error:
-        raise HoldfastError(f"optim.optim: {name} cannot be made here: {' '.join(str(error).split())}") from None
+        raise HoldfastError(f"optim.optim: {name} cannot be created here: {' '.join(str(error).split())}") from None
 
 
 def schedules() -> Iterator[str]:
-    """The schedules of transformers that go by the step alone: not by a loss on held-out data, nor by settings more."""
+    """The schedules of transformers that depend only on the step, not on an evaluation loss or further settings."""
     import torch
     from transformers import SchedulerType, get_scheduler
 
@@ -65,14 +65,14 @@ SCHEDULES = OneOf(frozenset({"constant", "constant_with_warmup", "cosine", "line
 class Optim:
     """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
 
-    `max_steps` optimizer steps are made at `learning_rate`, which rises over the first `warmup_steps` and goes on by
-    the schedule `lr_scheduler_type`. `per_device_train_batch_size` counts rows: examples for SFT, prompts for RL; so
-    many batches as `gradient_accumulation_steps` says make one step. `optim` is the optimizer. `adam_beta1`,
-    `adam_beta2` and `adam_epsilon` are Adam's constants, `weight_decay` is decoupled from the gradient.
-    `max_grad_norm` bounds the gradient's norm; 0 clips nothing. With `gradient_checkpointing` activations are computed
-    again in the backward pass, which saves memory.
-    `bf16` computes in bfloat16 (autocast), `None` where an accelerator supports it; weights are float32 whatever the
-    model's folder has. Only `adamw_kahan` leaves bfloat16 ones as they are (see `holdfast.network.precision`).
+    The run takes `max_steps` optimizer steps at `learning_rate`, which rises over the first `warmup_steps` and then
+    follows the schedule `lr_scheduler_type`. `per_device_train_batch_size` counts rows: examples for SFT, prompts for
+    RL; `gradient_accumulation_steps` batches make one step. `optim` is the optimizer. `adam_beta1`, `adam_beta2` and
+    `adam_epsilon` are Adam's constants, `weight_decay` is decoupled from the gradient. `max_grad_norm` bounds the
+    gradient's norm; 0 disables clipping. With `gradient_checkpointing` activations are recomputed in the backward pass,
+    which saves memory. `bf16` computes in bfloat16 (autocast), `None` does so if an accelerator supports it; weights
+    are trained in float32 for every stored dtype. Only `adamw_kahan` trains bfloat16 weights as they are (see
+    `holdfast.network.precision`).
     """
 
     max_steps: Whole = 100
@@ -93,13 +93,13 @@ class Optim:
 
 def _trains(optim: Optim) -> Optim:
     if optim.max_steps < 1:
-        raise SettingsError("Optim", f"max_steps: must be a whole number from 1 up, not {optim.max_steps}")
+        raise SettingsError("Optim", f"max_steps: must be a whole number of at least 1, not {optim.max_steps}")
     if optim.max_steps <= optim.warmup_steps:
         raise SettingsError(
-            "Optim", f"warmup_steps: must be below max_steps, which is {optim.max_steps}, not {optim.warmup_steps}"
+            "Optim", f"warmup_steps: must be below max_steps ({optim.max_steps}), not {optim.warmup_steps}"
         )
     return optim
 
 
 Training = Annotated[Optim, AfterValidator(_trains)]
-"""The optimizer of what has to train: at least one step, at the learning rate itself."""
+"""An optimizer for actual training: at least one step beyond the warm-up."""

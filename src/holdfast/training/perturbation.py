@@ -1,9 +1,9 @@
-"""Training under the worst small change of what attentions put out: a backward rule of two passes over a batch.
+"""Training under worst-case small perturbations of attention outputs: a backward rule of two passes over a batch.
 
-Where a layer has a state-space or linear-attention part in attention's place, that is meant by attention too.
+Attention here includes the state-space or linear-attention part of layers that have one instead.
 
 The first pass finds the direction in which the loss grows fastest, over the outputs `a_l` of all attentions at once;
-the second is made with every `a_l + e_l`, and its gradient is the one that training sees. To first order this is
+the second uses `a_l + e_l`, and its gradient is the one for training. To first order this is
 `min over weights of max over sum_l |e_l|^2 <= radius^2 of L(a_1 + e_1, ..., a_L + e_L)` (Vaccine, Huang et al. 2024,
 arXiv 2402.01109).
 """
@@ -22,17 +22,17 @@ from holdfast.tensors import Batch
 from holdfast.training.plan import Backward, Metrics, Objective, Propagate, backprop
 
 EPSILON = 1e-7
-"""Of the published code: keeps the division defined where the loss has no slope at all."""
+"""From the published code: keeps the division defined if the gradient is 0."""
 
 Calls = Sequence[Sequence[Tensor]]
 """A tensor (B, S, H) for each call of the network and each attention in it, first to last."""
 
 
 def perturbations(slopes: Calls, radius: float, *, per_token: bool = False) -> list[list[Tensor]]:
-    """The changes of attentions' outputs that raise the loss most, in the shape of its `slopes` there.
+    """The perturbations of attention outputs that raise the loss most, in the shape of its gradients `slopes` there.
 
-    All changes together have the length `radius`: the larger the batch, the smaller each token's share. With
-    `per_token` each token's have, over the attentions that it passes; a token without a slope is left as it is.
+    All perturbations together have the norm `radius`: the larger the batch, the smaller each token's share. With
+    `per_token` those of each token have, over all attentions; a token with gradient 0 is not perturbed.
     """
     if per_token:
         squares = [torch.stack([_square(slope, -1).to(call[0].device) for slope in call]).sum(0) for call in slopes]
@@ -48,15 +48,16 @@ def perturbations(slopes: Calls, radius: float, *, per_token: bool = False) -> l
 
 
 def two_pass(radius: float, *, per_token: bool = False, inner: Backward = backprop) -> Backward:
-    """A backward rule that makes `inner`'s pass with attentions' outputs perturbed; its loss is the perturbed one.
+    """A backward rule that runs `inner` with perturbed attention outputs; its loss is the perturbed one.
 
-    Gradients that are there stay: the first pass makes none for parameters. Both passes draw the same random numbers
-    (dropout), and the rule as many as `inner` alone. Calls of the network without gradients (a reference's) are left
-    alone. `groups` are left out of the batch, so that a batch is one call of the network. Hooks are gone on return.
+    Existing gradients are kept: the first pass computes none for parameters. Both passes use the same random numbers
+    (dropout), and the rule consumes as many as `inner` alone. Calls of the network without gradients (a reference's)
+    are not perturbed. `groups` are removed from the batch, so that a batch is one call of the network. Hooks are
+    removed on return.
 
     Raises:
         HoldfastError: the architecture is unknown; or activations are checkpointed in a way that records no gradients
-            (`use_reentrant`), or for an objective that reads the network more than once a batch.
+            (`use_reentrant`), or for an objective that calls the network more than once per batch.
     """
 
     def rule(
@@ -79,16 +80,16 @@ def two_pass(radius: float, *, per_token: bool = False, inner: Backward = backpr
 
 
 def require_attentions(network: torch.nn.Module) -> None:
-    """Make sure that there is something to perturb.
+    """Check that the network has attentions to perturb.
 
     Raises:
-        HoldfastError: the architecture is unknown, or no layer has an attention or what stands in its place.
+        HoldfastError: the architecture is unknown, or no layer has an attention or a replacement of it.
     """
     _ = anatomy(network).mixers
 
 
 def slopes_of(objective: Objective, network: torch.nn.Module, batch: Batch) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-    """The objective's loss, detached, and its gradient at attentions' outputs; none where it does not depend on them.
+    """The objective's loss, detached, and its gradient at attention outputs; empty if it does not depend on them.
 
     No gradient of a parameter is computed or touched.
     """
@@ -97,14 +98,14 @@ def slopes_of(objective: Objective, network: torch.nn.Module, batch: Batch) -> t
     reading = True
 
     def record(place: int, output: Tensor) -> Tensor:
-        # Below the first trained weight nothing has a gradient, and the loss a slope all the same.
+        # Below the first trained weight outputs do not require gradients, but the loss depends on them.
         output = output if output.requires_grad else output.detach().requires_grad_()
         if reading:
             seen[place].append(output)
         elif len(seen[place]) > 1:
             raise HoldfastError(
-                "vaccine: with gradient_checkpointing the network can be read once a batch only, and another part of "
-                "the loss reads it too; switch gradient_checkpointing off"
+                "vaccine: with gradient_checkpointing the network can be called only once per batch, and another part "
+                "of the loss calls it too; disable gradient_checkpointing"
             )
         return output
 
@@ -125,7 +126,7 @@ def slopes_of(objective: Objective, network: torch.nn.Module, batch: Batch) -> t
 
 
 def _adding(changes: Calls) -> Callable[[int, Tensor], Tensor]:
-    """What adds the changes to outputs, call by call, and from the first on again for a rule of several passes."""
+    """A function that adds the perturbations to outputs, call by call, and restarts for a rule of several passes."""
     calls = [0] * len(changes[0])
 
     def add(place: int, output: Tensor) -> Tensor:
@@ -138,9 +139,9 @@ def _adding(changes: Calls) -> Callable[[int, Tensor], Tensor]:
 
 @contextmanager
 def _changed(parts: Anatomy, change: Callable[[int, Tensor], Tensor]) -> Iterator[list[int]]:
-    """While it lasts attention `i` puts out `change(i, output)` wherever gradients are recorded.
+    """Within this context attention `i` returns `change(i, output)` wherever gradients are recorded.
 
-    Yields a list that the others are entered in: an `i` for each call without gradients.
+    Yields a list of the other calls: an `i` for each call without gradients.
     """
     unrecorded: list[int] = []
 
@@ -165,7 +166,7 @@ def _changed(parts: Anatomy, change: Callable[[int, Tensor], Tensor]) -> Iterato
 
 
 def _without_exchange(network: torch.nn.Module) -> AbstractContextManager[None]:
-    """Data parallelism waits after a forward pass for gradients to exchange; the first pass has none."""
+    """Without data parallelism's gradient synchronisation, which the first pass does not need."""
     quiet = getattr(network, "no_sync", None)
     return nullcontext() if quiet is None else quiet()
 

@@ -1,8 +1,8 @@
-"""A training run as a value, and the pieces that are put together into one.
+"""A training run as a value, and the parts that it is made of.
 
 An attack builds a `Plan`. An online defense, or an adaptive attacker, is a `Constraint`: it takes a plan and
 returns another. An offline defense is a `Stage`: it takes a model and returns another, by plans of its own.
-`holdfast.training.fit.fit` runs a plan, and whatever weights anybody gets were trained by it. Within one of its steps
+`holdfast.training.fit.fit` runs a plan, and all released weights are trained by it. Within one of its steps
 TAR lets attackers train on the model's weights, which it then restores (`holdfast.defenses.tampering.runs`).
 """
 
@@ -30,25 +30,25 @@ Rows = Sequence[Example]
 
 Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, Metrics]]
 """(network, batch) -> (scalar loss, metrics). Differentiable, no side effect. Loss and metrics are divided by the
-batch's totals, so that those of an optimizer step's micro-batches add up to those of their union."""
+batch's totals, so that the sums over an optimizer step's micro-batches equal those of their union."""
 
 Propagate = Callable[[Tensor], None]
 Backward = Callable[[Objective, torch.nn.Module, Batch, Propagate], tuple[Tensor, Metrics]]
-"""Leaves gradients by calling `propagate(loss)`; parameters are bit-identical on return. A loss that depends on no
+"""Computes gradients by calling `propagate(loss)`; parameters are bit-identical on return. A loss that depends on no
 parameter may be propagated too: the gradient is then zero, and no backward pass is made."""
 
 Reference = Callable[[Model], AbstractContextManager[torch.nn.Module]]
-"""Yields the network that `ref_logprobs` come from: a frozen copy, or the policy with its adapter switched off."""
+"""Yields the network of `ref_logprobs`: a frozen copy, or the policy with its adapter disabled."""
 
 Released = Callable[[Model], AbstractContextManager[Model]]
-"""Yields the model as it would leave the service, for evaluating and saving mid-run too."""
+"""Yields the model as the service would release it, also for evaluation and saving during a run."""
 
 
 class Prepare(Protocol):
-    """The rows of one optimizer step, one list a micro-batch, to batches under the current policy.
+    """Converts the rows of one optimizer step, one list per micro-batch, to batches under the current policy.
 
-    Called once an optimizer step, with that step's number counted from 0; whatever it draws depends on the plan's
-    seed and the step alone, so that a resumed run repeats an uninterrupted one. What goes round it is `Plan.around`.
+    Called once per optimizer step, with that step's number counted from 0; its sampling depends only on the plan's seed
+    and the step, so that a resumed run repeats an uninterrupted one. Its wrappers are in `Plan.around`.
     """
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
@@ -56,7 +56,7 @@ class Prepare(Protocol):
 
 
 Around = Callable[[Prepare, Model, Sequence[Rows], int], list[Batch]]
-"""What stands round a `Prepare`: called with it and with its arguments, it gives the batches in its place."""
+"""A wrapper of a `Prepare`: called with it and its arguments, it returns the batches instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,9 @@ given_answers = GivenAnswers
 
 
 class Spent(NamedTuple):
-    """What was spent: optimizer steps, training sequences, tokens of rollouts and training passes, training time.
+    """Costs: optimizer steps, training sequences, tokens of rollouts and training passes, training time.
 
-    `flops` are the operations of all networks that ran (see `holdfast.network.flops`), `None` where they were not
-    counted.
+    `flops` are the operations of all networks that ran (see `holdfast.network.flops`), `None` if they were not counted.
     """
 
     steps: int = 0
@@ -94,23 +93,23 @@ NOTHING = Spent()
 
 
 def sum_costs(*parts: Spent) -> Spent:
-    """What was spent in all."""
+    """The total costs."""
     steps, samples, tokens, seconds, flops = zip(*parts, strict=True)
     return Spent(sum(steps), sum(samples), sum(tokens), sum(seconds), sum_or_none(flops))
 
 
 def sum_or_none(counts: Sequence[float | None]) -> float | None:
-    """The sum of counts, `None` where one of them was not counted."""
+    """The sum of counts, `None` if one of them is `None`."""
     known = [count for count in counts if count is not None]
     return sum(known, 0.0) if len(known) == len(counts) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands: `step` optimizer steps done, and what they cost.
+    """The progress of a run: `step` optimizer steps done, and their costs.
 
     `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training time,
-    `flops` operations (see `Spent`). `stopped` says that a hook has asked the run to stop.
+    `flops` operations (see `Spent`). `stopped` says that a hook has requested the end of the run.
     """
 
     phase: Literal["start", "step", "end"]
@@ -126,7 +125,7 @@ class Progress:
 
 
 Hook = Callable[[Progress], bool | None]
-"""Called before the first step, after each, and at the end. `True` asks the run to stop."""
+"""Called before the first step, after each, and at the end. `True` ends the run."""
 
 
 def backprop(
@@ -139,22 +138,22 @@ def backprop(
 
 
 def as_is(model: Model) -> AbstractContextManager[Model]:
-    """The model leaves the service as it was trained."""
+    """Release the model as it was trained."""
     return nullcontext(model)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything a training run is.
+    """The complete description of a training run.
 
-    `data` are rows, or prompts for RL. `prepare` makes batches of them, and `around` is what was put round it,
-    innermost first: so what a method puts round batches hides from no other what makes them. `steps_per_rollout` is
-    how many optimizer steps share what one call of `prepare` sampled; checkpoints fall on multiples of it.
-    `learning_rates` are those of parameters by the beginning
-    of their names, `max_grad_norm` is that of a step, where they differ from the optimizer's. `state` holds numbers
-    that change during the run (an adaptive weight, a multiplier), `tensors` what else must outlive a step (an anchor);
-    both go into checkpoints. Parts of the plan share the two dicts, so never replace them. `spent` is what the same
-    attacker spent before this run; it is counted in the run's progress.
+    `data` are rows, or prompts for RL. `prepare` makes batches of them, and `around` are its wrappers, innermost first:
+    they are separate, so that every method can see `prepare` itself. `steps_per_rollout` is the number of optimizer
+    steps that share the samples of one call of `prepare`; checkpoints are at multiples of it. `learning_rates` are
+    those of parameters by the prefix of their names, `max_grad_norm` is that of a step, if they differ from the
+    optimizer's. `state` has numbers that change during the run (an adaptive weight, a multiplier), `tensors` other
+    values that must outlive a step (an anchor); both are saved in checkpoints. Parts of the plan share the two dicts,
+    so never replace them. `spent` are the same attacker's costs before this run; they are included in the run's
+    progress.
     """
 
     model: Model
@@ -176,14 +175,14 @@ class Plan:
     spent: Spent = NOTHING
 
     def batches(self, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
-        """The batches of an optimizer step, by `prepare` and all that stands round it; see `Prepare`."""
+        """The batches of an optimizer step, by `prepare` and its wrappers; see `Prepare`."""
         prepare = self.prepare
         for around in self.around:
             prepare = partial(around, prepare)
         return prepare(self.model, micro_batches, step)
 
     def wrapped(self, around: Around) -> Plan:
-        """The plan with something more round its `prepare`."""
+        """The plan with a further wrapper of its `prepare`."""
         return replace(self, around=(*self.around, around))
 
 
@@ -192,7 +191,7 @@ Constraint = Callable[[Plan], Plan]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A finished run: the model as released, and what it cost. `stopped` says that a hook ended it early."""
+    """A finished run: the model as released, and its costs. `stopped` says that a hook ended it early."""
 
     model: Model
     steps: int
@@ -214,11 +213,11 @@ Fit = Callable[[Plan], Fitted]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a method may use beside the model: examples of its own splits, a seed, the loop.
+    """What a method may use in addition to the model: examples of its own splits, a seed, the training loop.
 
     `judge(name)` gives the judge called `name` with the run's settings for it; `max_new_tokens` is the length of
-    answer that this model and data call for. `models(name)` loads a model that others hold too: `undefended`, the run's
-    model without its defenses, `base`, that before alignment (the sandbox has one), or any folder or Hub id.
+    answers for this model and data. `models(name)` loads another available model: `undefended`, the run's model without
+    its defenses, `base`, the one before alignment (in the sandbox), or any folder or Hub id.
     """
 
     splits: Splits
@@ -232,13 +231,13 @@ class Context:
 Stage = Callable[[Model, Context], Model]
 
 Planner = Callable[[Model, Context], Plan]
-"""How an attack becomes a plan: `TrainingAttack.plan`, or that with an adaptive attacker round it."""
+"""How an attack becomes a plan: `TrainingAttack.plan`, or that with adaptive attackers."""
 
 
 def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
-    """The plan with a second batch beside each of its own, under `name/`; `rows(step)` makes it.
+    """The plan with a second batch in addition to each of its own, under `name/`; `rows(step)` makes it.
 
-    The second batch comes with the first micro-batch of a step and no other, so that accumulation does not repeat it.
+    It is only added to the first micro-batch of a step, so that accumulation does not repeat it.
     """
 
     def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
@@ -250,12 +249,12 @@ def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
 
 
 def part(batch: Batch, name: str) -> Batch:
-    """The batch that `with_batch` put under `name/`; empty where it is not there."""
+    """The batch that `with_batch` added under `name/`; empty if there is none."""
     return {key.removeprefix(f"{name}/"): value for key, value in batch.items() if key.startswith(f"{name}/")}
 
 
 def add(plan: Plan, weight: float, objective: Objective, *, on: str) -> Plan:
-    """The plan with `weight * objective` added to its loss, computed on the batch called `on` (see `with_batch`)."""
+    """The plan with `weight * objective` added to its loss, computed on the batch `on` (see `with_batch`)."""
 
     def combined(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         loss, metrics = plan.objective(network, batch)
@@ -270,25 +269,25 @@ def add(plan: Plan, weight: float, objective: Objective, *, on: str) -> Plan:
 
 
 def frozen_copy(network: torch.nn.Module) -> Reference:
-    """A reference that is a frozen copy of `network` as it is now; holds the weights a second time."""
+    """A reference that is a frozen copy of the current `network`; needs memory for a second copy of the weights."""
     twin = copy.deepcopy(network).eval().requires_grad_(False)
     return lambda model: reading(twin, model.network)
 
 
 @contextmanager
 def adapter_off(model: Model) -> Iterator[torch.nn.Module]:
-    """A reference that is the policy with its adapter switched off: no second copy of the weights."""
+    """A reference that is the policy with its adapter disabled, without a second copy of the weights."""
     with without_adapter(model):
         yield model.network
 
 
 def reference_of(model: Model) -> Reference:
-    """The cheapest exact reference to the model as it is now."""
+    """The cheapest exact reference to the current model."""
     return adapter_off if has_adapter(model) else frozen_copy(model.network)
 
 
 class Diverged(ArithmeticError):
-    """A number that training cannot go on from, at optimizer step `step` (counted from 0)."""
+    """A non-finite value that ends training, at optimizer step `step` (counted from 0)."""
 
     def __init__(self, step: int, cause: str) -> None:
         super().__init__(f"{cause} at step {step}")

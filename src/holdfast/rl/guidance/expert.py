@@ -117,8 +117,8 @@ def require_one_vocabulary(learner: Model, expert: Model) -> None:
         mismatch = min(set(ours.items()) ^ set(theirs.items()))
         raise HoldfastError(
             f"expert: {expert.name} has a different vocabulary than {learner.name} ({len(theirs)} tokens and "
-            f"{len(ours)}; {mismatch[0]!r} is not the same in both), so what it writes means nothing to the learner; "
-            "take an expert with the learner's tokenizer"
+            f"{len(ours)}; {mismatch[0]!r} differs), so the learner cannot read its tokens; use an expert with the "
+            "learner's tokenizer"
         )
     widths = [int(part.network.get_output_embeddings().weight.shape[0]) for part in (learner, expert)]
     if widths[0] != widths[1]:
