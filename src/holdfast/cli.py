@@ -260,11 +260,13 @@ def list_methods(
 
 @app.command("show")
 def show_method(
-    name: Annotated[str, typer.Argument(help="An attack, a defense or a judge (`holdfast list`).")],
+    name: Annotated[str, typer.Argument(help="An attack, defense, judge, data format or preset (`holdfast list`).")],
 ) -> None:
     """Show a method: idea, equation, source, every setting with its default and meaning, presets, knobs.
 
-    Example: `holdfast show token_buncher`.
+    Of a preset it shows the file, to copy and change; of a data format its columns.
+
+    Examples: `holdfast show token_buncher`, `holdfast show quickstart > grid.yaml`.
     """
     from holdfast.commands.methods import show
 

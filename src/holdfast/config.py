@@ -79,8 +79,17 @@ def preset(name: str, folder: str = "presets") -> Path | None:
 
 def presets(folder: str = "presets") -> dict[str, str]:
     """Names of the built-in presets in a folder of the package, and their descriptions."""
-    paths = sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
+    paths = _preset_paths(folder)
     return {path.stem: str(yaml_value(path.read_text(encoding="utf-8"), str(path))["description"]) for path in paths}
+
+
+def _preset_paths(folder: str) -> list[Path]:
+    return sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
+
+
+def preset_files() -> dict[str, Path]:
+    """The file of each built-in preset by its name; a grid's goes before one of control tasks."""
+    return {path.stem: path for folder in (CONTROL_PRESETS, "presets") for path in _preset_paths(folder)}
 
 
 def parse_grid(values: Mapping[str, Any], where: str) -> Grid:

@@ -7,9 +7,12 @@ import sys
 import time
 
 import pytest
+import yaml
 
 from holdfast import __version__
+from holdfast.config import load_grid, parse_grid
 from holdfast.evaluation import refusal_forms
+from holdfast.experiment.grid import cells
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
 COMMANDS += (["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
@@ -160,6 +163,22 @@ def test_show_has_everything_that_a_user_would_open_the_source_for(holdfast):
 
 def test_show_of_an_attack_has_its_knobs(holdfast):
     assert "over magnitudes" in holdfast("show", "sft")[1]
+
+
+def test_show_explains_settings_of_one_meaning_once(holdfast):
+    out = " ".join(holdfast("show", "tar")[1].split())
+    assert out.count("Each outer step has tasks attackers") == 1
+    assert out.count("adversaries are attacks by name") == 1
+
+
+def test_show_of_a_preset_is_a_grid_to_copy(holdfast, tmp_path):
+    code, out, _ = holdfast("show", "quickstart")
+    assert code == 0
+    assert cells(parse_grid(yaml.safe_load(out), "copy")) == cells(load_grid("quickstart"))
+
+
+def test_show_of_a_format_names_its_columns(holdfast):
+    assert "is_safe" in holdfast("show", "beavertails")[1]
 
 
 def test_show_refuses_an_unknown_name_with_the_near_one(holdfast, error_line):

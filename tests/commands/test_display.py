@@ -48,6 +48,15 @@ def test_where_the_terminal_has_no_such_sign_a_time_that_did_not_end_is_spelled_
     assert b">= 60 steps" in narrow.buffer.getvalue()
 
 
+def test_a_break_that_the_peak_harm_does_not_show_has_its_reason_below(capsys):
+    harms = (Score(name="harmfulness", value=0.26, n=9), Score(name="harmfulness/ingredients", value=0.51, n=9))
+    curve = (Evaluation(step=30, scores=harms),)
+    reason = "harmfulness/ingredients 0.51 > 0.5 at step 30"
+    given_away = replace(record(Outcome.BROKE, reason), time_to_break=time_to_break(curve), evaluations=curve)
+    display.results([given_away])
+    assert f"broke: shield x sft, seed 0: {reason}" in capsys.readouterr().out
+
+
 def test_no_figure_is_cut_off_where_the_terminal_is_narrow(monkeypatch, capsys):
     scores = (Score(name="harmfulness", value=0.1234, n=9), Score(name="helpfulness", value=0.8765, n=9))
     curve = (Evaluation(step=60, scores=scores),)

@@ -152,9 +152,7 @@ def results(records: Sequence[Record]) -> None:
         defense = label.defense + CONTROL if record.key in controls else label.defense
         model = [label.model] if several else []
         table.add_row(*map(shown, (*model, defense, label.attack)), *_cells(record))
-        time = record.time_to_break
-        unattacked = time is not None and not time.censored and time.steps == 0
-        if unattacked or record.outcome not in (Outcome.HELD, Outcome.BROKE):
+        if _needs_reason(record):
             attack = label.attack if record.cell.attack else "no attack"
             title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
             reasons.append(f"{record.outcome}: {title}: {record.reason}")
@@ -174,6 +172,19 @@ def _print_whole(table: Table) -> None:
     console.print(table, width=max(console.width, needed), crop=False)
 
 
+def _needs_reason(record: Record) -> bool:
+    """Whether the table alone leaves open why a cell ended so: any but held, and broke by mean harm under attack."""
+    time = record.time_to_break
+    if record.outcome is Outcome.BROKE and time is not None:
+        return (not time.censored and time.steps == 0) or max(_harms(record), default=0.0) <= time.threshold
+    return record.outcome is not Outcome.HELD
+
+
+def _harms(record: Record) -> list[float]:
+    """The mean harmfulness of each evaluation that has one."""
+    return [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
+
+
 def _controls(records: Sequence[Record]) -> set[str]:
     """The keys of control cells."""
     controls = [control_of(record.cell) for record in records if defended(record.cell)]
@@ -190,7 +201,7 @@ def tally(records: Sequence[Record]) -> str:
 
 def _cells(record: Record) -> list[str]:
     broke = record.time_to_break if record.outcome in (Outcome.HELD, Outcome.BROKE) else None
-    harms = [harm for e in record.evaluations if (harm := e.value("harmfulness")) is not None]
+    harms = _harms(record)
     helped = [e.value("helpfulness") for e in record.evaluations]
     counted = unit(record.cell.attack.name) if record.cell.attack else "step"
     when = "" if broke is None else f"{f'{_at_least()} ' if broke.censored else ''}{broke.steps} steps"

@@ -15,6 +15,7 @@ from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import uselessness
 from holdfast.files import copy_into, copy_over, whole_folder, write_text
+from holdfast.methods.describe import brief
 from holdfast.methods.docstrings import documentation
 from holdfast.methods.settings import merge
 from holdfast.records import HoldfastError, Outcome, Record
@@ -157,7 +158,7 @@ def show_list(what: str | None) -> None:
     from holdfast.methods.tables import Table, near
 
     def summaries(table: Table, suffix: str = "") -> dict[str, str]:
-        return {name: row.summary + _papers(row.target) + suffix for name, row in table.items()}
+        return {name: brief(row) + _papers(row.target) + suffix for name, row in table.items()}
 
     listings = {
         "attacks": {

@@ -1,15 +1,19 @@
-"""`holdfast show`: the documentation of one method, from its docstrings and its settings class."""
+"""`holdfast show`: the documentation of one method, from its docstrings and its settings class; presets and formats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.table import Table as Grid
 
 from holdfast.commands.display import console, note, shown
-from holdfast.methods.describe import Description, Setting, describe
+from holdfast.config import preset_files
+from holdfast.data import FORMATS
+from holdfast.methods.describe import Description, Setting, by_meaning, describe
 from holdfast.methods.tables import Table, near
 from holdfast.records import HoldfastError
 
@@ -34,17 +38,22 @@ def kinds() -> dict[str, Table]:
 
 
 def show(name: str) -> None:
-    """Print a method's description, settings, presets and knobs.
+    """Print a method's description, settings, presets and knobs; of a preset its file, of a data format its columns.
 
     Raises:
-        HoldfastError: no table has it; suggests the most similar name.
+        HoldfastError: no list has it; suggests the most similar name.
     """
     matches = [(kind, table) for kind, table in kinds().items() if name in table]
-    if not matches:
-        known = [each for table in kinds().values() for each in table]
-        raise HoldfastError(f"no method is called {name!r}{near(name, known)}; `holdfast list` shows all")
+    files = preset_files()
+    if not matches and name not in FORMATS and name not in files:
+        known = [each for table in (*kinds().values(), FORMATS, files) for each in table]
+        raise HoldfastError(f"nothing is called {name!r}{near(name, known)}; `holdfast list` shows all")
     for kind, table in matches:
         _print(kind, describe(table, name))
+    if name in FORMATS:
+        note(f"{name} (data format): {inspect.cleandoc(FORMATS.load(name).read.__doc__ or '').replace('`', '')}")
+    elif name in files:
+        print(Path(files[name]).read_text(encoding="utf-8").rstrip())
 
 
 def _print(kind: str, method: Description) -> None:
@@ -56,8 +65,8 @@ def _print(kind: str, method: Description) -> None:
         _section("Notes", method.documentation.text)
     if method.settings:
         console.print("\n[bold]Settings[/]")
-        for setting in method.settings:
-            _setting(setting)
+        for settings in by_meaning(method.settings):
+            _explained(settings)
     for preset, values in method.presets.items():
         console.print(f"\n[bold]Preset {shown(preset)}[/] (preset: {shown(preset)})", highlight=False)
         _table(("setting", "value"), iter(values.items()))
@@ -72,11 +81,13 @@ def _section(title: str, text: str) -> None:
     console.print(Padding(Markdown(text), (0, 0, 0, 2)))
 
 
-def _setting(setting: Setting) -> None:
-    allowed = f" ({setting.range})" if setting.range else ""
-    line = f"  [bold]{shown(setting.name)}[/] = {shown(setting.default)}  [dim]{shown(setting.kind + allowed)}[/]"
-    console.print(line, highlight=False, soft_wrap=True)
-    console.print(Padding(shown(setting.meaning.replace("`", "")), (0, 0, 0, 6)), highlight=False)
+def _explained(settings: Sequence[Setting]) -> None:
+    """A line for each of the settings that one text explains, then the text."""
+    for setting in settings:
+        allowed = f" ({setting.range})" if setting.range else ""
+        line = f"  [bold]{shown(setting.name)}[/] = {shown(setting.default)}  [dim]{shown(setting.kind + allowed)}[/]"
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(Padding(shown(settings[0].meaning.replace("`", "")), (0, 0, 0, 6)), highlight=False)
 
 
 def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> None:

@@ -7,14 +7,14 @@ Nothing is written twice: the meaning of a setting is taken from the docstring o
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from holdfast.methods.docstrings import Documentation, class_text, documentation, mentioning, parse
 from holdfast.methods.knobs import Choices, Knob
 from holdfast.methods.ranges import LARGEST, Bounds, OneOf
-from holdfast.methods.tables import Table
+from holdfast.methods.tables import Row, Table
 
 SHARED = {
     "adapter": "Trains a low-rank adapter instead of all weights; `null` trains all weights.",
@@ -62,6 +62,15 @@ class Description:
     knobs: Mapping[str, str]
 
 
+def by_meaning(settings: Iterable[Setting]) -> list[list[Setting]]:
+    """Settings that one text explains put together, each group where its first one stands."""
+    groups: dict[tuple[str, str], list[Setting]] = {}
+    for setting in settings:
+        alone = setting.name if setting.group or not setting.meaning else ""
+        groups.setdefault((setting.name.rpartition(".")[0], alone or setting.meaning), []).append(setting)
+    return list(groups.values())
+
+
 def describe(table: Table, name: str) -> Description:
     """The method called `name` of a table.
 
@@ -73,13 +82,19 @@ def describe(table: Table, name: str) -> Description:
         name=name,
         kind=table.kind,
         target=row.target,
-        summary=row.summary,
+        summary=brief(row),
         documentation=documentation(row.target),
         about=class_text(cls),
         settings=tuple(_settings(cls)),
         presets={preset: dict(_flat(values)) for preset, values in cls.PRESETS.items()},
         knobs={knob: _knob(known) for knob, known in getattr(cls, "KNOBS", {}).items()},
     )
+
+
+def brief(row: Row) -> str:
+    """A method in one line: its row's, or of an installed package's row its module's title and who brought it."""
+    title = documentation(row.target).title.rstrip(".") if row.package else ""
+    return f"{title[:1].lower()}{title[1:]} ({row.summary})" if title else row.summary
 
 
 def _settings(cls: Any, above: str = "", given: Any = None, seen: dict[type, str] | None = None) -> Iterator[Setting]:

@@ -77,12 +77,12 @@ class TAR(OfflineDefense):
     Each outer step has `tasks` attackers; `tamper_weight` is the weight of the tamper-resistance loss, which
     `resistance` names (`beta` is that of its DPO), and `retain_weight` that of the retain loss: `retain` says whether
     that is cross entropy with the distance of states, or cross entropy alone. `adversaries` are attacks by name with
-    their settings (except `optim` and `adapter`); each run uses one of them, sampled by `shares` (1 by default). Of
-    `inner`, the optimizer of a run, the steps, learning rate, batch, Adam's parameters, decay and clipping are used;
-    the learning rate is multiplied by one of `rate_factors`. A `switch_share` of the runs begin with benign answers and
-    switch to their attack at a point sampled from Beta(6, 3). The loss is taken every `evaluate_every` steps, on the
-    `heldout_share` of the harmful rows, on which no attacker trains; `decay=None` gives all evaluations the same
-    weight. If the loss falls below `lower_bound` its gradients are dropped.
+    their settings (but no optimizer and no adapter of their own); each run uses one of them, sampled by `shares` (1 by
+    default). Of `inner`, the optimizer of a run, the steps, learning rate, batch, Adam's parameters, decay and clipping
+    are used; the learning rate is multiplied by one of `rate_factors`. A `switch_share` of the runs begin with benign
+    answers and switch to their attack at a point sampled from Beta(6, 3). The loss is taken every `evaluate_every`
+    steps, on the `heldout_share` of the harmful rows, on which no attacker trains; `decay=None` gives all evaluations
+    the same weight. If the loss falls below `lower_bound` its gradients are dropped.
 
     `start="random_mapping"` first maps hidden states on harmful rows to random vectors, by `mapping`. `noise_weight`
     and `ascent_weight` are RepNoise's. `keep_on` says where the copy of the weights, the summed gradients and the
