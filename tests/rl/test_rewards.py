@@ -126,7 +126,7 @@ def test_an_unbounded_reward_pays_the_number_behind_the_score_and_no_garbling():
 
 def test_a_judge_without_a_number_behind_its_score_cannot_pay_unbounded():
     pay = from_judge(judge_of(Verdict(score=0.5, refused=False)), AttackReward(judge="j", unbounded=True))
-    with pytest.raises(HoldfastError, match="'j' has scores only"):
+    with pytest.raises(HoldfastError, match="'j' only has scores"):
         pay(completions("a"))
 
 
