@@ -128,7 +128,7 @@ def generators(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
     yield
-    for name in ("pages", "house", "measured", "structure"):
+    for name in ("hooks", "pages", "house", "measured", "structure"):
         sys.modules.pop(name, None)
 
 
@@ -149,6 +149,25 @@ def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generator
 
     monkeypatch.setattr(pages, "faithfulness", dict)
     assert "Verdict: **not told**" in pages.all_pages()["attacks/sft.md"]
+
+
+@pytest.mark.slow
+def test_a_meaning_that_settings_share_is_written_once_on_a_page(generators):
+    import pages
+
+    page = pages.all_pages()["offline-defenses/tar.md"]
+    assert page.count("Each outer step has `tasks` attackers") == 1
+    assert "| `beta` | `0.1` | number: above 0 | see `tasks` |" in page
+
+
+def test_cells_of_a_table_carry_their_columns_titles(generators):
+    import hooks
+
+    head = "<tr>\n<th>a</th>\n<th><code>b</code></th>\n</tr>"
+    html = f"<table>\n<thead>\n{head}\n</thead>\n<tr>\n<td>1</td>\n<td>2</td>\n</tr>\n"
+    made = hooks.on_page_content(f"{html}</table><p>x</p>")
+    assert '<td data-title="a">1</td>\n<td data-title="b">2</td>' in made
+    assert made.endswith("</table><p>x</p>")
 
 
 @pytest.mark.slow

@@ -14,13 +14,14 @@ import pytest
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parent
+CONTRIBUTING = TESTS.parent / "CONTRIBUTING.md"
 FILE = re.compile(r"```python\n# (?:src/holdfast/defenses/online|my_package)/(\w+)\.py\n(.*?)```", re.DOTALL)
 ROWS = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 
 
 def examples() -> tuple[dict[str, str], str]:
     """The files by name and the entry points, as they stand in CONTRIBUTING.md."""
-    text = (TESTS.parent / "CONTRIBUTING.md").read_text()
+    text = CONTRIBUTING.read_text()
     rows = "\n".join(ROWS.findall(text))
     files = {name: code for name, code in FILE.findall(text) if name != "__init__"}
     return files, re.sub(r'\[project\.entry-points\."(.*?)"\]', r"[\1]", rows).replace('"', "")
@@ -59,6 +60,13 @@ def test_the_examples_are_listed(installed):
     assert re.search(r"^  weight_anchor\s.*from my-package", listed, re.MULTILINE)
     assert re.search(r"^  length\s.*from my-package", listed, re.MULTILINE)
     assert re.search(r"^  tickets\s+Columns prompt, reply, escalated", listed, re.MULTILINE)
+
+
+def test_the_judge_of_the_example_is_tried_as_shown(installed):
+    (shown,) = re.findall(
+        r"```python\n(from holdfast\.records import Completion.*?)```", CONTRIBUTING.read_text(), re.DOTALL
+    )
+    assert "Verdict(score=0.6," in installed("-c", f"from my_package.length import Length\n{shown}")
 
 
 def test_the_examples_are_had_from_python(installed, tmp_path):

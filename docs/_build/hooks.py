@@ -1,7 +1,8 @@
-"""What mkdocs calls: pages that are made from the code, the measurements and the files of the project, never written."""
+"""What mkdocs calls: pages made from the code, the measurements and the files of the project; labels of tables' cells."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,22 @@ def on_config(config: Any) -> Any:
     config["nav"][-1]["Develop"] += [{"Benchmarks": "benchmarks.md"}, {"Security": "security.md"}]
     config["nav"][-1]["Develop"].append({"Changelog": "changelog.md"})
     return config
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Every cell gets its column's title, which the style shows before it where a screen is too narrow for a table."""
+    return re.sub(r"<table>.*?</table>", lambda found: _labelled(found[0]), html, flags=re.DOTALL)
+
+
+def _labelled(table: str) -> str:
+    titles = [re.sub(r"<[^>]*>", "", title).strip() for title in re.findall(r"<th[^>]*>(.*?)</th>", table, re.DOTALL)]
+    rows = iter(re.split(r"(?=<tr>)", table))
+    return "".join(_with_titles(row, titles) for row in rows)
+
+
+def _with_titles(row: str, titles: list[str]) -> str:
+    left = iter(titles)
+    return re.sub(r"<td(?=[ >])", lambda _: f'<td data-title="{next(left, "")}"', row)
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -122,11 +122,14 @@ def _settings(method: Description) -> Iterator[str]:
             yield f'??? note "Settings of `{group}`"\n'
             indent = "    "
         yield f"{indent}| setting | default | type and values | meaning |\n{indent}|---|---|---|---|"
+        first: dict[str, str] = {}
         for one in settings:
             allowed = f"{one.kind}: {one.range}" if one.range else one.kind
             name = one.name.rpartition(".")[2] if group else one.name
             default = "see below" if one.default == LISTED else f"`{_cell(one.default)}`"
-            yield f"{indent}| `{name}` | {default} | {_cell(allowed)} | {_cell(one.meaning)} |"
+            before = first.setdefault(one.meaning, name)
+            meaning = _cell(one.meaning) if before == name else f"see `{before}`"
+            yield f"{indent}| `{name}` | {default} | {_cell(allowed)} | {meaning} |"
         yield ""
 
 
