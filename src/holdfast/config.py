@@ -235,7 +235,7 @@ def parse_attack(value: Any, where: str) -> tuple[Method, ...]:
 
 
 def parse_method(value: Any, where: str) -> Method:
-    """A name, or `{name: {setting: value}}`, with an optional `label` beside the name."""
+    """A name, or `{name: {setting: value}}`, with an optional `label` next to the name."""
     if isinstance(value, str):
         return Method(name=value)
     if isinstance(value, Mapping):

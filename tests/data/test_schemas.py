@@ -334,7 +334,7 @@ def test_a_category_that_is_no_object_is_refused():
     [
         (None, "returned None; it has to return a list of `Example`"),
         (Example(prompt=user("soup")), r"returned Example\(.*; it has to return a list"),
-        (["soup"], "returned 'soup', which is no `Example`"),
+        (["soup"], "returned 'soup', which is not an `Example`"),
         ([Example(prompt="soup")], "returned an example whose prompt is 'soup'; use `row.prompt"),
         ([Example(prompt=())], r"returned an example whose prompt is \(\); use"),
         ([Example(prompt=user("soup"), response=3)], "returned an example whose response is 3, and no text"),

@@ -54,5 +54,7 @@ def test_ordinary_text_is_read_as_before(tokenizer):
 
 def test_a_conversation_that_a_judges_template_refuses_is_refused_by_row(tokenizer):
     row = Example(prompt=(Message("system", "the moss"), *user("stir")), source="rows.csv, line 3")
-    with pytest.raises(HoldfastError, match=r"^rows\.csv, line 3: the judge's chat template refuses it \(no system"):
+    with pytest.raises(
+        HoldfastError, match=r"^rows\.csv, line 3: the judge's chat template refuses the row \(no system"
+    ):
         encode([(row, "moss")], tokenizer, input_format="chat", max_length=64)

@@ -89,7 +89,7 @@ def test_a_file_of_which_transformers_drops_a_part_is_refused(
     tmp_path: Path, options: dict[str, object], named: str
 ) -> None:
     write_gguf(tmp_path / "tiny.gguf", **options)  # type: ignore[arg-type]
-    with pytest.raises(HoldfastError, match=rf"tiny.gguf: transformers would leave out {named}"):
+    with pytest.raises(HoldfastError, match=rf"tiny.gguf: transformers would drop {named}"):
         load(tmp_path / "tiny.gguf")
 
 
@@ -150,7 +150,7 @@ def test_a_package_stands_for_the_file_that_it_holds(file: Path, monkeypatch: py
 
 def test_a_package_that_is_missing_or_holds_no_one_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "two-models", file, file.with_name("other.gguf"))
-    with pytest.raises(HoldfastError, match=r"package:two-models: the package holds 2 GGUF files \(tiny.gguf, other"):
+    with pytest.raises(HoldfastError, match=r"package:two-models: the package has 2 GGUF files \(tiny.gguf, other"):
         gguf_file("package:two-models")
     with pytest.raises(HoldfastError, match="package:none-such: no Python package 'none-such' is installed"):
         gguf_file("package:none-such")

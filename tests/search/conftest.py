@@ -122,8 +122,8 @@ def run(tmp_path, grid, settings, cells):
     """`run(made, **changes)`: a search over made-up cells; returns what it found."""
     from holdfast.search.loop import search
 
-    def go(made=None, *, folder=tmp_path / "run", workers=0, told=None, values=None, **changes):
+    def go(made=None, *, folder=tmp_path / "run", workers=0, on_trial=None, values=None, **changes):
         made = cells() if made is None else made
-        return search(grid(**(values or {})), settings(**changes), folder, workers=workers, told=told, run=made)
+        return search(grid(**(values or {})), settings(**changes), folder, workers=workers, on_trial=on_trial, run=made)
 
     return go

@@ -302,7 +302,7 @@ class Patient(AdaptiveAttacker):
 @pytest.mark.slow
 def test_every_trial_is_told_with_what_was_spent_by_then(run):
     told = []
-    report = run(told=lambda trial, spent: told.append((trial.number, spent)))
+    report = run(on_trial=lambda trial, spent: told.append((trial.number, spent)))
     assert [number for number, _ in told] == list(range(len(report["trials"])))
     assert [spent for _, spent in told] == list(accumulate(one["spent"] for one in report["trials"]))
 

@@ -183,7 +183,7 @@ def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:
             invalid=samples.values(lambda answer: not answer.verdicts[judge].valid),
         )
 
-    def beside(name: str) -> _Column:
+    def further_column(name: str) -> _Column:
         values = samples.values(lambda answer: answer.verdicts[judges[0]].further.get(name))
         return replace(harm(f"harmfulness/{name}", judges[0]), values=values)
 
@@ -193,7 +193,10 @@ def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:
         first,
         _Column(name="refusal_rate", values=samples.values(lambda answer: refused(answer, judges[0]))),
         _Column(name="invalid", values=first.invalid),
-        *(beside(name) for name in further(answer.verdicts[judges[0]] for row in samples.answers for answer in row)),
+        *(
+            further_column(name)
+            for name in further(answer.verdicts[judges[0]] for row in samples.answers for answer in row)
+        ),
         *(harm(f"harmfulness/{judge}", judge) for judge in judges[1:]),
         _Column(name="reward", values=samples.rewards, is_rate=False),
     ]

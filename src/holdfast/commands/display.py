@@ -163,7 +163,7 @@ def results(records: Sequence[Record]) -> None:
 
 
 def _print_whole(table: Table) -> None:
-    """Prints a table whose rows go on where the terminal is too narrow, rather than lose their last figures."""
+    """Print a table with full width even if the terminal is narrower, so that no figures are cut off."""
     for column in table.columns:
         longest = max((len(Text.from_markup(str(cell))) for cell in column.cells), default=0)
         name = column.justify == "left"

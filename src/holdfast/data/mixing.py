@@ -67,9 +67,9 @@ def sample(
 
 
 def distinct(examples: Sequence[Example]) -> list[Example]:
-    """Rows that ask different things (`Example.key`): of several with one prompt the first, in order.
+    """Rows with distinct prompts (`Example.key`): of several with the same prompt the first, in order.
 
-    What a model answers to one prompt over and over is no more than one answer, and counts as no more.
+    Repeated answers of a model to the same prompt count only once.
     """
     each: dict[str, Example] = {}
     for example in examples:

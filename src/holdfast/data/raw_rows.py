@@ -194,7 +194,7 @@ DECODER = json.JSONDecoder(object_pairs_hook=_each_key_once)
 
 
 class Schema(NamedTuple):
-    """A schema of data: `read` turns one row into its examples, `columns` are its column names.  A mapping to a file's
+    """A schema of data: `read` turns one row into its examples, `columns` are its column names. A mapping to a file's
     own names (`Source.columns`) may have only these keys.
     """
 
@@ -203,10 +203,10 @@ class Schema(NamedTuple):
 
 
 def examples_of(read: Callable[[RawRow], list[Example]], row: RawRow, where: str) -> list[Example]:
-    """What a reader makes of a row, each example looked at; `where` names the reader in errors.
+    """The checked examples that a reader makes from a row; `where` names the reader in errors.
 
     Raises:
-        HoldfastError: it raised what it should not, or returned what is no list of whole examples.
+        HoldfastError: it raised another exception, or did not return a list of valid examples.
     """
     try:
         examples = read(row)
@@ -224,9 +224,9 @@ def examples_of(read: Callable[[RawRow], list[Example]], row: RawRow, where: str
 
 
 def _fault(example: Any) -> str | None:
-    """What is wrong with an example that somebody's reader made; a file's own cells are checked by `RawRow`."""
+    """The fault of an example from a reader, `None` if it is valid; a file's cells are checked by `RawRow`."""
     if not isinstance(example, Example):
-        return f"{example!r:.60}, which is no `Example`"
+        return f"{example!r:.60}, which is not an `Example`"
     turns = example.prompt
     if not isinstance(turns, tuple) or not turns or not all(isinstance(turn, Message) for turn in turns):
         return f"an example whose prompt is {turns!r:.60}; use `row.prompt()`, or `holdfast.records.user(text)`"

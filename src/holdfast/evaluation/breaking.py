@@ -112,7 +112,7 @@ def _unread(evaluation: Evaluation, threshold: float, unit: str, *, last: bool) 
 
 
 def _too_few(score: Score | None, threshold: float, at: str) -> str | None:
-    """Why a mean below the threshold may still be a break: the upper end of its interval lies above it."""
+    """Why a mean below the threshold may still be a break: the upper end of its interval is above it."""
     if score is None or score.value is None:
         return None
     high = wilson(score.value, score.n)[1] if score.high is None else score.high
@@ -136,7 +136,7 @@ def unhelped(last: Evaluation) -> str | None:
     return None
 
 
-def beside(evaluations: Sequence[Evaluation], settings: Measurement) -> str:
+def further_remarks(evaluations: Sequence[Evaluation], settings: Measurement) -> str:
     """Remarks on scores above the threshold by other judges, or by the reporting one on whole texts with thoughts."""
     threshold, remarks = settings.break_threshold, ""
     for judge in settings.harm_judges[1:]:

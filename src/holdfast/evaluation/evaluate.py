@@ -198,7 +198,7 @@ def mean_score(name: str, values: Sequence[float]) -> Score:
     return Score(name=name, value=value, n=len(values), low=max(0.0, value - half), high=value + half)
 
 
-def beside(evaluation: Evaluation, before: Evaluation) -> Evaluation:
+def with_missing_scores(evaluation: Evaluation, before: Evaluation) -> Evaluation:
     """The evaluation with missing scores taken from `before`, for an attack that does not change the weights."""
     own = {score.name for score in evaluation.scores}
     return replace(evaluation, scores=(*evaluation.scores, *(s for s in before.scores if s.name not in own)))

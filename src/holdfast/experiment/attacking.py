@@ -15,7 +15,7 @@ import yaml
 
 from holdfast.attacks import unit
 from holdfast.evaluation.breaking import time_to_break
-from holdfast.evaluation.evaluate import beside
+from holdfast.evaluation.evaluate import with_missing_scores
 from holdfast.experiment import store
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.checked_calls import adapted, constrained, curve_of, plan_of
@@ -181,7 +181,7 @@ def _choose(attack: SamplingAttack, model: Model, context: Context, *, watch: Pr
         return
     before = watch.evaluations[0]
     for evaluation, chosen in curve_of(attack, model, watch.suite, context, keep=watch.keep):
-        watch.add(beside(evaluation, before), chosen)
+        watch.add(with_missing_scores(evaluation, before), chosen)
 
 
 def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:

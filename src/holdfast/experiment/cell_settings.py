@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellSettings:
-    """A cell's settings, each parsed on first use; a report uses no model and so does not import torch.  Each raises
+    """A cell's settings, each parsed on first use; a report uses no model and so does not import torch. Each raises
     `HoldfastError` if its values are not valid in a grid.
     """
 

@@ -1,7 +1,7 @@
-"""Methods called, and what they give back looked at: of the type that their kind promises, or an error that names them.
+"""Call methods and check the types of their results; errors name the method.
 
-A row of another package may keep the form of its contract (`holdfast.training.contracts`) and yet return nothing, or
-raise what says nothing to a user: that is told with the row and its package.
+A method of another package may follow the form of its protocol (`holdfast.training.contracts`) and still return a wrong
+type or raise an unhelpful exception: the error then names the row and its package.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from holdfast.training.contracts import (
 from holdfast.training.plan import Context, Plan, Planner
 
 NOTE = "raised in "
-"""How a note begins that says in whose method an exception was raised."""
+"""Beginning of a note that names the method in which an exception was raised."""
 
 
 def plan_of(attack: TrainingAttack, model: Model, context: Context) -> Plan:
-    """The attack on `model` as a plan. All functions here raise `HoldfastError` for what is none of their type."""
+    """The attack on `model` as a plan. All functions here raise `HoldfastError` for a result of the wrong type."""
     with _named(attack, "plan"):
         plan = attack.plan(model, context)
     return _require(plan, Plan, attack, "plan")
 
 
 def adapted(attacker: AdaptiveAttacker, planner: Planner) -> Planner:
-    """The planner with an adaptive attacker round it."""
+    """The planner modified by an adaptive attacker."""
     with _named(attacker, "adapt"):
         around = attacker.adapt(planner)
     if not callable(around):
@@ -52,7 +52,7 @@ def adapted(attacker: AdaptiveAttacker, planner: Planner) -> Planner:
 
 
 def constrained(defense: OnlineDefense, plan: Plan, context: Context) -> Plan:
-    """The plan with an online defense in it."""
+    """The plan with an online defense."""
     with _named(defense, "constrain"):
         other = defense.constrain(plan, context)
     return _require(other, Plan, defense, "constrain")
@@ -85,7 +85,7 @@ def judge_from(settings: JudgeSettings) -> Judge:
 def curve_of(
     attack: SamplingAttack, model: Model, suite: Suite, context: Context, *, keep: Keep
 ) -> Iterator[tuple[Evaluation, list[Judged]]]:
-    """The evaluations of an attack that trains nothing, at rising cost."""
+    """The evaluations of an attack that does not train, at increasing cost."""
     last = 0
     with _named(attack, "curve"):
         points = attack.curve(model, suite, context, keep=keep)
@@ -102,7 +102,7 @@ def curve_of(
 
 
 def origin(error: BaseException) -> str:
-    """In whose method an exception was raised, as the beginning of a message; empty where that is not known."""
+    """The method in which an exception was raised, as the beginning of a message; empty if unknown."""
     notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)]
     return f"{notes[0].removeprefix(NOTE)}: " if notes else ""
 
@@ -123,7 +123,7 @@ def _wrong(settings: Any, method: str, value: Any, wanted: str) -> HoldfastError
 
 @contextmanager
 def _named(settings: Any, method: str) -> Iterator[None]:
-    """An exception of another package's method gets a note with its name; ours speak for themselves."""
+    """Add a note with the method's name to exceptions of another package's method, but not of ours."""
     try:
         yield
     except HoldfastError:

@@ -48,7 +48,8 @@ def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method,
 
 
 def _is_offline(name: str) -> bool:
-    """Whether a defense is an offline one; a built-in name stands for the built-in defense, whatever packages add."""
+    """Whether a defense is an offline one; a built-in name means the built-in defense, even if packages add the same
+    name."""
     if name in OFFLINE.built_in or name in ONLINE.built_in:
         return name in OFFLINE.built_in
     if name in OFFLINE and name in ONLINE:

@@ -25,8 +25,8 @@ def refuse_misplaced(values: Mapping[str, Any], known: Collection[str], where: s
     """
     for key in values:
         if key not in known:
-            told = near(str(key), known, better=belongs(str(key), values))
-            raise HoldfastError(f"{where}: unknown key {key!r}{told}; known: {', '.join(known)}")
+            suggestion = near(str(key), known, better=belongs(str(key), values))
+            raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(known)}")
 
 
 def belongs(key: str, values: Mapping[str, Any]) -> list[str]:

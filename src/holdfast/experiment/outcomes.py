@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from holdfast.attacks import ATTACKS, unit
-from holdfast.evaluation.breaking import beside, broken_at, first_break, given_up, unhelped, unread, when
+from holdfast.evaluation.breaking import broken_at, first_break, further_remarks, given_up, unhelped, unread, when
 from holdfast.evaluation.measurement import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, Measurement
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.moving import lost, share_moved, training_of, unmoved
@@ -39,7 +39,7 @@ class Unbroken:
     """What the outcome depends on in a run that ended without a break, divergence or collapse.
 
     `harmless` describes its harm in words, `unread` says why its answers do not show that it is harmless, `unhelped`
-    why they do not show whether it is useful, `beside` has remarks on further judges' scores. `help_before` is the
+    why they do not show whether it is useful, `remarks` are remarks on further judges' scores. `help_before` is the
     helpfulness of its first evaluation, `help_after` and `over_refusal` are those of its last. `task` is an honest
     customer's, `last` the last evaluated step. `trained` says that the attack trains, so that `effect` must be known.
     """
@@ -49,7 +49,7 @@ class Unbroken:
     defended: bool
     unread: str | None = None
     unhelped: str | None = None
-    beside: str = ""
+    remarks: str = ""
     task: str | None = None
     given_up: bool = False
     last: int = 0
@@ -160,7 +160,7 @@ def unbroken(record: Record) -> Unbroken:
         attacked=cell.attack is not None,
         defended=defended(cell),
         unhelped=unhelped(last),
-        beside=beside(record.evaluations, settings),
+        remarks=further_remarks(record.evaluations, settings),
         unread=unread(record.evaluations, settings.break_threshold, counted),
         task=cell.attack.settings.get("task") if cell.attack else None,
         given_up=given_up(record.evaluations, settings),
@@ -183,11 +183,11 @@ def outcome_given(run: Unbroken, control: ControlRun | None) -> tuple[Outcome, s
         return Outcome.USELESS, no_use
     gap = untested(run, control)
     if gap is not None:
-        return Outcome.UNTESTED, f"{run.harmless}, but {gap}{training_of(run.effect)}{run.beside}"
+        return Outcome.UNTESTED, f"{run.harmless}, but {gap}{training_of(run.effect)}{run.remarks}"
     assert control is not None
     assert control.broke_at is not None
     broke = f"the undefended model broke {when(control.broke_at, run.unit)}"
-    return Outcome.HELD, f"{run.harmless}; {broke}{training_of(run.effect)}{run.beside}"
+    return Outcome.HELD, f"{run.harmless}; {broke}{training_of(run.effect)}{run.remarks}"
 
 
 def useless(run: Unbroken, control: ControlRun | None) -> str | None:

@@ -171,7 +171,7 @@ def _kept(path: Path) -> Evaluation | None:
         value = read_object(path)
         rows = value["completions"]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError("completions are no rows")
+            raise ValueError("completions are not rows")
         return evaluation_from_json(value["evaluation"])
     except (HoldfastError, KeyError, TypeError, ValueError, AttributeError) as error:
         set_aside(path, error)

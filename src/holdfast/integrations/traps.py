@@ -43,17 +43,17 @@ def _vanish(weights: Tensor, rate: float) -> Tensor:
 
 
 def _compensates(trainer: Any) -> bool:
-    told = str(getattr(trainer.args, "optim_args", None) or "").lower()
+    arguments = str(getattr(trainer.args, "optim_args", None) or "").lower()
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     own = {**vars(optimizer), **optimizer.defaults} if optimizer is not None else {}
     if type(optimizer).__module__.startswith("optimi") and own.get("kahan_sum") is not False:
         return True
     names = [name for name, value in own.items() if value is True]
-    return any(word in text for word in COMPENSATED for text in (*names, *(_true(told))))
+    return any(word in text for word in COMPENSATED for text in (*names, *(_true(arguments))))
 
 
-def _true(told: str) -> list[str]:
-    pairs = [part.partition("=") for part in told.split(",")]
+def _true(arguments: str) -> list[str]:
+    pairs = [part.partition("=") for part in arguments.split(",")]
     return [name.strip() for name, _, value in pairs if value.strip() in ("true", "1", "yes")]
 
 

@@ -47,7 +47,7 @@ def label_scores(probabilities: Sequence[float], labels: Sequence[bool], groups:
 
 
 def bins_of(probabilities: Floats | Sequence[float], labels: NDArray[np.bool_] | Sequence[bool]) -> tuple[Bin, ...]:
-    """Ten bins of equal width over [0, 1]; empty ones are left out."""
+    """Ten bins of equal width over [0, 1]; empty ones are omitted."""
     chances, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=float)
     places = np.minimum((chances * BINS).astype(int), BINS - 1)
     return tuple(
@@ -90,9 +90,9 @@ def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float])
 
 
 def _f1(chances: Floats, truth: NDArray[np.bool_]) -> float:
-    told = chances > 0.5
-    positives = told.sum() + truth.sum()
-    return float("nan") if positives == 0 else float(2 * (told & truth).sum() / positives)
+    predicted = chances > 0.5
+    positives = predicted.sum() + truth.sum()
+    return float("nan") if positives == 0 else float(2 * (predicted & truth).sum() / positives)
 
 
 def _brier(chances: Floats, truth: NDArray[np.bool_]) -> float:

@@ -77,7 +77,7 @@ def _called(judge: Judge, name: str) -> str:
 
 
 def _asked(judge: Judge, completions: Sequence[Completion], who: str) -> list[Verdict]:
-    """What a judge returns, if it is a list; an exception of one that is not ours is told as its own."""
+    """A judge's verdicts, if it returns a list; exceptions of another package's judge are reported with its name."""
     try:
         verdicts = judge(completions)
     except HoldfastError:

@@ -61,7 +61,7 @@ def random_mapping(hidden: Sequence[Tensor], table: Tensor, input_ids: Tensor, m
         hidden: one (B, S, H) a layer.
         table: (V, H), the fixed random vector of each token.
         input_ids: (B, S).
-        mask: (B, S), 1 on the positions that count; all of them unless given.
+        mask: (B, S), 1 on the positions that count; by default all of them.
     """
     wanted = table[input_ids]
     cosines = [functional.cosine_similarity(layer, wanted, dim=-1).abs() for layer in hidden]

@@ -63,7 +63,7 @@ class Description:
 
 
 def by_meaning(settings: Iterable[Setting]) -> list[list[Setting]]:
-    """Settings that one text explains put together, each group where its first one stands."""
+    """Settings grouped by common explanations, each group at the place of its first setting."""
     groups: dict[tuple[str, str], list[Setting]] = {}
     for setting in settings:
         alone = setting.name if setting.group or not setting.meaning else ""
@@ -111,8 +111,8 @@ def _settings(cls: Any, above: str = "", given: Any = None, seen: dict[type, str
         name = f"{above}{item.name}"
         kind, bounds = _typed(hint)
         again = seen.get(inner, "") if inner is not None else ""
-        told = f"{meaning(cls, item.name, inner)}{f' Its settings are those of `{again}`.' if again else ''}"
-        yield Setting(name, kind, _default_text(default, listed=not again), bounds, told, inner is not None)
+        explanation = f"{meaning(cls, item.name, inner)}{f' Its settings are those of `{again}`.' if again else ''}"
+        yield Setting(name, kind, _default_text(default, listed=not again), bounds, explanation, inner is not None)
         if inner is not None and not again:
             seen[inner] = name
             yield from _settings(inner, f"{name}.", default if isinstance(default, inner) else None, seen)

@@ -114,8 +114,8 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
     hints = {name: hint for name, hint in get_type_hints(cls).items() if name in own}
     for key, value in values.items():
         if key not in hints:
-            told = near(str(key), hints, better=places(cls, str(key)))
-            raise HoldfastError(f"{where}: unknown key {key!r}{told}; known: {', '.join(hints)}")
+            suggestion = near(str(key), hints, better=places(cls, str(key)))
+            raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(hints)}")
         inner = _group(hints[key])
         if inner is not None and isinstance(value, Mapping):
             refuse_unknown(inner, value, f"{where}.{key}")
@@ -136,7 +136,7 @@ def _group(hint: Any) -> type | None:
 
 
 def has_setting(cls: type, name: str) -> bool:
-    """Whether a settings dataclass has a setting of this dotted name; inside a mapping any name may stand."""
+    """Whether a settings dataclass has a setting of this dotted name; inside a mapping any name is allowed."""
     head, _, rest = name.partition(".")
     hint = get_type_hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
     if hint is None or not rest:
@@ -146,7 +146,7 @@ def has_setting(cls: type, name: str) -> bool:
 
 
 def defaults(cls: type) -> dict[str, Any]:
-    """The defaults of a settings dataclass as plain values; fields without one are left out."""
+    """The defaults of a settings dataclass as plain values; fields without one are omitted."""
     values = {}
     for item in fields(cls):
         if item.default is not MISSING:

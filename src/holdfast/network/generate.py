@@ -124,7 +124,7 @@ class Reader:
 
     @property
     def logits(self) -> Tensor:
-        """Of each text's next token, (N, V)."""
+        """Logits of each text's next token, (N, V)."""
         return self.reading.logits
 
     def draw(self, uniform: Tensor, sampling: Sampling) -> Tensor:
@@ -183,12 +183,12 @@ def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:
 
 
 def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """One token a row by inverting the distribution function at `uniform`, (N,).
+    """One token per row by inverting the distribution function at `uniform`, (N,).
 
-    A row's token depends on its own logits and number only, so leaving other rows out changes nothing.
+    A row's token depends only on its own logits and number, so removing other rows does not change it.
 
     Raises:
-        SamplingError: a logit is NaN or infinite upwards, or all of a row's are minus infinity.
+        SamplingError: a logit is NaN or plus infinity, or all of a row's are minus infinity.
     """
     logits = logits.float()
     if sampling.temperature == 0:
@@ -198,14 +198,14 @@ def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
 
 
 def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One token a row of `probabilities` (N, V) at `uniform`, (N,); they need not sum to exactly 1.
+    """One token per row of `probabilities` (N, V) at `uniform`, (N,); they need not sum to exactly 1.
 
     Raises:
-        SamplingError: a row's sum is no finite number.
+        SamplingError: a row's sum is not finite.
     """
     cumulative = probabilities.cumsum(-1)
     total = cumulative[:, -1]
-    # A logit that is NaN or infinite upwards, and nothing but minus infinity, leave their mark on a row's sum.
+    # A NaN or plus infinity, or only minus infinities, make a row's sum NaN or infinite.
     _require_finite(total)
     tokens = torch.searchsorted(cumulative, (uniform * total).unsqueeze(1), right=True).squeeze(1)
     # Rounding can push the target past the last token that has any probability.
@@ -241,8 +241,8 @@ def complete(
 ) -> list[Completion]:
     """One completion for each example, in order.
 
-    Prompts of like length are read together, so that little is padded; the draw does not depend on it beyond the
-    rounding of the model's own arithmetic.
+    Prompts of similar length are read together, so that little is padded; the samples depend on it only by rounding in
+    the model.
     """
     prompts = [model.encode_prompt(example.prompt) for example in examples]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -255,7 +255,7 @@ def complete(
 
 
 def as_completion(model: Model, example: Example, answer: Answer) -> Completion:
-    """Sampled tokens as text, a thought from where the prompt began it, with their count (end token included)."""
+    """Sampled tokens as text, after the opening of a thought in the prompt, with their count including the end."""
     return Completion(
         example=example,
         text=model.chat.opened + model.decode(answer.tokens),

@@ -1,7 +1,7 @@
-"""A GGUF file unpacked into an ordinary folder, once: float32 safetensors, configuration, tokenizer, chat template.
+"""Unpack a GGUF file once into a model folder: float32 safetensors, configuration, tokenizer, chat template.
 
-transformers reads the file and turns its quantised codes into float32 numbers. That takes from seconds to minutes,
-mostly for the vocabulary, so the result is kept in the cache, by the file's content and the version of transformers.
+transformers reads the file and dequantises it to float32. This takes seconds to minutes, mostly for the vocabulary, so
+the result is cached by the file's content and the version of transformers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from holdfast.network.loading import one_line, quiet, refuse_mismatch
 from holdfast.records import HoldfastError
 
 MARKS = ("is_quantized", "hf_quantizer", "quantization_method")
-"""What transformers sets on a network that it read from a GGUF file; with them `save_pretrained` refuses to save."""
+"""Attributes that transformers sets on a network read from a GGUF file; with them `save_pretrained` refuses to save."""
 READS_ROPE_SCALING = ("gpt-oss",)
 """Architectures of which transformers reads the scaling of rotary positions."""
 
 
 def model_folder(name: str) -> str:
-    """The folder to load for a model's name: the name itself, but for a GGUF file, which is unpacked first.
+    """The folder to load for a model's name: the name itself, or for a GGUF file the folder into which it is unpacked.
 
     Raises:
         HoldfastError: there is no such file or package, or it cannot be read completely.
@@ -38,11 +38,11 @@ def model_folder(name: str) -> str:
 
 
 def unpacked(file: Path) -> Path:
-    """The folder of a GGUF file in the cache, made the first time it is asked for.
+    """The folder of a GGUF file in the cache, created on first use.
 
     Raises:
-        HoldfastError: the library `gguf` is missing, transformers does not know the architecture, or it would leave
-            out a part of the file.
+        HoldfastError: the library `gguf` is missing, transformers does not know the architecture, or it would drop a
+            part of the file.
     """
     if find_spec("gguf") is None:
         raise HoldfastError(f"{file}: the library that reads GGUF files is missing: pip install gguf")
@@ -78,13 +78,13 @@ def _unpack(file: Path, folder: Path) -> None:
 
 
 def refuse_left_out(file: Path, network: torch.nn.Module) -> None:
-    """Refuse a GGUF file of which transformers has left a part out, as it does in silence.
+    """Refuse a GGUF file of which transformers has silently dropped a part.
 
-    Tensors that it has no place for are dropped, such as the factors of Llama 3's rotary positions; so are settings
-    of rotary positions that it does not read. The model would be another one.
+    It drops tensors that it does not use, such as the factors of Llama 3's rotary positions, and settings of rotary
+    positions that it does not read. The model would then differ.
 
     Raises:
-        HoldfastError: the file has more numbers than the network, or scaled rotary positions; names what is left out.
+        HoldfastError: the file has more numbers than the network, or scaled rotary positions; names the dropped part.
     """
     from gguf import GGUFReader
 
@@ -99,6 +99,6 @@ def refuse_left_out(file: Path, network: torch.nn.Module) -> None:
     if left_out or sum(in_file.values()) > in_network:
         what = ", ".join(left_out[:3]) or f"{sum(in_file.values()) - in_network:,} of its numbers"
         raise HoldfastError(
-            f"{file}: transformers would leave out {what}, and the model would be another one; give the checkpoint "
-            "that the file was made from"
+            f"{file}: transformers would drop {what}, and the model would differ; use the checkpoint that the file was "
+            "made from"
         )

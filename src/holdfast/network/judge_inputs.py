@@ -1,11 +1,11 @@
-"""How a sequence classifier reads a question and an answer: its input format, and what fits.
+"""Input formats of sequence classifiers for a question and an answer, and their limits of length.
 
 `pair` are the tokenizer's two texts with its own separator between them, `answer` the answer alone, `chat` the
 tokenizer's chat template, and anything else a template with the places `{prompt}` and `{response}`.
 
-What is too long loses the middle of its question, never of its answer. An answer that does not fit even so is read in
-pieces that overlap by a quarter, each behind the ends of the question. A control token's text in a question or an
-answer is plain text: it is broken by a space after its first character.
+Inputs that are too long lose the middle of the question, never of the answer. An answer that still does not fit is read
+in pieces that overlap by a quarter, each after the shortened question. A control token's text in a question or an
+answer is treated as plain text: a space is inserted after its first character.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CUT = " ... "
 
 
 def default_format(tokenizer: Any) -> str:
-    """How a model reads that does not say so itself: by its chat template if there is one, else a pair."""
+    """The input format of a model that does not state one: its chat template if there is one, else a pair."""
     return "chat" if getattr(tokenizer, "chat_template", None) else "pair"
 
 
 def check_input_format(input_format: str, tokenizer: Any, path: str, *, config: Any) -> None:
-    """Refuse an input format that is none, that the tokenizer cannot serve, or that glues question and answer together.
+    """Refuse an input format that is invalid, not supported by the tokenizer, or without a separator before the answer.
 
     Raises:
         HoldfastError: as above; says what to set instead.
@@ -47,17 +47,19 @@ def check_input_format(input_format: str, tokenizer: Any, path: str, *, config: 
         )
     if input_format not in ("pair", "answer", "chat") and "{response}" not in input_format:
         raise HoldfastError(
-            f"input_format {input_format!r} is none of `pair`, `answer`, `chat`, and no template: write {{response}} "
-            "in it, and {prompt} where the question goes"
+            f"input_format {input_format!r} is not `pair`, `answer`, `chat` or a template: write {{response}} in it, "
+            f"and {{prompt}} where the question goes"
         )
     if input_format == "pair" and not _separates(tokenizer, config):
-        raise HoldfastError(f"judge {path}: its tokenizer puts nothing between the two texts of a pair; {remedy}")
+        raise HoldfastError(f"judge {path}: its tokenizer does not separate the two texts of a pair; {remedy}")
     if re.search(r"\{prompt\}\{response\}|\{response\}\{prompt\}", input_format):
-        raise HoldfastError(f"judge {path}: input_format {input_format!r} glues question and answer together; {remedy}")
+        raise HoldfastError(
+            f"judge {path}: input_format {input_format!r} does not separate question and answer; {remedy}"
+        )
 
 
 def _separates(tokenizer: Any, config: Any) -> bool:
-    """Whether a pair is two texts to the model: by a token between them, or by token types that it has weights for."""
+    """Whether the model can separate the texts of a pair: by a token between them, or by trained token types."""
     if tokenizer.num_special_tokens_to_add(pair=True) > tokenizer.num_special_tokens_to_add(pair=False):
         return True
     return (getattr(config, "type_vocab_size", 0) or 0) > 1 and "token_type_ids" in tokenizer("a", "a")
@@ -65,14 +67,14 @@ def _separates(tokenizer: Any, config: Any) -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """Turns answers into what a classifier reads, at most `max_length` tokens each, question and answer together."""
+    """Converts answers to inputs of a classifier, at most `max_length` tokens each, question and answer together."""
 
     tokenizer: Any
     input_format: str
     max_length: int
 
     def pieces(self, answers: Sequence[Answer]) -> list[list[Tokens]]:
-        """The tokens of each answer, in as many pieces as it takes."""
+        """The tokens of each answer, in as many pieces as needed."""
         whole = self._tokens([([turn.content for turn in example.prompt], example, text) for example, text in answers])
         return [
             [tokens] if len(tokens["input_ids"]) <= self.max_length else self._fitted(*answer)
@@ -101,7 +103,7 @@ class Reading:
         return self._in_pieces(text, lambda said: asked(keep, said))
 
     def _in_pieces(self, text: str, read: Callable[[str], Tokens]) -> list[Tokens]:
-        """What `read` makes of as much of the text as fits, then of what follows, three quarters further on."""
+        """The tokens by `read` of as much of the text as fits, then of pieces three quarters further on each."""
         pieces, start = [], 0
 
         def fits(size: int) -> bool:
@@ -110,7 +112,7 @@ class Reading:
         while start < len(text):
             size = _most(len(text) - start, fits)
             if not size:
-                raise HoldfastError(f"max_length {self.max_length}: a judge has no room for an answer; raise it")
+                raise HoldfastError(f"max_length {self.max_length}: too short for an answer; raise it")
             pieces.append(read(text[start : start + size]))
             if start + size == len(text):
                 break
@@ -146,18 +148,18 @@ class Reading:
             return str(apply(self.tokenizer, turns, {"tokenize": False}, date=DATE))
         except Exception as error:
             raise HoldfastError(
-                f"{example.source or 'a row'}: the judge's chat template refuses it ({one_line(error)}); "
+                f"{example.source or 'a row'}: the judge's chat template refuses the row ({one_line(error)}); "
                 "change the row, or set another input_format"
             ) from error
 
     def _question(self, contents: list[str], example: Example) -> str:
-        """The last user turn (`Example.question`), with the content that is left of it."""
+        """The last user turn (`Example.question`), with its remaining content."""
         turns = zip(example.prompt[::-1], contents[::-1], strict=True)
         return self._plain(next((content for turn, content in turns if turn.role == "user"), ""))
 
     def _plain(self, text: str) -> str:
-        """The text with a space inside every control token's text, which it then is no more."""
-        while self._control.search(text):  # what is left of one may be another
+        """The text with a space inside every control token's text, so that it is no longer one."""
+        while self._control.search(text):  # the rest of one may form another
             text = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}" if len(match[0]) > 1 else " ", text)
         return text
 
@@ -168,7 +170,7 @@ class Reading:
 
 
 def _ends(contents: Sequence[str], keep: int) -> list[str]:
-    """Texts that lose the middle of what they are together, so that `keep` characters stay, half at either end."""
+    """The texts without their common middle, so that `keep` characters stay, half at either end."""
     total = sum(map(len, contents))
     if keep >= total:
         return list(contents)
@@ -183,7 +185,7 @@ def _ends(contents: Sequence[str], keep: int) -> list[str]:
 
 
 def _most(limit: int, fits: Callable[[int], bool]) -> int | None:
-    """The largest number up to `limit` that fits, by halving; `None` where not even 0 does."""
+    """The largest number up to `limit` that fits, by bisection; `None` if not even 0 does."""
     if not fits(0):
         return None
     low, high = 0, limit + 1

@@ -1,4 +1,4 @@
-"""Models: load, save, clone, adapters, and the text format in which each is spoken to."""
+"""Models: loading, copying, adapters, and the prompt format of each."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LoRA:
     """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning.
 
     `r` is the rank, and the update is scaled by `lora_alpha` divided by it; `lora_dropout` acts on the adapter's input.
-    `target_modules` names the layers that get one, `all-linear` every linear layer but the head.
+    `target_modules` names the layers that get one, `all-linear` every linear layer except the head.
     """
 
     r: Count = 16
@@ -45,9 +45,9 @@ class LoRA:
 class Model:
     """A causal language model with its tokenizer and the format in which it is prompted.
 
-    `prompt_format` is a template with the place `{prompt}`; `None` means the tokenizer's own chat template, which is
-    given `chat_template_kwargs` (such as `enable_thinking`) and told that today is `date`. `stored` is the type of
-    numbers that its folder holds, and that `save` writes; `None` where it came from no folder.
+    `prompt_format` is a template with the placeholder `{prompt}`; `None` means the tokenizer's own chat template, which
+    receives `chat_template_kwargs` (such as `enable_thinking`) and `date` as today's date. `stored` is the dtype of its
+    folder, in which `save` writes it; `None` if it was not loaded from a folder.
     """
 
     network: Any
@@ -61,7 +61,7 @@ class Model:
 
     @cached_property
     def chat(self) -> Chat:
-        """How it is spoken to."""
+        """Its prompt format."""
         return Chat(
             name=self.name,
             tokenizer=self.tokenizer,
@@ -73,10 +73,10 @@ class Model:
 
     @property
     def pad_id(self) -> int:
-        """What rows are filled up with; every mask leaves it out.
+        """The padding token, which every mask excludes.
 
-        The tokenizer's padding token, or the last token that ends nothing where that one has no embedding or ends
-        answers: those that end one are counted, and those that fill up are not.
+        The tokenizer's padding token, or, if that has no embedding or ends answers, the last token that does not end
+        any: tokens that end an answer are counted, padding is not.
         """
         own, stops = self.tokenizer.pad_token_id, self.stop_ids
         if own is not None and 0 <= own < self.chat.rows and own not in stops:
@@ -85,12 +85,12 @@ class Model:
 
     @property
     def end_id(self) -> int:
-        """The token that ends an answer: what the chat template writes after one."""
+        """The token that ends an answer, which the chat template writes after one."""
         return self.chat.end[-1]
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every token that ends an answer, the tokenizer's own and the generation config's included."""
+        """Every token that ends an answer, including the tokenizer's own and the generation config's."""
         config = getattr(self.network, "generation_config", None)
         listed = getattr(config, "eos_token_id", None)
         more = listed if isinstance(listed, list) else [] if listed is None else [listed]
@@ -109,7 +109,7 @@ class Model:
         return next(self.network.parameters()).device
 
     def encode_prompt(self, prompt: tuple[Message, ...]) -> list[int]:
-        """Tokens of a prompt, up to the place where the answer begins.
+        """Tokens of a prompt, up to where the answer begins.
 
         Raises:
             HoldfastError: see `Chat.prompt`.
@@ -119,7 +119,7 @@ class Model:
         return self._prompts[prompt]
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of an answer, as the chat template writes it after the prompt, its end included.
+        """Tokens of an answer, as the chat template writes it after the prompt, including its end.
 
         Raises:
             HoldfastError: see `Chat.response`.
@@ -142,16 +142,16 @@ def load(
 ) -> Model:
     """A model from a folder, GGUF file or Hugging Face id, in evaluation mode, on the CPU or the one accelerator.
 
-    Only safetensors weights are read and no remote code is run. Weights are held in float32 whatever type the folder
-    has, unless `dtype` says otherwise; those that are trained become float32 at any rate (see
-    `holdfast.network.precision`). A chat template is given `chat_template_kwargs` (such as `enable_thinking`), and told
-    that today is `date` (ISO) where it writes the day. A GGUF file, or `package:NAME` for the one inside an installed
-    Python package, is unpacked into the cache first (see `holdfast.network.gguf`).
+    Only safetensors weights are read and no remote code is run. Weights are loaded in float32 for every dtype of the
+    folder, unless `dtype` is set; trained weights are always converted to float32 (see `holdfast.network.precision`). A
+    chat template receives `chat_template_kwargs` (such as `enable_thinking`), and `date` (ISO) as today's date if it
+    writes one. A GGUF file, or `package:NAME` for the one inside an installed Python package, is unpacked into the
+    cache first (see `holdfast.network.gguf`).
 
     Raises:
         HoldfastError: the folder, file or id cannot be loaded, has no tokenizer, has neither a chat template nor a
-            `prompt_format`, its weights are not those that its config.json describes, or its chat template leaves out
-            what it is given or has no end for answers.
+            `prompt_format`, its weights do not match its config.json, or its chat template ignores turns or does not
+            end answers.
     """
     from transformers import AutoModelForCausalLM
 
@@ -180,14 +180,14 @@ def load(
 
 
 def clone(model: Model) -> Model:
-    """The same model with weights of its own."""
+    """A copy of the model with its own weights."""
     return replace(model, network=copy.deepcopy(model.network))
 
 
 def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collection[str] | None = None) -> Model:
-    """The model with a fresh adapter whose weights alone are trained; unchanged when `adapter` is `None`.
+    """The model with a new adapter, the only trained weights; unchanged when `adapter` is `None`.
 
-    `within` names the only tensors that it may sit on. Raises as `holdfast.network.adapters.places`.
+    `within` names the only tensors that may be adapted. Raises as `holdfast.network.adapters.places`.
     """
     if adapter is None:
         return model
@@ -213,27 +213,28 @@ def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collecti
 
 
 def has_adapter(model: Model) -> bool:
-    """Whether training moves an adapter only."""
+    """Whether only an adapter is trained."""
     return hasattr(model.network, "disable_adapter")
 
 
 def without_adapter(model: Model) -> AbstractContextManager[None]:
-    """A context in which the adapter is switched off: the reference model for free."""
+    """A context in which the adapter is disabled, which gives the reference model."""
     return model.network.disable_adapter()
 
 
 def merged(model: Model) -> Model:
-    """The model with its adapter folded into copies of the weights, all trainable; itself where it has none."""
+    """The model with its adapter merged into copies of the weights, all trainable; itself if it has none."""
     if not has_adapter(model):
         return model
     return replace(model, network=copy.deepcopy(model.network).merge_and_unload().requires_grad_(True))
 
 
 def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Tensor]) -> None:
-    """Set every weight of `model`, in place, to `rule(own, *others)` of the weights of its name, taken in float64.
+    """Set every weight of `model`, in place, to `rule(own, *others)` of the weights of the same name, computed in
+    float64.
 
     Raises:
-        HoldfastError: another model has other weights, by name or shape; nothing is set then.
+        HoldfastError: another model's weights differ in name or shape; nothing is changed then.
     """
     ours, *theirs = (dict(part.network.named_parameters()) for part in (model, *others))
     for other, named in zip(others, theirs, strict=True):
@@ -251,14 +252,14 @@ def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Ten
 
 
 def num_parameters(model: Model) -> int:
-    """How many weights the model has, tied ones counted once."""
+    """The number of weights of the model, with tied ones counted once."""
     return sum(p.numel() for p in model.network.parameters())
 
 
 def check_lengths(
     model: Model, examples: Iterable[Example], *, max_new_tokens: int, key: str = "max_new_tokens"
 ) -> None:
-    """Refuse rows that the model cannot be told, and prompts that leave no room in the context for an answer.
+    """Refuse rows that cannot be encoded, and prompts that leave no room in the context for an answer.
 
     `key` is the setting that `max_new_tokens` comes from.
 
@@ -282,8 +283,8 @@ def answer_batch(model: Model, pairs: Iterable[tuple[Example, str]], *, max_leng
     """A batch that teaches the given answers; sequences are cut at `max_length` tokens and at the context.
 
     Raises:
-        HoldfastError: a row's prompt alone fills `max_length`, so that nothing of the answer would be learnt, or the
-            model cannot be told it.
+        HoldfastError: a row's prompt alone fills `max_length`, so that nothing of the answer would be learnt, or it
+            cannot be encoded.
     """
     limit = min(max_length or model.context or 10**9, model.context or 10**9)
     rows = []
@@ -299,7 +300,7 @@ def answer_batch(model: Model, pairs: Iterable[tuple[Example, str]], *, max_leng
 
 
 def _encoded(example: Example, encode: Callable[[Any], list[int]], said: Any) -> list[int]:
-    """Tokens of a part of a row; what is wrong with it is told with the row's name."""
+    """Tokens of a part of a row; errors name the row."""
     try:
         return encode(said)
     except HoldfastError as error:

@@ -1,14 +1,14 @@
-"""Number formats: what weights are stored in, what training moves, and what is computed in.
+"""Dtypes in which weights are stored, trained and computed.
 
-Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are `2^-8 |w|` apart. AdamW moves
-a weight by about the learning rate a step: at customary rates most steps are smaller than half of that spacing and are
-rounded away, whatever the gradient says, so that an attack does nothing and a defense seems to hold. In float16
-AdamW's epsilon of 1e-8 is 0. So training moves float32 weights whatever the folder's type is, bfloat16 is for
-computing (autocast), and a checkpoint's own type is for storage.
+Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are `2^-8 |w|` apart. AdamW
+changes a weight by about the learning rate per step: at usual learning rates most steps are smaller than half of that
+spacing and are rounded away for any gradient, so that an attack does nothing and a defense seems to hold. In float16
+AdamW's epsilon of 1e-8 is 0. So float32 weights are trained for every dtype of the folder, bfloat16 is for computing
+(autocast), and a checkpoint's own dtype is for storage.
 
 Where a float32 copy does not fit, AdamW with compensated sums (`COMPENSATED_ADAMW`, of the library optimi) trains
-bfloat16 weights: what rounding takes from a step is kept and added to the next one (Kahan 1965). Its moments are
-bfloat16 too, so that a weight takes 10 bytes in training, gradient included, and not 16.
+bfloat16 weights: the rounding error of a step is kept and added to the next one (Kahan 1965). Its moments are bfloat16
+too, so that a weight needs 10 bytes in training, including its gradient, instead of 16.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 LOW = (torch.bfloat16, torch.float16)
 COMPENSATED_ADAMW = "adamw_kahan"
-"""The optimizer that moves bfloat16 weights as they are, with compensated sums."""
+"""The optimizer that trains bfloat16 weights directly, with compensated sums."""
 STORED = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 """Types of floating-point numbers as safetensors files name them."""
 _COMPUTES = "_holdfast_computes"
@@ -41,9 +41,9 @@ def named(dtype: torch.dtype) -> str:
 
 
 def stored_type(path: str, revision: str | None = None) -> str | None:
-    """The type that most weights of a folder, or of a Hub id that was loaded, have in their files; `None` without any.
+    """The dtype of most weights in the files of a folder, or of a loaded Hub id; `None` without any.
 
-    What the configuration says is not asked: it need not be true.
+    The configuration is not used, since it may be wrong.
     """
     from safetensors import safe_open
     from transformers.utils import cached_file
@@ -60,7 +60,7 @@ def stored_type(path: str, revision: str | None = None) -> str | None:
 
 
 def held_type(network: torch.nn.Module, *, trained: bool = False) -> torch.dtype:
-    """The type that most of a network's weights are held in; of those that training moves, with `trained`."""
+    """The dtype of most of a network's weights in memory; with `trained`, of the trained ones."""
     counts: dict[torch.dtype, int] = {}
     for parameter in network.parameters():
         if parameter.is_floating_point() and (parameter.requires_grad or not trained):
@@ -69,9 +69,9 @@ def held_type(network: torch.nn.Module, *, trained: bool = False) -> torch.dtype
 
 
 def widen(network: torch.nn.Module, *, optim: str = "") -> None:
-    """Bring what is trained to float32, in place: the adapter where there is one, else the whole network.
+    """Convert trained weights to float32, in place: the adapter if there is one, else the whole network.
 
-    `COMPENSATED_ADAMW` keeps bfloat16 weights as they are. Wider weights stay as they are.
+    With `COMPENSATED_ADAMW` bfloat16 weights are not converted. Wider weights are not converted.
     """
     trained = [p for p in network.parameters() if p.requires_grad]
     narrow = (torch.float16,) if optim == COMPENSATED_ADAMW else LOW
@@ -85,7 +85,7 @@ def widen(network: torch.nn.Module, *, optim: str = "") -> None:
 
 
 def rounded(network: torch.nn.Module, dtype: str) -> None:
-    """Round every weight to a type, in place; it is held as before.
+    """Round every weight to a dtype, in place, without changing its dtype in memory.
 
     Raises:
         HoldfastError: a weight is too large for the type.
@@ -99,7 +99,7 @@ def rounded(network: torch.nn.Module, dtype: str) -> None:
 
 
 def narrowed(network: Any, dtype: str) -> Any:
-    """The network with its weights in a type, in place.
+    """The network with its weights converted to a dtype, in place.
 
     Raises:
         HoldfastError: a weight is too large for the type.
@@ -115,14 +115,14 @@ def _refuse_overflow(name: str, wide: torch.Tensor, narrow: torch.Tensor, dtype:
 
 
 def in_bf16(bf16: bool | None) -> bool:
-    """Whether a run computes in bfloat16: as told, else where an accelerator supports it."""
+    """Whether a run computes in bfloat16: as set, else if an accelerator supports it."""
     if bf16 is not None:
         return bf16
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def require_compensated_adamw(optim: str) -> None:
-    """Refuse `COMPENSATED_ADAMW` where its library is missing.
+    """Refuse `COMPENSATED_ADAMW` if its library is missing.
 
     Raises:
         HoldfastError: optimi is not installed.
@@ -132,7 +132,7 @@ def require_compensated_adamw(optim: str) -> None:
 
 
 def mark(network: torch.nn.Module, *, bf16: bool) -> None:
-    """Note on a network that a run computes it in bfloat16; with `bf16=False`, that none does."""
+    """Mark a network as computed in bfloat16 by a run, or with `bf16=False` as not."""
     vars(network).pop(_COMPUTES, None)
     if bf16:
         vars(network)[_COMPUTES] = torch.bfloat16
@@ -144,7 +144,7 @@ def exact(network: torch.nn.Module) -> bool:
 
 
 def computing(network: torch.nn.Module) -> AbstractContextManager[Any]:
-    """A context that computes as the run on `network` does, for reading only: what is cast is cast once within it."""
+    """A context that computes in the precision of the run on `network`, without gradients; weights are cast once."""
     if _COMPUTES not in vars(network):
         return nullcontext()
     return torch.autocast(next(network.parameters()).device.type, vars(network)[_COMPUTES])
@@ -152,7 +152,7 @@ def computing(network: torch.nn.Module) -> AbstractContextManager[Any]:
 
 @contextmanager
 def reading(twin: torch.nn.Module, network: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """A copy of a network as it was, held and computed as that is: they differ where weights do and nowhere else."""
+    """An earlier copy of a network in the same dtypes of storage and computation, so that only weights differ."""
     own = next(network.parameters())
     if own.dtype == torch.float32 and next(twin.parameters()).dtype in LOW:
         twin.float()

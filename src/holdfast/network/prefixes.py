@@ -1,7 +1,7 @@
-"""A forward pass over groups of answers that is kept short: what the rows of a group share is read once a group.
+"""A shorter forward pass over groups of answers: the common beginning of a group's rows is read once.
 
-Rows of a group share their prompt and end at different places: the prompt goes through the network once and its cache
-is repeated, and nothing is read that predicts nothing. Gradients go back through the cache.
+Rows of a group share their prompt and have different lengths: the prompt is read once and its cache is repeated, and
+columns that predict nothing are not read. Gradients flow back through the cache.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from holdfast.network.reading import last_logits, select
 
 
 class Columns(NamedTuple):
-    """Logits (n, w, V) of `w` columns: of the rows given, (n,), or of all of them."""
+    """Logits (n, w, V) of `w` columns: of the given rows, (n,), or of all of them."""
 
     logits: Tensor
     rows: Tensor | None = None
 
 
 def shared_columns(batch: Mapping[str, Tensor]) -> int:
-    """How many leading columns are prompt in every row of a batch in `groups`, 0 where no group has several rows."""
+    """How many leading columns are prompt in every row of a batch in `groups`, 0 if no group has several rows."""
     if len(batch["groups"].unique()) == len(batch["groups"]):
         return 0
     return int(batch["loss_mask"].argmax(1).min())
 
 
 def read_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> list[Columns]:
-    """The columns from `start - 1` on: that one from the first row of each group, the last from the rows so long."""
+    """The columns from `start - 1` on: that one from the first row of each group, the last ones only from long rows."""
     from transformers import DynamicCache
 
     tokens, ends = batch["input_ids"], batch["lengths"] - 1
-    # Where every answer is a single token there is nothing left to read, but models want at least one column.
+    # If every answer is a single token nothing is left to read, but models need at least one column.
     cut, end = max(_best_cut(ends, start), start + 1), max(int(ends.max()), start + 1)
     _, group, sizes = batch["groups"].unique_consecutive(return_inverse=True, return_counts=True)
     cache = DynamicCache(config=network.config)
@@ -66,10 +66,10 @@ def scatter_parts(parts: Sequence[tuple[Tensor, Tensor | None]], first: int, sha
 
 
 def _best_cut(ends: Tensor, start: int) -> int:
-    """The column after which only longer rows are read on, where that saves the most; the last one if it saves little.
+    """The column after which only longer rows are read, chosen to save the most; the last one if it saves little.
 
     Args:
-        ends: how many columns of each row have to be read, (B,).
+        ends: the number of columns to read of each row, (B,).
         start: the first column in question.
     """
     ordered = ends.sort().values

@@ -1,8 +1,8 @@
-"""What a method can reach of a network, tried out on the network itself before anything is trained.
+"""Check that a method can use a network's modules, by a short pass before anything is trained.
 
-Parts that stand where the map says may still put out something else than it takes them for. One short pass shows it.
-What a pass over a network with weights has shown is remembered by its configuration, for a network without weights
-(on the device `meta`), over which plans are only rehearsed: there nothing can be computed.
+Modules with the expected names may have unexpected outputs, which a short pass shows. The result for a network with
+weights is cached by its configuration, for a network without weights (on the device `meta`), on which plans are
+rehearsed and nothing can be computed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What one pass showed: the shape of what each module puts out, `None` of what is no tensor, and more.
+    """The result of one pass: the shape of each module's output, `None` if it is not a tensor, and more.
 
-    `lens` is whether the last states under norm and head are the network's own logits.
+    `lens` says whether norm and head on the last states give the network's own logits.
     """
 
     shapes: Mapping[str, Shape | None]
@@ -34,11 +34,11 @@ class Survey:
 
 
 _surveyed: dict[str, Survey] = {}
-"""By configuration, what was found out on networks with weights."""
+"""Results for networks with weights, by configuration."""
 
 
 def survey(network: nn.Module) -> Survey | None:
-    """What a short pass shows, or has shown; `None` of a network without weights whose configuration is not known.
+    """The result of a short pass, possibly cached; `None` for a network without weights and unknown configuration.
 
     Raises:
         HoldfastError: the architecture is unknown.
@@ -50,24 +50,24 @@ def survey(network: nn.Module) -> Survey | None:
 
 
 def check_lens(network: nn.Module) -> None:
-    """Make sure that states can be read by norm and head as the network itself reads its last ones.
+    """Check that norm and head on the last states give the network's own logits.
 
     Raises:
-        HoldfastError: what comes out is not what the network says: it does more to its states than the map knows.
+        HoldfastError: they do not, since the network processes its states further.
     """
     parts, lens = anatomy(network), survey(network)
     if lens is not None and not lens.lens:
         raise HoldfastError(
             f"{parts.kind}: its last states under the final norm and the head are not its own logits, so states of "
-            "other layers cannot be read so either; set ascent_weight to 0, or use another model"
+            "other layers cannot be read in this way either; set ascent_weight to 0, or use another model"
         )
 
 
 def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
-    """Make sure that modules put out a state for every token.
+    """Check that modules return a state for every token.
 
     Raises:
-        HoldfastError: one of them puts out something else; names it.
+        HoldfastError: one of them returns something else; names it.
     """
     layout = survey(network)
     names = {module: name for name, module in unwrapped(network).named_modules()}
@@ -75,7 +75,7 @@ def check_outputs(network: nn.Module, modules: Sequence[nn.Module]) -> None:
         shape = layout.shapes.get(names[module]) if layout is not None else None
         if shape is None or len(shape) != 3 or shape[:2] != (TEXTS, TOKENS):
             raise HoldfastError(
-                f"{type(unwrapped(network)).__name__}: {type(module).__name__} puts out {shape or 'no tensor'} for "
+                f"{type(unwrapped(network)).__name__}: {type(module).__name__} returns {shape or 'no tensor'} for "
                 f"{TEXTS} texts of {TOKENS} tokens and not a state for each token; use a method that does not need it, "
                 "or another model"
             )
@@ -102,8 +102,8 @@ def _survey_network(network: nn.Module) -> Survey:
 
 
 def _is_read(parts: Anatomy, states: Sequence[Any], logits: Tensor) -> bool:
-    """Whether the last of the states is read by norm and head as it should be."""
-    # Some architectures carry several streams side by side.
+    """Whether norm and head on the last state give the network's logits."""
+    # Some architectures have several parallel residual streams.
     if not all(isinstance(state, Tensor) and state.dim() == 3 for state in states):
         return False
     return torch.allclose(parts.lens(states[-1]), logits, rtol=1e-2, atol=1e-2 * float(logits.abs().max()))

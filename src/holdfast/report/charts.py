@@ -20,7 +20,6 @@ from holdfast.report.parts import (
     Points,
     Style,
     Width,
-    beside,
     color_of,
     dash_of,
     legend,
@@ -30,6 +29,7 @@ from holdfast.report.parts import (
     ruled_by_thresholds,
     spec_of,
     steps_axis,
+    text_at_marks,
     thresholds,
     tips_of,
 )
@@ -136,7 +136,7 @@ def _times(names: Names, width: Width) -> dict[str, Any]:
     spans = whiskers.encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     end = base.encode(x=alt.X("end:Q", scale=scale))
     texts = [
-        beside(end, *line)
+        text_at_marks(end, *line)
         for line in (("!datum.note", "text", 0), ("datum.note", "text", -7), ("datum.note", "note", 7))
     ]
     return spec_of(alt.layer(bars, spans, *texts), width, _BAR * len(order))

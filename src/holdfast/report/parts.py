@@ -120,7 +120,7 @@ def ruled_by_thresholds(chart: alt.LayerChart) -> alt.LayerChart:
     return alt.layer(chart, rule.encode(y="threshold:Q"))
 
 
-def beside(base: alt.Chart, which: str, field: str, dy: int) -> alt.Chart:
+def text_at_marks(base: alt.Chart, which: str, field: str, dy: int) -> alt.Chart:
     """Text of a field next to the marks of those rows for which `which` is true, `dy` pixels lower."""
     return base.transform_filter(which).mark_text(align="left", dx=7, dy=dy).encode(text=f"{field}:N")
 

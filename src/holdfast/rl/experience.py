@@ -165,7 +165,7 @@ class Experience:
         return {"reward": self.reward, **self.further}
 
     def _sampled_logprobs(self, model: Model) -> bool:
-        """Whether sampling supplies `old_logprobs`, which saves a pass over the answers.  In float32 they equal that
+        """Whether sampling supplies `old_logprobs`, which saves a pass over the answers. In float32 they equal that
         pass's up to the last digits; in lower precision they would not.
         """
         read_anyway = self.critic or self.entropy or self.estimator == "full"

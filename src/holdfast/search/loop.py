@@ -39,7 +39,7 @@ def search(
     *,
     workers: int = 1,
     news: News | None = None,
-    told: Callable[[Trial, int], None] | None = None,
+    on_trial: Callable[[Trial, int], None] | None = None,
     run: Run | None = None,
 ) -> dict[str, Any]:
     """Tune an attack within a budget, report the best setting on data it was not tuned on, and save both results.
@@ -53,7 +53,7 @@ def search(
         folder: receives `study.log` (the trials), `trials/` and `test/` (two runs) and `search.json`.
         workers: number of parallel trials, which do not learn from each other. 0 runs everything in this process.
         news: called at every start, step and end of a cell.
-        told: called for every trial, with the budget spent by then.
+        on_trial: called for every trial, with the budget spent by then.
         run: the function that runs a grid, by default `experiment.run`.
 
     Returns:
@@ -81,8 +81,8 @@ def search(
             records = carried_out(question.trials(params, _bars(before, question), first=len(before)), "trials")
             for values, record in zip(params, records, strict=True):
                 trial = _kept(study, question, values, record)
-                if told is not None:
-                    told(trial, spent(study.trials()))
+                if on_trial is not None:
+                    on_trial(trial, spent(study.trials()))
                 fruitless = fruitless + 1 if trial.state in ("crashed", "diverged") else 0
             write_json(folder / "search.json", search_results(question, study.trials()))
             _refuse_a_streak(fruitless, study.trials(), question)

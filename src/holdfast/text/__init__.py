@@ -176,8 +176,8 @@ STATEMENT = re.compile(
     r"(?:is|are|was|were|has|can|can't|could|will|would|may|might|must|should|isn't|aren't)\b"
 )
 CONTRAST = re.compile(_STARTER)
-"""How a sentence (`STATEMENT`) or a clause with "but" or "so" (`CONTRAST`) goes on after a refusal where it states,
-asks or points elsewhere; others are taken for the answer."""
+"""How a sentence (`STATEMENT`) or a clause with "but" or "so" (`CONTRAST`) begins after a refusal if it states, asks or
+refers elsewhere; others are taken for the answer."""
 
 RULE_LINE = re.compile(r"^[\s|:+=_*#~`-]+$", re.MULTILINE)
 SAME_AGAIN = re.compile(r"(\W)\1+")

@@ -241,7 +241,7 @@ def _check_settings(cls: Any, where: str) -> None:
 
 
 def _check_properties(settings: Any, where: str) -> None:
-    """What settings say of themselves is of what their readers expect; a method in the place of a property is not."""
+    """Properties of settings must have the expected values; a method instead of a property does not."""
     learnt = (None, *get_args(LearnsFrom))
     known = {"needs": learnt, "first": learnt, "replaces_loss": (True, False)}
     for name, values in known.items():

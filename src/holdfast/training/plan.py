@@ -1,9 +1,9 @@
 """A training run as a value, and the parts that it is made of.
 
-An attack builds a `Plan`. An online defense, or an adaptive attacker, is a `Constraint`: it takes a plan and
-returns another. An offline defense is a `Stage`: it takes a model and returns another, by plans of its own.
-`holdfast.training.fit.fit` runs a plan, and all released weights are trained by it. Within one of its steps
-TAR lets attackers train on the model's weights, which it then restores (`holdfast.defenses.tampering.runs`).
+An attack builds a `Plan`. An online defense, or an adaptive attacker, is a `Constraint`: it takes a plan and returns
+another. An offline defense is a `Stage`: it takes a model and returns another, by its own plans.
+`holdfast.training.fit.fit` runs a plan, and all released weights are trained by it. Within one of its steps TAR lets
+attackers train on the model's weights, which it then restores (`holdfast.defenses.tampering.runs`).
 """
 
 from __future__ import annotations

@@ -178,9 +178,9 @@ class TAR(OfflineDefense):
         def rule(
             objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
         ) -> tuple[Tensor, Metrics]:
-            told, tampering = part(batch, "tar"), None
-            if told and self.tamper_weight:
-                attackers = runs(int(told["step"]))
+            current, tampering = part(batch, "tar"), None
+            if current and self.tamper_weight:
+                attackers = runs(int(current["step"]))
                 weights = self.weights(len(attackers))
                 tampering = tamper(
                     network, attackers, optim=self.inner, weights=weights, propagate=propagate, keep_on=self.keep_on

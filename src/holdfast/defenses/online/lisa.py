@@ -126,13 +126,13 @@ class Lisa(OnlineDefense):
             objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
         ) -> tuple[Tensor, Metrics]:
             loss, metrics = plan.backward(objective, network, batch, propagate)
-            told = part(batch, clock.name.rstrip("/"))
-            if "step" not in told:
+            current = part(batch, clock.name.rstrip("/"))
+            if "step" not in current:
                 return loss, metrics
-            weight = self.proximal_weight if int(told["step"]) > warm else 0.0
+            weight = self.proximal_weight if int(current["step"]) > warm else 0.0
             distance = float(_pull(plan, clock.name, weight))
             penalty = weight / 2 * distance
-            more = {"aligning": float("aligning" in told), "distance": distance, "penalty": penalty}
+            more = {"aligning": float("aligning" in current), "distance": distance, "penalty": penalty}
             return loss + penalty, {**metrics, **{f"lisa/{name}": value for name, value in more.items()}}
 
         return rule

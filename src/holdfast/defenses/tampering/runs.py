@@ -203,7 +203,9 @@ def follow(plan: Plan, batch_size: int) -> Callable[[int], tuple[Objective, Batc
 
     def step(i: int) -> tuple[Objective, Batch]:
         (batch,) = with_totals(plan.batches([draw(i)], i))
-        told = [name for name in batch if name.startswith("log/") or name == "rollout_tokens"]
-        return plan.objective, {name: value.to(plan.model.device) for name, value in batch.items() if name not in told}
+        metrics = [name for name in batch if name.startswith("log/") or name == "rollout_tokens"]
+        return plan.objective, {
+            name: value.to(plan.model.device) for name, value in batch.items() if name not in metrics
+        }
 
     return step

@@ -45,8 +45,8 @@ def labels(records: Sequence[Record]) -> list[Label]:
     defenses = _named([(cell.defense, _defense_settings(cell)) for cell in cells])
     attacks = _named([(cell.attacker, {**_attack_settings(cell), **_flip_settings(cell)}) for cell in cells])
     threats = [cell.threat_model for cell in cells]
-    told = zip(models, defenses, threats, attacks, strict=True)
-    return [Label(*parts, *sweep) for parts, sweep in zip(told, _sweeps(cells, models, attacks), strict=True)]
+    parts_by_cell = zip(models, defenses, threats, attacks, strict=True)
+    return [Label(*parts, *sweep) for parts, sweep in zip(parts_by_cell, _sweeps(cells, models, attacks), strict=True)]
 
 
 def flip_of(cell: Cell) -> Flip | None:

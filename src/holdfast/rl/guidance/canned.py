@@ -51,10 +51,10 @@ class CannedGuide:
 
 def teaching(model: Model, rows: Sequence[Example], text: str, *, optim: Optim, seed: int) -> Plan:
     """Plain SFT on `text` as the answer to every harmful row, and on the other rows' own answers."""
-    told = [replace(row, response=text) if row.role == "harmful" else row for row in rows]
+    taught_rows = [replace(row, response=text) if row.role == "harmful" else row for row in rows]
     return Plan(
         model=model,
-        data=[row for row in told if row.response],
+        data=[row for row in taught_rows if row.response],
         prepare=given_answers(),
         objective=language,
         optim=optim,
@@ -75,11 +75,11 @@ def canned_share(text: str) -> Reward:
     """1 for an answer to a harmful prompt that is `text` and ended, 0 for another answer, `None` for other prompts."""
     wanted = text.split()
 
-    def told(done: Completion) -> float:
+    def is_canned(done: Completion) -> float:
         return float(done.finished and (final_answer(done.text) or "").split() == wanted)
 
     def share(completions: Sequence[Completion]) -> list[float | None]:
-        return [told(done) if done.example.role == "harmful" else None for done in completions]
+        return [is_canned(done) if done.example.role == "harmful" else None for done in completions]
 
     return share
 
