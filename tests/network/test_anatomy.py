@@ -281,7 +281,7 @@ def test_a_part_that_an_architecture_lacks_is_missed_by_name_when_it_is_asked_fo
 def test_modules_that_put_out_no_state_for_each_token_are_refused_by_name():
     bare = tiny.network("llama4_text")
     check_outputs(bare, anatomy(bare).layers)
-    with pytest.raises(HoldfastError, match=r"^Llama4ForCausalLM: Llama4TextMoe puts out \(16, 32\) for 2 texts of 8"):
+    with pytest.raises(HoldfastError, match=r"^Llama4ForCausalLM: Llama4TextMoe returns \(16, 32\) for 2 texts of 8"):
         check_outputs(bare, anatomy(bare).mlps)
 
 
