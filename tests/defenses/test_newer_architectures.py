@@ -75,7 +75,7 @@ def test_default_circuit_breakers_on_a_mixture_say_how_to_go_on(make_context):
     ("architecture", "name", "message"),
     [
         ("mamba", "repnoise", "^MambaForCausalLM: no MLP in layer 0"),
-        ("llama4_text", "repnoise", "^Llama4ForCausalLM: Llama4TextMoe puts out"),
+        ("llama4_text", "repnoise", "^Llama4ForCausalLM: Llama4TextMoe returns"),
         ("granitemoehybrid", "repnoise", "^GraniteMoeHybridForCausalLM: more than one MLP"),
         ("opt", "rmu", "^opt: no tensor of layer 1 has a name that ends in any of"),
     ],

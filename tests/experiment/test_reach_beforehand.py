@@ -75,7 +75,7 @@ def problems(grid):
     [
         ("mamba", "repnoise", "MambaForCausalLM: no MLP in layer 0 found"),
         ("mamba", "rmu", "no tensor of layer 1 has a name that ends in any of"),
-        ("llama4_text", "repnoise", r"Llama4ForCausalLM: Llama4TextMoe puts out \(16, 32\) for 2 texts of 8 tokens"),
+        ("llama4_text", "repnoise", r"Llama4ForCausalLM: Llama4TextMoe returns \(16, 32\) for 2 texts of 8 tokens"),
         ("mixtral", "circuit_breakers", "lora_dropout is 0.05, .*; set adapter.lora_dropout to 0"),
         ("mixtral", "vaccine_alignment", "lora_dropout is 0.1, .*; set adapter.lora_dropout to 0"),
         ("mixtral", {"circuit_breakers": TARGETS}, r"an adapter cannot sit on target_modules \(c_attn\) here, but on"),
@@ -127,5 +127,5 @@ def test_a_network_without_weights_is_told_by_what_one_of_its_configuration_show
     with torch.no_grad():
         assert survey(bare) == survey(empty)
     check_lens(empty)
-    with pytest.raises(HoldfastError, match="Llama4TextMoe puts out"):
+    with pytest.raises(HoldfastError, match="Llama4TextMoe returns"):
         check_outputs(empty, [layer.feed_forward for layer in empty.model.layers])
