@@ -10,9 +10,10 @@ import torch
 
 from holdfast.config import load_grid, presets
 from holdfast.experiment import beforehand, run
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.grid import cells
 from holdfast.network.releasing import save
-from holdfast.records import HoldfastError
+from holdfast.records import HoldfastError, digest
 from holdfast.sandbox import grammar
 
 SHORT = {"num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["refusal"], "help_judge": "reference"}
@@ -137,7 +138,34 @@ def test_looking_leaves_randomness_and_settings_as_they_were(grid, neutral):
     assert all_cells == before
 
 
+@pytest.fixture(scope="module")
+def known():
+    """Examples and models without weights that presets have in common."""
+    return {}
+
+
+@pytest.fixture
+def looked_at_once(known, monkeypatch):
+    """Rows that presets share are made once, and a model that they share reads its prompts once."""
+    load, copied = beforehand.load_splits, beforehand._first_copy
+
+    def splits(data):
+        if repr(data) not in known:
+            known[repr(data)] = load(data)
+        return known[repr(data)]
+
+    def first_copy(cell, splits):
+        key = digest([cell.model, cell.data, settings_of(cell).evaluation.max_new_tokens])
+        if key not in known:
+            known[key] = copied(cell, splits)
+        return known[key]
+
+    monkeypatch.setattr(beforehand, "load_splits", splits)
+    monkeypatch.setattr(beforehand, "_first_copy", first_copy)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("looked_at_once")
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_nothing_is_missing_for_any_preset(name):
     grid = load_grid(name)

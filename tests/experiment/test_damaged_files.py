@@ -38,6 +38,27 @@ def killed(_left_behind, tmp_path):
     return place
 
 
+@pytest.fixture(scope="module")
+def made():
+    """Finished runs by name, with their record."""
+    return {}
+
+
+@pytest.fixture
+def run_before(made, tmp_path, tmp_path_factory):
+    """`run_before(name, grid)`: the record of a run that is made once; `tmp_path` becomes a copy of its folder."""
+
+    def copied(name, asked):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = folder, *run(asked, folder, workers=0)
+        folder, record = made[name]
+        shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+        return record
+
+    return copied
+
+
 def torn(path):
     path.write_bytes(path.read_bytes()[:-20])
 
@@ -101,9 +122,9 @@ def test_a_last_line_cut_short_is_what_every_killed_run_leaves(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_damaged_hardened_model_is_hardened_again(grid, neutral, tmp_path, caplog, *, name):
+def test_a_damaged_hardened_model_is_hardened_again(grid, neutral, run_before, tmp_path, *, caplog, name):
     asked = grid(defenses=[neutral], attacks=["none"])
-    (first,) = run(asked, tmp_path, workers=0)
+    first = run_before("hardened", asked)
     (stage,) = (tmp_path / "stages").iterdir()
     before = (stage / "model" / name).read_bytes()
     torn(stage / "model" / name)
@@ -116,12 +137,12 @@ def test_a_damaged_hardened_model_is_hardened_again(grid, neutral, tmp_path, cap
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_damaged_trained_judge_is_trained_again(grid, tmp_path, caplog, name):
+def test_a_damaged_trained_judge_is_trained_again(grid, run_before, tmp_path, caplog, *, name):
     optim = {"max_steps": 2, "per_device_train_batch_size": 2}
     judge = {"trained_classifier": {"optim": optim, "split": "development", "held_out": 0.4}}
     data, measured = {"train": 40, "held_out": 12}, {"harm_judges": ["oracle", "seen"]}
     asked = grid(attacks=["none"], judges={"seen": judge}, data=data, evaluation=measured)
-    (first,) = run(asked, tmp_path, workers=0)
+    first = run_before("judged", asked)
     (place,) = (tmp_path / "judges").iterdir()
     before = (place / "model" / name).read_bytes()
     torn(place / "model" / name)
