@@ -134,6 +134,23 @@ def test_without_a_terminal_what_is_looked_at_is_a_line_and_steps_are_none(capsy
     assert lines == ["checking models, rows and judges", "started  harden: x", "done     harden: x"]
 
 
+def test_without_a_terminal_what_takes_long_says_once_a_minute_how_far_it_is(monkeypatch, capsys):
+    now = iter([0.0, 1.0, 30.0, 70.0, 100.0, 140.0, 141.0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(now))
+    with display.live() as news:
+        news(Piece("harden: x"), "started", {})
+        for step in (1, 2, 3, 4):
+            news(Piece("harden: x"), "progress", {"step": step, "max_steps": 9})
+        news(Piece("harden: x"), "done", {})
+    lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "started  harden: x",
+        "at       harden: x: step 2 of 9",
+        "at       harden: x: step 4 of 9",
+        "done     harden: x",
+    ]
+
+
 def test_every_outcome_has_a_style_of_its_own_kind():
     assert set(display.STYLES) == set(Outcome)
     assert [outcome for outcome in Outcome if display.STYLES[outcome] == "green"] == [Outcome.HELD]

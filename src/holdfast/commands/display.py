@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 console = Console(emoji=False)
 errors = Console(stderr=True, emoji=False)
 
+QUIET = 60.0
+"""Seconds after which, outside a terminal, a piece of work that goes on says how far it is."""
 NAME_WIDTH = 12
 """Names in a table are folded at no fewer characters than this; figures are never folded."""
 CONTROL = " (control)"
@@ -105,21 +107,26 @@ class _Bars:
 
 
 class _Lines:
-    """A line for each start and end, with the seconds since the run began."""
+    """A line for each start and end, with the seconds since the run began, and one a minute for what takes longer."""
 
     def __init__(self, start: float) -> None:
         self.start = start
+        self.said: dict[str, float] = {}
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
         if "note" in details:
             note(str(details["note"]))
-        if state == "progress":
+        seconds = time.monotonic()
+        if state == "progress" and ("step" not in details or seconds - self.said.get(piece.key, self.start) < QUIET):
             return
-        now = f"{time.monotonic() - self.start:7.1f} s  "
+        self.said[piece.key] = seconds
+        now = f"{seconds - self.start:7.1f} s  "
         if state == "looking":
             ending = shown(piece.title)
         elif state in ("started", "waiting"):
             ending = shown(f"{state:<8} {piece.title}")
+        elif state == "progress":
+            ending = shown(f"{'at':<8} {piece.title}: step {details['step']} of {details['max_steps']}")
         else:
             ending = _ending(piece, state, details)
         console.print(now + ending, highlight=False, soft_wrap=True)
