@@ -78,7 +78,7 @@ def problems(grid):
         ("llama4_text", "repnoise", r"Llama4ForCausalLM: Llama4TextMoe returns \(16, 32\) for 2 texts of 8 tokens"),
         ("mixtral", "circuit_breakers", "lora_dropout is 0.05, .*; set adapter.lora_dropout to 0"),
         ("mixtral", "vaccine_alignment", "lora_dropout is 0.1, .*; set adapter.lora_dropout to 0"),
-        ("mixtral", {"circuit_breakers": TARGETS}, r"an adapter cannot sit on target_modules \(c_attn\) here, but on"),
+        ("mixtral", {"circuit_breakers": TARGETS}, r"this model has no target_modules \(c_attn\); it has"),
     ],
 )
 def test_a_defense_that_cannot_reach_an_architecture_is_refused_by_key_and_model(grid, architecture, method, says):
