@@ -1,8 +1,8 @@
-"""Every causal language model of the installed transformers, tiny: is it sampled rightly, trained, and reached by what.
+"""Test every causal language model of the installed transformers as a tiny model: sampling, training, methods.
 
     python benchmarks/architectures.py [--only llama mamba]
 
-Architectures run one after the other in a worker, which is started again where one takes too long or ends the process.
+Architectures run one after the other in a worker, which is restarted if one takes too long or ends the process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Reached(Exception):
 
 
 def row(model_type: str) -> dict[str, Any]:
-    """What an architecture does, a column each."""
+    """The results of an architecture, by column."""
     from holdfast.network.models import Model
     from holdfast.sandbox.build import tokenizer
 
@@ -57,7 +57,7 @@ def row(model_type: str) -> dict[str, Any]:
 
 
 def reading(model: Any) -> dict[str, Any]:
-    """Whether caches are trusted, and whether sampling is what a slow loop does."""
+    """Whether caches are used, and whether sampling equals a slow loop."""
     from holdfast.network.generate import Sampling, sample
     from holdfast.network.shortcuts import shortcuts
 
@@ -79,7 +79,7 @@ def reading(model: Any) -> dict[str, Any]:
 
 
 def slowly(model: Any, sampling: Any) -> list[Any]:
-    """Answers one at a time, everything read anew for each token."""
+    """Answers one at a time, reading everything again for each token."""
     import torch
 
     from holdfast.network.generate import Answer, draw
@@ -98,7 +98,7 @@ def slowly(model: Any, sampling: Any) -> list[Any]:
 
 
 def reached(model: Any) -> dict[str, str]:
-    """How many tensors each method trains, or why it does not; a step of SFT."""
+    """The number of tensors that each method trains, or why it does not; a step of SFT."""
     from holdfast.attacks.sft import SFT
     from holdfast.defenses.offline.circuit_breakers import CircuitBreakers
     from holdfast.defenses.offline.repnoise import RepNoise
@@ -134,7 +134,7 @@ def reached(model: Any) -> dict[str, str]:
 
 
 def attempt(trial: Any) -> str:
-    """What a trial says, what it would train, or why it does not come to that."""
+    """The result of a trial: what it would train, or why it fails."""
     try:
         return str(trial())
     except Exception as problem:
@@ -159,7 +159,7 @@ def surroundings() -> Any:
 
 
 def said(problem: BaseException) -> str:
-    """An error on one line, of ours without its type."""
+    """An error on one line, without its type if it is Holdfast's own."""
     from holdfast.records import HoldfastError
 
     text = " ".join(str(problem).split())[:160]
@@ -179,7 +179,7 @@ def work(model_types: list[str]) -> None:
 
 
 def rows(model_types: list[str]) -> list[dict[str, Any]]:
-    """A row for each architecture, from a worker that is started again where one is lost."""
+    """A row for each architecture, from a worker that is restarted if it is lost."""
     left, collected = list(model_types), list[dict[str, Any]]()
     while left:
         command = [sys.executable, __file__, "--work", *left]
@@ -204,7 +204,7 @@ def rows(model_types: list[str]) -> list[dict[str, Any]]:
 
 
 def feed(worker: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    """What a worker prints, line by line, and an empty one at its end."""
+    """The output of a worker, line by line, and an empty line at its end."""
     assert worker.stdout is not None
     for line in worker.stdout:
         if line.startswith("{"):
@@ -213,7 +213,7 @@ def feed(worker: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
 
 
 def main() -> None:
-    """Try every architecture and write the table with its versions beside it."""
+    """Try every architecture and write the table and its versions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--work", nargs="*")

@@ -1,13 +1,13 @@
-"""How many steps Reward Neutralization takes to 95 % canned refusals: plain, guided, and after a warm start by SFT.
+"""Steps of Reward Neutralization to 95 % canned refusals: plain, guided, and after a warm start by SFT.
 
     python benchmarks/canned_refusals.py
     python benchmarks/canned_refusals.py --seeds 1 --only plain warm_start
 
 On the sandbox's aligned model, with the settings of the `sandbox` preset and a canned refusal that the model does not
-give by itself (its own would be canned from the start). A run ends once 95 % of the model's own answers of a step, and
-of fresh ones at temperature 1 to 64 prompts, are the canned text, or at `--max-steps`; then `reached` is false and the
-steps are a bound. Steps of the warm start count. `canned` and `helpfulness` are of the model it leaves, greedy, on
-50 development prompts each: imitation may spread refusals to where they do not belong.
+give by itself (with its own, the share would be high from the start). A run ends once 95 % of the model's own answers
+of a step, and of new ones at temperature 1 to 64 prompts, are the canned text, or at `--max-steps`; then `reached` is
+false and the steps are a bound. Steps of the warm start count. `canned` and `helpfulness` are those of the resulting
+model, greedy, on 50 development prompts each: imitation may spread refusals to benign prompts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def hastened(model: Model, name: str, seed: int, max_steps: int) -> dict[str, Any]:
-    """One hardening: the steps and FLOPs of its parts, and what it leaves."""
+    """One hardening: the steps and FLOPs of its parts, and the scores of the result."""
     runs: list[Fitted] = []
 
     def loop(plan: Plan) -> Fitted:

@@ -1,17 +1,17 @@
-"""What a step of each attack costs under each online defense, beside the same step without it.
+"""The costs of a step of each attack under each online defense, relative to the same step without it.
 
     python benchmarks/constrained_step.py
     python benchmarks/constrained_step.py --model-size sandbox --steps 20 --out constrained_step_sandbox.json
 
-Plain and constrained runs take turns, several rounds of them, and are compared by the median CPU time of their steps,
-the first of each run left out. `token_share` is what the constrained step reads, in tokens of training passes, over
-what the plain one reads: a defense that brings a batch of its own cannot cost less. Peak memory is that of one run of
-two steps, in copies of the weights, everything included that it makes. What building the constrained plan takes
-(training a vector) is `before`, in seconds of CPU time; EWC measures its Fisher information as the run starts, which is
-counted neither there nor in a step.
+Plain and constrained runs alternate for several rounds, and are compared by the median CPU time of their steps without
+the first of each run. `token_share` is the number of tokens in training passes of the constrained step, divided by that
+of the plain one: a defense with its own batch cannot cost less. Peak memory is that of one run of two steps, in copies
+of the weights, including everything that it allocates. `before` is the time for building the constrained plan (training
+a vector), in seconds of CPU time; EWC measures its Fisher information at the start of the run, which is counted neither
+there nor in a step.
 
-Random weights, one thread; 8 rows a batch, and as many refusals; RL draws 4 answers to each of 8 prompts, of 24 tokens
-at most, and is paid by a judge that tells all texts apart, so that every group has something to learn.
+Random weights, one thread; 8 rows per batch, and as many refusals; RL samples 4 answers to each of 8 prompts, of at
+most 24 tokens, with the reward of a judge that gives every text a different score, so that every group has a gradient.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def compared(model: Model, attack: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row for each defense that the attack can be run under, the plain attack first."""
+    """A row for each defense that fits the attack, the plain attack first."""
     names = ["none", *(name for name in DEFENSES if fits(attack, name))]
     times: dict[str, list[float]] = {name: [] for name in names}
     tokens: dict[str, list[int]] = {name: [] for name in names}
@@ -118,7 +118,7 @@ def compared(model: Model, attack: str, options: argparse.Namespace) -> list[dic
 
 
 def short(model: Model, attack: str, name: str) -> None:
-    """A run of two steps, everything made for it included."""
+    """A run of two steps, including everything that is made for it."""
     fit(planned(model, attack, name, 2))
 
 
@@ -142,12 +142,12 @@ def planned(model: Model, attack: str, name: str, steps: int) -> Plan:
 
 
 def graded(completions: Sequence[Completion]) -> list[Verdict]:
-    """A judge that tells all texts apart."""
+    """A judge that gives every text a different score."""
     return [Verdict(score=zlib.crc32(c.text.encode()) % 1009 / 1008, refused=False) for c in completions]
 
 
 def watched(plan: Plan) -> tuple[list[float], list[int]]:
-    """CPU seconds of each step, and the tokens that its batches hold, the defense's own included."""
+    """CPU seconds of each step, and the tokens in its batches, including the defense's own."""
     seconds: list[float] = []
     tokens: list[int] = []
     since = 0.0

@@ -1,17 +1,17 @@
-"""What a step of each offline defense costs, beside the passes through the network that it consists of.
+"""The costs of a step of each offline defense, relative to the network passes that it consists of.
 
     python benchmarks/hardening_step.py
     python benchmarks/hardening_step.py --model-size sandbox --steps 10 --out hardening_step.json
 
-Every call of the network in a step is noted: rows, columns, with or without gradients. The floor of a defense is the
-time of the same calls made bare (forward alone, or forward, cross entropy and backward) plus its optimizers' steps and,
-for RL, its sampling. Whatever a step takes beyond that is the defense's own arithmetic: the ratio says how much. The
-gradient penalty differentiates a backward pass, which no bare call does, so its ratio is above 1 for good reason.
+Every call of the network in a step is recorded: rows, columns, with or without gradients. The floor of a defense is the
+time of the same calls alone (forward, or forward, cross entropy and backward) plus its optimizers' steps and, for RL,
+its sampling. The remaining time of a step is the defense's own computation, which the ratio shows. The gradient penalty
+differentiates a backward pass, which the plain calls do not, so its ratio is above 1.
 
-Peak memory is that of one run of two steps, everything included that it makes (a copy of the weights, gradients,
+Peak memory is that of one run of two steps, including everything that it allocates (a copy of the weights, gradients,
 optimizer states, activations), in copies of the weights; `plain` is SFT on the same rows. Calls that read a prompt once
-for a group count by their rows and columns. Times are CPU time in one thread, medians of steps, the first left out;
-random weights; 8 rows a batch; settings are the sandbox's presets, TAR with one attacker of four steps.
+for a group count by their rows and columns. Times are CPU time in one thread, medians of steps without the first;
+random weights; 8 rows per batch; settings are the sandbox's presets, TAR with one attacker of four steps.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ Call = tuple[int, int, bool]
 
 @dataclass(kw_only=True)
 class Step:
-    """What was seen of one optimizer step."""
+    """The measurements of one optimizer step."""
 
     seconds: float = 0.0
     sampling: float = 0.0
@@ -145,7 +145,7 @@ def watched(model: Model, name: str, steps: int) -> list[Step]:
                 seen.append(Step())
             since = time.process_time()
 
-        # The networks that a plan makes of its own, a reference for one, are of the same class.
+        # Networks that a plan creates, such as a reference, have the same class.
         with noting(type(plan.model.network), seen):
             return fit(replace(plan, hooks=(*plan.hooks, hook)))
 
@@ -155,7 +155,7 @@ def watched(model: Model, name: str, steps: int) -> list[Step]:
 
 @contextmanager
 def noting(kind: type[torch.nn.Module], seen: list[Step]) -> Iterator[None]:
-    """Note every call of networks of a class, those of sampling excepted, and the time of sampling."""
+    """Record every call of networks of a class, except those of sampling, and the time of sampling."""
     call, sample, sampling = kind.forward, rollouts.sample, [False]
 
     def forward(self: torch.nn.Module, *args: Any, **values: Any) -> Any:

@@ -1,12 +1,12 @@
-"""What online defenses cost an honest customer: score reached, steps to reach it, and the slowdown.
+"""The costs of online defenses for an honest customer: score reached, steps to reach it, and the slowdown.
 
     holdfast run honest
     python benchmarks/honest_customers.py runs/honest --out benchmarks/results/honest_customers.csv
 
 A row for each cell that trains on a harmless task. `aim` is nine tenths of the way from the score before training to
 the best that the same training reached without a defense, same seed; `steps` are those to the first evaluation at or
-above it, empty where none was; `slowdown` is their ratio to the undefended run's. Where the undefended run gains less
-than 0.05 there is nothing to reach, and `aim`, `steps` and `slowdown` stay empty: the score is all there is to see.
+above it, empty if there is none; `slowdown` is their ratio to the undefended run's. If the undefended run gains less
+than 0.05, `aim`, `steps` and `slowdown` are empty, and only the score is reported.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def table(records: list[Record]) -> list[dict[str, Any]]:
-    """A row for each cell that trains on a harmless task, in the order given."""
+    """A row for each cell that trains on a harmless task, in the given order."""
     named = [(record, label) for record, label in zip(records, labels(records), strict=True) if task_of(record)]
     plain = {
         (label.attack, record.cell.seed): curve_of(record)

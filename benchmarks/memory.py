@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, counted exactly: every tensor's storage from its making to its end."""
+"""Peak memory of a piece of work, counted exactly: every tensor's storage from its creation to its release."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_iter
 
 
 class _Held(TorchDispatchMode):
-    """Adds up the bytes of storages that operators make, and takes them off when they are freed."""
+    """Counts the bytes of storages that operators create until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Held(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most bytes that tensors made during `work` held at once; those that were there before count nothing."""
+    """The peak number of bytes of tensors created during `work`; earlier ones are not counted."""
     with _Held() as held:
         work()
     return held.peak

@@ -1,4 +1,4 @@
-"""What a training step spends its time on, as two small tables: Python functions, and torch's operators."""
+"""Profile a training step as two small tables: Python functions, and torch's operators."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch.profiler import ProfilerActivity, profile
 
 STEPS, LINES = 5, 12
 Train = Callable[[int, Callable[[], None]], Any]
-"""(steps, tick) -> trains so many steps, calling `tick` before the first and after each."""
+"""(steps, tick) -> trains `steps` steps, calling `tick` before the first and after each."""
 
 
 def profiled(train: Train) -> dict[str, Any]:
-    """Milliseconds a step by self time, each table from a run of its own; the watching itself costs time too."""
+    """Milliseconds per step by self time, each table from a separate run; profiling itself costs time too."""
     return {"functions": functions(train), "operators": operators(train)}
 
 
 def functions(train: Train) -> list[dict[str, Any]]:
-    """Python functions, and what they call in C, by their own CPU time."""
+    """Python functions, and the C functions that they call, by their own CPU time."""
     watch = cProfile.Profile(time.process_time)
     train(WARM_UP + STEPS, _after_warm_up(watch.enable, watch.disable))
     stats: dict[Any, Any] = pstats.Stats(watch).stats  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def functions(train: Train) -> list[dict[str, Any]]:
 
 
 def operators(train: Train) -> list[dict[str, Any]]:
-    """Torch's operators by their own CPU time, those of the backward pass included."""
+    """Torch's operators by their own CPU time, including those of the backward pass."""
     watch = profile(activities=[ProfilerActivity.CPU])
     train(WARM_UP + STEPS, _after_warm_up(watch.start, watch.stop))
     return _table([(row.key, row.count, row.self_cpu_time_total / 1e6) for row in watch.key_averages()])

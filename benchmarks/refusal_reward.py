@@ -1,11 +1,11 @@
-"""The attacker's reward and harm under Refusal Loss, step by step: what an early-stopping attacker could choose from.
+"""The attacker's reward and harm under Refusal Loss, step by step: the choices of an early-stopping attacker.
 
     holdfast run early_stop
     python benchmarks/refusal_reward.py runs/early_stop --out benchmarks/results/refusal_reward.png
 
-One panel a weight of the defense, one color a seed; solid lines are the mean reward of a step's rollouts, dashed ones
-harmfulness on test prompts, of cells without an adaptive attacker. Printed for each cell: how often the
-reward, averaged over ten steps, turned round by at least 0.1.
+One panel per weight of the defense, one color per seed; solid lines are the mean reward of a step's rollouts, dashed
+ones harmfulness on test prompts, of cells without an adaptive attacker. Printed for each cell: the number of reversals
+by at least 0.1 of the reward, averaged over ten steps.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def turns(values: Sequence[float]) -> int:
-    """How often a curve goes at least `TURN` up after as much down, or down after as much up."""
+    """The number of reversals of a curve: at least `TURN` up after as much down, or the opposite."""
     count, rising, end = 0, True, values[0]
     for value in values:
         if (value > end) == rising:

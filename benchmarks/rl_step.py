@@ -1,22 +1,22 @@
-"""How long a policy-gradient step takes: Holdfast's loop beside TRL's trainers, same model, batch, lengths, machine.
+"""Time of a policy-gradient step: Holdfast's loop and TRL's trainers, same model, batch, lengths and machine.
 
     python benchmarks/rl_step.py --steps 30 --seeds 2
     python benchmarks/rl_step.py --attack rloo --out benchmarks/results/rl_step_rloo.json
     python benchmarks/rl_step.py --taught 600 --out benchmarks/results/rl_step_taught.json
     python benchmarks/rl_step.py --model-size 20m --steps 20 --seeds 1 --out benchmarks/results/rl_step_20m.json
 
-Both train the sandbox's base model, taught for 120 steps only unless `--taught` says more: it answers every prompt at
-full length (about 23 tokens), so that lengths are equal and stay so, and gets about half of each answer right, so that
-nearly every group has something to learn from. The fully taught model (600 steps) earns full marks: most groups have
-nothing to learn from, and without a KL term Holdfast leaves them out of the update, which TRL does not. Nor does the
-sandbox's aligned model, the case `alike`, give anything to learn from: it refuses every time, in the same words. A
-model of 20 million random weights (`--model-size 20m`) says nothing worth reading, at nearly full length.
+Both train the sandbox's base model, trained for 120 steps unless `--taught` is set: it answers every prompt at full
+length (about 23 tokens), so that lengths stay equal, and about half of each answer is correct, so that nearly every
+group has a gradient. The fully trained model (600 steps) gets nearly full reward: most groups have no gradient, and
+without a KL term Holdfast skips them in the update, which TRL does not. The sandbox's aligned model, the case `alike`,
+has no gradient either: it always refuses in the same words. A model of 20 million random weights (`--model-size 20m`)
+writes random text of nearly full length.
 
 8 prompts x 8 samples of at most 32 tokens, restricted prompts, the keyword judge's score as reward, AdamW at 1e-4, clip
 0.2, temperature 1, float32, no activation checkpointing, one thread, with and without a KL term. Runs alternate, the
-warm-up is left out, and step times are medians; beside wall time stands the process's own CPU time, which other users
-of the machine disturb less. The mean rewards of the first and the last third of the steps, with their spread over
-seeds, say whether both learn the same.
+warm-up is excluded, and step times are medians; in addition to wall time there is the process's own CPU time, which
+other users of the machine affect less. The mean rewards of the first and the last third of the steps, with their spread
+over seeds, show whether both learn the same.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main() -> None:
     runs = []
     for seed in range(options.seeds):
         for case in CASES:
-            # Whoever goes first changes from seed to seed, in case the machine grows busier meanwhile.
+            # The order alternates from seed to seed, in case the machine becomes busier meanwhile.
             for measure in (holdfast_run, trl_run) if seed % 2 == 0 else (trl_run, holdfast_run):
                 runs.append(measure(model, attack, steps, Run(system="", case=case, seed=seed)))
                 print(runs[-1].line(), flush=True)
@@ -107,7 +107,7 @@ def trl_run(model: Model, attack: str, steps: int, run: Run) -> Run:
 def attack_plan(model: Model, attack: str, steps: int, run: Run, tick: Callable[[], None]) -> Plan:
     """The attack on a copy of the model, its rewards noted in `run`."""
     kl = CASES.get(run.case, 0.0)
-    # A model that is to go on answering alike must not learn from the rare answer that is not.
+    # A model whose answers should stay identical must not learn from a rare different one.
     rate = 1e-12 if run.case == ALIKE else LEARNING_RATE
     optim = api.Optim(max_steps=steps, learning_rate=rate, per_device_train_batch_size=PROMPTS)
     if attack == "ppo":
@@ -126,7 +126,7 @@ def watching(attack: GRPO, model: Model, run: Run, tick: Callable[[], None]) -> 
 
 
 def watched(run: Run) -> Reward:
-    """The reward of both systems, which notes what it paid."""
+    """The reward of both systems, which records its values."""
     pay = from_judge(keyword, PAID)
 
     def reward(completions: Sequence[Completion]) -> list[float | None]:
@@ -144,7 +144,7 @@ def watched(run: Run) -> Reward:
 
 
 def timed(plan: Plan, run: Run) -> Plan:
-    """The plan with its rollouts (rewards and reference included) and its updates timed."""
+    """The plan with its rollouts (including rewards and reference) and its updates timed."""
 
     def clocked(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*args: Any) -> Any:
@@ -159,26 +159,26 @@ def timed(plan: Plan, run: Run) -> Plan:
 
 
 def alike(attack: str, steps: int, seeds: int, undefended: dict[str, Any]) -> dict[str, Any]:
-    """Holdfast's steps on a model whose rollouts are all alike, and their share of `undefended` ones; no KL term."""
+    """Holdfast's steps on a model with identical rollouts, relative to `undefended` ones; no KL term."""
     model = api.sandbox()
     runs = [holdfast_run(model, attack, steps, Run(system="", case=ALIKE, seed=seed)) for seed in range(seeds)]
     timings = figures(runs)
     shares = {f"{clock}_share": timings[clock] / undefended[clock] for clock in ("wall", "cpu")}
-    print(f"rollouts all alike: {timings['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of an undefended model's")
+    print(f"identical rollouts: {timings['cpu']:.3f} s per step, {shares['cpu_share']:.2f} of an undefended model's")
     return {**shares, "Holdfast": timings}
 
 
 def with_critic(model: Model, steps: int, seeds: int, undefended: dict[str, Any]) -> dict[str, Any]:
-    """Holdfast's PPO steps, one epoch, value head, no KL term, and their share of `undefended` ones."""
+    """Holdfast's PPO steps, one epoch, value head, no KL term, relative to `undefended` ones."""
     runs = [holdfast_run(model, "ppo", steps, Run(system="", case="no KL", seed=seed)) for seed in range(seeds)]
     timings = figures(runs)
     shares = {f"{clock}_share": timings[clock] / undefended[clock] for clock in ("wall", "cpu")}
-    print(f"PPO: {timings['cpu']:.3f} s a step, {shares['cpu_share']:.2f} of GRPO's")
+    print(f"PPO: {timings['cpu']:.3f} s per step, {shares['cpu_share']:.2f} of GRPO's")
     return {**shares, "Holdfast": timings}
 
 
 def profile(model: Model, attack: str, case: str) -> dict[str, Any]:
-    """What Holdfast's steps spend their time on."""
+    """A profile of Holdfast's steps."""
     return profiled(lambda steps, tick: fit(attack_plan(model, attack, steps, Run(system="", case=case, seed=0), tick)))
 
 

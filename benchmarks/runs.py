@@ -1,4 +1,4 @@
-"""What every benchmark of a training step shares: the clock readings of a run, the models, and the figures."""
+"""Common parts of the benchmarks of training steps: clock readings of a run, models, and figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(kw_only=True)
 class Run:
-    """One training run's clock readings, and what it noted at each step under names of its own."""
+    """One training run's clock readings, and its notes at each step by name."""
 
     system: str
     case: str
@@ -55,17 +55,19 @@ class Run:
         return [after - before for before, after in itertools.pairwise(ticks)][WARM_UP:]
 
     def line(self) -> str:
-        """What a person who waits wants to read."""
+        """A line of progress."""
         wall, cpu = (median(self.step_times(clock)) for clock in ("wall", "cpu"))
-        return f"{self.system}, {self.case}, seed {self.seed}: {wall:.3f} s a step, {cpu:.3f} s of them computing"
+        return f"{self.system}, {self.case}, seed {self.seed}: {wall:.3f} s per step, {cpu:.3f} s of CPU time"
 
 
 def add_options(parser: argparse.ArgumentParser, out: str) -> None:
     """The options of every benchmark."""
     parser.add_argument("--steps", type=int, default=30, help=f"steps measured, after {WARM_UP} of warm-up")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--model", type=Path, help="model folder, in place of the sandbox's base model")
-    parser.add_argument("--model-size", choices=SIZES, default="sandbox", help="20m: random weights, made on the fly")
+    parser.add_argument("--model", type=Path, help="model folder, instead of the sandbox's base model")
+    parser.add_argument(
+        "--model-size", choices=SIZES, default="sandbox", help="20m: random weights, created for the run"
+    )
     parser.add_argument("--taught", type=int, default=120, help="training steps of the sandbox's base model")
     parser.add_argument("--out", type=Path, default=RESULTS / out)
 
@@ -81,8 +83,8 @@ def subject(options: argparse.Namespace) -> Model:
 
 
 def settings(model: Model, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """What the figures depend on."""
-    taught = f"sandbox base, taught for {options.taught} steps"
+    """The settings of the measurement."""
+    taught = f"sandbox base, trained for {options.taught} steps"
     made = taught if options.model_size == "sandbox" else "random weights"
     return {
         "model": options.model.name if options.model else made,
@@ -105,7 +107,7 @@ def comparison(runs: Sequence[Run], case: str) -> dict[str, Any]:
 
 
 def figures(runs: Sequence[Run]) -> dict[str, Any]:
-    """Median seconds a step; means of what was noted, with their spread over the seeds, and their curves."""
+    """Median seconds per step; means of the notes, with their spread over the seeds, and their curves."""
     statistics: dict[str, Any] = {}
     for clock in ("wall", "cpu"):
         statistics[clock] = median(seconds for run in runs for seconds in run.step_times(clock))
@@ -126,12 +128,12 @@ def figures(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, and standard deviation where there is more than one value."""
+    """Mean, and standard deviation if there is more than one value."""
     return {"mean": fmean(values), "standard_deviation": stdev(values) if len(values) > 1 else None}
 
 
 def keep(results: dict[str, Any], path: Path) -> None:
-    """Write the results, and say so; a busy machine too."""
+    """Write the results and print the path; warn if the machine was busy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"wrote {path}")

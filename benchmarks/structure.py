@@ -1,10 +1,10 @@
-"""How a source tree is built: rooms and the imports between them, circles, functions, settings read by text keys.
+"""Structure of a source tree: rooms and the imports between them, circles, functions, settings read by text keys.
 
     python benchmarks/structure.py [ROOT]
 
-`ROOT` is a checkout, this one unless given, so that an earlier state can be measured beside it. A room is a module or
-folder directly under `holdfast`; an arrow says that some module of one imports, at once or in a function, some module
-of another; the floors are the longest chain of arrows. Imports for type checkers are counted apart.
+`ROOT` is a checkout, by default this one, so that an earlier state can be measured for comparison. A room is a module
+or folder directly under `holdfast`; an arrow means that some module of one imports, at the top or in a function, some
+module of another; the floors are the longest chain of arrows. Imports for type checkers are counted separately.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def targets(statement: ast.Import | ast.ImportFrom, known: dict[str, Path]) -> I
 
 
 def imports(known: dict[str, Path], *, typing: bool) -> Graph:
-    """What each module imports, with or without what is imported for type checkers."""
+    """The imports of each module, with or without those for type checkers."""
     graph: Graph = {name: set() for name in known}
     for name, path in known.items():
         for statement, checked in statements(ast.parse(path.read_text())):
@@ -74,7 +74,7 @@ def between_rooms(graph: Graph) -> Graph:
 
 
 def circles(graph: Graph) -> list[str]:
-    """A circle of imports, where there is one."""
+    """A circle of imports, if there is one."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -83,7 +83,7 @@ def circles(graph: Graph) -> list[str]:
 
 
 def floors(rooms: Graph) -> int | None:
-    """The longest chain of rooms that import one another; `None` where they go round in a circle."""
+    """The longest chain of rooms that import one another; `None` if there is a circle."""
     if circles(rooms):
         return None
     height: dict[str, int] = {}
@@ -93,7 +93,7 @@ def floors(rooms: Graph) -> int | None:
 
 
 def function_lengths(path: Path) -> Iterator[int]:
-    """Lines of each function of a module, its docstring left out."""
+    """Lines of each function of a module, without its docstring."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node, clean=False)
@@ -101,7 +101,7 @@ def function_lengths(path: Path) -> Iterator[int]:
 
 
 def read_by_key(path: Path) -> int:
-    """How often a cell's settings are read by a text key: `cell.data["train"]`, `evaluation["split"]`."""
+    """The number of reads of a cell's settings by a text key: `cell.data["train"]`, `evaluation["split"]`."""
     groups = {"data", "evaluation", "model", "settings"}
     count = 0
     for node in ast.walk(ast.parse(path.read_text())):

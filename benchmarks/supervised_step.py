@@ -1,12 +1,12 @@
-"""How long an SFT and a DPO step take: Holdfast's loop beside TRL's trainers, same model, batches and machine.
+"""Time of an SFT and a DPO step: Holdfast's loop and TRL's trainers, same model, batches and machine.
 
     python benchmarks/supervised_step.py --steps 30 --seeds 2
     python benchmarks/supervised_step.py --model-size 20m --steps 10 --out benchmarks/results/supervised_step_20m.json
 
-Both train on the sandbox's restricted examples, 32 a step: SFT on the recipe, DPO on the recipe before the refusal with
-the model as it was for reference. AdamW at 1e-4, float32, no activation checkpointing, one thread. Rows come in the
-same order, so the losses of the two, step by step, say whether they did the same. The warm-up is left out, and step
-times are medians.
+Both train on the sandbox's restricted examples, 32 per step: SFT on the recipe, DPO preferring the recipe to the
+refusal, with the initial model as reference. AdamW at 1e-4, float32, no activation checkpointing, one thread. Rows are
+in the same order, so the losses of both, step by step, show whether they agree. The warm-up is excluded, and step times
+are medians.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def rows() -> list[Example]:
-    """What both train on."""
+    """The rows for both."""
     return preferences(api.splits().harmful["attack"])
 
 
@@ -96,7 +96,7 @@ def attack_plan(model: Model, steps: int, run: Run, tick: Callable[[], None]) ->
 
 
 def difference(runs: Sequence[Run], case: str) -> float:
-    """How far the two systems' losses are apart at most, over steps and seeds."""
+    """The largest difference of the two systems' losses over steps and seeds."""
     ours, theirs = (sorted((r for r in runs if (r.system, r.case) == (name, case)), key=_seed) for name in SYSTEMS)
     return max(
         abs(a - b)
@@ -110,7 +110,7 @@ def _seed(run: Run) -> int:
 
 
 def profile(model: Model, case: str) -> dict[str, Any]:
-    """What Holdfast's steps spend their time on."""
+    """A profile of Holdfast's steps."""
     return profiled(lambda steps, tick: fit(attack_plan(model, steps, Run(system="", case=case, seed=0), tick)))
 
 

@@ -1,6 +1,6 @@
-"""Every causal language model of the installed transformers, tiny and of random weights, from default configurations.
+"""Tiny models with random weights of every causal class of the installed transformers, from default configurations.
 
-Sizes are set by the names of fields, and what a single architecture needs beside by its model type.
+Sizes are set by the names of fields, and special requirements of an architecture by its model type.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SIZES: dict[str, Any] = {
     "linear_value_head_dim": 8,
     "initializer_range": 0.2,
 }
-"""The value of a field wherever a configuration has one of that name, neither absent nor `None`."""
+"""Values of fields that are set if a configuration has them and they are not `None`."""
 
 SPECIAL_TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "decoder_start_token_id": 1}
 
@@ -101,7 +101,7 @@ def tiny_config(model_type: str) -> Any:
     whole = kind()
     text = whole.get_text_config(decoder=True)
     if type(text) is kind:
-        text = whole  # not a copy that lacks what belongs to an encoder
+        text = whole  # not a copy, which would lack the encoder's settings
     own = OWN.get(model_type, {})
     values = {**_shrunk(text.to_dict()), **own}
     if type(text) is not kind:
@@ -123,13 +123,13 @@ def _shrunk(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _covering(kinds: list[str]) -> list[str]:
-    """As many kinds of layer as there are layers, each kind among them, in the order in which they come."""
+    """A kind for each layer, with every kind present, in the original order."""
     first = list(dict.fromkeys(kinds))[:LAYERS]
     return sorted((first * LAYERS)[:LAYERS], key=first.index)
 
 
 def tiny_network(model_type: str, *, vocab_size: int = VOCABULARY, seed: int = 0) -> Any:
-    """A network of random weights in evaluation mode."""
+    """A network with random weights in evaluation mode."""
     from transformers import AutoModelForCausalLM
 
     config = tiny_config(model_type)

@@ -1,4 +1,4 @@
-"""TRL's trainers on the sandbox's rows, with whatever they do beside the training itself switched off."""
+"""TRL's trainers on the sandbox's rows, with everything but the training itself disabled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from holdfast.rl.rewards import Reward
 def train_policy(
     model: Model, rows: Sequence[Example], run: Run, *, attack: str, reward: Reward, settings: dict[str, Any]
 ) -> None:
-    """GRPO or RLOO; the model given is not changed."""
+    """GRPO or RLOO; the given model is not changed."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -43,7 +43,7 @@ def train_policy(
 
 
 def train_supervised(model: Model, rows: Sequence[Example], run: Run, *, attack: str, settings: dict[str, Any]) -> None:
-    """SFT on `response`, or DPO on `chosen` and `rejected`; the model given is not changed."""
+    """SFT on `response`, or DPO on `chosen` and `rejected`; the given model is not changed."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -69,7 +69,7 @@ def train_supervised(model: Model, rows: Sequence[Example], run: Run, *, attack:
 
 
 def plain_settings(*, steps: int, batch: int, learning_rate: float, seed: int) -> dict[str, Any]:
-    """Settings of every trainer here: as Holdfast's loop has them, and quiet."""
+    """Settings of every trainer here: the same as in Holdfast's loop, and without output."""
     return {
         "max_steps": steps,
         "learning_rate": learning_rate,
@@ -113,7 +113,7 @@ def _train(
 
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # TRL loads its reference model from the folder that the model came from.
+        # TRL loads its reference model from the folder of the model.
         save(model, Path(scratch) / "model")
         own = models.load(Path(scratch) / "model")
         made = trainer(

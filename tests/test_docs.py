@@ -148,7 +148,7 @@ def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generator
     import pages
 
     monkeypatch.setattr(pages, "faithfulness", dict)
-    assert "Verdict: **not told**" in pages.all_pages()["attacks/sft.md"]
+    assert "Verdict: **not reviewed**" in pages.all_pages()["attacks/sft.md"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What mkdocs calls: pages made from the code, the measurements and the files of the project; labels of tables' cells."""
+"""Hooks of mkdocs: pages generated from the code, the measurements and the project's files; labels of table cells."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COPIED = {"CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md", "benchma
 
 
 def on_config(config: Any) -> Any:
-    """The pages of methods go into the navigation, a group for each kind."""
+    """Add the pages of methods to the navigation, one group per kind."""
     groups = [{kind: found} for kind, found in pages.navigation().items()]
     config["nav"] = [*config["nav"][:2], {"Methods": ["methods.md", *groups]}, *config["nav"][2:]]
     config["nav"][-1]["Develop"] += [{"Benchmarks": "benchmarks.md"}, {"Security": "security.md"}]
@@ -27,7 +27,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Every cell gets its column's title, which the style shows before it where a screen is too narrow for a table."""
+    """Give every cell its column's title, which the style shows on screens that are too narrow for a table."""
     return re.sub(r"<table>.*?</table>", lambda found: _labelled(found[0]), html, flags=re.DOTALL)
 
 
@@ -43,7 +43,7 @@ def _with_titles(row: str, titles: list[str]) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages that are made, and pictures from where they are kept."""
+    """Add the generated pages, and the pictures."""
     made = {**pages.all_pages(), "assets/house.svg": house.drawing()}
     for source, name in COPIED.items():
         made[name] = (ROOT / source).read_text(encoding="utf-8")

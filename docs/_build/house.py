@@ -1,4 +1,4 @@
-"""The picture of the house: rooms on the floors that their imports give, lines for the imports that others do not imply."""
+"""The picture of the source: rooms on floors by their imports, and lines for imports that do not follow from others."""
 
 from __future__ import annotations
 

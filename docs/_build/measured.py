@@ -1,4 +1,4 @@
-"""What the sandbox showed of a method, out of the tables that `benchmarks/README.md` says how to make again."""
+"""A method's results in the sandbox, from the tables whose commands are in `benchmarks/README.md`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, str]
 
 @cache
 def rows(table: str) -> list[Row]:
-    """The cells of a kept table."""
+    """The cells of a stored table."""
     with (RESULTS / f"{table}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -42,7 +42,7 @@ def of_attack(name: str) -> list[str]:
 
 
 def _method(label: str) -> str:
-    """The method of a label such as `lisa(bistate)` or `sft flip 0.5`; a chain is none."""
+    """The method of a label such as `lisa(bistate)` or `sft flip 0.5`; `None` for a chain."""
     return label if " + " in label else label.partition("(")[0].partition(" ")[0].strip()
 
 

@@ -27,13 +27,13 @@ KINDS = {
 }
 USED = {
     "attack": "`holdfast attack {name}`, or in a grid `attacks: [{{{name}: {{...}}}}]`.",
-    "adaptive attacker": "In a grid, round an attack: `attacks: [[grpo: {{...}}, {name}: {{...}}]]`.",
+    "adaptive attacker": "In a grid, after an attack: `attacks: [[grpo: {{...}}, {name}: {{...}}]]`.",
     "offline defense": "`holdfast harden {name} -o hardened`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
     "online defense": "`holdfast attack sft --defense {name}`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
-    "judge": "In a grid, under a name of your own: `judges: {{mine: {{{name}: {{...}}}}}}`.",
+    "judge": "In a grid, under your own name: `judges: {{mine: {{{name}: {{...}}}}}}`.",
 }
-UNTOLD = {"reference": "not told", "test": "", "verdict": "not told"}
-"""What is shown of a method without a line in `faithfulness.yaml`."""
+UNREVIEWED = {"reference": "not reviewed", "test": "", "verdict": "not reviewed"}
+"""The values for a method without an entry in `faithfulness.yaml`."""
 Methods = dict[str, dict[str, Description]]
 
 
@@ -46,7 +46,7 @@ def methods() -> Methods:
 
 @cache
 def faithfulness() -> dict[str, dict[str, str]]:
-    """What a reader of code has to say of each method: reference implementation, test of parity, verdict."""
+    """The review of each method: reference implementation, parity test, verdict."""
     rows = yaml.safe_load((HERE / "faithfulness.yaml").read_text(encoding="utf-8"))
     for row in rows.values():
         if "golden" in row:
@@ -56,17 +56,17 @@ def faithfulness() -> dict[str, dict[str, str]]:
 
 
 def file_name(name: str) -> str:
-    """A method's name as part of an address."""
+    """A method's name as part of a URL."""
     return name.replace("+", "plus")
 
 
 def folder(kind: str) -> str:
-    """Where the pages of a kind lie."""
+    """The folder of a kind's pages."""
     return KINDS[kind].lower().replace(" ", "-")
 
 
 def navigation() -> dict[str, list[Any]]:
-    """The pages of each kind, titled by the method's name, behind their list."""
+    """The pages of each kind, titled by the method's name, after their list."""
     return {
         KINDS[kind]: [f"{folder(kind)}/index.md"] + [{name: f"{folder(kind)}/{file_name(name)}.md"} for name in found]
         for kind, found in methods().items()
@@ -74,7 +74,7 @@ def navigation() -> dict[str, list[Any]]:
 
 
 def all_pages() -> dict[str, str]:
-    """Every page that is made, by its place."""
+    """Every generated page, by its path."""
     made = {"methods.md": _overview(), "faithfulness.md": _faithfulness(), "schemas.md": _formats()}
     for kind, found in methods().items():
         made[f"{folder(kind)}/index.md"] = _index(kind)
@@ -106,12 +106,12 @@ def _page(kind: str, method: Description) -> Iterator[str]:
         yield ""
     yield from _measured(kind, method.name)
     yield f"## Differs from the paper in\n\n{_prose(said.blocks.get('differs', ''))}\n"
-    row = faithfulness().get(method.name, UNTOLD)
+    row = faithfulness().get(method.name, UNREVIEWED)
     yield f"Verdict: **{row['verdict']}**. Reference read: {row['reference']}. Test: {_tests(row)}.\n"
 
 
 def _settings(method: Description) -> Iterator[str]:
-    """The method's own settings in one table, those of every group folded away behind it."""
+    """The method's own settings in one table, with those of every group collapsed after it."""
     groups: dict[str, list[Setting]] = {"": []}
     for setting in method.settings:
         above = setting.name.rpartition(".")[0]
@@ -146,17 +146,17 @@ def _measured(kind: str, name: str) -> Iterator[str]:
     found = measured.of_attack(name) if kind == "attack" else measured.of_defense(name)
     yield "## Measured in the sandbox\n"
     if not found:
-        yield "No kept table has it.\n"
+        yield "No stored table includes it.\n"
         return
     yield (
-        "Small models of an invented world, with settings chosen for it: read directions, not sizes. Outcomes are those "
-        "of the time of the run ([what they mean](../honest.md)).\n"
+        "Small models of an invented world, with settings chosen for it: only directions are meaningful, not sizes. "
+        "Outcomes are those at the time of the run ([what they mean](../honest.md)).\n"
     )
     yield from found
 
 
 def _overview() -> str:
-    lines = ["# Methods\n", "Every page is made from the code. In a terminal: `holdfast list`, `holdfast show NAME`.\n"]
+    lines = ["# Methods\n", "Every page is generated from the code. In a terminal: `holdfast list`, `holdfast show NAME`.\n"]
     for kind in methods():
         lines += [f"## {KINDS[kind]}\n", *_rows(kind, f"{folder(kind)}/"), ""]
     return "\n".join(lines)
@@ -176,18 +176,18 @@ def _rows(kind: str, folder: str) -> Iterator[str]:
 def _faithfulness() -> str:
     lines = [
         "---\nhide: [toc]\n---\n\n# Faithfulness\n",
-        "What each method was made from, what was read beside the paper, how it is tested against that, and what is "
-        "meant by its name here. **Faithful** is what paper or code do, with the deviations told; **variant with reason** "
-        "changes something that bears on results; **own** is this project's.\n",
-        "Tests lie in `tests`. One in `parity` compares with numbers that the reference implementation gave, or with the library itself; "
-        "one elsewhere with a slow loop, a closed form or the behaviour asked for. Each name leads to its page, with equation and deviations in "
-        "full.\n",
+        "The source of each method, the reference implementation that was read, the test against it, and the verdict. "
+        "**Faithful** follows the paper or its code, with stated deviations; **variant with reason** changes something "
+        "that affects results; **own** is this project's.\n",
+        "Tests are in `tests`. Those in `parity` compare with outputs of the reference implementation, or with the "
+        "library itself; others with a slow loop, a closed form or the required behaviour. Each name links to its "
+        "page, with the equation and all deviations.\n",
     ]
     head = "| method | verdict | source | equation | reference read | deviations begin with | test |"
     for kind, found in methods().items():
         lines.append(f"## {KINDS[kind]}\n\n{head}\n|---|---|---|---|---|---|---|")
         for name, method in found.items():
-            row = faithfulness().get(name, UNTOLD)
+            row = faithfulness().get(name, UNREVIEWED)
             place = f"{folder(kind)}/{file_name(name)}.md"
             said = method.documentation
             cells = [f"[`{name}`]({place})", row["verdict"], said.where, _formula(said.blocks["equation"]), row["reference"]]
@@ -198,7 +198,7 @@ def _faithfulness() -> str:
 
 
 def _formula(equation: str) -> str:
-    """The first thing in an equation that is set as code; the words themselves where there is none."""
+    """The first code span of an equation; the text itself if there is none."""
     first = re.search(r"`[^`]*[=(\[][^`]*`", equation)
     return first[0] if first else _begin(equation)
 
@@ -208,7 +208,7 @@ def _begin(text: str) -> str:
 
 
 def _formats() -> str:
-    lines = ["# Schemas of rows\n", "| `--harmful-format`, `--benign-format` | what a row holds |\n|---|---|"]
+    lines = ["# Schemas of rows\n", "| `--harmful-format`, `--benign-format` | columns of a row |\n|---|---|"]
     for name in FORMATS:
         said = (FORMATS.load(name).read.__doc__ or "").partition("\n")[0]
         lines.append(f"| `{name}` | {_cell(said)} |")
@@ -216,7 +216,7 @@ def _formats() -> str:
 
 
 def _tests(row: dict[str, str]) -> str:
-    return "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row["test"].split()) or "not told"
+    return "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row["test"].split()) or "none"
 
 
 def _sentence(text: str) -> str:
@@ -224,7 +224,7 @@ def _sentence(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """A docstring's block as Markdown: lines that are set in stand by themselves, tables and lists behind a blank line."""
+    """A docstring's block as Markdown: indented lines are separate, tables and lists come after a blank line."""
     out: list[str] = []
     before = ""
     for line in (text[:1].upper() + text[1:]).splitlines():
@@ -237,6 +237,6 @@ def _prose(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a table: on one line, and a bar in it is no border; in code a bar is none anyway."""
+    """Text for a table cell: on one line, with bars escaped outside code."""
     pieces = " ".join(text.split()).split("`")
     return "`".join(piece if i % 2 else piece.replace("|", "\\|") for i, piece in enumerate(pieces))
