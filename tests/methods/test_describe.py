@@ -35,6 +35,12 @@ def test_a_docstring_is_read_block_by_block_with_notes_behind():
     assert read.text == "A note.\n\nAnother."
 
 
+def test_a_class_of_a_shared_module_says_what_it_itself_differs_in():
+    family = "holdfast.attacks.policy_gradient:"
+    assert "dynamic sampling" in documentation(f"{family}DAPO").blocks["differs"]
+    assert "deviation" not in documentation(f"{family}PPO").blocks["differs"]
+
+
 def test_a_class_of_a_shared_module_has_a_source_of_its_own():
     family = "holdfast.attacks.policy_gradient:"
     assert documentation(f"{family}RLOO").papers != documentation(f"{family}DAPO").papers

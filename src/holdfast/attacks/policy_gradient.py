@@ -96,6 +96,7 @@ class DrGRPO(GRPO):
     same weight.
 
     Source: Dr. GRPO (arXiv 2503.20783); the rest as `GRPO`'s.
+    Differs from the paper in: nothing in the loss; batches and rates are `GRPO`'s, one step per rollout.
     """
 
     policy: Policy = field(default_factory=lambda: Policy(scale="none", reduction="fixed"))
@@ -107,6 +108,8 @@ class DAPO(GRPO):
     """Settings of the attack; as `GRPO`, averaged over tokens and with a higher upper clip.
 
     Source: DAPO (arXiv 2503.14476); the rest as `GRPO`'s.
+    Differs from the paper in: dynamic sampling is omitted, since groups without a gradient cost almost nothing here;
+    batches and rates are `GRPO`'s, and so is the standard deviation.
     """
 
     policy: Policy = field(default_factory=lambda: Policy(clip_high=0.28, reduction="token"))
@@ -118,6 +121,8 @@ class RLOO(GRPO):
     """Settings of the attack; as `GRPO`, with the mean of the other answers' rewards as baseline and no deviation.
 
     Source: Ahmadian et al. 2024 (arXiv 2402.14740), with TokenBuncher's settings (arXiv 2508.20697).
+    Differs from the paper in: the ratio is a token's, where the paper treats a whole answer as one action (`ratio:
+    sequence`); the paper's KL is `kl_in: reward` with `kl_estimator: k1`, and none is used by default.
     """
 
     policy: Policy = field(default_factory=lambda: Policy(baseline="leave_one_out", scale="none", reduction="token"))
@@ -154,6 +159,7 @@ class PPO(GRPO):
 
     Source: PPO (Schulman et al. 2017, arXiv 1707.06347) as in the reverse preference attack (Rosati et al. 2024, arXiv
     2409.12914) and in TokenBuncher (arXiv 2508.20697).
+    Differs from the paper in: the critic has no dropout, where TRL's value head has.
     """
 
     optim: Training = field(
