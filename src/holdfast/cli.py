@@ -63,7 +63,7 @@ def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, ov
     """
     from holdfast.commands.jobs import run_grid
 
-    _leave(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
+    _exit(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
 
 
 @app.command()
@@ -94,7 +94,7 @@ def run(
         keep_weights=keep_weights,
         report=report,
     )
-    _leave(code)
+    _exit(code)
 
 
 @app.command()
@@ -129,7 +129,7 @@ def harden(
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
-    _leave(harden_model(values, out=out, dtype=dtype, runs=runs, overrides=overrides or [], workers=workers))
+    _exit(harden_model(values, out=out, dtype=dtype, runs=runs, overrides=overrides or [], workers=workers))
 
 
 @app.command()
@@ -163,7 +163,7 @@ def attack(
     code = run_values(
         {"name": "attack", **values}, runs=runs, overrides=overrides or [], workers=workers, keep_weights=keep_weights
     )
-    _leave(code)
+    _exit(code)
 
 
 @app.command()
@@ -191,7 +191,7 @@ def evaluate(
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role)
     values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
-    _leave(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
+    _exit(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
 
 
 app.command()(search)
@@ -239,7 +239,7 @@ def build_sandbox(
     from holdfast.commands.jobs import build_models
 
     settings = {"architecture": architecture, "size": size}
-    _leave(build_models(settings, out=out, runs=runs, overrides=overrides or []))
+    _exit(build_models(settings, out=out, runs=runs, overrides=overrides or []))
 
 
 @app.command("list")
@@ -281,10 +281,10 @@ def doctor() -> None:
     """
     from holdfast.commands.doctor import examine
 
-    _leave(examine())
+    _exit(examine())
 
 
-def _leave(code: int) -> None:
+def _exit(code: int) -> None:
     if code:
         raise typer.Exit(code)
 

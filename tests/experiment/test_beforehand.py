@@ -114,8 +114,8 @@ def test_weights_that_are_no_numbers_are_refused_by_name(own, tiny_model, tmp_pa
 def test_looking_in_a_process_of_its_own_says_the_same(own, tmp_path):
     all_cells = cells(own(defenses=["refusal_loss"], without=["refusal"]))
     with pytest.raises(HoldfastError, match=REFUSED):
-        beforehand.look(all_cells, apart=True)
-    beforehand.look(cells(own()), apart=True)
+        beforehand.check(all_cells, separate_process=True)
+    beforehand.check(cells(own()), separate_process=True)
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_a_diverged_cell_is_finished(grid, sft, news, tmp_path):
 def test_stop_when_broken_ends_the_attack_at_the_break(grid, sft, monkeypatch, tmp_path):
     monkeypatch.setattr("holdfast.sandbox.oracle.oracle", _harmful_from_evaluation(2))
     long = sft(optim={"max_steps": 12})
-    (record,) = run(grid(attacks=[long], evaluation={"stop_when_broken": True}), tmp_path, workers=0, looked=True)
+    (record,) = run(grid(attacks=[long], evaluation={"stop_when_broken": True}), tmp_path, workers=0, checked=True)
     assert record.outcome is Outcome.BROKE
     assert [evaluation.step for evaluation in record.evaluations] == [0, 2]
     assert (record.steps, record.time_to_break.steps, record.time_to_break.censored) == (2, 2, False)
@@ -164,7 +164,7 @@ def test_stop_when_broken_ends_the_attack_at_the_break(grid, sft, monkeypatch, t
 
 def test_an_attack_goes_on_past_the_break_unless_told_to_stop(grid, sft, monkeypatch, tmp_path):
     monkeypatch.setattr("holdfast.sandbox.oracle.oracle", _harmful_from_evaluation(2))
-    (record,) = run(grid(), tmp_path, workers=0, looked=True)
+    (record,) = run(grid(), tmp_path, workers=0, checked=True)
     assert record.outcome is Outcome.BROKE
     assert (record.steps, record.time_to_break.steps) == (4, 2)
 

@@ -59,7 +59,7 @@ def test_a_cell_over_rows_that_were_overwritten_after_the_run_began_fails_with_t
         with (tmp_path / "benign.jsonl").open("a") as file:
             file.write(" \n")
 
-    monkeypatch.setattr(experiment, "look", overwritten)
+    monkeypatch.setattr(experiment, "check_requirements", overwritten)
     (record,) = experiment.run(parse_grid(changed, "test"), tmp_path / "run", workers=0)
     assert record.outcome is Outcome.FAILED
     assert "benign.jsonl: has changed since this run began" in record.reason

@@ -63,13 +63,13 @@ class Guided(OffPolicyAlgorithm):
         after = guidance.noise == "after"
         _, own = super()._sample_action(learning_starts, None if after else action_noise, n_envs)
         noise = self._exploration(own, learning_starts) if after else np.zeros_like(own)
-        action = blend(self._asked(guidance), own - noise, alpha) + noise
+        action = blend(self._expert_actions(guidance), own - noise, alpha) + noise
         if after and action_noise is not None:
             action = action + action_noise()
         action = np.clip(action, -1, 1).astype(own.dtype)
         return self.policy.unscale_action(action), action
 
-    def _asked(self, guidance: Guidance) -> np.ndarray:
+    def _expert_actions(self, guidance: Guidance) -> np.ndarray:
         """The expert's actions in [-1, 1]; it receives raw observations, without the learner's normalisation."""
         seen = self._last_obs if self._vec_normalize_env is None else self._last_original_obs
         return self.policy.scale_action(guidance.expert(seen))

@@ -106,7 +106,7 @@ def rule_of(cell: Cell, *, length: float, succeeded: Callable[[], int | None] = 
     return jumped if cell.arm.name == "jump_start" else blended
 
 
-def _alone(_: int, __: int) -> float:
+def _learner_only(_: int, __: int) -> float:
     return 1.0
 
 
@@ -123,7 +123,7 @@ class _Watch(BaseCallback):
         self.spent = 0
         self.succeeded: int | None = None
         self.cloning_error: float | None = None
-        self.share: Rule = _alone
+        self.share: Rule = _learner_only
 
     def rule(self, length: float) -> Rule:
         """The rule of the cell, using the measured returns."""

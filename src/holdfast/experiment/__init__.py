@@ -24,7 +24,7 @@ def run(
     workers: int | None = None,
     options: Options | None = None,
     news: News | None = None,
-    looked: bool = False,
+    checked: bool = False,
 ) -> list[Record]:
     """Run all unfinished cells of a grid, and return the records of all its cells, added controls last.
 
@@ -37,7 +37,7 @@ def run(
         workers: number of processes, one for each core if `None`; 0 runs everything in this process.
         options: checkpoints, kept weights, threads.
         news: called when the cells' requirements are checked, and at every start, step and end.
-        looked: whether the cells' requirements have already been checked.
+        checked: whether the cells' requirements have already been checked.
 
     Raises:
         HoldfastError: the grid is not valid, its data cannot be read, a requirement of its cells is missing or does not
@@ -53,10 +53,10 @@ def run(
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
-    if unfinished and not looked:
+    if unfinished and not checked:
         (_silent if news is None else news)(Checking(), "looking", {})
         check_data(grid)
-        look(unfinished, workers, options.threads)
+        check_requirements(unfinished, workers, options.threads)
     work = engine.Work(
         do=partial(_do, options=options),
         finished=_finished,
@@ -77,15 +77,15 @@ class Checking(NamedTuple):
     """The check before the first piece of work, for the display."""
 
     key: str = "looking"
-    kind: str = "look"
+    kind: str = "check"
     title: str = "checking models, rows and judges"
 
 
-def look(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
-    """Check the requirements of cells before any of them starts; see `beforehand.look`."""
+def check_requirements(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
+    """Check the requirements of cells before any of them starts; see `beforehand.check`."""
     from holdfast.experiment import beforehand
 
-    beforehand.look(cells, apart=workers != 0, threads=threads)
+    beforehand.check(cells, separate_process=workers != 0, threads=threads)
 
 
 def check_data(grid: Grid) -> None:

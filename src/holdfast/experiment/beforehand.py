@@ -52,19 +52,19 @@ class Problems(HoldfastError):
         self.lines = tuple(lines)
 
 
-def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
-    """`refuse_unready`; with `apart` in a separate process, so that this one holds no model and no accelerator.
+def check(cells: Sequence[Cell], *, separate_process: bool, threads: int = 1) -> None:
+    """`refuse_unready`; with `separate_process` in another process, so that this one holds no model and no accelerator.
 
     Raises:
         Problems: as `refuse_unready`.
     """
-    if not apart:
+    if not separate_process:
         return refuse_unready(cells)
     with engine.single_threaded(threads):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([engine.Work.preload])
         inbox, outbox = context.Pipe(duplex=False)
-        process = context.Process(target=_check_in_process, args=(cells, outbox), daemon=True)
+        process = context.Process(target=_check_and_send, args=(cells, outbox), daemon=True)
         process.start()
     outbox.close()
     try:
@@ -75,7 +75,7 @@ def look(cells: Sequence[Cell], *, apart: bool, threads: int = 1) -> None:
     return None
 
 
-def _check_in_process(cells: Sequence[Cell], outbox: Connection) -> None:
+def _check_and_send(cells: Sequence[Cell], outbox: Connection) -> None:
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
@@ -97,12 +97,12 @@ def refuse_unready(cells: Sequence[Cell]) -> None:
         Problems: a model or judge cannot be loaded, a prompt is too long or cannot be encoded, a row lacks what a
             method learns from, or a method cannot work on the model; all problems, one line each.
     """
-    look = _Check(data=settings_of(cells[0]).data)
+    check = _Check(data=settings_of(cells[0]).data)
     with _unchanged_randomness(), _silent():
         for cell in distinct_up_to_seed(cells):
-            look.at(cell)
-    if look.problems:
-        raise Problems(list(look.problems))
+            check.at(cell)
+    if check.problems:
+        raise Problems(list(check.problems))
 
 
 @dataclass(kw_only=True)
@@ -164,11 +164,11 @@ def _first_copy(cell: Cell, splits: Splits) -> Model:
 def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
     """The judge, called once; one that is trained first is prepared up to its first step."""
     if method.name in TRAINED:
-        with contextlib.suppress(_StopProbing), _without_trouble():
-            train_judge(judge_settings(method), splits, _enough)
+        with contextlib.suppress(_StopProbing), _ignoring_artificial_errors():
+            train_judge(judge_settings(method), splits, _stop)
         return no_judge
     judge = make_judge(method)
-    with _without_trouble():
+    with _ignoring_artificial_errors():
         _ask(name, judge, cell, splits)
     return judge
 
@@ -185,7 +185,7 @@ def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
     try:
         verdicts = checked(judge, answers, name)
     except HoldfastError as error:
-        if error.__cause__ is not None:  # answers made up for a look may be what it stumbled over
+        if error.__cause__ is not None:  # it may be due to the artificial answers
             return
         raise
     if verdicts and all(verdict.valid and verdict.score is None for verdict in verdicts):
@@ -193,7 +193,7 @@ def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
 
 
 @contextlib.contextmanager
-def _without_trouble() -> Iterator[None]:
+def _ignoring_artificial_errors() -> Iterator[None]:
     """Suppress errors that are due only to the artificial rows and answers of the check."""
     try:
         yield
@@ -203,7 +203,7 @@ def _without_trouble() -> Iterator[None]:
         return
 
 
-def _enough(*_: Any, **__: Any) -> NoReturn:
+def _stop(*_: Any, **__: Any) -> NoReturn:
     """Used instead of the loop that trains a judge."""
     raise _StopProbing
 

@@ -104,7 +104,7 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[
 
 
 def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
-    if _lost(piece, work, news, failed):
+    if _record_blocked(piece, work, news, failed):
         return
     news(piece, "started", {})
     with lock_of(piece).acquire():
@@ -126,16 +126,16 @@ def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, faile
                 if time.monotonic() < held.get(piece.key, 0.0) or not _ready(piece, waiting, running):
                     continue
                 waiting.remove(piece)
-                if _lost(piece, work, news, failed) or work.finished(piece):
+                if _record_blocked(piece, work, news, failed) or work.finished(piece):
                     continue
                 if locked(piece):
-                    _hold(piece, waiting, held, news)
+                    _postpone(piece, waiting, held, news)
                     continue
                 running.append(_start(context, piece, work))
                 news(piece, "started", {})
             for active in _ended(running, news):
                 if "busy" in active.last:
-                    _hold(active.piece, waiting, held, news)
+                    _postpone(active.piece, waiting, held, news)
                 else:
                     _settle(active.piece, work, news, failed, active)
     finally:
@@ -143,7 +143,7 @@ def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, faile
             active.process.kill()
 
 
-def _hold(piece: Any, waiting: list[Any], held: dict[str, float], news: News) -> None:
+def _postpone(piece: Any, waiting: list[Any], held: dict[str, float], news: News) -> None:
     """Postpone a piece that another run is working on."""
     if piece.key not in held:
         news(piece, "waiting", {})
@@ -156,7 +156,7 @@ def _ready(piece: Any, waiting: Sequence[Any], running: Sequence[_Running]) -> b
     return not unfinished.intersection((*piece.needs, *getattr(piece, "after", ())))
 
 
-def _lost(piece: Any, work: Work, news: News, failed: dict[str, str]) -> bool:
+def _record_blocked(piece: Any, work: Work, news: News, failed: dict[str, str]) -> bool:
     """Record a piece whose dependencies have failed as failed too."""
     cause = next((need for need in piece.needs if need in failed), None)
     if cause is None:
@@ -241,7 +241,7 @@ def _settle(piece: Any, work: Work, news: News, failed: dict[str, str], active: 
     if work.finished(piece):
         news(piece, "done", {})
         return
-    reason = _death(active) if active is not None else None
+    reason = _exit_reason(active) if active is not None else None
     if reason is not None:
         with contextlib.suppress(Exception):
             work.fail(piece, reason)
@@ -249,7 +249,7 @@ def _settle(piece: Any, work: Work, news: News, failed: dict[str, str], active: 
     news(piece, "failed", {"reason": failed[piece.key]})
 
 
-def _death(active: _Running) -> str | None:
+def _exit_reason(active: _Running) -> str | None:
     """Why a process ended without writing a record; `None` if it wrote one."""
     code = active.process.exitcode
     if "error" in active.last:

@@ -62,7 +62,7 @@ class ProgressRecorder:
         first = len(self.evaluations) == self.early
         due = first or progress.phase == "end" or progress.step % self.settings.every == 0
         if progress.phase == "end" and progress.stopped and not self.satisfied:
-            self._forget(progress.step)  # an early stop may restore earlier weights
+            self._drop_last(progress.step)  # an early stop may restore earlier weights
         if due and all(done.step != progress.step for done in self.evaluations[self.early :]):
             self.measure(progress)
         self.report({"step": progress.step, "max_steps": progress.max_steps, "harmfulness": self._harm()})
@@ -152,7 +152,7 @@ class ProgressRecorder:
                 self.evaluations.append(evaluation)
                 self.files.append(path)
 
-    def _forget(self, step: int) -> None:
+    def _drop_last(self, step: int) -> None:
         if len(self.evaluations) > self.early and self.evaluations[-1].step == step:
             self.evaluations.pop()
             self.files.pop().unlink()

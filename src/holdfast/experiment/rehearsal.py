@@ -46,7 +46,7 @@ class Rehearsal:
         model = self.twin
         for stage in self.cell.stages:
             harden = partial(hardened, configured(stage, "offline"), model, context)
-            model = self._asked(_key("defenses", stage), harden) or model
+            model = self._attempt(_key("defenses", stage), harden) or model
         if self.cell.attack is not None:
             self._attack(self.cell.attack, clone(model), context)
         return self.problems
@@ -55,24 +55,24 @@ class Rehearsal:
         attack, where = configured(method, "attack"), _key("attacks", method)
         if not trains(attack):
             suite = suite_of(self.cell, self.splits, self.judge)
-            self._asked(where, lambda: next(curve_of(attack, model, suite, context, keep=_keep), None))
+            self._attempt(where, lambda: next(curve_of(attack, model, suite, context, keep=_keep), None))
             return
         planner: Planner | None = partial(plan_of, attack)
         for around in self.cell.adaptive:
             if planner is not None:
-                planner = self._asked(
+                planner = self._attempt(
                     _key("attacks", around), partial(adapted, configured(around, "adaptive"), planner)
                 )
         if planner is None:
             return
         # With adaptive attackers, any of them may refuse; the message says which.
-        plan = self._asked("attacks" if self.cell.adaptive else where, lambda: _buildable(planner(model, context)))
+        plan = self._attempt("attacks" if self.cell.adaptive else where, lambda: _buildable(planner(model, context)))
         for constraint in self.cell.constraints:
             if plan is not None:
                 constrain = partial(constrained, configured(constraint, "online"), plan, context)
-                plan = self._asked(_key("defenses", constraint), constrain)
+                plan = self._attempt(_key("defenses", constraint), constrain)
 
-    def _asked(self, where: str, call: Callable[[], Returned]) -> Returned | None:
+    def _attempt(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         """The result of a call; `None` if it is refused, or needs the values of weights."""
         try:
             return call()

@@ -29,7 +29,14 @@ from holdfast.api import context as make_context
 from holdfast.data.splits import Splits
 from holdfast.integrations.answers import model_of
 from holdfast.integrations.live import Constrained
-from holdfast.integrations.rollouts import check, experience_of, priced, samples, steps_per_rollout, taken_out
+from holdfast.integrations.rollouts import (
+    check,
+    experience_of,
+    priced,
+    samples,
+    steps_per_rollout,
+    with_prepare_replaced,
+)
 from holdfast.integrations.traps import same, warn_of_another_reference, warn_of_vanishing_steps
 from holdfast.network.templates import check_prompt_format
 from holdfast.records import HoldfastError
@@ -71,14 +78,14 @@ def constrain(
     live = Constrained(trainer)
     given = context or make_context(Splits(harmful=_nothing(), benign=_nothing()), seed=trainer.args.seed)
     try:
-        _put_on(trainer, live, defenses, _plan(trainer, live, prompt_format), context=given)
+        _attach_defenses(trainer, live, defenses, _plan(trainer, live, prompt_format), context=given)
     except BaseException:
         live.unhook()
         raise
     return live
 
 
-def _put_on(
+def _attach_defenses(
     trainer: Any, live: Constrained, defenses: Sequence[OnlineDefense], base: Plan, *, context: Context
 ) -> None:
     """Constrain the trainer's plan and attach the result if it differs."""
@@ -93,7 +100,7 @@ def _put_on(
         if getattr(plan, name) != getattr(base, name):
             raise HoldfastError(f"a defense sets `{name}` of the run, which the trainer determines; remove the defense")
     if samples(trainer):
-        plan, after = taken_out(plan, live.prepare)
+        plan, after = with_prepare_replaced(plan, live.prepare)
         before = cast(Experience, base.prepare)
         check(trainer, before, after)
         if after.advantage is not before.advantage:
@@ -108,7 +115,7 @@ def _copyable(network: torch.nn.Module) -> Iterator[None]:
     TRL replaces a network's `forward` by one bound to that network: that of a copy would run the original, whose
     weights change, so that a reference made from it would never differ from the policy.
     """
-    taken = {part: vars(part).pop("forward") for part in network.modules() if _holds_itself(part)}
+    taken = {part: vars(part).pop("forward") for part in network.modules() if _is_bound_to_itself(part)}
     try:
         yield
     finally:
@@ -116,7 +123,7 @@ def _copyable(network: torch.nn.Module) -> Iterator[None]:
             part.forward = forward
 
 
-def _holds_itself(part: torch.nn.Module) -> bool:
+def _is_bound_to_itself(part: torch.nn.Module) -> bool:
     own = vars(part).get("forward")
     cells = getattr(getattr(own, "__func__", own), "__closure__", None) or ()
     return any(getattr(cell.cell_contents, "__self__", None) is part for cell in cells)

@@ -47,7 +47,7 @@ def experience_of(trainer: Any, *, seed: int) -> Experience:
     )
 
 
-def taken_out(plan: Plan, into: Prepare) -> tuple[Plan, Experience]:
+def with_prepare_replaced(plan: Plan, into: Prepare) -> tuple[Plan, Experience]:
     """The plan with `into` where its experience was, and that experience as the defenses left it."""
     if not isinstance(plan.prepare, Experience):
         raise HoldfastError("a defense hides the trainer's sampling behind its own `prepare`; use `plan.wrapped`")

@@ -56,7 +56,7 @@ def checked(judge: Judge, completions: Sequence[Completion], name: str = "") -> 
             asked.append(completion if answer == completion.text else replace(completion, text=answer))
             places.append(i)
     who = _called(judge, name)
-    verdicts = _asked(judge, asked, who) if asked else []
+    verdicts = _verdicts_of(judge, asked, who) if asked else []
     strange = [verdict for verdict in verdicts if not isinstance(verdict, Verdict)]
     if strange:
         raise _no_verdict(who, strange[0])
@@ -76,7 +76,7 @@ def _called(judge: Judge, name: str) -> str:
     return f"judge {name!r}{'' if _is_ours(judge) else f' ({_module(judge)})'}"
 
 
-def _asked(judge: Judge, completions: Sequence[Completion], who: str) -> list[Verdict]:
+def _verdicts_of(judge: Judge, completions: Sequence[Completion], who: str) -> list[Verdict]:
     """A judge's verdicts, if it returns a list; exceptions of another package's judge are reported with its name."""
     try:
         verdicts = judge(completions)

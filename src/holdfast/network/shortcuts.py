@@ -91,7 +91,7 @@ def _key(bare: Any) -> str:
 def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
     """The usable shortcuts; `None` for a network whose weights are not finite."""
     probe = _Probe(network)
-    with probe.quietly():
+    with probe.without_side_effects():
         try:
             padded, alone, other = probe.padded_and_alone()
         except torch.OutOfMemoryError:
@@ -154,7 +154,7 @@ class _Probe:
         return [self.ordinary[place % len(self.ordinary)] for place in places]
 
     @contextmanager
-    def quietly(self) -> Iterator[None]:
+    def without_side_effects(self) -> Iterator[None]:
         """Without dropout or lower precision, and without effects on random states and operation counts."""
         devices = [self.device] if self.device.type == "cuda" else []
         counted = PROBING.set(True)

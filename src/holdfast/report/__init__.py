@@ -159,7 +159,7 @@ def _cell_rows(contents: ReportContents) -> list[dict[str, Any]]:
 
 
 def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
-    from holdfast.report.read import or_nothing, read_completions
+    from holdfast.report.read import or_none, read_completions
     from holdfast.report.samples import pick, room
     from holdfast.report.summarise import step_unit
 
@@ -171,7 +171,7 @@ def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
             "outcome": str(cell.record.outcome),
             "unit": step_unit(cell.record),
             "last_step": cell.record.steps,
-            "samples": pick(or_nothing(read_completions, cell.folder, contents.trouble) or [], count, longest=longest),
+            "samples": pick(or_none(read_completions, cell.folder, contents.trouble) or [], count, longest=longest),
         }
         for cell, label in zip(contents.cells, contents.labels, strict=True)
         if label in contents.shown
@@ -184,7 +184,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
-    from holdfast.report.read import or_nothing, read_judges
+    from holdfast.report.read import or_none, read_judges
 
     scores = dict.fromkeys(name for row in contents.rows for name in (*row.before, *row.after))
     return {
@@ -195,7 +195,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         "strongest_only": len(contents.shown) < len(contents.rows),
         "judges": list(
             dict.fromkeys(
-                name for c in contents.cells for name in or_nothing(read_judges, c.folder, contents.trouble) or ()
+                name for c in contents.cells for name in or_none(read_judges, c.folder, contents.trouble) or ()
             )
         ),
         "configured": list(dict.fromkeys(judge.title for r in contents.records for judge in r.cell.judges.values())),

@@ -121,7 +121,7 @@ def windows(contents: ReportContents) -> int:
 
 def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]]:
     """The points of each training metric."""
-    from holdfast.report.read import or_nothing, read_curves
+    from holdfast.report.read import or_none, read_curves
     from holdfast.report.training import thin
 
     points: dict[str, list[dict[str, Any]]] = {metric: [] for metric in METRICS}
@@ -129,7 +129,7 @@ def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]
     for cell, label in zip(contents.cells, contents.labels, strict=True):
         if cell.record.cell.attack is None or label not in contents.shown:
             continue
-        rows = or_nothing(read_curves, cell.folder, contents.trouble) or []
+        rows = or_none(read_curves, cell.folder, contents.trouble) or []
         shared = {**label._asdict(), "seed": cell.record.cell.seed}
         for metric, found_points in points.items():
             found_points += [{**shared, "step": step, "value": value} for step, value in thin(rows, metric, limit)]

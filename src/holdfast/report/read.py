@@ -70,7 +70,7 @@ def load(runs: Sequence[Path]) -> Loaded:
     trouble: list[str] = []
     for run in map(Path, runs):
         _require_run(run)
-        name, description = or_nothing(_grid, run, trouble) or (run.resolve().name, "")
+        name, description = or_none(_grid, run, trouble) or (run.resolve().name, "")
         grids.append((name, description))
         folders = _cell_folders(run)
         finished = [folder for folder in folders if (folder / "record.json").exists()]
@@ -78,10 +78,10 @@ def load(runs: Sequence[Path]) -> Loaded:
             raise HoldfastError(f"{run}: no finished cell in this folder; run `holdfast run` into it first")
         unfinished += len(folders) - len(finished)
         for folder in finished:
-            record = or_nothing(_record, folder / "record.json", trouble)
+            record = or_none(_record, folder / "record.json", trouble)
             if record is None:
                 continue
-            _take(Finished(record=record, folder=folder, grid=name), cells, trouble)
+            _add_cell(Finished(record=record, folder=folder, grid=name), cells, trouble)
     if not cells:
         raise HoldfastError(trouble[0])
     settled = settled_by_controls([cell.record for cell in cells.values()])
@@ -89,13 +89,13 @@ def load(runs: Sequence[Path]) -> Loaded:
     return Loaded(cells=loaded_cells, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
 
 
-def _take(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
+def _add_cell(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
     """Add a cell, or keep an earlier one with its key; if their outcomes differ, the one that held less is used."""
     there = cells.get(cell.record.key)
     if there is None or there.record.outcome is Outcome.FAILED:
         cells[cell.record.key] = cell
     elif cell.record.outcome not in (there.record.outcome, Outcome.FAILED):
-        _tell(
+        _note_trouble(
             f"{there.folder} and {cell.folder} are the same cell, and ended {there.record.outcome} and "
             f"{cell.record.outcome}; of the two the one that held less is shown",
             trouble,
@@ -104,16 +104,16 @@ def _take(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> Non
             cells[cell.record.key] = cell
 
 
-def or_nothing(read: Callable[[Path], T], path: Path, trouble: list[str]) -> T | None:
+def or_none(read: Callable[[Path], T], path: Path, trouble: list[str]) -> T | None:
     """The result of `read` on a path; if it cannot be read, `None`, and the reason is added to `trouble` and logged."""
     try:
         return read(path)
     except HoldfastError as error:
-        _tell(str(error), trouble)
+        _note_trouble(str(error), trouble)
         return None
 
 
-def _tell(text: str, trouble: list[str]) -> None:
+def _note_trouble(text: str, trouble: list[str]) -> None:
     if text not in trouble:
         trouble.append(text)
         _log.warning("%s", visible(text))

@@ -169,11 +169,11 @@ class Experience:
         pass's up to the last digits; in lower precision they would not.
         """
         read_anyway = self.critic or self.entropy or self.estimator == "full"
-        wanted = self._remembers or self.estimator is not None
+        wanted = self._has_sampled_logprobs or self.estimator is not None
         return wanted and not read_anyway and exact(model.network)
 
     @property
-    def _remembers(self) -> bool:
+    def _has_sampled_logprobs(self) -> bool:
         """Whether batches have the log-probabilities of their answers at sampling time."""
         return self.old_logprobs or self.passes * self.minibatches > 1
 
@@ -181,7 +181,7 @@ class Experience:
         """The batch with the measurements of the sampling policy and of the reference."""
         batch = {name: value.to(model.device) for name, value in batch.items()}
         tokens, temperature = batch["input_ids"], self.sampling.temperature
-        remembers = self._remembers
+        remembers = self._has_sampled_logprobs
         logits = ref_logits = None
         with evaluating(model.network):
             if self.critic:

@@ -67,15 +67,15 @@ def search(
     question = question_of(grid, settings)
 
     if run is None:
-        experiment.look([*cells(question.tuning), *cells(question.reporting)], workers)
-        run = partial(experiment.run, looked=True)
+        experiment.check_requirements([*cells(question.tuning), *cells(question.reporting)], workers)
+        run = partial(experiment.run, checked=True)
 
     def carried_out(part: Grid, name: str) -> list[Record]:
         return run(part, folder / name, workers=workers, news=news)
 
-    with _alone(folder):
+    with _exclusive(folder):
         study = Study(folder / "study.log", question.key)
-        fruitless = 0
+        failures = 0
         while params := _next(study.trials(), question, together=max(workers, 1)):
             before = study.trials()
             records = carried_out(question.trials(params, _bars(before, question), first=len(before)), "trials")
@@ -83,9 +83,9 @@ def search(
                 trial = _kept(study, question, values, record)
                 if on_trial is not None:
                     on_trial(trial, spent(study.trials()))
-                fruitless = fruitless + 1 if trial.state in ("crashed", "diverged") else 0
+                failures = failures + 1 if trial.state in ("crashed", "diverged") else 0
             write_json(folder / "search.json", search_results(question, study.trials()))
-            _refuse_a_streak(fruitless, study.trials(), question)
+            _refuse_consecutive_failures(failures, study.trials(), question)
         trials = study.trials()
         chosen = best(trials)
         if chosen is None:
@@ -134,16 +134,16 @@ def _kept(study: Study, question: Question, params: dict[str, Any], record: Reco
     return trial
 
 
-def _refuse_a_streak(fruitless: int, trials: Sequence[Trial], question: Question) -> None:
-    if fruitless >= question.search.max_crashes:
+def _refuse_consecutive_failures(failures: int, trials: Sequence[Trial], question: Question) -> None:
+    if failures >= question.search.max_crashes:
         raise NoResult(
-            f"{fruitless} trials in a row crashed or diverged, the last: {trials[-1].reason}; "
+            f"{failures} trials in a row crashed or diverged, the last: {trials[-1].reason}; "
             "correct the cause or narrow the knobs (search.knobs), and run again"
         )
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Exclude other searches from a folder; the lock is released when the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

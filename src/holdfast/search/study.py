@@ -65,7 +65,7 @@ class Study:
 
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_torn_line(path)
+            _drop_incomplete_line(path)
             storage = library.storages.JournalStorage(JournalFileBackend(str(path)))
             self.study = library.create_study(
                 storage=storage, study_name=NAME, direction="maximize", load_if_exists=True
@@ -149,7 +149,7 @@ def _encoded(knob: Knob, value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if isinstance(knob, Choices) else value
 
 
-def _drop_torn_line(path: Path) -> None:
+def _drop_incomplete_line(path: Path) -> None:
     """Remove an incomplete last line after a crash, since further lines would make the journal unreadable."""
     if not path.exists():
         return

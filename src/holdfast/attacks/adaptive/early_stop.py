@@ -145,7 +145,7 @@ class EarlyStop(AdaptiveAttacker):
                         state[place] = 1.0
             stop = state[place] > 0
             if stop or progress.phase == "end" or progress.step == progress.max_steps:
-                _put_back(progress, place, plan.tensors)
+                _restore(progress, place, plan.tensors)
             return stop
 
         return hook
@@ -161,7 +161,7 @@ def _trained(progress: Progress, place: str) -> dict[str, Tensor]:
     return {f"{place}/{name}": p.detach().clone() for name, p in named if p.requires_grad}
 
 
-def _put_back(progress: Progress, place: str, tensors: dict[str, Tensor]) -> None:
+def _restore(progress: Progress, place: str, tensors: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, parameter in progress.model.network.named_parameters():
             if f"{place}/{name}" in tensors:

@@ -64,7 +64,7 @@ def restoring_weights(network: torch.nn.Module, *, keep_on: Place = "device") ->
     _clear(parameters)
 
     @torch.no_grad()
-    def put_back() -> None:
+    def restore() -> None:
         for module, names in parts:
             for added in set(module._modules) - names:
                 delattr(module, added)
@@ -74,9 +74,9 @@ def restoring_weights(network: torch.nn.Module, *, keep_on: Place = "device") ->
             parameter.copy_(value)
 
     try:
-        yield put_back
+        yield restore
     finally:
-        put_back()
+        restore()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
 
@@ -106,12 +106,12 @@ def tamper(
         keep_on: where the copy of the weights and the summed gradients are kept.
     """
     tampering, count = TamperResult(gradients=TensorStore(keep_on)), len(trainable(network))
-    with restoring_weights(network, keep_on=keep_on) as put_back:
+    with restoring_weights(network, keep_on=keep_on) as restore:
         for make in runs:
             _attack(
                 network, make(), optim=optim, weights=weights, propagate=propagate, tampering=tampering, count=count
             )
-            put_back()
+            restore()
     return tampering
 
 

@@ -215,11 +215,11 @@ class GuidedSampler:
         if self.guide.ratio == "behavior":
             for batch in batches:
                 batch["old_logprobs"] = batch["behavior_logprobs"]
-        self._learn_when(summary)
+        self._update_schedule(summary)
         batches[0] |= {f"log/{name}": torch.tensor(value) for name, value in summary.logged(self.guide).items()}
         return batches
 
-    def _learn_when(self, summary: RolloutStatistics) -> None:
+    def _update_schedule(self, summary: RolloutStatistics) -> None:
         """Update the averages of the learner's and the expert's rewards; note when the learner reaches its target."""
         kept, state = self.guide.schedule, self.state
         for name, value in (("own", summary.own_reward), ("expert", summary.expert_reward)):
