@@ -1,5 +1,6 @@
 """What is shown of a method is what its docstrings and its class say."""
 
+import re
 import subprocess
 import sys
 
@@ -103,3 +104,9 @@ def test_reading_docstrings_imports_no_torch():
     code = "import sys; from holdfast.methods.docstrings import documentation as read\n"
     code += "read('holdfast.attacks.sft:SFT').papers[0]; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["grpo", "guided"])
+def test_items_of_a_list_in_a_docstring_stay_apart(name):
+    table = next(table for table in kinds().values() if name in table)
+    assert [one.name for one in describe(table, name).settings if re.search(r"[.;] - [`A-Z]", one.meaning)] == []

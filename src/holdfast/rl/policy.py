@@ -42,8 +42,8 @@ class Policy:
     """Settings of the policy gradient: advantage x loss x reduction x critic.
 
     - Sampling: `group_size` answers to each prompt, at `temperature`, with nucleus `top_p` and among the `top_k` most
-    likely tokens (0: all); `max_new_tokens` is the run's own when `None`. - Advantage: the reward minus a `baseline`
-    (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
+      likely tokens (0: all); `max_new_tokens` is the run's own when `None`.
+    - Advantage: the reward minus a `baseline` (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
       token returns are whitened over the batch, `critic`: PPO, generalized advantages by `critic`, whitened), divided
       by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` if the baseline is
       a group's. With `whiten` False those of tokens are not whitened.
@@ -51,9 +51,9 @@ class Policy:
       bounds that of a token with a negative advantage; `reduction` to a scalar. Batches whose mean ratio exceeds
       `ratio_guard` are skipped.
     - KL to the initial model: `kl_coef` is its weight (0 needs no reference), in the loss or in the reward by `kl_in`,
-    estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over `kl_horizon`
-    sequences, to keep a sequence's KL near that value. - Updates: each rollout is used for `passes` times `minibatches`
-    optimizer steps; `optim.max_steps` counts those.
+      estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over `kl_horizon`
+      sequences, to keep a sequence's KL near that value.
+    - Updates: each rollout is used for `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
     """
 
     group_size: Count = 4

@@ -30,11 +30,12 @@ ExpertKind = Literal["model", "adapter", "sft_copy", "tempered", "canned"]
 class Expert:
     """Settings of an expert, of one `kind`.
 
-    - `kind: model`: the one called `name`: `base`, `undefended`, a folder or a Hub id. - `kind: adapter`: a copy of the
-    learner's initial weights with the adapter in the folder `name` merged. - `kind: sft_copy`: a copy of the initial
-    learner, tuned by `optim` on the harmful answers of `pairs` rows of the attack split. Its costs are counted in the
-    attack's. - `kind: tempered`: the initial learner, at another `temperature` (by default 2). - `kind: canned`:
-    `text`, always.
+    - `kind: model`: the one called `name`: `base`, `undefended`, a folder or a Hub id.
+    - `kind: adapter`: a copy of the learner's initial weights with the adapter in the folder `name` merged.
+    - `kind: sft_copy`: a copy of the initial learner, tuned by `optim` on the harmful answers of `pairs` rows of the
+      attack split. Its costs are counted in the attack's.
+    - `kind: tempered`: the initial learner, at another `temperature` (by default 2).
+    - `kind: canned`: `text`, always.
 
     `temperature` is by default that of the learner's sampling; canned text has none.
     """

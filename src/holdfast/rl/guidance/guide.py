@@ -24,9 +24,10 @@ class Guide:
     - `unit` `sequence`: the expert writes a share `1 - alpha` of each group's answers; density `(1 - alpha) e(y) +
       alpha pi(y)` of whole answers. With `quota` `fixed` that is a number of rows, randomly rounded up or down; with
       `coin` each row is chosen at random.
-    - `unit` `token`: every token is sampled from `(1 - alpha) e + alpha pi`, so that long answers mix both. - `unit`
-    `prefix`: the expert writes the first `1 - alpha` of the maximum length, once for a group; the learner continues and
-    learns only from its own part. That is on policy from other starting points, so no weights are needed.
+    - `unit` `token`: every token is sampled from `(1 - alpha) e + alpha pi`, so that long answers mix both.
+    - `unit` `prefix`: the expert writes the first `1 - alpha` of the maximum length, once for a group; the learner
+      continues and learns only from its own part. That is on policy from other starting points, so no weights are
+      needed.
 
     `weight` is the kind of importance weight (`losses.interpolation.weights`), `cap` and `shape` are parameters of two
     kinds. With `weigh: token` each token has its own ratio, which is biased twice: both the states and the

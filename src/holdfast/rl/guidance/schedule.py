@@ -21,9 +21,11 @@ Kind = Literal["constant", "linear", "exponential", "success"]
 class Schedule:
     """The schedule of the learner's share of the actions, from `start` to 1 over a run.
 
-    - `kind: constant`: `start`. - `kind: linear`: from `start` to 1 over `horizon` steps. - `kind: exponential`: `1 -
-    (1 - start) exp(-t / tau)`. - `kind: success`: `start` until the learner's own reward is `kappa` of the expert's
-    (`succeeds`; moving averages with factor `smoothing`), then linear over `horizon`.
+    - `kind: constant`: `start`.
+    - `kind: linear`: from `start` to 1 over `horizon` steps.
+    - `kind: exponential`: `1 - (1 - start) exp(-t / tau)`.
+    - `kind: success`: `start` until the learner's own reward is `kappa` of the expert's (`succeeds`; moving averages
+      with factor `smoothing`), then linear over `horizon`.
 
     `horizon` and `tau` are half and a tenth of the run when `None`. Over the `last` share of the run alpha is 1 for
     every kind.
