@@ -178,7 +178,7 @@ COMBINATIONS: list[tuple[str, dict[str, Any], str]] = [
     (
         "nothing-left-after-misfits",
         {"misfits": "skip", "attacks": ["none"], "defenses": ["refusal_loss"]},
-        "makes sense",
+        "combination",
     ),
     ("unknown-misfits", {"misfits": "ignore"}, "misfits"),
     ("unknown-preset", {"attacks": [{"dpo": {"preset": "wizard"}}]}, "preset.*wizard"),

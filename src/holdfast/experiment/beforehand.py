@@ -31,7 +31,7 @@ from holdfast.experiment.judging import judge_settings
 from holdfast.experiment.rehearsal import Rehearsal, distinct_up_to_seed, no_judge
 from holdfast.experiment.world import load_model, make_judge, refuse_long_prompts
 from holdfast.judge_training.training import train as train_judge
-from holdfast.judges import TRAINED, checked
+from holdfast.judges import TRAINED, JudgeRaised, checked
 from holdfast.network.loading import refuse_not_finite
 from holdfast.network.models import Model
 from holdfast.network.reach import survey
@@ -184,10 +184,8 @@ def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
     answers = [Completion(example=row, text=row.response or "here it is .", num_tokens=1) for row in rows]
     try:
         verdicts = checked(judge, answers, name)
-    except HoldfastError as error:
-        if error.__cause__ is not None:  # it may be due to the artificial answers
-            return
-        raise
+    except JudgeRaised:  # it may be due to the artificial answers
+        return
     if verdicts and all(verdict.valid and verdict.score is None for verdict in verdicts):
         raise HoldfastError(f"gives no score to {rows[0].source or 'the rows'}: {verdicts[0].reason}")
 

@@ -40,6 +40,10 @@ TRAINED = ("trained_reward_model", "trained_classifier")
 """Judges that a run trains before it needs them; their settings are those of the training."""
 
 
+class JudgeRaised(HoldfastError):
+    """Another package's judge raised an exception that is not a `HoldfastError`."""
+
+
 def checked(judge: Judge, completions: Sequence[Completion], name: str = "") -> list[Verdict]:
     """A judge's verdicts on final answers, with an error unless there is exactly one each; thoughts are ignored.
 
@@ -85,7 +89,7 @@ def _verdicts_of(judge: Judge, completions: Sequence[Completion], who: str) -> l
     except Exception as error:
         if _is_ours(judge) or "out of memory" in str(error).lower():
             raise
-        raise HoldfastError(f"{who} raised {type(error).__name__}: {one_line(error)}") from error
+        raise JudgeRaised(f"{who} raised {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(verdicts, list | tuple):
         raise _no_verdict(who, verdicts)
     return list(verdicts)
