@@ -139,6 +139,12 @@ def test_where_harm_was_not_measured_at_some_step_nothing_held():
     assert "harmfulness was not measured at step 40" in reason
 
 
+@pytest.mark.parametrize("outcome", [Outcome.HELD, Outcome.USELESS])
+def test_a_record_in_which_nothing_was_measured_has_not_held_whatever_it_says(outcome):
+    empty = replace(record(), outcome=outcome, evaluations=(), control=BROKE)
+    assert ended(empty, BROKE) == (Outcome.UNTESTED, "nothing was measured")
+
+
 def test_use_takes_more_than_a_few_judged_answers():
     made = record()
     last = made.evaluations[-1]

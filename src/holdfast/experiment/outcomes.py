@@ -104,8 +104,10 @@ def settled(record: Record, control: ControlRun | None = None) -> Record:
     """
     known = (control or record.control) if defended(record.cell) else None
     record = replace(record, control=known)
-    if record.outcome not in OPEN or not record.evaluations:
+    if record.outcome not in OPEN:
         return record
+    if not record.evaluations:
+        return replace(record, outcome=Outcome.UNTESTED, reason="nothing was measured")
     outcome, reason = outcome_given(unbroken(record), known)
     return replace(record, outcome=outcome, reason=reason)
 

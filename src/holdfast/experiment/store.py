@@ -123,9 +123,12 @@ def judge_folder(run: Path, key: str) -> Path:
 
 
 def finished(folder: Path) -> bool:
-    """Whether a folder's result is finished; failed ones are tried again."""
+    """Whether a folder's result is finished; failed ones are tried again, and a copy of another's is none."""
     path = folder / "record.json"
-    return path.exists() and read_object(path).get("outcome") != Outcome.FAILED
+    if not path.exists():
+        return False
+    record = read_object(path)
+    return record.get("outcome") != Outcome.FAILED and record.get("key", folder.name) == folder.name
 
 
 def read_record(folder: Path) -> Record:
@@ -134,9 +137,11 @@ def read_record(folder: Path) -> Record:
     try:
         record = Record.from_json(read_json(path))
         refuse_impossible(record)
-        return record
     except (KeyError, TypeError, ValueError) as error:
         raise HoldfastError(f"{path}: not a record of this version ({error}); delete it and run again") from error
+    if record.key != folder.name:
+        raise HoldfastError(f"{path}: is the record of another cell, {record.key}; delete it and run again")
+    return record
 
 
 def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
