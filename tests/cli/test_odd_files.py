@@ -79,7 +79,7 @@ def test_a_name_never_leaves_runs(refused, tmp_path, name):
     before = set(tmp_path.rglob("*"))
     line = refused("run", write(tmp_path, name))
     assert "name: " in line
-    assert "names no folder" in line
+    assert "is not a folder name" in line
     assert not (tmp_path / "runs").exists()
     assert {path.name for path in set(tmp_path.rglob("*")) - before} == {"odd.yaml"}
 

@@ -163,7 +163,7 @@ def test_what_is_released_is_what_is_measured(dtype, holdfast, own, tmp_path):
     (hardened,) = [cell for cell in cells if cell["stages"]]
     assert hardened["environment"]["precision"] == {"storage": dtype or "bfloat16", "compute": "float32"}
     card = (tmp_path / "hard" / "README.md").read_text()
-    assert f"Stored in {dtype or 'bfloat16'}; hardening moved float32 weights" in card
+    assert f"Stored in {dtype or 'bfloat16'}; hardening trained float32 weights" in card
     assert ("| after, not rounded |" in card) is (dtype is None)
 
 
