@@ -55,13 +55,6 @@ def test_there_are_the_three_examples():
     assert set(examples()[0]) == {"weight_anchor", "length", "tickets"}
 
 
-def test_the_examples_are_listed(installed):
-    listed = installed("-m", "holdfast.cli", "list")
-    assert re.search(r"^  weight_anchor\s.*from my-package", listed, re.MULTILINE)
-    assert re.search(r"^  length\s.*from my-package", listed, re.MULTILINE)
-    assert re.search(r"^  tickets\s+Columns prompt, reply, escalated", listed, re.MULTILINE)
-
-
 def test_the_judge_of_the_example_is_tried_as_shown(installed):
     (shown,) = re.findall(
         r"```python\n(from holdfast\.records import Completion.*?)```", CONTRIBUTING.read_text(), re.DOTALL
@@ -69,19 +62,27 @@ def test_the_judge_of_the_example_is_tried_as_shown(installed):
     assert "Verdict(score=0.6," in installed("-c", f"from my_package.length import Length\n{shown}")
 
 
-def test_the_examples_are_had_from_python(installed, tmp_path):
+def test_the_examples_are_listed_and_had_from_python(installed, tmp_path):
     row = {"prompt": "where is it?", "reply": "in the box", "escalated": True}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     code = f"""
+import sys
 from holdfast import api
+from holdfast.cli import main
 from holdfast.data.read import read
 from holdfast.records import Completion
 print(api.WeightAnchor(coef=0.5).coef, "WeightAnchor" in api.__all__)
 (row,) = read(api.Source(path={str(tmp_path / "rows.jsonl")!r}, format="tickets"))
 print(row.role, row.response)
 print(api.judge("length", tokens=4)([Completion(example=row, text="in the box", num_tokens=2)])[0].score)
+sys.argv = ["holdfast", "list"]
+main()
 """
-    assert installed("-c", code).split("\n")[:3] == ["0.5 True", "harmful in the box", "0.5"]
+    said = installed("-c", code)
+    assert said.split("\n")[:3] == ["0.5 True", "harmful in the box", "0.5"]
+    assert re.search(r"^  weight_anchor\s.*from my-package", said, re.MULTILINE)
+    assert re.search(r"^  length\s.*from my-package", said, re.MULTILINE)
+    assert re.search(r"^  tickets\s+Columns prompt, reply, escalated", said, re.MULTILINE)
 
 
 def test_the_contract_tests_of_every_table_run_on_the_example_and_pass(installed):
