@@ -138,9 +138,9 @@ def meaning(cls: type, name: str, inner: type | None = None) -> str:
     modules = [documentation(f"{base.__module__}:") for base in bases]
     texts = [class_text(base) for base in bases]
     texts += [text for module in modules for text in (module.text, *map(module.blocks.get, ORDER)) if text]
-    found = next((said for text in texts if (said := mentioning(name, text))), "")
+    described = next((said for text in texts if (said := mentioning(name, text))), "")
     group = parse(class_text(inner)).title if inner is not None else ""
-    return (found or SHARED.get(name, "") or group).removeprefix("Settings: ").replace("`None`", "`null`")
+    return (described or SHARED.get(name, "") or group).removeprefix("Settings: ").replace("`None`", "`null`")
 
 
 def group_of(hint: Any) -> type | None:
@@ -148,7 +148,7 @@ def group_of(hint: Any) -> type | None:
     if is_dataclass(hint):
         return cast(type, hint)
     parts = get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
-    return next((found for part in parts if (found := group_of(part)) is not None), None)
+    return next((group for part in parts if (group := group_of(part)) is not None), None)
 
 
 def _typed(hint: Any) -> tuple[str, str]:

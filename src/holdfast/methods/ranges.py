@@ -1,4 +1,4 @@
-"""Ranges of the numbers in settings: each is declared beside its field, as the field's type.
+"""Ranges of the numbers in settings: each is declared with its field, as the field's type.
 
     learning_rate: Positive = 5e-5
     held_out: InnerShare = 0.1
