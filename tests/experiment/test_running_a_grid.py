@@ -198,14 +198,14 @@ def test_a_cell_that_fails_is_a_row_with_its_reason_and_the_others_finish(grid, 
     assert records[1].environment["torch"]
 
 
-def test_a_judge_that_gives_the_wrong_number_of_verdicts_fails_the_cell_by_name(grid, monkeypatch, tmp_path):
+def test_a_judge_that_gives_the_wrong_number_of_verdicts_is_named_before_anything_runs(grid, monkeypatch, tmp_path):
     def short_judge(completions):
         return [Verdict(score=0.0)] * (len(completions) - 1)
 
     monkeypatch.setattr("holdfast.sandbox.oracle.oracle", short_judge)
-    (record,) = run(grid(), tmp_path, workers=0)
-    assert record.outcome is Outcome.FAILED
-    assert "'short_judge' returned 3 verdicts for 4 completions" in record.reason
+    with pytest.raises(HoldfastError, match=r"^judges.oracle: judge 'oracle' .* returned 1 verdicts for 2 completions"):
+        run(grid(), tmp_path, workers=0)
+    assert not (tmp_path / "cells").exists()
 
 
 def test_a_failed_cell_is_tried_again_and_a_finished_one_is_not(grid, sft, news, monkeypatch, tmp_path):
