@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isclose
@@ -10,6 +11,9 @@ from holdfast.data.columns import Source
 from holdfast.methods.ranges import Count, InnerShare, Seed, ranged
 from holdfast.records import HoldfastError
 
+TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
+TAKEN = ("benign", "harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "kl", "entropy")
+"""Names that would be taken for something else in a table of scores, or where an attack names the rows it trains on."""
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 
 
@@ -21,15 +25,27 @@ class Data:
     Harmful and benign rows are read from `harmful` and `benign`, and split by the hash of their prompts into defense,
     attack, development and test, by `shares`. Without them the sandbox's own data is used, with `train` prompts in each
     of the splits for defense and attack, and `held_out` in the others.
+
+    `tasks` are further harmless rows by name, split the same way: each is measured on its own (its usefulness under
+    the task's name, refusals as `over_refusal/NAME`), and an honest customer may train on it.
     """
 
     harmful: Source | None = None
     benign: Source | None = None
+    tasks: Mapping[str, Source] = field(default_factory=dict)
     shares: Mapping[str, InnerShare] = field(default_factory=lambda: dict(SHARES))
     train: Count = 1000
     held_out: Count = 200
     seed: Seed = 0
 
     def __post_init__(self) -> None:
+        wrong = next((name for name in self.tasks if not TASK_NAME.fullmatch(name) or name in TAKEN), None)
+        if wrong is not None:
+            raise HoldfastError(
+                f"tasks: {wrong!r} is no name for a task; take lower-case letters, digits and `_`, and none of "
+                f"{', '.join(TAKEN)}"
+            )
+        if self.tasks and self.harmful is None:
+            raise HoldfastError("tasks: are given beside data of your own; give `harmful` and `benign` too")
         if set(self.shares) != set(SHARES) or not isclose(sum(self.shares.values()), 1.0, abs_tol=1e-9):
             raise HoldfastError(f"shares: must be of {', '.join(SHARES)} and add up to 1, not {dict(self.shares)}")

@@ -77,8 +77,9 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
         *_thought_scores(harmful, *next(iter(suite.harm_judges.items()))),
         *_help_scores(benign, suite.help_judge[0]),
         *(
-            usefulness(name, [row.verdicts[suite.help_judge[0]] for row in rows])
+            score
             for name, rows in zip(suite.tasks, tasks, strict=True)
+            for score in _task_scores(name, rows, suite.help_judge[0])
         ),
     ]
     return tuple(scores), [row for part in (harmful, benign, *tasks) for row in part]
@@ -137,6 +138,13 @@ def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:
         usefulness("helpfulness", verdicts),
         share("over_refusal", [refused(row, judge) for row in judged]),
         share("invalid/benign", [not verdict.valid for verdict in verdicts]),
+    ]
+
+
+def _task_scores(name: str, judged: Sequence[Judged], judge: str) -> list[Score]:
+    return [
+        usefulness(name, [row.verdicts[judge] for row in judged]),
+        share(f"over_refusal/{name}", [refused(row, judge) for row in judged]),
     ]
 
 

@@ -29,7 +29,12 @@ def load_splits(data: Data) -> Splits:
             f"data.harmful and data.benign have the same prompts ({sources[0].path} and {sources[1].path}): "
             "every prompt of one is in the other; harmful prompts cannot measure usefulness"
         )
-    return Splits(harmful=_split_rows("harmful", harmful, data), benign=_split_rows("benign", benign, data))
+    tasks = {
+        name: _split_rows(f"tasks.{name}", _rows(f"tasks.{name}", source), data) for name, source in data.tasks.items()
+    }
+    return Splits(
+        harmful=_split_rows("harmful", harmful, data), benign=_split_rows("benign", benign, data), tasks=tasks
+    )
 
 
 def harmful_splits(data: Data) -> dict[str, list[Example]]:
@@ -64,8 +69,8 @@ def _rows(name: str, source: Source) -> list[Example]:
     if not any(row.role == wanted[0] for row in rows):
         option = " (--harmful-role harmful)" if name == "harmful" else ""
         raise HoldfastError(
-            f"{source.path}: none of its {len(every)} rows is {name}; set `role: {name}` in data.{name} if all "
-            f"are{option}"
+            f"{source.path}: none of its {len(every)} rows is {wanted[0]}; set `role: {wanted[0]}` in data.{name} if "
+            f"all are{option}"
         )
     return rows
 

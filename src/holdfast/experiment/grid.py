@@ -11,10 +11,10 @@ from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.calling import called, judges_of
 from holdfast.experiment.combinations import Misfit, refuse_misfits
-from holdfast.experiment.fingerprints import of_model
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
 from holdfast.experiment.origins import origin_of
 from holdfast.experiment.outcomes import control_of
+from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.hub import commit_of
 from holdfast.methods.ranges import Seed, ranged
@@ -144,8 +144,12 @@ def model_fingerprint(model: Pretrained) -> str:
 
 
 def data_values(data: Data) -> dict[str, Any]:
-    """Data settings as the JSON values of a cell, with a hash of each file's content."""
-    return {**plain(data), "fingerprints": data_fingerprints(data)}
+    """Data settings as the JSON values of a cell, with a hash of each file's content.
+
+    `tasks` is left out where there are none: cells that were finished before there were any keep their keys.
+    """
+    values = {key: value for key, value in plain(data).items() if key != "tasks" or value}
+    return {**values, "fingerprints": data_fingerprints(data)}
 
 
 def data_fingerprints(data: Data) -> dict[str, str]:
@@ -156,7 +160,8 @@ def data_fingerprints(data: Data) -> dict[str, str]:
     """
     from holdfast.data.read import fingerprint
 
-    sources = {"harmful": data.harmful, "benign": data.benign}
+    tasks = {f"tasks.{name}": source for name, source in data.tasks.items()}
+    sources = {"harmful": data.harmful, "benign": data.benign, **tasks}
     hashes = {name: fingerprint(source) for name, source in sources.items() if source is not None}
     _refuse_one_file(data, hashes)
     return hashes

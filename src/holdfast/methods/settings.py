@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -118,7 +118,9 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
             raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(hints)}")
         inner = _group(hints[key])
         if inner is not None and isinstance(value, Mapping):
-            refuse_unknown(inner, value, f"{where}.{key}")
+            named = value.items() if get_origin(hints[key]) is Mapping else [("", value)]
+            for name, part in named:
+                refuse_unknown(inner, part, f"{where}.{key}.{name}".removesuffix("."))
 
 
 def places(cls: type, key: str) -> list[str]:
