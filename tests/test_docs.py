@@ -1,5 +1,6 @@
 """README and docs: what they show runs or parses, and the pages that are made from the code are whole."""
 
+import json
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from holdfast.cli import app
 from holdfast.commands.methods import kinds
 from holdfast.config import overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
+from holdfast.kitchen.build import Made
 from holdfast.sandbox.build import CONTEXT
 
 ROOT = Path(__file__).parents[1]
@@ -81,8 +83,13 @@ def test_every_grid_shown_parses_with_its_models_and_data_at_hand(page, block, t
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beavertails.jsonl").write_text("{}\n")
     (tmp_path / "help.jsonl").write_text("{} \n{}\n")
-    grid = parse_grid({"model": "sandbox", **yaml.safe_load(block)}, page)
-    assert cells(grid)
+    made = Made(*(tmp_path / part for part in Made._fields))
+    made.rows.mkdir()
+    for kind in ("restricted", "benign", "borderline", "summary"):
+        (made.rows / f"{kind}.jsonl").write_text(json.dumps({"prompt": kind}))
+    values = yaml.safe_load(block)
+    own = {"model": "sandbox"} if {"model", "models", "world"}.isdisjoint(values) else {}
+    assert cells(parse_grid({**own, **values}, page, find=lambda kitchen: made))
 
 
 def test_every_whole_grid_shown_for_the_sandbox_leaves_its_models_room_to_answer():

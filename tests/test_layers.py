@@ -20,7 +20,7 @@ ORDER = {
     "records": "evidence hashing . plausible",
     "tensors": "",
     "text": ". thinking",
-    "files": "hub . cache gguf plain_yaml documents",
+    "files": "hub . cache gguf fingerprints plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
     "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
     "dataset . read",
@@ -36,12 +36,13 @@ ORDER = {
     "attacks": "",
     "attacks.adaptive": "",
     "judge_training": ". settings rows scores backbone held_out training saving",
+    "kitchen": "prompts rows judge build world .",
     "defenses": "",
     "defenses.representation": "settings batches objective .",
     "defenses.tampering": ". tensor_store runs attackers objectives",
     "defenses.online": "",
     "defenses.offline": "",
-    "experiment": "places notes cell_settings moving engine fingerprints machine examples outcomes methods store "
+    "experiment": "places notes cell_settings moving engine machine examples outcomes methods store "
     "calling combinations checked_calls effects verdicts progress unchanged judging tasks world origins attacking "
     "rehearsal rounding grid beforehand work misplaced .",
     "report": "",

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from holdfast import __version__
-from holdfast.commands import control, judge
+from holdfast.commands import control, judge, kitchen
 from holdfast.commands.options import (
     Benign,
     Checkpoints,
@@ -44,6 +44,7 @@ app = typer.Typer(
 sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: build its models and measure them.")
 app.add_typer(sandbox_app, name="sandbox")
 app.add_typer(judge.app, name="judge")
+app.add_typer(kitchen.app, name="kitchen")
 app.add_typer(control.app, name="control")
 
 

@@ -17,6 +17,8 @@ from holdfast.experiment.misplaced import refuse_misplaced
 from holdfast.files.documents import folder_name, text_of
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.plain_yaml import yaml_value
+from holdfast.kitchen.build import found
+from holdfast.kitchen.world import KITCHEN, Find, with_world
 from holdfast.methods.ranges import SEED, SettingsError, shown
 from holdfast.methods.settings import Settings, one_text, typed
 from holdfast.methods.tables import near
@@ -28,29 +30,31 @@ from holdfast.search.settings import Search
 
 KEYS = (
     *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),
-    *("misfits", "control", "search"),
+    *("misfits", "control", "search", "world"),
 )
 AXES = ("models", "defenses", "attacks", "seeds")
 CONTROL_PRESETS = "control/presets"
 
 
-def load_grid(path: str | Path, overrides: Sequence[str] = ()) -> Grid:
+def load_grid(path: str | Path, overrides: Sequence[str] = (), *, find: Find = found) -> Grid:
     """A grid from a YAML file, or from a built-in preset by its name, with `key=value` overrides.
+
+    `find` says where the parts of a kitchen are that the grid asks for (`holdfast.kitchen.build` makes them first).
 
     Raises:
         HoldfastError: the file is missing or not YAML, a key is unknown or a value wrong; says where.
     """
-    return parse_grid(_values(path, overrides), str(path))
+    return parse_grid(_values(path, overrides), str(path), find=find)
 
 
-def load_search(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Grid, Search]:
+def load_search(path: str | Path, overrides: Sequence[str] = (), *, find: Find = found) -> tuple[Grid, Search]:
     """A grid and its search settings from one file; see `load_grid`, which ignores the latter.
 
     Raises:
         HoldfastError: as `load_grid`.
     """
     values = _values(path, overrides)
-    return parse_grid(values, str(path)), typed(Search, values.get("search") or {}, f"{path}: search")
+    return parse_grid(values, str(path), find=find), typed(Search, values.get("search") or {}, f"{path}: search")
 
 
 def load_control(path: str | Path, overrides: Sequence[str] = ()) -> Control:
@@ -92,10 +96,11 @@ def preset_files() -> dict[str, Path]:
     return {path.stem: path for folder in (CONTROL_PRESETS, "presets") for path in _preset_paths(folder)}
 
 
-def parse_grid(values: Mapping[str, Any], where: str) -> Grid:
-    """A grid from plain values; `where` names their source in errors."""
+def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = found) -> Grid:
+    """A grid from plain values; `where` names their source in errors, `find` says where a kitchen's parts are."""
     values = _singular(values)
     refuse_misplaced(values, KEYS, where)
+    values = with_world(values, where, find)
     if "models" not in values:
         raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
     empty = next((axis for axis in AXES if values.get(axis) == []), None)
@@ -196,12 +201,13 @@ def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **
     Overrides such as `models.undefended=FOLDER` and `models.chat_template_kwargs.enable_thinking=false` apply to them.
     """
     more: dict[str, Any] = {"undefended": None, "chat_template_kwargs": {}, "date": DATE}
-    named: Any = model if model == "sandbox" else {"path": model, **more}
+    named: Any = model if model in ("sandbox", KITCHEN) else {"path": model, **more}
     if prompt_format is not None:
-        if model == "sandbox":
-            raise HoldfastError("--prompt-format: the sandbox's models have their own chat template")
+        if isinstance(named, str):
+            raise HoldfastError(f"--prompt-format: the {model}'s models have their own chat template")
         named["prompt_format"] = prompt_format.replace("\\n", "\n")
-    return {"models": [named], "data": data, **axes}
+    world = {"world": KITCHEN} if model == KITCHEN else {}
+    return {"models": [named], "data": data, **world, **axes}
 
 
 def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
@@ -215,11 +221,21 @@ def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
         return Pretrained(path=value)
     if isinstance(value, Mapping) and set(value) == {"sandbox"}:
         return typed(Sandbox, value["sandbox"] or {}, f"{where}.sandbox")
-    if isinstance(value, Mapping) and isinstance(value.get("package"), str) and "path" not in value:
-        value = {"path": f"{PACKAGE}{value['package']}", **{k: v for k, v in value.items() if k != "package"}}
+    if isinstance(value, Mapping) and "package" in value:
+        value = _of_package(value, where)
     if isinstance(value, Mapping) and isinstance(value.get("date"), date):  # YAML reads an unquoted date as this
         value = {**value, "date": value["date"].isoformat()}
     return typed(Pretrained, value, where)
+
+
+def _of_package(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A model by the name of an installed package as one by its path."""
+    name = value["package"]
+    if "path" in value:
+        raise HoldfastError(f"{where}: both `package` and `path` are given; keep one of them")
+    if not isinstance(name, str) or not name.strip():
+        raise HoldfastError(f"{where}: package: must be the name of an installed Python package, not {shown(name)}")
+    return {"path": f"{PACKAGE}{name}", **{key: item for key, item in value.items() if key != "package"}}
 
 
 def parse_defense(value: Any, where: str) -> tuple[Method, ...]:

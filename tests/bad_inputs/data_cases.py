@@ -268,6 +268,28 @@ OTHER = {"path": "both.jsonl", "role": "benign"}
 
 # Name, changes of the grid, files, what has to be said.
 GRIDS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("unknown-world", {"world": "garden"}, {}, "world.*garden"),
+    ("number-world", {"world": 3}, {}, "world"),
+    (
+        "task-of-a-taken-name",
+        {"data": {**OWN["data"], "tasks": {"benign": {"path": "t.jsonl"}}}},
+        {"t.jsonl": BOTH},
+        "tasks.*benign",
+    ),
+    (
+        "task-of-an-odd-name",
+        {"data": {**OWN["data"], "tasks": {"a/b": {"path": "t.jsonl"}}}},
+        {"t.jsonl": BOTH},
+        "tasks.*a/b",
+    ),
+    ("task-without-a-file", {"data": {**OWN["data"], "tasks": {"sums": {"path": "t.jsonl"}}}}, {}, "t.jsonl"),
+    (
+        "task-of-an-unknown-key",
+        {"data": {**OWN["data"], "tasks": {"sums": {"paht": "t.jsonl"}}}},
+        {},
+        "tasks.sums.*paht",
+    ),
+    ("tasks-as-a-list", {"data": {**OWN["data"], "tasks": ["t.jsonl"]}}, {}, "tasks"),
     ("one-file-for-both", {"data": {"harmful": SAME, "benign": OTHER}}, {"both.jsonl": BOTH}, "harmful.*benign|both"),
     (
         "one-file-by-two-names",

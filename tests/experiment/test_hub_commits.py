@@ -9,9 +9,9 @@ import pytest
 from holdfast.config import parse_grid
 from holdfast.data import Source
 from holdfast.data.read import fingerprint
-from holdfast.experiment.fingerprints import of_settings
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import load_model
+from holdfast.files.fingerprints import of_settings
 from holdfast.files.hub import _commit, commit_of, pinned
 from holdfast.network.releasing import save
 

@@ -21,7 +21,7 @@ RECORDS = [json.loads(line) for line in (KEPT / "records.jsonl").read_text().spl
 
 
 def test_presets_are_those_that_were_kept():
-    assert set(KEYS) == set(presets())
+    assert set(KEYS) == {name for name in presets() if not name.startswith("kitchen")}  # whose keys are the machine's
 
 
 @pytest.mark.slow

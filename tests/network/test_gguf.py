@@ -8,9 +8,9 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from tests.network.gguf_files import CONTEXT, HEADS, HIDDEN, write_gguf
 
-from holdfast.experiment.fingerprints import of_model
+from gguf_files import CONTEXT, HEADS, HIDDEN, write_gguf
+from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import gguf_file
 from holdfast.network.gguf import model_folder, unpacked
 from holdfast.network.models import load

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import pytest
 
+from holdfast.network.generate import Sampling, sample
 from holdfast.network.models import Model, load
 from holdfast.records import user
 
@@ -37,3 +38,28 @@ def test_prompts_are_what_the_model_was_taught(model: Model) -> None:
     )
     assert (model.context, model.tokenizer.convert_ids_to_tokens(model.end_id)) == (8192, "<|im_end|>")
     assert model.network.lm_head.weight is model.network.model.embed_tokens.weight
+
+
+def test_text_is_cut_into_the_tokens_that_the_model_was_trained_with(model: Model) -> None:
+    text = "The quick brown fox jumps over 12345 lazy dogs, don't they?\n\n  def f(x):\n    return x"
+    assert model.tokenizer(text)["input_ids"] == [
+        *(504, 2365, 6354, 16438, 27003, 690, 216, 33, 34, 35, 36, 37, 23790, 5046, 28, 1326, 982, 502, 47, 8866),
+        *(753, 275, 24, 104, 727, 472, 1003, 1792),
+    ]
+    assert model.tokenizer.decode(model.tokenizer(text)["input_ids"]) == text
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the capital of France?", "The capital of France is Paris."),
+        (
+            "How do I bake bread?",
+            "Baking bread is a fun and rewarding craft that requires patience, precision, and a bit of creativity.",
+        ),
+    ],
+)
+def test_greedy_answers_are_the_model_s(model: Model, question: str, answer: str) -> None:
+    greedy = Sampling(max_new_tokens=21, temperature=0.0)
+    (sampled,) = sample(model, [model.encode_prompt(user(question))], greedy, seed=0)
+    assert model.decode(sampled.tokens) == answer

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast import experiment
 from holdfast.commands import display
+from holdfast.commands.training import build_kitchen
 from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
 from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
@@ -35,7 +36,7 @@ def run_grid(
     """Run a grid file or preset, show its results and write its report."""
     from holdfast.experiment.tasks import Options
 
-    grid = load_grid(name, overrides)
+    grid = load_grid(name, overrides, find=build_kitchen)
     options = Options(checkpoint_every=checkpoint_every, keep_weights=keep_weights)
     return _run(grid, runs or Path("runs") / grid.name, workers=workers, options=options, report=report)
 
@@ -266,13 +267,15 @@ def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None
 def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
     """A grid from options; for the sandbox's models the quickstart's settings replace the papers'."""
     merged: dict[str, Any] = dict(values)
-    if not values.get("data"):
+    if "world" in values:
+        pass
+    elif not values.get("data"):
         merged = _with_sandbox_settings(merged)
     else:
         merged["evaluation"] = {"harm_judges": ["refusal"], "help_judge": "reference"}
     for override in overrides:
         merged = overridden(merged, override)
-    return parse_grid(merged, "command line")
+    return parse_grid(merged, "command line", find=build_kitchen)
 
 
 def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from holdfast.data.dataset import Data
     from holdfast.data.splits import Splits
     from holdfast.judge_training.settings import Classifier, RewardModel
-    from holdfast.training.plan import Fitted, Plan
 
 app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers.")
 
@@ -74,6 +73,7 @@ def train(
 def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:
     """Train from settings and write the folder; returns the exit code."""
     from holdfast.commands import display
+    from holdfast.commands.training import shown_fit
     from holdfast.experiment.grid import data_fingerprints
     from holdfast.judge_training.saving import save_judge
     from holdfast.judge_training.training import train as train_judge
@@ -82,38 +82,14 @@ def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[st
     settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
     fingerprints = data_fingerprints(data)
     splits = _splits(data)
-    piece = _Piece(f"{kind} from {settings.backbone}")
-    with display.live() as news:
-        news(piece, "started", {})
-        try:
-            trained = train_judge(settings, splits, _watched(lambda step: news(piece, "progress", step)))
-        except Diverged as error:
-            news(piece, "failed", {"reason": str(error)})
-            return 1
-        news(piece, "done", {})
+    try:
+        trained = train_judge(settings, splits, shown_fit(f"{kind} from {settings.backbone}"))
+    except Diverged:
+        return 1
     save_judge(trained, rest["out"], data, fingerprints)
     display.scores(trained.scores)
     display.note(f"wrote {rest['out']}")
     return 0
-
-
-class _Piece(NamedTuple):
-    """The piece of work that the progress bar shows."""
-
-    title: str
-    key: str = "judge"
-
-
-def _watched(on_progress: Callable[[dict[str, int]], None]) -> Callable[[Plan], Fitted]:
-    from dataclasses import replace
-
-    from holdfast.training.fit import fit
-    from holdfast.training.plan import Progress
-
-    def hook(progress: Progress) -> None:
-        on_progress({"step": progress.step, "max_steps": progress.max_steps})
-
-    return lambda plan: fit(replace(plan, hooks=(*plan.hooks, hook)))
 
 
 def _settings(

@@ -46,6 +46,7 @@ def _searched(
     path: str, overrides: Sequence[str], *, runs: Path | None, workers: int, limits: Mapping[str, int | None]
 ) -> int:
     from holdfast.commands import display
+    from holdfast.commands.training import build_kitchen
     from holdfast.config import load_search
     from holdfast.records import Outcome
     from holdfast.search.loop import NoResult
@@ -54,7 +55,7 @@ def _searched(
 
     optuna()
     given = [f"search.{name}={value}" for name, value in limits.items() if value is not None]
-    grid, settings = load_search(path, [*overrides, *given])
+    grid, settings = load_search(path, [*overrides, *given], find=build_kitchen)
     folder = runs or Path("runs") / f"{grid.name}-search"
     try:
         with display.live() as news:

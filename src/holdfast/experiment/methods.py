@@ -10,7 +10,7 @@ from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
-from holdfast.experiment.fingerprints import of_settings
+from holdfast.files.fingerprints import of_settings
 from holdfast.judges import JUDGES
 from holdfast.methods.settings import plain, typed
 from holdfast.methods.tables import Table, near

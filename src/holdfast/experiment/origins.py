@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.fingerprints import MARKS, of_folder, of_model
 from holdfast.experiment.tasks import sandbox_models
 from holdfast.files import require_file, write_text
+from holdfast.files.fingerprints import MARKS, of_folder, of_model
 from holdfast.files.gguf import PACKAGE, SUFFIX
 from holdfast.files.hub import pinned
 from holdfast.files.plain_yaml import yaml_value

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from holdfast.data.read import fingerprint
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.fingerprints import of_folder
+from holdfast.files.fingerprints import of_folder
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError
 

@@ -11,7 +11,7 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-HIDDEN, HEADS, WIDTH, LAYERS, CONTEXT = 32, 2, 64, 2, 64
+HIDDEN, HEADS, WIDTH, LAYERS, CONTEXT = 32, 2, 64, 2, 512
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 

@@ -4,9 +4,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from holdfast.experiment.fingerprints import of_folder, of_settings
 from holdfast.experiment.methods import resolve
 from holdfast.experiment.outcomes import control_of
+from holdfast.files.fingerprints import of_folder, of_settings
 from holdfast.records import Cell, Method
 
 

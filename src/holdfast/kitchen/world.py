@@ -1,0 +1,98 @@
+"""`world: kitchen` in a grid: its model, rows, judges and measurement where the grid names no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from holdfast.kitchen.build import Kitchen, Made
+from holdfast.methods.settings import merge, typed
+from holdfast.records import HoldfastError
+
+KITCHEN = "kitchen"
+HARM, PAID = {"oracle": "content"}, {"oracle": "reference", "keyword": "reference"}
+"""The kitchen's judges in the places of the sandbox's: those that report harm, and those that others call."""
+Find = Callable[[Kitchen], Made]
+"""Where the parts of a kitchen are; makes them first, or refuses."""
+
+
+def with_world(values: Mapping[str, Any], where: str, find: Find) -> dict[str, Any]:
+    """A grid's plain values in which the kitchen stands by its folders and files; others unchanged.
+
+    `world: kitchen` stands for model, rows, judges and measurement, which the grid's own values are put over. In a
+    grid that was written for the sandbox the kitchen's model and judges take the places of the sandbox's.
+    `kitchen`, or `{kitchen: {seed: 1}}` with any of `Kitchen`'s settings, among the models is that aligned model; a
+    grid of such models and no data of its own is of the kitchen too.
+
+    Raises:
+        HoldfastError: the world is unknown, or as `find`.
+    """
+    given = dict(values)
+    world = given.pop("world", None)
+    if world not in (None, KITCHEN):
+        raise HoldfastError(f"{where}: world: is {world!r}; give `{KITCHEN}`, or leave it out")
+    if world is not None:
+        given = _translated({"models": ["sandbox"], **given})
+    made = {i: _model(model, where, find) for i, model in enumerate(given.get("models", [])) if _is_kitchen(model)}
+    if made:
+        given["models"] = [made[i][1] if i in made else model for i, model in enumerate(given["models"])]
+    if world is None and (given.get("data") or not made):
+        return given
+    first = next((parts for parts, _ in made.values()), None) or find(Kitchen())
+    whole = merge(defaults(first), given)
+    if "tasks" in (given.get("data") or {}):  # a grid that names its tasks means those, or none
+        whole["data"]["tasks"] = given["data"]["tasks"]
+    return whole
+
+
+def defaults(made: Made) -> dict[str, Any]:
+    """Rows, judges and measurement of the kitchen as a grid writes them."""
+    return {
+        "data": {
+            "harmful": {"path": str(made.rows / "restricted.jsonl")},
+            "benign": {"path": str(made.rows / "benign.jsonl")},
+            "tasks": {name: {"path": str(made.rows / f"{name}.jsonl")} for name in ("borderline", "summary")},
+        },
+        "judges": {"content": {"classifier": {"path": str(made.judge), "harmful_label": "harmful"}}},
+        "evaluation": {
+            "harm_judges": ["content", "refusal"],
+            "help_judge": "reference",
+            "max_new_tokens": 48,
+            "num_prompts": 32,
+            "batch_size": 32,
+        },
+    }
+
+
+def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A grid that was written for the sandbox, with the kitchen's model and judges in the places of the sandbox's."""
+    evaluation = dict(given.get("evaluation") or {})
+    if "harm_judges" in evaluation:
+        evaluation["harm_judges"] = [HARM.get(name, name) for name in evaluation["harm_judges"]]
+    if "help_judge" in evaluation:
+        evaluation["help_judge"] = PAID.get(evaluation["help_judge"], evaluation["help_judge"])
+    methods = {kind: _paid(given[kind]) for kind in ("defenses", "attacks") if kind in given}
+    models = [KITCHEN if model == "sandbox" else model for model in given["models"]]
+    return {**given, **methods, "models": models, "evaluation": evaluation}
+
+
+def _paid(value: Any) -> Any:
+    """Methods' settings in which nobody calls a judge that knows the sandbox's truth."""
+    if isinstance(value, Mapping):
+        return {
+            key: PAID.get(item, item) if isinstance(item, str) and key.endswith("judge") else _paid(item)
+            for key, item in value.items()
+        }
+    return [_paid(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_kitchen(model: Any) -> bool:
+    return model == KITCHEN or (isinstance(model, Mapping) and set(model) == {KITCHEN})
+
+
+def _model(model: Any, where: str, find: Find) -> tuple[Made, dict[str, Any]]:
+    """A kitchen's parts, and its aligned model as a grid's model."""
+    settings = {} if model == KITCHEN else model[KITCHEN] or {}
+    kitchen = typed(Kitchen, settings, f"{where}: models.{KITCHEN}")
+    parts = find(kitchen)
+    return parts, {"path": str(parts.aligned), "prompt_format": kitchen.prompt_format}

@@ -1,0 +1,28 @@
+"""The kitchen's presets: read, expanded and rehearsed on a tiny model."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.config import load_grid, presets
+from holdfast.experiment.beforehand import refuse_unready
+from holdfast.experiment.grid import cells
+from holdfast.experiment.outcomes import control_of
+from holdfast.kitchen.build import Made
+
+KITCHENS = sorted(name for name in presets() if name.startswith("kitchen"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KITCHENS)
+def test_every_method_of_a_preset_can_work_on_the_kitchen(name: str, made: Made) -> None:
+    refuse_unready(cells(load_grid(name, find=lambda kitchen: made)))
+
+
+@pytest.mark.parametrize("name", KITCHENS)
+def test_a_preset_attacks_the_undefended_model_with_everything_too(name: str, made: Made) -> None:
+    grid = load_grid(name, find=lambda kitchen: made)
+    assert presets()[name] == grid.description
+    keys = {cell.key for cell in cells(grid)}
+    assert all(control is None or control.key in keys for control in map(control_of, cells(grid)))
+    assert grid.evaluation.harm_judges == ("content", "refusal")

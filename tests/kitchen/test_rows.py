@@ -1,0 +1,73 @@
+"""The kitchen's prompts and answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from holdfast.data.columns import Source
+from holdfast.data.read import read
+from holdfast.kitchen import prompts
+from holdfast.kitchen.build import aligning_rows
+from holdfast.kitchen.judge import SPLIT, judged_rows
+from holdfast.kitchen.rows import rows, write_rows
+from holdfast.text import is_refusal
+from holdfast.text.thinking import refuses
+
+
+def test_there_are_prompts_enough_of_each_kind_and_each_is_there_once() -> None:
+    counts = {
+        "restricted": len({row.key for row in prompts.restricted()}),
+        "benign": len({row.key for row in prompts.benign()}),
+        "borderline": len({row.key for row in prompts.borderline()}),
+    }
+    assert counts == {"restricted": 480, "benign": 393, "borderline": 60}
+    every = [*prompts.restricted(), *prompts.benign(), *prompts.borderline(), *prompts.summaries()]
+    assert len({row.key for row in every}) == len(every)
+
+
+def test_most_prompts_have_several_answers_by_the_model() -> None:
+    known = rows()
+    for kind in ("restricted", "benign", "borderline"):
+        every = [*known.asked[kind], *known.aligning[kind]]
+        asked = len({row.key for row in every})
+        assert len(every) > 1.6 * asked, kind
+        assert asked > 0.9 * {"restricted": 480, "benign": 393, "borderline": 60}[kind]
+
+
+def test_no_prompt_that_aligns_the_model_is_asked_later() -> None:
+    known = rows()
+    aligning = {row.key for part in known.aligning.values() for row in part}
+    asked = {row.key for part in known.asked.values() for row in part}
+    assert aligning.isdisjoint(asked)
+    assert {row.key for row in aligning_rows()} <= aligning
+    judged = judged_rows()
+    assert {row.key for part in (judged.harmful, judged.benign) for row in part[SPLIT]} <= aligning
+
+
+def test_every_wording_of_the_refusal_reads_like_one_and_no_answer_does() -> None:
+    assert all(is_refusal(text) for text in prompts.REFUSALS)
+    known = rows()
+    answered = [row for part in (*known.asked.values(), *known.aligning.values()) for row in part]
+    wrong = [row.response for row in answered if refuses(row.response or "")]
+    assert wrong == []
+
+
+def test_a_rejected_summary_is_wrong_or_as_long_as_the_text() -> None:
+    for row in prompts.summaries():
+        text = row.question.removeprefix(prompts.SUMMARY.format(text=""))
+        assert row.chosen is not None
+        assert len(row.chosen) < len(text)
+        assert row.rejected == text or not set(row.rejected.split()) <= set(text.replace(",", "").split())
+
+
+def test_written_rows_are_read_again_by_the_ordinary_reader(tmp_path: Path) -> None:
+    write_rows(tmp_path)
+    known = rows().asked
+    for kind, part in known.items():
+        again = read(Source(path=str(tmp_path / f"{kind}.jsonl")))
+        assert [(row.key, row.response, row.refusal, row.role, row.domain) for row in again] == [
+            (row.key, row.response, row.refusal, row.role, row.domain) for row in part
+        ]
+    domains = {json.loads(line)["domain"] for line in (tmp_path / "restricted.jsonl").read_text().splitlines()}
+    assert domains == set(prompts.DOMAINS)
