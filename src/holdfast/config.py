@@ -206,7 +206,7 @@ def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **
         if isinstance(named, str):
             raise HoldfastError(f"--prompt-format: the {model}'s models have their own chat template")
         named["prompt_format"] = prompt_format.replace("\\n", "\n")
-    world = {"world": KITCHEN} if model == KITCHEN else {}
+    world = {"world": KITCHEN} if model == KITCHEN and not data else {}
     return {"models": [named], "data": data, **world, **axes}
 
 

@@ -17,19 +17,44 @@ def own(tmp_path):
     for name in ("model", "judge"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
-    for role in ("harmful", "benign"):
-        rows = [{"prompt": f"how to {role} {i} ?", "response": "put salt in it .", "role": role} for i in range(40)]
+    for role in ("harmful", "benign", "sums"):
+        rows = [
+            {
+                "prompt": f"how to {role} {i} ?",
+                "response": "put salt in it .",
+                "role": role if role == "harmful" else "benign",
+            }
+            for i in range(40)
+        ]
         (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {
         "name": "own",
         "models": [{"path": str(tmp_path / "model")}],
-        "data": {role: {"path": str(tmp_path / f"{role}.jsonl")} for role in ("harmful", "benign")},
+        "data": {
+            **{role: {"path": str(tmp_path / f"{role}.jsonl")} for role in ("harmful", "benign")},
+            "tasks": {"sums": {"path": str(tmp_path / "sums.jsonl")}},
+        },
         "judges": {"harm": {"classifier": {"path": str(tmp_path / "judge"), "harmful_label": 1}}},
         "evaluation": {"harm_judges": ["harm"], "help_judge": "reference", "num_prompts": 4, "max_new_tokens": 4},
     }
 
 
-@pytest.mark.parametrize("name", ["model/config.json", "judge/config.json", "harmful.jsonl", "benign.jsonl"])
+def test_a_gguf_file_is_read_like_a_folder(own, tmp_path):
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF one")
+    (cell,) = cells(parse_grid({**own, "models": [{"path": str(file)}]}, "test"))
+    refuse_changed(cell, model=True)
+    file.write_bytes(b"GGUF two")
+    with pytest.raises(HoldfastError, match=r"tiny\.gguf: has changed since this run began"):
+        refuse_changed(cell, model=True)
+    file.unlink()
+    with pytest.raises(HoldfastError, match=r"tiny\.gguf: has changed since this run began"):
+        refuse_changed(cell, model=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["model/config.json", "judge/config.json", "harmful.jsonl", "benign.jsonl", "sums.jsonl"]
+)
 def test_what_has_changed_since_the_key_was_computed_is_named(own, tmp_path, name):
     (cell,) = cells(parse_grid(own, "test"))
     refuse_changed(cell, model=True)

@@ -93,8 +93,8 @@ def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     if dtype == "auto":
         return dict(values)
     (model,) = values["models"]
-    if model == "sandbox":
-        raise HoldfastError("--dtype: the sandbox's models are float32; give a folder with --model")
+    if isinstance(model, str):
+        raise HoldfastError(f"--dtype: the {model}'s models are float32; give a folder with --model")
     return {**values, "models": [{**model, "release": dtype}]}
 
 

@@ -49,3 +49,10 @@ class Data:
             raise HoldfastError("tasks: are given beside data of your own; give `harmful` and `benign` too")
         if set(self.shares) != set(SHARES) or not isclose(sum(self.shares.values()), 1.0, abs_tol=1e-9):
             raise HoldfastError(f"shares: must be of {', '.join(SHARES)} and add up to 1, not {dict(self.shares)}")
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Every source by its key: `harmful`, `benign`, `tasks.NAME`; none for the sandbox's own data."""
+        tasks = {f"tasks.{name}": source for name, source in self.tasks.items()}
+        given = {"harmful": self.harmful, "benign": self.benign, **tasks}
+        return {key: source for key, source in given.items() if source is not None}

@@ -160,9 +160,7 @@ def data_fingerprints(data: Data) -> dict[str, str]:
     """
     from holdfast.data.read import fingerprint
 
-    tasks = {f"tasks.{name}": source for name, source in data.tasks.items()}
-    sources = {"harmful": data.harmful, "benign": data.benign, **tasks}
-    hashes = {name: fingerprint(source) for name, source in sources.items() if source is not None}
+    hashes = {key: fingerprint(source) for key, source in data.sources.items()}
     _refuse_one_file(data, hashes)
     return hashes
 

@@ -6,12 +6,12 @@ under the key of its earlier content, and compared with that content's control.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from holdfast.data.read import fingerprint
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.files.fingerprints import of_folder
+from holdfast.files.fingerprints import of_model
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError
 
@@ -36,11 +36,10 @@ def refuse_changed(cell: Cell, *, model: bool) -> None:
 def _local(cell: Cell, *, model: bool) -> Iterator[tuple[str, str, str]]:
     """(path, fingerprint in the cell, fingerprint now) of files on this machine."""
     settings = settings_of(cell)
-    sources = {"harmful": settings.data.harmful, "benign": settings.data.benign}
-    for name, then in settings.data_fingerprints.items():
-        source = sources[name]
-        if source is not None and "@" not in then:
-            yield source.path, then, fingerprint(source)
+    sources = settings.data.sources
+    for key, then in settings.data_fingerprints.items():
+        if key in sources and "@" not in then:
+            yield sources[key].path, then, fingerprint(sources[key])
     folders: dict[str, str] = {}
     for method in (*cell.stages, *cell.constraints, *filter(None, [cell.attack]), *cell.adaptive):
         folders.update(method.fingerprints)
@@ -56,4 +55,6 @@ def _of_folders(fingerprints: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _now(path: str) -> str:
-    return of_folder(Path(path)) if Path(path).is_dir() else "nothing"
+    with contextlib.suppress(HoldfastError):  # a GGUF file or package that is gone
+        return of_model(path) or "nothing"
+    return "nothing"
