@@ -40,7 +40,7 @@ def test_a_report_takes_no_place_that_is_no_regular_file(run, tmp_path, kind, na
 def test_a_table_of_somebody_else_is_not_overwritten_and_a_reports_own_is(run, tmp_path):
     table = tmp_path / "report.csv"
     table.write_text("name,salary\nme,1\n")
-    with pytest.raises(HoldfastError, match=r"report\.csv: .*no report's; give the page another name"):
+    with pytest.raises(HoldfastError, match=r"report\.csv: .*not a report's; give the page another name"):
         write_report([run], tmp_path / "report.html")
     assert table.read_text() == "name,salary\nme,1\n"
     assert not (tmp_path / "report.html").exists()
