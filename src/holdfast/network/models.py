@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -205,7 +206,9 @@ def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collecti
         target_modules=on.modules,
         target_parameters=on.parameters or None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # peft asks transformers by a name that the newest transformers calls old.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(seed)
         network = get_peft_model(model.network, config)
     refuse_tied_targets(model.name, network)
