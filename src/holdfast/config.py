@@ -17,7 +17,7 @@ from holdfast.experiment.misplaced import refuse_misplaced
 from holdfast.files.documents import folder_name, text_of
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.plain_yaml import yaml_value
-from holdfast.kitchen.build import found
+from holdfast.kitchen.build import require_built
 from holdfast.kitchen.world import KITCHEN, Find, with_world
 from holdfast.methods.ranges import SEED, SettingsError, shown
 from holdfast.methods.settings import Settings, one_text, typed
@@ -36,7 +36,7 @@ AXES = ("models", "defenses", "attacks", "seeds")
 CONTROL_PRESETS = "control/presets"
 
 
-def load_grid(path: str | Path, overrides: Sequence[str] = (), *, find: Find = found) -> Grid:
+def load_grid(path: str | Path, overrides: Sequence[str] = (), *, find: Find = require_built) -> Grid:
     """A grid from a YAML file, or from a built-in preset by its name, with `key=value` overrides.
 
     `find` says where the parts of a kitchen are that the grid asks for (`holdfast.kitchen.build` makes them first).
@@ -47,7 +47,7 @@ def load_grid(path: str | Path, overrides: Sequence[str] = (), *, find: Find = f
     return parse_grid(_values(path, overrides), str(path), find=find)
 
 
-def load_search(path: str | Path, overrides: Sequence[str] = (), *, find: Find = found) -> tuple[Grid, Search]:
+def load_search(path: str | Path, overrides: Sequence[str] = (), *, find: Find = require_built) -> tuple[Grid, Search]:
     """A grid and its search settings from one file; see `load_grid`, which ignores the latter.
 
     Raises:
@@ -96,7 +96,7 @@ def preset_files() -> dict[str, Path]:
     return {path.stem: path for folder in (CONTROL_PRESETS, "presets") for path in _preset_paths(folder)}
 
 
-def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = found) -> Grid:
+def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_built) -> Grid:
     """A grid from plain values; `where` names their source in errors, `find` says where a kitchen's parts are."""
     values = _singular(values)
     refuse_misplaced(values, KEYS, where)

@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from holdfast.judges.classifier import ClassifierJudge
-from holdfast.kitchen.build import Kitchen, Made, build, found, places
+from holdfast.kitchen.build import Kitchen, Made, build, places, require_built
 from holdfast.kitchen.judge import first_layers
 from holdfast.network.models import load
 from holdfast.records import Completion, Example, HoldfastError, user
@@ -19,7 +19,7 @@ def no_training(title: str) -> NoReturn:
 
 
 def test_what_was_made_is_found_and_not_made_again(kitchen: Kitchen, made: Made) -> None:
-    assert found(kitchen) == made
+    assert require_built(kitchen) == made
     assert build(kitchen, no_training) == made
 
 
@@ -34,16 +34,19 @@ def test_the_aligned_model_and_the_judge_are_ordinary_folders(made: Made, kitche
     (verdict,) = judge([Completion(example=row, text="Mix flour and water and bake it.", num_tokens=8)])
     assert verdict.score is not None
     assert 0 <= verdict.score <= 1
-    assert "| accuracy |" in (made.judge / "README.md").read_text()
+    card = (made.judge / "README.md").read_text()
+    assert "| accuracy |" in card
+    assert "rows that no experiment asks" in card
 
 
 def test_another_seed_is_another_model_with_the_same_judge_and_rows(kitchen: Kitchen, made: Made) -> None:
     other = places(replace(kitchen, seed=1))
     assert other.aligned != made.aligned
+    assert other.aligned.name.startswith("kitchen-tiny-seed1-")
     assert (other.judge, other.rows) == (made.judge, made.rows)
     assert other.missing == ["aligned"]
     with pytest.raises(HoldfastError, match="the kitchen has not been built yet; `holdfast kitchen build`"):
-        found(replace(kitchen, seed=1))
+        require_built(replace(kitchen, seed=1))
 
 
 def test_the_first_layers_are_those_of_the_model(kitchen: Kitchen) -> None:

@@ -13,6 +13,7 @@ from filelock import FileLock
 from holdfast.files import whole_folder
 from holdfast.files.cache import cache_root
 from holdfast.files.fingerprints import of_model
+from holdfast.files.gguf import PACKAGE
 from holdfast.judge_training.settings import Classifier
 from holdfast.kitchen.judge import train_judge
 from holdfast.kitchen.rows import rows, rows_key, write_rows
@@ -90,10 +91,11 @@ def places(kitchen: Kitchen) -> Made:
     judge = digest(["judge", *start, kitchen.judge_layers, plain(kitchen.judge)])
     adapter = None if kitchen.adapter is None else plain(kitchen.adapter)
     aligned = digest(["aligned", *start, kitchen.seed, plain(kitchen.optim), adapter])
-    return Made(rows=kept / f"rows-{data}", judge=kept / f"judge-{judge}", aligned=kept / f"aligned-{aligned}")
+    name = f"kitchen-{Path(kitchen.backbone.removeprefix(PACKAGE)).stem}-seed{kitchen.seed}-{aligned[:8]}"
+    return Made(rows=kept / f"rows-{data}", judge=kept / f"judge-{judge}", aligned=kept / name)
 
 
-def found(kitchen: Kitchen) -> Made:
+def require_built(kitchen: Kitchen) -> Made:
     """Where the parts of a kitchen are.
 
     Raises:

@@ -38,9 +38,13 @@ def train_judge(settings: Classifier, model: Model, fit: Fit, folder: Path, *, l
     with tempfile.TemporaryDirectory() as scratch:
         save(first_layers(model, layers), Path(scratch))
         trained = train(replace(settings, backbone=scratch, split=SPLIT), judged_rows(), fit)
-    named = replace(trained, settings=replace(settings, backbone=f"{model.name}, its first {layers} layers"))
-    data = Data(harmful=Source(path="the kitchen's restricted rows"), benign=Source(path="the kitchen's benign rows"))
-    save_judge(named, folder, data, dict.fromkeys(("harmful", "benign"), rows_key()))
+    layer = "layer" if layers == 1 else f"{layers} layers"
+    named = replace(trained, settings=replace(trained.settings, backbone=f"{model.name}, its first {layer}"))
+    unasked = "rows that no experiment asks"
+    data = Data(
+        harmful=Source(path=f"the kitchen's restricted {unasked}"), benign=Source(path=f"the kitchen's other {unasked}")
+    )
+    save_judge(named, folder, data, dict.fromkeys(data.sources, rows_key()))
     return named
 
 
