@@ -14,6 +14,7 @@ from holdfast.files import whole_folder
 from holdfast.files.cache import cache_root
 from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import PACKAGE
+from holdfast.files.hub import commit_of
 from holdfast.judge_training.settings import Classifier
 from holdfast.kitchen.judge import train_judge
 from holdfast.kitchen.rows import rows, rows_key, write_rows
@@ -87,7 +88,8 @@ def places(kitchen: Kitchen) -> Made:
         HoldfastError: the backbone is a GGUF file or package that is not there.
     """
     kept, data = cache_root() / "kitchen", rows_key()
-    start = [of_model(kitchen.backbone) or kitchen.backbone, kitchen.prompt_format, data]
+    held = of_model(kitchen.backbone) or commit_of(kitchen.backbone, None) or kitchen.backbone
+    start = [held, kitchen.prompt_format, data]
     judge = digest(["judge", *start, kitchen.judge_layers, plain(kitchen.judge)])
     adapter = None if kitchen.adapter is None else plain(kitchen.adapter)
     aligned = digest(["aligned", *start, kitchen.seed, plain(kitchen.optim), adapter])
