@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -265,3 +266,9 @@ def test_public_functions_take_few_positional_arguments():
 def test_no_module_is_named_for_nothing_in_particular():
     vague = {"utils", "util", "helpers", "helper", "manager", "base", "handler", "common", "misc"}
     assert [name for name in modules() if name.rpartition(".")[2] in vague] == []
+
+
+def test_no_two_test_files_share_a_name():
+    """Pytest imports them by their names alone: the second one of a name ends the whole run."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
