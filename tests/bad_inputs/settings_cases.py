@@ -132,7 +132,13 @@ OFFLINE: dict[str, dict[str, str]] = {
         "explain_weight": "-1 .nan",
         "stop_at": "2 .nan",
     },
-    "token_buncher": {"noise": FROM_ZERO, "warm_up": SHARE, "retain_weight": "-1 .nan", "mode": "wizard"},
+    "token_buncher": {
+        "noise": FROM_ZERO,
+        "noise_entropy": FROM_ZERO,
+        "warm_up": SHARE,
+        "retain_weight": "-1 .nan",
+        "mode": "wizard",
+    },
     "vaccine_alignment": {"perturbation_radius": "-1 .nan", "benign_share": SHARE},
 }
 ADAPTIVE: dict[str, dict[str, str]] = {

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from holdfast.defenses.offline.token_buncher import MODES, TokenBuncher, bunched_or_kept, noise_turns
+from holdfast.losses.noise import fixed_point_entropy, noised_cross_entropy
 from holdfast.losses.policy_gradient import kl_estimate
-from holdfast.network.forward import answer_logprobs
+from holdfast.methods.settings import plain
+from holdfast.network.forward import answer_logprobs, forward
 from holdfast.records import HoldfastError
 from holdfast.rl.policy import Policy
 from holdfast.tensors import masked_mean, target_mask, with_totals
@@ -153,9 +155,77 @@ def test_a_setting_wins_over_its_mode():
     assert replace(TokenBuncher(mode="repo"), benign_share=0.5).resolved.benign_share == 0.5
 
 
+def noisers_loss(plan, batch, *, noise, temperature):
+    """The noiser's loss from its formula, apart from the plan."""
+    return noised_cross_entropy(
+        forward(plan.model.network, batch) / temperature,
+        batch["input_ids"],
+        batch["noise_mask"],
+        truth_weight=1 - noise,
+        noise_weight=noise,
+        seed=int(batch["noise_seed"]),
+    )[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_the_noiser_learns_from_the_distribution_that_was_sampled(temperature, build):
+    plan = build(policy=replace(FAST.policy, temperature=temperature))
+    (batch,) = prepared(plan, 2)
+    expected = noisers_loss(plan, batch, noise=0.1, temperature=temperature)
+    torch.testing.assert_close(plan.objective(plan.model.network, batch)[0], expected)
+
+
+def test_an_entropy_of_the_noise_is_that_of_its_fixed_point_at_the_models_vocabulary(build):
+    plan = build(noise_entropy=0.5)
+    vocabulary = plan.model.network.config.vocab_size
+    (batch,) = prepared(plan, 2)
+    noise = noise_that_has(0.5, vocabulary)
+    assert fixed_point_entropy(noise, vocabulary) == pytest.approx(0.5, abs=1e-6)
+    expected = noisers_loss(plan, batch, noise=noise, temperature=1.0)
+    for each in (plan, build(noise_entropy=0.5, noise=0.0), build(noise_entropy=0.5, mode="repo")):
+        loss, _ = each.objective(plan.model.network, batch)
+        torch.testing.assert_close(loss, expected)
+
+
+def noise_that_has(entropy, vocabulary):
+    """By bisection, as a check on the library's solver."""
+    low, high = 0.0, 1 - 1 / vocabulary
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fixed_point_entropy(middle, vocabulary) < entropy else (low, middle)
+    return low
+
+
+def test_without_entropy_of_the_noise_there_is_no_noiser(build):
+    plan = build(noise_entropy=0.0)
+    assert not any("noise_mask" in prepared(plan, step)[0] for step in (2, 4, 6))
+
+
+def test_an_entropy_above_the_models_vocabulary_is_refused_before_training(build):
+    with pytest.raises(HoldfastError, match="noise_entropy: must be below"):
+        build(noise_entropy=20.0)
+
+
+def test_squared_noise_and_an_entropy_of_it_are_refused_together():
+    with pytest.raises(HoldfastError, match=r"TokenBuncher\.noise_squared: .*noise_entropy"):
+        TokenBuncher(noise_entropy=0.2, noise_squared=True)
+
+
+def test_cells_that_were_finished_before_there_was_an_entropy_of_the_noise_keep_their_values():
+    assert "noise_entropy" not in plain(TokenBuncher())
+    assert plain(TokenBuncher(noise_entropy=0.2))["noise_entropy"] == 0.2
+
+
 @pytest.mark.parametrize(
     "bad",
-    [{"noise": 1.0}, {"noise": -0.1}, {"benign_share": 1.0}, {"warm_up": 2.0}, {"retain_weight": -1.0}],
+    [
+        {"noise": 1.0},
+        {"noise": -0.1},
+        {"benign_share": 1.0},
+        {"warm_up": 2.0},
+        {"retain_weight": -1.0},
+        {"noise_entropy": -0.1},
+    ],
 )
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(HoldfastError, match="TokenBuncher"):
@@ -178,3 +248,26 @@ def test_hardening_lowers_the_entropy_of_answers_to_unseen_harmful_prompts(waver
 
     before = entropy(wavering_model())
     assert entropy(settings.harden(wavering_model(), context)) < 0.6 * before
+
+
+@pytest.mark.slow
+def test_noise_learnt_from_answers_sampled_at_a_higher_temperature_does_not_feed_on_itself(
+    aligned_model, make_context, splits
+):
+    # Most groups of this model's answers are alike, and the noiser learns from those too.
+    settings = TokenBuncher(
+        noise=0.011,
+        warm_up=0.0,
+        benign_share=0.0,
+        optim=Optim(max_steps=40, learning_rate=1e-3, per_device_train_batch_size=4),
+        policy=Policy(group_size=4, reduction="token", temperature=1.5),
+    )
+    context = make_context()
+
+    def entropy(model):
+        plan = replace(settings, policy=replace(settings.policy, temperature=1.0)).plan(model, context)
+        (batch,) = plan.prepare(model, [splits.harmful["test"][:16]], 0)
+        return batch["entropies"].mean().item()
+
+    assert entropy(aligned_model()) < 0.05
+    assert entropy(settings.harden(aligned_model(), context)) < 0.05  # 3.9 if the loss is at temperature 1

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from holdfast.losses.noise import noised_cross_entropy
+from holdfast.losses.noise import fixed_point_entropy, noise_of_entropy, noised_cross_entropy
 from holdfast.losses.policy_gradient import group_advantages
+from holdfast.records import HoldfastError
 from holdfast.tensors import token_entropy
 
 N, S, V = 3, 5, 11
@@ -60,6 +61,11 @@ def test_the_repositorys_weights_are_the_papers_with_lambda_squared(batch):
     torch.testing.assert_close(repo, plain + 0.1 * (paper - plain))
 
 
+def test_the_loss_is_that_of_the_distribution_at_the_temperature(batch):
+    logits, ids = batch
+    torch.testing.assert_close(noised((logits, ids), temperature=1.5), noised((logits / 1.5, ids)), rtol=1e-6, atol=0)
+
+
 def test_the_noise_follows_from_its_seed(batch):
     assert torch.equal(noised(batch, seed=3), noised(batch, seed=3))
     assert not torch.equal(noised(batch, seed=3), noised(batch, seed=4))
@@ -81,6 +87,7 @@ def test_entropy_at_the_noisers_fixed_point(lam, size, nats):
     logits = torch.full((1, 2, size), math.log(lam / (size - 1)))
     logits[..., 0] = math.log(1 - lam)
     assert token_entropy(logits).item() == pytest.approx(nats, abs=0.005)
+    assert fixed_point_entropy(lam, size) == pytest.approx(token_entropy(logits).item(), abs=0.005)
     ids = torch.zeros(1, 2, dtype=torch.long)
     logits.requires_grad_()
     smoothed = sum(
@@ -89,6 +96,29 @@ def test_entropy_at_the_noisers_fixed_point(lam, size, nats):
     )
     (smoothed / 20).backward()
     assert logits.grad.abs().max().item() < 1e-3
+
+
+@pytest.mark.parametrize("size", [2, 131, 50_257, 151_936])
+@pytest.mark.parametrize("share", [1e-9, 1e-3, 0.1, 0.5, 0.999])
+def test_the_noise_of_an_entropy_has_that_entropy_at_its_fixed_point(size, share):
+    entropy = share * math.log(size)
+    noise = noise_of_entropy(entropy, size)
+    assert 0 < noise < 1 - 1 / size
+    assert fixed_point_entropy(noise, size) == pytest.approx(entropy, rel=1e-9)
+
+
+def test_a_small_vocabulary_needs_more_noise_for_the_same_entropy():
+    large, small = 151_936, 131
+    for noise, same in [(0.1, 0.207), (0.011, 0.0196)]:
+        scaled = noise_of_entropy(fixed_point_entropy(noise, large), small)
+        assert scaled == pytest.approx(same, rel=0.005)
+    assert noise_of_entropy(0.0, small) == fixed_point_entropy(0.0, small) == 0.0
+
+
+@pytest.mark.parametrize("entropy", [-0.1, math.log(131), 9.0, math.nan])
+def test_an_entropy_that_no_noise_has_is_refused_with_the_highest(entropy):
+    with pytest.raises(HoldfastError, match=r"^noise_entropy: must be below 4\.875 nats.* 131 equally likely"):
+        noise_of_entropy(entropy, 131)
 
 
 def test_entropy_bounds_how_far_sampling_can_tell_tokens_apart():

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from holdfast.methods.settings import defaults, merge, plain, typed
+from holdfast.methods.settings import OMITTED_AT_DEFAULT, defaults, merge, plain, typed
 from holdfast.records import HoldfastError
 
 
@@ -28,6 +28,12 @@ class Outer:
 class Needy:
     path: str
     size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    size: int = 1
+    later: int | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
 
 def refusal(cls, values):
@@ -103,6 +109,13 @@ def test_lists_become_tuples_and_settings_go_back_to_plain_values():
     values = plain(settings)
     assert values["words"] == ["a", "b"]
     assert typed(Outer, values, "toy") == settings
+
+
+def test_a_field_added_later_is_among_the_plain_values_only_where_it_is_set():
+    assert plain(Grown()) == {"size": 1}
+    assert plain(Grown(later=0)) == {"size": 1, "later": 0}
+    for settings in (Grown(), Grown(later=0)):
+        assert typed(Grown, plain(settings), "toy") == settings
 
 
 def test_defaults_leave_out_fields_that_have_none():

@@ -16,6 +16,9 @@ from holdfast.methods.tables import near
 from holdfast.records import HoldfastError
 
 Settings = TypeVar("Settings")
+OMITTED_AT_DEFAULT = {"omitted_at_default": True}
+"""Metadata of a field that was added to a method's settings after cells of it were finished: `plain` leaves it out
+while it has its default, so that those cells keep their keys. Not for fields of groups inside the settings."""
 
 
 def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
@@ -102,8 +105,13 @@ def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[st
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON values."""
-    return _json(asdict(settings))
+    """A settings dataclass as JSON values, without fields `OMITTED_AT_DEFAULT` that have their default."""
+    omitted = {
+        item.name
+        for item in fields(settings)
+        if item.metadata.get("omitted_at_default") and getattr(settings, item.name) == item.default
+    }
+    return {name: value for name, value in _json(asdict(settings)).items() if name not in omitted}
 
 
 def refuse_unknown(cls: Any, values: Any, where: str) -> None:

@@ -5,6 +5,9 @@ the Token Noiser has trained the model so that the sampled tokens are noise.
 Equations: reward `-H(y)` on harmful prompts, the mean token entropy of the answer in nats, and `-KL(policy ||
 reference)` on benign ones (12), optimised with GRPO; the Token Noiser's loss (15) on the policy's own answers; hard
 alternation of the two after a first eighth with rewards alone.
+The loss's lowest point, `p(y) = 1 - lambda` with the rest uniform, has an entropy that grows with the vocabulary: for
+lambda .1 and .011 it is 1.52 and .19 nats at the 151,936 tokens of the paper's models. `noise_entropy` asks for that
+entropy instead of lambda, whatever the vocabulary.
 Source: TokenBuncher (arXiv 2508.20697); `mode="repo"` follows its published code, which differs from the paper:
 
 | setting | `paper` | `repo` |
@@ -20,9 +23,12 @@ Differs from the paper in: the paper does not say which answers the noiser learn
 here they are the answers to harmful prompts whose advantage is not negative, as in its code, which has no other
 prompts, and the share is a quarter. `retain_by="loss"` is this project's: KLs of 1e-4 in a group, divided by their
 deviation, become advantages of size 1 and change a model that needs no correction; as a term of the loss (k3) the same
-KL keeps the model close. Prompts are disjoint from the attacker's, where the code's are nested. With `noise_on_padding`
-a row is padded to the longest one of its batch, where the code pads to 1024 tokens. `None` for a setting of the table
-means the mode's value.
+KL keeps the model close. `noise_entropy` is this project's. The noiser's loss is that of the distribution from which
+the answers were sampled: with another `policy.temperature` than the paper's 1 its `p` is at that temperature too, since
+a loss at 1 teaches the flatter distribution, whose samples are then flatter again. Groups of equal rewards, whose
+advantages are 0, are noised as in the code. Prompts are disjoint from the attacker's, where the code's are nested. With
+`noise_on_padding` a row is padded to the longest one of its batch, where the code pads to 1024 tokens. `None` for a
+setting of the table means the mode's value.
 """
 
 from __future__ import annotations
@@ -35,11 +41,12 @@ import torch
 from torch import Tensor
 
 from holdfast.data.mixing import mix, most
-from holdfast.losses.noise import noised_cross_entropy
+from holdfast.losses.noise import noise_of_entropy, noised_cross_entropy
 from holdfast.methods.ranges import NonNegative, PartialShare, Share, ranged
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.forward import forward
 from holdfast.network.models import LoRA, Model, adapt, clone, merged
-from holdfast.records import Completion, Example
+from holdfast.records import Completion, Example, HoldfastError
 from holdfast.rl.experience import Experience, hash_seed
 from holdfast.rl.policy import Policy, policy_plan
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask
@@ -72,9 +79,11 @@ class TokenBuncher(OfflineDefense):
 
     `mode` selects the paper, or its published code where the two differ. `optim.max_steps` counts optimizer steps:
     `policy.minibatches` of them make one step of the schedule. `noise` is lambda, the share of the target's mass that
-    goes to random tokens; 0 disables the noiser. `warm_up` is the share of the schedule with rewards alone. Answers to
-    benign prompts are retained by their reward, or by `retain_weight` times their KL in the loss of every step;
-    `kl_coef` then does not apply to harmful prompts.
+    goes to random tokens; 0 disables the noiser. `noise_entropy`, if set, replaces it: the entropy in nats of the
+    distribution at which the noiser's loss is lowest, from which lambda follows for the model's vocabulary
+    (`noise_squared` then does not apply); 0 disables the noiser. `warm_up` is the share of the schedule with rewards
+    alone. Answers to benign prompts are retained by their reward, or by `retain_weight` times their KL in the loss of
+    every step; `kl_coef` then does not apply to harmful prompts.
     """
 
     mode: Literal["paper", "repo"] = "paper"
@@ -99,8 +108,9 @@ class TokenBuncher(OfflineDefense):
     kl_coef: NonNegative | None = None
     population_std: bool | None = None
     clip_noise: bool | None = None
+    noise_entropy: NonNegative | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
-    # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
+    # Those of the sandbox were chosen on its development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "sandbox": {
             "optim": {"max_steps": 300, "learning_rate": 3e-4, "per_device_train_batch_size": 8},
@@ -110,7 +120,19 @@ class TokenBuncher(OfflineDefense):
             "retain_by": "loss",
             "retain_weight": 0.25,
         },
+        "sandbox_entropy_as_reward": {
+            "optim": {"max_steps": 160, "learning_rate": 3e-4, "per_device_train_batch_size": 8},
+            "policy": {"group_size": 8, "minibatches": 1, "temperature": 1.5},
+            "noise": 0.0,
+            "benign_share": 0.5,
+            "retain_by": "loss",
+            "retain_weight": 0.25,
+        },
     }
+
+    def __post_init__(self) -> None:
+        if self.noise_entropy is not None and self.noise_squared:
+            raise HoldfastError("noise_squared: has no meaning with noise_entropy, which sets the weight; set only one")
 
     @property
     def resolved(self) -> Modes:
@@ -140,7 +162,8 @@ class TokenBuncher(OfflineDefense):
             reference = reference_of(model)
             experience = replace(experience, reference=reference, estimator="full")
             plan = replace(plan, reference=reference)
-        noisy = noise_turns(self.optim.max_steps // plan.steps_per_rollout, self.warm_up) if self.noise else frozenset()
+        weights = self._noise_weights(model)
+        noisy = noise_turns(self.optim.max_steps // plan.steps_per_rollout, self.warm_up) if weights else frozenset()
 
         def turn(step: int) -> bool:
             return step // plan.steps_per_rollout in noisy
@@ -149,9 +172,17 @@ class TokenBuncher(OfflineDefense):
         return replace(
             plan,
             prepare=_alternating(experience, turn, how, seed=context.seed),
-            objective=_alternated(plan.objective, self.noise, squared=how.noise_squared, pulled=pulled),
+            objective=_alternated(plan.objective, weights, temperature=policy.temperature, pulled=pulled),
             max_grad_norm=lambda step: clip if how.clip_noise or not turn(step) else 0.0,
         )
+
+    def _noise_weights(self, model: Model) -> dict[str, float]:
+        """The weights of the noiser's loss; empty if it is disabled."""
+        noise, squared = self.noise, self.resolved.noise_squared
+        if self.noise_entropy is not None:
+            vocabulary = int(model.network.get_output_embeddings().weight.shape[0])
+            noise, squared = noise_of_entropy(self.noise_entropy, vocabulary), False
+        return {"truth_weight": 1 - noise, "noise_weight": noise**2 if squared else noise} if noise else {}
 
 
 def noise_turns(total: int, warm_up: float = 0.125) -> frozenset[int]:
@@ -220,9 +251,7 @@ def _noised(batch: Batch, *, on_padding: bool, mixed: bool) -> Tensor:
     return kept * (1 - batch["kl_weights"])[:, None] if mixed else kept
 
 
-def _alternated(objective: Objective, noise: float, *, squared: bool, pulled: bool) -> Objective:
-    weights = {"truth_weight": 1 - noise, "noise_weight": noise**2 if squared else noise}
-
+def _alternated(objective: Objective, weights: Mapping[str, float], *, temperature: float, pulled: bool) -> Objective:
     def either(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         if "noise_mask" not in batch:
             return objective(network, batch)
@@ -231,6 +260,7 @@ def _alternated(objective: Objective, noise: float, *, squared: bool, pulled: bo
             batch["input_ids"],
             batch["noise_mask"],
             seed=int(batch["noise_seed"]),
+            temperature=temperature,
             num_tokens=batch["noise_tokens"],
             **weights,
         )
