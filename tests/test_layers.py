@@ -45,7 +45,7 @@ ORDER = {
     "defenses.offline": "",
     "experiment": "places notes cell_settings moving engine machine examples outcomes methods store "
     "calling combinations checked_calls effects verdicts progress unchanged judging tasks world origins attacking "
-    "rehearsal rounding grid beforehand work misplaced .",
+    "rehearsal rounding grid beforehand work misplaced model_seeds .",
     "report": "",
     "search": "",
     "control": "",
@@ -231,7 +231,7 @@ def keyed_reads(name: str) -> Iterator[str]:
             yield f"{name}:{node.lineno}: {ast.unparse(node)}"
 
 
-KEYED = ("records", "experiment.cell_settings", "experiment.grid", "config")
+KEYED = ("records", "experiment.cell_settings", "experiment.grid", "experiment.model_seeds", "config")
 """Where settings are plain values: cells written and read, grids expanded and parsed."""
 READERS = ("experiment", "evaluation", "search", "report", "commands", "judge_training", "api")
 

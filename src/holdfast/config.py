@@ -14,12 +14,13 @@ from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.grid import Grid
 from holdfast.experiment.misplaced import refuse_misplaced
+from holdfast.experiment.model_seeds import SEEDS, one_per_seed, seeds_of, with_seeds
 from holdfast.files.documents import folder_name, text_of
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.plain_yaml import yaml_value
 from holdfast.kitchen.build import require_built
 from holdfast.kitchen.world import KITCHEN, Find, with_world
-from holdfast.methods.ranges import SEED, SettingsError, shown
+from holdfast.methods.ranges import SettingsError, shown
 from holdfast.methods.settings import Settings, one_text, typed
 from holdfast.methods.tables import near
 from holdfast.network.pretrained import Pretrained
@@ -100,6 +101,8 @@ def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_bu
     """A grid from plain values; `where` names their source in errors, `find` says where a kitchen's parts are."""
     values = _singular(values)
     refuse_misplaced(values, KEYS, where)
+    if "models" in values:
+        values["models"] = one_per_seed(values["models"], where, world=values.get("world"))
     values = with_world(values, where, find)
     if "models" not in values:
         raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
@@ -117,7 +120,7 @@ def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_bu
         models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
         defenses=tuple(parse_defense(d, f"{where}: defenses") for d in _list(values.get("defenses", ["none"]))),
         attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),
-        seeds=_seeds(values.get("seeds", [0]), where),
+        seeds=seeds_of(values.get("seeds", [0]), where),
         data=typed(Data, values.get("data") or {}, f"{where}: data"),
         judges={name: parse_method(judge, f"{where}: judges.{name}") for name, judge in judges.items()},
         evaluation=typed(Measurement, values.get("evaluation") or {}, f"{where}: evaluation"),
@@ -136,7 +139,7 @@ def parse_control(values: Mapping[str, Any], where: str) -> Control:
     if not arms:
         raise HoldfastError(f"{where}: arms: empty; name at least one, such as {next(iter(ARMS))}")
     rest = {key: value for key, value in values.items() if key not in ("tasks", "arms")}
-    rest["seeds"] = _seeds(values["seeds"], where)
+    rest["seeds"] = seeds_of(values["seeds"], where)
     return _placed(Control, {**rest, "tasks": {}, "arms": []}, where, tasks=parsed_tasks, arms=arms)
 
 
@@ -213,6 +216,8 @@ def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **
 def parse_model(value: Any, where: str) -> Sandbox | Pretrained:
     """`sandbox`, `{sandbox: {architecture: qwen3}}`, a path or id, or `{path: ..., prompt_format: ...}`.
 
+    `seeds` beside `sandbox` are one model each, see `one_per_seed`.
+
     `{package: NAME, ...}` is the path `package:NAME`: the GGUF file inside an installed Python package.
     """
     if value == "sandbox":
@@ -269,6 +274,10 @@ def overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
         raise HoldfastError(f"override {override!r}: expected key=value, for example seeds=[0,1,2]")
     head, *rest = key.strip().split(".")
     axis = next(iter(_singular({head: None})))
+    if [axis, *rest] == ["models", SEEDS]:
+        given = _singular(values)
+        models = given.get(axis) or [{}]  # in a grid that names a world only, the world's
+        return {**given, axis: with_seeds(models, yaml_value(text, f"override {override!r}"))}
     return _set(_singular(values), [axis, *rest], yaml_value(text, f"override {override!r}"), override)
 
 
@@ -311,17 +320,6 @@ def _singular(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    seeds = _list(value)
-    bad = [seed for seed in seeds if seed not in SEED or not isinstance(seed, int)]
-    if bad or not seeds:
-        raise HoldfastError(f"{where}: seeds: each must be {SEED}, not {shown(bad[0] if bad else value)}")
-    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
-    if twice is not None:
-        raise HoldfastError(f"{where}: seeds: {twice} is given twice; the same seed does not give an independent run")
-    return tuple(seeds)
 
 
 def _text(path: Path, folder: str = "presets") -> str:

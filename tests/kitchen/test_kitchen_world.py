@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from holdfast.config import grid_options, load_grid, parse_grid
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import Grid, cells
-from holdfast.kitchen.build import Kitchen, Made
+from holdfast.kitchen.build import Kitchen, Made, series_of
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import HoldfastError
 
@@ -91,3 +92,27 @@ def test_an_unknown_world_or_setting_is_refused(grid: Any) -> None:
         grid(world="garden")
     with pytest.raises(HoldfastError, match=r"test: models.kitchen.*seeed"):
         grid(models=[{"kitchen": {"seeed": 1}}])
+
+
+def test_seeds_of_the_kitchen_are_one_model_in_a_report(grid: Any) -> None:
+    parsed = grid(world="kitchen", model={"sandbox": {}, "seeds": [0, 1]}, attacks=["sft"])
+    assert [kitchen.seed for kitchen in grid.asked] == [0, 1]
+    assert len({(model.series.name, model.series.key) for model in parsed.models}) == 1
+    assert [cell.model_seed for cell in cells(parsed)] == [0, 1]
+    grid.asked.clear()
+    grid(world="kitchen", model={"seeds": [2, 3]}, attacks=["sft"])
+    grid(models=[{"kitchen": {}, "seeds": [4, 5]}], attacks=["sft"])
+    assert [kitchen.seed for kitchen in grid.asked] == [2, 3, 4, 5]
+
+
+def test_an_override_gives_seeds_to_the_model_of_a_world(kitchen: Kitchen, made: Made) -> None:
+    asked = []
+    load_grid("kitchen_quick", ["model.seeds=[0,1]"], find=lambda kitchen: asked.append(kitchen) or made)
+    assert [kitchen.seed for kitchen in asked] == [0, 1]
+
+
+def test_kitchens_that_differ_by_more_than_the_seed_are_of_other_series(kitchen: Kitchen) -> None:
+    own = series_of(kitchen)
+    other = series_of(replace(kitchen, seed=1))
+    assert (other.name, other.key, other.seed) == (own.name, own.key, 1)
+    assert series_of(replace(kitchen, optim=replace(kitchen.optim, max_steps=3))).key != own.key

@@ -21,6 +21,7 @@ from holdfast.methods.ranges import Seed, ranged
 from holdfast.methods.settings import plain, refuse_non_finite
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError, Method
+from holdfast.records.hashing import SERIES
 from holdfast.sandbox.build import Sandbox
 
 
@@ -111,12 +112,13 @@ def model_values(model: Sandbox | Pretrained) -> dict[str, Any]:
         name = f"sandbox-{model.architecture}-{model.size}{'-base' if model.part == 'base' else ''}"
         return {"kind": "sandbox", "name": name, "settings": plain(model)}
     settings = plain(model)
-    origin = settings.pop("undefended")
+    origin, series = settings.pop("undefended"), settings.pop("series")
     values = {
         "kind": "pretrained",
         "name": model.path.rstrip("/").rpartition("/")[2].removeprefix(PACKAGE),
         "settings": settings,
         "fingerprint": model_fingerprint(model),
+        **({} if series is None else {SERIES: series}),
     }
     made_from = origin_of(model.path) if origin is None else None
     if origin is not None:

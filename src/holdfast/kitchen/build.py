@@ -21,6 +21,7 @@ from holdfast.kitchen.rows import rows, rows_key, write_rows
 from holdfast.methods.ranges import Count, Place, Seed, ranged
 from holdfast.methods.settings import plain
 from holdfast.network.models import LoRA, Model, adapt, load
+from holdfast.network.pretrained import Series
 from holdfast.network.releasing import save
 from holdfast.records import Example, HoldfastError, digest
 from holdfast.training.objectives import language
@@ -93,8 +94,18 @@ def places(kitchen: Kitchen) -> Made:
     judge = digest(["judge", *start, kitchen.judge_layers, plain(kitchen.judge)])
     adapter = None if kitchen.adapter is None else plain(kitchen.adapter)
     aligned = digest(["aligned", *start, kitchen.seed, plain(kitchen.optim), adapter])
-    name = f"kitchen-{Path(kitchen.backbone.removeprefix(PACKAGE)).stem}-seed{kitchen.seed}-{aligned[:8]}"
+    name = f"{_name(kitchen)}-seed{kitchen.seed}-{aligned[:8]}"
     return Made(rows=kept / f"rows-{data}", judge=kept / f"judge-{judge}", aligned=kept / name)
+
+
+def series_of(kitchen: Kitchen) -> Series:
+    """What the aligned models of a kitchen with other seeds have in common with its own, and its seed."""
+    alike = {**plain(kitchen), "seed": None, "judge": None, "judge_layers": None}
+    return Series(name=_name(kitchen), key=digest(alike), seed=kitchen.seed)
+
+
+def _name(kitchen: Kitchen) -> str:
+    return f"kitchen-{Path(kitchen.backbone.removeprefix(PACKAGE)).stem}"
 
 
 def require_built(kitchen: Kitchen) -> Made:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.kitchen.build import Kitchen, Made
-from holdfast.methods.settings import merge, typed
+from holdfast.kitchen.build import Kitchen, Made, series_of
+from holdfast.methods.settings import merge, plain, typed
 from holdfast.records import HoldfastError
 
 KITCHEN = "kitchen"
@@ -72,8 +72,16 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
     if "help_judge" in evaluation:
         evaluation["help_judge"] = PAID.get(evaluation["help_judge"], evaluation["help_judge"])
     methods = {kind: _paid(given[kind]) for kind in ("defenses", "attacks") if kind in given}
-    models = [KITCHEN if model == "sandbox" else model for model in given["models"]]
+    models = [_in_the_kitchen(model) for model in given["models"]]
     return {**given, **methods, "models": models, "evaluation": evaluation}
+
+
+def _in_the_kitchen(model: Any) -> Any:
+    """The kitchen's model in the place of the sandbox's, of the same seed if that has one."""
+    if model == "sandbox":
+        return KITCHEN
+    settings = model.get("sandbox") if isinstance(model, Mapping) and set(model) == {"sandbox"} else None
+    return {KITCHEN: settings} if isinstance(settings, Mapping) and set(settings) == {"seed"} else model
 
 
 def _paid(value: Any) -> Any:
@@ -95,4 +103,5 @@ def _model(model: Any, where: str, find: Find) -> tuple[Made, dict[str, Any]]:
     settings = {} if model == KITCHEN else model[KITCHEN] or {}
     kitchen = typed(Kitchen, settings, f"{where}: models.{KITCHEN}")
     parts = find(kitchen)
-    return parts, {"path": str(parts.aligned), "prompt_format": kitchen.prompt_format}
+    series = plain(series_of(kitchen))
+    return parts, {"path": str(parts.aligned), "prompt_format": kitchen.prompt_format, "series": series}

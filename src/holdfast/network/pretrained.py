@@ -6,9 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.methods.ranges import Place
+from holdfast.methods.ranges import Place, Seed
 from holdfast.network.precision import Dtype
 from holdfast.network.templates import DATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """Models that differ only by the `seed` of their training: a report takes those of one `name` and `key` as one."""
+
+    name: str
+    key: str = ""
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,8 @@ class Pretrained:
     model is saved, and from which the next stage or the attack loads it; by default the type of the model's own folder.
     `undefended` names the model that a hardened one was made from, which is attacked as its control; by default the
     model that its folder names, if it is there and unchanged (see `origins`), else the model itself counts as
-    undefended.
+    undefended. `series` is for reports only and no part of a cell's key: that this model is one of several that were
+    trained alike, with different seeds.
     """
 
     path: Place
@@ -33,3 +43,4 @@ class Pretrained:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     date: str = DATE
     undefended: str | None = None
+    series: Series | None = None

@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 from holdfast.records.evidence import ControlRun, Effect
-from holdfast.records.hashing import digest, unlabelled
+from holdfast.records.hashing import SERIES, digest, unlabelled
 
 Role = Literal["harmful", "refusal", "retain", "benign"]
 ThreatModel = Literal["open weights", "fine-tuning service"]
@@ -244,6 +244,23 @@ class Cell:
     def model_settings(self) -> Mapping[str, Any]:
         """The model's settings as JSON values; `experiment.cell_settings` parses them."""
         return self.model["settings"]
+
+    @property
+    def model_seed(self) -> int | None:
+        """The seed with which the model itself was trained; `None` where that is not known."""
+        series, settings = self.model.get(SERIES), self.model.get("settings")
+        known = series if series is not None else settings if self.model.get("kind") == "sandbox" else None
+        seed = known.get("seed") if isinstance(known, Mapping) else None
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def model_alike(self) -> tuple[str, Mapping[str, Any]]:
+        """The model's name and values; for one of a series those that its other seeds have too."""
+        series = self.model.get(SERIES)
+        if series is None:
+            return self.model_name, self.model
+        settings = {key: value for key, value in self.model["settings"].items() if key != "path"}
+        return str(series["name"]), {"settings": settings, SERIES: series}
 
     @property
     def hardened(self) -> bool:

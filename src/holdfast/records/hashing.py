@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+SERIES = "series"
+"""The key of what a report needs to know of a model that was trained with several seeds."""
+
 
 def digest(value: object, length: int = 16) -> str:
     """The first `length` hex digits of the SHA-256 of a string, or of any JSON value in canonical form."""
@@ -15,8 +18,9 @@ def digest(value: object, length: int = 16) -> str:
 
 
 def unlabelled(value: Any) -> Any:
-    """A JSON value without the labels of the methods in it, at any depth."""
+    """A JSON value without what is for people only: the labels of methods and the series of models, at any depth."""
     if isinstance(value, Mapping):
         method = set(value) - {"fingerprints"} == {"name", "settings", "label"}
-        return {key: unlabelled(item) for key, item in value.items() if not (method and key == "label")}
+        hidden = "label" if method else SERIES if {"kind", "name", "settings"} <= set(value) else None
+        return {key: unlabelled(item) for key, item in value.items() if key != hidden}
     return [unlabelled(item) for item in value] if isinstance(value, list | tuple) else value

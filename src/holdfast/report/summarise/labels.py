@@ -24,7 +24,7 @@ class Flip(NamedTuple):
 
 
 class Label(NamedTuple):
-    """The label of a cell in tables and charts: cells with equal labels differ only by seed.
+    """The label of a cell in tables and charts: equal labels differ only by seed, the cell's or its model's.
 
     If cells of one attack differ in flip ratio, `family` is the attack's name without its flip, and `flip` that flip.
     Otherwise they are `attack` and `None`.
@@ -41,7 +41,7 @@ class Label(NamedTuple):
 def labels(records: Sequence[Record]) -> list[Label]:
     """The label of each record, in the order of the records."""
     cells = [record.cell for record in records]
-    models = _named([(cell.model_name, _leaves(cell.model)) for cell in cells])
+    models = _named([(name, _leaves(settings)) for name, settings in (cell.model_alike for cell in cells)])
     defenses = _named([(cell.defense, _defense_settings(cell)) for cell in cells])
     attacks = _named([(cell.attacker, {**_attack_settings(cell), **_flip_settings(cell)}) for cell in cells])
     threats = [cell.threat_model for cell in cells]
