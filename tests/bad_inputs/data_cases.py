@@ -409,6 +409,7 @@ def cases() -> list[Case]:
         "train": (0, -1, True, 1.5, "x", [], None),
         "held_out": (0, -1, True, "x"),
         "seed": (-1, True, 2**70, "x"),
+        "domain": (3, True, [], "zorhc"),
     }
     for key, values in numbers.items():
         all_cases += [of_small("data", f"{key}={value}", {"data": {key: value}}, key) for value in values]

@@ -131,6 +131,7 @@ OFFLINE: dict[str, dict[str, str]] = {
         "full_length": "-1 true",
         "explain_weight": "-1 .nan",
         "stop_at": "2 .nan",
+        "num_prompts": COUNT,
     },
     "token_buncher": {
         "noise": FROM_ZERO,

@@ -208,3 +208,20 @@ def test_it_raises_its_reward_on_prompts_that_it_was_not_given(wavering_model, m
     after = mean_reward(defense, defense.harden(model, make_context(fit=fit)), rows)
     assert before < 0.6
     assert after > before + 0.3
+
+
+def test_of_the_harmful_prompts_as_many_are_used_as_are_asked_for(make_context, tiny_model):
+    trained = []
+
+    def note(plan):
+        trained.append(plan.data)
+        return Fitted(model=plan.model, steps=0, samples=0, tokens=0, seconds=0.0)
+
+    for mode in ("faithful", "practical"):
+        replace(DEFENSE, mode=mode, num_prompts=7).harden(tiny_model(), make_context(fit=note))
+    faithful, practical = trained
+    assert [row.role for row in faithful] == ["harmful"] * 7
+    assert sorted(row.role for row in practical) == ["benign"] * 7 + ["harmful"] * 7
+    assert len({row.key for row in faithful}) == 7
+    with pytest.raises(HoldfastError, match="1000 examples are needed but there are 24"):
+        replace(DEFENSE, num_prompts=1000).harden(tiny_model(), make_context(fit=note))

@@ -9,6 +9,7 @@ from math import isclose
 
 from holdfast.data.columns import Source
 from holdfast.methods.ranges import Count, InnerShare, Seed, ranged
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.records import HoldfastError
 
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -28,6 +29,8 @@ class Data:
 
     `tasks` are further harmless rows by name, split the same way: each is measured on its own (its usefulness under
     the task's name, refusals as `over_refusal/NAME`), and an honest customer may train on it.
+
+    With `domain` only the harmful rows of that domain are used, by defense, attack and evaluation.
     """
 
     harmful: Source | None = None
@@ -37,6 +40,7 @@ class Data:
     train: Count = 1000
     held_out: Count = 200
     seed: Seed = 0
+    domain: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         wrong = next((name for name in self.tasks if not TASK_NAME.fullmatch(name) or name in TAKEN), None)

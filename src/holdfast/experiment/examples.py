@@ -9,6 +9,7 @@ from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
 from holdfast.data.read import read
 from holdfast.data.splits import Splits, require_disjoint, split
+from holdfast.methods.tables import near
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox import grammar
 
@@ -17,12 +18,13 @@ def load_splits(data: Data) -> Splits:
     """The examples of a cell, divided into four splits with disjoint prompts.
 
     Raises:
-        HoldfastError: a file cannot be read, only one of the two sources is given, or a split is left empty.
+        HoldfastError: a file cannot be read, only one of the two sources is given, a split is left empty, or no harmful
+            row is of the wanted domain.
     """
     if data.harmful is None and data.benign is None:
         return _sandbox_splits(data)
     sources = _given("harmful", data.harmful), _given("benign", data.benign)
-    harmful, benign = _rows("harmful", sources[0]), _rows("benign", sources[1])
+    harmful, benign = _of_domain(_rows("harmful", sources[0]), data.domain), _rows("benign", sources[1])
     few, many = sorted(({row.key for row in rows} for rows in (harmful, benign)), key=len)
     if few <= many:  # in another format, in another order, or a subset
         raise HoldfastError(
@@ -39,16 +41,18 @@ def load_splits(data: Data) -> Splits:
 
 def harmful_splits(data: Data) -> dict[str, list[Example]]:
     """The harmful rows of a file, divided into splits."""
-    return _split_rows("harmful", _rows("harmful", _given("harmful", data.harmful)), data)
+    rows = _rows("harmful", _given("harmful", data.harmful))
+    return _split_rows("harmful", _of_domain(rows, data.domain), data)
 
 
 def _sandbox_splits(data: Data) -> Splits:
     sizes: dict[Any, int] = {
         name: data.train if name in ("defense", "attack") else data.held_out for name in data.shares
     }
+    restricted = grammar.RESTRICTED if data.domain is None else (_known(data.domain, grammar.RESTRICTED),)
     harmful, benign = (
         {name: grammar.examples(name, families, size, seed=data.seed) for name, size in sizes.items()}
-        for families in (grammar.RESTRICTED, grammar.BENIGN)
+        for families in (restricted, grammar.BENIGN)
     )
     require_disjoint({name: harmful[name] + benign[name] for name in sizes})
     tasks_by_split = {name: grammar.tasks(name, size, seed=data.seed) for name, size in sizes.items()}
@@ -73,6 +77,23 @@ def _rows(name: str, source: Source) -> list[Example]:
             f"all are{option}"
         )
     return rows
+
+
+def _of_domain(rows: Sequence[Example], domain: str | None) -> list[Example]:
+    """The rows of a domain, all of them for `None`."""
+    if domain is None:
+        return list(rows)
+    _known(domain, sorted({row.domain for row in rows if row.domain}))
+    return [row for row in rows if row.domain == domain]
+
+
+def _known(domain: str, domains: Sequence[str]) -> str:
+    if domain not in domains:
+        there = ", ".join(domains) or "none: map a column to `domain`"
+        raise HoldfastError(
+            f"data.domain: no harmful row is of the domain {domain!r}{near(domain, domains)}; known: {there}"
+        )
+    return domain
 
 
 def _split_rows(name: str, rows: Sequence[Example], data: Data) -> dict[str, list[Example]]:

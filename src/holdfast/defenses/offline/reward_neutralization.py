@@ -23,9 +23,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
-from holdfast.data.mixing import mix, most
+from holdfast.data.mixing import mix, most, sample
 from holdfast.judges import checked
 from holdfast.methods.ranges import Count, NonNegative, PartialShare, PositiveShare, ranged
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Completion, Example, HoldfastError, Judge, Verdict
 from holdfast.rl.experience import Experience
@@ -50,10 +51,11 @@ class RewardNeutralization(OfflineDefense):
 
     In `faithful` mode only harmful prompts of the defense split are used and `policy.kl_coef` is taken as 0; in
     `practical` mode `benign_share` of the prompts are benign and are rewarded by `retention_judge`'s score, or -1 for a
-    refusal, and the KL term applies to the prompts of `kl_on`. `harm_judge` adds its score as a penalty; `None` omits
-    it. `explain_weight` is the penalty for an explanation. `canned` is the text that `guide` and `warm_start` teach, by
-    default `canonical`; after a warm start the KL is to the warm-started model. With `stop_at` the run ends once that
-    share of the model's own answers is the canned text.
+    refusal, and the KL term applies to the prompts of `kl_on`. `num_prompts` of the harmful prompts are used, all of
+    them when `None`; the paper has 60 to 80 of one domain (`data.domain`). `harm_judge` adds its score as a penalty;
+    `None` omits it. `explain_weight` is the penalty for an explanation. `canned` is the text that `guide` and
+    `warm_start` teach, by default `canonical`; after a warm start the KL is to the warm-started model. With `stop_at`
+    the run ends once that share of the model's own answers is the canned text.
     """
 
     mode: Literal["faithful", "practical"] = "practical"
@@ -74,6 +76,7 @@ class RewardNeutralization(OfflineDefense):
     guide: CannedGuide | None = None
     warm_start: Training | None = None
     stop_at: PositiveShare | None = None
+    num_prompts: Count | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -99,6 +102,8 @@ class RewardNeutralization(OfflineDefense):
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""
         harmful = context.splits.harmful["defense"]
+        if self.num_prompts is not None:
+            harmful = sample(harmful, self.num_prompts, seed=context.seed)
         practical = self.mode == "practical"
         policy = self.policy if practical else replace(self.policy, kl_coef=0.0)
         rows = self._prompts(harmful, context.splits.benign["defense"], context.seed) if practical else harmful
