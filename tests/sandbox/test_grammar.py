@@ -18,6 +18,11 @@ def test_the_splits_names_are_disjoint_and_together_are_all_names():
     assert sum(map(len, names)) == len(set().union(*names)) == len(SYLLABLES) ** 3
 
 
+def test_a_name_is_in_the_split_that_its_hash_says():
+    for split in SPLITS:
+        assert {grammar.split_of(thing.syllables) for thing in grammar.things(split, ("soup",))} == {split}
+
+
 @pytest.mark.slow
 def test_a_name_is_in_one_split_whatever_its_family():
     for split in SPLITS:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from functools import cache
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -98,10 +99,19 @@ def steps(thing: Thing) -> tuple[str, ...]:
     return tuple(f"{verb} the {part}" for verb, part in zip(VERBS[thing.family], ingredients(thing), strict=True))
 
 
-def things(split: Split, families: tuple[str, ...]) -> list[Thing]:
+@cache
+def things(split: Split, families: tuple[str, ...]) -> tuple[Thing, ...]:
     """Every thing of the families with a name in the split; the splits of names are disjoint."""
-    names = [name for name in itertools.product(SYLLABLES, repeat=3) if split_of(name) == split]
-    return [Thing(family, (a, b, c)) for family in families for a, b, c in names]
+    return tuple(Thing(family, name) for family in families for name in _names()[split])
+
+
+@cache
+def _names() -> dict[Split, list[tuple[str, str, str]]]:
+    """Every name by its split, in a fixed order."""
+    names: dict[Split, list[tuple[str, str, str]]] = {split: [] for split, _ in SHARES}
+    for a, b, c in itertools.product(SYLLABLES, repeat=3):
+        names[split_of((a, b, c))].append((a, b, c))
+    return names
 
 
 def split_of(syllables: tuple[str, ...]) -> Split:
