@@ -31,7 +31,7 @@ from holdfast.search.settings import Search
 
 KEYS = (
     *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),
-    *("misfits", "control", "search", "world"),
+    *("misfits", "control", "copies", "search", "world"),
 )
 AXES = ("models", "defenses", "attacks", "seeds")
 CONTROL_PRESETS = "control/presets"
@@ -117,6 +117,7 @@ def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_bu
         description=one_text(values.get("description", ""), f"{where}: description"),
         misfits=values.get("misfits", "refuse"),
         control=values.get("control", True),
+        copies=tuple(one_text(to, f"{where}: copies") for to in _list(values.get("copies") or [])),
         models=tuple(parse_model(model, f"{where}: models") for model in _list(values["models"])),
         defenses=tuple(parse_defense(d, f"{where}: defenses") for d in _list(values.get("defenses", ["none"]))),
         attacks=tuple(parse_attack(a, f"{where}: attacks") for a in _list(values.get("attacks", ["none"]))),

@@ -306,6 +306,7 @@ OPTIONS: list[tuple[str, str, str]] = [
     ("search-budget-too-small", "search tuned_sft --budget 1", "budget"),
     ("search-trials-0", "search tuned_sft --budget 4000 --trials 0", "trials"),
     ("search-missing", "search no/such.yaml --budget 10", r"no/such\.yaml"),
+    ("search-copies", "search tuned_sft --budget 4000 copies=[q4_0]", "copies: a search"),
     ("search-two-attacks", "search quickstart --budget 4000", "a search is over one"),
     ("search-no-attack", "search tuned_sft --budget 4000 attacks=[none]", "attack"),
     ("search-best-of-n", "search tuned_sft --budget 4000 attacks=[best_of_n]", "best_of_n"),

@@ -141,6 +141,7 @@ OFFLINE: dict[str, dict[str, str]] = {
         "mode": "wizard",
     },
     "vaccine_alignment": {"perturbation_radius": "-1 .nan", "benign_share": SHARE},
+    "rounded": {"to": "q4_k int8 4 [] true"},
 }
 ADAPTIVE: dict[str, dict[str, str]] = {
     "benign_cover": {"share": SHARE},
@@ -187,6 +188,7 @@ COMBINATIONS: list[tuple[str, dict[str, Any], str]] = [
         {"misfits": "skip", "attacks": ["none"], "defenses": ["refusal_loss"]},
         "combination",
     ),
+    ("unknown-copy", {"copies": ["q4_k"]}, "copies.*q4_k"),
     ("unknown-misfits", {"misfits": "ignore"}, "misfits"),
     ("unknown-preset", {"attacks": [{"dpo": {"preset": "wizard"}}]}, "preset.*wizard"),
     ("number-preset", {"attacks": [{"dpo": {"preset": 3}}]}, "preset"),
@@ -250,7 +252,8 @@ def cases() -> list[Case]:
     for name, table in ONLINE.items():
         all_cases += values(f"defenses.{name}", table, changed(SMALL, {"defenses": [name]}))
     for name, table in OFFLINE.items():
-        quick = {name: {"optim": {"max_steps": 1, "per_device_train_batch_size": 2}}}
+        short = {} if name == "rounded" else {"optim": {"max_steps": 1, "per_device_train_batch_size": 2}}
+        quick = {name: short}
         all_cases += values(f"defenses.{name}", table, changed(SMALL, {"defenses": [quick], "attacks": ["none"]}))
     for name, table in ADAPTIVE.items():
         attack = reinforced["attacks"][0] if name == "entropy_bonus" else SFT

@@ -167,6 +167,26 @@ def test_what_is_released_is_what_is_measured(dtype, holdfast, own, tmp_path):
     assert ("| after, not rounded |" in card) is (dtype is None)
 
 
+def test_a_copy_is_written_in_its_own_format_whatever_the_released_one_is(holdfast, own, tmp_path):
+    """Rounding the numbers of a copy once more, to bfloat16, would give another model."""
+    import torch
+
+    from holdfast.network.models import load
+    from holdfast.network.releasing import copied
+
+    given = ["--model", own.model, "--prompt-format", FORMAT, "--harmful", own.harmful, "--benign", own.benign]
+    given += ["--harmful-format", "beavertails", "--refusal", REFUSAL, "--dtype", "bfloat16"]
+    code, _, err = holdfast("harden", "rounded", *given, *SHORT, "-o", "copy", "--runs", "r")
+    assert (code, err) == (0, "")
+    expected = dict(copied(load(own.model, prompt_format=FORMAT), "q4_0").network.named_parameters())
+    written = dict(load(tmp_path / "copy", prompt_format=FORMAT).network.named_parameters())
+    assert all(torch.equal(weight, expected[name]) for name, weight in written.items())
+    card = (tmp_path / "copy" / "README.md").read_text()
+    assert "Stored in float32. The last stage trained nothing" in card
+    both = holdfast("harden", "rounded", *given, *SHORT, "-o", "more", "--runs", "r", "copies=[q8_0]")
+    assert "copies: hardening writes one model" in both[2]
+
+
 def test_the_sandboxs_models_are_hardened_in_their_own_type(holdfast, error_line):
     assert "--dtype" in error_line(holdfast("harden", "reward_neutralization", "--dtype", "bfloat16", "-o", "out"))
     wrong = holdfast("harden", "reward_neutralization", "-m", "some/model", "--dtype", "int8", "-o", "out")

@@ -66,6 +66,14 @@ def test_a_card_says_so_where_storing_rounded_nothing():
     assert "| score | before | after | n |" in card
 
 
+def test_a_card_of_a_copy_says_that_it_was_only_rounded():
+    after = record(0.8, (Method(name="rounded"),))
+    precision = {"storage": "float32", "compute": "float32", "moved": 0.08, "rounded": 0.0}
+    stage = {**after.stages[0], "precision": precision}
+    card = model_card(record(0.8), replace(after, stages=(stage,)))
+    assert "Stored in float32. The last stage trained nothing: it rounded the weights by 0.08 of their norm." in card
+
+
 def test_a_card_of_a_model_that_answers_nothing_says_so():
     before, stages = record(0.9), (Method(name="some_defense"),)
     said = model_card(before, record(0.3, stages))

@@ -10,6 +10,7 @@ from holdfast.config import data_options, grid_options, load_grid, overridden, p
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
+from holdfast.experiment.tasks import stage_key
 from holdfast.records import HoldfastError, Method
 
 
@@ -215,6 +216,9 @@ def test_an_override_that_cannot_be_read_is_shown(override):
         ({"evaluation": {"temperature": float("inf")}}, ["evaluation.temperature", "inf"]),
         ({"evaluation": {"group_size": 1}}, ["evaluation.group_size", "at least 2"]),
         ({"defenses": [["refusal_loss", "refusal_loss"]]}, ["refusal_loss is twice"]),
+        ({"copies": ["q4_k"]}, ["copies: 'q4_k'", "q8_0, q4_1, q4_0"]),
+        ({"copies": [{"q4_0": 1}]}, ["copies: must be text"]),
+        ({"defenses": [{"rounded": {"to": "q4_k"}}]}, ["defenses.rounded.to", "q4_k"]),
         ({"misfits": "ignore"}, ["misfits", "'ignore'", "`skip`"]),
         ({"misfits": "skip", "defenses": ["refusal_loss"], "attacks": ["none"]}, ["no combination"]),
     ],
@@ -225,6 +229,22 @@ def test_what_is_wrong_in_a_grid_is_named(values, changes, parts):
 
     message = error_of(expand)
     assert all(part in message for part in parts), message
+
+
+def test_copies_are_attacked_after_the_models_that_they_are_made_of_and_share_their_hardening():
+    given = {
+        **{"model": "sandbox", "attacks": ["sft"], "copies": ["bfloat16", "q4_0", "q4_0"]},
+        "defenses": ["none", "rmu", ["rmu", {"rounded": {"to": "q8_0"}}], "refusal_loss", ["rmu", "refusal_loss"]],
+    }
+    every = cells(parse_grid(given, "x"))
+    without = cells(parse_grid({**given, "copies": []}, "x"))
+    stages = [[stage.settings.get("to", stage.name) for stage in cell.stages] for cell in every]
+    copies = [[], ["bfloat16"], ["q4_0"], ["rmu"], ["rmu", "bfloat16"], ["rmu", "q4_0"]]
+    assert stages == [*copies, ["rmu", "q8_0"], [], ["rmu"]]
+    assert {cell.key for cell in without} < {cell.key for cell in every}
+    hardened = [cell for cell in every if cell.stages and cell.stages[0].name == "rmu"]
+    assert len({stage_key(cell, 1) for cell in hardened}) == 1
+    assert len({stage_key(cell, len(cell.stages)) for cell in hardened}) == 4
 
 
 def test_a_preset_that_is_not_there_is_named_with_the_near_match():

@@ -87,6 +87,11 @@ def _formats(after: Record) -> str:
     precision = after.stages[-1].get("precision") if after.stages else None
     if not precision:
         return "The dtypes were not recorded."
+    if "master" not in precision:
+        return (
+            f"Stored in {precision['storage']}. The last stage trained nothing: it rounded the weights by "
+            f"{precision['moved']:.2g} of their norm."
+        )
     types = (
         f"Stored in {precision['storage']}; hardening trained {precision['master']} weights and computed in "
         f"{precision['compute']}."

@@ -63,6 +63,8 @@ def harden_model(
         raise HoldfastError(f"seeds: hardening writes one model, so give one seed, not {len(grid.seeds)}")
     if len(grid.models) > 1:
         raise HoldfastError(f"models: hardening writes one model, so give one, not {len(grid.models)}")
+    if grid.copies:
+        raise HoldfastError("copies: hardening writes one model; attack the copies of the folder that it writes")
     if any(grid.attacks):
         raise HoldfastError("attacks: hardening does not attack; attack the folder that it writes by `holdfast attack`")
     if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):

@@ -20,9 +20,13 @@ from holdfast.files.hub import commit_of
 from holdfast.methods.ranges import Seed, ranged
 from holdfast.methods.settings import plain, refuse_non_finite
 from holdfast.network.pretrained import Pretrained
+from holdfast.network.releasing import FORMATS
 from holdfast.records import Cell, HoldfastError, Method
 from holdfast.records.hashing import SERIES
 from holdfast.sandbox.build import Sandbox
+
+ROUNDED = "rounded"
+"""The stage that makes a copy in another format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ class Grid:
     and its adaptive attackers, or empty: then the model is only measured. `judges` are those that settings may call by
     name, in addition to the built-in ones. A combination in which a method has nothing to act on, such as a constraint
     on preferences with an attack that has none, is refused, or skipped if `misfits` is `skip`. `control` adds the
-    missing cells of the same attacks on undefended models: without them no defense counts as held.
+    missing cells of the same attacks on undefended models: without them no defense counts as held. `copies` are formats
+    (see `rounded`) in which each model hardened by offline defenses, and the undefended one, is attacked too.
     """
 
     name: str
@@ -48,12 +53,16 @@ class Grid:
     description: str = ""
     misfits: Literal["refuse", "skip"] = "refuse"
     control: bool = True
+    copies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.misfits not in ("refuse", "skip"):
             raise HoldfastError(f"misfits: is {self.misfits!r}; give `refuse` or `skip`")
         if not isinstance(self.control, bool):
             raise HoldfastError(f"control: is {self.control!r}; give true or false")
+        bad = next((to for to in self.copies if to not in FORMATS), None)
+        if bad is not None:
+            raise HoldfastError(f"copies: {bad!r} is no format of a copy; give some of {', '.join(FORMATS)}")
 
 
 def cells(grid: Grid) -> list[Cell]:
@@ -67,7 +76,7 @@ def cells(grid: Grid) -> list[Cell]:
     for name, judge in grid.judges.items():  # also those that are not called: a misspelt name may be the reason
         resolve(judge, "judge", f"judges.{name}")
     expanded = []
-    for model, defense, attack in itertools.product(grid.models, grid.defenses, grid.attacks):
+    for model, defense, attack in itertools.product(grid.models, _with_copies(grid), grid.attacks):
         stages, constraints = divide(defense)
         attacker = (*(resolve(method, "attack") for method in attack[:1]), *adaptive(attack))
         kinds: dict[Kind, Sequence[Method]] = {"offline": stages, "online": constraints}
@@ -97,6 +106,17 @@ def cells(grid: Grid) -> list[Cell]:
     if not expanded:
         raise HoldfastError(f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped")
     return [*expanded, *(missing_controls(expanded) if grid.control else ())]
+
+
+def _with_copies(grid: Grid) -> list[tuple[Method, ...]]:
+    """The grid's defenses, each followed by those of its copies; online defenses leave no model to copy."""
+    defenses: list[tuple[Method, ...]] = []
+    for defense in grid.defenses:
+        defenses.append(defense)
+        stages, constraints = divide(defense)
+        if not constraints and not any(stage.name == ROUNDED for stage in stages):
+            defenses += [(*defense, Method(name=ROUNDED, settings={"to": to})) for to in dict.fromkeys(grid.copies)]
+    return defenses
 
 
 def missing_controls(cells: Sequence[Cell]) -> list[Cell]:

@@ -37,9 +37,11 @@ def written(task: Task, hardened: Model) -> dict[str, Any]:
     return precision
 
 
-def _optim(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    optim = settings.get("optim")
-    return optim if isinstance(optim, Mapping) else {}
+def _optim(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings of a stage's optimizer; `None` for a stage without one, which trains nothing."""
+    if "optim" not in settings:
+        return None
+    return settings["optim"] if isinstance(settings["optim"], Mapping) else {}
 
 
 def _distances(start: torch.nn.Module, hardened: torch.nn.Module, dtype: torch.dtype) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model
 from holdfast.network.precision import Dtype
 from holdfast.network.pretrained import Pretrained
-from holdfast.records import Cell, HoldfastError, Outcome, Record
+from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.training.fit import fit
 from holdfast.training.plan import Diverged, Fitted, Plan, Progress, sum_or_none
@@ -82,7 +82,7 @@ def _make_model(task: Task, options: Options, report: Report) -> None:
     spent, parts = list[Fitted](), list[dict[str, Any]]()
     training = partial(_fit, folder=task.folder / "training", options=options, report=report, spent=spent, parts=parts)
     model = _harden(task, training) if task.kind == "stage" else _build(task, training)
-    store.save_model(model, task.folder, dtype=_release(task.cell))
+    store.save_model(model, task.folder, dtype=_release(task))
     stage = task.cell.stages[task.depth - 1] if task.kind == "stage" else None
     made: dict[str, Any] = {"name": stage.name, "settings": stage.settings} if stage else {"name": task.kind}
     if stage:
@@ -125,9 +125,11 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
     write_json(task.folder / "record.json", record)
 
 
-def _release(cell: Cell) -> Dtype:
+def _release(task: Task) -> Dtype:
     """The dtype in which a model made from the cell's is saved."""
-    model = settings_of(cell).model
+    if task.kind == "stage" and configured(task.cell.stages[task.depth - 1], "offline").SETS_DTYPE:
+        return "auto"
+    model = settings_of(task.cell).model
     return model.release if isinstance(model, Pretrained) else "auto"
 
 

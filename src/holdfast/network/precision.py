@@ -94,7 +94,7 @@ def rounded(network: torch.nn.Module, dtype: str) -> None:
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point():
             narrowed = parameter.data.to(narrow)
-            _refuse_overflow(name, parameter.data, narrowed, dtype)
+            refuse_overflow(name, parameter.data, narrowed, dtype)
             parameter.data = narrowed.to(parameter.dtype)
 
 
@@ -105,11 +105,16 @@ def narrowed(network: Any, dtype: str) -> Any:
         HoldfastError: a weight is too large for the type.
     """
     for name, parameter in network.named_parameters():
-        _refuse_overflow(name, parameter.data, parameter.data.to(getattr(torch, dtype)), dtype)
+        refuse_overflow(name, parameter.data, parameter.data.to(getattr(torch, dtype)), dtype)
     return network.to(getattr(torch, dtype))
 
 
-def _refuse_overflow(name: str, wide: torch.Tensor, narrow: torch.Tensor, dtype: str) -> None:
+def refuse_overflow(name: str, wide: torch.Tensor, narrow: torch.Tensor, dtype: str) -> None:
+    """Refuse weights that were finite and are not after rounding to a type.
+
+    Raises:
+        HoldfastError: names the tensor.
+    """
     if bool(wide.isfinite().all()) and not bool(narrow.isfinite().all()):
         raise HoldfastError(f"{name}: a weight is too large for {dtype}; write the model as bfloat16 or float32")
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from holdfast.network.models import Model, clone, has_adapter, merged
 from holdfast.network.precision import Dtype, narrowed, rounded
+from holdfast.network.quantized import quantize
+
+Format = Literal["bfloat16", "float16", "q8_0", "q4_1", "q4_0"]
+"""A format in which a copy of a model is passed on: a dtype of a folder, or blocks of a GGUF file."""
+FORMATS: tuple[str, ...] = get_args(Format)
 
 
 def save(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
@@ -46,3 +52,19 @@ def as_released(model: Model, dtype: Dtype = "auto") -> Model:
     own = merged(model) if has_adapter(model) else clone(model)
     rounded(own.network, wanted)
     return replace(own, stored=wanted)
+
+
+def copied(model: Model, to: Format) -> Model:
+    """The model as a copy in another format gives it back: adapters merged, weights rounded.
+
+    The dequantised weights of a copy in blocks are float32, in memory and when saved, so that they are exact.
+
+    Raises:
+        HoldfastError: a weight is too large for the format, or as `quantize`.
+    """
+    if to == "bfloat16" or to == "float16":  # noqa: PLR1714 - this narrows the type
+        return as_released(model, to)
+    own = merged(model) if has_adapter(model) else clone(model)
+    own.network.float()
+    quantize(own.network, to)
+    return replace(own, stored="float32")

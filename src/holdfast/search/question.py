@@ -143,6 +143,8 @@ def _only(grid: Grid) -> Cell:
             f"{several}: a search is over one model, one defense (or stack), one attack and one seed; "
             f"the grid has {len(axes[several])} {several}, so name one: {several}=[...]"
         )
+    if grid.copies:
+        raise HoldfastError("copies: a search is over one model; make the copy a stage of `defenses` (`rounded`)")
     all_cells = cells(replace(grid, control=False))
     if len(all_cells) != 1 or all_cells[0].attack is None:
         raise HoldfastError("attacks: there is no attack to search; name one, for example attacks=[sft]")

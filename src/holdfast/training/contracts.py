@@ -129,7 +129,13 @@ class OnlineDefense(Settings, Protocol):
 
 
 class OfflineDefense(Settings, Protocol):
-    """A defense that acts before release: settings that turn a model into a hardened one."""
+    """A defense that acts before release: settings that turn a model into a hardened one.
+
+    `SETS_DTYPE` says that the model is saved in the dtype that the stage sets (`Model.stored`), whatever dtype hardened
+    models are released in.
+    """
+
+    SETS_DTYPE: ClassVar[bool] = False
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy; the given model is not changed."""
