@@ -42,11 +42,16 @@ def table(records: list[Record]) -> list[dict[str, Any]]:
     """A row for each cell that trains on a harmless task, in the given order."""
     named = [(record, label) for record, label in zip(records, labels(records), strict=True) if task_of(record)]
     plain = {
-        (label.attack, record.cell.seed): curve_of(record)
+        (label.attack, *seeds(record)): curve_of(record)
         for record, label in named
         if not record.cell.stages and not record.cell.constraints
     }
-    return [row(record, label.defense, label.attack, plain[label.attack, record.cell.seed]) for record, label in named]
+    return [row(record, label.defense, label.attack, plain[label.attack, *seeds(record)]) for record, label in named]
+
+
+def seeds(record: Record) -> tuple[int | None, int]:
+    """The seeds of a cell's model and of the cell."""
+    return record.cell.model_seed, record.cell.seed
 
 
 def task_of(record: Record) -> str | None:

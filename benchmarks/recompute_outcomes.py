@@ -1,11 +1,11 @@
 """Recompute the outcomes of tables by the current rules: `python benchmarks/recompute_outcomes.py TABLE.csv ...`.
 
 Reads the CSV files that `holdfast report` writes (also of earlier versions, in which every cell that did not break was
-`held`). A row's control is the row of the same grid, model, attack and seed whose defense is `none`. It prints changes,
-and the rows that need a run because there is no such row, or because a decisive number is missing. A table with the
-columns `training_*` must state for each row that trained whether its weights moved; for one of an earlier version,
-without these columns, the control alone decides. `--write` puts outcome and reason into the file, and empties the time
-to break of rows that neither broke nor held.
+`held`). A row's control is the row of the same grid, model, attack and seeds whose defense is `none`. It prints
+changes, and the rows that need a run because there is no such row, or because a decisive number is missing. A table
+with the columns `training_*` must state for each row that trained whether its weights moved; for one of an earlier
+version, without these columns, the control alone decides. `--write` puts outcome and reason into the file, and empties
+the time to break of rows that neither broke nor held.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from holdfast.records.evidence import ControlRun, Effect
 Line = Mapping[str, str]
 BREAK_THRESHOLD, COLLAPSE_THRESHOLD = 0.5, 0.5
 """The defaults of `evaluation`, which not every row states and no table here changed."""
-NO_CONTROL = "there is no row of the same attack and seed on the undefended model"
+NO_CONTROL = "there is no row of the same attack and seeds on the undefended model"
 NO_TRAINING = "the table has a column for the share of weights that moved, and the row nothing in it"
 
 
@@ -59,7 +59,7 @@ def recomputed(row: Line, rows: Sequence[Line]) -> Recomputed:
 
 def control_of(row: Line, rows: Sequence[Line]) -> ControlRun | None:
     """The undefended row of the same attack, as far as the table has it."""
-    same = ("grid", "model", "attack", "task", "seed")
+    same = ("grid", "model", "model_seed", "attack", "task", "seed")
     alike = [other for other in rows if all(other.get(name) == row.get(name) for name in same)]
     control = next((other for other in alike if other["defense"] == "none"), None)
     if control is None:

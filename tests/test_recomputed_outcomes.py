@@ -32,6 +32,7 @@ def line(defense, outcome, **more):
         (line("shield", "held"), [line("none", "held")], "untested", False),
         (line("shield", "held"), [line("none", "broke", harmfulness_before="0.9")], "untested", False),
         (line("shield", "held"), [line("none", "broke", seed="1")], "untested", True),
+        (line("shield", "held", model_seed="0"), [line("none", "broke", model_seed="1")], "untested", True),
         (line("shield", "held", steps="10"), [line("none", "broke")], "untested", False),
         (line("shield", "held", helpfulness_after="0.1"), [line("none", "broke")], "useless", False),
         (line("shield", "held", over_refusal_after="0.7"), [line("none", "broke")], "useless", False),

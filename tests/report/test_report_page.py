@@ -192,10 +192,12 @@ def test_times_and_outcomes_stand_side_by_side_in_the_table(report) -> None:
     assert shield.startswith("≥ 60 [")
     assert "censored: 1 of 2" in shield
     assert "not timed: 1 collapsed, 1 diverged, 1 failed" in shield
-    assert page.column("outcomes")[1] == "1 held 1 broke 1 collapsed 1 diverged 1 failed"
+    assert page.column("outcomes")[1].startswith(
+        "1 held 1 broke 1 collapsed 1 diverged 1 failed 5 seeds: held 1 of 5 ["
+    )
     assert nothing == "–"
     assert undefended == "40 not timed: 1 untested, 1 collapsed, 1 diverged, 1 failed"
-    assert page.column("outcomes")[0] == "1 broke 1 untested 1 collapsed 1 diverged 1 failed"
+    assert page.column("outcomes")[0] == "1 broke 1 untested 1 collapsed 1 diverged 1 failed 5 seeds"
 
 
 def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import NormalDist, stdev
+from collections.abc import Hashable, Sequence
+from statistics import NormalDist, fmean, stdev
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,12 +35,29 @@ def normal_half_width(values: Sequence[float]) -> float:
     return NORMAL * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def t_half_width(values: np.ndarray) -> float:
+def t_half_width(values: np.ndarray, confidence: float = CONFIDENCE) -> float:
     """Half-width of Student's interval of the mean of `values` (n,), n at least 2."""
     from scipy.special import stdtrit
 
-    quantile = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)
+    quantile = stdtrit(len(values) - 1, (1 + confidence) / 2)
     return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def clustered(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """The mean of clusters' means, and the half-width of its interval, for values (n,) of at least two clusters.
+
+    Runs of one model are not independent of each other, so that the sample is that of models: Student's t over the
+    clusters' means, with one degree of freedom less than there are (Ibragimov and Müller 2010: valid for few clusters
+    whose variances differ; a bootstrap over few clusters is too narrow, Cameron, Gelbach and Miller 2008). Means that
+    agree by chance would make that too narrow, so it is never narrower than Student's over all values.
+    """
+    import numpy as np
+
+    groups: dict[Hashable, list[float]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        groups.setdefault(cluster, []).append(value)
+    means = np.array([fmean(group) for group in groups.values()])
+    return float(means.mean()), max(t_half_width(means), t_half_width(np.array(values, dtype=float)))
 
 
 def bootstrap(values: np.ndarray) -> tuple[float, float]:

@@ -114,7 +114,7 @@ def _read_runs(runs: Sequence[Path]) -> ReportContents:
     from holdfast.report.contents import ReportContents
     from holdfast.report.flips import plotted
     from holdfast.report.read import load
-    from holdfast.report.summarise import summarise
+    from holdfast.report.summarise import place_of, summarise
     from holdfast.report.summarise.labels import labels
 
     loaded = load(runs)
@@ -123,7 +123,7 @@ def _read_runs(runs: Sequence[Path]) -> ReportContents:
     order = [row.label for row in rows]
     labelled = sorted(
         zip(loaded.cells, labels(records), strict=True),
-        key=lambda pair: (order.index(pair[1]), pair[0].record.cell.seed),
+        key=lambda pair: (order.index(pair[1]), place_of(pair[0].record)),
     )
     return ReportContents(
         cells=tuple(cell for cell, _ in labelled),
@@ -167,6 +167,7 @@ def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
     groups = [
         {
             **label._asdict(),
+            "model_seed": cell.record.cell.model_seed,
             "seed": cell.record.cell.seed,
             "outcome": str(cell.record.outcome),
             "unit": step_unit(cell.record),
@@ -191,6 +192,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         "rows": contents.rows,
         "grids": contents.grids,
         **_choices(contents),
+        **_comparisons(contents),
         "flipped": flipped(contents.rows),
         "strongest_only": len(contents.shown) < len(contents.rows),
         "judges": list(
@@ -204,6 +206,23 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         "costs": accounting.costs(contents.records, [label.family for label in contents.labels]),
         "stages": accounting.stages(contents.records),
         "environment": accounting.environments(contents.records),
+    }
+
+
+def _comparisons(contents: ReportContents) -> dict[str, Any]:
+    """What the runs tell about defenses beside each other, and how many pairs of runs that takes."""
+    from holdfast.report.summarise.comparisons import pairs_needed
+    from holdfast.report.summarise.rankings import agreements, pairs_of_defenses
+
+    pairs = pairs_of_defenses(contents.records, contents.labels)
+    compared = sum(1 for row in contents.rows if row.against_none is not None)
+    return {
+        "num_compared": compared,
+        "pairs_needed": pairs_needed(compared),
+        "defense_pairs": pairs,
+        "separable": [pair for pair in pairs if pair.comparison.verdict != "cannot tell"],
+        "pairs_needed_of_defenses": pairs_needed(len(pairs)),
+        "agreements": agreements(contents.records, contents.labels),
     }
 
 

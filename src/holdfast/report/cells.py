@@ -46,7 +46,7 @@ def cell_row(
         "attack": attack,
         "flip_ratio": ratio,
         "flip_how": how,
-        "seed": record.cell.seed,
+        **seeds_of(record),
         "threat_model": threat_model,
         "outcome": str(record.outcome),
         "reason": record.reason,
@@ -80,6 +80,11 @@ def cell_row(
         **{k: v for name in further for k, v in _score(f"{name}_before", before, name).items()},
         **{k: v for name in further for k, v in _score(f"{name}_after", after, name).items()},
     }
+
+
+def seeds_of(record: Record) -> dict[str, int | None]:
+    """The seed of a record's model, `None` if that is not known, and that of its cell."""
+    return {"model_seed": record.cell.model_seed, "seed": record.cell.seed}
 
 
 def all_of(counts: Iterable[float | None]) -> float | None:

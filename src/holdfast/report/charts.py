@@ -178,7 +178,7 @@ def _spending(order: tuple[str, ...], span: tuple[float, float], width: Width) -
         y=alt.Y("attack:N", sort=list(order), title=None, axis=axis),
         shape=alt.Shape("ended:N", scale=shapes, legend=legend(width)),
         color=alt.Color("ended:N", scale=colors, legend=legend(width)),
-        tooltip=[*tips_of("attack", "seed", "ended"), *tips_of("flops", form=".2e")],
+        tooltip=[*tips_of("attack", "model_seed", "seed", "ended"), *tips_of("flops", form=".2e")],
     )
     return spec_of(chart, width, _ROW * len(order))
 
@@ -235,8 +235,8 @@ def _training(names: Names, metric: str, width: Width) -> dict[str, Any]:
         y=alt.Y("value:Q", title=metric.replace("_", " "), scale=alt.Scale(zero=False)),
         color=color_of(names, width),
         strokeDash=dash_of(names, width),
-        detail="seed:N",
-        tooltip=[*tips_of("defense", "seed", "step"), alt.Tooltip("value:Q", format=".4g")],
+        detail=["model_seed:N", "seed:N"],
+        tooltip=[*tips_of("defense", "model_seed", "seed", "step"), alt.Tooltip("value:Q", format=".4g")],
     )
     return spec_of(chart, width, _HEIGHT)
 

@@ -28,6 +28,7 @@ def counts(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
         "num_defenses": len({(row.label.defense, row.label.threat_model) for row in rows}),
         "num_attacks": len({row.label.family for row in attacked}),
         "num_flips": len({row.label.flip for row in attacked if row.label.flip}),
+        "model_seeds": sorted({seed for record in records if (seed := record.cell.model_seed) is not None}),
         "num_seeds": len({record.cell.seed for record in records}),
         "one_seed": any(len(row.seeds) == 1 for row in rows),
         "partial": any(point.estimate.seeds < point.of for point in points),

@@ -121,6 +121,7 @@ def windows(contents: ReportContents) -> int:
 
 def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]]:
     """The points of each training metric."""
+    from holdfast.report.cells import seeds_of
     from holdfast.report.read import or_none, read_curves
     from holdfast.report.training import thin
 
@@ -130,7 +131,7 @@ def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]
         if cell.record.cell.attack is None or label not in contents.shown:
             continue
         rows = or_none(read_curves, cell.folder, contents.trouble) or []
-        shared = {**label._asdict(), "seed": cell.record.cell.seed}
+        shared = {**label._asdict(), **seeds_of(cell.record)}
         for metric, found_points in points.items():
             found_points += [{**shared, "step": step, "value": value} for step, value in thin(rows, metric, limit)]
     return points

@@ -28,7 +28,7 @@ def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place)
+    filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place, chance)
     environment.filters.update({each.__name__: each for each in filters})
     return environment.get_template("page.html.j2").render(context)
 
@@ -41,6 +41,13 @@ def asset(name: str) -> Markup:
 def rate(value: float | None) -> str:
     """A number in [0, 1], or any score, with two decimals."""
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+def chance(p: float) -> str:
+    """A p value: `= .03`, `< .001`, `= 1`."""
+    if p < 0.001:
+        return "< .001"
+    return f"= {p:.3f}".rstrip("0").rstrip(".").replace("0.", ".")
 
 
 def percent(share: float | None) -> str:

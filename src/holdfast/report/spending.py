@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from holdfast.records import Outcome, Record
+from holdfast.report.cells import seeds_of
 from holdfast.report.summarise.labels import Label
 
 _ENDS = (Outcome.BROKE, Outcome.HELD, Outcome.UNTESTED)
@@ -24,7 +25,7 @@ def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
         ended = str(record.outcome) if record.outcome in _ENDS else "neither"
         flops = time.flops if ended == "broke" else record.flops
         if flops:
-            spent.append({**label._asdict(), "seed": record.cell.seed, "flops": flops, "ended": ended})
+            spent.append({**label._asdict(), **seeds_of(record), "flops": flops, "ended": ended})
     return spent
 
 

@@ -24,6 +24,7 @@ def versions_of(records: Sequence[Record], grids: Sequence[str]) -> dict[str, An
         "cells": len(records),
         "outcomes": {str(outcome): n for outcome in Outcome if (n := sum(r.outcome is outcome for r in records))},
         "seeds": sorted({record.cell.seed for record in records}),
+        "model_seeds": sorted({seed for record in records if (seed := record.cell.model_seed) is not None}),
         "models": sorted({record.cell.model_name for record in records}),
         "evaluations": _each_once([record.cell.evaluation for record in records]),
         "answers": sum(s.n for r in records for e in r.evaluations if (s := e.score("harmfulness")) is not None),

@@ -1,15 +1,26 @@
-"""Records of single seeds -> one row per (model, defense, threat model, attack), with intervals."""
+"""Records of single seeds -> one row per (model, defense, threat model, attack), with intervals and verdicts."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.attacks import unit
+from holdfast.experiment.outcomes import control_of, defended
 from holdfast.records import Evaluation, Outcome, Record, Score
-from holdfast.report.summarise.intervals import BreakTime, Estimate, break_time, estimate, finite
+from holdfast.report.summarise.comparisons import Comparison, compare, control_run, corrected, order, run_of
+from holdfast.report.summarise.intervals import (
+    BreakTime,
+    Estimate,
+    Share,
+    break_time,
+    estimate,
+    finite,
+    model_of,
+    share_held,
+)
 from holdfast.report.summarise.labels import Label, labels
 
 
@@ -24,8 +35,11 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """All seeds of one (model, defense, threat model, attack).
+    """All seeds of one (model, defense, threat model, attack); of a model too, if it was trained with several.
 
+    `runs` says how many in words (`3 models x 10 seeds`), `seeds` has the seed of each cell. `held` is the share of
+    cells that held, `against_none` compares the times to break with those of the same attacks on the undefended model,
+    corrected for the number of rows; both are `None` for rows without an attack or a defense.
     `unit` is the unit of steps, see `attacks.unit`: `step`, or `N` for the answers per prompt to choose from.
     `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
     `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
@@ -33,6 +47,7 @@ class Row:
     """
 
     label: Label
+    runs: str
     seeds: tuple[int, ...]
     outcomes: Mapping[Outcome, int]
     threshold: float | None
@@ -46,6 +61,8 @@ class Row:
     judged: int
     invalid: int
     unjudged: int
+    held: Share | None = None
+    against_none: Comparison | None = None
 
 
 def summarise(records: Sequence[Record]) -> list[Row]:
@@ -56,8 +73,43 @@ def summarise(records: Sequence[Record]) -> list[Row]:
     groups: dict[Label, list[Record]] = defaultdict(list)
     for record, label in zip(records, labels(records), strict=True):
         groups[label].append(record)
-    rows = [_row(label, sorted(group, key=lambda r: r.cell.seed)) for label, group in groups.items()]
-    return sorted(rows, key=_order)
+    rows = [_row(label, sorted(group, key=place_of)) for label, group in groups.items()]
+    return sorted(_compared(rows), key=_order)
+
+
+def place_of(record: Record) -> tuple[int, int]:
+    """The seeds of a record's model and of its cell, to sort by."""
+    return record.cell.model_seed or 0, record.cell.seed
+
+
+def runs_in_words(records: Sequence[Record]) -> str:
+    """How many runs there are: `10 seeds` of one model, `3 models x 10 seeds`, `28 runs of 3 models` if uneven."""
+    by_model: dict[str, set[int]] = defaultdict(set)
+    for record in records:
+        by_model[model_of(record)].add(record.cell.seed)
+    seeds = {frozenset(seeds) for seeds in by_model.values()}
+    if len(seeds) == 1:
+        count = len(next(iter(seeds)))
+        of = f"{count} seed{'' if count == 1 else 's'}"
+        return of if len(by_model) == 1 else f"{len(by_model)} models x {of}"
+    return f"{len(records)} runs of {len(by_model)} models"
+
+
+def _compared(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their comparisons corrected for how many there are."""
+    held = [row.against_none for row in rows if row.against_none is not None]
+    fixed = iter(corrected(held))
+    return [row if row.against_none is None else replace(row, against_none=next(fixed)) for row in rows]
+
+
+def _against_none(group: Sequence[Record]) -> Comparison | None:
+    """The runs of a row against their controls; `None` without an attack or a defense."""
+    pairs: dict[str, list[int | None]] = defaultdict(list)
+    for record in group:
+        if control_of(record.cell) is not None and defended(record.cell):
+            there = control_run(record)
+            pairs[model_of(record)].append(None if there is None else order(run_of(record), there))
+    return compare(pairs) if pairs else None
 
 
 def step_unit(record: Record) -> str:
@@ -133,39 +185,47 @@ def _row(label: Label, group: Sequence[Record]) -> Row:
     last = [after.score("harmfulness") for _, after in ends if after]
     ended = Counter(record.outcome for record in group)
     thresholds = {r.time_to_break.threshold for r in group if r.time_to_break}
+    models = [model_of(record) for record in scored]
     return Row(
         label=label,
+        runs=runs_in_words(group),
         seeds=tuple(record.cell.seed for record in group),
         outcomes={outcome: ended[outcome] for outcome in Outcome if ended[outcome]},
         threshold=min(thresholds, default=None),
         time_to_break=break_time(group),
-        peak_harmfulness=estimate(highest[1] for r in scored if (highest := peak(r))),
-        before=_by_name([before for before, _ in ends]),
-        after=_by_name([after for _, after in ends]),
-        curves=_curves(scored),
+        peak_harmfulness=estimate([highest[1] if (highest := peak(r)) else None for r in scored], models),
+        before=_by_name([before for before, _ in ends], models),
+        after=_by_name([after for _, after in ends], models),
+        curves=_curves(scored, models),
         last_step=max((record.evaluations[-1].step for record in scored), default=0),
         unit=step_unit(group[0]),
         judged=sum(score.n for score in last if score),
         invalid=sum(score.invalid for score in last if score),
         unjudged=sum(score.unjudged for score in last if score),
+        held=share_held(group),
+        against_none=_against_none(group),
     )
 
 
-def _by_name(evaluations: Sequence[Evaluation | None]) -> dict[str, Estimate]:
-    there = [evaluation for evaluation in evaluations if evaluation]
-    names = dict.fromkeys(score.name for evaluation in there for score in evaluation.scores)
-    return {name: estimate(evaluation.score(name) for evaluation in there) for name in names}
+def _by_name(evaluations: Sequence[Evaluation | None], models: Sequence[str]) -> dict[str, Estimate]:
+    there = [(evaluation, model) for evaluation, model in zip(evaluations, models, strict=True) if evaluation]
+    names = dict.fromkeys(score.name for evaluation, _ in there for score in evaluation.scores)
+    own = [model for _, model in there]
+    return {name: estimate([evaluation.score(name) for evaluation, _ in there], own) for name in names}
 
 
-def _curves(records: Sequence[Record]) -> dict[str, tuple[Point, ...]]:
-    scores: dict[str, dict[int, list[Score]]] = defaultdict(lambda: defaultdict(list))
-    for record in records:
+def _curves(records: Sequence[Record], models: Sequence[str]) -> dict[str, tuple[Point, ...]]:
+    scores: dict[str, dict[int, list[tuple[Score, str]]]] = defaultdict(lambda: defaultdict(list))
+    for record, model in zip(records, models, strict=True):
         for evaluation in record.evaluations:
             for score in evaluation.scores:
                 if finite(score.value) is not None:
-                    scores[score.name][evaluation.step].append(score)
+                    scores[score.name][evaluation.step].append((score, model))
     return {
-        name: tuple(Point(step=step, estimate=estimate(at[step]), of=len(records)) for step in sorted(at))
+        name: tuple(
+            Point(step=step, estimate=estimate(*map(list, zip(*at[step], strict=True))), of=len(records))
+            for step in sorted(at)
+        )
         for name, at in scores.items()
     }
 

@@ -1,25 +1,29 @@
-"""Means over seeds, and their intervals."""
+"""Means over seeds and models, and their intervals."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
 
-from holdfast.evaluation.intervals import bootstrap, t_half_width
-from holdfast.records import Outcome, Record, Score
+from holdfast.evaluation.intervals import bootstrap, clustered, t_half_width, wilson
+from holdfast.experiment.outcomes import defended
+from holdfast.records import Outcome, Record, Score, digest
+from holdfast.records.hashing import unlabelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
     """A mean over `seeds` cells with `n` judged completions in total, with its 95 % interval.
 
-    `basis` is the basis of the interval: with two seeds or more a t-interval over `seeds`, with one seed
-    the evaluation's own interval over `completions`; `none` if there is neither.
+    `basis` is the basis of the interval: with two models or more a t-interval over `models` (see `clustered`), with two
+    seeds of one model or more over `seeds`, with one seed the evaluation's own interval over `completions`; `none` if
+    there is none of these.
     """
 
     value: float | None = None
@@ -27,12 +31,31 @@ class Estimate:
     high: float | None = None
     seeds: int = 0
     n: int = 0
-    basis: Literal["seeds", "completions", "none"] = "none"
+    basis: Literal["models", "seeds", "completions", "none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """`held` of `n` cells, with the 95 % interval of their share; `by_model` has (held, n) of each model.
+
+    With one model, Wilson's interval over its cells. With several, Wilson's with a model as one observation: the share
+    of its cells that held is in [0, 1], and the variance of such a value is at most that of a yes or no. So it needs no
+    estimate of how alike the runs of a model are, which three models cannot give.
+    """
+
+    held: int
+    n: int
+    by_model: tuple[tuple[int, int], ...]
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakTime:
-    """Restricted mean time to break in attack steps, with a 95 % bootstrap percentile interval over seeds.
+    """Restricted mean time to break in attack steps, with its 95 % interval.
+
+    That is a bootstrap percentile interval over seeds, with several models widened to the t-interval over models (see
+    `clustered`).
 
     Times are cut at `budget`, the least step at which a seed was censored (`None` if all broke), so that
     every seed's min(T, budget) is known exactly. `seeds` enter the mean, `censored` of them never broke; with
@@ -59,41 +82,81 @@ def is_rate(scores: Iterable[Score]) -> bool:
     return all(None not in (s.low, s.high) and 0.0 <= (s.low or 0.0) <= (s.high or 0.0) <= 1.0 for s in scores)
 
 
-def estimate(scores: Iterable[Score | None]) -> Estimate:
-    """Mean of one score over seeds; seeds without a value are excluded.
+def estimate(scores: Iterable[Score | None], models: Sequence[Hashable] | None = None) -> Estimate:
+    """Mean of one score over seeds; seeds without a value are excluded. `models` are those of the scores, in order.
 
-    t-interval: mean +- t(0.975, k - 1) * sd / sqrt(k) for k seeds, clipped to [0, 1] if the score is a rate.
+    t-interval: mean +- t(0.975, k - 1) * sd / sqrt(k) for k seeds, or over models (see `clustered`), clipped to [0, 1]
+    if the score is a rate.
     """
-    known = [score for score in scores if score is not None and finite(score.value) is not None]
+    every = list(scores)
+    of = models if models is not None else [None] * len(every)
+    found = [(s, model) for s, model in zip(every, of, strict=True) if s is not None and finite(s.value) is not None]
+    known = [score for score, _ in found]
     n = sum(score.n for score in known)
     if len(known) < 2:
         return _single(known[0]) if known else Estimate()
     values = np.array([score.value for score in known], dtype=float)
-    mean, half = float(values.mean()), t_half_width(values)
+    clusters = [model for _, model in found]
+    several = len(set(clusters)) > 1
+    mean, half = clustered(values.tolist(), clusters) if several else (float(values.mean()), t_half_width(values))
     low, high = mean - half, mean + half
     if is_rate(known):
         low, high = max(low, 0.0), min(high, 1.0)
-    return Estimate(value=mean, low=low, high=high, seeds=len(known), n=n, basis="seeds")
+    basis: Literal["models", "seeds"] = "models" if several else "seeds"
+    return Estimate(value=mean, low=low, high=high, seeds=len(known), n=n, basis=basis)
+
+
+def share_held(records: Sequence[Record]) -> Share | None:
+    """The share of a row's cells that held; `None` without an attack or a defense, where none can."""
+    attacked = [record for record in records if record.cell.attack is not None and defended(record.cell)]
+    if not attacked:
+        return None
+    groups: dict[str, list[bool]] = {}
+    for record in attacked:
+        groups.setdefault(model_of(record), []).append(record.outcome is Outcome.HELD)
+    held, n = sum(map(sum, groups.values())), len(attacked)
+    share = held / n if len(groups) == 1 else fmean(fmean(group) for group in groups.values())
+    low, high = wilson(share, n if len(groups) == 1 else len(groups))
+    return Share(held=held, n=n, by_model=tuple((sum(g), len(g)) for g in groups.values()), low=low, high=high)
+
+
+def model_of(record: Record) -> str:
+    """A name for the model of a record, another for each of its seeds."""
+    return digest(unlabelled(record.cell.model))
 
 
 def break_time(records: Sequence[Record]) -> BreakTime | None:
     """Time to break over the seeds of one row; `None` without an attack."""
     if all(record.cell.attack is None for record in records):
         return None
-    times = [r.time_to_break for r in records if r.time_to_break is not None and _is_timed(r)]
-    limits = [time.steps for time in times if time.censored]
+    timed = [(r.time_to_break, model_of(r)) for r in records if r.time_to_break is not None and _is_timed(r)]
+    limits = [time.steps for time, _ in timed if time.censored]
     budget = min(limits, default=None)
-    steps = np.array([t.steps if budget is None else min(t.steps, budget) for t in times], dtype=float)
-    low, high = bootstrap(steps) if len(times) > 1 and len(limits) < len(times) else (None, None)
+    steps = np.array([t.steps if budget is None else min(t.steps, budget) for t, _ in timed], dtype=float)
+    mean, low, high = _mean_time(steps, [model for _, model in timed], all_held=len(limits) == len(timed))
     return BreakTime(
-        steps=float(steps.mean()) if times else None,
+        steps=mean,
         low=low,
-        high=high,
-        seeds=len(times),
+        high=high if high is None or budget is None else min(high, float(budget)),
+        seeds=len(timed),
         censored=len(limits),
         budget=budget,
         excluded=Counter(str(record.outcome) for record in records if not _is_timed(record)),
     )
+
+
+def _mean_time(
+    steps: np.ndarray, models: Sequence[str], *, all_held: bool
+) -> tuple[float | None, float | None, float | None]:
+    """The mean of the times with its interval, which needs two times of which one is exact."""
+    if not len(steps):
+        return None, None, None
+    several = len(set(models)) > 1
+    mean, half = clustered(steps.tolist(), models) if several else (float(steps.mean()), 0.0)
+    if len(steps) < 2 or all_held:
+        return mean, None, None
+    low, high = bootstrap(steps)
+    return mean, max(0.0, min(low, mean - half)) if several else low, max(high, mean + half) if several else high
 
 
 def _single(score: Score) -> Estimate:
