@@ -9,8 +9,10 @@ from rich.console import Console
 
 from holdfast.commands import display
 from holdfast.evaluation.breaking import time_to_break
+from holdfast.evaluation.intervals import wilson
 from holdfast.experiment import Checking
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
+from holdfast.records.evidence import ControlRun
 
 
 class Piece(NamedTuple):
@@ -104,6 +106,31 @@ def test_several_models_have_a_column_and_settings_that_differ_are_named(capsys,
     assert "shield (shield.alpha=1)" in " ".join(first.split())
     assert third.split()[:2] == ["b", "none"]
     assert "failed: a: shield (shield.alpha=2) x sft, seed 0: out of memory" in rest
+
+
+def test_models_that_differ_by_their_seed_have_a_column_for_it(capsys, wide):
+    models = [{"kind": "sandbox", "name": "m", "settings": {"seed": seed}} for seed in (0, 1)]
+    head, *rows = table_of([of_model(model) for model in models], capsys)
+    assert head.split()[:5] == ["defense", "attack", "model's", "seed", "seed"]
+    assert [row.split()[2:4] for row in rows[:2]] == [["0", "0"], ["1", "0"]]
+    assert "failed: shield x sft, seed 0, model's seed 1: out of memory" in rows
+
+
+def of_model(model):
+    return replace(cell(defense=[1]), model=model)
+
+
+def test_several_runs_of_a_row_are_summed_up_below_the_cells(capsys, wide):
+    control = ControlRun(key="c", outcome="broke", broke_at=20, steps=60)
+    held = [replace(record(Outcome.HELD), control=control) for _ in range(9)]
+    seeds = [replace(one, cell=replace(one.cell, seed=seed)) for seed, one in enumerate(held)]
+    for runs, verdict in ((9, "better 9 0 0"), (3, "cannot tell 3 0 0")):
+        display.summary(seeds[:runs])
+        said = " ".join(capsys.readouterr().out.split())
+        low, high = wilson(1.0, runs)
+        assert f"shield sft {runs} seeds {runs} of {runs} [{low:.2f}, {high:.2f}] {verdict}" in said
+    display.summary(seeds[:1])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_cell_that_was_broken_before_the_attack_has_its_reason_below_the_table(capsys, wide):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 
 from holdfast.evaluation.intervals import clustered, t_half_width, wilson
 from holdfast.records import Outcome, Record, Score
+from holdfast.report import write_report
 from holdfast.report.summarise import summarise
 from holdfast.report.summarise.intervals import estimate
 
@@ -52,6 +54,22 @@ def test_models_that_differ_by_their_seed_are_one_row_that_says_how_many(make_re
     assert uneven.runs == "3 runs of 2 models"
     (one,) = summarise(pooled(make_record, [[0, 20]]))
     assert one.runs == "2 seeds"
+
+
+def test_the_csv_of_rows_has_what_the_table_has(make_record, tmp_path, write_run) -> None:
+    run = write_run([*pooled(make_record, [[0, 0, 20], [0, 0, 0]]), of_model(make_record(BREAKS[20]), 0)])
+    out = write_report([run], tmp_path / "r.html")
+    with out.with_suffix(".rows.csv").open(newline="") as file:
+        (undefended, defended) = csv.DictReader(file)
+    assert (undefended["defense"], undefended["against_none"], undefended["held_low"]) == ("none", "", "")
+    low, high = wilson(5 / 6, 2)
+    assert (defended["runs"], defended["cells"], defended["models"]) == ("2 models x 3 seeds", "6", "2")
+    assert (defended["held"], defended["broke"]) == ("5", "1")
+    assert (float(defended["held_low"]), float(defended["held_high"])) == (pytest.approx(low), pytest.approx(high))
+    assert (defended["against_none"], defended["longer"], defended["alike"]) == ("cannot tell", "5", "1")
+    assert defended["harmfulness_after_basis"] == "models"
+    with out.with_suffix(".csv").open(newline="") as file:
+        assert [row["model_seed"] for row in csv.DictReader(file)] == ["0"] * 4 + ["1"] * 3
 
 
 def test_models_that_differ_in_more_are_rows_of_their_own(make_record) -> None:

@@ -148,8 +148,10 @@ def results(records: Sequence[Record]) -> None:
 
     named, controls = labels(records), _controls(records)
     several = len({label.model for label in named}) > 1
+    seeds = len({record.cell.model_seed for record in records} - {None}) > 1
     table = Table(box=None, header_style="bold", pad_edge=False)
-    head = (*(("model",) if several else ()), "defense", "attack", "seed", "outcome", "time to break", "peak harm")
+    head = (*(("model",) if several else ()), "defense", "attack", *(("model's seed",) if seeds else ()))
+    head += ("seed", "outcome", "time to break", "peak harm")
     for name in (*head, "helpful before", "after"):
         left = name in ("model", "defense", "attack", "outcome")
         least = len(f"none{CONTROL}") if name == "defense" and controls else None
@@ -158,15 +160,49 @@ def results(records: Sequence[Record]) -> None:
     for record, label in zip(records, named, strict=True):
         defense = label.defense + CONTROL if record.key in controls else label.defense
         model = [label.model] if several else []
-        table.add_row(*map(shown, (*model, defense, label.attack)), *_cells(record))
+        seed = [_seed(record)] if seeds else []
+        table.add_row(*map(shown, (*model, defense, label.attack)), *seed, *_cells(record))
         if _needs_reason(record):
             attack = label.attack if record.cell.attack else "no attack"
             title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
+            title += f", model's seed {_seed(record)}" if seeds else ""
             reasons.append(f"{record.outcome}: {title}: {record.reason}")
     _print_whole(table)
     note(tally(records))
     for reason in reasons:
         note(reason)
+
+
+def summary(records: Sequence[Record]) -> None:
+    """Print what the runs of each defense under each attack say together, if there are several of any."""
+    from holdfast.report.summarise import summarise
+
+    rows = [row for row in summarise(records) if row.held is not None and row.against_none is not None]
+    if all(len(row.seeds) < 2 for row in rows):
+        return
+    several = len({row.label.model for row in rows}) > 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    left = (*(("model",) if several else ()), "defense", "attack", "runs")
+    for name in (*left, "held", "95 % interval", "against no defense", "longer", "shorter", "open"):
+        table.add_column(name, justify="left" if name in (*left, "against no defense") else "right", overflow="fold")
+    for row in rows:
+        held, compared = row.held, row.against_none
+        assert held is not None
+        assert compared is not None
+        names = [*([row.label.model] if several else []), row.label.defense, row.label.attack, row.runs]
+        interval = rf"\[{held.low:.2f}, {held.high:.2f}]"
+        counts = (compared.wins, compared.losses, compared.ties + compared.unknown)
+        table.add_row(*map(shown, names), f"{held.held} of {held.n}", interval, compared.verdict, *map(str, counts))
+    note("")
+    _print_whole(table)
+    note(
+        "held: Wilson's interval, over models where there are several; against no defense: whether it takes longer to "
+        "break than the undefended model, pair by pair of one seed, corrected for all rows (the report says how)"
+    )
+
+
+def _seed(record: Record) -> str:
+    return "" if record.cell.model_seed is None else str(record.cell.model_seed)
 
 
 def _print_whole(table: Table) -> None:

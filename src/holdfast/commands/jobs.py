@@ -209,6 +209,7 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
     announce(grid)
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
+    display.summary(records)
     if report:
         _report(runs, runs / "report.html", title=f"Holdfast: {grid.name}")
     return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0

@@ -42,12 +42,13 @@ class Task:
         """Title for the display."""
         if self.judge is not None:
             return f"train judge: {self.judge.title}"
+        model = f", model's seed {self.cell.model_seed}" if self.cell.model_seed else ""
         if self.kind in ("base", "aligned"):
-            return f"{self.cell.model_name}: {self.kind} model"
+            return f"{self.cell.model_name}: {self.kind} model{model}"
         if self.kind == "stage":
-            return f"harden: {self.cell.stages[self.depth - 1].title}, seed {self.cell.seed}"
+            return f"harden: {self.cell.stages[self.depth - 1].title}, seed {self.cell.seed}{model}"
         attack = self.cell.attacker if self.cell.attack else "no attack"
-        return f"{self.cell.defense} x {attack}, seed {self.cell.seed}"
+        return f"{self.cell.defense} x {attack}, seed {self.cell.seed}{model}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Write a report of finished runs: one HTML page that opens offline, a CSV file with its versions, and figures.
 
 This module combines the others, which are independent of each other: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `counts`, `flips`, `spending`, `training`, `samples`, `accounting` and `versions` (what
-sentences, tables and lists show), `charts`, `drawings` and `figures` (rows -> charts -> what the page draws, and
-bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
+rows over seeds), `cells`, `summary_table`, `counts`, `flips`, `spending`, `training`, `samples`, `accounting` and
+`versions` (what sentences, tables and lists show), `charts`, `drawings` and `figures` (rows -> charts -> what the page
+draws, and bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["is_of", "write_figures", "write_report"]
 
-_OWN_FILE_STARTS = {".csv": b"key,grid,model,defense,attack,", ".versions.json": b'{\n "written_by": "holdfast '}
+_OWN_FILE_STARTS = {
+    ".csv": b"key,grid,model,defense,attack,",
+    ".rows.csv": b"model,defense,threat_model,attack,runs,",
+    ".versions.json": b'{\n "written_by": "holdfast ',
+}
 """The beginnings of the files next to the page, in all versions."""
 _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
 
@@ -29,13 +33,16 @@ _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
 def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report", samples_per_cell: int = 6) -> Path:
     """Write the page to `out` and the same cells as CSV next to it (`<out stem>.csv`); return `out`.
 
-    The sources of the CSV file (versions, seeds, numbers of cells and answers) are in `<out stem>.versions.json`.
-    `samples_per_cell` prompts of each cell are shown with their completions, hidden until clicked.
-    Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be written.
+    `<out stem>.rows.csv` has the rows of its table: all runs of a defense under an attack together, with intervals and
+    verdicts. The sources of the CSV files (versions, seeds, numbers of cells and answers) are in
+    `<out stem>.versions.json`. `samples_per_cell` prompts of each cell are shown with their completions, hidden until
+    clicked. Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be
+    written.
     """
     from holdfast.report import drawings, page, text
     from holdfast.report.counts import counts
     from holdfast.report.read import content_of
+    from holdfast.report.summary_table import summary_rows
     from holdfast.report.versions import versions_of
 
     out = Path(out)
@@ -55,6 +62,8 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     }
     html = page.render(context, text.visible)
     files.write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
+    together = summary_rows(contents.rows)
+    files.write(out.with_suffix(".rows.csv"), text.csv_text(together, list(together[0])).encode())
     versions = versions_of(contents.records, [name for name, _ in contents.grids])
     files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return files.write(out, html.encode())

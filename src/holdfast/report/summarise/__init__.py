@@ -37,9 +37,10 @@ class Point:
 class Row:
     """All seeds of one (model, defense, threat model, attack); of a model too, if it was trained with several.
 
-    `runs` says how many in words (`3 models x 10 seeds`), `seeds` has the seed of each cell. `held` is the share of
-    cells that held, `against_none` compares the times to break with those of the same attacks on the undefended model,
-    corrected for the number of rows; both are `None` for rows without an attack or a defense.
+    `runs` says how many in words (`3 models x 10 seeds`), `models` is their number, `seeds` has each cell's. `held` is
+    the share of cells that held, `against_none` compares the times to break with those of the same attacks on the
+    undefended model, corrected for the number of rows; both are `None` for rows without an attack or a defense.
+
     `unit` is the unit of steps, see `attacks.unit`: `step`, or `N` for the answers per prompt to choose from.
     `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
     `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
@@ -48,6 +49,7 @@ class Row:
 
     label: Label
     runs: str
+    models: int
     seeds: tuple[int, ...]
     outcomes: Mapping[Outcome, int]
     threshold: float | None
@@ -189,6 +191,7 @@ def _row(label: Label, group: Sequence[Record]) -> Row:
     return Row(
         label=label,
         runs=runs_in_words(group),
+        models=len({model_of(record) for record in group}),
         seeds=tuple(record.cell.seed for record in group),
         outcomes={outcome: ended[outcome] for outcome in Outcome if ended[outcome]},
         threshold=min(thresholds, default=None),
