@@ -150,7 +150,8 @@ def _measured(kind: str, name: str) -> Iterator[str]:
         return
     yield (
         "Small models of an invented world, with settings chosen for it: only directions are meaningful, not sizes. "
-        "Outcomes are those at the time of the run ([what they mean](../honest.md)).\n"
+        "Outcomes are those at the time of the run; *cannot tell* is said where runs are too few or do not agree "
+        "([what the words mean](../honest.md)).\n"
     )
     yield from found
 
