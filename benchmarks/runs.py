@@ -94,9 +94,14 @@ def settings(model: Model, options: argparse.Namespace, **more: Any) -> dict[str
         "warm_up": WARM_UP,
         "seeds": options.seeds,
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {"holdfast": __version__, **{name: version(name) for name in ("torch", "transformers", "trl")}},
+        **step_versions(),
     }
+
+
+def step_versions() -> dict[str, Any]:
+    """Versions of what the steps depend on."""
+    versions = {name: version(name) for name in ("torch", "transformers", "trl")}
+    return {"python": platform.python_version(), "versions": {"holdfast": __version__, **versions}}
 
 
 def comparison(runs: Sequence[Run], case: str) -> dict[str, Any]:

@@ -19,9 +19,16 @@ from holdfast.rl.rewards import Reward
 
 
 def train_policy(
-    model: Model, rows: Sequence[Example], run: Run, *, attack: str, reward: Reward, settings: dict[str, Any]
+    model: Model,
+    rows: Sequence[Example],
+    run: Run,
+    *,
+    attack: str,
+    reward: Reward,
+    settings: dict[str, Any],
+    in_place: bool = False,
 ) -> None:
-    """GRPO or RLOO; the given model is not changed."""
+    """GRPO or RLOO; the given model is not changed, unless it is one from a folder and trained `in_place`."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
@@ -39,7 +46,7 @@ def train_policy(
 
     data = Dataset.from_list([{"prompt": _turns(row), "row": i} for i, row in enumerate(rows)])
     make = functools.partial(config, **settings, **own)
-    _train(model, run, data, make, trainer=trainer, reward_funcs=paid)
+    _train(model, run, data, make, trainer=trainer, in_place=in_place, reward_funcs=paid)
 
 
 def train_supervised(model: Model, rows: Sequence[Example], run: Run, *, attack: str, settings: dict[str, Any]) -> None:
@@ -97,6 +104,7 @@ def _train(
     *,
     trainer: Callable[..., Any],
     prepare: Callable[[Any], None] = lambda _: None,
+    in_place: bool = False,
     **more: Any,
 ) -> None:
     import datasets
@@ -114,8 +122,9 @@ def _train(
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # TRL loads its reference model from the folder of the model.
-        save(model, Path(scratch) / "model")
-        own = models.load(Path(scratch) / "model")
+        if not in_place:
+            save(model, Path(scratch) / "model")
+        own = model if in_place else models.load(Path(scratch) / "model")
         made = trainer(
             model=own.network,
             args=config(output_dir=scratch),
