@@ -10,8 +10,9 @@ is an answer's length in letters, so that every group has a gradient and the rew
 
 Each run is a process of its own, so that its peak memory (`ru_maxrss`, imports included) is its own. Both systems take
 turns, in alternating order, so that other users of the machine affect both alike. CPU time is the process's own
-(`process_time`); the first step of a process is left out. That both compute the same losses and gradients from the same
-rollouts is tested elsewhere (`tests/parity/test_trl_losses.py`).
+(`process_time`), without the first steps (`--warm-up`). The file is written after each process, and the same command
+goes on from it. That both compute the same losses and gradients from the same rollouts is tested elsewhere
+(`tests/parity/test_trl_losses.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 import argparse
 import itertools
@@ -28,7 +30,7 @@ import resource
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -50,7 +52,6 @@ from holdfast.training.fit import fit
 
 PROMPTS, GROUP, LENGTH, LEARNING_RATE = 4, 4, 48, 1e-6
 CASES = {"no KL": 0.0, "KL": 0.02}
-WARM_UP = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +70,33 @@ def main() -> None:
     if options.one is not None:
         print(json.dumps(measured(*options.one, options)))
         return
-    runs = list(alternating(options))
-    report = {
-        "settings": {
-            "model": options.model.name.rpartition("-")[0] or options.model.name,
-            **{"prompts": PROMPTS, "group_size": GROUP, "new_tokens": LENGTH, "learning_rate": LEARNING_RATE},
-            **{"kl_coef": CASES["KL"], "threads": 1, "steps": options.steps, "warm_up": WARM_UP},
-            "repetitions": options.repetitions,
-            **step_versions(),
-        },
-        "machine": machine(),
-        "results": [compared(runs, case) for case in options.cases],
-    }
-    options.out.write_text(json.dumps(report, indent=1) + "\n")
+    for runs in alternating(options):
+        complete = [case for case in CASES if {run["system"] for run in runs if run["case"] == case} == {*SYSTEMS}]
+        report = {
+            "settings": settings(options),
+            "machine": machine(),
+            "results": [compared(runs, case) for case in complete],
+            "runs": runs,
+        }
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"wrote {options.out}")
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the measurement, which runs of one file share."""
+    return {
+        "model": options.model.name,
+        **{"prompts": PROMPTS, "group_size": GROUP, "new_tokens": LENGTH, "learning_rate": LEARNING_RATE},
+        **{"kl_coef": CASES["KL"], "threads": 1, "steps": options.steps, "warm_up": options.warm_up},
+        **step_versions(),
+    }
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, help="model folder, by default the kitchen's aligned model")
-    parser.add_argument("--steps", type=int, default=1, help=f"steps measured in each process, after {WARM_UP}")
+    parser.add_argument("--steps", type=int, default=1, help="steps measured in each process")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before these")
     parser.add_argument("--repetitions", type=int, default=2, help="processes of each system in each case")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=RESULTS / "rl_step_smollm2.json")
@@ -98,18 +106,23 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def alternating(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every run in a process of its own; which system begins alternates."""
-    runs = []
+def alternating(options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
+    """All runs so far after each process; which system begins alternates. Goes on from the file `--out`."""
+    earlier = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if earlier and earlier["settings"] != settings(options):
+        raise SystemExit(f"{options.out}: has runs with other settings; remove it, or give another --out")
+    runs = list(earlier.get("runs", ()))
     for turn, (seed, case) in enumerate(itertools.product(range(options.repetitions), options.cases)):
         for system in SYSTEMS if turn % 2 == 0 else reversed(SYSTEMS):
-            command = [sys.executable, __file__, "--one", system, case, str(seed)]
-            command += ["--model", str(options.model), "--steps", str(options.steps)]
+            own = {"system": system, "case": case, "seed": seed}
+            if any(own.items() <= run.items() for run in runs):
+                continue
+            command = [sys.executable, __file__, "--one", system, case, str(seed), "--model", str(options.model)]
+            command += ["--steps", str(options.steps), "--warm-up", str(options.warm_up)]
             ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            runs.append({"system": system, "case": case, **json.loads(ended.stdout.splitlines()[-1])})
-            run = runs[-1]
-            print(f"{system}, {case}: {run['cpu']} s of CPU time, {run['peak_mb']:.0f} MB", flush=True)
-    return runs
+            runs.append({**own, **json.loads(ended.stdout.splitlines()[-1])})
+            print(f"{system}, {case}: {runs[-1]['cpu']} s of CPU time, {runs[-1]['peak_mb']:.0f} MB", flush=True)
+            yield runs
 
 
 def measured(system: str, case: str, seed: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -118,7 +131,7 @@ def measured(system: str, case: str, seed: str, options: argparse.Namespace) -> 
     model = Endless(**{item.name: getattr(loaded, item.name) for item in fields(Model) if item.init})
     run = Run(system=system, case=case, seed=int(seed))
     start = holdfast_run if system == "Holdfast" else trl_run
-    start(model, options.steps + WARM_UP, run)
+    start(model, options.steps + options.warm_up, run)
     tokens = set(run.recorded["tokens"])
     if tokens != {PROMPTS * GROUP * LENGTH}:
         raise SystemExit(f"{system}: sampled {tokens} tokens in a step instead of {PROMPTS * GROUP * LENGTH}")
@@ -127,9 +140,9 @@ def measured(system: str, case: str, seed: str, options: argparse.Namespace) -> 
         for clock in ("wall", "cpu")
     }
     return {
-        **{clock: seconds[WARM_UP:] for clock, seconds in clocks.items()},
+        **{clock: seconds[options.warm_up :] for clock, seconds in clocks.items()},
         "first_cpu": clocks["cpu"][0],
-        "parts": {name: round(fmean(seconds[WARM_UP:]), 3) for name, seconds in run.parts.items()},
+        "parts": {name: round(fmean(seconds[options.warm_up :]), 3) for name, seconds in run.parts.items()},
         "reward": fmean(run.recorded["reward"]),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10),
     }
@@ -182,7 +195,7 @@ def compared(runs: Sequence[dict[str, Any]], case: str) -> dict[str, Any]:
     cpu = {name: [seconds for run in several for seconds in run["cpu"]] for name, several in own.items()}
     wall = {name: [seconds for run in several for seconds in run["wall"]] for name, several in own.items()}
     peak = {name: [run["peak_mb"] for run in several] for name, several in own.items()}
-    pairs = [fmean(trl["cpu"]) / fmean(ours["cpu"]) for ours, trl in zip(own["Holdfast"], own["TRL"], strict=True)]
+    pairs = [fmean(trl["cpu"]) / fmean(ours["cpu"]) for ours, trl in zip(own["Holdfast"], own["TRL"], strict=False)]
     result = {
         "case": case,
         "cpu_ratio": median(cpu["TRL"]) / median(cpu["Holdfast"]),
