@@ -167,6 +167,18 @@ def test_what_is_released_is_what_is_measured(dtype, holdfast, own, tmp_path):
     assert ("| after, not rounded |" in card) is (dtype is None)
 
 
+def test_a_copy_is_attacked_beside_the_model_that_it_was_made_of(holdfast, options, tmp_path):
+    steps = ["attacks.sft.optim.max_steps=2", "attacks.sft.optim.per_device_train_batch_size=2"]
+    code, out, err = holdfast("attack", "sft", *options, *steps, *SHORT, "copies=[q4_0]", "--runs", "r")
+    assert (code, err) == (0, "")
+    assert "rounded" in out
+    records = [json.loads(path.read_text()) for path in (tmp_path / "r" / "cells").glob("*/record.json")]
+    plain, copy = sorted(records, key=lambda record: len(record["cell"]["stages"]))
+    assert [stage["settings"] for stage in copy["cell"]["stages"]] == [{"to": "q4_0"}]
+    assert (copy["control"]["key"], copy["stages"][0]["name"]) == (plain["key"], "rounded")
+    assert [evaluation["step"] for evaluation in copy["evaluations"]] == [0, 2]
+
+
 def test_a_copy_is_written_in_its_own_format_whatever_the_released_one_is(holdfast, own, tmp_path):
     """Rounding the numbers of a copy once more, to bfloat16, would give another model."""
     import torch
