@@ -1,14 +1,16 @@
 """The command line. The help of every command has examples; heavy modules are imported only when a command runs.
 
-Exit codes: 0 success, 1 some cells failed, 2 wrong input, 130 interrupted.
+Exit codes: 0 success, 1 some cells failed, 2 wrong input, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,7 +33,7 @@ from holdfast.commands.options import (
 from holdfast.commands.search import search
 from holdfast.records import HoldfastError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -294,6 +296,7 @@ def main() -> None:
     """Run the command line; errors that the user can correct are one line, without a traceback."""
     # Progress bars of the Hub and of transformers would interrupt this program's own lines.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    before = signal.signal(signal.SIGTERM, _leave)
     try:
         app()
     except (HoldfastError, OSError) as error:  # such as a name that is too long, or a folder without permission
@@ -303,7 +306,19 @@ def main() -> None:
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:
             _complain("interrupted; run the same command again to resume")
+        if leaving.code == TERMINATED:
+            _complain("terminated; run the same command again to resume")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - as `signal` calls it
+    """End as after an interrupt: `timeout` and batch systems may send the signal to this process alone.
+
+    Without this its workers would go on without it until their piece of work is done.
+    """
+    sys.exit(TERMINATED)
 
 
 def _complain(message: str) -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import time
 
 import pytest
@@ -47,7 +48,7 @@ def attacks(values):
 def wait_for(seen, process, seconds=90):
     """Wait until `seen()` or the end of the process."""
     end = time.monotonic() + seconds
-    while not seen() and process.poll() is None:
+    while not seen() and (process is None or process.poll() is None):
         assert time.monotonic() < end
         time.sleep(0.02)
 
@@ -124,6 +125,23 @@ def test_an_interrupted_run_says_how_to_go_on(start, grid_file, attacks, tmp_pat
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == "error: interrupted; run the same command again to resume\n"
+
+
+def test_a_terminated_run_takes_its_workers_with_it(start, grid_file, attacks, tmp_path):
+    attacks[0]["sft"]["optim"]["max_steps"] = 400
+    process = start("run", grid_file(attacks=attacks[:1]), "--runs", "r", "--workers", "1")
+    wait_for(written_since(0.0, tmp_path / "r"), process)
+    process.terminate()  # this process alone, as `timeout` does
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert err == "error: terminated; run the same command again to resume\n"
+    wait_for(lambda: not members(process.pid), None, seconds=10)
+
+
+def members(group):
+    """The processes of a group."""
+    found = subprocess.run(["ps", "-o", "pid=", "-g", str(group)], capture_output=True, text=True, check=False)
+    return found.stdout.split()
 
 
 def test_a_finished_grid_answers_again_for_a_few_seconds_of_a_core(start, holdfast, grid_file, tmp_path):
