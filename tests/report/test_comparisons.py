@@ -1,13 +1,13 @@
 """Verdicts between defenses: what pairs of runs show, and that "better" is not said where it is not so.
 
-Simulated runs have a known truth. Figures of the last tests are those that the documentation tells.
+Simulated runs (`benchmarks/verdicts.py`) have a known truth.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from holdfast.report.summarise.comparisons import (
     pairs_needed,
 )
 
-BUDGET, EVERY = 100, 5
+BUDGET = 100
 HELD, BROKE = Outcome.HELD, Outcome.BROKE
 
 
@@ -105,8 +105,8 @@ def test_the_number_of_pairs_that_a_verdict_needs_is_the_least_with_which_there_
 
 
 def test_rows_are_paired_by_model_and_seed() -> None:
-    ones = {("a", 0): held(), ("a", 1): broke(10), ("b", 0): broke(30)}
-    others = {("a", 0): broke(20), ("b", 0): broke(40), ("b", 1): held()}
+    ones = {("a", "0"): held(), ("a", "1"): broke(10), ("b", "0"): broke(30)}
+    others = {("a", "0"): broke(20), ("b", "0"): broke(40), ("b", "1"): held()}
     assert by_model(ones, others) == {"a": [1], "b": [-1]}
 
 
@@ -130,58 +130,31 @@ def test_rows_without_a_defense_or_an_attack_are_not_compared(make_record: Calla
     assert [row.held for row in rows] == [None, None]
 
 
-def simulated(
-    rng: np.random.Generator, models: int, seeds: int, *, effect: float = 0.0, differ: float = 0.0, holds: float = 0.0
-) -> Comparison:
-    """A defense against none: times to break that are log-normal about a model's own, measured every few steps.
-
-    The defense multiplies them by exp(`effect`), on each model by another factor with the standard deviation `differ`
-    of its logarithm, and holds in a share `holds` of the runs.
-    """
-    base = rng.normal(math.log(25), 0.3, (models, 1))
-    control = np.exp(base + rng.normal(0, 0.3, (models, seeds)))
-    own = base + effect + rng.normal(0, differ, (models, 1))
-    defended = np.exp(own + rng.normal(0, 0.3, (models, seeds)))
-    defended[rng.random((models, seeds)) < holds] = math.inf
-    pairs = {
-        model: [order(ended(one), ended(other)) for one, other in zip(defended[model], control[model], strict=True)]
-        for model in range(models)
-    }
-    return compare(pairs)
+@pytest.fixture(scope="module")
+def tool():
+    """The simulation, a script outside the package."""
+    path = Path(__file__).parents[2] / "benchmarks" / "verdicts.py"
+    spec = importlib.util.spec_from_file_location("verdicts", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def ended(time: float) -> Run:
-    return held() if time > BUDGET else broke(math.ceil(time / EVERY) * EVERY)
-
-
-def verdicts(rng: np.random.Generator, tables: int, size: int, **truth: float) -> list[list[str]]:
-    """The verdicts of simulated tables of `size` comparisons each, 3 models x 10 seeds."""
-    return [
-        [each.verdict for each in corrected([simulated(rng, 3, 10, **truth) for _ in range(size)])]
-        for _ in range(tables)
-    ]
-
-
-def share(found: list[list[str]], verdict: str) -> float:
-    every = list(itertools.chain(*found))
-    return every.count(verdict) / len(every)
-
-
-def test_where_no_defense_has_an_effect_at_most_one_table_in_twenty_has_a_verdict() -> None:
+def test_where_no_defense_has_an_effect_at_most_one_table_in_twenty_has_a_verdict(tool) -> None:
     for size, tables in ((1, 400), (8, 100), (48, 25)):
-        found = verdicts(np.random.default_rng(size), tables, size)
+        rng = np.random.default_rng(size)
+        found = [tool.table(rng, size, 3, 10) for _ in range(tables)]
         assert sum(any(each != "cannot tell" for each in table) for table in found) / tables <= 0.05
 
 
-def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse() -> None:
+def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse(tool) -> None:
     """The truth over models is no effect. On the three models at hand there is one: a sign test alone finds it."""
     rng = np.random.default_rng(0)
-    found = [simulated(rng, 3, 10, differ=0.5) for _ in range(600)]
-    alone = sum(each.chance <= 0.05 for each in found) / len(found)
-    given = [each.verdict for each in found]
-    assert alone > 0.25
-    assert given.count("better") / len(found) <= 0.05
-    assert given.count("worse") / len(found) <= 0.05
+    found = [tool.simulated(rng, 3, 10, differ=0.5) for _ in range(600)]
+    given = tool.shares(each.verdict for each in found)
+    assert sum(each.chance <= 0.05 for each in found) / len(found) > 0.25
+    assert given["better"] <= 0.05
+    assert given["worse"] <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -193,11 +166,12 @@ def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse
         ({"effect": -1.0, "differ": 0.2}, 0.9),
     ],
 )
-def test_a_large_effect_is_found_and_has_its_own_sign(truth: dict[str, float], power: float) -> None:
-    found = verdicts(np.random.default_rng(0), 10, 48, **truth)
+def test_a_large_effect_is_found_and_has_its_own_sign(tool, truth: dict[str, float], power: float) -> None:
+    rng = np.random.default_rng(0)
+    found = tool.shares(one for _ in range(10) for one in tool.table(rng, 48, 3, 10, **truth))
     right, wrong = ("worse", "better") if truth.get("effect", 0.0) < 0 else ("better", "worse")
-    assert share(found, right) >= power
-    assert share(found, wrong) == 0.0
+    assert found[right] >= power
+    assert found[wrong] == 0.0
 
 
 def test_three_seeds_of_one_model_never_give_a_verdict() -> None:

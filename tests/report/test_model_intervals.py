@@ -140,8 +140,8 @@ def test_the_interval_of_the_share_that_held_covers_it_however_alike_a_model_s_r
     """`alike` is the intraclass correlation: each model has a chance of its own, drawn from a beta distribution."""
     rng = np.random.default_rng(0)
     for truth in (0.1, 0.3, 0.5, 0.8):
-        spread = (1 / alike - 1) if alike else 0.0
-        chances = rng.beta(truth * spread, (1 - truth) * spread, (1000, 3)) if alike else np.full((1000, 3), truth)
-        shares = (rng.binomial(10, chances) / 10).mean(axis=1)
-        covered = [low <= truth <= high for low, high in (wilson(float(share), 3) for share in shares)]
+        rest = (1 / alike - 1) if alike else 0.0
+        chances = rng.beta(truth * rest, (1 - truth) * rest, (1000, 3)) if alike else np.full((1000, 3), truth)
+        found = (rng.binomial(10, chances) / 10).mean(axis=1)
+        covered = [low <= truth <= high for low, high in (wilson(float(share), 3) for share in found)]
         assert sum(covered) / 1000 >= 0.94

@@ -8,6 +8,7 @@ import pytest
 
 from holdfast.records import Outcome, Record
 from holdfast.report import write_report
+from holdfast.report.summarise import summarise
 from holdfast.report.summarise.labels import labels
 from holdfast.report.summarise.rankings import agreements, pairs_of_defenses
 
@@ -68,6 +69,13 @@ def test_defenses_that_differ_in_every_pair_can_be_told_apart_and_others_not(run
 def test_defenses_of_two_threat_models_are_not_compared(make_record: MakeRecord) -> None:
     records = [make_record(defense="a"), make_record(constraints=("b",))]
     assert pairs_of_defenses(records, labels(records)) == []
+
+
+def test_runs_of_one_seed_on_other_data_are_pairs_of_their_own(make_record: MakeRecord) -> None:
+    records = [make_record(defense=d, data={"seed": seed}) for d in ("a", "b") for seed in (0, 1)]
+    (pair,) = pairs_of_defenses(records, labels(records))
+    assert pair.comparison.pairs == 2
+    assert {row.runs for row in summarise(records)} == {"2 runs of 1 model"}
 
 
 def test_runs_that_rank_alike_agree_and_runs_that_rank_the_other_way_round_do_not(runs) -> None:

@@ -86,15 +86,15 @@ def place_of(record: Record) -> tuple[int, int]:
 
 def runs_in_words(records: Sequence[Record]) -> str:
     """How many runs there are: `10 seeds` of one model, `3 models x 10 seeds`, `28 runs of 3 models` if uneven."""
-    by_model: dict[str, set[int]] = defaultdict(set)
+    by_model: dict[str, list[int]] = defaultdict(list)
     for record in records:
-        by_model[model_of(record)].add(record.cell.seed)
-    seeds = {frozenset(seeds) for seeds in by_model.values()}
-    if len(seeds) == 1:
-        count = len(next(iter(seeds)))
-        of = f"{count} seed{'' if count == 1 else 's'}"
+        by_model[model_of(record)].append(record.cell.seed)
+    seeds = {tuple(sorted(seeds)) for seeds in by_model.values()}
+    each = next(iter(seeds))
+    if len(seeds) == 1 and len(set(each)) == len(each):
+        of = f"{len(each)} seed{'' if len(each) == 1 else 's'}"
         return of if len(by_model) == 1 else f"{len(by_model)} models x {of}"
-    return f"{len(records)} runs of {len(by_model)} models"
+    return f"{len(records)} runs of {len(by_model)} model{'' if len(by_model) == 1 else 's'}"
 
 
 def _compared(rows: Sequence[Row]) -> list[Row]:

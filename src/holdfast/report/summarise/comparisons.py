@@ -23,9 +23,9 @@ from holdfast.records import Outcome, Record
 
 LEVEL = 0.05
 AGREEMENT_LEVEL = 0.025
-"""Of the second question. Simulated (`tests/report/test_comparisons.py`) with three models of ten seeds, "better" is
-said in 2 of 100 comparisons if effects differ by model about none by a factor of 1.6 (one standard deviation), in 5 to
-6 by a factor of 2.7, and in 1 of 8 if a defense does everything on half of all models and harm on the others.
+"""Of the second question. Simulated (`benchmarks/verdicts.py`) with three models of ten seeds, "better" is said in 2 to
+3 of 100 comparisons if effects differ by model about none by a factor of 1.6 (one standard deviation), in 5 by a factor
+of 2.7, and in 13 if a defense does everything on half of all models and harm on the others.
 """
 NO_DEFENSE = (Outcome.USELESS, Outcome.COLLAPSED, Outcome.DIVERGED)
 Verdict = Literal["better", "worse", "cannot tell"]
@@ -138,8 +138,8 @@ def pairs_needed(comparisons: int) -> int:
     return 1 + math.ceil(math.log2(max(1, comparisons) / LEVEL))
 
 
-def by_model(ones: Mapping[tuple[str, int], Run], others: Mapping[tuple[str, int], Run]) -> dict[str, list[int | None]]:
-    """The orders of two rows' runs in the pairs of (model, seed) that both have, by model."""
+def by_model(ones: Mapping[tuple[str, str], Run], others: Mapping[tuple[str, str], Run]) -> dict[str, list[int | None]]:
+    """The orders of two rows' runs by model, where both have one of that model under the same other circumstances."""
     pairs: dict[str, list[int | None]] = defaultdict(list)
     for place, one in ones.items():
         if place in others:

@@ -10,7 +10,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
-from holdfast.experiment.outcomes import defended
+from holdfast.experiment.outcomes import control_of, defended
 from holdfast.records import Outcome, Record
 from holdfast.report.summarise.comparisons import (
     NO_DEFENSE,
@@ -27,8 +27,8 @@ from holdfast.report.summarise.labels import Label
 LEAST = 3
 """Ranks are compared from so many runs and defenses on."""
 
-Place = tuple[str, int]
-"""A model and a seed: runs of different defenses at one place have the same ones."""
+Place = tuple[str, str]
+"""A model and the key of the control: runs of different defenses at one place differ in nothing but the defense."""
 
 
 class Field(NamedTuple):
@@ -99,9 +99,10 @@ def _runs(records: Sequence[Record], labels: Sequence[Label]) -> dict[Field, dic
     """Runs of defended models by field and defense."""
     runs: dict[Field, dict[str, dict[Place, Run]]] = defaultdict(lambda: defaultdict(dict))
     for record, label in zip(records, labels, strict=True):
-        if record.cell.attack is not None and defended(record.cell):
+        control = control_of(record.cell)
+        if control is not None and defended(record.cell):
             field = Field(label.model, label.threat_model, label.attack)
-            runs[field][label.defense][model_of(record), record.cell.seed] = run_of(record)
+            runs[field][label.defense][model_of(record), control.key] = run_of(record)
     return runs
 
 
