@@ -1,5 +1,6 @@
 """`seeds` of a model: one model a seed, in files and on the command line; other grids keep the cells that they had."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,12 +97,20 @@ def test_hardening_writes_one_model_and_refuses_several(tmp_path: Path):
     assert "models: hardening writes one model" in message
 
 
+def own_rows(folder: Path):
+    for name in ("harmful", "benign"):
+        (folder / f"{name}.jsonl").write_text(json.dumps({"prompt": name, "response": "yes"}))
+    return {name: {"path": str(folder / f"{name}.jsonl")} for name in ("harmful", "benign")}
+
+
 def test_a_series_is_for_reports_and_no_part_of_a_key(tmp_path: Path):
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
         (folder / "config.json").write_text(f'{{"name": "{folder.name}"}}')
-    one, other = (Pretrained(path=str(f), series=Series(name="mine", seed=i)) for i, f in enumerate(folders))
+    named = [{"path": str(f), "series": {"name": "mine", "seed": i}} for i, f in enumerate(folders)]
+    one, other = grid(models=named, attacks=["sft"], data=own_rows(tmp_path)).models
+    assert other == Pretrained(path=str(folders[1]), series=Series(name="mine", seed=1))
     alone = cells(replace(grid(model="sandbox", attacks=["sft"]), models=(replace(one, series=None), other)))
     pooled = cells(replace(grid(model="sandbox", attacks=["sft"]), models=(one, other)))
     assert [cell.key for cell in alone] == [cell.key for cell in pooled]
