@@ -10,6 +10,8 @@ Differs from the paper in: the paper gives the reward in words only (high for sh
 for explanation even inside a refusal), so its numeric form, the group size, the learning rate and the number of steps
 are this project's; `explain` is lexical. `mode="practical"` adds what the paper does not have: benign prompts with a
 reward for staying helpful, and a KL term. `canonical`, if set, is the only sentence that earns the full reward.
+The paper hardens each domain on its own, with 60 to 80 prompts, and attacks with 1 to 5 prompts of it for 50 steps (200
+on the hardened model): that is `data.domain`, `num_prompts` here and of the attack, and the attack's `optim.max_steps`.
 
 Two options, neither of them in the paper, shorten the training: `warm_start` is SFT on the canned refusal before the
 RL; `guide` mixes it into the sampled answers (`holdfast.rl.guidance`) with a decreasing share. Neither changes the
