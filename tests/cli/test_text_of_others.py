@@ -48,6 +48,21 @@ def test_a_reason_in_the_results_shows_as_text(values, monkeypatch, capsys):
     assert "\x1b" not in out
 
 
+def test_a_label_in_the_summary_shows_as_text(values, monkeypatch, capsys):
+    from holdfast.config import parse_grid
+    from holdfast.experiment.grid import cells
+    from holdfast.records import Outcome, Record
+
+    labelled = {**values()["attacks"][0], "label": f"[bold]mine[/bold] {ESCAPE}"}
+    grid = parse_grid(values(attacks=[labelled], defenses=["refusal_loss"], seeds=[0, 1]), "x")
+    monkeypatch.setattr(display.console, "width", 250)
+    display.summary([Record(key=cell.key, cell=cell, outcome=Outcome.FAILED, reason="no") for cell in cells(grid)])
+    out = capsys.readouterr().out
+    assert "[bold]mine[/bold] ␛[31mred" in out
+    assert "0 of 2" in out
+    assert "\x1b" not in out
+
+
 @pytest.mark.slow
 def test_from_sampling_to_terminal_and_page_a_models_text_stays_text(holdfast, grid_file, monkeypatch, tmp_path):
     """The whole way: what a model says is judged, kept and put into the report."""
