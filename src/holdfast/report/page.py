@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +14,8 @@ from markupsafe import Markup
 from holdfast.experiment.moving import as_percent
 
 NOTHING = "–"
+SHOW = "show"
+"""The name in a template's context of what is applied to every string."""
 
 
 def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: str = "holdfast.report") -> str:
@@ -20,17 +23,28 @@ def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: s
 
     Only `markupsafe.Markup` values are not escaped. Raises jinja2.UndefinedError for a name that is missing.
     """
+    return _template(package).render({**context, SHOW: show})
+
+
+@cache
+def _template(package: str) -> jinja2.Template:
+    """The template of a package: compiled once, which takes longer than to fill it in."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: show(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place, chance)
     environment.filters.update({each.__name__: each for each in filters})
-    return environment.get_template("page.html.j2").render(context)
+    return environment.get_template("page.html.j2")
+
+
+@jinja2.pass_context
+def _shown(context: jinja2.runtime.Context, value: Any) -> Any:
+    return context[SHOW](value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def asset(name: str) -> Markup:
