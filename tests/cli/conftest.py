@@ -116,6 +116,25 @@ def start(tmp_path):
 
 
 @pytest.fixture
+def fork(tmp_path):
+    """As `start`, without the seconds of imports: see `forked`."""
+    from forked import Forked
+
+    started = []
+
+    def command(*arguments):
+        said = tmp_path / f"said-{len(started)}"
+        started.append(Forked([*map(str, arguments)], tmp_path, said))
+        return started[-1]
+
+    yield command
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
 def error_line():
     """The one line on standard error that a command left with code 2."""
 

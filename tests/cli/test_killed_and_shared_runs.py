@@ -67,16 +67,17 @@ def kill_group(process):
 
 
 def test_a_run_killed_three_times_ends_like_one_that_was_left_alone(
-    start, holdfast, grid_file, *, attacks, result, tmp_path
+    start, fork, holdfast, grid_file, *, attacks, result, tmp_path
 ):
+    """The first of the three has all its processes from scratch, as a user's has."""
     attacks[0]["sft"]["optim"]["max_steps"] = 40
     grid = grid_file(attacks=attacks)
     assert holdfast("run", grid, "--runs", "solo", "--workers", "0", "--checkpoint-every", "0", "--no-report")[0] == 0
     rng = random.Random(3)
     command = ["run", grid, "--runs", "r", "--workers", "2", "--checkpoint-every", "2", "--no-report"]
     finished, killed = [], 0
-    for _ in range(3):
-        process = start(*command)
+    for begin in (start, fork, fork):
+        process = begin(*command)
         wait_for(written_since(time.time(), tmp_path / "r"), process)
         time.sleep(rng.uniform(0.0, 0.4))
         killed += kill_group(process)
@@ -96,14 +97,12 @@ def counting(tmp_path, installed):
     return {"counting": {"path": str(tmp_path / "calls")}}, tmp_path / "calls"
 
 
-def test_two_runs_of_one_grid_share_the_work(
-    start, holdfast, grid_file, *, values, attacks, counting, result, tmp_path
-):
+def test_two_runs_of_one_grid_share_the_work(fork, holdfast, grid_file, *, values, attacks, counting, result, tmp_path):
     judge, calls = counting
     evaluation = {**values()["evaluation"], "harm_judges": ["oracle", "count"]}
     grid = grid_file(attacks=attacks, seeds=[0, 1], judges={"count": judge}, evaluation=evaluation)
     command = ["run", grid, "--workers", "1"]
-    pair = [start(*command, "--runs", "r") for _ in range(2)]
+    pair = [fork(*command, "--runs", "r") for _ in range(2)]
     said = [process.communicate(timeout=120) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert all("done" in out for out, _ in said), "one of the two did all the work"

@@ -76,12 +76,12 @@ def test_a_search_keeps_its_trials_and_both_numbers(holdfast, searched, tmp_path
 
 
 @pytest.mark.slow
-def test_a_search_killed_in_the_middle_ends_like_one_that_was_left_alone(start, holdfast, searched, tmp_path):
+def test_a_search_killed_in_the_middle_ends_like_one_that_was_left_alone(fork, holdfast, searched, tmp_path):
     pytest.importorskip("optuna")
     grid = searched()
     options = [grid, "--budget", "16", "--workers", "1"]
     assert holdfast("search", *options, "--runs", "whole")[0] == 0
-    process = start("search", *options, "--runs", "cut")
+    process = fork("search", *options, "--runs", "cut")
     end = time.monotonic() + 120
     while len(list(tmp_path.glob("cut/trials/cells/*/record.json"))) < 2 and process.poll() is None:
         assert time.monotonic() < end
