@@ -10,13 +10,13 @@ quickstart: $(VENV)/.core  ## From nothing to runs/quickstart/report.html
 	$(BIN)/holdfast quickstart
 
 test: $(VENV)/.dev  ## All tests; the ten slowest are printed at the end
-	$(BIN)/python -m pytest -n auto --dist worksteal --durations=10
+	$(BIN)/python -m pytest -n logical --dist worksteal --durations=10
 
 coverage: $(VENV)/.dev  ## All tests, with coverage of src; before Python 3.12 that takes a third longer
-	$(BIN)/python -m pytest -n auto --dist worksteal --cov=holdfast --cov-report=term-missing:skip-covered
+	$(BIN)/python -m pytest -n logical --dist worksteal --cov=holdfast --cov-report=term-missing:skip-covered
 
 fast: $(VENV)/.dev  ## Tests that train nothing and start nothing
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not slow"
 
 bad-inputs: $(VENV)/.dev  ## Every bad input of the catalogue through the command line, as a table
 	$(BIN)/python tests/bad_inputs/run.py --out benchmarks/results/bad_inputs.tsv
