@@ -121,13 +121,16 @@ def graded() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def make_context(splits: Any, graded: Any) -> Callable[..., Any]:
-    """`make_context(seed=0, judges={...})`: a context over the small splits; judges not named are `graded`."""
+    """`make_context(seed=0, judges={...})`: a context over the small splits; judges not named are `graded`.
+
+    Answers have at most 12 tokens: a refusal has 7, and a compliant answer is seen from its second on.
+    """
     from holdfast.training.fit import fit
     from holdfast.training.plan import Context
 
     def context(*, seed: int = 0, judges: dict[str, Any] | None = None, **more: Any) -> Any:
         known = judges or {}
-        made = Context(splits=splits, seed=seed, fit=fit, judge=lambda name: known.get(name, graded), max_new_tokens=24)
+        made = Context(splits=splits, seed=seed, fit=fit, judge=lambda name: known.get(name, graded), max_new_tokens=12)
         return replace(made, **more)
 
     return context

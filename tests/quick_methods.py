@@ -22,17 +22,22 @@ def small_values() -> dict[str, Any]:
     }
 
 
-def shortened(settings: Any, *, steps: int, rate: float) -> Any:
-    """A method's settings with a short run, small groups and few passes; its coefficients stay as they are."""
+def shortened(settings: Any, *, steps: int, rate: float, batch: int) -> Any:
+    """A method's settings with a short run, small groups and few passes; its coefficients stay as they are.
+
+    A batch has at least a prompt for each minibatch that the method divides it into.
+    """
     from holdfast.rl.policy import Policy
     from holdfast.training.plan import Optim
 
     known = small_values()
     changed: dict[str, Any] = {}
+    policies = [value for item in fields(settings) if isinstance(value := getattr(settings, item.name), Policy)]
+    smallest = max([batch, *(policy.minibatches for policy in policies)])
     for item in fields(settings):
         value = getattr(settings, item.name)
         if isinstance(value, Optim):
-            size = min(value.per_device_train_batch_size, 4)
+            size = min(value.per_device_train_batch_size, smallest)
             # Without decay weights move only if the method moves them.
             short = {
                 "max_steps": steps,
@@ -50,8 +55,12 @@ def shortened(settings: Any, *, steps: int, rate: float) -> Any:
 
 @pytest.fixture
 def quick() -> Callable[..., Any]:
-    """`quick(settings, steps=3, rate=1e-3)`: the same method, in a moment."""
-    return lambda settings, *, steps=3, rate=1e-3: shortened(settings, steps=steps, rate=rate)
+    """`quick(settings, steps=3, rate=1e-3, batch=2)`: the same method, in a moment."""
+
+    def method(settings: Any, *, steps: int = 3, rate: float = 1e-3, batch: int = 2) -> Any:
+        return shortened(settings, steps=steps, rate=rate, batch=batch)
+
+    return method
 
 
 @pytest.fixture(scope="session")

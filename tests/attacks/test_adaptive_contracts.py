@@ -203,8 +203,9 @@ def test_an_adapted_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_an_attack_by_adapter_can_be_adapted(case, wavering_model, context, quick, weights):
-    attack = quick(ATTACKS.load(CASES[case].attacks[0])())
-    plan = CASES[case].made().adapt(replace(attack, adapter=LoRA(r=4)).plan)(wavering_model(), context())
+    attack = quick(ATTACKS.load(CASES[case].attacks[0])(), batch=4)
+    longer = replace(context(), max_new_tokens=24)  # so few steps of an adapter show late in an answer
+    plan = CASES[case].made().adapt(replace(attack, adapter=LoRA(r=4)).plan)(wavering_model(), longer)
     start = {name: p.detach().clone() for name, p in plan.model.network.named_parameters()}
     fitted, losses = ran(plan)
     assert all(map(math.isfinite, losses))

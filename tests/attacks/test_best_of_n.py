@@ -44,7 +44,7 @@ def curve(wavering_model, make_context, make_suite):
             attack.curve(
                 wavering_model(),
                 make_suite(judges=judges, size=size),
-                make_context(seed=seed, judges={"pay": reward}),
+                make_context(seed=seed, judges={"pay": reward}, max_new_tokens=24),
                 keep=keep or (lambda number, of, make: make()),
             )
         )

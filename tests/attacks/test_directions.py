@@ -51,7 +51,7 @@ def refused(splits):
 
 @pytest.fixture
 def context(make_context):
-    return make_context(judges={"refusal": refusal()})
+    return make_context(judges={"refusal": refusal()}, max_new_tokens=24)
 
 
 def test_the_model_attacked_refuses(aligned_model, refused):

@@ -35,7 +35,8 @@ def known(make_context, wavering_model):
     models = {"base": wavering_model}
 
     def context(**more):
-        return make_context(judges={"even": by_length}, models=lambda name: models[name](), **more)
+        judges, longer = {"even": by_length}, {"max_new_tokens": 24, **more}
+        return make_context(judges=judges, models=lambda name: models[name](), **longer)
 
     return context
 

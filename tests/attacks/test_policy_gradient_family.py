@@ -26,7 +26,7 @@ def plan(wavering_model, make_context, quick):
     """`plan(settings, seed=0)`: a short attack on the wavering model."""
 
     def build(settings, *, steps=3, seed=0, **policy):
-        short = quick(settings, steps=steps)
+        short = quick(settings, steps=steps, batch=4)
         short = replace(short, policy=replace(short.policy, **policy))
         return short.plan(wavering_model(), make_context(seed=seed))
 

@@ -198,7 +198,8 @@ def test_without_normalisation_it_is_the_fisher_information_itself(sft_plan, mak
 def test_ewc_forgets_less_of_refusing_than_l2_and_learns_no_less(sft_plan, aligned_model, make_context, splits):
     costs = {}
     for settings in (L2Anchor(coef=1.0), EWC(coef=10.0)):
-        model = fit(settings.constrain(sft_plan(aligned_model(), steps=30), make_context())).model
+        plan = sft_plan(aligned_model(), steps=30, per_device_train_batch_size=4)
+        model = fit(settings.constrain(plan, make_context())).model
         for side in ("refusal", "response"):
             rows = [(row, getattr(row, side)) for row in splits.harmful["test"]]
             (batch,) = with_totals([answer_batch(model, rows)])

@@ -155,7 +155,7 @@ def test_what_leaves_the_service_has_no_hooks(plan_of, make_context):
 
 
 def stage(quick, **more):
-    return replace(quick(VaccineAlignment(), steps=40, rate=2e-3), **more)
+    return replace(quick(VaccineAlignment(), steps=40, rate=2e-3, batch=4), **more)
 
 
 def cost(model, rows):
