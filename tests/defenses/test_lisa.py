@@ -94,7 +94,8 @@ def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, 
 def test_the_heavier_the_penalty_the_smaller_the_drift(attack, plan_of, make_context, weights):
     drift = []
     for weight in (0.0, 100.0, 10000.0):
-        plan = plan_of(attack, steps=6, optim="sgd", learning_rate=1e-4, max_grad_norm=0.0)
+        sizes = {"per_device_train_batch_size": 4, "max_grad_norm": 0.0}
+        plan = plan_of(attack, steps=6, optim="sgd", learning_rate=1e-4, **sizes)
         before = weights(plan.model)
         fitted = fit(Lisa(proximal_weight=weight, warmup_fraction=0.0).constrain(plan, make_context()))
         drift.append(float((weights(fitted.model) - before).norm()))
@@ -297,9 +298,13 @@ class Killed(Exception):
     """What a process dies of."""
 
 
+BESIDE = ("dpo", "ppo")
+"""Attacks to which an adapter makes a difference beyond the weights trained: of the reference, and of the critic."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "case", [(attack, adapter) for attack in ATTACKS for adapter in (None, LoRA(r=4, lora_dropout=0.2))]
+    "case", [*((attack, None) for attack in ATTACKS), *((attack, LoRA(r=4, lora_dropout=0.2)) for attack in BESIDE)]
 )
 def test_a_run_killed_within_a_state_goes_on_as_if_it_had_not_stopped(case, plan_of, make_context, weights, tmp_path):
     attack, adapter = case

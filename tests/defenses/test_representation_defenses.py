@@ -185,7 +185,7 @@ def test_rmu_moves_harmful_states_further_than_benign_ones(aligned_model, contex
 
 def member(distance, projection):
     removal = Removal(distance=distance, projection=projection, ascent_weight=0.0, removal_weight=20.0, jitter=1e-3)
-    return RepresentationRemoval(removal=removal, optim=OPTIM)
+    return RepresentationRemoval(removal=removal, optim=replace(OPTIM, max_steps=15))
 
 
 @pytest.mark.parametrize("pair", EIGHT, ids="-".join)
