@@ -123,7 +123,7 @@ def graded() -> Callable[..., Any]:
 def make_context(splits: Any, graded: Any) -> Callable[..., Any]:
     """`make_context(seed=0, judges={...})`: a context over the small splits; judges not named are `graded`.
 
-    Answers have at most 12 tokens: a refusal has 7, and a compliant answer is seen from its second on.
+    Answers have at most 12 tokens: a refusal has 7, and a compliant answer differs from it at the first.
     """
     from holdfast.training.fit import fit
     from holdfast.training.plan import Context
