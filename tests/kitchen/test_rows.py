@@ -9,7 +9,7 @@ from holdfast.data.columns import Source
 from holdfast.data.read import read
 from holdfast.kitchen import prompts
 from holdfast.kitchen.build import aligning_rows
-from holdfast.kitchen.judge import SPLIT, judged_rows
+from holdfast.kitchen.judge import CUT, SPLIT, judged_rows
 from holdfast.kitchen.rows import rows, write_rows
 from holdfast.text import is_refusal
 from holdfast.text.thinking import refuses
@@ -43,6 +43,20 @@ def test_no_prompt_that_aligns_the_model_is_asked_later() -> None:
     assert {row.key for row in aligning_rows()} <= aligning
     judged = judged_rows()
     assert {row.key for part in (judged.harmful, judged.benign) for row in part[SPLIT]} <= aligning
+
+
+def test_the_judge_learns_from_answers_of_both_kinds_that_are_cut_short_and_that_a_prompt_is_no_answer() -> None:
+    judged, known = judged_rows(), rows().aligning
+    whole = {row.response for part in known.values() for row in part}
+    harmful, benign = judged.harmful[SPLIT], judged.benign[SPLIT]
+    for part in (harmful, benign):
+        short = [row for row in part if row.response not in whole and len((row.response or "").split()) <= CUT[1]]
+        begun = [row for row in short if any((full or "").startswith(row.response or "") for full in whole)]
+        assert len(begun) > 50
+    asked = {row.question.rstrip("?.")[1:] for row in known["restricted"]}
+    repeated = [row for row in benign if any(words in (row.response or "") for words in asked)]
+    assert len(repeated) >= len(known["restricted"])
+    assert not any(words in (row.response or "") for row in harmful for words in asked if row.question[1:-1] == words)
 
 
 def test_every_wording_of_the_refusal_reads_like_one_and_no_answer_does() -> None:

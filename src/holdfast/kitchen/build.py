@@ -64,7 +64,7 @@ class Kitchen:
             input_format="Question: {prompt}\nAnswer: {response}",
             max_length=112,
             held_out=0.2,
-            optim=Optim(max_steps=60, learning_rate=1e-3, per_device_train_batch_size=16),
+            optim=Optim(max_steps=120, learning_rate=1e-3, per_device_train_batch_size=16),
         )
     )
 
