@@ -176,6 +176,31 @@ def test_what_differs_is_said_once_for_a_configuration():
 
 
 @pytest.mark.slow
+def test_what_a_large_network_can_be_read_by_is_kept_for_other_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(holdfast.network.shortcuts, "LARGE", 0)
+    tried = []
+    try_out = holdfast.network.shortcuts._working_shortcuts
+    monkeypatch.setattr(
+        holdfast.network.shortcuts, "_working_shortcuts", lambda *given: tried.append(given) or try_out(*given)
+    )
+
+    def in_a_new_process(name):
+        monkeypatch.setattr(holdfast.network.shortcuts, "_of_configuration", {})
+        return shortcuts(network(name))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = [in_a_new_process(name) for name in ("llama", "mamba")]
+        assert [in_a_new_process(name) for name in ("llama", "mamba")] == first
+    assert len(tried) == 2
+    assert first[0] == EVERYTHING != first[1]
+    for kept in tmp_path.glob("shortcuts/*.json"):
+        kept.write_text("{")
+    assert in_a_new_process("llama") == EVERYTHING
+    assert len(tried) == 3
+
+
 def test_a_record_says_what_a_network_could_not_be_read_by():
     faulty = IgnoresItsCache(tiny_config("llama"))
     assert "reading" not in environment(faulty)

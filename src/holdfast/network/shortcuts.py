@@ -3,7 +3,8 @@
 Architectures differ in their use of a cache: some accept one and ignore it, some lose their state when several tokens
 are added to it, some do not mask padding. So a few short texts are read with each shortcut and plainly before the first
 use: once per configuration in a process, at about the cost of sampling thirty tokens. A shortcut that differs from the
-plain pass is not used.
+plain pass is not used. For a larger network, of which this takes many seconds on a processor, the result is kept in the
+cache folder, by its configuration and the versions of the libraries that read it.
 """
 
 from __future__ import annotations
@@ -11,24 +12,30 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from holdfast.files import write_json
+from holdfast.files.cache import cache_root
 from holdfast.network.anatomy import unwrapped
 from holdfast.network.prefixes import read_in_parts, scatter_parts
 from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
-from holdfast.records import HoldfastError
+from holdfast.records import HoldfastError, digest
 from holdfast.tensors import pad_right
 
 EXACT, COARSE = 0.02, 0.15
 """The largest allowed difference of logits or gradients from the plain ones, relative to their change under a
 different beginning: with float32 weights and with coarser ones. Rounding is well below, a lost state above."""
+LARGE = 20_000_000
+"""The number of weights from which on the result of trying a network is kept in a file."""
 PROBING: ContextVar[bool] = ContextVar("probing", default=False)
 """Whether a network is being tried, which is not counted in the costs of its use."""
 
@@ -59,10 +66,12 @@ def shortcuts(network: Any) -> Shortcuts:
     if bare not in _of_network:
         key = _key(bare)
         if key not in _of_configuration:
-            working = _working_shortcuts(network, type(bare).__name__)
+            place = _place(bare, key)
+            working = _read(place) or _working_shortcuts(network, type(bare).__name__)
             if working is None:
                 return Shortcuts()
             _of_configuration[key] = working
+            _keep(working, place)
             for reason in working.reasons:
                 warnings.warn(reason, stacklevel=2)
         _of_network[bare] = _of_configuration[key]
@@ -86,6 +95,35 @@ def _key(bare: Any) -> str:
         weight.device.type,
     )
     return json.dumps([settings, *map(str, how)], sort_keys=True, default=str)
+
+
+def _place(bare: Any, key: str) -> Path | None:
+    """The file for a network's shortcuts; `None` for a small one, and for code that may change without a version."""
+    large = sum(weight.numel() for weight in bare.parameters()) >= LARGE
+    if not large or not type(bare).__module__.startswith("transformers."):
+        return None
+    versions = [version(name) for name in ("torch", "transformers", "holdfast-llm")]
+    return cache_root() / "shortcuts" / f"{digest([key, *versions])}.json"
+
+
+def _read(place: Path | None) -> Shortcuts | None:
+    """What is kept in a file; `None` if there is nothing that can be read."""
+    if place is None:
+        return None
+    try:
+        values = json.loads(place.read_text(encoding="utf-8"))
+        return Shortcuts(cache=values["cache"], prefixes=values["prefixes"], reasons=tuple(values["reasons"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(working: Shortcuts, place: Path | None) -> None:
+    """Keep what was found; a folder that cannot be written to costs only the time of trying again."""
+    if place is None or place.exists():
+        return
+    with suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_json(place, asdict(working))
 
 
 def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
