@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.methods.ranges import Place, Seed
+from holdfast.methods.ranges import Place, Seed, ranged
 from holdfast.network.precision import Dtype
 from holdfast.network.templates import DATE
 
 
 @dataclass(frozen=True, kw_only=True)
+@ranged
 class Series:
     """Models that differ only by the `seed` of their training: a report takes those of one `name` and `key` as one."""
 
