@@ -8,8 +8,8 @@ from typing import NoReturn
 import pytest
 
 from holdfast.judges.classifier import ClassifierJudge
-from holdfast.kitchen.build import Kitchen, Made, build, places, require_built
-from holdfast.kitchen.judge import first_layers
+from holdfast.kitchen.build import Kitchen, Made, aligning_rows, build, places, require_built
+from holdfast.kitchen.judge import SPLIT, first_layers, judged_rows
 from holdfast.network.models import load
 from holdfast.records import Completion, Example, HoldfastError, user
 
@@ -56,3 +56,17 @@ def test_the_first_layers_are_those_of_the_model(kitchen: Kitchen) -> None:
     assert len(model.network.model.layers) == 2
     own, other = (part.network.model.layers[0].mlp.up_proj.weight for part in (cut, model))
     assert (own == other).all()
+
+
+def test_a_judge_or_model_that_was_taught_other_rows_is_another_one(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = places(kitchen)
+    judged, aligning = judged_rows(), aligning_rows()
+    fewer = replace(judged, harmful={SPLIT: judged.harmful[SPLIT][1:]})
+    monkeypatch.setattr("holdfast.kitchen.build.judged_rows", lambda: fewer)
+    other = places(kitchen)
+    assert other.judge != before.judge
+    assert other.aligned == before.aligned
+    monkeypatch.setattr("holdfast.kitchen.build.aligning_rows", lambda: aligning[1:])
+    assert places(kitchen).aligned != before.aligned

@@ -272,12 +272,11 @@ def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None
 def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
     """A grid from options; for the sandbox's models the quickstart's settings replace the papers'."""
     merged: dict[str, Any] = dict(values)
-    if "world" in values:
-        pass
-    elif not values.get("data"):
-        merged = _with_sandbox_settings(merged)
-    else:
-        merged["evaluation"] = {"harm_judges": ["refusal"], "help_judge": "reference"}
+    if "world" not in values:  # a world brings its own settings
+        if values.get("data"):
+            merged["evaluation"] = {"harm_judges": ["refusal"], "help_judge": "reference"}
+        else:
+            merged = _with_sandbox_settings(merged)
     for override in overrides:
         merged = overridden(merged, override)
     return parse_grid(merged, "command line", find=build_kitchen)

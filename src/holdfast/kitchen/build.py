@@ -16,8 +16,8 @@ from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.hub import commit_of
 from holdfast.judge_training.settings import Classifier
-from holdfast.kitchen.judge import train_judge
-from holdfast.kitchen.rows import rows, rows_key, write_rows
+from holdfast.kitchen.judge import SPLIT, judged_rows, train_judge
+from holdfast.kitchen.rows import key_of, rows, rows_key, write_rows
 from holdfast.methods.ranges import Count, Place, Seed, ranged
 from holdfast.methods.settings import plain
 from holdfast.network.models import LoRA, Model, adapt, load
@@ -83,7 +83,7 @@ class Made(NamedTuple):
 
 
 def places(kitchen: Kitchen) -> Made:
-    """Where the parts of a kitchen are kept, whether they have been made or not.
+    """Where the parts of a kitchen are kept, whether they have been made or not, told by all that they are made of.
 
     Raises:
         HoldfastError: the backbone is a GGUF file or package that is not there.
@@ -91,9 +91,11 @@ def places(kitchen: Kitchen) -> Made:
     kept, data = cache_root() / "kitchen", rows_key()
     held = of_model(kitchen.backbone) or commit_of(kitchen.backbone, None) or kitchen.backbone
     start = [held, kitchen.prompt_format, data]
-    judge = digest(["judge", *start, kitchen.judge_layers, plain(kitchen.judge)])
+    judged = judged_rows()
+    taught = [key_of(part[SPLIT]) for part in (judged.harmful, judged.benign)]
+    judge = digest(["judge", *start, taught, kitchen.judge_layers, plain(kitchen.judge)])
     adapter = None if kitchen.adapter is None else plain(kitchen.adapter)
-    aligned = digest(["aligned", *start, kitchen.seed, plain(kitchen.optim), adapter])
+    aligned = digest(["aligned", *start, key_of(aligning_rows()), kitchen.seed, plain(kitchen.optim), adapter])
     name = f"{_name(kitchen)}-seed{kitchen.seed}-{aligned[:8]}"
     return Made(rows=kept / f"rows-{data}", judge=kept / f"judge-{judge}", aligned=kept / name)
 

@@ -53,6 +53,11 @@ def rows_key() -> str:
     return digest([[_json(row) for row in part] for kind in (every.asked, every.aligning) for part in kind.values()])
 
 
+def key_of(rows: Iterable[Example]) -> str:
+    """Hash of rows as they are learnt from: prompts, answers and roles, in their order."""
+    return digest([_json(row) for row in rows])
+
+
 def write_rows(folder: Path) -> None:
     """Write what experiments ask as JSON lines, a file a kind: ordinary rows for `--harmful` and `--benign`."""
     for kind, part in rows().asked.items():
