@@ -8,6 +8,7 @@ import torch
 from holdfast.network.forward import forward
 from holdfast.tensors import (
     collate,
+    distinct_rows,
     masked_mean,
     masked_mean_per_sequence,
     num_targets,
@@ -174,3 +175,13 @@ def test_logprobs_and_entropies_are_no_less_exact_than_their_logits() -> None:
     ):
         assert token_logprobs(logits.to(given), tokens).dtype == computed
         assert token_entropy(logits.to(given)).dtype == computed
+
+
+def test_distinct_rows_are_the_batchs_own_at_their_places():
+    pairs = [([1, 2], [3]), ([1, 2], [3, 0]), ([1, 2], [3]), ([1], [2, 3]), ([1, 2], [3, 0])]
+    batch = collate(pairs, pad_id=0) | {"groups": torch.tensor([0, 0, 0, 1, 2])}
+    distinct, place = distinct_rows(batch)
+    assert place.tolist() == [0, 1, 0, 2, 1]
+    assert distinct["groups"].tolist() == [0, 0, 1]
+    for name in ("input_ids", "loss_mask", "lengths"):
+        assert torch.equal(distinct[name][place], batch[name])

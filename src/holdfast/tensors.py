@@ -97,6 +97,19 @@ def collate(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, pad_id: int
     }
 
 
+def distinct_rows(batch: Mapping[str, Tensor]) -> tuple[Batch, Tensor]:
+    """The rows of a right-padded batch that are unlike all rows before them, (D, ...), and each row's place in them.
+
+    `distinct["input_ids"][place]`, with `place` (B,), are the batch's own.
+    """
+    names = [name for name in ("input_ids", "loss_mask", "lengths", "groups") if name in batch]
+    contents = torch.cat([batch["input_ids"], batch["loss_mask"]], 1).cpu().numpy()
+    seen: dict[bytes, int] = {}
+    place = [seen.setdefault(row.tobytes(), len(seen)) for row in contents]
+    first = torch.tensor([place.index(i) for i in range(len(seen))], device=batch["input_ids"].device)
+    return {name: batch[name][first] for name in names}, torch.tensor(place, device=first.device)
+
+
 def num_targets(batch: Mapping[str, Tensor]) -> Tensor:
     """The number of learnt tokens of a batch."""
     return target_mask(batch["loss_mask"]).sum()

@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, logging
 
 from holdfast.judges.reward_model import RewardModelJudge
-from holdfast.records import Completion, Example, HoldfastError, Message, user
+from holdfast.network.scoring import verdicts
+from holdfast.records import Completion, Example, HoldfastError, Message, Verdict, user
 from holdfast.rl.rewards import AttackReward, from_judge
 
 WORDS = [
@@ -85,6 +86,21 @@ def test_the_logit_is_the_reward_and_the_score_its_sigmoid(folder):
     [verdict] = RewardModelJudge(path=folder, input_format="answer").judge()([completion("blue")])
     assert verdict.logit == pytest.approx(raw(folder, "blue"), abs=1e-6)
     assert verdict.score == pytest.approx(1 / (1 + math.exp(-verdict.logit)), abs=1e-6)
+
+
+def test_the_same_answer_to_the_same_row_is_judged_once_and_counts_each_time():
+    row, judged = completion("blue").example, []
+
+    def judge(answers):
+        judged.extend(answers)
+        return [Verdict(score=len(text) / 10) for _, text in answers]
+
+    texts = ["blue", "soup warm", "", "blue", "soup warm"]
+    own = [Completion(example=row, text=text, num_tokens=1) for text in texts]
+    given = verdicts([*own, completion("blue")], judge)
+    assert [text for _, text in judged] == ["blue", "soup warm", "blue"]
+    assert [verdict.score for verdict in given] == [0.4, 0.9, None, 0.4, 0.9, 0.4]
+    assert not given[2].valid
 
 
 @pytest.mark.slow

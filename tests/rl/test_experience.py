@@ -7,7 +7,7 @@ import torch
 
 from holdfast.losses.policy_gradient import group_advantages
 from holdfast.network.critic import Critic, attach_critic, attach_further
-from holdfast.network.forward import forward
+from holdfast.network.forward import answer_logprobs, forward
 from holdfast.network.generate import Sampling, sample
 from holdfast.network.models import LoRA, adapt
 from holdfast.records import HoldfastError
@@ -179,6 +179,25 @@ def test_the_reference_is_the_model_as_the_run_found_it(adapter, tiny_model, row
     (batch,) = experience(reference=reference)(model, [rows], 0)
     with torch.no_grad():
         expected = token_logprobs(forward(tiny_model().network, batch), batch["input_ids"])
+    mask = target_mask(batch["loss_mask"]).bool()
+    torch.testing.assert_close(batch["ref_logprobs"][mask], expected[mask], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_the_reference_reads_an_answer_that_a_prompt_got_several_times_once(temperature, tiny_model, rows, monkeypatch):
+    model = tiny_model()
+    reference, read = reference_of(model), []
+    monkeypatch.setattr(
+        "holdfast.rl.experience.answer_logprobs",
+        lambda network, batch, **more: read.append(len(batch["input_ids"])) or answer_logprobs(network, batch, **more),
+    )
+    prepare = experience(
+        reference=reference, group_size=6, sampling=Sampling(max_new_tokens=1, temperature=temperature)
+    )
+    (batch,) = prepare(model, [rows], 0)
+    assert read == [len({tuple(row) for row in batch["input_ids"].tolist()})]
+    assert read[0] < len(batch["input_ids"])
+    expected = token_logprobs(forward(model.network, batch), batch["input_ids"], temperature=temperature)
     mask = target_mask(batch["loss_mask"]).bool()
     torch.testing.assert_close(batch["ref_logprobs"][mask], expected[mask], atol=1e-5, rtol=1e-5)
 

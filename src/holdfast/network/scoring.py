@@ -156,14 +156,24 @@ def logits(
 def verdicts(
     completions: Sequence[Completion], judge: Callable[[Sequence[Answer]], Sequence[Verdict]]
 ) -> list[Verdict]:
-    """A verdict for each completion: invalid for empty or garbled ones, `judge`'s for the others."""
+    """A verdict for each completion: invalid for empty or garbled ones, `judge`'s for the others.
+
+    An answer that a prompt got several times is judged once: in batches of unlike widths its scores would differ in
+    their last digits, which advantages divided by a standard deviation would turn into a gradient.
+    """
     graded = [_invalid(completion.text) for completion in completions]
-    open_ones = [i for i, verdict in enumerate(graded) if verdict is None]
-    if open_ones:
-        judged = judge([(completions[i].example, completions[i].text) for i in open_ones])
-        for i, verdict in zip(open_ones, judged, strict=True):
-            graded[i] = verdict
-    return [verdict for verdict in graded if verdict is not None]
+    answers: dict[tuple[int, str], Answer] = {}
+    for completion, verdict in zip(completions, graded, strict=True):
+        if verdict is None:
+            answers.setdefault(_same(completion), (completion.example, completion.text))
+    judged = dict(zip(answers, judge(list(answers.values())), strict=True)) if answers else {}
+    pairs = zip(graded, completions, strict=True)
+    return [judged[_same(done)] if verdict is None else verdict for verdict, done in pairs]
+
+
+def _same(completion: Completion) -> tuple[int, str]:
+    """What two completions have in common if they are the same answer to the same row."""
+    return id(completion.example), completion.text
 
 
 def _invalid(text: str) -> Verdict | None:

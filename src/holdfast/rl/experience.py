@@ -30,7 +30,15 @@ from holdfast.rl.rollouts import (
     measured,
     split_to_batches,
 )
-from holdfast.tensors import Batch, as_columns, masked_mean_per_sequence, target_mask, token_entropy, token_logprobs
+from holdfast.tensors import (
+    Batch,
+    as_columns,
+    distinct_rows,
+    masked_mean_per_sequence,
+    target_mask,
+    token_entropy,
+    token_logprobs,
+)
 from holdfast.training.plan import Plan, Reference, Rows
 
 
@@ -197,7 +205,9 @@ class Experience:
                         ref_logits = forward(network, batch)
                         batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
                     else:
-                        batch["ref_logprobs"] = answer_logprobs(network, batch, temperature=temperature)
+                        # A model that gives one answer to a prompt again and again has it read once.
+                        distinct, place = distinct_rows(batch)
+                        batch["ref_logprobs"] = answer_logprobs(network, distinct, temperature=temperature)[place]
         if logits is not None and (remembers or self.estimator):
             batch["old_logprobs"] = token_logprobs(logits, tokens, temperature=temperature)
         if logits is not None and self.entropy:
