@@ -43,6 +43,9 @@ def do(job, report):
         raise HoldfastError("first line\nsecond line")
     if job.act == "sleep":
         time.sleep(0.5)
+    if job.act == "sleep and name the device":
+        time.sleep(0.3)
+        (job.folder / "device").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
     with (job.folder / "done").open("a") as file:
         file.write("x")
 
@@ -280,3 +283,11 @@ def test_a_crash_while_checkpoints_are_discarded_leaves_none_that_looks_whole(mo
 def _stop_at_existing(path, ignore_errors):
     if path.exists():
         raise KeyboardInterrupt
+
+
+def test_each_worker_sees_one_gpu_and_takes_the_one_that_is_free(tmp_path):
+    jobs = [Job(key, tmp_path / key, act="sleep and name the device") for key in "abcd"]
+    assert not engine.run(jobs, WORK, lambda *_: None, workers=2, devices=("0", "GPU-1a2b"))
+    used = [(job.folder / "device").read_text() for job in jobs]
+    assert sorted(used[:2]) == ["0", "GPU-1a2b"]
+    assert sorted(used[2:]) == ["0", "GPU-1a2b"]

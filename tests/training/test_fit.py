@@ -5,10 +5,12 @@ import json
 import math
 import time
 from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 import holdfast.training.clock
 from holdfast.network.generate import Sampling
@@ -150,6 +152,26 @@ def test_several_passes_survive_an_epoch_that_ends_in_a_small_step(count, grpo, 
     fitted = fit(replace(plan, prepare=prepare))
     assert calls == list(range(6))
     assert fitted.steps == 6
+
+
+def test_a_batch_is_never_split_over_gpus(sft, monkeypatch):
+    class SeesTwoGpus(TrainingArguments):
+        @cached_property
+        def _setup_devices(self):
+            device = super()._setup_devices
+            self._n_gpu = 2
+            return device
+
+    seen = []
+
+    def objective(network, batch):
+        seen.append(type(network))
+        return language(network, batch)
+
+    monkeypatch.setattr("holdfast.training.fit.TrainingArguments", SeesTwoGpus)
+    fit(sft(objective=objective, optim=replace(ADAM, max_steps=1)))
+    assert seen
+    assert not any(issubclass(kind, torch.nn.DataParallel) for kind in seen)
 
 
 def test_no_steps_are_no_training(sft):

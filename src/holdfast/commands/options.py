@@ -13,7 +13,11 @@ Overrides = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Number of processes, by default one for each core; 0 runs everything in this one."),
+    typer.Option(
+        min=0,
+        help="Number of processes, by default one for each GPU, or for each core without any; several on one GPU get "
+        "equal parts of its memory; 0 runs everything in this one.",
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run; run again to resume.")]
 ModelName = Annotated[

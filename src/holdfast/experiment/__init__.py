@@ -34,7 +34,8 @@ def run(
     Args:
         grid: what to run.
         folder: the run's folder. Running again resumes an interrupted run.
-        workers: number of processes, one for each core if `None`; 0 runs everything in this process.
+        workers: number of processes; if `None`, one for each GPU, or for each core without any. They are spread over
+            the GPUs, and several on one get equal parts of its memory. 0 runs everything in this process.
         options: checkpoints, kept weights, threads.
         news: called when the cells' requirements are checked, and at every start, step and end.
         checked: whether the cells' requirements have already been checked.
@@ -45,6 +46,7 @@ def run(
     """
     from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
+    from holdfast.experiment.devices import gpus
     from holdfast.experiment.verdicts import judge_again
     from holdfast.files import write_json
 
@@ -66,8 +68,9 @@ def run(
     )
     _renew(pieces)
     needed = _needed(pieces)
-    count = (os.cpu_count() or 1) if workers is None else workers
-    failed = engine.run(needed, work, _silent if news is None else news, workers=count)
+    devices = gpus() if needed else ()
+    count = (len(devices) or os.cpu_count() or 1) if workers is None else workers
+    failed = engine.run(needed, work, _silent if news is None else news, workers=count, devices=devices)
     for cell in cells:
         judge_again(cell, folder)
     return [_record(folder, cell, failed) for cell in cells]

@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
+from holdfast.experiment.devices import least_used, share_of, take
 from holdfast.experiment.notes import LogForwarder
 from holdfast.records import HoldfastError
 
@@ -78,10 +79,11 @@ class _Running:
     process: Any
     inbox: Connection
     piece: Any
+    device: str | None
     last: dict[str, Any] = field(default_factory=dict)
 
 
-def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[str, str]:
+def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int, devices: Sequence[str] = ()) -> dict[str, str]:
     """Do every piece that is not finished, and return the reasons of failures by key.
 
     Args:
@@ -89,6 +91,7 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[
         work: functions that do them.
         news: called at every start, step and end.
         workers: number of processes; 0 does one piece after the other in this process.
+        devices: GPUs that the processes are spread over; each sees one, and several share its memory.
     """
     failed: dict[str, str] = {}
     waiting = [piece for piece in pieces if not work.finished(piece)]
@@ -99,7 +102,7 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int) -> dict[
             _here(piece, work, news, failed)
         return failed
     with single_threaded(work.threads):
-        _schedule(waiting, work, news, workers=workers, failed=failed)
+        _schedule(waiting, work, news, workers=workers, failed=failed, devices=devices)
     return failed
 
 
@@ -113,7 +116,9 @@ def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
     _settle(piece, work, news, failed)
 
 
-def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, failed: dict[str, str]) -> None:
+def _schedule(
+    waiting: list[Any], work: Work, news: News, *, workers: int, failed: dict[str, str], devices: Sequence[str]
+) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.preload])
     running: list[_Running] = []
@@ -131,7 +136,8 @@ def _schedule(waiting: list[Any], work: Work, news: News, *, workers: int, faile
                 if locked(piece):
                     _postpone(piece, waiting, held, news)
                     continue
-                running.append(_start(context, piece, work))
+                device = least_used(devices, [active.device for active in running])
+                running.append(_start(context, piece, work, device, share_of(devices, workers)))
                 news(piece, "started", {})
             for active in _ended(running, news):
                 if "busy" in active.last:
@@ -169,15 +175,15 @@ def _record_blocked(piece: Any, work: Work, news: News, failed: dict[str, str]) 
     return True
 
 
-def _start(context: Any, piece: Any, work: Work) -> _Running:
+def _start(context: Any, piece: Any, work: Work, device: str | None, share: float) -> _Running:
     inbox, outbox = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(piece, work, outbox), daemon=True)
+    process = context.Process(target=_child, args=(piece, work, outbox, device, share), daemon=True)
     process.start()
     outbox.close()
-    return _Running(process, inbox, piece)
+    return _Running(process, inbox, piece, device)
 
 
-def _child(piece: Any, work: Work, outbox: Connection) -> None:
+def _child(piece: Any, work: Work, outbox: Connection, device: str | None, share: float) -> None:
     """The whole life of a worker process: lock, work, leave."""
     import torch
 
@@ -194,6 +200,8 @@ def _child(piece: Any, work: Work, outbox: Connection) -> None:
     try:
         with lock_of(piece).acquire(timeout=0):
             _write_log(piece)
+            if device is not None:
+                take(device, share)
             if not work.finished(piece):
                 work.do(piece, report)
     except Timeout:
@@ -285,10 +293,19 @@ def locked(piece: Any) -> bool:
 
 @contextlib.contextmanager
 def single_threaded(threads: int) -> Iterator[None]:
-    """Environment of the workers: a second thread slows small models down, and other cores have cells of their own."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names[:2], str(threads)), TOKENIZERS_PARALLELISM="false")
+    """Environment of the workers: a second thread slows small models down, and other cores have cells of their own.
+
+    The server that workers are forked from must not initialise CUDA, which happens when torch is asked for GPUs: they
+    are counted by NVML instead.
+    """
+    own = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    }
+    before = {name: os.environ.get(name) for name in own}
+    os.environ.update(own)
     try:
         yield
     finally:

@@ -63,7 +63,7 @@ def failure(error: BaseException, folder: Path) -> str:
     if any(sign in text for sign in DISK_IS_FULL):
         return f"{folder}: cannot be written: {text}; free some space and run again"
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"out of memory: {text or type(error).__name__}; lower the batch sizes"
+        return f"out of memory: {text or type(error).__name__}; lower the batch sizes, or --workers on a shared GPU"
     return f"{origin(error)}{type(error).__name__}: {text}"
 
 

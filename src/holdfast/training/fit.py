@@ -96,7 +96,7 @@ def _compensated_adamw(optim: Optim) -> tuple[Any, dict[str, Any]] | None:
 
 
 def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=optim.max_steps,
         learning_rate=optim.learning_rate,
@@ -124,6 +124,18 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    return _on_one_device(arguments)
+
+
+def _on_one_device(arguments: TrainingArguments) -> TrainingArguments:
+    """The same without `DataParallel`, which the Trainer uses whenever a process sees several GPUs.
+
+    Every GPU would get a part of a batch, whose totals (`num_tokens`) are those of the whole, and a rollout is sampled
+    on one device anyway.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 _CHECKPOINTING = next(
