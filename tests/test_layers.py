@@ -43,7 +43,7 @@ ORDER = {
     "defenses.tampering": ". tensor_store runs attackers objectives",
     "defenses.online": "",
     "defenses.offline": "",
-    "experiment": "places notes devices cell_settings moving engine machine examples outcomes methods store "
+    "experiment": "places notes devices cell_settings moving engine time_left machine examples outcomes methods store "
     "calling combinations checked_calls effects verdicts progress unchanged judging tasks world origins attacking "
     "rehearsal rounding grid beforehand work misplaced model_seeds .",
     "report": "",

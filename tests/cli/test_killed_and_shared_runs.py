@@ -156,6 +156,8 @@ def test_a_finished_grid_answers_again_for_a_few_seconds_of_a_core(start, holdfa
     print(f"a finished grid again, with its report: {seconds:.1f} s, {time.perf_counter() - begun:.1f} s by the clock")
     assert (process.returncode, err) == (0, "")
     assert "started" not in out
+    count = len(list((tmp_path / "r" / "cells").iterdir()))
+    assert f"{count} of {count} cells are already done in r\n" in out
     assert (tmp_path / "r" / "report.html").exists()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "cells").rglob("*")} == before
     assert seconds < 10

@@ -178,6 +178,38 @@ def test_without_a_terminal_what_takes_long_says_once_a_minute_how_far_it_is(mon
     ]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "at_least", "said"),
+    [
+        (None, False, " (3 of 9)"),
+        (20.0, False, " (3 of 9, under a minute left)"),
+        (20.0, True, " (3 of 9)"),
+        (290.0, True, " (3 of 9, at least 5 min left)"),
+        (4000.0, False, " (3 of 9, about 1 h 7 min left)"),
+    ],
+)
+def test_an_end_says_how_much_of_the_run_is_left(seconds, at_least, said, capsys):
+    left = {} if seconds is None else {"seconds_left": seconds, "at_least": at_least}
+    with display.live() as news:
+        news(Piece("none x sft"), "started", {})
+        news(Piece("none x sft"), "done", {"ended": 3, "of": 9, **left})
+        news(Piece("none x dpo"), "done", {"ended": 9, "of": 9, **left})
+    lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["started  none x sft", f"done     none x sft{said}", "done     none x dpo"]
+
+
+def test_in_a_terminal_the_whole_run_has_a_bar_from_the_first_end_to_the_last(monkeypatch):
+    monkeypatch.setattr(display, "console", Console(file=io.StringIO(), force_terminal=True, width=200))
+    with display.live() as news:
+        news(Piece("none x sft"), "started", {})
+        assert [task.description for task in news.bars.tasks] == ["none x sft"]
+        news(Piece("none x sft"), "done", {"ended": 1, "of": 2, "seconds_left": 300.0, "at_least": False})
+        assert [(task.description, task.completed, task.total) for task in news.bars.tasks] == [("all", 1, 2)]
+        assert news.bars.tasks[0].fields["harm"] == "about 5 min left"
+        news(Piece("none x dpo"), "done", {"ended": 2, "of": 2})
+        assert not news.bars.tasks
+
+
 def test_every_outcome_has_a_style_of_its_own_kind():
     assert set(display.STYLES) == set(Outcome)
     assert [outcome for outcome in Outcome if display.STYLES[outcome] == "green"] == [Outcome.HELD]

@@ -104,6 +104,16 @@ class _Bars:
             if piece.key in self.ids:
                 self.bars.remove_task(self.ids.pop(piece.key))
             self.bars.console.print(_ending(piece, state, details), highlight=False, soft_wrap=True)
+            self._whole(details)
+
+    def _whole(self, details: Mapping[str, Any]) -> None:
+        """The bar of the whole run, last of all, from the first end on."""
+        if "all" in self.ids:
+            self.bars.remove_task(self.ids.pop("all"))
+        if "of" in details and details["ended"] < details["of"]:
+            self.ids["all"] = self.bars.add_task(
+                "all", completed=details["ended"], total=details["of"], harm=_time_left(details)
+            )
 
 
 class _Lines:
@@ -135,8 +145,28 @@ class _Lines:
 
 def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
     if state == "done":
-        return f"[green]done[/]     {shown(piece.title)}"
-    return f"[red]failed[/]   {shown(piece.title)}: {shown(details.get('reason', ''))}"
+        return f"[green]done[/]     {shown(piece.title)}{_so_far(details)}"
+    return f"[red]failed[/]   {shown(piece.title)}: {shown(details.get('reason', ''))}{_so_far(details)}"
+
+
+def _so_far(details: Mapping[str, Any]) -> str:
+    """How much of the run has ended, in brackets; empty at the last end and where it is not known."""
+    if "of" not in details or details["ended"] == details["of"]:
+        return ""
+    left = _time_left(details)
+    return f" ({details['ended']} of {details['of']}{', ' if left else ''}{left})"
+
+
+def _time_left(details: Mapping[str, Any]) -> str:
+    """The time left, in words; empty where it is not known."""
+    seconds = details.get("seconds_left")
+    hours, minutes = divmod(round((seconds or 0.0) / 60), 60)
+    if seconds is None or (details["at_least"] and not hours and not minutes):
+        return ""
+    if not hours and not minutes:
+        return "under a minute left"
+    amount = f"{hours} h {minutes} min" if hours else f"{minutes} min"
+    return f"{'at least' if details['at_least'] else 'about'} {amount} left"
 
 
 def results(records: Sequence[Record]) -> None:

@@ -207,6 +207,10 @@ def _columns(name: str) -> str:
 
 def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:
     announce(grid)
+    every = cells(grid)
+    done = sum(store.finished(store.cell_folder(runs, cell.key)) for cell in every)
+    if done:
+        display.note(f"{done} of {len(every)} cells are already done in {runs}")
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
     display.summary(records)

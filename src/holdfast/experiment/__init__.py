@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.experiment.places import cache_folder
+from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News
@@ -47,6 +48,7 @@ def run(
     from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
     from holdfast.experiment.devices import gpus
+    from holdfast.experiment.time_left import TimeLeft
     from holdfast.experiment.verdicts import judge_again
     from holdfast.files import write_json
 
@@ -70,7 +72,11 @@ def run(
     needed = _needed(pieces)
     devices = gpus() if needed else ()
     count = (len(devices) or os.cpu_count() or 1) if workers is None else workers
-    failed = engine.run(needed, work, _silent if news is None else news, workers=count, devices=devices)
+    left = TimeLeft(news=news or _silent, pieces=needed, kinds=tasks.kinds, workers=count)
+    for piece in pieces:
+        if needed and _finished(piece) and (seconds := _seconds(piece)) is not None:
+            left.learn(piece, seconds)
+    failed = engine.run(needed, work, left, workers=count, devices=devices)
     for cell in cells:
         judge_again(cell, folder)
     return [_record(folder, cell, failed) for cell in cells]
@@ -158,6 +164,17 @@ def _reason(piece: Any) -> str:
 
     path = piece.folder / "record.json"
     return str(read_json(path).get("reason", "")) if path.exists() else "it wrote no record"
+
+
+def _seconds(piece: Any) -> float | None:
+    """How long a finished piece took."""
+    from holdfast.experiment.store import read_json
+
+    try:
+        seconds = read_json(piece.folder / "record.json").get("wall_seconds")
+    except (HoldfastError, AttributeError):  # a damaged record is reported where it is needed
+        return None
+    return seconds if isinstance(seconds, int | float) and seconds > 0 else None
 
 
 def _silent(piece: Any, state: str, details: Mapping[str, Any]) -> None:

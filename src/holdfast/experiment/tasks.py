@@ -51,6 +51,16 @@ class Task:
         return f"{self.cell.defense} x {attack}, seed {self.cell.seed}{model}"
 
 
+def kinds(task: Task) -> tuple[str, ...]:
+    """The kinds of work that a task is of, from the narrowest to the widest: what is alike takes about as long."""
+    cell = task.cell
+    if task.kind == "cell":
+        return (f"{cell.defense} x {cell.attacker}", f"x {cell.attacker}", "cell")
+    if task.kind == "stage":
+        return (f"harden: {cell.stages[task.depth - 1].title}",)
+    return (task.kind,) if task.judge is None else (f"judge: {task.judge.title}",)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of a run that do not change its results.
