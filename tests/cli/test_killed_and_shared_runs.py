@@ -101,7 +101,7 @@ def test_two_runs_of_one_grid_share_the_work(fork, holdfast, grid_file, *, value
     judge, calls = counting
     evaluation = {**values()["evaluation"], "harm_judges": ["oracle", "count"]}
     grid = grid_file(attacks=attacks, seeds=[0, 1], judges={"count": judge}, evaluation=evaluation)
-    command = ["run", grid, "--workers", "1"]
+    command = ["run", grid, "--workers", "1", "--no-report"]
     pair = [fork(*command, "--runs", "r") for _ in range(2)]
     said = [process.communicate(timeout=120) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
