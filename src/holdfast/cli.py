@@ -277,14 +277,46 @@ def show_method(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine: versions, accelerator, memory, disk, extras.
+def doctor(
+    overrides: Overrides = None,
+    attack: Annotated[str | None, typer.Option(help="Estimate this attack (`holdfast list attacks`).")] = None,
+    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none by default.")] = None,
+    grid: Annotated[str | None, typer.Option(help="Estimate all cells of a YAML file or preset instead.")] = None,
+    model: ModelName = "sandbox",
+    prompt_format: PromptFormat = None,
+    harmful: Harmful = None,
+    harmful_format: Format = "columns",
+    harmful_role: HarmfulRole = None,
+    benign: Benign = None,
+    benign_format: Format = "columns",
+    refusal: Refusal = None,
+    price: Annotated[float | None, typer.Option(min=0, help="What an hour of this machine costs.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Check this machine: versions, accelerator, memory, disk, extras. Or estimate what an attack will need on it.
 
-    Example: `holdfast doctor`.
+    An estimate runs a few steps and two evaluations of each cell: memory, seconds a step, hours, and with `--price`
+    money.
+
+    Examples: `holdfast doctor`, `holdfast doctor --attack grpo -m ./model --harmful rows.jsonl --benign help.jsonl`,
+    `holdfast doctor --grid kitchen --price 2.5`.
     """
-    from holdfast.commands.doctor import examine
+    if attack is None and grid is None:
+        from holdfast.commands.doctor import examine
 
-    _exit(examine())
+        _exit(examine())
+        return
+    from holdfast.commands.estimates import show_estimates
+    from holdfast.commands.jobs import grid_of
+    from holdfast.config import data_options, grid_options
+
+    if grid is not None:
+        wanted = grid_of(grid, overrides or [])
+    else:
+        data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
+        values = grid_options(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
+        wanted = grid_of({"name": "estimate", **values}, overrides or [])
+    show_estimates(wanted, price=price, workers=workers)
 
 
 def _exit(code: int) -> None:

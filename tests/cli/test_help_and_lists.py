@@ -198,6 +198,23 @@ def test_doctor_names_versions_cache_and_extras(holdfast, cache):
         assert part in out
 
 
+@pytest.mark.slow
+def test_doctor_says_what_a_grid_will_need_and_cost(holdfast, grid_file):
+    code, out, _ = holdfast("doctor", "--grid", grid_file(), "--price", "3600", "seeds=[0,1]", "--workers", "1")
+    assert code == 0
+    assert "running a few steps of 1 cell\n" in out
+    row = next(line for line in out.splitlines() if line.startswith("none x sft, seed 0"))
+    assert " GiB " in row
+    (total,) = (line for line in out.splitlines() if "pieces of work" in line)
+    assert total.startswith("2 pieces of work by 1 at once: about ")
+    seconds, price = (float(part.split()[0]) for part in total.split("about ")[1].split(", "))
+    assert price == pytest.approx(seconds, abs=0.1)
+
+
+def test_doctor_refuses_to_estimate_what_does_not_train(holdfast, error_line):
+    assert "only attacks that train can be estimated" in error_line(holdfast("doctor", "--attack", "best_of_n"))
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not bind root")
 def test_doctor_complains_of_a_cache_that_cannot_be_written_to(holdfast, tmp_path, monkeypatch):
     closed = tmp_path / "closed"

@@ -36,7 +36,7 @@ def run_grid(
     """Run a grid file or preset, show its results and write its report."""
     from holdfast.experiment.tasks import Options
 
-    grid = load_grid(name, overrides, find=build_kitchen)
+    grid = grid_of(name, overrides)
     options = Options(checkpoint_every=checkpoint_every, keep_weights=keep_weights)
     return _run(grid, runs or Path("runs") / grid.name, workers=workers, options=options, report=report)
 
@@ -48,7 +48,7 @@ def run_values(
     from holdfast.experiment.tasks import Options
 
     return _run(
-        _grid(values, overrides), runs, workers=workers, options=Options(keep_weights=keep_weights), report=True
+        grid_of(values, overrides), runs, workers=workers, options=Options(keep_weights=keep_weights), report=True
     )
 
 
@@ -58,7 +58,7 @@ def harden_model(
     """Harden a model, measure it before and after, and save it as `dtype` with a model card."""
     from holdfast.commands.cards import model_card
 
-    grid = _grid({"name": "harden", **_written(values, dtype)}, overrides)
+    grid = grid_of({"name": "harden", **_written(values, dtype)}, overrides)
     if len(grid.seeds) > 1:
         raise HoldfastError(f"seeds: hardening writes one model, so give one seed, not {len(grid.seeds)}")
     if len(grid.models) > 1:
@@ -104,7 +104,7 @@ def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 def evaluate_model(values: Mapping[str, Any], *, runs: Path, overrides: Sequence[str], samples: int) -> int:
     """Measure a model without changing it, and print its scores and some completions."""
-    grid = _grid({"name": "evaluate", **values}, overrides)
+    grid = grid_of({"name": "evaluate", **values}, overrides)
     more = [name for name in ("defenses", "attacks") if any(getattr(grid, name))]
     more += [name for name in ("models", "seeds") if len(getattr(grid, name)) > 1]
     if more:
@@ -137,7 +137,7 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
 
     both = [{"sandbox": {**settings, "part": part}} for part in ("base", "aligned")]
     values = {"name": "sandbox", "models": both, "attacks": ["none"]}
-    grid = _grid(values, [f"models.sandbox.{override}" for override in overrides])
+    grid = grid_of(values, [f"models.sandbox.{override}" for override in overrides])
     records = _records(grid, runs, workers=None)
     if any(record.outcome is Outcome.FAILED for record in records):
         return _failed(records)
@@ -273,8 +273,11 @@ def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None
         return experiment.run(grid, runs, workers=workers, options=options, news=news)
 
 
-def _grid(values: Mapping[str, Any], overrides: Sequence[str]) -> Grid:
-    """A grid from options; for the sandbox's models the quickstart's settings replace the papers'."""
+def grid_of(values: Mapping[str, Any] | str, overrides: Sequence[str]) -> Grid:
+    """A grid from a file or preset, or from options: for the sandbox's models the quickstart's settings replace the
+    papers'."""
+    if isinstance(values, str):
+        return load_grid(values, overrides, find=build_kitchen)
     merged: dict[str, Any] = dict(values)
     if "world" not in values:  # a world brings its own settings
         if values.get("data"):

@@ -12,7 +12,7 @@ from holdfast.experiment.places import cache_folder
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.experiment.engine import News
+    from holdfast.experiment.engine import News, Work
     from holdfast.experiment.grid import Grid
     from holdfast.experiment.tasks import Options
     from holdfast.records import Cell, Record
@@ -61,13 +61,7 @@ def run(
         (_silent if news is None else news)(Checking(), "looking", {})
         check_data(grid)
         check_requirements(unfinished, workers, options.threads)
-    work = engine.Work(
-        do=partial(_do, options=options),
-        finished=_finished,
-        fail=_fail,
-        reason=_reason,
-        threads=options.threads,
-    )
+    work = work_of(options)
     _renew(pieces)
     needed = _needed(pieces)
     devices = gpus() if needed else ()
@@ -80,6 +74,15 @@ def run(
     for cell in cells:
         judge_again(cell, folder)
     return [_record(folder, cell, failed) for cell in cells]
+
+
+def work_of(options: Options) -> Work:
+    """What the engine needs to know to do the pieces of a grid."""
+    from holdfast.experiment.engine import Work
+
+    return Work(
+        do=partial(_do, options=options), finished=_finished, fail=_fail, reason=_reason, threads=options.threads
+    )
 
 
 class Checking(NamedTuple):

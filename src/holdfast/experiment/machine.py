@@ -19,7 +19,10 @@ def peak_memory_mb() -> float:
 
 
 def environment(network: Any = None) -> dict[str, Any]:
-    """Versions and hardware, for the record; for a network also the shortcuts that cannot be used on it, if any."""
+    """Versions and hardware, for the record, with the accelerator's peak memory in MiB if there is one.
+
+    For a network also the shortcuts that cannot be used on it, if any.
+    """
     import torch
 
     from holdfast.network.shortcuts import known_reasons
@@ -35,5 +38,6 @@ def environment(network: Any = None) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **({"accelerator_memory_mb": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_available() else {}),
         **({"reading": list(reasons)} if reasons else {}),
     }

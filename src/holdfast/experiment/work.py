@@ -17,7 +17,7 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.checked_calls import hardened, origin
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import train_judge
-from holdfast.experiment.machine import environment
+from holdfast.experiment.machine import environment, peak_memory_mb
 from holdfast.experiment.methods import configured
 from holdfast.experiment.progress import Report
 from holdfast.experiment.rounding import written
@@ -120,6 +120,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "flops": sum_or_none([fitted.flops for fitted in spent]),
         "seconds": sum(fitted.seconds for fitted in spent),
         "wall_seconds": time.perf_counter() - since,
+        "peak_memory_mb": peak_memory_mb(),
         "environment": environment(),
     }
     write_json(task.folder / "record.json", record)

@@ -1,0 +1,83 @@
+"""Print what a grid's cells will need, from a few steps of each."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from holdfast.commands import display
+from holdfast.experiment.grid import Grid, cells
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.experiment.estimate import Needs
+
+HOUR = 3600.0
+
+
+def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> None:
+    """Estimate each cell of a grid, seeds apart, and print its needs and those of all.
+
+    Args:
+        grid: the grid; controls that it lacks are estimated too.
+        price: what an hour of this machine costs.
+        workers: number of parallel processes that the total is for, by default as many as a run would use.
+    """
+    from holdfast.experiment.devices import gpus
+    from holdfast.experiment.estimate import estimate
+    from holdfast.experiment.rehearsal import distinct_up_to_seed
+
+    every = cells(grid)
+    distinct = list(distinct_up_to_seed(every))
+    display.note(f"running a few steps of {len(distinct)} {'cell' if len(distinct) == 1 else 'cells'}")
+    with display.live() as news:
+        needs = estimate(distinct, news=news)
+    at_once = workers or len(gpus()) or os.cpu_count() or 1
+    _table(needs)
+    _total(needs, runs=len(every) // len(distinct), at_once=at_once, price=price)
+
+
+def _table(needs: Sequence[Needs]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    several = any(part.accelerator_mb is not None for part in needs)
+    for name in ("work", "memory", *(("accelerator",) if several else ()), "steps", "a step", "evaluations", "each"):
+        table.add_column(name, justify="left" if name == "work" else "right", overflow="fold")
+    table.add_column("in all", justify="right")
+    for part in needs:
+        table.add_row(
+            display.shown(part.title),
+            _memory(part.memory_mb),
+            *([_memory(part.accelerator_mb)] if several else []),
+            str(part.steps),
+            _seconds(part.step),
+            str(part.evaluations),
+            _seconds(part.evaluation),
+            _seconds(part.seconds),
+        )
+    display.console.print(table, width=max(display.console.width, 100), crop=False)
+
+
+def _total(needs: Sequence[Needs], *, runs: int, at_once: int, price: float | None) -> None:
+    """Print the time of all, and its price: at least that of the longest piece after its hardening."""
+    seconds = sum(part.seconds for part in needs) * runs
+    count = min(at_once, len(needs) * runs)
+    hours = max(seconds / count, *(part.seconds for part in needs)) / HOUR
+    line = f"{len(needs) * runs} pieces of work by {count} at once: about {_seconds(hours * HOUR)}"
+    display.note(line + ("" if price is None else f", {hours * price:.2f} at {price:g} an hour"))
+    display.note(
+        "counted on from the first steps: less if a break ends a cell early, more in reinforcement learning if answers "
+        "become longer"
+    )
+
+
+def _memory(mb: float | None) -> str:
+    return "" if mb is None else f"{mb / 1024:.2f} GiB"
+
+
+def _seconds(seconds: float) -> str:
+    from holdfast.report.page import duration
+
+    return duration(seconds) if seconds else "-"

@@ -1,0 +1,82 @@
+"""What a cell will need, counted on from its first steps."""
+
+import json
+
+import pytest
+
+from holdfast.experiment import run, store
+from holdfast.experiment.estimate import Needs, estimate, seconds, shortened
+from holdfast.experiment.grid import cells
+from holdfast.records import HoldfastError
+
+
+def needs(**changes):
+    costs = {"before": 0.0, "first_step": 0.0, "step": 0.0, "evaluation": 0.0, "after": 0.0}
+    return Needs(**{"title": "cell", "steps": 10, "evaluations": 2, "memory_mb": 100.0, **costs, **changes})
+
+
+def silent(piece, state, details):
+    pass
+
+
+def test_the_whole_is_the_sum_of_its_parts():
+    whole = needs(before=5.0, first_step=3.0, step=2.0, evaluation=7.0, after=1.0)
+    assert whole.seconds == 5 + 3 + 9 * 2 + 2 * 7 + 1
+
+
+def test_a_step_costs_what_later_ones_took_and_the_last_one_has_an_evaluation():
+    reached = {0: 10.0, 1: 19.0, 2: 21.0, 3: 23.0, 4: 30.0}
+    found = seconds(4.0, reached, 31.0, rollout=1, evaluated=True)
+    assert found == {"before": 6.0, "first_step": 9.0, "step": 2.0, "evaluation": 5.0, "after": 1.0}
+    assert seconds(4.0, reached, 31.0, rollout=1, evaluated=False)["evaluation"] == 0
+
+
+def test_steps_that_share_a_rollout_cost_their_mean():
+    # Each first step of a rollout takes 5 seconds and each second one 1; the last step is followed by 10 of evaluation.
+    reached = {0: 0.0, 1: 5.0, 2: 6.0, 3: 11.0, 4: 12.0, 5: 17.0, 6: 18.0, 7: 33.0}
+    found = seconds(0.0, reached, 33.0, rollout=2, evaluated=True)
+    assert found["step"] == 3
+    assert found["evaluation"] == 10
+
+
+def test_what_is_as_short_as_the_probe_is_timed_as_a_whole():
+    found = seconds(4.0, {0: 10.0, 1: 12.0, 2: 14.0}, 20.0, rollout=1, evaluated=True)
+    assert needs(steps=2, evaluations=1, **found).seconds == 16
+
+
+def test_a_probe_differs_in_its_steps_and_in_what_could_end_it(grid, sft, neutral):
+    attack = sft(optim={"max_steps": 50})
+    (cell,) = cells(grid(attacks=[attack], defenses=[neutral], evaluation={"stop_when_broken": True}))
+    short = shortened(cell)
+    assert short.attack.settings["optim"]["max_steps"] == 4
+    assert short.attack.settings["optim"]["learning_rate"] == cell.attack.settings["optim"]["learning_rate"]
+    assert short.stages[0].settings["optim"]["max_steps"] == 2
+    assert (short.evaluation["every"], short.evaluation["stop_when_broken"]) == (4, False)
+    assert short.evaluation["num_prompts"] == cell.evaluation["num_prompts"]
+
+
+@pytest.mark.slow
+def test_a_hardening_and_an_attack_are_estimated_apart_and_with_the_memory_that_they_then_use(
+    grid, sft, neutral, tmp_path
+):
+    own = grid(attacks=[sft(optim={"max_steps": 9})], defenses=[neutral])
+    (cell,) = cells(own)
+    hardening, attack = estimate([cell], news=silent)
+    assert (hardening.steps, hardening.evaluations) == (2, 0)
+    assert (attack.steps, attack.evaluations) == (9, 5)
+    assert attack.step > 0
+    run(own, tmp_path, workers=1)
+    record = json.loads((store.cell_folder(tmp_path, cell.key) / "record.json").read_text())
+    assert attack.memory_mb == pytest.approx(record["peak_memory_mb"], rel=0.25)
+
+
+def test_an_attack_that_does_not_train_has_no_steps_to_count(grid):
+    with pytest.raises(HoldfastError, match="only attacks that train"):
+        estimate(
+            cells(
+                grid(attacks=[{"best_of_n": {"reward": {"judge": "oracle"}}}], evaluation={"harm_judges": ["refusal"]})
+            ),
+            news=silent,
+        )
+    with pytest.raises(HoldfastError, match="only attacks that train"):
+        estimate(cells(grid(attacks=["none"])), news=silent)
