@@ -16,6 +16,7 @@ from typing import Any
 
 from holdfast import experiment
 from holdfast.experiment import engine, store, tasks
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.devices import gpus
 from holdfast.experiment.engine import News
 from holdfast.experiment.methods import configured
@@ -144,7 +145,7 @@ def _needs(piece: tasks.Task, cell: Cell, times: Times, record: Mapping[str, Any
     assert method is not None
     steps, evaluations = _steps(method), 0
     if piece.kind == "cell":
-        evaluations = -(-steps // int(cell.evaluation["every"]))
+        evaluations = -(-steps // settings_of(cell).evaluation.every)
     return Needs(
         title=piece.title,
         steps=steps,
