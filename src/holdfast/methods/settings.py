@@ -94,8 +94,14 @@ def _checker(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
+@cache
+def _hints(cls: Any) -> Mapping[str, Any]:
+    """The types of a class's fields, which Python works out anew at each call."""
+    return get_type_hints(cls)
+
+
 def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping) or "preset" not in values or "preset" in get_type_hints(cls):
+    if not isinstance(values, Mapping) or "preset" not in values or "preset" in _hints(cls):
         return values
     known, name = getattr(cls, "PRESETS", {}), values["preset"]
     if not isinstance(name, str) or name not in known:
@@ -119,7 +125,7 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
     own = {item.name for item in fields(cls)}
-    hints = {name: hint for name, hint in get_type_hints(cls).items() if name in own}
+    hints = {name: hint for name, hint in _hints(cls).items() if name in own}
     for key, value in values.items():
         if key not in hints:
             suggestion = near(str(key), hints, better=places(cls, str(key)))
@@ -133,7 +139,7 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
 
 def places(cls: type, key: str) -> list[str]:
     """The places of `key` in a settings dataclass: at the top, else the dotted keys below, at any depth."""
-    hints, names = get_type_hints(cls), [item.name for item in fields(cls)]
+    hints, names = _hints(cls), [item.name for item in fields(cls)]
     if key in names:
         return [key]
     groups = {name: inner for name in names if (inner := _group(hints[name])) is not None}
@@ -148,7 +154,7 @@ def _group(hint: Any) -> type | None:
 def has_setting(cls: type, name: str) -> bool:
     """Whether a settings dataclass has a setting of this dotted name; inside a mapping any name is allowed."""
     head, _, rest = name.partition(".")
-    hint = get_type_hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
+    hint = _hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
     if hint is None or not rest:
         return hint is not None
     inner = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]
