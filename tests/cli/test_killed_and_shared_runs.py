@@ -159,4 +159,4 @@ def test_a_finished_grid_answers_again_for_a_few_seconds_of_a_core(start, holdfa
     assert f"{count} of {count} cells are already done in r\n" in out
     assert (tmp_path / "r" / "report.html").exists()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "cells").rglob("*")} == before
-    assert seconds < 10
+    assert seconds < 15  # half of that on an idle machine, nearly all of it imports
