@@ -13,11 +13,13 @@ import torch
 from transformers import TrainingArguments
 
 import holdfast.training.clock
+from holdfast.network.forward import answer_logprobs
 from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, adapt, answer_batch, merged
 from holdfast.rl.experience import Experience
 from holdfast.rl.policy import Policy, advantages
 from holdfast.sandbox import grammar
+from holdfast.tensors import target_mask
 from holdfast.training.checkpoints import COSTS, last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
@@ -520,6 +522,23 @@ def test_mixed_precision_learns_from_rollouts(grpo, weights):
     after = weights(fit(plan).model)
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+
+
+@pytest.mark.slow
+def test_in_mixed_precision_the_rollouts_log_probabilities_are_those_of_the_pass_that_learns(grpo):
+    update, apart = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="sequence", max_tokens=6), []
+
+    def objective(network, batch):
+        with torch.no_grad():
+            read = answer_logprobs(network, batch)
+        kept = target_mask(batch["loss_mask"]) > 0
+        apart.append(float((batch["old_logprobs"] - read)[kept].abs().max()))
+        return update(network, batch)
+
+    fit(grpo(passes=2, objective=objective, optim=replace(ADAM, bf16=True)))
+    first_passes, second_passes = apart[::2], apart[1::2]
+    assert first_passes == [0.0, 0.0]
+    assert min(second_passes) > 0.1
 
 
 def test_computing_layers_again_asks_for_nothing_deprecated(sft):
