@@ -18,7 +18,7 @@ from holdfast.records import HoldfastError
 Settings = TypeVar("Settings")
 OMITTED_AT_DEFAULT = {"omitted_at_default": True}
 """Metadata of a field that was added to a method's settings after cells of it were finished: `plain` leaves it out
-while it has its default, so that those cells keep their keys. Not for fields of groups inside the settings."""
+while it has its default, so that those cells keep their keys."""
 
 
 def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
@@ -111,13 +111,28 @@ def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[st
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON values, without fields `OMITTED_AT_DEFAULT` that have their default."""
-    omitted = {
-        item.name
-        for item in fields(settings)
-        if item.metadata.get("omitted_at_default") and getattr(settings, item.name) == item.default
-    }
-    return {name: value for name, value in _json(asdict(settings)).items() if name not in omitted}
+    """A settings dataclass as JSON values, without fields `OMITTED_AT_DEFAULT` that have their default, at any depth.
+
+    The default of a group's field is that of the group in the dataclass that holds it.
+    """
+    return _plain(settings, defaults(type(settings)))
+
+
+def _plain(settings: Any, by_default: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for item in fields(settings):
+        value, default = getattr(settings, item.name), by_default.get(item.name)
+        if not (item.metadata.get("omitted_at_default") and _json(value) == _json(default)):
+            values[item.name] = _plain_value(value, default)
+    return values
+
+
+def _plain_value(value: Any, default: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(value, default if isinstance(default, Mapping) else defaults(type(value)))
+    if isinstance(value, Mapping):
+        return {key: _plain_value(item, None) for key, item in value.items()}
+    return [_plain_value(item, None) for item in value] if isinstance(value, list | tuple) else value
 
 
 def refuse_unknown(cls: Any, values: Any, where: str) -> None:
