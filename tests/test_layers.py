@@ -27,7 +27,7 @@ ORDER = {
     "dataset . read",
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
-    "prefixes models scoring shortcuts critic quantized releasing forward generate flops",
+    "prefixes models low_precision scoring shortcuts critic quantized releasing forward generate flops",
     "training": ". clock checkpoints optim contracts plan perturbation objectives fit",
     "judges": "",
     "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",
