@@ -20,6 +20,7 @@ ROOT = Path(holdfast.__file__).parent
 ORDER = {
     "records": "evidence hashing . plausible",
     "tensors": "",
+    "distributions": "head statistics chunked .",
     "text": ". thinking",
     "files": "hub . cache gguf fingerprints plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
@@ -27,7 +28,7 @@ ORDER = {
     "dataset . read",
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
-    "prefixes models low_precision scoring shortcuts critic quantized releasing forward generate flops",
+    "prefixes models scoring shortcuts heads critic quantized releasing forward generate flops",
     "training": ". clock checkpoints optim contracts plan perturbation objectives fit",
     "judges": "",
     "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",

@@ -12,7 +12,6 @@ import multiprocessing.context
 import os
 import signal
 import sys
-from collections.abc import Callable
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,17 +33,13 @@ def server() -> multiprocessing.context.ForkServerContext:
 class Forked:
     """What `subprocess.Popen` offers, of a forked command."""
 
-    def __init__(
-        self, arguments: list[str], folder: Path, said: Path, *, first: Callable[[], object] | None = None
-    ) -> None:
+    def __init__(self, arguments: list[str], folder: Path, said: Path) -> None:
         context = server()
         environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         self._said = said
         for suffix in (".out", ".err"):
             said.with_suffix(suffix).touch()
-        self._process: BaseProcess = context.Process(
-            target=_command, args=(arguments, folder, said, environment, first)
-        )
+        self._process: BaseProcess = context.Process(target=_command, args=(arguments, folder, said, environment))
         self._process.start()
         self.pid = self._process.pid
 
@@ -70,11 +65,9 @@ class Forked:
         return out.read_text(), err.read_text()
 
 
-def _command(
-    arguments: list[str], folder: Path, said: Path, environment: dict[str, str], first: Callable[[], object] | None
-) -> None:
+def _command(arguments: list[str], folder: Path, said: Path, environment: dict[str, str]) -> None:
     os.setsid()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -84,8 +77,6 @@ def _command(
     from holdfast.cli import main
 
     sys.argv = ["holdfast", *arguments]
-    if first is not None:
-        first()
     main()
 
 

@@ -7,6 +7,7 @@ with its name when a method needs it, instead of being skipped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ MLPS = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "mlps", "mlp_bl
 ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 MIXERS = (*ATTENTIONS, "linear_attn", "mamba", "conv", "temporal_block", "mixer", "mamba_decoder", "mlstm_layer")
 """Names of token mixers: attention, or a state-space, linear-attention or convolution layer."""
+FACTORS, DIVISOR, CAP = ("logit_scale", "lm_head_multiplier"), "logits_scaling", "final_logit_softcapping"
+"""Settings of a configuration that change logits: constants that multiply and divide them, and a soft limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +101,10 @@ class Anatomy:
         """Logits (..., V) of states (..., H) after the final norm, scaled and capped as the model's own."""
         weight = next(self.lm_head.parameters())
         logits = self.lm_head(normed.to(weight.dtype))
-        for name in ("logit_scale", "lm_head_multiplier"):
+        for name in FACTORS:
             logits = logits * (getattr(self.config, name, None) or 1.0)
-        logits = logits / (getattr(self.config, "logits_scaling", None) or 1.0)
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        logits = logits / (getattr(self.config, DIVISOR, None) or 1.0)
+        cap = logit_cap(self.config)
         return logits if cap is None else cap * (logits / cap).tanh()
 
     def lens(self, states: Tensor) -> Tensor:
@@ -134,6 +137,18 @@ def anatomy(network: nn.Module) -> Anatomy:
         config=bare.config.get_text_config(),
         kind=kind,
     )
+
+
+def logit_scale(config: Any) -> float:
+    """The factor by which a model of that text configuration multiplies its head's products."""
+    factors = (getattr(config, name, None) or 1.0 for name in FACTORS)
+    return math.prod(factors) / (getattr(config, DIVISOR, None) or 1.0)
+
+
+def logit_cap(config: Any) -> float | None:
+    """The soft limit of its logits, `None` if there is none."""
+    cap: float | None = getattr(config, CAP, None)
+    return cap
 
 
 def unwrapped(network: Any) -> Any:

@@ -8,11 +8,14 @@ sees several calls: for a single call per batch, omit `groups`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from holdfast.distributions import Distributions, Logits, LogProb, Projected
+from holdfast.network.heads import HeadReader, without_logits
 from holdfast.network.prefixes import Columns, read_in_parts, scatter_parts, shared_columns
 from holdfast.network.reading import last_logits
 from holdfast.network.shortcuts import shortcuts
@@ -30,16 +33,45 @@ def forward(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     if not start:
         return network(**_inputs(batch), use_cache=False).logits
     columns = read_in_parts(network, batch, start)
-    return scatter_parts([(part.logits, part.rows) for part in columns], start - 1, batch["input_ids"].shape)
+    return scatter_parts([(part.values, part.rows) for part in columns], start - 1, batch["input_ids"].shape)
+
+
+def target_distributions(
+    network: torch.nn.Module, batch: Mapping[str, Tensor], mask: Tensor | None = None
+) -> Distributions:
+    """The distributions (B, S - 1) that targets are predicted from: for a large vocabulary without their logits.
+
+    Their statistics are 0, or any finite number, at targets that are not in the mask.
+
+    Args:
+        network: read as by `forward`.
+        batch: with `groups` in it, the targets of the mask are sampled tokens.
+        mask: (B, S - 1), above 0 at the targets that count; by default the answers'.
+    """
+    counted = (batch["loss_mask"][:, 1:] if mask is None else mask) > 0
+    if not without_logits(network, counted.numel()):
+        return Logits(forward(network, batch)[:, :-1])
+    return _projected(network, batch, counted)
+
+
+def answer_distributions(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Distributions:
+    """The distributions (n,) that the `n` answer tokens are predicted from, row by row; see `answer_logits`."""
+    counted = batch["loss_mask"][:, 1:] > 0
+    if not without_logits(network, _answer_positions(batch)):
+        return Logits(answer_logits(network, batch))
+    return replace(_projected(network, batch, counted), places=None)
 
 
 def answer_logprobs(network: torch.nn.Module, batch: Mapping[str, Tensor], *, temperature: float = 1.0) -> Tensor:
     """Log-probability of each answer token under the full vocabulary, float32 at least, (B, S - 1); finite elsewhere.
 
     As `token_logprobs` of `forward`, but no logits are computed for columns that are prompt in every row, nor is the
-    last column read: for short answers to long prompts with a large vocabulary this saves most of the memory.
+    last column read; for a large vocabulary, the answers' logits are not all in memory either (`distributions`).
     """
     targets = batch["input_ids"][:, 1:]
+    if without_logits(network, _answer_positions(batch)):
+        answers = _projected(network, batch, batch["loss_mask"][:, 1:] > 0)
+        return answers.measure(LogProb(targets), temperature=temperature)[0]
     first, columns = _answer_columns(network, batch)
     parts, column = [], first
     for logits, rows in columns:
@@ -65,15 +97,41 @@ def answer_logits(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Tens
     return logits[chosen[:, first : first + width]]
 
 
+def _projected(network: torch.nn.Module, batch: Mapping[str, Tensor], counted: Tensor) -> Projected:
+    """The distributions of the targets in a mask (B, S - 1), as hidden states and the head."""
+    reader = HeadReader()
+    first, columns = _columns(network, batch, _first(counted), reader)
+    states = scatter_parts([(part.values, part.rows) for part in columns], first, batch["input_ids"].shape)
+    return Projected(states[:, :-1][counted], reader.head, counted)
+
+
 def _answer_columns(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[int, list[Columns]]:
     """The first column that an answer token of any row is predicted from, and the logits from that column on."""
+    return _columns(network, batch, max(int(batch["loss_mask"].argmax(1).min()) - 1, 0), last_logits)
+
+
+def _columns(
+    network: torch.nn.Module, batch: Mapping[str, Tensor], first: int, reader: Callable[..., Tensor]
+) -> tuple[int, list[Columns]]:
+    """The columns from `first` on, or from an earlier one, with the number of the first of them."""
     start = _shared_columns(network, batch)
     if start:
-        return start - 1, read_in_parts(network, batch, start)
+        return start - 1, read_in_parts(network, batch, start, reader)
     columns = batch["input_ids"].shape[1] - 1
-    first = max(int(batch["loss_mask"].argmax(1).min()) - 1, 0)
     inputs = {name: value[:, :-1] for name, value in _inputs(batch).items()}
-    return first, [Columns(last_logits(network, columns - first, **inputs, use_cache=False))]
+    return first, [Columns(reader(network, columns - first, **inputs, use_cache=False))]
+
+
+def _first(counted: Tensor) -> int:
+    """The first column of a mask (B, S - 1) in which it is set, or the last one."""
+    columns = counted.any(0)
+    return int(columns.int().argmax()) if bool(columns.any()) else len(columns) - 1
+
+
+def _answer_positions(batch: Mapping[str, Tensor]) -> int:
+    """The number of positions of which `answer_logprobs` needs distributions, and some others between them."""
+    first = _first(batch["loss_mask"][:, 1:] > 0)
+    return len(batch["loss_mask"]) * (batch["loss_mask"].shape[1] - 1 - first)
 
 
 def _inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

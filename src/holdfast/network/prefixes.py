@@ -6,7 +6,7 @@ columns that predict nothing are not read. Gradients flow back through the cache
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +17,9 @@ from holdfast.network.reading import last_logits, select
 
 
 class Columns(NamedTuple):
-    """Logits (n, w, V) of `w` columns: of the given rows, (n,), or of all of them."""
+    """What was read of `w` columns, (n, w, V) logits or (n, w, D) states: of the given rows, (n,), or of all."""
 
-    logits: Tensor
+    values: Tensor
     rows: Tensor | None = None
 
 
@@ -30,8 +30,13 @@ def shared_columns(batch: Mapping[str, Tensor]) -> int:
     return int(batch["loss_mask"].argmax(1).min())
 
 
-def read_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> list[Columns]:
-    """The columns from `start - 1` on: that one from the first row of each group, the last ones only from long rows."""
+def read_in_parts(
+    network: Any, batch: Mapping[str, Tensor], start: int, reader: Callable[..., Tensor] = last_logits
+) -> list[Columns]:
+    """The columns from `start - 1` on: that one from the first row of each group, the last ones only from long rows.
+
+    `reader` reads the last columns of a call: `last_logits`, or a reader of something else with its arguments.
+    """
     from transformers import DynamicCache
 
     tokens, ends = batch["input_ids"], batch["lengths"] - 1
@@ -42,7 +47,7 @@ def read_in_parts(network: Any, batch: Mapping[str, Tensor], start: int) -> list
 
     def read(tokens: Tensor, keep: int | None = None) -> Tensor:
         count = tokens.shape[1] if keep is None else keep
-        return last_logits(network, count, input_ids=tokens, past_key_values=cache, use_cache=True)
+        return reader(network, count, input_ids=tokens, past_key_values=cache, use_cache=True)
 
     before = read(tokens[sizes.cumsum(0) - sizes, :start], 1)
     select(cache, group)

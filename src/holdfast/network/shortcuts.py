@@ -128,7 +128,7 @@ def _keep(working: Shortcuts, place: Path | None) -> None:
 
 def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
     """The usable shortcuts; `None` for a network whose weights are not finite."""
-    probe = _Probe(network)
+    probe = Probe(network)
     with probe.without_side_effects():
         try:
             padded, alone, other = probe.padded_and_alone()
@@ -167,7 +167,7 @@ def _said(problem: Exception) -> str:
     return f"{type(problem).__name__}: {' '.join(str(problem).split())[:120]}"
 
 
-class _Probe:
+class Probe:
     """A few texts, and a network's logits of them by different readings."""
 
     # Longer and shorter than the windows and chunks of the smallest models.
@@ -285,7 +285,7 @@ class _Probe:
         with torch.enable_grad(), self._embedded() as leaves:
             if in_parts:
                 parts = read_in_parts(self.network, batch, start)
-                logits = scatter_parts([(part.logits, part.rows) for part in parts], start - 1, tuple(tokens.shape))
+                logits = scatter_parts([(part.values, part.rows) for part in parts], start - 1, tuple(tokens.shape))
             else:
                 logits = self._logits(tokens)
             places = torch.arange(tokens.shape[1], device=self.device)
