@@ -103,16 +103,15 @@ def policy_gradient(
         return loss, {"loss": float(loss.detach()), **metrics}
 
     def mean(per_token: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        totals = {"num_tokens": batch["num_tokens"], "num_sequences": batch["num_sequences"]}
+        totals = {name: batch[name] for name in ("num_tokens", "num_sequences")}
         return reduce(per_token * _weights(batch), mask, reduction=reduction, max_tokens=max_tokens, **totals)
 
     def policy_loss(logprobs: Tensor, old: Tensor, mask: Tensor, batch: Batch) -> tuple[Tensor, Metrics]:
-        clips = {"clip_low": clip_low, "clip_high": clip_high}
-        metrics: Metrics = {}
+        clips, metrics = {"clip_low": clip_low, "clip_high": clip_high}, dict[str, float]()
         if ratio == "sequence":
             advantages, weights = _of_answers(batch)
-            loss = (weights * sequence_surrogate(logprobs, old, advantages, mask, **clips)).sum()
-            loss = loss / batch["num_sequences"]
+            of_answers = sequence_surrogate(logprobs, old, advantages, mask, **clips)
+            loss = (weights * of_answers).sum() / batch["num_sequences"]
         else:
             per_token = surrogate(logprobs, old, as_columns(batch["advantages"]), dual_clip=dual_clip, **clips)
             loss = mean(per_token, mask, batch)
