@@ -29,7 +29,7 @@ ORDER = {
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
     "prefixes models scoring shortcuts heads critic quantized releasing forward generate flops",
-    "training": ". clock checkpoints optim contracts plan perturbation objectives fit",
+    "training": ". clock checkpoints optim contracts plan splitting perturbation objectives fit",
     "judges": "",
     "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",
     "rl": ". rewards rollouts experience policy",

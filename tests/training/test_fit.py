@@ -5,7 +5,7 @@ import json
 import math
 import time
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import pytest
@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 import holdfast.training.clock
 from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, adapt, answer_batch, merged
+from holdfast.records import HoldfastError
 from holdfast.rl.experience import Experience
 from holdfast.rl.policy import Policy, advantages
 from holdfast.sandbox import grammar
@@ -22,6 +23,7 @@ from holdfast.training.checkpoints import COSTS, last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
 from holdfast.training.plan import Diverged, Optim, Plan, given_answers, reference_of
+from holdfast.training.splitting import by_rows
 
 ADAM = Optim(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=4, adam_beta2=0.99)
 SGD = replace(ADAM, optim="sgd", learning_rate=0.1)
@@ -113,6 +115,57 @@ def test_accumulating_rollouts_equals_one_large_batch(reduction, grpo, weights):
         all_weights.append(fit(grpo(objective=objective, optim=optim)))
     torch.testing.assert_close(weights(all_weights[1].model), weights(all_weights[0].model), atol=1e-6, rtol=1e-5)
     assert (all_weights[1].samples, all_weights[1].tokens) == (all_weights[0].samples, all_weights[0].tokens)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "sft lora", "grpo lora kl", "grpo passes kl"])
+def test_a_budget_of_tokens_changes_no_step(kind, make, weights):
+    def fitted(budget):
+        seen = []
+        optim = replace(SGD, per_device_train_batch_size=8, max_tokens_per_batch=budget)
+        return fit(make(kind, optim=optim, hooks=(lambda progress: seen.append(progress.metrics),))), seen[1:-1]
+
+    (whole, logged), (parts, also_logged) = fitted(None), fitted(60)
+    torch.testing.assert_close(weights(parts.model), weights(whole.model), atol=1e-6, rtol=1e-5)
+    assert (parts.samples, parts.tokens, parts.steps) == (whole.samples, whole.tokens, whole.steps)
+    for metrics, same in zip(logged, also_logged, strict=True):
+        assert metrics.keys() == same.keys()
+        assert [same[name] for name in metrics] == pytest.approx(list(metrics.values()), rel=1e-3, abs=1e-5)
+
+
+def test_parts_are_read_one_at_a_time_within_the_budget(sft):
+    read = []
+
+    @by_rows
+    def objective(network, batch):
+        read.append((len(batch["input_ids"]) * batch["input_ids"].shape[1], int(batch["lengths"].max())))
+        return language(network, batch)
+
+    once = replace(SGD, max_steps=1, per_device_train_batch_size=8)
+    fit(sft(objective=objective, optim=once))
+    ((most, longest),) = read
+    read.clear()
+    fit(
+        sft(
+            objective=objective, optim=replace(SGD, max_steps=1, per_device_train_batch_size=8, max_tokens_per_batch=60)
+        )
+    )
+    assert len(read) > 1
+    assert all(tokens <= max(60, longest) for tokens, _ in read)
+    assert [length for _, length in read] == sorted(length for _, length in read)
+    assert sum(tokens for tokens, _ in read) < most
+
+
+def test_a_budget_is_refused_where_rows_of_a_batch_are_compared(sft, grpo):
+    budget = replace(SGD, max_tokens_per_batch=60)
+    guarded = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="token", max_tokens=6, ratio_guard=2.0)
+    for plan in (
+        grpo(objective=guarded, optim=budget),
+        sft(objective=partial(language), optim=budget),
+        sft(backward=lambda objective, network, batch, _: objective(network, batch), optim=budget),
+    ):
+        with pytest.raises(HoldfastError, match=r"optim\.max_tokens_per_batch: only for"):
+            fit(plan)
 
 
 @pytest.mark.slow

@@ -27,7 +27,8 @@ from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.checkpoints import last_checkpoint, load_tensors, read_costs, save_tensors, seal
 from holdfast.training.clock import Clock
-from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, sum_or_none
+from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, backprop, sum_or_none
+from holdfast.training.splitting import require_by_rows, split
 
 WEIGHTS = "holdfast_weights.safetensors"
 """Trained weights other than an adapter's; of an adapter the Trainer saves only its own."""
@@ -44,9 +45,11 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
 
     Raises:
         Diverged: a loss, gradient or sampling probability is not finite.
-        HoldfastError: the optimizer's library is not installed.
+        HoldfastError: the optimizer's library is not installed, or the objective cannot be split by rows and should be.
     """
     require_compensated_adamw(plan.optim.optim)
+    if plan.optim.max_tokens_per_batch is not None:
+        require_by_rows(plan.objective, plainly=plan.backward is backprop)
     widen(plan.model.network, optim=plan.optim.optim)
     try:
         return _run(plan, folder, checkpoint_every)
@@ -250,13 +253,16 @@ class _Loop(Trainer):
     ) -> Tensor:
         """Forward and backward over one micro-batch, by the plan's backward rule."""
         model.train()
-        batch = cast(Batch, self._prepare_inputs(inputs))
-        with self.compute_loss_context_manager():
-            loss, metrics = self.plan.backward(self.plan.objective, model, batch, self._propagate)
-        if not bool(loss.isfinite()):
-            raise Diverged(self.state.global_step, f"loss is {float(loss)}")
-        self._add(metrics)
-        return loss
+        batch, budget = cast(Batch, self._prepare_inputs(inputs)), self.plan.optim.max_tokens_per_batch
+        losses = []
+        for part in [batch] if budget is None else split(batch, budget):
+            with self.compute_loss_context_manager():
+                loss, metrics = self.plan.backward(self.plan.objective, model, part, self._propagate)
+            if not bool(loss.isfinite()):
+                raise Diverged(self.state.global_step, f"loss is {float(loss)}")
+            self._add(metrics)
+            losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _propagate(self, loss: Tensor) -> None:
         self.meter.differentiated(loss)

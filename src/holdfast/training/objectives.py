@@ -25,6 +25,7 @@ from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, as_columns, masked_mean, target_mask, token_logprobs
 from holdfast.training.optim import Optim
 from holdfast.training.plan import GivenAnswers, Metrics, Objective, Plan
+from holdfast.training.splitting import by_rows
 
 
 def taught(
@@ -47,6 +48,7 @@ def taught(
     )
 
 
+@by_rows
 def language(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
     """Cross entropy of the batch's answers: SFT, and every term that teaches a given text."""
     logprobs = answer_logprobs(network, batch)
@@ -123,7 +125,7 @@ def policy_gradient(
             metrics["kl"] = float(masked_mean(kl.detach() * _weights(batch), mask, batch["num_tokens"]))
         return loss, metrics
 
-    return objective
+    return objective if ratio_guard is not None else by_rows(objective)
 
 
 def _weights(batch: Batch) -> Tensor | float:

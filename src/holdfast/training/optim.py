@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated
 
 from pydantic import AfterValidator
 
 from holdfast.methods.ranges import Count, NonNegative, OneOf, PartialShare, Positive, SettingsError, Whole, ranged
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.precision import COMPENSATED_ADAMW, require_compensated_adamw
 from holdfast.records import HoldfastError
 
@@ -70,9 +71,11 @@ class Optim:
     RL; `gradient_accumulation_steps` batches make one step. `optim` is the optimizer. `adam_beta1`, `adam_beta2` and
     `adam_epsilon` are Adam's constants, `weight_decay` is decoupled from the gradient. `max_grad_norm` bounds the
     gradient's norm; 0 disables clipping. With `gradient_checkpointing` activations are recomputed in the backward pass,
-    which saves memory. `bf16` computes in bfloat16 (autocast), `None` does so if an accelerator supports it; weights
-    are trained in float32 for every stored dtype. Only `adamw_kahan` trains bfloat16 weights as they are (see
-    `holdfast.network.precision`).
+    which saves memory. With `max_tokens_per_batch` a batch that has more tokens, padding included, goes through the
+    network in parts of similar length, which saves memory and padding and leaves the step the same (SFT and policy
+    gradients only, see `holdfast.training.splitting`). `bf16` computes in bfloat16 (autocast), `None` does so if an
+    accelerator supports it; weights are trained in float32 for every stored dtype. Only `adamw_kahan` trains bfloat16
+    weights as they are (see `holdfast.network.precision`).
     """
 
     max_steps: Whole = 100
@@ -89,6 +92,7 @@ class Optim:
     warmup_steps: Whole = 0
     bf16: bool | None = None
     gradient_checkpointing: bool = False
+    max_tokens_per_batch: Count | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
 
 def _trains(optim: Optim) -> Optim:
