@@ -5,6 +5,7 @@ import torch
 from scipy.stats import binomtest
 
 import holdfast.evaluation.evaluate
+from holdfast.distributions import Logits
 from holdfast.evaluation.evaluate import Suite, divergence, diversity, evaluate, score, share
 from holdfast.evaluation.intervals import wilson
 from holdfast.network.generate import Answer, Sampling, sample
@@ -294,7 +295,7 @@ def test_divergence_is_the_exact_one_of_each_token_summed_over_sampled_answers(t
 
 def test_a_token_that_neither_model_can_give_adds_nothing_to_the_divergence(tiny_model, restricted, monkeypatch):
     logits = torch.tensor([[0.0, 0.0, -torch.inf]])
-    monkeypatch.setattr(holdfast.evaluation.evaluate, "answer_logits", lambda network, batch: logits.expand(8, 3))
+    monkeypatch.setattr(holdfast.evaluation.evaluate, "answer_distributions", lambda *_: Logits(logits.expand(8, 3)))
     suite = restricted(sampling=Sampling(max_new_tokens=2), batch_size=4)
     monkeypatch.setattr(
         holdfast.evaluation.evaluate,

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from holdfast.network.critic import Critic, attach_critic, attach_further, logits_and_values, without_critic
+from holdfast.network.critic import Critic, attach_critic, attach_further, distributions_and_values, without_critic
 from holdfast.network.forward import forward
 from holdfast.network.models import LoRA, adapt, load
 from holdfast.network.releasing import save
@@ -29,9 +29,9 @@ def test_values_are_the_head_on_the_last_hidden_state_before_each_target(plain, 
     model = attach_critic(adapt(plain, adapter), Critic(kind=kind))
     model.network.eval()
     with torch.no_grad():
-        logits, values = logits_and_values(model.network, batch)
+        logits, values = distributions_and_values(model.network, batch)
         hidden = before.base_model(input_ids=batch["input_ids"]).last_hidden_state
-        torch.testing.assert_close(logits, forward(before, batch))
+        torch.testing.assert_close(logits.values, forward(before, batch)[:, :-1])
         torch.testing.assert_close(values[""], model.network.critic.head(hidden)[:, :-1, 0])
     assert values[""].shape == (2, batch["input_ids"].shape[1] - 1)
 
@@ -39,7 +39,7 @@ def test_values_are_the_head_on_the_last_hidden_state_before_each_target(plain, 
 def test_a_head_trains_the_policy_too_and_a_separate_critic_leaves_it_alone(tiny_model):
     for kind, moves in (("head", True), ("separate", False)):
         model = attach_critic(tiny_model(), Critic(kind=kind))
-        _, values = logits_and_values(model.network, collate(PAIRS, pad_id=model.pad_id))
+        _, values = distributions_and_values(model.network, collate(PAIRS, pad_id=model.pad_id))
         values[""].square().sum().backward()
         grads = {n: p.grad for n, p in model.network.named_parameters() if p.grad is not None}
         assert any(n.startswith("critic.head") for n in grads)
@@ -61,11 +61,11 @@ def test_a_further_critic_values_by_a_head_of_its_own_where_the_first_one_reads(
     model = attach_further(attach_critic(tiny_model(), Critic(kind=kind)), "cost", seed=5)
     critic = model.network.critic
     with torch.no_grad():
-        logits, values = logits_and_values(model.network.eval(), batch)
-        expected, first = logits_and_values(alone.network.eval(), batch)
+        logits, values = distributions_and_values(model.network.eval(), batch)
+        expected, first = distributions_and_values(alone.network.eval(), batch)
         hidden = tiny_model().network.base_model(input_ids=batch["input_ids"]).last_hidden_state
         torch.testing.assert_close(values["cost/"], critic.further["cost"].head(hidden)[:, :-1, 0])
-    assert torch.equal(logits, expected)
+    assert torch.equal(logits.values, expected.values)
     assert list(values) == ["", "cost/"]
     assert torch.equal(values[""], first[""])
     assert not torch.equal(critic.head.weight, critic.further["cost"].head.weight)
@@ -73,7 +73,7 @@ def test_a_further_critic_values_by_a_head_of_its_own_where_the_first_one_reads(
 
 def test_critics_with_networks_of_their_own_learn_apart(tiny_model):
     model = attach_further(attach_critic(tiny_model(), Critic(kind="separate")), "cost")
-    _, values = logits_and_values(model.network, collate(PAIRS, pad_id=model.pad_id))
+    _, values = distributions_and_values(model.network, collate(PAIRS, pad_id=model.pad_id))
     values["cost/"].square().sum().backward()
     grads = [name for name, p in model.network.named_parameters() if p.grad is not None]
     assert grads

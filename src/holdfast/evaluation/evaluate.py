@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import fmean
 
-import torch
-
 from holdfast.evaluation.breaking import WITH_THOUGHTS
 from holdfast.evaluation.intervals import normal_half_width, wilson
 from holdfast.judges import checked
-from holdfast.network.forward import answer_logits
+from holdfast.network.forward import answer_distributions
 from holdfast.network.generate import Sampling, complete, evaluating, sample
 from holdfast.network.models import Model
 from holdfast.records import Completion, Evaluation, Example, Judge, Score, Verdict
@@ -192,9 +190,8 @@ def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Sui
         pairs = [(prompt, answer.tokens) for prompt, answer in zip(prompts, answers, strict=True)]
         batch = {name: value.to(model.device) for name, value in collate(pairs, pad_id=model.pad_id).items()}
         with evaluating(model.network), evaluating(start.network):
-            own, other = (answer_logits(m.network, batch).float().log_softmax(-1) for m in (model, start))
-        # A token with probability 0 under both contributes nothing: 0 log 0 is 0 here.
-        each = torch.where(own.isneginf(), 0.0, own.exp() * (own - other)).sum(-1)
+            own, other = (answer_distributions(m.network, batch) for m in (model, start))
+            each = own.divergence(other)
         divergences += [float(part.sum()) for part in each.split([len(answer.tokens) for answer in answers])]
     return divergences
 

@@ -7,6 +7,7 @@ from math import exp, log, log1p
 import torch
 from torch import Tensor
 
+from holdfast.distributions import Distributions, Logits, LogProb, NoiseTerm
 from holdfast.records import HoldfastError
 from holdfast.tensors import masked_mean
 
@@ -42,23 +43,49 @@ def noised_cross_entropy(
             would make the next samples flatter still.
         num_tokens: the divisor, by default the mask's own sum.
     """
-    chosen = mask.bool()
-    rows, targets = logits[:, :-1][chosen], input_ids[:, 1:][chosen]
-    generator = torch.Generator(logits.device).manual_seed(seed)
-    terms, missed = [], []
+    weights = {"truth_weight": truth_weight, "noise_weight": noise_weight, "temperature": temperature}
+    distributions = Logits(logits[:, :-1])
+    return noised_distributions(distributions, input_ids, mask, seed=seed, num_tokens=num_tokens, **weights)
+
+
+def noised_distributions(
+    distributions: Distributions,
+    input_ids: Tensor,
+    mask: Tensor,
+    *,
+    truth_weight: float,
+    noise_weight: float,
+    seed: int,
+    temperature: float = 1.0,
+    num_tokens: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`noised_cross_entropy` of distributions (N, S - 1), whose logits need not be in memory."""
+    targets, total = input_ids[:, 1:], mask.sum() if num_tokens is None else num_tokens
+    if isinstance(distributions, Logits):
+        logits, chosen = distributions.values, mask.bool()
+        if not bool(chosen.any()):
+            return logits.sum() * 0.0, torch.zeros((), device=logits.device)
+        # Only these rows of the logits are made into distributions.
+        truth, noise = _noised(logits[chosen], targets[chosen], seed, temperature)
+        mask = torch.ones_like(truth)
+    else:
+        truth, noise = distributions.measure(LogProb(targets), NoiseTerm(targets, seed), temperature=temperature)
+    loss = masked_mean(-truth_weight * truth - noise_weight * noise, mask, total)
+    return loss, masked_mean(1 - truth.detach().exp(), mask, total)
+
+
+def _noised(rows: Tensor, targets: Tensor, seed: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """The log-probability of each target, and the noise's mean log-probability, (n,), from logits (n, V)."""
+    generator = torch.Generator(rows.device).manual_seed(seed)
+    truths, terms = [], []
     for part, target in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True):
         logprobs = (part.float() if temperature == 1 else part.float() / temperature).log_softmax(-1)
         noise = torch.rand(logprobs.shape, generator=generator, device=logprobs.device)
         noise = noise.scatter(-1, target[:, None], 0.0)
         noise = noise / noise.sum(-1, keepdim=True)
-        truth = logprobs.gather(-1, target[:, None]).squeeze(-1)
-        terms.append(-truth_weight * truth - noise_weight * (noise * logprobs).sum(-1))
-        missed.append(1 - truth.detach().exp())
-    if not terms:
-        return logits.sum() * 0.0, torch.zeros((), device=logits.device)
-    total = mask.sum() if num_tokens is None else num_tokens
-    every = torch.ones(len(targets), device=logits.device)
-    return masked_mean(torch.cat(terms), every, total), masked_mean(torch.cat(missed), every, total)
+        truths.append(logprobs.gather(-1, target[:, None]).squeeze(-1))
+        terms.append((noise * logprobs).sum(-1))
+    return torch.cat(truths), torch.cat(terms)
 
 
 def fixed_point_entropy(noise: float, vocabulary: int) -> float:

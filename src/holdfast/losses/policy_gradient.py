@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from holdfast.distributions.statistics import divergence
 from holdfast.tensors import masked_mean, masked_mean_per_sequence
 
 Scale = Literal["group", "batch", "none"]
@@ -127,7 +128,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "
 def exact_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     """`KL(policy || reference)` over the whole vocabulary at each position, (N, T), from log-distributions (N, T,
     V)."""
-    return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
+    return divergence(logprobs, ref_logprobs)
 
 
 def value_loss(values: Tensor, returns: Tensor, old_values: Tensor, *, clip: float | None) -> Tensor:

@@ -16,7 +16,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from holdfast.distributions import Distributions, Logits, Projected
 from holdfast.methods.ranges import NonNegative, Share, ranged
+from holdfast.network.heads import HeadReader, without_logits
 from holdfast.network.models import Model, merged
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, exact
@@ -73,21 +75,22 @@ def attach_further(model: Model, name: str, *, seed: int = 0) -> Model:
     return model
 
 
-def logits_and_values(network: Any, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits (B, S, V), and the critics' values of the text before each target, float32 at least, (B, S - 1).
+def distributions_and_values(network: Any, batch: Batch) -> tuple[Distributions, dict[str, Tensor]]:
+    """The targets' distributions (B, S - 1), and the critics' values of the text before each, float32 at least.
 
-    Values are keyed by the critic's prefix in batches, which is empty for the first one.
+    Of a large vocabulary only the answers' distributions are there (see `forward.target_distributions`). Values are
+    keyed by the critic's prefix in batches, which is empty for the first one.
     """
     names = ("input_ids", "attention_mask", "position_ids")
     inputs = {name: batch[name] for name in names if name in batch}
     first = network.critic
-    logits, hidden = _read(network, inputs)
+    distributions, hidden = _read(network, inputs, batch["loss_mask"][:, 1:] > 0)
     critics = {"": first, **{f"{name}/": critic for name, critic in first.further.items()}}
     values = {}
     for prefix, critic in critics.items():
         seen = hidden if critic.body is None else critic.body(**inputs, use_cache=False).last_hidden_state
         values[prefix] = exact(critic.head(seen.to(critic.head.weight.dtype))[:, :-1, 0])
-    return logits, values
+    return distributions, values
 
 
 @contextmanager
@@ -114,8 +117,12 @@ class _Critic(nn.Module):
         self.further = nn.ModuleDict()
 
 
-def _read(network: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits, and the last hidden state (after the final norm) from which they are computed, (B, S, H)."""
+def _read(network: Any, inputs: dict[str, Tensor], answers: Tensor) -> tuple[Distributions, Tensor]:
+    """Distributions, and the last hidden state (after the final norm) from which they are computed, (B, S, H)."""
+    if without_logits(network, answers.numel()):
+        reader = HeadReader()
+        states = reader(network, answers.shape[1] + 1, **inputs, use_cache=False)
+        return Projected(states[:, :-1][answers], reader.head, answers), states[..., : reader.head.weight.shape[1]]
     seen: list[Tensor] = []
     output = network.get_output_embeddings()
     if output is None:
@@ -125,7 +132,7 @@ def _read(network: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         logits = network(**inputs, use_cache=False).logits
     finally:
         handle.remove()
-    return logits, seen[-1]
+    return Logits(logits[:, :-1]), seen[-1]
 
 
 def _hidden_size(network: Any) -> int:

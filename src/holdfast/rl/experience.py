@@ -9,9 +9,10 @@ from typing import NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from holdfast.losses.policy_gradient import Estimator, exact_kl, kl_estimate
-from holdfast.network.critic import logits_and_values
-from holdfast.network.forward import answer_logprobs, forward
+from holdfast.distributions import Distributions, Entropy, LogProb
+from holdfast.losses.policy_gradient import Estimator, kl_estimate
+from holdfast.network.critic import distributions_and_values
+from holdfast.network.forward import answer_logprobs, target_distributions
 from holdfast.network.generate import Sampling, as_completion, evaluating
 from holdfast.network.models import Model
 from holdfast.network.precision import exact
@@ -36,8 +37,6 @@ from holdfast.tensors import (
     distinct_rows,
     masked_mean_per_sequence,
     target_mask,
-    token_entropy,
-    token_logprobs,
 )
 from holdfast.training.plan import Plan, Reference, Rows
 
@@ -188,34 +187,33 @@ class Experience:
     def _measure(self, model: Model, batch: Batch) -> Batch:
         """The batch with the measurements of the sampling policy and of the reference."""
         batch = {name: value.to(model.device) for name, value in batch.items()}
-        tokens, temperature = batch["input_ids"], self.sampling.temperature
+        targets, temperature = LogProb(batch["input_ids"][:, 1:]), self.sampling.temperature
         remembers = self._has_sampled_logprobs
-        logits = ref_logits = None
+        policy: Distributions | None = None
         with evaluating(model.network):
             if self.critic:
-                logits, values = logits_and_values(model.network, batch)
+                policy, values = distributions_and_values(model.network, batch)
                 batch |= {f"{name}old_values": old for name, old in values.items()}
             elif self.entropy or self.estimator == "full":
-                logits = forward(model.network, batch)
+                policy = target_distributions(model.network, batch)
             elif (remembers or self.estimator) and "old_logprobs" not in batch:
                 batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
+            if policy is not None and (remembers or self.estimator):
+                (batch["old_logprobs"],) = policy.measure(targets, temperature=temperature)
+            if policy is not None and self.entropy:
+                (entropies,) = policy.measure(Entropy())
+                batch["entropies"] = masked_mean_per_sequence(entropies, target_mask(batch["loss_mask"]))
             if self.reference is not None:
                 with self.reference(model) as network, evaluating(network):
-                    if self.estimator == "full":
-                        ref_logits = forward(network, batch)
-                        batch["ref_logprobs"] = token_logprobs(ref_logits, tokens, temperature=temperature)
+                    if self.estimator == "full" and policy is not None:
+                        reference = target_distributions(network, batch)
+                        (batch["ref_logprobs"],) = reference.measure(targets, temperature=temperature)
+                        batch["kl"] = policy.divergence(reference, temperature=temperature)
                     else:
                         # A model that gives one answer to a prompt again and again has it read once.
                         distinct, place = distinct_rows(batch)
                         batch["ref_logprobs"] = answer_logprobs(network, distinct, temperature=temperature)[place]
-        if logits is not None and (remembers or self.estimator):
-            batch["old_logprobs"] = token_logprobs(logits, tokens, temperature=temperature)
-        if logits is not None and self.entropy:
-            batch["entropies"] = masked_mean_per_sequence(token_entropy(logits), target_mask(batch["loss_mask"]))
-        if self.estimator == "full" and logits is not None and ref_logits is not None:
-            policy, reference = ((x[:, :-1].float() / temperature).log_softmax(-1) for x in (logits, ref_logits))
-            batch["kl"] = exact_kl(policy, reference)
-        elif self.estimator:
+        if self.estimator and self.estimator != "full":
             batch["kl"] = kl_estimate(batch["old_logprobs"], batch["ref_logprobs"], self.estimator)
         return batch
 

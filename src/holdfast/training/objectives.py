@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from holdfast.distributions import LogProb
 from holdfast.losses.policy_gradient import (
     Estimator,
     Ratio,
@@ -18,11 +19,11 @@ from holdfast.losses.policy_gradient import (
     surrogate,
     value_loss,
 )
-from holdfast.network.critic import Critic, logits_and_values
+from holdfast.network.critic import Critic, distributions_and_values
 from holdfast.network.forward import answer_logprobs
 from holdfast.network.models import LoRA, Model, adapt
 from holdfast.records import Example, HoldfastError
-from holdfast.tensors import Batch, as_columns, masked_mean, target_mask, token_logprobs
+from holdfast.tensors import Batch, as_columns, masked_mean, target_mask
 from holdfast.training.optim import Optim
 from holdfast.training.plan import GivenAnswers, Metrics, Objective, Plan
 from holdfast.training.splitting import by_rows
@@ -90,8 +91,8 @@ def policy_gradient(
         if critic is None:
             logprobs = answer_logprobs(network, kept, temperature=temperature)
         else:
-            logits, values = logits_and_values(network, kept)
-            logprobs = token_logprobs(logits, kept["input_ids"], temperature=temperature)
+            distributions, values = distributions_and_values(network, kept)
+            (logprobs,) = distributions.measure(LogProb(kept["input_ids"][:, 1:]), temperature=temperature)
         mask = target_mask(kept["loss_mask"])
         old = kept.get("old_logprobs", logprobs.detach())
         if ratio_guard is not None and exploded(logprobs, old, mask * _weights(kept), limit=ratio_guard):

@@ -19,12 +19,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from holdfast.distributions import Entropy
 from holdfast.methods.knobs import Knob, Range
 from holdfast.methods.ranges import NonNegative, Positive, ranged
-from holdfast.network.forward import forward
+from holdfast.network.forward import target_distributions
 from holdfast.records import HoldfastError
 from holdfast.rl.experience import Experience
-from holdfast.tensors import Batch, masked_mean, target_mask, token_entropy
+from holdfast.tensors import Batch, masked_mean, target_mask
 from holdfast.training.contracts import AdaptiveAttacker, LearnsFrom
 from holdfast.training.plan import Metrics, Objective, Plan, Planner
 
@@ -69,7 +70,7 @@ class EntropyBonus(AdaptiveAttacker):
 def _with_entropy(objective: Objective, coefficient: float) -> Objective:
     def combined(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         loss, metrics = objective(network, batch)
-        entropies = token_entropy(forward(network, batch))
+        (entropies,) = target_distributions(network, batch).measure(Entropy())
         entropy = masked_mean(entropies, target_mask(batch["loss_mask"]), batch["num_tokens"])
         return loss - coefficient * entropy, {**metrics, "answer_entropy": float(entropy.detach())}
 

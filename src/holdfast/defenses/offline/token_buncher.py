@@ -41,10 +41,10 @@ import torch
 from torch import Tensor
 
 from holdfast.data.mixing import mix, most
-from holdfast.losses.noise import noise_of_entropy, noised_cross_entropy
+from holdfast.losses.noise import noise_of_entropy, noised_distributions
 from holdfast.methods.ranges import NonNegative, PartialShare, Share, ranged
 from holdfast.methods.settings import OMITTED_AT_DEFAULT
-from holdfast.network.forward import forward
+from holdfast.network.forward import target_distributions
 from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Completion, Example, HoldfastError
 from holdfast.rl.experience import Experience, hash_seed
@@ -255,8 +255,9 @@ def _alternated(objective: Objective, weights: Mapping[str, float], *, temperatu
     def either(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         if "noise_mask" not in batch:
             return objective(network, batch)
-        loss, missed = noised_cross_entropy(
-            forward(network, {name: value for name, value in batch.items() if name != "groups"}),
+        alone = {name: value for name, value in batch.items() if name != "groups"}
+        loss, missed = noised_distributions(
+            target_distributions(network, alone, batch["noise_mask"]),
             batch["input_ids"],
             batch["noise_mask"],
             seed=int(batch["noise_seed"]),

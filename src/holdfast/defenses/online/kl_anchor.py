@@ -22,9 +22,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from holdfast.losses.policy_gradient import exact_kl
 from holdfast.methods.ranges import NonNegative, ranged
-from holdfast.network.forward import answer_logits
+from holdfast.network.forward import answer_distributions
 from holdfast.network.generate import evaluating
 from holdfast.tensors import Batch
 from holdfast.training.contracts import OnlineDefense
@@ -51,15 +50,10 @@ class KLAnchor(OnlineDefense):
         def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
             loss, metrics = plan.objective(network, batch)
             with reference(plan.model) as frozen, evaluating(frozen):
-                start = _distributions(frozen, batch)
-            own = _distributions(network, batch)
-            kl = exact_kl(own, start) if self.direction == "reverse" else exact_kl(start, own)
+                start = answer_distributions(frozen, batch)
+            own = answer_distributions(network, batch)
+            kl = own.divergence(start, forward=self.direction == "forward")
             term = kl.sum() / batch["num_tokens"].clamp(min=1)
             return loss + self.coef * term, {**metrics, "kl_anchor/kl": float(term.detach())}
 
         return replace(plan, objective=objective, reference=reference)
-
-
-def _distributions(network: torch.nn.Module, batch: Batch) -> Tensor:
-    """Log-probabilities of every token at each of the `n` targets of the batch, float32, (n, V)."""
-    return answer_logits(network, batch).float().log_softmax(-1)

@@ -15,14 +15,15 @@ from holdfast.data.endless import endless
 from holdfast.data.mixing import preferences
 from holdfast.defenses.tampering.attackers import Probe
 from holdfast.defenses.tampering.tensor_store import Place, TensorStore
+from holdfast.distributions import Entropy
 from holdfast.losses.language import cross_entropy
 from holdfast.losses.tamper import max_entropy, random_mapping, representation_distance
-from holdfast.network.forward import forward
+from holdfast.network.forward import forward, target_distributions
 from holdfast.network.generate import evaluating
 from holdfast.network.models import Model, clone, has_adapter
 from holdfast.network.precision import reading
 from holdfast.records import Example
-from holdfast.tensors import Batch, target_mask, with_totals
+from holdfast.tensors import Batch, masked_mean, target_mask, with_totals
 from holdfast.training.plan import Metrics, Objective, Reference, given_answers, reference_of
 
 Mode = Literal["clean", "reference"]
@@ -72,11 +73,11 @@ def entropy(mode: Mode) -> Objective:
     """Minus the mean entropy: over the answers' targets (`clean`), or over every position (`reference`)."""
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        logits = forward(network, batch)
         if mode == "clean":
-            loss = max_entropy(logits[:, :-1], target_mask(batch["loss_mask"]), batch["num_tokens"])
+            (entropies,) = target_distributions(network, batch).measure(Entropy())
+            loss = -masked_mean(entropies, target_mask(batch["loss_mask"]), batch["num_tokens"])
         else:
-            loss = max_entropy(logits)
+            loss = max_entropy(forward(network, batch))
         return loss, {"loss": float(loss.detach())}
 
     return objective
