@@ -117,14 +117,14 @@ def start(tmp_path):
 
 @pytest.fixture
 def fork(tmp_path):
-    """As `start`, without the seconds of imports: see `forked`."""
+    """As `start`, without the seconds of imports: see `forked`; `first` is called in it before the command."""
     from forked import Forked
 
     started = []
 
-    def command(*arguments):
+    def command(*arguments, first=None):
         said = tmp_path / f"said-{len(started)}"
-        started.append(Forked([*map(str, arguments)], tmp_path, said))
+        started.append(Forked([*map(str, arguments)], tmp_path, said, first=first))
         return started[-1]
 
     yield command

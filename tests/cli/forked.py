@@ -12,6 +12,7 @@ import multiprocessing.context
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -33,13 +34,17 @@ def server() -> multiprocessing.context.ForkServerContext:
 class Forked:
     """What `subprocess.Popen` offers, of a forked command."""
 
-    def __init__(self, arguments: list[str], folder: Path, said: Path) -> None:
+    def __init__(
+        self, arguments: list[str], folder: Path, said: Path, *, first: Callable[[], object] | None = None
+    ) -> None:
         context = server()
         environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         self._said = said
         for suffix in (".out", ".err"):
             said.with_suffix(suffix).touch()
-        self._process: BaseProcess = context.Process(target=_command, args=(arguments, folder, said, environment))
+        self._process: BaseProcess = context.Process(
+            target=_command, args=(arguments, folder, said, environment, first)
+        )
         self._process.start()
         self.pid = self._process.pid
 
@@ -65,9 +70,11 @@ class Forked:
         return out.read_text(), err.read_text()
 
 
-def _command(arguments: list[str], folder: Path, said: Path, environment: dict[str, str]) -> None:
+def _command(
+    arguments: list[str], folder: Path, said: Path, environment: dict[str, str], first: Callable[[], object] | None
+) -> None:
     os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -77,6 +84,8 @@ def _command(arguments: list[str], folder: Path, said: Path, environment: dict[s
     from holdfast.cli import main
 
     sys.argv = ["holdfast", *arguments]
+    if first is not None:
+        first()
     main()
 
 

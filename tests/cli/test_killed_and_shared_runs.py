@@ -67,17 +67,16 @@ def kill_group(process):
 
 
 def test_a_run_killed_three_times_ends_like_one_that_was_left_alone(
-    start, fork, holdfast, grid_file, *, attacks, result, tmp_path
+    fork, holdfast, grid_file, *, attacks, result, tmp_path
 ):
-    """The first of the three has all its processes from scratch, as a user's has."""
     attacks[0]["sft"]["optim"]["max_steps"] = 40
     grid = grid_file(attacks=attacks)
     assert holdfast("run", grid, "--runs", "solo", "--workers", "0", "--checkpoint-every", "0", "--no-report")[0] == 0
     rng = random.Random(3)
     command = ["run", grid, "--runs", "r", "--workers", "2", "--checkpoint-every", "2", "--no-report"]
     finished, killed = [], 0
-    for begin in (start, fork, fork):
-        process = begin(*command)
+    for _ in range(3):
+        process = fork(*command)
         wait_for(written_since(time.time(), tmp_path / "r"), process)
         time.sleep(rng.uniform(0.0, 0.4))
         killed += kill_group(process)
@@ -115,10 +114,9 @@ def test_two_runs_of_one_grid_share_the_work(fork, holdfast, grid_file, *, value
     assert len(result(tmp_path / "r")) == 4
 
 
-def test_an_interrupted_run_says_how_to_go_on(start, grid_file, attacks, tmp_path):
+def test_an_interrupted_run_says_how_to_go_on(fork, grid_file, attacks, tmp_path):
     attacks[0]["sft"]["optim"]["max_steps"] = 400
-    grid = grid_file(attacks=attacks)
-    process = start("run", grid, "--runs", "r", "--workers", "1")
+    process = fork("run", grid_file(attacks=attacks[:1]), "--runs", "r", "--workers", "1")
     wait_for(written_since(0.0, tmp_path / "r"), process)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)
@@ -127,6 +125,7 @@ def test_an_interrupted_run_says_how_to_go_on(start, grid_file, attacks, tmp_pat
 
 
 def test_a_terminated_run_takes_its_workers_with_it(start, grid_file, attacks, tmp_path):
+    """All its processes are started anew, as a user's are."""
     attacks[0]["sft"]["optim"]["max_steps"] = 400
     process = start("run", grid_file(attacks=attacks[:1]), "--runs", "r", "--workers", "1")
     wait_for(written_since(0.0, tmp_path / "r"), process)
@@ -160,4 +159,4 @@ def test_a_finished_grid_answers_again_for_a_few_seconds_of_a_core(start, holdfa
     assert f"{count} of {count} cells are already done in r\n" in out
     assert (tmp_path / "r" / "report.html").exists()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r" / "cells").rglob("*")} == before
-    assert seconds < 10
+    assert seconds < 15  # half of that on an idle machine, nearly all of it imports

@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 
@@ -207,13 +208,11 @@ def test_a_full_disk_fails_the_cell_and_leaves_finished_work_alone(holdfast, gri
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_file_that_cannot_grow_fails_the_cell_and_the_next_run_finishes_it(holdfast, start, grid_file, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
-
+def test_a_file_that_cannot_grow_fails_the_cell_and_the_next_run_finishes_it(holdfast, fork, grid_file, tmp_path):
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (400_000, 400_000))
     holdfast("run", grid_file("first.yaml", attacks=["none"]), "--runs", "warm")
     command = ["run", grid_file(), "--runs", "r", "--checkpoint-every", "1", "--no-report"]
-    stopped = start(*command, preexec_fn=limit)
+    stopped = fork(*command, first=limit)
     out, err = stopped.communicate(timeout=120)
     reason = failed_reason((stopped.returncode, out, err))
     assert str(tmp_path / "r") in reason

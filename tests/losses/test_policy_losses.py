@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from holdfast.losses.policy_gradient import group_advantages, kl_estimate, reduce, surrogate
+from holdfast.losses.policy_gradient import group_advantages, importance_weights, kl_estimate, reduce, surrogate
 
 NAN = float("nan")
 SCALES = ("group", "batch", "none")
@@ -232,3 +232,42 @@ def test_reductions_of_micro_batches_sum_to_that_of_the_batch(reduction, tokens)
         for rows in (slice(0, 1), slice(1, 4))
     ]
     torch.testing.assert_close(sum(parts), reduce(*tokens, reduction=reduction, max_tokens=8))
+
+
+def table_logprobs(table):
+    """Log-probabilities (16, 2) of all answers of two of four tokens: by `table[0]`, then by the first one's row."""
+    first, second = (part.log_softmax(-1) for part in (table[0], table[1:]))
+    return torch.stack([torch.stack([first[i], second[i, j]]) for i in range(4) for j in range(4)])
+
+
+def expected_gradient(table, sampled, rewards, weights=1.0):
+    """The gradient's expectation over answers with log-probabilities `sampled` (16, 2), without any sampling."""
+    table = table.clone().requires_grad_()
+    logprobs = table_logprobs(table)
+    losses = surrogate(logprobs, logprobs.detach(), rewards[:, None], clip_low=0.2, clip_high=0.2)
+    (sampled.sum(1).exp()[:, None] * weights * losses).sum().backward()
+    return table.grad
+
+
+def test_importance_weights_take_the_bias_of_another_policys_samples_away():
+    generator = torch.Generator().manual_seed(0)
+    table, rewards = torch.randn(5, 4, generator=generator), torch.randn(16, generator=generator)
+    own, other = table_logprobs(table), table_logprobs(table + 0.05 * torch.randn(5, 4, generator=generator))
+    mask, right = torch.ones(16, 2), expected_gradient(table, own, rewards)
+
+    def bias(weights):
+        return float((expected_gradient(table, other, rewards, weights) - right).norm() / right.norm())
+
+    assert bias(importance_weights(own, other, mask, cap=1e6)[:, None]) < 1e-6
+    assert bias(1.0) > 0.03
+    single_tokens = (own - other).exp()
+    assert bias(single_tokens) > 0.5 * bias(1.0)
+
+
+def test_importance_weights_are_capped_and_one_where_nothing_differs():
+    own = torch.tensor([[-1.0, -2.0], [-1.0, -1.0]])
+    other = torch.tensor([[-1.0, -4.0], [-0.5, 9.0]])
+    mask = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
+    assert importance_weights(own, other, mask, cap=9.0).tolist() == pytest.approx([math.exp(2.0), math.exp(-0.5)])
+    assert importance_weights(own, other, mask, cap=2.0).tolist() == pytest.approx([2.0, math.exp(-0.5)])
+    assert torch.equal(importance_weights(own, own, mask, cap=1.0), torch.ones(2))

@@ -1,5 +1,6 @@
 """Settings out of plain values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +35,15 @@ class Needy:
 class Grown:
     size: int = 1
     later: int | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    given: Grown = field(default_factory=lambda: Grown(later=3))
+    grown: Grown = field(default_factory=Grown)
+    maybe: Grown | None = None
+    by_name: Mapping[str, Grown] = field(default_factory=dict)
+    several: tuple[Grown, ...] = ()
 
 
 def refusal(cls, values):
@@ -116,6 +126,22 @@ def test_a_field_added_later_is_among_the_plain_values_only_where_it_is_set():
     assert plain(Grown(later=0)) == {"size": 1, "later": 0}
     for settings in (Grown(), Grown(later=0)):
         assert typed(Grown, plain(settings), "toy") == settings
+
+
+def test_a_field_added_later_to_a_group_is_told_by_the_groups_own_default():
+    one = {"size": 1}
+    empty = {"given": one, "grown": one, "maybe": None, "by_name": {}, "several": []}
+    assert plain(Holder()) == empty
+    assert plain(Holder(maybe=Grown())) == {**empty, "maybe": one}
+    assert plain(Holder(given=Grown())) == {**empty, "given": {"size": 1, "later": None}}
+    assert plain(Holder(grown=Grown(later=2))) == {**empty, "grown": {"size": 1, "later": 2}}
+    assert plain(Holder(by_name={"a": Grown()}, several=(Grown(),))) == {
+        **empty,
+        "by_name": {"a": one},
+        "several": [one],
+    }
+    for settings in (Holder(), Holder(given=Grown()), Holder(maybe=Grown(later=1)), Holder(given=Grown(later=5))):
+        assert typed(Holder, plain(settings), "toy") == settings
 
 
 def test_defaults_leave_out_fields_that_have_none():

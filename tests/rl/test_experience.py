@@ -9,6 +9,7 @@ from holdfast.losses.policy_gradient import group_advantages
 from holdfast.network.critic import Critic, attach_critic, attach_further
 from holdfast.network.forward import answer_logprobs, forward
 from holdfast.network.generate import Sampling, sample
+from holdfast.network.low_precision import low_precision_copy
 from holdfast.network.models import LoRA, adapt
 from holdfast.records import HoldfastError
 from holdfast.rl.experience import Experience
@@ -159,6 +160,30 @@ def test_weights_of_fewer_bits_are_read_again_for_their_log_probabilities(tiny_m
         again = token_logprobs(forward(model.network, batch), batch["input_ids"])
     kept = target_mask(batch["loss_mask"]) == 1
     assert torch.equal(batch["old_logprobs"][kept], again[kept])
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_copy_in_lower_precision_samples_and_the_batch_has_both_ones_log_probabilities(passes, tiny_model, rows):
+    model, copy = tiny_model(), low_precision_copy("bfloat16")
+    (batch,) = experience(passes=passes, sampled_by=copy)(model, [rows], 0)
+    low = copy(model)
+    prompts = [model.encode_prompt(row.prompt) for row in rows]
+    answers = sample(low, prompts, Sampling(max_new_tokens=6), seed=1_000_003, repeats=3, logprobs=True)
+    kept = target_mask(batch["loss_mask"]) == 1
+    assert batch["input_ids"][:, 1:][kept].tolist() == [token for answer in answers for token in answer.tokens]
+    expected = torch.tensor([value for answer in answers for value in answer.logprobs])
+    torch.testing.assert_close(batch["sampled_logprobs"][kept], expected)
+    assert ("old_logprobs" in batch) == (passes == 2)
+    if passes == 2:
+        with torch.no_grad():
+            own = token_logprobs(forward(model.network, batch), batch["input_ids"])
+        torch.testing.assert_close(batch["old_logprobs"][kept], own[kept], atol=1e-5, rtol=1e-5)
+        assert 1e-5 < float((batch["old_logprobs"] - batch["sampled_logprobs"])[kept].abs().max()) < 0.1
+
+
+def test_two_ways_of_sampling_are_refused():
+    with pytest.raises(HoldfastError, match="sampling_dtype"):
+        experience(sampled_by=low_precision_copy("bfloat16"), sampler=object())
 
 
 def test_what_a_consumer_takes_out_of_a_batch_is_there_in_the_next_pass(tiny_model, rows):

@@ -13,12 +13,15 @@ import torch
 from transformers import TrainingArguments
 
 import holdfast.training.clock
+from holdfast.network.forward import answer_logprobs
 from holdfast.network.generate import Sampling
+from holdfast.network.low_precision import low_precision_copy
 from holdfast.network.models import LoRA, adapt, answer_batch, merged
 from holdfast.records import HoldfastError
 from holdfast.rl.experience import Experience
 from holdfast.rl.policy import Policy, advantages
 from holdfast.sandbox import grammar
+from holdfast.tensors import target_mask
 from holdfast.training.checkpoints import COSTS, last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
@@ -573,6 +576,41 @@ def test_mixed_precision_learns_from_rollouts(grpo, weights):
     after = weights(fit(plan).model)
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+
+
+@pytest.mark.slow
+def test_in_mixed_precision_the_rollouts_log_probabilities_are_those_of_the_pass_that_learns(grpo):
+    update, apart = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="sequence", max_tokens=6), []
+
+    def objective(network, batch):
+        with torch.no_grad():
+            read = answer_logprobs(network, batch)
+        kept = target_mask(batch["loss_mask"]) > 0
+        apart.append(float((batch["old_logprobs"] - read)[kept].abs().max()))
+        return update(network, batch)
+
+    fit(grpo(passes=2, objective=objective, optim=replace(ADAM, bf16=True)))
+    first_passes, second_passes = apart[::2], apart[1::2]
+    assert first_passes == [0.0, 0.0]
+    assert min(second_passes) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_run_that_samples_in_lower_precision_logs_how_far_that_is_from_the_policy(bf16, grpo):
+    seen = []
+
+    def with_copy(plan):
+        return replace(plan, prepare=replace(plan.prepare, sampled_by=low_precision_copy("bfloat16")))
+
+    optim = replace(ADAM, bf16=bf16, learning_rate=1e-2)
+    fit(with_copy(grpo(optim=optim, hooks=(lambda progress: seen.append(progress.metrics),))))
+    steps = seen[1:-1]
+    assert len(steps) == 4
+    # Weights that the copy did not follow would be far away after a few steps of this size.
+    assert all(0 < abs(step["sampling_gap"]) < 0.2 for step in steps)
+    assert all(abs(step["sampling_kl"]) < 0.01 for step in steps)
+    assert all(step["sampling_capped"] == 0 for step in steps)
 
 
 def test_computing_layers_again_asks_for_nothing_deprecated(sft):

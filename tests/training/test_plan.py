@@ -1,11 +1,12 @@
 """A training run as a value, and the combinators."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from holdfast.network.forward import forward
+from holdfast.network.forward import answer_logprobs, forward
 from holdfast.network.models import LoRA, adapt, answer_batch
 from holdfast.records import HoldfastError
 from holdfast.tensors import target_mask, token_logprobs, with_totals
@@ -218,6 +219,29 @@ def test_an_answers_weight_multiplies_all_that_it_contributes(ratio, tiny_model)
     assert float((gradient - expected).norm()) < 1e-5 * float(expected.norm())
     plain = gradients(model, objective, rollouts(ref_logprobs=references))
     assert torch.equal(gradients(model, objective, rollouts(ref_logprobs=references, weights=torch.ones(4))), plain)
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_what_another_policy_sampled_is_weighed_by_its_answers_ratio_and_logged(ratio, tiny_model):
+    model = tiny_model()
+    objective = policy_gradient(**POLICY, reduction="token", ratio=ratio, importance_cap=1.5)
+    with torch.no_grad():
+        own = answer_logprobs(model.network, rollouts())
+    apart = torch.tensor([0.1, 0.0, -0.2, 0.3])
+    sampled = own - apart[:, None] / 3  # over three tokens each
+    weights = torch.tensor([math.exp(0.1), 1.0, math.exp(-0.2), math.exp(0.3)])
+    advantages = torch.tensor([1.0, 2.0, -1.0, 0.5])
+    weighed = rollouts(advantages=advantages, weights=weights)
+    corrected = rollouts(advantages=advantages, sampled_logprobs=sampled)
+    torch.testing.assert_close(gradients(model, objective, corrected), gradients(model, objective, weighed))
+    _, metrics = objective(model.network, corrected)
+    assert metrics["sampling_kl"] == pytest.approx(-float(apart.mean()) / 3, abs=1e-5)
+    assert metrics["sampling_gap"] == pytest.approx(float((weights - 1).abs().mean()), abs=1e-5)
+    assert metrics["sampling_capped"] == 0
+    far = rollouts(advantages=advantages, sampled_logprobs=own - 1)
+    capped = rollouts(advantages=advantages, weights=torch.full((4,), 1.5))
+    torch.testing.assert_close(gradients(model, objective, far), gradients(model, objective, capped))
+    assert objective(model.network, far)[1]["sampling_capped"] == 1
 
 
 def test_tokens_may_have_weights_of_their_own_but_not_where_an_answer_is_one_action(tiny_model):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.distributions.statistics import divergence
-from holdfast.tensors import masked_mean, masked_mean_per_sequence
+from holdfast.tensors import masked_mean, masked_mean_per_sequence, masked_sum_per_sequence
 
 Scale = Literal["group", "batch", "none"]
 Reduction = Literal["sequence", "token", "fixed"]
@@ -104,6 +104,23 @@ def exploded(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, limit: flo
     A NaN mean does not count: the loss will be NaN too, and ends the run with its cause.
     """
     return bool(masked_mean((logprobs.detach() - old_logprobs).exp(), mask) > limit)
+
+
+def importance_weights(logprobs: Tensor, sampled_logprobs: Tensor, mask: Tensor, *, cap: float) -> Tensor:
+    """Truncated importance weights of answers that a slightly different policy has sampled, (N,).
+
+    `min(prod_t p(t) / q(t), cap)` over an answer's tokens (Ionides 2008). With the reward of a whole answer they make
+    the gradient unbiased as far as the cap is not reached; their variance grows with the answer's length. Weights of
+    single tokens, `p(t) / q(t)`, would vary less, but as the reward depends on all tokens they remove hardly any of the
+    bias.
+
+    Args:
+        logprobs: (N, T) under `p`, the policy that learns, at the time of sampling.
+        sampled_logprobs: (N, T) under `q`, the policy that sampled.
+        mask: (N, T), 1 on sampled tokens.
+        cap: the largest weight, at least 1.
+    """
+    return masked_sum_per_sequence(logprobs - sampled_logprobs, mask).exp().clamp(max=cap)
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "k3") -> Tensor:

@@ -127,6 +127,7 @@ def refused(message: str) -> PydanticCustomError:
 Number = Annotated[float, Bounds()]
 NonNegative = Annotated[float, Bounds(low=0)]
 Positive = Annotated[float, Bounds(low=0, open_low=True)]
+AtLeastOne = Annotated[float, Bounds(low=1)]
 AboveOne = Annotated[float, Bounds(low=1, open_low=True)]
 Share = Annotated[float, Bounds(low=0, high=1)]
 PositiveShare = Annotated[float, Bounds(low=0, high=1, open_low=True)]

@@ -18,7 +18,7 @@ from holdfast.records import HoldfastError
 Settings = TypeVar("Settings")
 OMITTED_AT_DEFAULT = {"omitted_at_default": True}
 """Metadata of a field that was added to a method's settings after cells of it were finished: `plain` leaves it out
-while it has its default, so that those cells keep their keys. Not for fields of groups inside the settings."""
+while it has its default, so that those cells keep their keys."""
 
 
 def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
@@ -94,8 +94,14 @@ def _checker(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)
 
 
+@cache
+def _hints(cls: Any) -> Mapping[str, Any]:
+    """The types of a class's fields, which Python works out anew at each call."""
+    return get_type_hints(cls)
+
+
 def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    if not isinstance(values, Mapping) or "preset" not in values or "preset" in get_type_hints(cls):
+    if not isinstance(values, Mapping) or "preset" not in values or "preset" in _hints(cls):
         return values
     known, name = getattr(cls, "PRESETS", {}), values["preset"]
     if not isinstance(name, str) or name not in known:
@@ -105,13 +111,28 @@ def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[st
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON values, without fields `OMITTED_AT_DEFAULT` that have their default."""
-    omitted = {
-        item.name
-        for item in fields(settings)
-        if item.metadata.get("omitted_at_default") and getattr(settings, item.name) == item.default
-    }
-    return {name: value for name, value in _json(asdict(settings)).items() if name not in omitted}
+    """A settings dataclass as JSON values, without fields `OMITTED_AT_DEFAULT` that have their default, at any depth.
+
+    The default of a group's field is that of the group in the dataclass that holds it.
+    """
+    return _plain(settings, defaults(type(settings)))
+
+
+def _plain(settings: Any, by_default: Mapping[str, Any]) -> dict[str, Any]:
+    values = {}
+    for item in fields(settings):
+        value, default = getattr(settings, item.name), by_default.get(item.name)
+        if not (item.metadata.get("omitted_at_default") and _json(value) == _json(default)):
+            values[item.name] = _plain_value(value, default)
+    return values
+
+
+def _plain_value(value: Any, default: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(value, default if isinstance(default, Mapping) else defaults(type(value)))
+    if isinstance(value, Mapping):
+        return {key: _plain_value(item, None) for key, item in value.items()}
+    return [_plain_value(item, None) for item in value] if isinstance(value, list | tuple) else value
 
 
 def refuse_unknown(cls: Any, values: Any, where: str) -> None:
@@ -119,7 +140,7 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
     own = {item.name for item in fields(cls)}
-    hints = {name: hint for name, hint in get_type_hints(cls).items() if name in own}
+    hints = {name: hint for name, hint in _hints(cls).items() if name in own}
     for key, value in values.items():
         if key not in hints:
             suggestion = near(str(key), hints, better=places(cls, str(key)))
@@ -133,7 +154,7 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
 
 def places(cls: type, key: str) -> list[str]:
     """The places of `key` in a settings dataclass: at the top, else the dotted keys below, at any depth."""
-    hints, names = get_type_hints(cls), [item.name for item in fields(cls)]
+    hints, names = _hints(cls), [item.name for item in fields(cls)]
     if key in names:
         return [key]
     groups = {name: inner for name in names if (inner := _group(hints[name])) is not None}
@@ -148,7 +169,7 @@ def _group(hint: Any) -> type | None:
 def has_setting(cls: type, name: str) -> bool:
     """Whether a settings dataclass has a setting of this dotted name; inside a mapping any name is allowed."""
     head, _, rest = name.partition(".")
-    hint = get_type_hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
+    hint = _hints(cls).get(head) if head in {item.name for item in fields(cls)} else None
     if hint is None or not rest:
         return hint is not None
     inner = [part for part in (hint, *get_args(hint)) if is_dataclass(part)]

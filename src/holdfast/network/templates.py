@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from holdfast.methods.tables import near
@@ -122,14 +123,19 @@ def _today_is(date: str) -> Iterator[None]:
     """Within this context, `strftime_now` in transformers' templates returns the given date."""
     from transformers.utils import chat_template_utils
 
+    own = chat_template_utils.datetime
+    chat_template_utils.datetime = _pinned(date)
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = own
+
+
+@cache
+def _pinned(date: str) -> type[datetime]:
     class Pinned(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Pinned:  # noqa: ARG003
             return cls.fromisoformat(date)
 
-    own = chat_template_utils.datetime
-    chat_template_utils.datetime = Pinned
-    try:
-        yield
-    finally:
-        chat_template_utils.datetime = own
+    return Pinned

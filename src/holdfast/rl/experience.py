@@ -21,6 +21,7 @@ from holdfast.rl.rewards import Reward
 from holdfast.rl.rollouts import (
     RolloutRequest,
     Sampler,
+    Samples,
     collated,
     compute_rewards,
     draw,
@@ -85,7 +86,9 @@ class Experience:
     advantages, `critic` its value; `entropy` measures each answer's mean token entropy as `entropies` (N,), for
     `bonuses`. `further` rewards, by name, are for advantages that use them, each with the critic of its name if there
     is one (`critic.attach_further`). `extra_metrics` are only logged, by name, as means over the answers that the model
-    wrote itself. A `sampler` samples the answers instead of the model (see `rollouts.Sampler`).
+    wrote itself. A `sampler` samples the answers instead of the model (see `rollouts.Sampler`). With `sampled_by` a
+    copy of the model that it returns samples them; the batch then has their log-probabilities under it as
+    `sampled_logprobs`. Raises `HoldfastError` for both.
     """
 
     reward: Reward
@@ -102,10 +105,15 @@ class Experience:
     further: Mapping[str, Reward] = field(default_factory=dict)
     extra_metrics: Mapping[str, Reward] = field(default_factory=dict)
     sampler: Sampler | None = None
+    sampled_by: Callable[[Model], Model] | None = None
     passes: int = 1
     minibatches: int = 1
     old_logprobs: bool = False
     _kept: list[Batch] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None and self.sampled_by is not None:
+            raise HoldfastError("policy.sampling_dtype: this run's answers are sampled in another way; set it to null")
 
     def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
         """Batches of `len(rows) * group_size / minibatches` sequences, one for each micro-batch of rows.
@@ -143,9 +151,9 @@ class Experience:
             sampling=self.sampling,
             seed=self.seed * 1_000_003 + step,
             step=step,
-            logprobs=self._sampled_logprobs(model),
+            logprobs=self.sampled_by is not None or self._sampled_logprobs(model),
         )
-        samples = draw(model, request) if self.sampler is None else self.sampler.draw(model, request)
+        samples = self._draw(model, request)
         every = [row for row in rows for _ in range(self.group_size)]
         completions = [as_completion(model, row, a) for row, a in zip(every, samples.answers, strict=True)]
         paid = {name: compute_rewards(name, reward, completions, step) for name, reward in self._rewards().items()}
@@ -153,6 +161,8 @@ class Experience:
         for micro in micro_batches:
             end = start + len(micro) * self.group_size
             batch = collated(request, samples, range(start, end), pad_id=model.pad_id)
+            if self.sampled_by is not None:
+                batch["sampled_logprobs"] = batch.pop("old_logprobs")
             batch["kl_weights"] = torch.tensor([float(row.role in self.kl_roles) for row in every[start:end]])
             batch = self._measure(model, batch)
             batches.append(batch if self.sampler is None else self.sampler.measure(model, batch))
@@ -167,6 +177,11 @@ class Experience:
         if self.group_size > 1:
             batches[0]["log/groups_with_gradient"] = groups_with_gradient(learnt["advantages"], self.group_size)
         return batches if self.sampler is None else self.sampler.finish(batches, paid["reward"])
+
+    def _draw(self, model: Model, request: RolloutRequest) -> Samples:
+        if self.sampler is not None:
+            return self.sampler.draw(model, request)
+        return draw(model if self.sampled_by is None else self.sampled_by(model), request)
 
     def _rewards(self) -> dict[str, Reward]:
         return {"reward": self.reward, **self.further}

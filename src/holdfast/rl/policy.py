@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from holdfast.losses.credit import adaptive_kl, gae, token_rewards, whiten
 from holdfast.losses.policy_gradient import Estimator, Ratio, Reduction, Scale, group_advantages
 from holdfast.methods.ranges import (
     AboveOne,
+    AtLeastOne,
     Count,
     NonNegative,
     Positive,
@@ -22,8 +23,10 @@ from holdfast.methods.ranges import (
     ZeroOrOne,
     ranged,
 )
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.critic import PREFIX, Critic, attach_critic, without_critic
 from holdfast.network.generate import Sampling
+from holdfast.network.low_precision import Low, low_precision_copy
 from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.rl.experience import Advantage, Experience, Rollout
@@ -54,6 +57,10 @@ class Policy:
       estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over `kl_horizon`
       sequences, to keep a sequence's KL near that value.
     - Updates: each rollout is used for `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
+    - Precision of sampling: with `sampling_dtype` a copy of the weights in that type samples the answers, which is
+      faster on hardware that computes in it. Importance weights of at most `importance_cap` correct for what the copy
+      samples otherwise, and its distance is logged (`sampling_kl`, `sampling_gap`, `sampling_capped`). Evaluations
+      sample from the model itself.
     """
 
     group_size: Count = 4
@@ -80,6 +87,8 @@ class Policy:
     kl_horizon: Count = 10_000
     passes: Count = 1
     minibatches: Count = 1
+    sampling_dtype: Low | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+    importance_cap: AtLeastOne = field(default=2.0, metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         grouped = self.baseline in ("group_mean", "leave_one_out")
@@ -118,6 +127,7 @@ def policy_plan(
         critic=policy.critic is not None,
         passes=policy.passes,
         minibatches=policy.minibatches,
+        sampled_by=None if policy.sampling_dtype is None else low_precision_copy(policy.sampling_dtype),
     )
     plan = Plan(
         model=model,
@@ -135,6 +145,7 @@ def policy_plan(
             estimator=policy.kl_estimator,
             temperature=policy.temperature,
             critic=policy.critic,
+            importance_cap=policy.importance_cap,
         ),
         optim=optim,
         reference=reference,

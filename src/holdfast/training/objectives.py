@@ -13,6 +13,7 @@ from holdfast.losses.policy_gradient import (
     Ratio,
     Reduction,
     exploded,
+    importance_weights,
     kl_estimate,
     reduce,
     sequence_surrogate,
@@ -70,6 +71,7 @@ def policy_gradient(
     estimator: Estimator = "k3",
     temperature: float = 1.0,
     critic: Critic | None = None,
+    importance_cap: float = 2.0,
 ) -> Objective:
     """The clipped policy-gradient loss on sampled sequences, `kl_coef` times the KL to the reference, a critic's loss.
 
@@ -78,32 +80,29 @@ def policy_gradient(
     a critic `returns` and `old_values` (N, S - 1), for further ones under their names; critics' losses are reduced like
     the policy's. `weights`, (N,) or (N, S - 1), multiply every term if the answers were not sampled from the policy:
     `weights * surrogate` clips only the change of the policy since the rollout, the decoupled objective of Hilton et
-    al. 2022 (arXiv 2110.00641). Log-probabilities are at the sampling `temperature`, so the gradient is that of the
-    sampling policy. A batch whose mean ratio exceeds `ratio_guard` is skipped. Sequences without an advantage have no
-    gradient in the first term; if it is the only term they are skipped in the pass.
+    al. 2022 (arXiv 2110.00641). Where another policy, such as a copy in lower precision, has sampled them with the
+    log-probabilities `sampled_logprobs` (N, S - 1), importance weights of at most `importance_cap` correct for it.
+    Log-probabilities are at the sampling `temperature`, so the gradient is that of the sampling policy. A batch whose
+    mean ratio exceeds `ratio_guard` is skipped. Sequences without an advantage are not read if they add nothing.
     """
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         kept = batch if kl_coef or critic is not None else _with_advantage(batch)
         if kept is None:
             return _nothing(batch), {"loss": 0.0}
-        values: dict[str, Tensor] = {}
-        if critic is None:
-            logprobs = answer_logprobs(network, kept, temperature=temperature)
-        else:
-            distributions, values = distributions_and_values(network, kept)
-            (logprobs,) = distributions.measure(LogProb(kept["input_ids"][:, 1:]), temperature=temperature)
+        logprobs, values = _read(network, kept, temperature, with_values=critic is not None)
         mask = target_mask(kept["loss_mask"])
         old = kept.get("old_logprobs", logprobs.detach())
         if ratio_guard is not None and exploded(logprobs, old, mask * _weights(kept), limit=ratio_guard):
             return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
+        kept, sampling = _corrected(kept, old, mask, cap=importance_cap, count=len(batch["input_ids"]))
         loss, metrics = policy_loss(logprobs, old, mask, kept)
         if critic is not None and critic.coef:
             for name, predicted in values.items():
                 errors = value_loss(predicted, kept[f"{name}returns"], kept[f"{name}old_values"], clip=critic.clip)
                 term = mean(errors, mask, kept)
                 loss, metrics[f"{name}value_loss"] = loss + critic.coef * term, float(term.detach())
-        return loss, {"loss": float(loss.detach()), **metrics}
+        return loss, {"loss": float(loss.detach()), **metrics, **sampling}
 
     def mean(per_token: Tensor, mask: Tensor, batch: Batch) -> Tensor:
         totals = {name: batch[name] for name in ("num_tokens", "num_sequences")}
@@ -127,6 +126,36 @@ def policy_gradient(
         return loss, metrics
 
     return objective if ratio_guard is not None else by_rows(objective)
+
+
+def _read(
+    network: torch.nn.Module, batch: Batch, temperature: float, *, with_values: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-probabilities of the answers' tokens, (N, S - 1), and critics' values by their prefix in batches."""
+    if not with_values:
+        return answer_logprobs(network, batch, temperature=temperature), {}
+    distributions, values = distributions_and_values(network, batch)
+    return distributions.measure(LogProb(batch["input_ids"][:, 1:]), temperature=temperature)[0], values
+
+
+def _corrected(batch: Batch, old: Tensor, mask: Tensor, *, cap: float, count: int) -> tuple[Batch, Metrics]:
+    """The batch with importance weights where another policy has sampled it, and how far that one was.
+
+    Answers without an advantage may be missing; the micro-batch had `count` of them. Logged are, over the answers that
+    are there, the divergence a token, the mean distance of the weights from 1 and the share of capped ones.
+    """
+    if "sampled_logprobs" not in batch:
+        return batch, {}
+    sampled, share = batch["sampled_logprobs"], float(count / batch["num_sequences"])
+    weights = importance_weights(old, sampled, mask, cap=cap)
+    metrics = {
+        "sampling_kl": share * float(masked_mean(sampled - old, mask)),
+        "sampling_gap": share * float((weights - 1).abs().mean()),
+        "sampling_capped": share * float((weights >= cap).float().mean()),
+    }
+    if "weights" in batch:
+        weights = as_columns(weights) * as_columns(batch["weights"])
+    return {**batch, "weights": weights}, metrics
 
 
 def _weights(batch: Batch) -> Tensor | float:
