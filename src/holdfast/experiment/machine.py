@@ -26,8 +26,9 @@ def environment(network: Any = None) -> dict[str, Any]:
     import torch
 
     from holdfast.network.shortcuts import known_reasons
+    from holdfast.network.static_use import static_reasons
 
-    reasons = () if network is None else known_reasons(network)
+    reasons = () if network is None else (*known_reasons(network), *static_reasons(network))
     packages = ("torch", "transformers", "accelerate", "peft")
     return {
         "python": platform.python_version(),

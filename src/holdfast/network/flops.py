@@ -34,6 +34,9 @@ from transformers import PreTrainedModel
 from holdfast.network.critic import PREFIX
 from holdfast.network.shortcuts import PROBING
 
+_counting: list[Meter] = []
+"""The meters that count at present."""
+
 
 class Meter:
     """Counts the operations of all networks of transformers and peft in this process while it is `counting`.
@@ -69,9 +72,11 @@ class Meter:
         before = {kind: vars(kind).get("__call__") for kind in kinds}
         for kind in before:
             kind.__call__ = self._watched(kind.__call__)
+        _counting.append(self)
         try:
             yield self
         finally:
+            _counting.pop()
             for kind, own in before.items():
                 if own is None:
                     del kind.__call__
@@ -86,6 +91,11 @@ class Meter:
             yield
         finally:
             self._inside = before
+
+    def decoded(self, network: Any, tokens: int) -> None:
+        """Count the decoding of tokens that was done without calls of the network."""
+        if not (self._inside or PROBING.get()):
+            self._count(network, tokens)
 
     def differentiated(self, loss: Tensor) -> None:
         """Count the backward pass of this loss, if it has a gradient, for the forward passes since the last call."""
@@ -134,6 +144,12 @@ def multiplied(network: Any, *, trained: bool = False) -> int:
         for name, weight in network.named_parameters()
         if id(weight) not in looked_up and not name.startswith(PREFIX) and (weight.requires_grad or not trained)
     )
+
+
+def count_decoded(network: Any, tokens: int) -> None:
+    """Count, in every meter that counts, the decoding of tokens that was done without calls of the network."""
+    for meter in dict.fromkeys(_counting):
+        meter.decoded(network, tokens)
 
 
 def forward_flops(network: Any, tokens: float) -> float:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from holdfast.methods.ranges import Count, NonNegative, PositiveShare, Whole, ranged
+from holdfast.network.draws import Sampling, SamplingError, draw, invert
 from holdfast.network.models import Model
 from holdfast.network.precision import computing
 from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
 from holdfast.network.shortcuts import shortcuts
+from holdfast.network.static_decoding import Request
+from holdfast.network.static_use import decode_static
 from holdfast.records import Completion, Example
 from holdfast.tensors import target_logprobs
 
@@ -40,27 +41,12 @@ __all__ = [
 DROP_SHARE = 0.25
 
 
-@dataclass(frozen=True, kw_only=True)
-@ranged
-class Sampling:
-    """Sampling settings. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 disable truncation."""
-
-    max_new_tokens: Count = 128
-    temperature: NonNegative = 1.0
-    top_p: PositiveShare = 1.0
-    top_k: Whole = 0
-
-
 class Answer(NamedTuple):
     """Sampled tokens, including the end token if the model wrote one; on request the log-probability of each."""
 
     tokens: list[int]
     finished: bool
     logprobs: list[float] | None = None
-
-
-class SamplingError(ArithmeticError):
-    """The model's probabilities are not finite, so that nothing can be sampled."""
 
 
 def sample(
@@ -89,8 +75,13 @@ def sample(
     sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
     shortcuts(model.network)  # determined here, where gradients are enabled
     with evaluating(model.network), computing(model.network), nullcontext() if sharded else torch.inference_mode():
+        numbers = uniform.to(model.device)
+        asked, request = Prompts(prompts, counts, model.pad_id), Request(sampling, model.stop_ids, logprobs=logprobs)
+        decoded = decode_static(model.network, asked, request, numbers, drop_share=DROP_SHARE)
+        if decoded is not None:
+            return _answers(decoded.tokens, decoded.logprobs if logprobs else None, model.stop_ids, decoded.length)
         reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
-        return decode(model, reader, sampling, uniform.to(model.device), logprobs=logprobs)
+        return decode(model, reader, sampling, numbers, logprobs=logprobs)
 
 
 class Drawing(Protocol):
@@ -168,8 +159,13 @@ def decode(
             rows, tokens, done = rows[kept], tokens[kept], done[kept]
             reader.keep(kept)
         reader.advance(tokens)
-    answers = [_until_stop(row, set(model.stop_ids), step + 1) for row in sampled.tolist()]
-    if not logprobs:
+    return _answers(sampled, chances if logprobs else None, model.stop_ids, step + 1)
+
+
+def _answers(sampled: Tensor, chances: Tensor | None, stops: Sequence[int], length: int) -> list[Answer]:
+    """The answers in the first `length` columns of sampled tokens (N, T), with their log-probabilities if given."""
+    answers = [_until_stop(row, set(stops), length) for row in sampled.tolist()]
+    if chances is None:
         return answers
     return [
         answer._replace(logprobs=row[: len(answer.tokens)])
@@ -180,55 +176,6 @@ def decode(
 def _until_stop(row: list[int], stops: set[int], length: int) -> Answer:
     end = next((i for i, token in enumerate(row[:length]) if token in stops), None)
     return Answer(row[:length], finished=False) if end is None else Answer(row[: end + 1], finished=True)
-
-
-def draw(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """One token per row by inverting the distribution function at `uniform`, (N,).
-
-    A row's token depends only on its own logits and number, so removing other rows does not change it.
-
-    Raises:
-        SamplingError: a logit is NaN or plus infinity, or all of a row's are minus infinity.
-    """
-    logits = logits.float()
-    if sampling.temperature == 0:
-        _require_finite(logits.amax(-1))
-        return logits.argmax(-1)
-    return invert(_cut_off(logits / sampling.temperature, sampling).softmax(-1), uniform)
-
-
-def invert(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One token per row of `probabilities` (N, V) at `uniform`, (N,); they need not sum to exactly 1.
-
-    Raises:
-        SamplingError: a row's sum is not finite.
-    """
-    cumulative = probabilities.cumsum(-1)
-    total = cumulative[:, -1]
-    # A NaN or plus infinity, or only minus infinities, make a row's sum NaN or infinite.
-    _require_finite(total)
-    tokens = torch.searchsorted(cumulative, (uniform * total).unsqueeze(1), right=True).squeeze(1)
-    # Rounding can push the target past the last token that has any probability.
-    return torch.where(tokens < probabilities.shape[-1], tokens, probabilities.argmax(-1))
-
-
-def _require_finite(values: Tensor) -> None:
-    if not bool(values.isfinite().all()):
-        raise SamplingError("non-finite logits while sampling")
-
-
-def _cut_off(logits: Tensor, sampling: Sampling) -> Tensor:
-    if sampling.top_k > 0:
-        least = logits.topk(min(sampling.top_k, logits.shape[-1]), -1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, order = logits.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        dropped = torch.zeros_like(before, dtype=torch.bool).scatter(
-            -1, order, (before >= sampling.top_p) & (before > 0)
-        )
-        logits = logits.masked_fill(dropped, -torch.inf)
-    return logits
 
 
 def complete(

@@ -168,7 +168,7 @@ def _said(problem: Exception) -> str:
 
 
 class Probe:
-    """A few texts, and a network's logits of them by different readings."""
+    """A few texts, and a network's logits of them by different readings; `coarse` if they are of low precision."""
 
     # Longer and shorter than the windows and chunks of the smallest models.
     PROMPTS, ANSWERS = (3, 11, 6), (5, 2, 7, 3, 6, 4)
@@ -177,6 +177,7 @@ class Probe:
         self.network, bare = network, unwrapped(network)
         weight = next(network.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        self.coarse = self.dtype not in (torch.float32, torch.float64)
         self.embeddings: nn.Module = bare.get_input_embeddings()
         config = bare.config.get_text_config()
         self.ordinary = _ordinary(bare.config, int(config.vocab_size))
@@ -211,7 +212,7 @@ class Probe:
         """Whether `short` equals `plain`, relative to the distance of `other`, those after a different beginning."""
         short, plain, other = (values.detach().double() for values in (short, plain, other))
         rounding = 100 * torch.finfo(self.dtype).eps * float(plain.norm())
-        allowed = EXACT if self.dtype in (torch.float32, torch.float64) else COARSE
+        allowed = COARSE if self.coarse else EXACT
         return bool((short - plain).norm() <= max(allowed * float((plain - other).norm()), rounding))
 
     def padded_and_alone(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -236,13 +237,13 @@ class Probe:
         asked, other = (Prompts(prompts, (2, 2, 2), self.pad_id) for prompts in (self.prompts, self.others))
         cached = CachedReading(self.network, asked, room=max(self.ANSWERS))
         readings = (cached, PlainReading(self.network, asked), PlainReading(self.network, other))
-        from_cache, plain, changed = (self._followed(reading) for reading in readings)
+        from_cache, plain, changed = (self.followed(reading) for reading in readings)
         if not self.close(from_cache[0], plain[0], changed[0]):
             return "prompts padded on the left are not read as they are alone"
         right = self.close(torch.cat(from_cache), torch.cat(plain), torch.cat(changed))
         return "" if right else "it does not go on from its cache as from the text itself"
 
-    def _followed(self, reading: Reading) -> list[Tensor]:
+    def followed(self, reading: Reading) -> list[Tensor]:
         """The logits before each token of the answers, which leave the batch when they end."""
         left, seen = list(range(len(self.answers))), [reading.logits]
         for step in range(max(self.ANSWERS) - 1):
