@@ -139,8 +139,7 @@ def measured(name: str, *, small: bool) -> dict[str, Any]:
     size = SMALL if small else Size()
     if small and not torch.cuda.is_available():
         static_use.DEVICES.add("cpu")
-    if name in ("plain", "plain_autocast", "step_plain"):
-        os.environ[static_use.VARIABLE] = "0"
+    os.environ[static_use.VARIABLE] = "0" if name in ("plain", "plain_autocast", "step_plain") else "1"
     rows: dict[str, Callable[[], dict[str, Any]]] = {
         "generate": lambda: generate(size, small=small),
         "same_float32": lambda: same(model_of(small=small, dtype=torch.float32), size),
@@ -285,7 +284,7 @@ def same(model: Any, size: Size) -> dict[str, Any]:
     used = static_use.is_in_use(model.network)
     os.environ[static_use.VARIABLE] = "0"
     plain = drawn()
-    del os.environ[static_use.VARIABLE]
+    os.environ[static_use.VARIABLE] = "1"
     alike = [one.tokens == other.tokens for one, other in zip(steady, plain, strict=True)]
     gaps = [
         abs(a - b)

@@ -41,6 +41,11 @@ def model(name="llama"):
 
 
 @pytest.fixture(autouse=True)
+def _turned_on(monkeypatch):
+    monkeypatch.setenv(static_use.VARIABLE, "1")
+
+
+@pytest.fixture(autouse=True)
 def _forgotten(monkeypatch):
     monkeypatch.setattr(static_use, "_problems", weakref.WeakKeyDictionary())
     monkeypatch.setattr(static_use, "_of_network", weakref.WeakKeyDictionary())

@@ -22,7 +22,7 @@ from holdfast.network.static_buffers import rounded_up
 from holdfast.network.static_decoding import Decoded, Decoder, Request, decoded_rows
 
 VARIABLE = "HOLDFAST_CUDA_GRAPHS"
-"""The environment variable that turns this off: 0."""
+"""The environment variable that turns this on: 1. Off until it has been measured on a GPU: samples decide verdicts."""
 SHORTEST = 8
 """Answers of fewer tokens at most are not worth a recording."""
 DEVICES = {"cuda"}
@@ -63,7 +63,7 @@ def decode_static(
 def usable(network: Any, sampling: Sampling) -> bool:
     """Whether answers are sampled in this way; says why not, once for each network, where it cannot be."""
     device = next(network.parameters()).device
-    if device.type not in DEVICES or os.environ.get(VARIABLE) == "0" or sampling.max_new_tokens < SHORTEST:
+    if device.type not in DEVICES or os.environ.get(VARIABLE) != "1" or sampling.max_new_tokens < SHORTEST:
         return False
     bare = unwrapped(network)
     if bare not in _problems:
