@@ -24,6 +24,7 @@ STEPS = 3
 
 @pytest.fixture
 def tapes(monkeypatch):
+    monkeypatch.setenv(static_use.VARIABLE, "1")
     made = Tapes()
     monkeypatch.setattr(static_decoding, "recorder", lambda device: made)
     for name in ("_problems", "_of_network"):
