@@ -11,7 +11,9 @@ memory is its own and a failure is a row:
 - `plain_autocast`, `graphs_autocast`: the same with float32 weights computed in bfloat16, as while a run trains;
 - `same_float32`: whether float32 tokens are the same with and without graphs, and how far log-probabilities differ;
 - `architectures`: the same on tiny networks of a dozen architectures, and which of them graphs are used for;
-- `step_plain`, `step_graphs`: a GRPO step (float32 weights, bfloat16 computing, AdamW), its rollout and its update;
+- `step_plain`, `step_graphs`, `step_budget`: a GRPO step (float32 weights, bfloat16 computing, AdamW), its rollout and
+  its update: without graphs and with all logits in memory, as it was before there were either; as it is; and with an
+  update in parts of at most `BUDGET` tokens;
 - `kernels`: where the time of a recorded step goes, by kernel.
 
 Rows are tried in this order while `--minutes` last, in at most 9 minutes by default; the file is written after each.
@@ -29,22 +31,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 ROWS = {
-    **{"plain": 60, "graphs": 60, "generate": 60, "step_plain": 100, "step_graphs": 90, "same_float32": 75},
-    **{"architectures": 75, "plain_autocast": 60, "graphs_autocast": 60, "kernels": 60},
+    **{"plain": 60, "graphs": 60, "generate": 60, "step_plain": 90, "step_graphs": 75, "step_budget": 75},
+    **{"same_float32": 75, "architectures": 90, "plain_autocast": 60, "graphs_autocast": 60, "kernels": 60},
 }
 """The rows in order, with the most seconds that each may take."""
+BUDGET = 4096
+"""The tokens, padding included, of a part of a batch in `step_budget`."""
 LEAST = 15
 """A row is not begun with fewer seconds left."""
 KINDS = (
     *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "gpt2", "gpt_neox"),
     *("olmo2", "smollm3", "mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"),
 )
-FIRST, SECOND = "step_plain", "step_graphs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +124,10 @@ def ratios(rows: dict[str, Any]) -> dict[str, Any]:
         "rollout_over_plain": ("graphs", "plain", "tokens_per_second"),
         "rollout_over_generate": ("graphs", "generate", "tokens_per_second"),
         "autocast_over_plain": ("graphs_autocast", "plain_autocast", "tokens_per_second"),
-        "step_over_plain": (FIRST, SECOND, "step_seconds"),
-        "step_memory_share": (SECOND, FIRST, "peak_gib"),
+        "step_over_plain": ("step_plain", "step_graphs", "step_seconds"),
+        "budget_step_over_plain": ("step_plain", "step_budget", "step_seconds"),
+        "step_memory_share": ("step_graphs", "step_plain", "peak_gib"),
+        "budget_step_memory_share": ("step_budget", "step_plain", "peak_gib"),
     }
     return {
         name: round(rows[one][figure] / rows[other][figure], 3)
@@ -134,18 +140,21 @@ def measured(name: str, *, small: bool) -> dict[str, Any]:
     """The figures of one row."""
     import torch
 
-    from holdfast.network import static_use
+    from holdfast.network import heads, static_use
 
     size = SMALL if small else Size()
     if small and not torch.cuda.is_available():
         static_use.DEVICES.add("cpu")
     os.environ[static_use.VARIABLE] = "0" if name in ("plain", "plain_autocast", "step_plain") else "1"
+    if name == "step_plain":
+        heads.LARGE_LOGITS = 2**62
     rows: dict[str, Callable[[], dict[str, Any]]] = {
         "generate": lambda: generate(size, small=small),
         "same_float32": lambda: same(model_of(small=small, dtype=torch.float32), size),
         "architectures": lambda: architectures(size, KINDS[:2] if small else KINDS),
         "step_plain": lambda: step(size, small=small),
         "step_graphs": lambda: step(size, small=small),
+        "step_budget": lambda: step(size, small=small, budget=30 if small else BUDGET),
         "kernels": lambda: kernels(size, small=small),
     }
     row = rows.get(name, lambda: rollout(size, small=small, autocast=name.endswith("autocast")))()
@@ -309,7 +318,7 @@ def architectures(size: Size, kinds: Sequence[str]) -> dict[str, Any]:
     from holdfast.network.models import Model
     from holdfast.sandbox.build import tokenizer
 
-    short, found = replace(size, tokens=min(size.tokens, 48), prompt=min(size.prompt, 24)), {}
+    short, found = replace(size, tokens=min(size.tokens, 32), prompt=min(size.prompt, 24)), {}
     for kind in kinds:
         try:
             network = tiny_network(kind).to(device())
@@ -319,10 +328,9 @@ def architectures(size: Size, kinds: Sequence[str]) -> dict[str, Any]:
     return {"architectures": found}
 
 
-def step(size: Size, *, small: bool) -> dict[str, Any]:
-    """GRPO steps after a first one: seconds of a step, of its rollout and of its update."""
+def step(size: Size, *, small: bool, budget: int | None = None) -> dict[str, Any]:
+    """GRPO steps after a first one: seconds of a step, of its rollout and of the rest."""
     import torch
-    from rl_step import timed as with_clocks
     from runs import Run
 
     from holdfast import api
@@ -339,19 +347,28 @@ def step(size: Size, *, small: bool) -> dict[str, Any]:
             torch.cuda.synchronize()
         run.tick()
 
-    optim = api.Optim(max_steps=size.steps + 1, learning_rate=1e-6, per_device_train_batch_size=size.prompts)
+    batches = {"per_device_train_batch_size": size.prompts, "max_tokens_per_batch": budget}
+    optim = api.Optim(max_steps=size.steps + 1, learning_rate=1e-6, **batches)
     attack = api.GRPO(optim=optim, policy=api.Policy(group_size=size.group), reward=api.AttackReward(judge="keyword"))
     splits = Splits(harmful={"attack": rows}, benign={})
     plan = attack.plan(model, api.context(splits, seed=0, max_new_tokens=size.tokens))
+    prepare = replace(plan.prepare, reward=varied)  # type: ignore[type-var]
+
+    def rolled_out(*args: Any) -> Any:
+        started = time.perf_counter()
+        batches = prepare(*args)
+        run.note(rollout=time.perf_counter() - started)  # the answers have been waited for
+        return batches
+
     hooks = (*plan.hooks, lambda progress: None if progress.phase == "end" else tick())
-    fit(with_clocks(replace(plan, prepare=replace(plan.prepare, reward=varied), hooks=hooks), run))  # type: ignore[type-var]
-    seconds = [after - before for before, after in zip(run.wall, run.wall[1:], strict=False)][1:]
-    parts = {name: round(median(values[1:]), 3) for name, values in run.parts.items()}
+    fit(replace(plan, prepare=rolled_out, hooks=hooks))
+    seconds = [after - before for before, after in pairwise(run.wall)]
+    usual, rolling = median(seconds[1:]), median(run.recorded["rollout"][1:])
     return {
-        "step_seconds": round(median(seconds), 3),
-        "parts": parts,
+        "step_seconds": round(usual, 3),
+        "parts": {"rollout": round(rolling, 3), "rest": round(usual - rolling, 3)},
         "graphs": static_use.is_in_use(model.network),
-        "first_seconds": round(run.wall[1] - run.wall[0], 3),
+        "first_seconds": round(seconds[0], 3),
     }
 
 

@@ -64,10 +64,10 @@ def test_a_run_in_recorded_steps_learns_what_a_plain_one_does(lora, passes, tiny
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bf16", [False, True])
-def test_steps_are_recorded_in_the_first_rollout_and_repeated_in_the_others(bf16, tiny_model, tapes, monkeypatch):
+@pytest.mark.parametrize(("lora", "bf16"), [(False, False), (False, True), (True, True)])
+def test_steps_are_recorded_in_the_first_rollout_and_repeated_in_the_others(lora, bf16, tiny_model, tapes, monkeypatch):
     """While the optimizer changes the weights, in float32 and computing in bfloat16."""
-    model, counts = tiny_model(), []
+    model, counts = adapt(tiny_model(), LoRA(r=4) if lora else None), []
     monkeypatch.setattr(type(model), "stop_ids", property(lambda self: (-1,)))
     monkeypatch.setattr(static_use, "DEVICES", {"cpu"})
     decode = static_use.decode_static
