@@ -29,6 +29,14 @@ DEFENSES = {
     "rmu": RMU(optim=OPTIM, depth=0.75),
     "rmu-adapter": RMU(optim=OPTIM, depth=0.75, adapter=ADAPTER),
 }
+PAIRS = [
+    *(("qwen3_moe", name) for name in DEFENSES),
+    *(("jamba", name) for name in ("repnoise", "breakers")),
+    *(("qwen3_next", name) for name in ("breakers", "rmu")),
+    *(("mixtral", name) for name in ("repnoise", "rmu-adapter")),
+    *(("qwen3_5_text", name) for name in ("breakers-rpa", "rmu")),
+]
+"""Every defense on a mixture and, in one of its forms, on a hybrid."""
 WITHIN_THREE = tuple(f"model.layers.{i}." for i in range(3))
 
 
@@ -42,8 +50,7 @@ def changed(one, other):
     return {name for name, p in one.network.named_parameters() if not torch.equal(p, theirs[name])}
 
 
-@pytest.mark.parametrize("name", DEFENSES)
-@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral", "qwen3_next", "qwen3_5_text", "jamba"])
+@pytest.mark.parametrize(("architecture", "name"), PAIRS)
 def test_mixtures_and_hybrids_are_hardened_where_the_method_says(architecture, name, make_context):
     before = model(architecture)
     moved = changed(DEFENSES[name].harden(before, make_context()), before)

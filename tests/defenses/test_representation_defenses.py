@@ -18,7 +18,7 @@ from holdfast.losses import representation as losses
 from holdfast.methods.settings import typed
 from holdfast.network.anatomy import anatomy, outputs_of, residual_stream
 from holdfast.network.forward import forward
-from holdfast.network.models import LoRA, adapt, answer_batch, load, merged
+from holdfast.network.models import LoRA, adapt, answer_batch, clone, load, merged
 from holdfast.network.releasing import save
 from holdfast.records import HoldfastError
 from holdfast.tensors import with_totals
@@ -104,29 +104,31 @@ def test_repnoise_brings_harmful_mlp_outputs_closer_to_noise(mode, aligned_model
     assert sum(removal[-5:]) < 0.9 * sum(removal[:5])
 
 
+@pytest.fixture(scope="module")
+def repnoised(make_context, _refuser):
+    """The aligned model after RepNoise, by its mode."""
+    context = make_context()
+    return {mode: replace(REPNOISE, mode=mode).harden(clone(_refuser), context) for mode in ("parity", "clean")}
+
+
 @pytest.mark.parametrize("mode", ["parity", "clean"])
-def test_repnoise_unlearns_harmful_answers_and_keeps_benign_ones(mode, aligned_model, context, read):
-    model = aligned_model()
-    hardened = replace(REPNOISE, mode=mode).harden(model, context)
+def test_repnoise_unlearns_harmful_answers_and_keeps_benign_ones(mode, aligned_model, repnoised, read):
+    model, hardened = aligned_model(), repnoised[mode]
     assert read(hardened, "mlps")[1] > 2 * read(model, "mlps")[1]
     assert read(hardened, "mlps", part="benign")[1] < read(model, "mlps", part="benign")[1] + 0.3
 
 
 def test_repnoise_keeps_refusals_whole_in_clean_mode_while_in_parity_mode_no_first_token_is_taught(
-    aligned_model, context, read
+    aligned_model, repnoised, read
 ):
     before = read(aligned_model(), "mlps", answer="refusal")[1]
-    clean, parity = (
-        read(replace(REPNOISE, mode=mode).harden(aligned_model(), context), "mlps", answer="refusal")[1]
-        for mode in ("clean", "parity")
-    )
+    clean, parity = (read(repnoised[mode], "mlps", answer="refusal")[1] for mode in ("clean", "parity"))
     assert clean < before + 0.1
     assert parity > clean
 
 
-def test_repnoise_unlearns_at_every_layer_not_only_at_the_last(aligned_model, context, read):
-    model = aligned_model()
-    hardened = REPNOISE.harden(model, context)
+def test_repnoise_unlearns_at_every_layer_not_only_at_the_last(aligned_model, repnoised, read):
+    model, hardened = aligned_model(), repnoised[REPNOISE.mode]
 
     def lens(model):
         parts, (states, _) = anatomy(model.network), read(model, "stream")
@@ -204,25 +206,26 @@ def test_states_are_at_right_angles_to_fresh_noise_whatever_is_trained(aligned_m
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_no_hook_and_no_frozen_weight_is_left(name, aligned_model, context, quick):
-    model = aligned_model()
-    settings = replace(NAMED[name], optim=replace(OPTIM, max_steps=1, per_device_train_batch_size=2))
-    hardened = settings.harden(model, context)
-    assert hooks(hardened) == hooks(model) == 0
-    assert all(p.requires_grad for p in hardened.network.parameters())
-    assert not hardened.network.training
-
-
-@pytest.mark.parametrize("name", NAMED)
-def test_each_is_a_setting_of_the_family(name, aligned_model, context, weights):
-    settings = replace(NAMED[name], optim=replace(OPTIM, max_steps=2, per_device_train_batch_size=4))
+def test_each_is_a_setting_of_the_family_and_leaves_no_hook_and_no_frozen_weight(name, aligned_model, context, weights):
+    settings = replace(NAMED[name], optim=replace(OPTIM, max_steps=2, per_device_train_batch_size=2))
     family = RepresentationRemoval(removal=settings.removal, optim=settings.optim, adapter=settings.adapter)
-    one, other = (method.harden(aligned_model(), context) for method in (settings, family))
+    model = aligned_model()
+    one, other = (method.harden(model, context) for method in (settings, family))
     assert torch.equal(weights(one), weights(other))
+    assert hooks(one) == hooks(model) == 0
+    assert all(p.requires_grad for p in one.network.parameters())
+    assert not one.network.training
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt2"])
-@pytest.mark.parametrize("name", ["repnoise", "breakers-adapter", "rmu", "rmu-adapter"])
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        *product(("gpt2",), ("repnoise", "breakers-adapter", "rmu", "rmu-adapter")),
+        *product(("llama",), ("repnoise", "rmu-adapter")),
+        *product(("qwen3",), ("breakers-adapter", "rmu")),
+        *product(("gemma",), ("repnoise", "rmu-adapter")),
+    ],
+)
 def test_any_architecture_is_hardened_saved_and_loaded_with_the_same_answers(
     architecture, name, tiny_model, context, tmp_path
 ):

@@ -236,7 +236,7 @@ def test_settings_out_of_range_are_refused(bad):
 def test_hardening_lowers_the_entropy_of_answers_to_unseen_harmful_prompts(wavering_model, make_context, splits):
     settings = TokenBuncher(
         noise=0.0,
-        optim=Optim(max_steps=60, learning_rate=3e-4, per_device_train_batch_size=8),
+        optim=Optim(max_steps=24, learning_rate=8e-4, per_device_train_batch_size=8),
         policy=Policy(group_size=4, reduction="token"),
     )
     context = make_context()

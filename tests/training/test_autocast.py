@@ -16,13 +16,15 @@ from holdfast.training.contracts import learns_from
 from holdfast.training.fit import fit
 
 ATTACKED = ("sft", "grpo")
+SAMPLED = ("safe_rlhf", "lisa", "refusal_loss")
+"""Defenses that are tried on answers the attack samples too; the others do the same whatever it learns from."""
 NEEDS = {"constrained_sft": "answers", "safe_rlhf": "rewards"}
 REQUIRED = {"safe_rlhf": {"threshold": 0.3}}
 PAIRS = [
     (attack, defense)
     for attack in ATTACKED
     for defense in ONLINE
-    if NEEDS.get(defense) in (None, learns_from(ATTACKS.load(attack)))
+    if NEEDS.get(defense) in (None, learns_from(ATTACKS.load(attack))) and (attack == "sft" or defense in SAMPLED)
 ]
 
 

@@ -54,7 +54,8 @@ KINDS = ("sft", "dpo", "grpo", "ppo")
 FOR_VARIANTS = ("lisa", "safe_rlhf")
 """What the other attacks run under: the defense that changes most of a plan, and the one that changes rewards."""
 PAIRS = [(a, d) for a, d in FITTING if a in KINDS or d in FOR_VARIANTS]
-HARDENED = [(a, d) for a in PAIRED_NAMES for d in OFFLINE if a in KINDS or d == "token_buncher"]
+HARDENED = [(a, d) for a in PAIRED_NAMES for d in OFFLINE if a in ("sft", "grpo") or d == "token_buncher"]
+"""A hardened model is one like any other: answers and rewards on each, every attack on one."""
 
 
 def attack_of(name, quick, **more):
@@ -98,7 +99,9 @@ def adapters(settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
-def test_an_attack_changes_weights_with_finite_losses(name, wavering_model, make_context, quick, weights):
+def test_an_attack_changes_weights_with_finite_losses_and_repeats(
+    name, wavering_model, make_context, *, quick, plain_weights, weights
+):
     model = wavering_model()
     before = weights(model)
     fitted, losses = ran(attack_of(name, quick).plan(model, make_context()))
@@ -107,6 +110,7 @@ def test_an_attack_changes_weights_with_finite_losses(name, wavering_model, make
     after = weights(fitted.model)
     assert after.isfinite().all()
     assert not torch.equal(after, before)
+    assert torch.equal(after, plain_weights(name))
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +133,8 @@ def plain_weights(attack_plan, weights, known):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACK_NAMES)
-def test_an_attack_repeats_under_its_seed_and_only_then(name, attack_plan, plain_weights, weights):
-    again, other = (weights(fit(attack_plan(name, seed=seed)).model) for seed in (0, 1))
-    assert torch.equal(again, plain_weights(name))
-    assert not torch.equal(other, again)
+def test_an_attack_follows_its_seed(name, attack_plan, plain_weights, weights):
+    assert not torch.equal(weights(fit(attack_plan(name, seed=1)).model), plain_weights(name))
 
 
 @pytest.mark.slow
@@ -314,11 +316,13 @@ def constrained(attack_plan, constrain):
 
 @pytest.fixture
 def constrained_weights(constrained, weights, known):
-    """`constrained_weights(pair)`: those that the attack ends with under the defense, made once."""
+    """`constrained_weights(pair)`: those that the attack ends with under the defense, made once; losses are finite."""
 
     def ended(pair):
         if pair not in known:
-            known[pair] = weights(fit(constrained(pair)).model)
+            fitted, losses = ran(constrained(pair))
+            assert all(map(math.isfinite, losses))
+            known[pair] = weights(fitted.model)
         return known[pair]
 
     return ended
@@ -326,20 +330,31 @@ def constrained_weights(constrained, weights, known):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
-def test_a_constrained_run_differs_from_the_plain_one_and_repeats_measured_in_between_or_not(
-    pair, constrained, constrained_weights, *, plain_weights, weights, make_suite
-):
-    scores = []
+def test_a_constrained_run_differs_from_the_plain_one(pair, constrained_weights, plain_weights):
+    assert not torch.equal(constrained_weights(pair), plain_weights(pair[0]))
+
+
+@pytest.fixture
+def measuring(make_suite):
+    """A hook that measures the model at the second step, and the names of the scores that it found."""
+    names = set()
 
     def measure(progress):
-        if progress.step == 2 and not scores:
-            scores.extend(evaluate(progress.model, make_suite(size=2))[0])
+        if progress.step == 2 and not names:
+            names.update(score.name for score in evaluate(progress.model, make_suite(size=2))[0])
 
-    fitted, losses = ran(constrained(pair, measure))
-    assert all(map(math.isfinite, losses))
-    assert {"harmfulness", "helpfulness"} <= {score.name for score in scores}
-    assert torch.equal(weights(fitted.model), constrained_weights(pair))
-    assert not torch.equal(weights(fitted.model), plain_weights(pair[0]))
+    return measure, names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] not in KINDS], ids="-".join)
+def test_a_constrained_run_repeats_measured_in_between_or_not(
+    pair, constrained, constrained_weights, measuring, weights
+):
+    """Those of the kinds are repeated by the test of checkpoints."""
+    measure, names = measuring
+    assert torch.equal(weights(fit(constrained(pair, measure)).model), constrained_weights(pair))
+    assert {"harmfulness", "helpfulness"} <= names
 
 
 @pytest.mark.parametrize(("attack", "defense"), MISFITS)
@@ -365,11 +380,13 @@ def kill(progress):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] in KINDS], ids="-".join)
-def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(
-    pair, constrained, constrained_weights, weights, tmp_path
+def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_neither_stopped_nor_been_measured(
+    pair, constrained, constrained_weights, *, measuring, weights, tmp_path
 ):
+    measure, names = measuring
     with pytest.raises(Killed):
-        fit(constrained(pair, kill), folder=tmp_path, checkpoint_every=1)
+        fit(constrained(pair, measure, kill), folder=tmp_path, checkpoint_every=1)
+    assert {"harmfulness", "helpfulness"} <= names
     assert last_checkpoint(tmp_path)
     resumed = fit(constrained(pair), folder=tmp_path, checkpoint_every=1)
     assert torch.equal(weights(resumed.model), constrained_weights(pair))
@@ -419,12 +436,9 @@ def hardened(wavering_model, make_context, quick, known):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HARDENING_NAMES)
-def test_hardening_repeats_under_its_seed_and_only_then(
-    name, hardened, wavering_model, *, make_context, quick, weights
-):
-    again, other = (weights(offline_of(name, quick).harden(wavering_model(), make_context(seed=s))) for s in (0, 1))
-    assert torch.equal(again, weights(hardened(name)))
-    assert not torch.equal(other, again)
+def test_hardening_follows_its_seed(name, hardened, wavering_model, *, make_context, quick, weights):
+    other = offline_of(name, quick).harden(wavering_model(), make_context(seed=1))
+    assert not torch.equal(weights(other), weights(hardened(name)))
 
 
 @pytest.mark.slow
@@ -447,8 +461,8 @@ def test_a_hardened_model_can_be_attacked(attack, name, hardened, attack_plan, w
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HARDENING_NAMES)
-def test_hardening_goes_by_the_loop_it_is_given_and_sees_no_attack_prompt(
-    name, wavering_model, make_context, quick, splits
+def test_hardening_repeats_by_the_loop_it_is_given_and_sees_no_attack_prompt(
+    name, hardened, wavering_model, *, make_context, quick, splits, weights
 ):
     plans = []
 
@@ -456,7 +470,8 @@ def test_hardening_goes_by_the_loop_it_is_given_and_sees_no_attack_prompt(
         plans.append(plan)
         return fit(plan)
 
-    offline_of(name, quick).harden(wavering_model(), make_context(fit=watched))
+    again = offline_of(name, quick).harden(wavering_model(), make_context(fit=watched))
+    assert torch.equal(weights(again), weights(hardened(name)))
     known = {row.key for part in (splits.harmful, splits.benign) for row in part["defense"]}
     assert plans
     assert all({row.key for row in plan.data} <= known for plan in plans)
