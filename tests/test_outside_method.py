@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import anew
 
 pytestmark = pytest.mark.slow
 
@@ -40,13 +39,11 @@ def installed(tmp_path_factory):
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 0.1\n")
     (about / "entry_points.txt").write_text(rows)
-    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
 
     def run(*command: str) -> str:
-        environment = {**os.environ, "PYTHONPATH": path}
-        done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, cwd=site)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        code, said = anew.python(command, paths=[str(site)], folder=site)
+        assert code == 0, said
+        return said
 
     return run
 

@@ -61,12 +61,21 @@ CASES = {
     ),
     "cover": Case("benign_cover", {"share": 0.5}, SFT_LIKE, {"share": 0.0}),
 }
-PAIRS = [(name, attack) for name, case in CASES.items() for attack in case.attacks]
+# What changes the model before an attack does so whichever attack it is.
+BEFORE = ("mix", "subtract")
+PAIRS = [
+    (name, attack)
+    for name, case in CASES.items()
+    for attack in case.attacks
+    if attack in ("sft", "grpo") or name not in BEFORE
+]
 # What is kept for a checkpoint differs between the two kinds of attack; a critic is kept beside them where one trains
 # before the attack or weights are put back after it.
 CRITICS = ("early stop at harm", "warm start")
 RESUMED = [
-    (name, attack) for name, attack in PAIRS if attack in ("sft", "grpo") or (attack == "ppo" and name in CRITICS)
+    (name, attack)
+    for name, attack in PAIRS
+    if attack == "sft" or (attack == "grpo" and name not in BEFORE) or (attack == "ppo" and name in CRITICS)
 ]
 
 

@@ -1,36 +1,18 @@
 """Cells of an attack that trains nothing: what they leave, what they go on from, and what refuses to go with them."""
 
-import json
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 
 import pytest
 
 import holdfast.attacks.best_of_n
+from holdfast.config import parse_grid
 from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells
 from holdfast.records import HoldfastError, Outcome, Verdict
 
 BEST = {"best_of_n": {"reward": {"judge": "keyword"}, "numbers": [1, 4, 16], "batch_size": 16}}
-KILLED = """
-import json, os, signal, sys
-from pathlib import Path
-import holdfast.attacks.best_of_n as attack
-from holdfast.config import parse_grid
-from holdfast.experiment import run
-
-plain, calls = attack.sample, []
-
-def fatal(*args, **more):
-    calls.append(args)
-    if len(calls) == 4:  # one is of the rehearsal before
-        os.kill(os.getpid(), signal.SIGKILL)
-    return plain(*args, **more)
-
-attack.sample = fatal
-run(parse_grid(json.loads(sys.argv[1]), "test"), Path(sys.argv[2]), workers=0)
-"""
 
 
 @pytest.fixture
@@ -99,11 +81,28 @@ def test_it_leaves_no_half_done_work_and_no_weights_behind(sampled):
     }
 
 
+def killed_while_drawing(grid_values, folder):
+    """Run a grid, and die at the fourth time that the attack samples; the first is of the rehearsal before."""
+    plain, calls = holdfast.attacks.best_of_n.sample, []
+
+    def fatal(*args, **more):
+        calls.append(args)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(*args, **more)
+
+    holdfast.attacks.best_of_n.sample = fatal
+    run(parse_grid(grid_values, "test"), folder, workers=0)
+
+
 @pytest.mark.slow
 def test_killed_while_drawing_it_goes_on_and_ends_like_one_left_alone(best_of_n, values, sampled, result, tmp_path):
-    plain_values = json.dumps(values(attacks=[BEST]))
-    done = subprocess.run([sys.executable, "-c", KILLED, plain_values, str(tmp_path)], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    process = multiprocessing.get_context("forkserver").Process(
+        target=killed_while_drawing, args=(values(attacks=[BEST]), tmp_path)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (folder,) = (tmp_path / "cells").iterdir()
     kept = sorted(path.name for path in (folder / "evaluations").glob("*.json"))
     assert kept == ["piece-00000000.json", "piece-00000001.json", "step-00000000.json"]

@@ -202,11 +202,11 @@ class Killer:
 def attacks(sft):
     """SFT and GRPO, long enough to be killed on the way."""
     grpo = {
-        "optim": {"max_steps": 12, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
+        "optim": {"max_steps": 8, "learning_rate": 1e-3, "per_device_train_batch_size": 2},
         "policy": {"group_size": 2, "passes": 2, "kl_coef": 0.1},
         "reward": {"judge": "keyword"},
     }
-    return [sft(optim={"max_steps": 12}), {"grpo": grpo}]
+    return [sft(optim={"max_steps": 8}), {"grpo": grpo}]
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def test_a_killed_worker_costs_its_own_cell_only_and_the_next_run_goes_on_from_t
     options = Options(checkpoint_every=2)
     for title, attack in zip(("sft", "grpo"), attacks, strict=True):
         two = grid(attacks=[attack, "none"])
-        killer = Killer(7, title)
+        killer = Killer(5, title)
         records = run(two, tmp_path / title, workers=1, options=options, news=killer)
         failed = [record for record in records if record.outcome is Outcome.FAILED]
         assert [record.cell.attack.name for record in failed] == [title]

@@ -50,10 +50,13 @@ EVERY_PAIR = [(attack, defense) for attack in PAIRED_NAMES for defense in ONLINE
 FITTING = [(a, d) for a, d in EVERY_PAIR if online_of(d).needs in (None, learns_from(ATTACKS.load(a)))]
 MISFITS = [pair for pair in EVERY_PAIR if pair not in FITTING]
 KINDS = ("sft", "dpo", "grpo", "ppo")
-"""One attack of each kind, run under every defense; the others are GRPO with other settings."""
+"""One attack of each kind; the others are GRPO with other settings."""
 FOR_VARIANTS = ("lisa", "safe_rlhf")
 """What the other attacks run under: the defense that changes most of a plan, and the one that changes rewards."""
-PAIRS = [(a, d) for a, d in FITTING if a in KINDS or d in FOR_VARIANTS]
+PAIRS = [
+    (a, d) for a, d in FITTING if a in ("sft", "grpo") or d in FOR_VARIANTS or (a in KINDS and d == "security_vectors")
+]
+"""Answers and rewards under every defense; preferences and a critic under those that change more than the loss."""
 HARDENED = [(a, d) for a in PAIRED_NAMES for d in OFFLINE if a in ("sft", "grpo") or d == "token_buncher"]
 """A hardened model is one like any other: answers and rewards on each, every attack on one."""
 
