@@ -20,7 +20,7 @@ from holdfast.training.objectives import language
 from holdfast.training.plan import Optim, Plan, frozen_copy, given_answers, reference_of
 
 TYPES = ("float32", "bfloat16", "float16")
-SLOW = Optim(max_steps=60, learning_rate=5e-5, per_device_train_batch_size=8)
+SLOW = Optim(max_steps=60, learning_rate=1e-4, per_device_train_batch_size=8)
 lean = pytest.mark.skipif(find_spec("optimi") is None, reason="torch-optimi (extra `lean`) is not installed")
 
 
@@ -49,7 +49,6 @@ def steps_to_break(make_context):
 
         plan = SFT(optim=optim).plan(model, context)
         fitted = fit(replace(plan, hooks=(broke,)))
-        print("DEBUG steps", fitted.steps, fitted.stopped)
         return fitted.steps if fitted.stopped else None
 
     return steps
