@@ -209,6 +209,13 @@ def test_an_attack_that_trains_nothing_is_rehearsed_too(own):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("defense", ["kl_anchor", "lisa", "vaccine"])
+def test_batches_that_a_defenses_loss_does_not_let_be_split_are_refused(defense, own, sft):
+    attack = sft(optim={"max_tokens_per_batch": 64})
+    (line,) = lines(cells(own(attacks=[attack], defenses=["none", defense])))
+    assert line.startswith("attacks.sft.optim.max_tokens_per_batch: only for SFT and policy gradients")
+
+
 def test_a_second_stage_is_rehearsed_on_what_the_first_one_leaves(own, neutral):
     neutral["reward_neutralization"]["retention_judge"] = "reference"
     (line,) = lines(cells(own(defenses=[[neutral, "vaccine_alignment"]], without=["refusal"])))

@@ -38,6 +38,12 @@ class Grown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Regrown:
+    size: int = 1
+    later: Inner = field(default_factory=lambda: Inner(steps=7), metadata=OMITTED_AT_DEFAULT)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Holder:
     given: Grown = field(default_factory=lambda: Grown(later=3))
     grown: Grown = field(default_factory=Grown)
@@ -142,6 +148,11 @@ def test_a_field_added_later_to_a_group_is_told_by_the_groups_own_default():
     }
     for settings in (Holder(), Holder(given=Grown()), Holder(maybe=Grown(later=1)), Holder(given=Grown(later=5))):
         assert typed(Holder, plain(settings), "toy") == settings
+
+
+def test_a_group_that_was_added_later_is_left_out_at_its_default_too():
+    assert plain(Regrown()) == {"size": 1}
+    assert plain(Regrown(later=Inner()))["later"] == {"rate": 0.1, "steps": 5}
 
 
 def test_defaults_leave_out_fields_that_have_none():

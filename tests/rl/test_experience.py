@@ -14,7 +14,8 @@ from holdfast.network.models import LoRA, adapt
 from holdfast.records import HoldfastError
 from holdfast.rl.experience import Experience
 from holdfast.rl.policy import Policy, advantages
-from holdfast.tensors import num_targets, target_mask, token_logprobs
+from holdfast.tensors import num_targets, target_mask, token_logprobs, with_totals
+from holdfast.training.objectives import policy_gradient
 from holdfast.training.plan import reference_of
 
 
@@ -179,6 +180,20 @@ def test_a_copy_in_lower_precision_samples_and_the_batch_has_both_ones_log_proba
             own = token_logprobs(forward(model.network, batch), batch["input_ids"])
         torch.testing.assert_close(batch["old_logprobs"][kept], own[kept], atol=1e-5, rtol=1e-5)
         assert 1e-5 < float((batch["old_logprobs"] - batch["sampled_logprobs"])[kept].abs().max()) < 0.1
+
+
+def test_dropout_in_training_is_not_taken_for_the_distance_of_the_copy(tiny_model, rows):
+    model = adapt(tiny_model(), LoRA(r=4, lora_dropout=0.5))
+    with torch.no_grad():
+        for name, weight in model.network.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    (batch,) = with_totals(experience(sampled_by=low_precision_copy("bfloat16"))(model, [rows], 0))
+    objective = policy_gradient(clip_low=0.2, clip_high=0.2, reduction="sequence", max_tokens=6, importance_cap=100.0)
+    _, metrics = objective(model.network.train(), batch)
+    assert 0 < metrics["sampling_gap"] < 0.1
+    without = {name: value for name, value in batch.items() if name != "policy_logprobs"}
+    assert objective(model.network, without)[1]["sampling_gap"] > 0.2
 
 
 def test_two_ways_of_sampling_are_refused():

@@ -23,6 +23,7 @@ from holdfast.records import Cell, HoldfastError, Judge, Method
 from holdfast.training.contracts import trains
 from holdfast.training.optim import refuse_unbuildable
 from holdfast.training.plan import Context, Fitted, Plan, Planner
+from holdfast.training.splitting import refuse_unsplittable
 
 Returned = TypeVar("Returned")
 
@@ -71,6 +72,10 @@ class Rehearsal:
             if plan is not None:
                 constrain = partial(constrained, configured(constraint, "online"), plan, context)
                 plan = self._attempt(_key("defenses", constraint), constrain)
+        if plan is not None:
+            self._attempt(
+                where, partial(_buildable, plan)
+            )  # a constraint's loss may not go with the attack's optimizer
 
     def _attempt(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         """The result of a call; `None` if it is refused, or needs the values of weights."""
@@ -111,6 +116,7 @@ def no_judge(*_: Any) -> NoReturn:
 
 def _buildable(plan: Plan) -> Plan:
     refuse_unbuildable(plan.optim.optim)
+    refuse_unsplittable(plan)
     return plan
 
 

@@ -122,7 +122,7 @@ def _plain(settings: Any, by_default: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for item in fields(settings):
         value, default = getattr(settings, item.name), by_default.get(item.name)
-        if not (item.metadata.get("omitted_at_default") and _json(value) == _json(default)):
+        if not (item.metadata.get("omitted_at_default") and _whole(value) == _whole(default)):
             values[item.name] = _plain_value(value, default)
     return values
 
@@ -194,6 +194,11 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def _whole(value: Any) -> Any:
+    """A setting, or a group of them, as JSON values."""
+    return _json(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value)
 
 
 def _json(value: Any) -> Any:

@@ -233,3 +233,12 @@ def _first(root: nn.Module, places: Sequence[str], kind: str, what: str) -> tupl
         f"{kind}: no {what} found (looked for {', '.join(places)}); "
         "use a Llama, Mistral, Qwen, Gemma, Phi, GPT-2, GPT-NeoX or Mamba style model"
     )
+
+
+def drops(network: Any) -> bool:
+    """Whether the network has dropout, by its modules or its configuration, so that passes in training differ."""
+    if any(isinstance(part, nn.Dropout) and part.p > 0 for part in network.modules()):
+        return True
+    config = getattr(unwrapped(network), "config", None)
+    values = {} if config is None else {**vars(config), **vars(config.get_text_config())}
+    return any("drop" in name and isinstance(value, float) and value > 0 for name, value in values.items())

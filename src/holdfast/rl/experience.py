@@ -11,6 +11,7 @@ from torch import Tensor
 
 from holdfast.distributions import Distributions, Entropy, LogProb
 from holdfast.losses.policy_gradient import Estimator, kl_estimate
+from holdfast.network.anatomy import drops
 from holdfast.network.critic import distributions_and_values
 from holdfast.network.forward import answer_logprobs, target_distributions
 from holdfast.network.generate import Sampling, as_completion, evaluating
@@ -88,7 +89,7 @@ class Experience:
     is one (`critic.attach_further`). `extra_metrics` are only logged, by name, as means over the answers that the model
     wrote itself. A `sampler` samples the answers instead of the model (see `rollouts.Sampler`). With `sampled_by` a
     copy of the model that it returns samples them; the batch then has their log-probabilities under it as
-    `sampled_logprobs`. Raises `HoldfastError` for both.
+    `sampled_logprobs`, and with dropout its own at that time as `policy_logprobs`. Raises `HoldfastError` for both.
     """
 
     reward: Reward
@@ -215,6 +216,9 @@ class Experience:
                 batch["old_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
             if policy is not None and (remembers or self.estimator):
                 (batch["old_logprobs"],) = policy.measure(targets, temperature=temperature)
+            if self.sampled_by is not None and "old_logprobs" not in batch and drops(model.network):
+                # Those of the pass in training differ from these by dropout, which is no distance of the copy.
+                batch["policy_logprobs"] = answer_logprobs(model.network, batch, temperature=temperature)
             if policy is not None and self.entropy:
                 (entropies,) = policy.measure(Entropy())
                 batch["entropies"] = masked_mean_per_sequence(entropies, target_mask(batch["loss_mask"]))

@@ -27,8 +27,8 @@ from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.checkpoints import last_checkpoint, load_tensors, read_costs, save_tensors, seal
 from holdfast.training.clock import Clock
-from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, backprop, sum_or_none
-from holdfast.training.splitting import require_by_rows, split
+from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, sum_or_none
+from holdfast.training.splitting import refuse_unsplittable, split
 
 WEIGHTS = "holdfast_weights.safetensors"
 """Trained weights other than an adapter's; of an adapter the Trainer saves only its own."""
@@ -48,8 +48,7 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
         HoldfastError: the optimizer's library is not installed, or the objective cannot be split by rows and should be.
     """
     require_compensated_adamw(plan.optim.optim)
-    if plan.optim.max_tokens_per_batch is not None:
-        require_by_rows(plan.objective, plainly=plan.backward is backprop)
+    refuse_unsplittable(plan)
     widen(plan.model.network, optim=plan.optim.optim)
     try:
         return _run(plan, folder, checkpoint_every)

@@ -81,9 +81,10 @@ def policy_gradient(
     the policy's. `weights`, (N,) or (N, S - 1), multiply every term if the answers were not sampled from the policy:
     `weights * surrogate` clips only the change of the policy since the rollout, the decoupled objective of Hilton et
     al. 2022 (arXiv 2110.00641). Where another policy, such as a copy in lower precision, has sampled them with the
-    log-probabilities `sampled_logprobs` (N, S - 1), importance weights of at most `importance_cap` correct for it.
-    Log-probabilities are at the sampling `temperature`, so the gradient is that of the sampling policy. A batch whose
-    mean ratio exceeds `ratio_guard` is skipped. Sequences without an advantage are not read if they add nothing.
+    log-probabilities `sampled_logprobs` (N, S - 1), importance weights of at most `importance_cap` correct for it, by
+    `policy_logprobs` (N, S - 1) where dropout would change the policy's own. Log-probabilities are at the sampling
+    `temperature`, so the gradient is that of the sampling policy. A batch whose mean ratio exceeds `ratio_guard` is
+    skipped. Sequences without an advantage are not read if they add nothing.
     """
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
@@ -95,7 +96,9 @@ def policy_gradient(
         old = kept.get("old_logprobs", logprobs.detach())
         if ratio_guard is not None and exploded(logprobs, old, mask * _weights(kept), limit=ratio_guard):
             return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
-        kept, sampling = _corrected(kept, old, mask, cap=importance_cap, count=len(batch["input_ids"]))
+        kept, sampling = _corrected(
+            kept, kept.get("policy_logprobs", old), mask, cap=importance_cap, count=len(batch["input_ids"])
+        )
         loss, metrics = policy_loss(logprobs, old, mask, kept)
         if critic is not None and critic.coef:
             for name, predicted in values.items():
@@ -146,6 +149,7 @@ def _corrected(batch: Batch, old: Tensor, mask: Tensor, *, cap: float, count: in
     """
     if "sampled_logprobs" not in batch:
         return batch, {}
+    old = batch.get("policy_logprobs", old)
     sampled, share = batch["sampled_logprobs"], float(count / batch["num_sequences"])
     weights = importance_weights(old, sampled, mask, cap=cap)
     metrics = {

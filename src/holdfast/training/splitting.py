@@ -15,6 +15,7 @@ from torch import Tensor
 
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch
+from holdfast.training.plan import Plan, backprop
 
 Marked = TypeVar("Marked", bound=Callable[..., Any])
 _MARK = "_holdfast_by_rows"
@@ -26,13 +27,16 @@ def by_rows(objective: Marked) -> Marked:
     return objective
 
 
-def require_by_rows(objective: Callable[..., Any], *, plainly: bool) -> None:
-    """Refuse an objective that is not known to be a sum over rows, or whose gradient is not taken `plainly`.
+def refuse_unsplittable(plan: Plan) -> None:
+    """Refuse `max_tokens_per_batch` for a plan whose objective is not known to be a sum over rows, or whose backward
+    rule is not the plain one.
 
     Raises:
         HoldfastError: says what to do instead.
     """
-    if not getattr(objective, _MARK, False) or not plainly:
+    if plan.optim.max_tokens_per_batch is None:
+        return
+    if not getattr(plan.objective, _MARK, False) or plan.backward is not backprop:
         raise HoldfastError(
             "optim.max_tokens_per_batch: only for SFT and policy gradients without a guard, and without a defense in "
             "their loss, since others compare rows of a batch; lower per_device_train_batch_size and raise "
