@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from holdfast.defenses.offline import token_buncher
 from holdfast.defenses.offline.token_buncher import MODES, TokenBuncher, bunched_or_kept, noise_turns
 from holdfast.losses.noise import fixed_point_entropy, noised_cross_entropy
 from holdfast.losses.policy_gradient import kl_estimate
@@ -173,6 +174,39 @@ def test_the_noiser_learns_from_the_distribution_that_was_sampled(temperature, b
     (batch,) = prepared(plan, 2)
     expected = noisers_loss(plan, batch, noise=0.1, temperature=temperature)
     torch.testing.assert_close(plan.objective(plan.model.network, batch)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"retain_by": "loss"}, {"retain_by": "reward"}, {"noise_on_padding": True}], ids=str
+)
+def test_rows_without_a_share_in_a_term_can_be_left_out_of_its_pass(settings, build, monkeypatch):
+    plan = build(benign_share=0.5, **settings)
+    (batch,) = with_totals(prepared(plan, 2))
+    assert 0 < float(batch["kl_weights"].sum()) < len(batch["kl_weights"])
+    results = []
+    for limit in (token_buncher.SHORTER_PASSES, 1):
+        monkeypatch.setattr(token_buncher, "SHORTER_PASSES", limit)
+        plan.model.network.zero_grad()
+        loss, metrics = plan.objective(plan.model.network, batch)
+        loss.backward()
+        results.append((loss.detach(), metrics, [p.grad.clone() for p in plan.model.network.parameters()]))
+    (whole, metrics, expected), (loss, shorter, gradients) = results
+    torch.testing.assert_close(loss, whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
+    assert shorter == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("role", ["harmful", "benign"])
+def test_a_batch_of_one_role_has_one_of_the_two_terms(role, build, monkeypatch):
+    monkeypatch.setattr(token_buncher, "SHORTER_PASSES", 1)
+    plan = build(benign_share=0.5, retain_by="loss")
+    (batch,) = with_totals(prepared(plan, 2))
+    rows = batch["kl_weights"] == float(role == "benign")
+    part = {n: v[rows] if v.dim() and len(v) == len(rows) else v for n, v in batch.items()}
+    loss, metrics = plan.objective(plan.model.network, part)
+    assert loss.isfinite()
+    assert ("kl" in metrics) is (role == "benign")
+    assert (metrics["noiser_mass"] > 0) is (role == "harmful")
 
 
 def test_an_entropy_of_the_noise_is_that_of_its_fixed_point_at_the_models_vocabulary(build):
