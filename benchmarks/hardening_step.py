@@ -5,13 +5,15 @@
 
 Every call of the network in a step is recorded: rows, columns, with or without gradients. The floor of a defense is the
 time of the same calls alone (forward, or forward, cross entropy and backward) plus its optimizers' steps and, for RL,
-its sampling. The remaining time of a step is the defense's own computation, which the ratio shows. The gradient penalty
-differentiates a backward pass, which the plain calls do not, so its ratio is above 1.
+its sampling. The remaining time of a step is the defense's own computation, which the ratio shows. Seconds and floors
+are means over the steps, each with its own calls, since TokenBuncher's steps are of two kinds: let their number be
+even. `token_buncher, whole passes` reads every row for both terms of the noiser's steps, as earlier versions did. The
+gradient penalty differentiates a backward pass, which the plain calls do not, so its ratio is above 1.
 
 Peak memory is that of one run of two steps, including everything that it allocates (a copy of the weights, gradients,
 optimizer states, activations), in copies of the weights; `plain` is SFT on the same rows. Calls that read a prompt once
-for a group count by their rows and columns. Times are CPU time in one thread, medians of steps without the first;
-random weights; 8 rows per batch; settings are the sandbox's presets, TAR with one attacker of four steps.
+for a group count by their rows and columns. Times are CPU time in one thread, without the first step; random weights; 8
+rows per batch; settings are the sandbox's presets, TAR with one attacker of four steps.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -39,7 +42,8 @@ from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from holdfast import api
-from holdfast.defenses.offline import OFFLINE
+from holdfast.defenses.offline import OFFLINE, token_buncher
+from holdfast.defenses.offline.token_buncher import SHORTER_PASSES
 from holdfast.methods.settings import merge, typed
 from holdfast.network import models
 from holdfast.network.models import Model
@@ -49,6 +53,7 @@ from holdfast.training.fit import fit
 from holdfast.training.plan import Fitted, Plan, Progress
 
 ROWS, LENGTH = 8, 24
+WHOLE = ", whole passes"
 ONE_ATTACKER: dict[str, Any] = {"tasks": 1, "inner": {"max_steps": 4}, "evaluate_every": 4}
 RUNS = {
     "plain": ("sft", {}),
@@ -59,6 +64,7 @@ RUNS = {
     "tar": ("tar", {"preset": "sandbox", **ONE_ATTACKER}),
     "tar, copies on disk": ("tar", {"preset": "sandbox", **ONE_ATTACKER, "keep_on": "disk"}),
     "token_buncher": ("token_buncher", {"preset": "sandbox"}),
+    f"token_buncher{WHOLE}": ("token_buncher", {"preset": "sandbox"}),
     "reward_neutralization": ("reward_neutralization", {"preset": "sandbox"}),
 }
 
@@ -78,7 +84,7 @@ class Step:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=3, help="steps measured, after one of warm-up")
+    parser.add_argument("--steps", type=int, default=4, help="steps measured, after one of warm-up")
     parser.add_argument("--model-size", choices=("sandbox", "20m"), default="20m")
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
     parser.add_argument("--out", type=Path, default=RESULTS / "hardening_step.json")
@@ -97,19 +103,21 @@ def main() -> None:
 
 def measured(model: Model, name: str, steps: int) -> dict[str, Any]:
     """Seconds and floor of a step, the calls it consists of, and the peak memory of a short run."""
+    token_buncher.SHORTER_PASSES = sys.maxsize if name.endswith(WHOLE) else SHORTER_PASSES
     seen = watched(model, name, steps + 1)[1:]
     typical = seen[len(seen) // 2]
     bare = Bare(model)
-    floor = sum(count * bare.seconds(call) for call, count in typical.calls.items())
-    seconds, sampling = median(step.seconds for step in seen), median(step.sampling for step in seen)
-    floor += sampling + typical.updates * bare.update()
+    floors = [bare.floor(step) for step in seen]
+    seconds, floor = fmean(step.seconds for step in seen), fmean(floors)
     size = sum(p.numel() * p.element_size() for p in model.network.parameters())
     return {
         "defense": name,
         "seconds": seconds,
         "floor": floor,
         "ratio": seconds / floor,
-        "sampling": sampling,
+        "seconds_by_step": [step.seconds for step in seen],
+        "floor_by_step": floors,
+        "sampling": fmean(step.sampling for step in seen),
         "updates": typical.updates,
         "peak_memory_copies": peak_bytes(lambda: run(model, name, 2, fit)) / size,
         "calls": [
@@ -196,6 +204,11 @@ class Bare:
         if call not in self.known:
             self.known[call] = median(self._once(call) for _ in range(3))
         return self.known[call]
+
+    def floor(self, step: Step) -> float:
+        """The time of a step's calls alone, with its sampling and its optimizers' steps."""
+        calls = sum(count * self.seconds(call) for call, count in step.calls.items())
+        return calls + step.sampling + step.updates * self.update()
 
     def update(self) -> float:
         """Median CPU time of an optimizer's step with its clipping."""

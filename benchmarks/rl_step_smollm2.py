@@ -26,7 +26,6 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 import argparse
 import itertools
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -40,7 +39,7 @@ from typing import Any
 
 import torch
 from rl_step import timed
-from runs import RESULTS, SYSTEMS, Run, spread, step_versions
+from runs import RESULTS, SYSTEMS, Run, machine, spread, step_versions
 from trl_trainers import plain_settings, train_policy
 
 from holdfast import api
@@ -223,18 +222,6 @@ def compared(runs: Sequence[dict[str, Any]], case: str) -> dict[str, Any]:
         }
     print(f"{case}: {result['cpu_ratio']:.2f}x the CPU time, {result['memory_share']:.2f} of the memory")
     return result
-
-
-def machine() -> dict[str, Any]:
-    """The processor, its cores and the memory."""
-    about = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in about if line.startswith("model name")), None)
-    return {
-        "processor": name or platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-    }
 
 
 if __name__ == "__main__":

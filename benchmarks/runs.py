@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -102,6 +103,18 @@ def step_versions() -> dict[str, Any]:
     """Versions of what the steps depend on."""
     versions = {name: version(name) for name in ("torch", "transformers", "trl")}
     return {"python": platform.python_version(), "versions": {"holdfast": __version__, **versions}}
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the memory."""
+    about = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.partition(":")[2].strip() for line in about if line.startswith("model name")), None)
+    return {
+        "processor": name or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+    }
 
 
 def comparison(runs: Sequence[Run], case: str) -> dict[str, Any]:
