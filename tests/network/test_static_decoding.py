@@ -6,13 +6,15 @@ import copy
 import gc
 import warnings
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
-from graph_tape import Tapes
+from graph_tape import Tape, Tapes
 
 from holdfast.experiment.machine import environment
 from holdfast.network import capturing, static_decoding, static_use
+from holdfast.network.anatomy import unwrapped
 from holdfast.network.capturing import NothingWaits, Waits, state_of
 from holdfast.network.flops import Meter
 from holdfast.network.generate import DROP_SHARE, Sampling, SamplingError, sample
@@ -60,8 +62,11 @@ def tapes(monkeypatch):
     return made
 
 
-def steadily(tested, sampling=LONG, *, prompts=PROMPTS, repeats=6, seed=3):
-    """Answers in steps of fixed shape; an error if they were not used."""
+def steadily(tested, sampling=LONG, *, prompts=PROMPTS, repeats=6, seed=3, tried=False):
+    """Answers in steps of fixed shape; an error if they were not used. Without a trial, which takes most of the time,
+    unless it is to be `tried`."""
+    if not tried:
+        static_use._problems.setdefault(unwrapped(tested.network), "")
     static_use.DEVICES.add("cpu")
     try:
         answers = sample(tested, prompts, sampling, seed=seed, repeats=repeats, logprobs=True)
@@ -69,6 +74,12 @@ def steadily(tested, sampling=LONG, *, prompts=PROMPTS, repeats=6, seed=3):
         static_use.DEVICES.discard("cpu")
     assert tested.network in static_use._of_network, static_reasons(tested.network)
     return answers
+
+
+def sample_on_any_device(tested, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(static_use, "DEVICES", {"cpu"})
+        return plainly(tested)
 
 
 def plainly(tested, sampling=LONG, *, prompts=PROMPTS, repeats=6, seed=3):
@@ -88,7 +99,7 @@ def test_recorded_steps_sample_what_plain_sampling_does(name, tapes):
     tested = model(name)
     plain = plainly(tested)
     assert len({len(answer.tokens) for answer in plain}) > 3
-    assert_same(steadily(tested), plain)
+    assert_same(steadily(tested, tried=True), plain)
     assert sum(tape.repeated for tape in tapes.made) > 20
     assert not static_reasons(tested.network)
 
@@ -232,6 +243,40 @@ def test_computing_in_bfloat16_uses_copies_of_the_present_weights(tapes):
     assert tested.network.lm_head.weight.requires_grad
 
 
+def test_weights_that_only_autocast_casts_are_followed_too(tapes, monkeypatch):
+    """Those that are no layer's: autocast's copies of them must not become constants of a recording."""
+    tested, early = model(), Sampling(max_new_tokens=8)
+    for layer in tested.network.model.layers:
+        layer.mlp.register_parameter("own", torch.nn.Parameter(torch.eye(32)))
+    inner = type(layer.mlp).forward
+    monkeypatch.setattr(
+        type(layer.mlp), "forward", lambda self, x: inner(self, torch.nn.functional.linear(x, self.own))
+    )
+    mark(tested.network, bf16=True)
+    first = steadily(tested, early, repeats=1)
+    recorded = len(tapes.made)
+    with torch.no_grad():
+        for layer in tested.network.model.layers:
+            layer.mlp.own.mul_(-2)
+    steady, plain = steadily(tested, early, repeats=1), plainly(tested, early, repeats=1)
+    assert len(tapes.made) == recorded
+    assert [answer.tokens for answer in first] != [answer.tokens for answer in plain]
+    for one, other in zip(steady, plain, strict=True):
+        assert one.tokens == other.tokens
+        assert one.logprobs == pytest.approx(other.logprobs, abs=0.05)
+
+
+@pytest.mark.parametrize(("context", "casts"), [(nullcontext, 1), (capturing.nothing_cast, 2)])
+def test_a_recording_makes_its_own_copies_of_weights(context, casts):
+    """Autocast's earlier copy of the weight is not used, so that the input and the weight are cast."""
+    weight, numbers = torch.nn.Parameter(torch.eye(4)), torch.ones(2, 4)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.nn.functional.linear(numbers, weight)
+        with context(), Tape() as tape:
+            torch.nn.functional.linear(numbers, weight)
+    assert sum(func is torch.ops.aten._to_copy.default for func, *_ in tape.operations) == casts
+
+
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_logits_that_are_no_numbers_raise(when, tapes, monkeypatch):
     tested = model()
@@ -257,19 +302,19 @@ def test_logits_that_are_no_numbers_raise(when, tapes, monkeypatch):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_after_numbers_that_are_not_finite_sampling_starts_afresh(known, tapes):
+def test_after_numbers_that_are_not_finite_sampling_starts_afresh(known, tapes, monkeypatch):
     """Whether the network was tried before or not: nothing can be said of one that is not finite."""
     tested = model()
     plain = plainly(tested)
     if known:
-        assert_same(steadily(tested), plain)
+        assert_same(steadily(tested, tried=True), plain)
     weight = tested.network.model.layers[0].self_attn.k_proj.weight
     kept = weight.detach().clone()
     weight.data.fill_(torch.nan)
     with pytest.raises(SamplingError):
-        steadily(tested)
+        sample_on_any_device(tested, monkeypatch)
     weight.data.copy_(kept)
-    assert_same(steadily(tested), plain)
+    assert_same(steadily(tested, tried=True), plain)
 
 
 @pytest.mark.slow

@@ -64,9 +64,6 @@ class Recorder:
         Raises:
             RuntimeError: the step cannot be recorded.
         """
-        # Casts that autocast has kept would be read at addresses that are freed later, and those kept while recording
-        # have not been computed.
-        torch.clear_autocast_cache()
         # Libraries have a handle for each stream: the same one as in the recording.
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
@@ -74,14 +71,23 @@ class Recorder:
                 step()
                 restore()
         torch.cuda.current_stream(self.device).wait_stream(self.stream)
-        torch.clear_autocast_cache()
         graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-                step()
-        finally:
-            torch.clear_autocast_cache()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            step()
         return graph.replay
+
+
+@contextmanager
+def nothing_cast() -> Iterator[None]:
+    """A context that begins and ends without the copies of weights that autocast keeps.
+
+    A recording would read earlier ones at addresses that are freed later, and those that it makes are not computed yet.
+    """
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 def recorder(device: torch.device) -> Callable[[Step, Step], Step]:

@@ -20,7 +20,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from holdfast.network.capturing import Casts, Step, recorder, state_of
+from holdfast.network.capturing import Casts, Step, nothing_cast, recorder, state_of
 from holdfast.network.draws import Sampling, SamplingError, choose
 from holdfast.network.fixed_cache import windows_of
 from holdfast.network.reading import CachedReading, Prompts, last_logits
@@ -147,7 +147,7 @@ class Decoder:
             cache = part.buffers.store.view(rows, columns)
 
             def step() -> None:
-                with _uncounted():
+                with _uncounted(), nothing_cast():
                     self.logits[key] = part.read(cache)
                     part.choose(self.logits[key])
 
