@@ -42,8 +42,8 @@ def shallow(name):
     return network(name, num_hidden_layers=2, **({"layer_types": kinds[:2]} if kinds else {}))
 
 
-def model(name):
-    wrapped = Model(network=shallow(name), tokenizer=tokenizer(), name=name)
+def model(name, made=network):
+    wrapped = Model(network=made(name), tokenizer=tokenizer(), name=name)
     with torch.no_grad():  # an end that is likely, so that answers leave at different lengths
         wrapped.network.get_output_embeddings().weight *= 0.3
     return wrapped
@@ -80,7 +80,7 @@ def test_every_architecture_samples_what_a_slow_loop_would(name):
 
     Common ones are read by every short cut.
     """
-    tested, sampling = model(name), Sampling(max_new_tokens=6)
+    tested, sampling = model(name, shallow), Sampling(max_new_tokens=6)
     assert sample(tested, PROMPTS, sampling, seed=3, repeats=2) == slowly(tested, sampling, 3, 2)
     assert name in STATES or shortcuts(tested.network) == EVERYTHING
 
