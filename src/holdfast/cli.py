@@ -301,15 +301,18 @@ def doctor(
     Examples: `holdfast doctor`, `holdfast doctor --attack grpo -m ./model --harmful rows.jsonl --benign help.jsonl`,
     `holdfast doctor --grid kitchen --price 2.5`.
     """
+    from holdfast.commands.estimates import refuse_unused, show_estimates
+    from holdfast.commands.jobs import grid_of
+    from holdfast.config import data_options, grid_options
+
+    named = {"--defense": defense, "--model": model != "sandbox", "--harmful": harmful, "--benign": benign}
+    more = {"--price": price is not None, "--workers": workers is not None, "KEY=VALUE": overrides}
+    refuse_unused(attack, grid, named, more)
     if attack is None and grid is None:
         from holdfast.commands.doctor import examine
 
         _exit(examine())
         return
-    from holdfast.commands.estimates import show_estimates
-    from holdfast.commands.jobs import grid_of
-    from holdfast.config import data_options, grid_options
-
     if grid is not None:
         wanted = grid_of(grid, overrides or [])
     else:

@@ -199,9 +199,13 @@ def test_doctor_names_versions_cache_and_extras(holdfast, cache):
 
 
 @pytest.mark.slow
-def test_doctor_says_what_a_grid_will_need_and_cost(holdfast, grid_file):
-    code, out, _ = holdfast("doctor", "--grid", grid_file(), "--price", "3600", "seeds=[0,1]", "--workers", "1")
+def test_doctor_says_what_a_grid_will_need_and_cost(holdfast, grid_file, values):
+    more = ("seeds=[0,1]", "--workers", "0")
+    code, out, _ = holdfast(
+        "doctor", "--grid", grid_file(attacks=[*values()["attacks"], "none"]), "--price", "3600", *more
+    )
     assert code == 0
+    assert "not estimated, since they do not train: none\n" in out
     assert "running a few steps of 1 cell\n" in out
     row = next(line for line in out.splitlines() if line.startswith("none x sft, seed 0"))
     assert " GiB " in row
@@ -213,6 +217,19 @@ def test_doctor_says_what_a_grid_will_need_and_cost(holdfast, grid_file):
 
 def test_doctor_refuses_to_estimate_what_does_not_train(holdfast, error_line):
     assert "only attacks that train can be estimated" in error_line(holdfast("doctor", "--attack", "best_of_n"))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--attack", "sft", "--grid", "quickstart"], "--attack: a grid has its own attacks"),
+        (["--grid", "quickstart", "-m", "./model"], "--model: is for --attack"),
+        (["--price", "2"], "--price: is for an estimate; give --attack or --grid too"),
+        (["--defense", "rmu"], "--defense: is for an estimate"),
+    ],
+)
+def test_doctor_refuses_options_that_would_change_nothing(options, says, holdfast, error_line):
+    assert says in error_line(holdfast("doctor", *options))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not bind root")

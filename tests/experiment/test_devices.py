@@ -1,5 +1,7 @@
 """GPUs are shared by worker processes; there is none here, so torch is asked in its place."""
 
+import os
+
 import pytest
 import torch
 
@@ -59,3 +61,14 @@ def test_a_process_that_uses_a_gpu_cannot_be_given_another(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     with pytest.raises(HoldfastError, match="already uses a GPU"):
         devices.take("1", 1.0)
+
+
+def test_on_amds_gpus_its_own_variable_is_read_and_set(three_gpus, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setenv(devices.VISIBLE_OF_AMD, "5,6")
+    monkeypatch.setenv(devices.VISIBLE, "0,1,2")
+    assert devices.gpus() == ("5", "6")
+    devices.take("6", 1.0)
+    assert os.environ[devices.VISIBLE_OF_AMD] == "6"
+    monkeypatch.delenv(devices.VISIBLE_OF_AMD)
+    assert devices.gpus() == ("0", "1", "2")

@@ -1,11 +1,14 @@
 """What is said of the time that a run still needs."""
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
 
-from holdfast.experiment import time_left
+from holdfast.experiment import tasks, time_left
 from holdfast.experiment.time_left import TimeLeft
+
+CELL = {"defense": "rmu", "attacker": "sft"}
 
 
 class Piece(NamedTuple):
@@ -98,3 +101,30 @@ def test_other_news_is_passed_on_unchanged(clock):
     news(pieces[0], "progress", {"note": "a warning"})
     news(Piece("looking", "none"), "looking", {})
     assert said == [{"note": "a warning"}, {}]
+
+
+def test_steps_that_an_earlier_run_did_took_this_one_no_time(clock):
+    pieces, news, said = left(["ab", "zz"], workers=2)
+    for piece in pieces:
+        news(piece, "started", {})
+    news(pieces[1], "progress", {"step": 90, "max_steps": 100})
+    clock[0] += 10
+    news(pieces[1], "progress", {"step": 95, "max_steps": 100})
+    news(pieces[0], "done", {})
+    assert said[-1]["seconds_left"] == 10
+
+
+def test_what_another_run_took_at_the_last_moment_is_not_timed(clock):
+    pieces, news, said = left(["ab", "ab", "ab"])
+    news(pieces[0], "started", {})
+    news(pieces[0], "waiting", {})
+    clock[0] += 100
+    news(pieces[0], "done", {})
+    do(pieces[1], news, clock, 10)
+    assert said[-1] == {"ended": 2, "of": 3, "seconds_left": 10, "at_least": False}
+
+
+def test_cells_of_another_model_are_another_kind():
+    alike, other = (SimpleNamespace(kind="cell", cell=SimpleNamespace(**CELL, model_name=name)) for name in "ab")
+    assert tasks.kinds(alike)[0] != tasks.kinds(other)[0]
+    assert tasks.kinds(alike)[-1] == tasks.kinds(other)[-1]

@@ -142,7 +142,8 @@ def test_a_piece_that_another_run_works_on_is_waited_for_and_not_done_again(work
     assert failed == {}
     assert (tmp_path / "a" / "done").read_text() == "theirs"
     assert told.count(("a", "waiting")) == 1
-    assert ("b", "done") in told
+    assert ("a", "started") not in told
+    assert told.count(("a", "done")) == told.count(("b", "done")) == 1
 
 
 def test_a_piece_that_another_run_takes_at_the_last_moment_is_no_failure(work, tmp_path, monkeypatch):
@@ -151,11 +152,12 @@ def test_a_piece_that_another_run_takes_at_the_last_moment_is_no_failure(work, t
     looks = []
 
     def locked(piece):
-        """Free at the first look, and taken before the worker that was then started gets there."""
+        """Free at the first look, and taken before the worker that was then started gets there; free again later."""
         looks.append(piece.key)
         if len(looks) == 1:
             lock.acquire()
-            threading.Timer(1.0, lock.release).start()
+        else:
+            lock.release()
         return False
 
     monkeypatch.setattr(engine, "locked", locked)
@@ -291,3 +293,10 @@ def test_each_worker_sees_one_gpu_and_takes_the_one_that_is_free(tmp_path):
     used = [(job.folder / "device").read_text() for job in jobs]
     assert sorted(used[:2]) == ["0", "GPU-1a2b"]
     assert sorted(used[2:]) == ["0", "GPU-1a2b"]
+
+
+def test_workers_that_there_is_nothing_to_do_for_take_no_part_of_a_gpu(tmp_path, monkeypatch):
+    shares, start = [], engine._start
+    monkeypatch.setattr(engine, "_start", lambda *args: shares.append(args[-1]) or start(*args[:-2], None, 1.0))
+    engine.run([Job("a", tmp_path / "a")], WORK, lambda *_: None, workers=8, devices=("0", "1"))
+    assert shares == [1.0]

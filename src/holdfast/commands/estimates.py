@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from holdfast.commands import display
 from holdfast.experiment.grid import Grid, cells
+from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from holdfast.experiment.estimate import Needs
 
 HOUR = 3600.0
+
+
+def refuse_unused(attack: str | None, grid: str | None, named: Mapping[str, Any], more: Mapping[str, Any]) -> None:
+    """Refuse options that would change nothing: `named` belong to `--attack`, `more` to any estimate.
+
+    Raises:
+        HoldfastError: names the option and what it needs.
+    """
+    if attack is not None and grid is not None:
+        raise HoldfastError("--attack: a grid has its own attacks; give --attack or --grid, not both")
+    unused = dict(named) if attack is None else {}
+    unused |= more if attack is None and grid is None else {}
+    name = next((name for name, given in unused.items() if given), None)
+    if name is not None:
+        raise HoldfastError(
+            f"{name}: " + ("is for --attack" if grid else "is for an estimate; give --attack or --grid too")
+        )
 
 
 def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> None:
@@ -27,17 +45,21 @@ def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> N
         workers: number of parallel processes that the total is for, by default as many as a run would use.
     """
     from holdfast.experiment.devices import gpus
-    from holdfast.experiment.estimate import estimate
+    from holdfast.experiment.estimate import estimate, training
     from holdfast.experiment.rehearsal import distinct_up_to_seed
 
     every = cells(grid)
-    distinct = list(distinct_up_to_seed(every))
+    timed = [cell for cell in every if training(cell)] or every
+    distinct = list(distinct_up_to_seed(timed))
+    others = sorted({cell.attacker for cell in every} - {cell.attacker for cell in timed})
+    if others:
+        display.note(f"not estimated, since they do not train: {', '.join(others)}")
     display.note(f"running a few steps of {len(distinct)} {'cell' if len(distinct) == 1 else 'cells'}")
     with display.live() as news:
         needs = estimate(distinct, news=news)
-    at_once = workers or len(gpus()) or os.cpu_count() or 1
+    at_once = (len(gpus()) or os.cpu_count() or 1) if workers is None else max(workers, 1)
     _table(needs)
-    _total(needs, runs=len(every) // len(distinct), at_once=at_once, price=price)
+    _total(needs, runs=len(timed) // len(distinct), at_once=at_once, price=price)
 
 
 def _table(needs: Sequence[Needs]) -> None:

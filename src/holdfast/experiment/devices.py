@@ -11,20 +11,28 @@ from pathlib import Path
 
 from holdfast.records import HoldfastError
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE, VISIBLE_OF_AMD = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 DRIVERS = ("nvidiactl", "dxg", "kfd")
 """Files in `/dev` of the drivers of NVIDIA's GPUs, of those under Windows, and of AMD's."""
 
 
 def gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; empty if there is none."""
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` or AMD's variable names them; empty without any."""
     if not any((Path("/dev") / name).exists() for name in DRIVERS):
         return ()  # without importing torch, which takes seconds
     import torch
 
     count = torch.cuda.device_count()
-    chosen = [name.strip() for name in os.environ.get(VISIBLE, "").split(",") if name.strip()]
+    given = os.environ.get(_visible()) or os.environ.get(VISIBLE, "")  # AMD's library reads both, its own first
+    chosen = [name.strip() for name in given.split(",") if name.strip()]
     return tuple(chosen[:count]) if chosen else tuple(map(str, range(count)))
+
+
+def _visible() -> str:
+    """The variable that is decisive for the GPUs that a process sees."""
+    import torch
+
+    return VISIBLE if torch.version.hip is None else VISIBLE_OF_AMD
 
 
 def least_used(devices: Sequence[str], used: Sequence[str | None]) -> str | None:
@@ -46,7 +54,7 @@ def take(device: str, share: float) -> None:
     import torch
 
     if torch.cuda.is_initialized():
-        raise HoldfastError(f"{VISIBLE}: this process already uses a GPU, and cannot be given {device}")
-    os.environ[VISIBLE] = device
+        raise HoldfastError(f"{_visible()}: this process already uses a GPU, and cannot be given {device}")
+    os.environ[_visible()] = device
     if share < 1:
         torch.cuda.set_per_process_memory_fraction(share)

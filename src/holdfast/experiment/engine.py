@@ -102,6 +102,8 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int, devices:
             _here(piece, work, news, failed)
         return failed
     with single_threaded(work.threads):
+        # More workers than pieces are never there, and would only make each one's part of a GPU smaller.
+        workers = min(workers, len(waiting))
         _schedule(waiting, work, news, workers=workers, failed=failed, devices=devices)
     return failed
 
@@ -131,7 +133,10 @@ def _schedule(
                 if time.monotonic() < held.get(piece.key, 0.0) or not _ready(piece, waiting, running):
                     continue
                 waiting.remove(piece)
-                if _record_blocked(piece, work, news, failed) or work.finished(piece):
+                if _record_blocked(piece, work, news, failed):
+                    continue
+                if work.finished(piece):  # by another run, in the meantime
+                    news(piece, "done", {})
                     continue
                 if locked(piece):
                     _postpone(piece, waiting, held, news)
@@ -145,8 +150,15 @@ def _schedule(
                 else:
                     _settle(active.piece, work, news, failed, active)
     finally:
-        for active in running:
-            active.process.kill()
+        _stop(running)
+
+
+def _stop(running: Sequence[_Running]) -> None:
+    """Kill what still runs, and wait until it is gone: its folder may be deleted next."""
+    for active in running:
+        active.process.kill()
+    for active in running:
+        active.process.join()
 
 
 def _postpone(piece: Any, waiting: list[Any], held: dict[str, float], news: News) -> None:

@@ -25,6 +25,9 @@ from holdfast.methods.settings import merge
 from holdfast.records import Cell, HoldfastError, Method
 from holdfast.training.contracts import trains
 
+AT_THE_END = 10**9
+"""`evaluation.every` of a probe: an evaluation before the first step and one after the last."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
@@ -55,7 +58,10 @@ class Needs:
 
 @dataclass(kw_only=True)
 class Times:
-    """When pieces of work started, reached each of their steps first, and ended; as news.
+    """When pieces of work started, reached each step of their last training, and ended; as news.
+
+    A step is reported when it is done, and again after an evaluation at the end, which is `measured`. What a piece
+    trains first (a warm start) is before its last training, whose steps are counted anew.
 
     It is a class because it remembers them between calls.
     """
@@ -63,6 +69,7 @@ class Times:
     news: News
     started: dict[str, float] = field(default_factory=dict)
     reached: dict[str, dict[int, float]] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
     ended: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, piece: Any, state: engine.State, details: Mapping[str, Any]) -> None:
@@ -71,7 +78,11 @@ class Times:
         if state == "started":
             self.started[piece.key] = now
         elif state == "progress" and "step" in details:
-            self.reached.setdefault(piece.key, {}).setdefault(details["step"], now)
+            reached = self.reached.setdefault(piece.key, {})
+            if details["step"] < max(reached, default=0):
+                reached.clear()
+            reached.setdefault(details["step"], now)
+            self.measured[piece.key] = now
         elif state in ("done", "failed"):
             self.ended[piece.key] = now
         self.news(piece, state, details)
@@ -85,30 +96,31 @@ def estimate(cells: Sequence[Cell], *, threads: int = 1, news: News) -> list[Nee
     Raises:
         HoldfastError: a cell has no attack that trains, its requirements are not met, or one of its parts fails.
     """
-    other = next((c for c in cells if c.attack is None or not trains(configured(c.attack, "attack"))), None)
+    other = next((cell for cell in cells if not training(cell)), None)
     if other is not None:
         raise HoldfastError(f"{other.attacker}: only attacks that train can be estimated")
-    probes = {shortened(cell).key: cell for cell in cells}
     times = Times(news=news)
     with tempfile.TemporaryDirectory() as scratch:
-        short = [shortened(cell) for cell in cells]
-        pieces = tasks.tasks_of(short, Path(scratch), cache_folder())
+        run, short = Path(scratch), [shortened(cell) for cell in cells]
         experiment.check_requirements(short, 1, threads)
         work = experiment.work_of(tasks.Options(checkpoint_every=0, threads=threads))
-        failed = engine.run(pieces, work, times, workers=1, devices=gpus()[:1])
+        failed = engine.run(tasks.tasks_of(short, run, cache_folder()), work, times, workers=1, devices=gpus()[:1])
         if failed:
             raise HoldfastError(next(iter(failed.values())))
-        parts = [piece for piece in pieces if piece.kind in ("stage", "cell")]
-        return [
-            _needs(piece, probes[piece.cell.key], times, store.read_object(piece.folder / "record.json"))
-            for piece in parts
-        ]
+        # Pieces that differ in their steps alone are one piece when shortened, and yet each is work of its own.
+        whole = [piece for piece in tasks.tasks_of(cells, run, cache_folder()) if piece.kind in ("stage", "cell")]
+        return [_needs(piece, _probe(piece), times, run) for piece in whole]
+
+
+def training(cell: Cell) -> bool:
+    """Whether a cell has an attack that trains: only then it has steps to count on from."""
+    return cell.attack is not None and trains(configured(cell.attack, "attack"))
 
 
 def shortened(cell: Cell) -> Cell:
     """The cell with just enough steps of its attack and its hardenings to time them, and nothing that ends it early."""
     assert cell.attack is not None
-    evaluation = {"every": _probe_steps(cell.attack), "stop_when_broken": False, "give_up_below": ()}
+    evaluation = {"every": AT_THE_END, "stop_when_broken": False, "give_up_below": ()}
     return replace(
         cell,
         stages=tuple(map(_short, cell.stages)),
@@ -135,27 +147,34 @@ def _rollout(method: Method) -> int:
 
 
 def _probe_steps(method: Method) -> int:
-    """A first rollout for warming up, two to be timed, and the first step of another, after which is an evaluation."""
+    """A first rollout for warming up, two to be timed, and the first step of another."""
     return 3 * _rollout(method) + 1
 
 
-def _needs(piece: tasks.Task, cell: Cell, times: Times, record: Mapping[str, Any]) -> Needs:
-    """The needs of the whole piece from its shortened run."""
-    method = cell.stages[piece.depth - 1] if piece.kind == "stage" else cell.attack
+def _probe(piece: tasks.Task) -> str:
+    """The key of the shortened piece that stands for a piece."""
+    short = shortened(piece.cell)
+    return tasks.stage_key(short, piece.depth) if piece.kind == "stage" else short.key
+
+
+def _needs(piece: tasks.Task, probe: str, times: Times, run: Path) -> Needs:
+    """The needs of the whole piece from its shortened run, whose key is `probe`."""
+    cell, stage = piece.cell, piece.kind == "stage"
+    method = cell.stages[piece.depth - 1] if stage else cell.attack
     assert method is not None
-    steps, evaluations = _steps(method), 0
-    if piece.kind == "cell":
-        evaluations = -(-steps // settings_of(cell).evaluation.every)
+    steps = _steps(method)
+    record = store.read_object((store.stage_folder if stage else store.cell_folder)(run, probe) / "record.json")
+    reached, measured = times.reached.get(probe, {}), times.measured.get(probe, times.ended[probe])
     return Needs(
         title=piece.title,
         steps=steps,
-        evaluations=evaluations,
+        evaluations=0 if stage else -(-steps // settings_of(cell).evaluation.every),
         **seconds(
-            times.started[piece.key],
-            times.reached.get(piece.key, {}),
-            times.ended[piece.key],
+            (times.started[probe], times.ended[probe]),
+            reached,
+            measured=None if stage else measured,
+            steps=steps,
             rollout=_rollout(method),
-            evaluated=piece.kind == "cell",
         ),
         memory_mb=record["peak_memory_mb"],
         accelerator_mb=record["environment"].get("accelerator_memory_mb"),
@@ -163,27 +182,31 @@ def _needs(piece: tasks.Task, cell: Cell, times: Times, record: Mapping[str, Any
 
 
 def seconds(
-    started: float, reached: Mapping[int, float], ended: float, *, rollout: int, evaluated: bool
+    times: tuple[float, float], reached: Mapping[int, float], *, measured: float | None, steps: int, rollout: int
 ) -> dict[str, float]:
     """Seconds `before`, of the `first_step`, of each later `step`, of an `evaluation` and `after`, from times.
 
     Args:
-        started: when the piece started.
-        reached: when it had done each of its steps, 0 included.
-        ended: when it ended.
+        times: when the piece started and ended.
+        reached: when it had done each of its steps, those of a warm start not among them, beginning with their number.
+        measured: when the evaluation after the last step had been made; `None` if there is none.
+        steps: of the whole piece.
         rollout: steps that share a rollout.
-        evaluated: whether an evaluation follows the last step.
     """
-    last = max(reached, default=0)
-    if last < 3 * rollout + 1:  # it is as short as the probe: its whole time is known
-        return {"before": ended - started, "first_step": 0.0, "step": 0.0, "evaluation": 0.0, "after": 0.0}
-    whole = [reached[i + 1] - reached[i] for i in range(rollout, 3 * rollout)]
-    first_of_rollout = whole[rollout]
-    evaluation = max(reached[last] - reached[last - 1] - first_of_rollout, 0.0) if evaluated else 0.0
+    started, ended = times
+    begun = min(reached, default=0)
+    at = [reached[step] for step in sorted(reached)]
+    last, evaluation = max(reached, default=0) - begun, 0.0
+    if measured is not None and at:
+        evaluation = max(measured - at[-1], 0.0)
+    if last >= steps or last == 0:  # nothing was left out: the whole time is known
+        known = {"first_step": 0.0, "step": 0.0, "after": 0.0}
+        return {"before": max(ended - started - evaluation, 0.0), "evaluation": evaluation, **known}
+    first, until = min(rollout, last - 1), min(3 * rollout, last)
     return {
-        "before": reached[0] - started,
-        "first_step": reached[1] - reached[0],
-        "step": sum(whole) / len(whole),
+        "before": at[0] - started,
+        "first_step": at[1] - at[0],
+        "step": (at[until] - at[first]) / (until - first),
         "evaluation": evaluation,
-        "after": ended - reached[last],
+        "after": ended - at[-1] - evaluation,
     }

@@ -53,11 +53,13 @@ class Task:
 
 def kinds(task: Task) -> tuple[str, ...]:
     """The kinds of work that a task is of, from the narrowest to the widest: what is alike takes about as long."""
-    cell = task.cell
+    cell, model = task.cell, task.cell.model_name
     if task.kind == "cell":
-        return (f"{cell.defense} x {cell.attacker}", f"x {cell.attacker}", "cell")
+        attack = f"x {cell.attacker}"
+        return (f"{model}: {cell.defense} {attack}", f"{model}: {attack}", f"{model}: cell", attack, "cell")
     if task.kind == "stage":
-        return (f"harden: {cell.stages[task.depth - 1].title}",)
+        stage = f"harden: {cell.stages[task.depth - 1].title}"
+        return (f"{model}: {stage}", stage)
     return (task.kind,) if task.judge is None else (f"judge: {task.judge.title}",)
 
 

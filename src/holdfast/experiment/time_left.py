@@ -20,7 +20,8 @@ class TimeLeft:
 
     `done` and `failed` get `ended` and `of`, and once any of the others can be estimated `seconds_left`, with
     `at_least` if some cannot. A piece is estimated by the mean of the finished ones of the narrowest of its kinds that
-    has any, or, while it runs, by the time of its steps so far. What runs in parallel shares the time.
+    has any, or, while it runs, by the time of its steps so far (in this run, if it was resumed). What runs in parallel
+    shares the time.
 
     It is a class because what was measured outlives a call.
 
@@ -38,6 +39,7 @@ class TimeLeft:
     _seconds: dict[str, list[float]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _steps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _first: dict[str, int] = field(default_factory=dict)
     _ended: set[str] = field(default_factory=set)
 
     def __call__(self, piece: Any, state: State, details: Mapping[str, Any]) -> None:
@@ -46,6 +48,11 @@ class TimeLeft:
             self._started[piece.key] = time.monotonic()
         elif state == "progress" and "step" in details:
             self._steps[piece.key] = (details["step"], details["max_steps"])
+            # A resumed piece begins in the middle, a second training of a piece at its start again.
+            first = details["step"] if details["step"] > 1 else 0
+            self._first[piece.key] = min(self._first.get(piece.key, first), first)
+        elif state == "waiting":  # another run took it at the last moment
+            self._started.pop(piece.key, None)
         elif state in ("done", "failed"):
             since = self._started.pop(piece.key, None)
             if state == "done" and since is not None:
@@ -75,4 +82,5 @@ class TimeLeft:
         if alike is not None:
             return max(fmean(alike) - spent, 0.0)
         step, of = self._steps.get(piece.key, (0, 0))
-        return spent * (of - step) / step if since is not None and step else None
+        done = step - self._first.get(piece.key, 0)
+        return spent * (of - step) / done if since is not None and done else None
