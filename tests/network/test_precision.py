@@ -5,13 +5,14 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from torch.profiler import profile
 
 from holdfast import api
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.offline.rmu import RMU
-from holdfast.network.generate import Sampling, complete
+from holdfast.network.generate import Sampling, complete, sample
 from holdfast.network.models import LoRA, adapt, clone, combine, load, merged
-from holdfast.network.precision import held_type, in_bf16, stored_type, types_of
+from holdfast.network.precision import held_type, in_bf16, mark, stored_type, types_of
 from holdfast.network.releasing import as_released, save
 from holdfast.records import HoldfastError
 from holdfast.text import is_refusal
@@ -275,3 +276,20 @@ def test_a_bfloat16_model_is_hardened_beyond_rounding_and_returned_as_it_would_b
 
 def distance(one, other):
     return sum(float((p - q).detach().square().sum()) for (_, p), q in pairs(one, other)) ** 0.5
+
+
+def test_sampling_in_mixed_precision_casts_each_weight_once(tiny_model):
+    model = tiny_model()
+    mark(model.network, bf16=True)
+    shape = list(model.network.model.layers[0].mlp.down_proj.weight.shape)
+    layers = len(model.network.model.layers)
+    counts = []
+    for tokens in (2, 8):
+        sample(model, [[1, 2, 3]], Sampling(max_new_tokens=tokens, temperature=0.0), seed=0)  # what is done once
+        with profile(record_shapes=True) as seen:
+            sample(model, [[1, 2, 3]], Sampling(max_new_tokens=tokens, temperature=0.0), seed=0)
+        events = seen.key_averages(group_by_input_shape=True)
+        counts.append(
+            sum(e.count for e in events if e.key == "aten::_to_copy" and e.input_shapes and e.input_shapes[0] == shape)
+        )
+    assert counts == [layers, layers]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holdfast.network.draws import Sampling, SamplingError, draw, invert
 from holdfast.network.models import Model
-from holdfast.network.precision import computing
+from holdfast.network.precision import casts, computing
 from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
 from holdfast.network.shortcuts import shortcuts
 from holdfast.network.static_decoding import Request
@@ -71,10 +71,11 @@ def sample(
     """
     counts = [repeats] * len(prompts) if isinstance(repeats, int) else list(repeats)
     uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
-    # Not inference mode, whose tensors lack the version counters that sharded weights need.
-    sharded = any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
+    # Inference mode's tensors lack the version counters that sharded weights need, and autocast would cast all weights
+    # again for every token in it.
+    kept = casts(model.network) or any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
     shortcuts(model.network)  # determined here, where gradients are enabled
-    with evaluating(model.network), computing(model.network), nullcontext() if sharded else torch.inference_mode():
+    with evaluating(model.network), computing(model.network), nullcontext() if kept else torch.inference_mode():
         numbers = uniform.to(model.device)
         asked, request = Prompts(prompts, counts, model.pad_id), Request(sampling, model.stop_ids, logprobs=logprobs)
         decoded = decode_static(model.network, asked, request, numbers, drop_share=DROP_SHARE)

@@ -148,9 +148,18 @@ def exact(network: torch.nn.Module) -> bool:
     return _COMPUTES not in vars(network) and next(network.parameters()).dtype == torch.float32
 
 
+def casts(network: torch.nn.Module) -> bool:
+    """Whether a run computes on a network in another precision than its weights have."""
+    return _COMPUTES in vars(network)
+
+
 def computing(network: torch.nn.Module) -> AbstractContextManager[Any]:
-    """A context that computes in the precision of the run on `network`, without gradients; weights are cast once."""
-    if _COMPUTES not in vars(network):
+    """A context that computes in the precision of the run on `network`, without gradients.
+
+    Weights are cast once, unless it is in `torch.inference_mode`, where autocast keeps no copy
+    (`findings/torch_autocast_inference_mode.sh`).
+    """
+    if not casts(network):
         return nullcontext()
     return torch.autocast(next(network.parameters()).device.type, vars(network)[_COMPUTES])
 
