@@ -73,9 +73,8 @@ class Rehearsal:
                 constrain = partial(constrained, configured(constraint, "online"), plan, context)
                 plan = self._attempt(_key("defenses", constraint), constrain)
         if plan is not None:
-            self._attempt(
-                where, partial(_buildable, plan)
-            )  # a constraint's loss may not go with the attack's optimizer
+            # A constraint's loss may not go with the attack's optimizer.
+            self._attempt(where, partial(_buildable, plan))
 
     def _attempt(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         """The result of a call; `None` if it is refused, or needs the values of weights."""

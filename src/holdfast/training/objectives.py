@@ -96,9 +96,7 @@ def policy_gradient(
         old = kept.get("old_logprobs", logprobs.detach())
         if ratio_guard is not None and exploded(logprobs, old, mask * _weights(kept), limit=ratio_guard):
             return _nothing(batch), {"loss": 0.0, "guarded": 1.0}
-        kept, sampling = _corrected(
-            kept, kept.get("policy_logprobs", old), mask, cap=importance_cap, count=len(batch["input_ids"])
-        )
+        kept, sampling = _corrected(kept, old, mask, cap=importance_cap, count=len(batch["input_ids"]))
         loss, metrics = policy_loss(logprobs, old, mask, kept)
         if critic is not None and critic.coef:
             for name, predicted in values.items():
