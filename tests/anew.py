@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+OWN = (f"{ROOT / 'src'}/", f"{ROOT / 'tests'}/")
+"""Where this project's modules are; an environment may stand in the same folder, and torch cannot be imported twice."""
 
 
 def python(command: Sequence[str], *, paths: Sequence[str], folder: Path) -> tuple[int | None, str]:
@@ -23,7 +25,7 @@ def python(command: Sequence[str], *, paths: Sequence[str], folder: Path) -> tup
 def _run(command: Sequence[str], paths: Sequence[str], folder: Path, said: Path) -> None:
     for name, module in list(sys.modules.items()):
         place = getattr(module, "__file__", None) or ""
-        if name not in (__name__, "__main__") and place.startswith(str(ROOT)):
+        if name not in (__name__, "__main__") and place.startswith(OWN):
             del sys.modules[name]
     os.chdir(folder)
     sys.path[:0] = paths

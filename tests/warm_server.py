@@ -46,6 +46,10 @@ def _prepare_with_environment(data: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(data.pop("environment"))
     _prepare(data)
+    # Collection has looked for rows of other packages; a test may have installed one since.
+    from holdfast.methods import tables
+
+    tables.added.cache_clear()
 
 
 def _fork(path: Any, arguments: Sequence[str], passed: Sequence[int]) -> int:
