@@ -264,3 +264,15 @@ def test_a_damaged_record_is_named_with_the_way_out(grid, tmp_path):
     (place / "record.json").write_text('{"key": ')
     with pytest.raises(HoldfastError, match=r"record.json: cannot be read .*; delete it and run again"):
         run(grid(), tmp_path, workers=0)
+
+
+@pytest.mark.slow
+def test_an_end_counts_what_there_was_to_do_without_models_that_were_there(finished, grid, tmp_path):
+    counts = []
+
+    def news(piece, state, details):
+        if state == "done":
+            counts.append((piece.kind, details["ended"], details["of"]))
+
+    run(grid(seeds=[0, 1]), tmp_path, workers=0, news=news)
+    assert counts == [("cell", 1, 2), ("cell", 2, 2)]

@@ -66,7 +66,12 @@ def run(
     needed = _needed(pieces)
     devices = gpus() if needed else ()
     count = (len(devices) or os.cpu_count() or 1) if workers is None else workers
-    left = TimeLeft(news=news or _silent, pieces=needed, kinds=tasks.kinds, workers=count)
+    left = TimeLeft(
+        news=news or _silent,
+        pieces=[piece for piece in needed if not _finished(piece)],
+        kinds=tasks.kinds,
+        workers=count,
+    )
     for piece in pieces:
         if needed and _finished(piece) and (seconds := _seconds(piece)) is not None:
             left.learn(piece, seconds)
