@@ -306,6 +306,8 @@ def doctor(
     from holdfast.config import data_options, grid_options
 
     named = {"--defense": defense, "--model": model != "sandbox", "--harmful": harmful, "--benign": benign}
+    named |= {"--prompt-format": prompt_format, "--harmful-role": harmful_role, "--refusal": refusal}
+    named |= {"--harmful-format": harmful_format != "columns", "--benign-format": benign_format != "columns"}
     more = {"--price": price is not None, "--workers": workers is not None, "KEY=VALUE": overrides}
     refuse_unused(attack, grid, named, more)
     if attack is None and grid is None:

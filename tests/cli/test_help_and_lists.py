@@ -224,6 +224,9 @@ def test_doctor_refuses_to_estimate_what_does_not_train(holdfast, error_line):
     [
         (["--attack", "sft", "--grid", "quickstart"], "--attack: a grid has its own attacks"),
         (["--grid", "quickstart", "-m", "./model"], "--model: is for --attack"),
+        (["--grid", "quickstart", "--refusal", "No."], "--refusal: is for --attack"),
+        (["--grid", "quickstart", "--benign-format", "beavertails"], "--benign-format: is for --attack"),
+        (["--prompt-format", "{prompt}"], "--prompt-format: is for an estimate"),
         (["--price", "2"], "--price: is for an estimate; give --attack or --grid too"),
         (["--defense", "rmu"], "--defense: is for an estimate"),
     ],
