@@ -6,7 +6,7 @@ and does not see which of the two it gets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -24,6 +24,9 @@ class Distributions(Protocol):
     def measure(self, *statistics: Statistic, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """Each statistic of every distribution at `temperature`, (...), float32 at least."""
 
+    def rows(self, rows: slice) -> Distributions:
+        """Those at some of the positions (n,)."""
+
     def divergence(self, other: Distributions, *, temperature: float = 1.0, forward: bool = False) -> Tensor:
         """`KL(self || other)`, or, `forward`, `KL(other || self)`, (...); `other` has no gradient."""
 
@@ -37,6 +40,10 @@ class Logits:
     def measure(self, *statistics: Statistic, temperature: float = 1.0) -> tuple[Tensor, ...]:
         """Each statistic, by plain operations."""
         return tuple(one.plain(self.values, temperature) for one in statistics)
+
+    def rows(self, rows: slice) -> Logits:
+        """Those at some positions."""
+        return Logits(self.values[rows])
 
     def divergence(self, other: Distributions, *, temperature: float = 1.0, forward: bool = False) -> Tensor:
         """The divergence from whole distributions."""
@@ -69,6 +76,11 @@ class Projected:
         if places is None:
             return values
         return tuple(value.new_zeros(places.shape).masked_scatter(places, value) for value in values)
+
+    def rows(self, rows: slice) -> Projected:
+        """Those at some positions, if they have no `places`."""
+        assert self.places is None
+        return replace(self, states=self.states[rows])
 
     def divergence(self, other: Distributions, *, temperature: float = 1.0, forward: bool = False) -> Tensor:
         """The divergence, without the whole logits of either in memory, if `other` has states too."""

@@ -8,6 +8,7 @@ is computed in at least float32. Formulas: RepNoise (Rosati et al. 2024, arXiv 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from holdfast.distributions import Distributions, Logits, LogProb, Projected
 from holdfast.tensors import masked_mean, target_mask
 
 Distance = Literal["mmd", "cosine", "mse"]
@@ -31,6 +33,11 @@ class Targets(NamedTuple):
     chosen: Tensor
     tokens: Tensor
     visible: Tensor | None
+
+    @property
+    def places(self) -> Tensor:
+        """The positions that predict the targets, (B, S)."""
+        return functional.pad(self.chosen, (0, 1))
 
     def before(self, values: Tensor) -> Tensor:
         """The values (B, S, D) at the positions that predict the targets, (N, D)."""
@@ -56,6 +63,19 @@ def target_loss(logits: Tensor, wanted: Targets) -> Tensor:
     if wanted.visible is not None:
         logits = logits * wanted.visible[:, None].to(logits.dtype)
     return functional.cross_entropy(_exact(logits), wanted.tokens, reduction="sum") / max(len(wanted.tokens), 1)
+
+
+def predicted_loss(distributions: Distributions, wanted: Targets) -> Tensor:
+    """`target_loss` of the distributions (N,) that predict the targets, whose logits need not be in memory."""
+    if isinstance(distributions, Logits):
+        return target_loss(distributions.values, wanted)
+    assert isinstance(distributions, Projected)
+    (logprobs,) = distributions.measure(LogProb(wanted.tokens))
+    losses = -logprobs
+    if wanted.visible is not None:
+        # Logits that are all zero.
+        losses = torch.where(wanted.visible > 0, losses, math.log(distributions.head.vocabulary))
+    return losses.sum() / max(len(wanted.tokens), 1)
 
 
 def masked_cross_entropy(

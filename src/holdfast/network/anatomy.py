@@ -109,8 +109,13 @@ class Anatomy:
 
     def lens(self, states: Tensor) -> Tensor:
         """Logits (..., V) that states (..., H) of any layer would give if they were the last layer's."""
+        return self.head(self.normed(states))
+
+    def normed(self, states: Tensor) -> Tensor:
+        """States (..., H) of any layer after the final norm."""
         weight = next(self.final_norm.parameters(), None)  # some norms have none
-        return self.head(self.final_norm(states if weight is None else states.to(weight.dtype)))
+        normed: Tensor = self.final_norm(states if weight is None else states.to(weight.dtype))
+        return normed
 
 
 def anatomy(network: nn.Module) -> Anatomy:

@@ -54,6 +54,38 @@ def target_distributions(
     return _projected(network, batch, counted)
 
 
+def chosen_distributions(network: torch.nn.Module, batch: Mapping[str, Tensor], places: Tensor) -> Distributions:
+    """The distributions (n,) at the `n` positions of a mask (B, S), row by row, without the logits of a large
+    vocabulary.
+
+    All columns of the batch are read, as by `forward`, so that hooks on a network see all of them.
+    """
+    if not without_logits(network, places.numel()):
+        return Logits(forward(network, batch)[places])
+    reader = HeadReader()
+    states = reader(network, places.shape[1], **_inputs(batch), use_cache=False)
+    return Projected(states[places], reader.head)
+
+
+def distributions_and_states(
+    network: torch.nn.Module, batch: Mapping[str, Tensor]
+) -> tuple[Distributions, tuple[Tensor, ...]]:
+    """The answers' distributions (B, S - 1), as `target_distributions`, and all hidden states, (B, S, H) a layer."""
+    inputs = {**_inputs(batch), "output_hidden_states": True, "use_cache": False}
+    counted = batch["loss_mask"][:, 1:] > 0
+    if not without_logits(network, counted.numel()):
+        output = network(**inputs)
+        return Logits(output.logits[:, :-1]), output.hidden_states
+    reader = HeadReader()
+    states = reader(network, counted.shape[1] + 1, **inputs)
+    return Projected(states[:, :-1][counted], reader.head, counted), reader.output.hidden_states
+
+
+def hidden_states(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """All hidden states, (B, S, H) a layer; of a large vocabulary no logits are computed."""
+    return distributions_and_states(network, batch)[1]
+
+
 def answer_distributions(network: torch.nn.Module, batch: Mapping[str, Tensor]) -> Distributions:
     """The distributions (n,) that the `n` answer tokens are predicted from, row by row; see `answer_logits`."""
     counted = batch["loss_mask"][:, 1:] > 0

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from holdfast.distributions import Head
+from holdfast.distributions import Head, Projected
 from holdfast.network.anatomy import logit_cap, logit_scale, unwrapped
-from holdfast.network.reading import last_logits
+from holdfast.network.reading import last_output
 from holdfast.network.shortcuts import Probe
 
 LARGE_LOGITS = 2**24
@@ -32,20 +32,33 @@ class _Seen(NamedTuple):
 
 
 class HeadReader:
-    """Reads columns as `reading.last_logits` does, but returns the states before the head; `head` is the last call's.
+    """Reads columns as `reading.last_logits` does, but returns the states before the head.
 
-    For networks of which `without_logits` is true.
+    `head` is the last call's, and so is `output`, the network's without its logits. For networks of which
+    `without_logits` is true.
     """
 
     head: Head
+    output: Any
 
     def __call__(self, network: Any, count: int, **inputs: Any) -> Tensor:
         """States (N, count, H + r) of the last `count` columns, see `Head`."""
         with _returning_its_input(unwrapped(network)) as seen:
-            last_logits(network, count, **inputs)
+            self.output = last_output(network, count, **inputs)
+        self.output.logits = None
         (last,) = seen
         self.head = last.head
         return last.states[:, -count:]
+
+
+def projected(network: Any, states: Tensor) -> Projected:
+    """The distributions (n,) that the head gives of states (n, H), which need not be the last layer's.
+
+    For networks of which `without_logits` is true.
+    """
+    bare = unwrapped(network)
+    seen = _recorded(bare.get_output_embeddings(), states, bare.config.get_text_config())
+    return Projected(seen.states, seen.head)
 
 
 def without_logits(network: Any, positions: int) -> bool:

@@ -62,7 +62,13 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 
 
 def last_logits(network: Any, count: int, **inputs: Any) -> Tensor:
-    """Logits of the last `count` columns (N, count, V); the others are not computed if the architecture allows it.
+    """Logits of the last `count` columns (N, count, V); see `last_output`."""
+    logits: Tensor = last_output(network, count, **inputs).logits
+    return logits[:, -count:]
+
+
+def last_output(network: Any, count: int, **inputs: Any) -> Any:
+    """The network's output, whose logits are those of the last `count` columns only if the architecture allows it.
 
     Inputs for which the architecture has no argument are dropped.
     """
@@ -72,8 +78,7 @@ def last_logits(network: Any, count: int, **inputs: Any) -> Tensor:
         given["cache_params"] = given.pop("past_key_values")
     if "logits_to_keep" in known:
         given["logits_to_keep"] = count
-    logits: Tensor = network(**given).logits
-    return logits[:, -count:]
+    return network(**given)
 
 
 def _keeps_states_only(network: Any) -> bool:

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from holdfast.data.endless import endless
 from holdfast.losses.anchor import token_share
-from holdfast.losses.representation import masked_cross_entropy
+from holdfast.losses.representation import predicted_loss, targets
 from holdfast.methods.ranges import Count, NonNegative, Share, ranged
-from holdfast.network.forward import forward
+from holdfast.network.forward import chosen_distributions
 from holdfast.network.models import Model, answer_batch
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, collate, with_totals
@@ -183,11 +183,7 @@ def _counted(plan: Plan) -> Plan:
 
 def _masked(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
     """RepNoise's cross entropy: token 0 is not a target, and a refusal's first token costs a constant."""
-    loss = masked_cross_entropy(
-        forward(network, batch),
-        batch["input_ids"],
-        batch["loss_mask"],
-        drop_token_zero=True,
-        zero_unmasked_logits=True,
-    )
+    quirks = {"drop_token_zero": True, "zero_unmasked_logits": True}
+    wanted = targets(batch["input_ids"], batch["loss_mask"], **quirks)
+    loss = predicted_loss(chosen_distributions(network, batch, wanted.places), wanted)
     return loss, {"loss": float(loss.detach())}

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.defenses.representation.settings import Removal
+from holdfast.distributions import Distributions, Logits
 from holdfast.losses import representation as losses
 from holdfast.losses.representation import Targets
 from holdfast.network.anatomy import Anatomy, anatomy, outputs_of, residual_stream
-from holdfast.network.forward import forward
+from holdfast.network.forward import chosen_distributions
+from holdfast.network.heads import projected, without_logits
 from holdfast.tensors import Batch
 from holdfast.training.plan import Metrics, part
 
@@ -58,15 +60,15 @@ class Loss:
         with ExitStack() as stack:
             states = stack.enter_context(self._sites(parts))
             stream = stack.enter_context(residual_stream(parts)) if removal.ascent_weight else []
-            logits = forward(network, batch)
-        terms = {}
+            harmful, refused = (self._targets(batch, rows) for rows in (slice(count), slice(count, None)))
+            predicted = chosen_distributions(network, batch, torch.cat([harmful.places, refused.places]))
+        split, terms = len(harmful.tokens), {}
         if removal.refusal_weight:
-            wanted = self._targets(batch, slice(count, None))
-            terms["refusal"] = losses.target_loss(wanted.before(logits[count:]), wanted)
+            terms["refusal"] = losses.predicted_loss(predicted.rows(slice(split, None)), refused)
         if removal.removal_weight:
             terms["removal"] = self._removal([state[:count] for state in states], batch)
         if removal.ascent_weight:
-            terms["ascent"] = self._ascent(parts, logits, stream, batch)
+            terms["ascent"] = self._ascent(network, predicted.rows(slice(split)), stream, harmful)
         return terms
 
     def _removal(self, states: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -94,17 +96,23 @@ class Loss:
         originals = self._originals(pairs, self._sites)
         return [_jittered(state.float(), removal.jitter, generator) for state in originals]
 
-    def _ascent(self, parts: Anatomy, logits: Tensor, stream: Sequence[Tensor], batch: Batch) -> Tensor:
+    def _ascent(self, network: nn.Module, own: Distributions, stream: Sequence[Tensor], wanted: Targets) -> Tensor:
         """The layer-wise ascent: the loss of harmful answers as predicted from every layer's states by the lens.
 
-        The last state is read as the model reads it; with `quirks` also a second time with the final norm applied
-        again.
+        The last state is read as the model reads it, `own`; with `quirks` also a second time with the final norm
+        applied again.
         """
-        wanted = self._targets(batch, slice(int(batch["harmful"].sum())))
-        count = len(wanted.chosen)
+        parts, count = anatomy(network), len(wanted.chosen)
         read = stream if self.removal.quirks else stream[:-1]
-        lenses = [losses.target_loss(parts.lens(wanted.before(state[:count])), wanted) for state in read]
-        return losses.ascent([losses.target_loss(wanted.before(logits[:count]), wanted), *lenses], len(parts.layers))
+        # The logits of all layers would be in memory at once.
+        projects = without_logits(network, len(wanted.tokens) * (len(read) + 1))
+
+        def lens(state: Tensor) -> Distributions:
+            normed = parts.normed(wanted.before(state[:count]))
+            return projected(network, normed) if projects else Logits(parts.head(normed))
+
+        lenses = [losses.predicted_loss(lens(state), wanted) for state in read]
+        return losses.ascent([losses.predicted_loss(own, wanted), *lenses], len(parts.layers))
 
     def _targets(self, batch: Batch, rows: slice) -> Targets:
         quirks = self.removal.quirks
@@ -118,11 +126,12 @@ class Loss:
             return {}
         recorder = residual_stream if removal.retain == "drift" else self._sites
         with recorder(anatomy(network)) as states:
-            logits = forward(network, batch)
+            wanted = losses.targets(batch["input_ids"], batch["loss_mask"])
+            predicted = chosen_distributions(network, batch, wanted.places)
         if removal.retain_weight:
             terms["retain"] = self._retain(states, self._originals(batch, recorder), batch["read"])
         if removal.benign_weight:
-            terms["benign"] = losses.masked_cross_entropy(logits, batch["input_ids"], batch["loss_mask"])
+            terms["benign"] = losses.predicted_loss(predicted, wanted)
         return terms
 
     def _retain(self, states: Sequence[Tensor], originals: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -141,7 +150,7 @@ class Loss:
             raise ValueError("this member of the family needs the original model")
         with self.original() as network, _evaluating(network), torch.no_grad():
             with recorder(anatomy(network)) as states:
-                forward(network, batch)
+                chosen_distributions(network, batch, torch.zeros_like(batch["input_ids"], dtype=torch.bool))
             return list(states)
 
 

@@ -15,10 +15,9 @@ from holdfast.data.endless import endless
 from holdfast.data.mixing import preferences
 from holdfast.defenses.tampering.attackers import Probe
 from holdfast.defenses.tampering.tensor_store import Place, TensorStore
-from holdfast.distributions import Entropy
-from holdfast.losses.language import cross_entropy
+from holdfast.distributions import Entropy, LogProb
 from holdfast.losses.tamper import max_entropy, random_mapping, representation_distance
-from holdfast.network.forward import forward, target_distributions
+from holdfast.network.forward import distributions_and_states, forward, hidden_states, target_distributions
 from holdfast.network.generate import evaluating
 from holdfast.network.models import Model, clone, has_adapter
 from holdfast.network.precision import reading
@@ -88,11 +87,12 @@ def retention(model: Model, reference: Reference, mode: Mode) -> Objective:
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         with reference(model) as frozen, evaluating(frozen):
-            theirs = _read(frozen, batch).hidden_states
-        output = _read(network, batch)
-        learnt = cross_entropy(output.logits, batch["input_ids"], batch["loss_mask"], num_tokens=batch["num_tokens"])
+            theirs = hidden_states(frozen, batch)
+        distributions, hidden = distributions_and_states(network, batch)
+        (logprobs,) = distributions.measure(LogProb(batch["input_ids"][:, 1:]))
+        learnt = masked_mean(-logprobs, target_mask(batch["loss_mask"]), batch["num_tokens"])
         mask, smoothing = (_real(batch), SMOOTHING) if mode == "clean" else (None, 0.0)
-        distance = representation_distance(output.hidden_states, theirs, mask, smoothing=smoothing)
+        distance = representation_distance(hidden, theirs, mask, smoothing=smoothing)
         moved = distance * len(batch["input_ids"]) / batch["num_sequences"]
         loss = learnt + moved
         return loss, {"loss": float(loss.detach()), "moved": float(moved.detach())}
@@ -110,7 +110,7 @@ def mapped(table: Tensor, mode: Mode) -> Objective:
     """One minus the absolute cosine between hidden states and their tokens' random vectors."""
 
     def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
-        hidden = _read(network, batch).hidden_states
+        hidden = hidden_states(network, batch)
         ids, mask = batch["input_ids"], _real(batch) if mode == "clean" else None
         loss = random_mapping(hidden, table.to(ids.device, hidden[0].dtype), ids, mask)
         return loss, {"loss": float(loss.detach())}
@@ -152,11 +152,6 @@ def reference_to(model: Model, keep_on: Place) -> Reference:
                 parameter.data = parameter.new_empty(0)
 
     return visiting
-
-
-def _read(network: torch.nn.Module, batch: Batch) -> Any:
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
-    return network(**inputs, output_hidden_states=True, use_cache=False)
 
 
 def _real(batch: Batch) -> Tensor:
