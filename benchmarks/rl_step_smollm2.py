@@ -89,6 +89,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": options.model.name,
         **{"prompts": PROMPTS, "group_size": GROUP, "new_tokens": LENGTH, "learning_rate": LEARNING_RATE},
+        **({"bounds": bounds(options)} if bounds(options) else {}),
         **{"kl_coef": CASES["KL"], "threads": 1, "steps": options.steps, "warm_up": options.warm_up},
         **step_versions(),
     }
@@ -101,6 +102,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=int, default=1, help="steps before these")
     parser.add_argument("--repetitions", type=int, default=2, help="processes of each system in each case")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--max-activation-mb", type=int, help="Holdfast's bound of activations, by default none")
+    parser.add_argument("--max-tokens", type=int, help="Holdfast's budget of tokens of a pass, by default none")
     parser.add_argument("--out", type=Path, default=RESULTS / "rl_step_smollm2.json")
     parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "CASE", "SEED"), help="measure one run in this process")
     options = parser.parse_args()
@@ -120,11 +123,17 @@ def alternating(options: argparse.Namespace) -> Iterator[list[dict[str, Any]]]:
             if any(own.items() <= run.items() for run in runs):
                 continue
             command = [sys.executable, __file__, "--one", system, case, str(seed), "--model", str(options.model)]
-            command += ["--steps", str(options.steps), "--warm-up", str(options.warm_up)]
+            command += ["--steps", str(options.steps), "--warm-up", str(options.warm_up), *bounds(options)]
             ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             runs.append({**own, **json.loads(ended.stdout.splitlines()[-1])})
             print(f"{system}, {case}: {runs[-1]['cpu']} s of CPU time, {runs[-1]['peak_mb']:.0f} MB", flush=True)
             yield runs
+
+
+def bounds(options: argparse.Namespace) -> list[str]:
+    """Holdfast's bounds of memory as arguments."""
+    given = {"--max-activation-mb": options.max_activation_mb, "--max-tokens": options.max_tokens}
+    return [part for name, value in given.items() if value is not None for part in (name, str(value))]
 
 
 def measured(system: str, case: str, seed: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def measured(system: str, case: str, seed: str, options: argparse.Namespace) -> 
         shortcuts(model.network)
     once = time.process_time() - before
     start = holdfast_run if system == "Holdfast" else trl_run
-    start(model, options.steps + options.warm_up, run)
+    start(model, options.steps + options.warm_up, run, options)
     tokens = set(run.recorded["tokens"])
     if tokens != {PROMPTS * GROUP * LENGTH}:
         raise SystemExit(f"{system}: sampled {tokens} tokens in a step instead of {PROMPTS * GROUP * LENGTH}")
@@ -155,10 +164,16 @@ def measured(system: str, case: str, seed: str, options: argparse.Namespace) -> 
     }
 
 
-def holdfast_run(model: Model, steps: int, run: Run) -> None:
+def holdfast_run(model: Model, steps: int, run: Run, options: argparse.Namespace) -> None:
     """The attack through Holdfast's own plan and loop."""
     optim = api.Optim(
-        max_steps=steps, learning_rate=LEARNING_RATE, per_device_train_batch_size=PROMPTS, weight_decay=0.0
+        max_steps=steps,
+        learning_rate=LEARNING_RATE,
+        per_device_train_batch_size=PROMPTS,
+        weight_decay=0.0,
+        gradient_checkpointing=False if options.max_activation_mb is None else "auto",
+        max_activation_mb=options.max_activation_mb,
+        max_tokens_per_batch=options.max_tokens,
     )
     policy = api.Policy(group_size=GROUP, kl_coef=CASES[run.case])
     attack = api.GRPO(optim=optim, policy=policy, reward=api.AttackReward(judge="keyword"))
@@ -168,8 +183,9 @@ def holdfast_run(model: Model, steps: int, run: Run) -> None:
     fit(timed(replace(plan, prepare=replace(plan.prepare, reward=letters(run)), hooks=hooks), run))  # type: ignore[type-var]
 
 
-def trl_run(model: Model, steps: int, run: Run) -> None:
-    """The attack through TRL."""
+def trl_run(model: Model, steps: int, run: Run, options: argparse.Namespace) -> None:
+    """The attack through TRL; the options are Holdfast's alone."""
+    del options
     plain = plain_settings(steps=steps, batch=PROMPTS * GROUP, learning_rate=LEARNING_RATE, seed=run.seed)
     more = {"num_generations": GROUP, "max_completion_length": LENGTH, "temperature": 1.0, "beta": CASES[run.case]}
     more["generation_kwargs"] = {"min_new_tokens": LENGTH}

@@ -29,8 +29,8 @@ ORDER = {
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
     "prefixes draws fixed_cache capturing models low_precision scoring shortcuts heads critic quantized releasing "
-    "forward flops static_buffers static_decoding static_use generate",
-    "training": ". clock checkpoints optim contracts plan splitting perturbation objectives fit",
+    "forward flops static_buffers static_decoding static_use generate activations",
+    "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",
     "judges": "",
     "evaluation": ". measurement intervals best_of refusal_forms breaking evaluate",
     "rl": ". rewards rollouts experience policy",

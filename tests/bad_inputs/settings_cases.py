@@ -30,6 +30,7 @@ OPTIM = {
     "lr_scheduler_type": WORD,
     "bf16": FLAG,
     "gradient_checkpointing": FLAG,
+    "max_activation_mb": "-1 0 .nan true x [] 1.5 100",
     "max_step": "10",
 }
 POLICY = {

@@ -216,6 +216,13 @@ def test_batches_that_a_defenses_loss_does_not_let_be_split_are_refused(defense,
     assert line.startswith("attacks.sft.optim.max_tokens_per_batch: only for SFT and policy gradients")
 
 
+@pytest.mark.slow
+def test_bounded_activations_are_refused_for_passes_of_a_defenses_own(own, sft):
+    attack = sft(optim={"gradient_checkpointing": "auto"})
+    (line,) = lines(cells(own(attacks=[attack], defenses=["none", "refusal_loss", "vaccine"])))
+    assert line.startswith("attacks.sft.optim.gradient_checkpointing: `auto` is only for one forward")
+
+
 def test_a_second_stage_is_rehearsed_on_what_the_first_one_leaves(own, neutral):
     neutral["reward_neutralization"]["retention_judge"] = "reference"
     (line,) = lines(cells(own(defenses=[[neutral, "vaccine_alignment"]], without=["refusal"])))

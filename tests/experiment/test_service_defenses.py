@@ -78,6 +78,18 @@ def test_divergence_from_the_start_is_measured_on_request(service, tmp_path):
     assert last.value("kl") > 0.01
 
 
+@pytest.mark.slow
+def test_records_tell_the_share_of_layers_that_were_computed_twice(service, tmp_path):
+    bounded = {**ADAPTED, "max_steps": 2, "gradient_checkpointing": "auto"}
+    sft = {"sft": {"num_samples": 16, "optim": {**bounded, "max_activation_mb": 1}, "adapter": {"r": 2}}}
+    (record,) = run(service(defenses=[{"rmu": {"optim": bounded}}], attacks=[sft]), tmp_path, workers=0)
+    assert record.outcome is not Outcome.FAILED, record.reason
+    shares = [step["recomputed"] for step in curve_of(tmp_path, record)]
+    assert 0 < record.environment["recomputed"] == max(shares) <= 1
+    (stage,) = (tmp_path / "stages").glob("*/record.json")
+    assert json.loads(stage.read_text())["environment"]["recomputed"] == 0
+
+
 def test_a_threshold_that_was_forgotten_is_missed_when_the_grid_is_expanded(service):
     with pytest.raises(HoldfastError, match=r"defenses\.safe_rlhf\.threshold: is not set"):
         cells(service(defenses=[{"safe_rlhf": {"judge": "refusal"}}], attacks=[GRPO]))

@@ -7,12 +7,14 @@ import time
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import TrainingArguments
 
 import holdfast.training.clock
+from holdfast.network.activations import repeated_share
 from holdfast.network.forward import answer_logprobs
 from holdfast.network.generate import Sampling
 from holdfast.network.low_precision import low_precision_copy
@@ -22,6 +24,7 @@ from holdfast.rl.experience import Experience
 from holdfast.rl.policy import Policy, advantages
 from holdfast.sandbox import grammar
 from holdfast.tensors import target_mask
+from holdfast.training import activation_memory
 from holdfast.training.checkpoints import COSTS, last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
@@ -169,6 +172,60 @@ def test_a_budget_is_refused_where_rows_of_a_batch_are_compared(sft, grpo):
     ):
         with pytest.raises(HoldfastError, match=r"optim\.max_tokens_per_batch: only for"):
             fit(plan)
+
+
+# activations
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_recomputed_activations_change_no_step(kind, make, weights, monkeypatch):
+    def fitted(checkpointing, free=0):
+        monkeypatch.setattr(activation_memory, "free_memory", lambda device: free)
+        seen = []
+        optim = replace(ADAM, gradient_checkpointing=checkpointing)
+        return fit(make(kind, optim=optim, hooks=(lambda progress: seen.append(progress.metrics),))), seen[1:-1]
+
+    whole, logged = fitted(False)
+    for free, share in ((10**10, 0.0), (0, 1.0)):
+        again, also_logged = fitted("auto", free)
+        assert torch.equal(weights(again.model), weights(whole.model))
+        assert [metrics["recomputed"] for metrics in also_logged] == [share] * len(logged)
+        assert [{**metrics, "recomputed": share} for metrics in logged] == also_logged
+        assert again.flops == whole.flops
+        assert repeated_share(again.model.network) == share
+
+
+def test_the_memory_for_activations_is_what_is_free_and_not_needed_later(sft, monkeypatch):
+    plan = sft(optim=replace(ADAM, gradient_checkpointing="auto"))
+    weights = sum(p.nbytes for p in plan.model.network.parameters())
+    monkeypatch.setattr(activation_memory, "free_memory", lambda device: 10 * weights)
+    loop = SimpleNamespace(
+        accelerator=SimpleNamespace(num_processes=1),
+        state=SimpleNamespace(global_step=0),
+        optimizer=SimpleNamespace(state={}),
+    )
+    activations = activation_memory.activations_of(plan, loop)
+    assert activations.memory() == pytest.approx(0.8 * 7 * weights)  # gradients, and twice as much for Adam
+    loop.state.global_step = 1
+    assert activations.memory() == pytest.approx(0.8 * 9 * weights)
+    for parameter in plan.model.network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    assert activations.memory() == pytest.approx(0.8 * 10 * weights)
+    given = replace(plan, optim=replace(plan.optim, max_activation_mb=3))
+    assert activation_memory.activations_of(given, loop).memory() == 3 * 2**20
+    loop.accelerator.num_processes = 2
+    with pytest.raises(HoldfastError, match=r"gradient_checkpointing: `auto` is for a single process"):
+        activation_memory.activations_of(plan, loop)
+
+
+def test_bounded_activations_are_refused_under_a_backward_rule_of_its_own(sft):
+    optim = replace(ADAM, gradient_checkpointing="auto")
+    plan = sft(backward=lambda objective, network, batch, _: objective(network, batch), optim=optim)
+    with pytest.raises(HoldfastError, match=r"optim\.gradient_checkpointing: `auto` is only for one forward"):
+        fit(plan)
+    with pytest.raises(HoldfastError, match="max_activation_mb: needs `gradient_checkpointing: auto`"):
+        Optim(max_activation_mb=100)
 
 
 @pytest.mark.slow

@@ -21,14 +21,17 @@ def peak_memory_mb() -> float:
 def environment(network: Any = None) -> dict[str, Any]:
     """Versions and hardware, for the record, with the accelerator's peak memory in MiB if there is one.
 
-    For a network also the shortcuts that cannot be used on it, if any.
+    For a network also the shortcuts that cannot be used on it, if any, and the largest share of its layers that a step
+    of its training computed twice, if that was bounded (`gradient_checkpointing: auto`).
     """
     import torch
 
+    from holdfast.network.activations import repeated_share
     from holdfast.network.shortcuts import known_reasons
     from holdfast.network.static_use import static_reasons
 
     reasons = () if network is None else (*known_reasons(network), *static_reasons(network))
+    repeated = None if network is None else repeated_share(network)
     packages = ("torch", "transformers", "accelerate", "peft")
     return {
         "python": platform.python_version(),
@@ -41,4 +44,5 @@ def environment(network: Any = None) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         **({"accelerator_memory_mb": torch.cuda.max_memory_allocated() / 2**20} if torch.cuda.is_available() else {}),
         **({"reading": list(reasons)} if reasons else {}),
+        **({} if repeated is None else {"recomputed": repeated}),
     }

@@ -20,6 +20,7 @@ from holdfast.methods.ranges import with_place
 from holdfast.network.anatomy import unwrapped
 from holdfast.network.models import Model, clone
 from holdfast.records import Cell, HoldfastError, Judge, Method
+from holdfast.training.activation_memory import refuse_unboundable
 from holdfast.training.contracts import trains
 from holdfast.training.optim import refuse_unbuildable
 from holdfast.training.plan import Context, Fitted, Plan, Planner
@@ -116,6 +117,7 @@ def no_judge(*_: Any) -> NoReturn:
 def _buildable(plan: Plan) -> Plan:
     refuse_unbuildable(plan.optim.optim)
     refuse_unsplittable(plan)
+    refuse_unboundable(plan)
     return plan
 
 

@@ -25,6 +25,7 @@ from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
 from holdfast.files import write_json
+from holdfast.network.activations import repeated_share
 from holdfast.network.adapters import trained
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model
@@ -109,6 +110,7 @@ def _train_judge(task: Task, options: Options, report: Report) -> None:
 def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *, since: float) -> None:
     """Write the record of what was made and its costs, last of all files."""
     store.discard(task.folder / "training")
+    repeated = [share for fitted in spent if (share := repeated_share(fitted.model.network)) is not None]
     record = {
         "key": task.key,
         "outcome": "made",
@@ -121,7 +123,7 @@ def _record_made(task: Task, made: Mapping[str, Any], spent: Sequence[Fitted], *
         "seconds": sum(fitted.seconds for fitted in spent),
         "wall_seconds": time.perf_counter() - since,
         "peak_memory_mb": peak_memory_mb(),
-        "environment": environment(),
+        "environment": {**environment(), **({"recomputed": max(repeated)} if repeated else {})},
     }
     write_json(task.folder / "record.json", record)
 

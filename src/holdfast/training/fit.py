@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from math import gcd
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -25,6 +26,7 @@ from holdfast.network.models import has_adapter
 from holdfast.network.precision import COMPENSATED_ADAMW, in_bf16, mark, require_compensated_adamw, widen
 from holdfast.records import Example
 from holdfast.tensors import Batch, with_totals
+from holdfast.training.activation_memory import activations_of, refuse_unboundable
 from holdfast.training.checkpoints import last_checkpoint, load_tensors, read_costs, save_tensors, seal
 from holdfast.training.clock import Clock
 from holdfast.training.plan import Diverged, Fitted, Metrics, Optim, Plan, Progress, sum_or_none
@@ -45,10 +47,12 @@ def fit(plan: Plan, *, folder: Path | None = None, checkpoint_every: int = 0) ->
 
     Raises:
         Diverged: a loss, gradient or sampling probability is not finite.
-        HoldfastError: the optimizer's library is not installed, or the objective cannot be split by rows and should be.
+        HoldfastError: the optimizer's library is not installed, the objective cannot be split by rows and should be, or
+            activations cannot be recomputed as they should be.
     """
     require_compensated_adamw(plan.optim.optim)
     refuse_unsplittable(plan)
+    refuse_unboundable(plan)
     widen(plan.model.network, optim=plan.optim.optim)
     try:
         return _run(plan, folder, checkpoint_every)
@@ -113,7 +117,7 @@ def _arguments(optim: Optim, folder: Path, checkpoint_every: int, seed: int) -> 
         lr_scheduler_type=optim.lr_scheduler_type,
         warmup_steps=optim.warmup_steps,
         bf16=in_bf16(optim.bf16),
-        **({_CHECKPOINTING: True} if optim.gradient_checkpointing else {}),
+        **({_CHECKPOINTING: True} if optim.gradient_checkpointing is True else {}),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="steps" if checkpoint_every else "no",
         save_steps=max(checkpoint_every, 1),
@@ -167,6 +171,7 @@ class _Loop(Trainer):
         self.costs = {"samples": 0.0, "tokens": 0.0, "seconds": 0.0}
         self.meter = Meter(plan.model.pad_id)
         self.metrics: Metrics = {}
+        self.activations = activations_of(plan, self)
         self.stopped = False
 
     def resume(self, checkpoint: Path) -> None:
@@ -234,6 +239,8 @@ class _Loop(Trainer):
             return [], None
         rows, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.metrics = {}
+        if self.activations is not None:
+            self.activations.begin_step()
         step = self.state.global_step
         if self.plan.max_grad_norm is not None:
             self.args.max_grad_norm = self.plan.max_grad_norm(step)
@@ -255,12 +262,15 @@ class _Loop(Trainer):
         batch, budget = cast(Batch, self._prepare_inputs(inputs)), self.plan.optim.max_tokens_per_batch
         losses = []
         for part in [batch] if budget is None else split(batch, budget):
-            with self.compute_loss_context_manager():
+            bounded = nullcontext() if self.activations is None else self.activations.bounded()
+            with bounded, self.compute_loss_context_manager():
                 loss, metrics = self.plan.backward(self.plan.objective, model, part, self._propagate)
             if not bool(loss.isfinite()):
                 raise Diverged(self.state.global_step, f"loss is {float(loss)}")
             self._add(metrics)
             losses.append(loss.detach())
+        if self.activations is not None:
+            self.metrics["recomputed"] = self.activations.end_pass()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _propagate(self, loss: Tensor) -> None:

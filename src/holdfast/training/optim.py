@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, PlainValidator
 
-from holdfast.methods.ranges import Count, NonNegative, OneOf, PartialShare, Positive, SettingsError, Whole, ranged
+from holdfast.methods.ranges import (
+    Count,
+    NonNegative,
+    OneOf,
+    PartialShare,
+    Positive,
+    SettingsError,
+    Whole,
+    ranged,
+    refused,
+)
 from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.precision import COMPENSATED_ADAMW, require_compensated_adamw
 from holdfast.records import HoldfastError
@@ -57,6 +67,12 @@ def schedules() -> Iterator[str]:
             yield name.value
 
 
+def _flag_or_auto(value: Any) -> bool | Literal["auto"]:
+    if not (isinstance(value, bool) or value == "auto"):
+        raise refused("must be true, false or auto")
+    return value
+
+
 OPTIMIZERS = OneOf(frozenset({"adamw_torch_fused", "adamw_torch", "sgd"}), optimizers)
 SCHEDULES = OneOf(frozenset({"constant", "constant_with_warmup", "cosine", "linear"}), schedules)
 
@@ -71,11 +87,13 @@ class Optim:
     RL; `gradient_accumulation_steps` batches make one step. `optim` is the optimizer. `adam_beta1`, `adam_beta2` and
     `adam_epsilon` are Adam's constants, `weight_decay` is decoupled from the gradient. `max_grad_norm` bounds the
     gradient's norm; 0 disables clipping. With `gradient_checkpointing` activations are recomputed in the backward pass,
-    which saves memory. With `max_tokens_per_batch` a batch that has more tokens, padding included, goes through the
-    network in parts of similar length, which saves memory and padding and leaves the step the same (SFT and policy
-    gradients only, see `holdfast.training.splitting`). `bf16` computes in bfloat16 (autocast), `None` does so if an
-    accelerator supports it; weights are trained in float32 for every stored dtype. Only `adamw_kahan` trains bfloat16
-    weights as they are (see `holdfast.network.precision`).
+    which saves memory; `auto` recomputes only those of layers that would not fit in the device's free memory, or, given
+    `max_activation_mb`, in so many MiB, and the share of layers is recorded (`recomputed`); workers that
+    share a device do not know of each other's memory. With `max_tokens_per_batch` a batch that has more tokens, padding
+    included, goes through the network in parts of similar length, which saves memory and padding and leaves the step
+    the same (SFT and policy gradients only, see `holdfast.training.splitting`). `bf16` computes in bfloat16 (autocast),
+    `None` does so if an accelerator supports it; weights are trained in float32 for every stored dtype. Only
+    `adamw_kahan` trains bfloat16 weights as they are (see `holdfast.network.precision`).
     """
 
     max_steps: Whole = 100
@@ -91,8 +109,13 @@ class Optim:
     lr_scheduler_type: Annotated[str, SCHEDULES] = "constant"
     warmup_steps: Whole = 0
     bf16: bool | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Annotated[bool | Literal["auto"], PlainValidator(_flag_or_auto)] = False
+    max_activation_mb: Count | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
     max_tokens_per_batch: Count | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+
+    def __post_init__(self) -> None:
+        if self.max_activation_mb is not None and self.gradient_checkpointing != "auto":
+            raise HoldfastError("max_activation_mb: needs `gradient_checkpointing: auto`; set both or neither")
 
 
 def _trains(optim: Optim) -> Optim:
