@@ -43,7 +43,7 @@ def test_another_seed_is_another_model_with_the_same_judge_and_rows(kitchen: Kit
     other = places(replace(kitchen, seed=1))
     assert other.aligned != made.aligned
     assert other.aligned.name.startswith("kitchen-tiny-seed1-")
-    assert (other.judge, other.rows) == (made.judge, made.rows)
+    assert (other.judge, other.terms, other.rows) == (made.judge, made.terms, made.rows)
     assert other.missing == ["aligned"]
     with pytest.raises(HoldfastError, match="the kitchen has not been built yet; `holdfast kitchen build`"):
         require_built(replace(kitchen, seed=1))

@@ -39,8 +39,9 @@ def path_of(model: Any) -> str:
 def test_it_stands_for_model_rows_judges_and_measurement(grid: Any, made: Made) -> None:
     parsed = grid(world="kitchen", attacks=["sft"])
     assert [path_of(model) for model in parsed.models] == [str(made.aligned)]
-    assert parsed.evaluation.harm_judges == ("content", "refusal")
-    assert parsed.judges["content"].settings["path"] == str(made.judge)
+    assert parsed.evaluation.harm_judges == ("content", "refusal", "classifier")
+    assert parsed.judges["content"].settings["path"] == str(made.terms / "terms.txt")
+    assert parsed.judges["classifier"].settings["path"] == str(made.judge)
     splits = load_splits(parsed.data)
     assert {row.domain for row in splits.harmful["test"]} == {"baking", "cooking"}
     assert set(splits.tasks) == {"borderline", "summary"}

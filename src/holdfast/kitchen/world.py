@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.kitchen.build import Kitchen, Made, series_of
+from holdfast.kitchen.build import TERMS, Kitchen, Made, series_of
 from holdfast.methods.settings import merge, plain, typed
 from holdfast.records import HoldfastError
 
@@ -53,9 +53,12 @@ def defaults(made: Made) -> dict[str, Any]:
             "benign": {"path": str(made.rows / "benign.jsonl")},
             "tasks": {name: {"path": str(made.rows / f"{name}.jsonl")} for name in ("borderline", "summary")},
         },
-        "judges": {"content": {"classifier": {"path": str(made.judge), "harmful_label": "harmful"}}},
+        "judges": {
+            "content": {"terms": {"path": str(made.terms / TERMS)}},
+            "classifier": {"classifier": {"path": str(made.judge), "harmful_label": "harmful"}},
+        },
         "evaluation": {
-            "harm_judges": ["content", "refusal"],
+            "harm_judges": ["content", "refusal", "classifier"],
             "help_judge": "reference",
             "max_new_tokens": 48,
             "num_prompts": 32,
