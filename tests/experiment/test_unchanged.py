@@ -13,7 +13,8 @@ from holdfast.records import HoldfastError, Outcome
 
 @pytest.fixture
 def own(tmp_path):
-    """The values of a grid whose model, judge and rows are files of one's own."""
+    """The values of a grid whose model, judges and rows are files of one's own."""
+    (tmp_path / "words.txt").write_text("salt\n")
     for name in ("model", "judge"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -34,8 +35,16 @@ def own(tmp_path):
             **{role: {"path": str(tmp_path / f"{role}.jsonl")} for role in ("harmful", "benign")},
             "tasks": {"sums": {"path": str(tmp_path / "sums.jsonl")}},
         },
-        "judges": {"harm": {"classifier": {"path": str(tmp_path / "judge"), "harmful_label": 1}}},
-        "evaluation": {"harm_judges": ["harm"], "help_judge": "reference", "num_prompts": 4, "max_new_tokens": 4},
+        "judges": {
+            "harm": {"classifier": {"path": str(tmp_path / "judge"), "harmful_label": 1}},
+            "words": {"terms": {"path": str(tmp_path / "words.txt")}},
+        },
+        "evaluation": {
+            "harm_judges": ["harm", "words"],
+            "help_judge": "reference",
+            "num_prompts": 4,
+            "max_new_tokens": 4,
+        },
     }
 
 
@@ -53,7 +62,7 @@ def test_a_gguf_file_is_read_like_a_folder(own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["model/config.json", "judge/config.json", "harmful.jsonl", "benign.jsonl", "sums.jsonl"]
+    "name", ["model/config.json", "judge/config.json", "words.txt", "harmful.jsonl", "benign.jsonl", "sums.jsonl"]
 )
 def test_what_has_changed_since_the_key_was_computed_is_named(own, tmp_path, name):
     (cell,) = cells(parse_grid(own, "test"))

@@ -51,7 +51,7 @@ def build_kitchen(kitchen: Kitchen) -> Made:
     """The parts of a kitchen, made first where they are missing, with progress shown."""
     from holdfast.kitchen.build import build, places
 
-    missing = places(kitchen).missing
+    missing = [name for name in places(kitchen).missing if name in ("judge", "aligned")]  # the rest takes no time
     if missing:
         display.note(f"building the kitchen's {', '.join(missing)} once: minutes on two cores, kept in the cache")
     return build(kitchen, shown_fit)

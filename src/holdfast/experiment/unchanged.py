@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from holdfast.data.read import fingerprint
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.files.fingerprints import of_model
+from holdfast.files.fingerprints import of_place
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError
 
@@ -56,5 +56,5 @@ def _of_folders(fingerprints: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _now(path: str) -> str:
     with contextlib.suppress(HoldfastError):  # a GGUF file or package that is gone
-        return of_model(path) or "nothing"
+        return of_place(path) or "nothing"
     return "nothing"

@@ -47,6 +47,16 @@ def of_model(path: str) -> str | None:
     return of_folder(folder) if folder.is_dir() else None
 
 
+def of_place(path: str) -> str | None:
+    """The hash of a text file (`.txt`), or as `of_model`.
+
+    Raises:
+        HoldfastError: as `of_model`.
+    """
+    file = Path(path)
+    return digest(["text", _hashed(file)]) if file.suffix == ".txt" and file.is_file() else of_model(path)
+
+
 def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     """The fingerprint of every model's folder and text file (`.txt`) that settings name, at any depth, by its path.
 
@@ -55,14 +65,13 @@ def of_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     commits = dict(_commits(settings))
     for text in _texts(settings):
         try:
-            words = text.endswith(".txt") and Path(text).is_file()
-            known = any((Path(text) / mark).is_file() for mark in MARKS) or gguf_file(text) is not None
+            place = Path(text)
+            words = place.suffix == ".txt" and place.is_file()
+            known = words or any((place / mark).is_file() for mark in MARKS) or gguf_file(text) is not None
         except (OSError, ValueError, HoldfastError):  # not a valid file name
             continue
         if text and known:
-            commits[text] = of_model(text) or ""
-        elif words:
-            commits[text] = digest(["text", _hashed(Path(text))])
+            commits[text] = of_place(text) or ""
     return commits
 
 
