@@ -241,3 +241,17 @@ def test_a_judge_that_nobody_wrote_is_named_with_the_key_that_calls_it(own):
 def test_a_judge_of_ones_own_is_named_by_the_grids_key(own):
     with pytest.raises(HoldfastError, match=r"^judges\.harm\.classifier\.path: field required"):
         cells(own(judges={"harm": "classifier"}, evaluation={**SHORT, "harm_judges": ["harm"]}))
+
+
+def test_a_hardened_model_is_rehearsed_once_for_all_attacks_and_seeds(own, sft, monkeypatch):
+    defenses = []
+
+    def watched(defense, model, context):
+        defenses.append(defense)
+        return model
+
+    monkeypatch.setattr("holdfast.experiment.rehearsal.hardened", watched)
+    attacks = [sft(), sft(optim={"learning_rate": 1e-4}), {"dpo": {}}]
+    grid = own(attacks=attacks, defenses=["none", "repnoise", ["repnoise", "refusal_loss"]], seeds=[0, 1])
+    beforehand.refuse_unready(cells(grid))
+    assert len(defenses) == 1

@@ -112,6 +112,7 @@ class _Check:
     data: Data
     problems: dict[str, None] = field(default_factory=dict)
     first_copies: dict[str, Model | None] = field(default_factory=dict)
+    hardened: dict[str, Model] = field(default_factory=dict)
     judges: dict[str, Judge | None] = field(default_factory=dict)
 
     @cached_property
@@ -132,7 +133,13 @@ class _Check:
                 self.judges[repr(method)] = self._tried(f"judges.{name}", partial(_judge, name, method, cell, splits))
         twin, judges = self.first_copies[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
         if twin is not None:
-            rehearsal = Rehearsal(cell=cell, twin=twin, splits=splits, judge=lambda name: judges[name] or no_judge)
+            rehearsal = Rehearsal(
+                cell=cell,
+                twin=twin,
+                splits=splits,
+                judge=lambda name: judges[name] or no_judge,
+                hardened=self.hardened,
+            )
             self.problems |= dict.fromkeys(rehearsal.run())
 
     def _tried(self, where: str, call: Callable[[], Returned]) -> Returned | None:

@@ -33,25 +33,35 @@ Returned = TypeVar("Returned")
 class Rehearsal:
     """A cell over `twin`, a copy of its model without weights, which is not changed; `problems` its methods' errors.
 
-    Each error is a line that begins with the grid's key.
+    Each error is a line that begins with the grid's key. `hardened` has the twins after stages that were rehearsed for
+    other cells, which this one's are added to.
     """
 
     cell: Cell
     twin: Model
     splits: Splits
     judge: Callable[[str], Judge]
+    hardened: dict[str, Model] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def run(self) -> list[str]:
         """Rehearse stages, attack and constraints, each on the result of the one before; returns the problems."""
         context = replace(context_of(self.cell, self.splits, self.judge, _untrained_fit), models=self._others)
-        model = self.twin
-        for stage in self.cell.stages:
-            harden = partial(hardened, configured(stage, "offline"), model, context)
-            model = self._attempt(_key("defenses", stage), harden) or model
+        model = self._hardened(context)
         if self.cell.attack is not None:
             self._attack(self.cell.attack, clone(model), context)
         return self.problems
+
+    def _hardened(self, context: Context) -> Model:
+        """The twin after the stages, which are rehearsed once for all attacks on the same hardened model."""
+        key = replace(self.cell, attack=None, adaptive=(), constraints=(), judges={}, seed=0).key
+        if key not in self.hardened:
+            model = self.twin
+            for stage in self.cell.stages:
+                harden = partial(hardened, configured(stage, "offline"), model, context)
+                model = self._attempt(_key("defenses", stage), harden) or model
+            self.hardened[key] = model
+        return self.hardened[key]
 
     def _attack(self, method: Method, model: Model, context: Context) -> None:
         attack, where = configured(method, "attack"), _key("attacks", method)
