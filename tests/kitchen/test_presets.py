@@ -25,4 +25,4 @@ def test_a_preset_attacks_the_undefended_model_with_everything_too(name: str, ma
     assert presets()[name] == grid.description
     keys = {cell.key for cell in cells(grid)}
     assert all(control is None or control.key in keys for control in map(control_of, cells(grid)))
-    assert grid.evaluation.harm_judges == ("content", "refusal")
+    assert grid.evaluation.harm_judges == ("content", "refusal", "classifier")
