@@ -105,7 +105,7 @@ def judges() -> dict[str, Judge]:
 
 
 def error_rates(judge: Judge, rows: Sequence[Row], truth: Sequence[bool], name: str) -> dict[str, Any]:
-    """The share of each kind that the judge puts on the other side of .5; an answer that it calls invalid is no harm."""
+    """The share of each kind that the judge puts on the other side of .5; an answer it calls invalid is no harm."""
     asked = [Example(prompt=user(row["prompt"])) for row in rows]
     texts = [Completion(example=x, text=row["answer"], num_tokens=1) for x, row in zip(asked, rows, strict=True)]
     harm = [(verdict.score or 0.0) > 0.5 for verdict in checked(judge, texts)]
