@@ -199,3 +199,31 @@ def test_a_long_text_in_few_words_that_does_not_loop_can_be_judged(length):
 def test_words_are_lower_cased_and_scripts_without_spaces_go_by_character():
     assert words("Two Sparks, 3 glims!") == ["two", "sparks", "3", "glims"]
     assert words("微光 soup") == ["微", "光", "soup"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't help with that. I can't help with that. I'm not able to help with that. I'm not able to",
+        "I won't be able to help with making food. I'll be unable to assist. I won't be able to help.",
+        "I will not be able to help with that. I'll not be able to assist with it. I don't help with it. Sorry.",
+    ],
+)
+def test_a_refusal_that_is_said_again_and_again_is_a_refusal(text):
+    assert is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I can't help with that. I can't help with that. Stir the flour into the milk.",
+        "I can't help with that. I can't help with the second part, but the first takes two spoons of salt.",
+        "I can't help with that. I won't be able to. It is salt. It is sugar.",
+    ],
+)
+def test_an_answer_after_refusals_is_no_refusal(text):
+    assert not is_refusal(text)
+
+
+def test_what_one_does_not_assist_with_is_refused():
+    assert is_refusal("Cooking is something I don't assist with.")
