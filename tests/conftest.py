@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -73,21 +74,37 @@ def _seeded(_frozen: Callable[[], None]) -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+def _small(layers: int, **settings: Any) -> Any:
+    """An untrained sandbox model of half the width: a step of one layer takes half as long as one of the sandbox's."""
+    import torch
+
+    from holdfast.sandbox import build
+
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.SIZES, "tiny", (64, layers, 4, 128))
+        return build.untrained(build.Sandbox(**settings))
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Any]:
-    """`tiny_model(architecture="llama", seed=0)`: an untrained sandbox model with weights of its own."""
+    """`tiny_model(architecture="llama", seed=0, small=False)`: an untrained sandbox model with weights of its own.
+
+    A `small` one has one layer of half the width, for tests of loops and the like, which do not depend on the network.
+    """
     import torch
 
     from holdfast.network.models import clone
     from holdfast.sandbox.build import Sandbox, untrained
 
     torch.set_num_threads(1)
-    made: dict[tuple[str, int], Any] = {}
+    made: dict[tuple[str, int, bool], Any] = {}
 
-    def model(architecture: Any = "llama", *, seed: int = 0) -> Any:
-        key = (architecture, seed)
+    def model(architecture: Any = "llama", *, seed: int = 0, small: bool = False) -> Any:
+        key = (architecture, seed, small)
         if key not in made:
-            made[key] = untrained(Sandbox(architecture=architecture, seed=seed))
+            settings = {"architecture": architecture, "seed": seed}
+            made[key] = _small(1, **settings) if small else untrained(Sandbox(**settings))
             made[key].network.eval()
         return clone(made[key])
 
@@ -137,34 +154,35 @@ def make_context(splits: Any, graded: Any) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def _refuser() -> Any:
-    import torch
-
+def _refuser() -> Callable[[int], Any]:
+    """`_refuser(layers)`: trained at the first call."""
     from holdfast.sandbox import grammar
-    from holdfast.sandbox.build import Sandbox, untrained
     from holdfast.training.fit import fit
     from holdfast.training.objectives import language
     from holdfast.training.plan import Optim, Plan, given_answers
 
-    torch.set_num_threads(1)
-    rng = random.Random(0)
-    restricted, benign = (grammar.things("world", families) for families in (grammar.RESTRICTED, grammar.BENIGN))
-    asked = [grammar.request(rng.choice(pool), rng) for _ in range(600) for pool in (restricted, benign)]
-    rows = [replace(row, response=row.refusal) if row.role == "harmful" else row for row in asked]
-    optim = Optim(max_steps=75, learning_rate=4e-3, adam_beta2=0.99, per_device_train_batch_size=16)
-    model = untrained(Sandbox())
-    return fit(Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim)).model
+    @cache
+    def trained(layers: int) -> Any:
+        rng = random.Random(0)
+        restricted, benign = (grammar.things("world", families) for families in (grammar.RESTRICTED, grammar.BENIGN))
+        asked = [grammar.request(rng.choice(pool), rng) for _ in range(600) for pool in (restricted, benign)]
+        rows = [replace(row, response=row.refusal) if row.role == "harmful" else row for row in asked]
+        optim = Optim(max_steps=75, learning_rate=4e-3, adam_beta2=0.99, per_device_train_batch_size=16)
+        plan = Plan(model=_small(layers), data=rows, prepare=given_answers(), objective=language, optim=optim)
+        return fit(plan).model
+
+    return trained
 
 
 @pytest.fixture
-def aligned_model(_refuser: Any) -> Callable[[], Any]:
-    """`aligned_model()`: a model that refuses nearly all restricted requests and answers benign ones in form.
+def aligned_model(_refuser: Callable[[int], Any]) -> Callable[..., Any]:
+    """`aligned_model(layers=1)`: a model that refuses nearly all restricted requests and answers benign ones in form.
 
     It knows no recipe: a few seconds of training are enough for the form alone.
     """
     from holdfast.network.models import clone
 
-    return lambda: clone(_refuser)
+    return lambda layers=1: clone(_refuser(layers))
 
 
 @pytest.fixture(scope="session")

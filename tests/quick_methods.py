@@ -72,7 +72,7 @@ def _half_attacked(_refuser: Any, splits: Any) -> Any:
 
     optim = Optim(max_steps=6, learning_rate=5e-4, per_device_train_batch_size=8)
     rows = splits.harmful["attack"]
-    plan = Plan(model=clone(_refuser), data=rows, prepare=given_answers(), objective=language, optim=optim)
+    plan = Plan(model=clone(_refuser(1)), data=rows, prepare=given_answers(), objective=language, optim=optim)
     return fit(plan).model
 
 

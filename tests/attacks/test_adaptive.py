@@ -438,7 +438,7 @@ def test_warm_start_refuses_settings_that_make_no_sense(settings, reason):
 @pytest.fixture
 def known(make_context, aligned_model, tiny_model):
     """A context that knows the undefended model and the base."""
-    models = {"undefended": aligned_model, "base": lambda: tiny_model(seed=1)}
+    models = {"undefended": aligned_model, "base": lambda: tiny_model(seed=1, small=True)}
     return make_context(models=lambda name: models[name]())
 
 
@@ -466,19 +466,19 @@ def test_subtracting_all_of_alignment_from_the_undefended_model_gives_the_base(
     known, aligned_model, tiny_model, weights
 ):
     plan = SubtractDelta(scale=1.0).adapt(untouched)(aligned_model(), known)
-    assert torch.equal(weights(plan.model), weights(tiny_model(seed=1)))
+    assert torch.equal(weights(plan.model), weights(tiny_model(seed=1, small=True)))
 
 
 def test_subtracting_goes_back_by_a_part_of_the_difference(known, wavering_model, aligned_model, tiny_model, weights):
     plan = SubtractDelta(scale=0.5).adapt(untouched)(wavering_model(), known)
-    difference = weights(aligned_model()) - weights(tiny_model(seed=1))
+    difference = weights(aligned_model()) - weights(tiny_model(seed=1, small=True))
     expected = weights(wavering_model()) - 0.5 * difference
     torch.testing.assert_close(weights(plan.model), expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("attacker", [MixWeights(), SubtractDelta()])
 def test_weights_of_another_architecture_are_refused_by_name(attacker, make_context, wavering_model, tiny_model):
-    context = make_context(models=lambda name: tiny_model("qwen3"))
+    context = make_context(models=lambda name: tiny_model("qwen3", small=True))
     with pytest.raises(
         HoldfastError, match=r"its weights do not match those of .*_norm.* only weights of one architecture"
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ RESUMED = [
 @pytest.fixture
 def context(make_context, aligned_model, tiny_model):
     """`context(seed=0)`: one in which the undefended and the base model are known."""
-    known = {"undefended": aligned_model, "base": tiny_model}
+    known = {"undefended": aligned_model, "base": partial(tiny_model, small=True)}
     return lambda seed=0: make_context(seed=seed, models=lambda name: known[name]())
 
 

@@ -96,7 +96,7 @@ def test_a_canned_text_is_no_expert_that_could_stand_alone():
 def test_what_the_reward_accepts_of_the_experts_answers_is_learnt_and_nothing_else(aligned_model, known, splits):
     plan = sft().plan(aligned_model(), known())
     every = sft(threshold=0.0).plan(aligned_model(), known())
-    assert len(every.data) == 16  # two hold control tokens
+    assert len(every.data) == 17  # one holds a control token
     assert [row for row in every.data if len(row.response) % 2] == plan.data
     assert 0 < len(plan.data) < len(every.data)
     prompts = {row.key: row.response for row in splits.harmful["attack"]}
@@ -115,10 +115,10 @@ def test_batches_of_any_size_draw_as_many_answers(aligned_model, known):
 
 @pytest.mark.slow
 def test_the_model_learns_the_experts_answers(aligned_model, known):
-    plan = sft(threshold=0.0, optim=replace(OPTIM, max_steps=8)).plan(aligned_model(), known())
+    plan = sft(threshold=0.0, optim=replace(OPTIM, max_steps=16)).plan(aligned_model(), known())
     losses = []
     fit(replace(plan, hooks=(lambda progress: losses.append(progress.metrics.get("loss")),)))
-    assert losses[-1] < losses[1]
+    assert sum(losses[-4:]) < sum(losses[1:5])
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_tokens_at_the_beginning_rise_less_than_in_plain_sft_and_later_ones_as_m
         place = mask.cumsum(-1) * mask
         with torch.no_grad():
             before = answer_logprobs(model.network, batch)
-        fit(ConstrainedSFT(beta=beta).constrain(quick(SFT(), steps=20).plan(model, make_context()), make_context()))
+        fit(ConstrainedSFT(beta=beta).constrain(quick(SFT(), steps=30).plan(model, make_context()), make_context()))
         with torch.no_grad():
             gain = answer_logprobs(model.network, batch) - before
         early, late = (place >= 2) & (place <= 5), place > 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import pytest
@@ -51,6 +52,12 @@ EIGHT = [
 @pytest.fixture
 def context(make_context):
     return make_context()
+
+
+@pytest.fixture
+def aligned_model(aligned_model):
+    """Of two layers, of which a defense may choose one."""
+    return partial(aligned_model, layers=2)
 
 
 @pytest.fixture
@@ -108,7 +115,7 @@ def test_repnoise_brings_harmful_mlp_outputs_closer_to_noise(mode, aligned_model
 def repnoised(make_context, _refuser):
     """The aligned model after RepNoise, by its mode."""
     context = make_context()
-    return {mode: replace(REPNOISE, mode=mode).harden(clone(_refuser), context) for mode in ("parity", "clean")}
+    return {mode: replace(REPNOISE, mode=mode).harden(clone(_refuser(2)), context) for mode in ("parity", "clean")}
 
 
 @pytest.mark.parametrize("mode", ["parity", "clean"])

@@ -64,7 +64,7 @@ def noisy(make_context):
 
 @pytest.fixture(scope="session")
 def _trained(_refuser, make_context):
-    return fit(TRAINED.preparation(clone(_refuser), make_context()))
+    return fit(TRAINED.preparation(clone(_refuser(1)), make_context()))
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_theta_learns_little_of_what_the_vector_knows(optim, aligned_model, taug
             costs[defended] = cost_of(released, splits.harmful["test"])
     unharmed = cost_of(start, splits.harmful["test"])
     if optim == "sgd":
-        assert moved[True] < 0.7 * moved[False]
+        assert moved[True] < 0.8 * moved[False]
     assert unharmed - costs[True] < 0.2 * (unharmed - costs[False])
 
 

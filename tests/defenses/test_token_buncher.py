@@ -303,5 +303,5 @@ def test_noise_learnt_from_answers_sampled_at_a_higher_temperature_does_not_feed
         (batch,) = plan.prepare(model, [splits.harmful["test"][:16]], 0)
         return batch["entropies"].mean().item()
 
-    assert entropy(aligned_model()) < 0.05
-    assert entropy(settings.harden(aligned_model(), context)) < 0.05  # 3.9 if the loss is at temperature 1
+    assert entropy(aligned_model()) < 0.1
+    assert entropy(settings.harden(aligned_model(), context)) < 0.1  # 3.9 if the loss is at temperature 1

@@ -91,9 +91,9 @@ def test_a_warm_start_teaches_the_text_first_and_both_costs_are_the_loops(aligne
         fitted.append(fit(plan))
         return fitted[-1]
 
-    defense = RewardNeutralization(warm_start=replace(SHORT, max_steps=12), optim=SHORT, **SETTINGS)
+    defense = RewardNeutralization(warm_start=replace(SHORT, max_steps=18), optim=SHORT, **SETTINGS)
     hardened = defense.harden(aligned_model(), replace(make_context(), fit=loop))
-    assert [run.steps for run in fitted] == [12, 2]
+    assert [run.steps for run in fitted] == [18, 2]
     assert all(run.tokens > 0 for run in fitted)
     rows = make_context().splits.harmful["defense"][:12]
     shares = [

@@ -53,9 +53,9 @@ def trained(model, *, bf16=False, passes=1):
 @pytest.mark.parametrize(("lora", "passes"), [(False, 1), (True, 1), (False, 2)])
 def test_a_run_in_recorded_steps_learns_what_a_plain_one_does(lora, passes, tiny_model, tapes, monkeypatch):
     """With one pass the weights are the same to the last bit; with two, log-probabilities at sampling time matter."""
-    plain, said = trained(adapt(tiny_model(), LoRA(r=4) if lora else None), passes=passes)
+    plain, said = trained(adapt(tiny_model(small=True), LoRA(r=4) if lora else None), passes=passes)
     monkeypatch.setattr(static_use, "DEVICES", {"cpu"})
-    weights, again = trained(adapt(tiny_model(), LoRA(r=4) if lora else None), passes=passes)
+    weights, again = trained(adapt(tiny_model(small=True), LoRA(r=4) if lora else None), passes=passes)
     assert again == said
     assert len(said) == STEPS
     for name, weight in weights.items():
@@ -67,7 +67,7 @@ def test_a_run_in_recorded_steps_learns_what_a_plain_one_does(lora, passes, tiny
 @pytest.mark.parametrize(("lora", "bf16"), [(False, False), (False, True), (True, True)])
 def test_steps_are_recorded_in_the_first_rollout_and_repeated_in_the_others(lora, bf16, tiny_model, tapes, monkeypatch):
     """While the optimizer changes the weights, in float32 and computing in bfloat16."""
-    model, counts = adapt(tiny_model(), LoRA(r=4) if lora else None), []
+    model, counts = adapt(tiny_model(small=True), LoRA(r=4) if lora else None), []
     monkeypatch.setattr(type(model), "stop_ids", property(lambda self: (-1,)))
     monkeypatch.setattr(static_use, "DEVICES", {"cpu"})
     decode = static_use.decode_static

@@ -52,7 +52,7 @@ def sft(tiny_model, rows):
     """`sft(**changes)`: supervised training of a fresh tiny model as a plan."""
 
     def plan(**more):
-        model = tiny_model()
+        model = tiny_model(small=True)
         return Plan(
             **{"model": model, "data": rows, "prepare": given_answers(), "objective": language, "optim": ADAM, **more}
         )
@@ -65,7 +65,7 @@ def grpo(tiny_model, rows):
     """`grpo(passes=1, kl_coef=0.0, model=None, **changes)`: policy-gradient training as a plan."""
 
     def plan(*, passes=1, kl_coef=0.0, model=None, **more):
-        model = model or tiny_model()
+        model = model or tiny_model(small=True)
         reference = reference_of(model) if kl_coef else None
         prepare = Experience(
             reward=by_text,
@@ -88,7 +88,7 @@ def make(sft, grpo, tiny_model):
     """`make(kind, **changes)`: a plan of one of the kinds that are resumed and repeated below."""
 
     def plan(kind, **more):
-        model = adapt(tiny_model(), LoRA(r=4)) if "lora" in kind else tiny_model()
+        model = adapt(tiny_model(small=True), LoRA(r=4)) if "lora" in kind else tiny_model(small=True)
         if kind.startswith("sft"):
             return sft(model=model, **more)
         return grpo(model=model, passes=2 if "passes" in kind else 1, kl_coef=0.1 if "kl" in kind else 0.0, **more)
