@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def preset(name: str, folder: str = "presets") -> Path | None:
     return next((path for path in Path(str(files("holdfast") / folder)).glob("*.yaml") if path.stem == name), None)
 
 
-def presets(folder: str = "presets") -> dict[str, str]:
+@cache
+def presets(folder: str = "presets") -> Mapping[str, str]:
     """Names of the built-in presets in a folder of the package, and their descriptions."""
     paths = _preset_paths(folder)
     return {path.stem: str(yaml_value(path.read_text(encoding="utf-8"), str(path))["description"]) for path in paths}

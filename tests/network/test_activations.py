@@ -55,6 +55,7 @@ def assert_same(one, other):
 
 @pytest.mark.filterwarnings("ignore:.*which is slower:UserWarning")
 @pytest.mark.parametrize("batch", [BATCH, GROUPS], ids=["rows", "groups"])
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -77,6 +78,7 @@ def test_gradients_are_those_of_kept_activations_to_the_last_bit(name, settings,
         assert share in shares if shares else 0 < share <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [BATCH, GROUPS], ids=["rows", "groups"])
 def test_what_is_held_between_the_passes_stays_within_the_memory(batch):
     network = tiny.network("llama", num_hidden_layers=8)

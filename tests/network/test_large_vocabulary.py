@@ -61,6 +61,7 @@ def used(network):
     return heads._usable.get(unwrapped(network).get_output_embeddings())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*which is slower:UserWarning")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_logprobs_and_gradients_are_those_of_the_plain_pass(name, small_limit):

@@ -27,6 +27,8 @@ from holdfast.sandbox.build import tokenizer
 from holdfast.tensors import token_logprobs
 from tiny import network
 
+pytestmark = pytest.mark.slow
+
 FULL = ("llama", "qwen2", "qwen3", "gemma", "phi3", "gpt2", "gpt_neox", "falcon", "olmo2", "smollm3", "opt")
 WINDOWS = ("mistral", "gemma2", "gemma3_text")
 EXPERTS = ("mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3")
@@ -92,7 +94,6 @@ def assert_same(steady, plain, tolerance=1e-5):
         assert one.logprobs == pytest.approx(other.logprobs, abs=tolerance)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FULL, *WINDOWS, *EXPERTS])
 def test_recorded_steps_sample_what_plain_sampling_does(name, tapes):
     """With prompts of unlike length, windows of 8 tokens, and answers that end at different lengths."""
@@ -317,7 +318,6 @@ def test_after_numbers_that_are_not_finite_sampling_starts_afresh(known, tapes, 
     assert_same(steadily(tested, tried=True), plain)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", UNFIT)
 def test_an_architecture_that_cannot_is_sampled_plainly_and_named(name, tapes):
     tested = model(name)
