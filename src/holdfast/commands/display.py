@@ -306,8 +306,8 @@ def scores(before: Sequence[Score], after: Sequence[Score] | None = None) -> Non
         table.add_column(name)
     later = {score.name: score for score in after or ()}
     for score in before:
-        more = [] if after is None else [_interval(later.get(score.name))]
-        table.add_row(shown(score.name), _interval(score), *more, str(score.n))
+        more = [] if after is None else [interval(later.get(score.name))]
+        table.add_row(shown(score.name), interval(score), *more, str(score.n))
     console.print(table)
 
 
@@ -320,7 +320,8 @@ def completions(rows: Sequence[Mapping[str, Any]]) -> None:
         console.print(f"  {answer}  [dim]({shown(row['judge'])}: {score})[/]", highlight=False, soft_wrap=True)
 
 
-def _interval(score: Score | None) -> str:
+def interval(score: Score | None) -> str:
+    """A score with its interval, with the brackets escaped for a table."""
     if score is None or score.value is None:
         return "-"
     if score.low is None or score.high is None:

@@ -1,4 +1,4 @@
-"""`holdfast judge`: train judges, which reward attacks or measure defenses."""
+"""`holdfast judge`: train judges, which reward attacks or measure defenses, and compare several on the same answers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.commands.options import Format, Harmful, HarmfulRole, Refusal
-from holdfast.records import HoldfastError
+from holdfast.records import HoldfastError, Judge
 
 if TYPE_CHECKING:
+    from holdfast.commands import comparing
     from holdfast.data.dataset import Data
     from holdfast.data.splits import Splits
     from holdfast.judge_training.settings import Classifier, RewardModel
 
-app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers.")
-
-
-@app.callback()
-def root() -> None:
-    """Make typer treat `train` as a subcommand although it is the only one."""
+app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers, and compare judges.")
 
 
 @app.command()
@@ -68,6 +64,85 @@ def train(
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     flips = {} if flip_ratio is None else {"flip_ratio": flip_ratio}
     raise typer.Exit(_train(kind, chosen, flips, {"data": data, "overrides": overrides or [], "out": out}))
+
+
+@app.command()
+def compare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders of runs, or a file of labelled answers; then judges, as `judges.NAME.JUDGE.SETTING=VALUE` or "
+            "`judges.NAME=JUDGE`."
+        ),
+    ],
+    rows: Annotated[str, typer.Option("--format", help="The file's schema (`holdfast list formats`).")] = "columns",
+    examples: Annotated[int, typer.Option(min=0, help="Answers to print that the judges differ on.")] = 5,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write all figures and disagreements as JSON.")
+    ] = None,
+) -> None:
+    """Say how far judges agree on the same answers, and what depends on the choice of one.
+
+    Of runs: the judges that scored their answers to harmful prompts, and those named here, which judge the kept answers
+    without a new run; also the cells that break by one judge and not by another. Of labelled answers (`prompt`,
+    `response`, and `role: harmful` or `benign` as the label): how often each named judge is wrong. Needs the extra
+    `judges`.
+
+    Examples: `holdfast judge compare runs/quickstart`,
+    `holdfast judge compare runs/kitchen judges.words.terms.path=terms.txt`,
+    `holdfast judge compare labelled.jsonl judges.form=refusal judges.words.terms.path=terms.txt -o compared.json`.
+    """
+    from holdfast.commands import comparing
+    from holdfast.evaluation.agreement import require_libraries
+
+    require_libraries()
+    given = [Path(source) for source in sources if not source.startswith("judges.")]
+    judges = _named_judges([source for source in sources if source.startswith("judges.")])
+    if not given:
+        raise HoldfastError("no run folder or file was given: name one, as in `holdfast judge compare runs/NAME`")
+    if any(place.is_file() for place in given):
+        cells, answers = [], _labelled(given, rows, judges)
+    else:
+        cells = comparing.of_runs(given, judges)
+        answers = comparing.distinct(cells)
+    found = comparing.verdicts(cells)
+    comparing.show_agreement(answers, examples)
+    if found:
+        comparing.show_verdicts(found)
+    if out is not None:
+        comparing.write(out, answers, found)
+
+
+def _named_judges(settings: Sequence[str]) -> dict[str, Judge]:
+    """The judges that `judges.NAME...=...` settings name."""
+    from holdfast.config import overridden, parse_method
+    from holdfast.experiment.world import make_judge
+    from holdfast.judges import TRAINED
+
+    values: dict[str, Any] = {"judges": {}}
+    for setting in settings:
+        if "=" not in setting:
+            raise HoldfastError(f"{setting!r}: expected judges.NAME=JUDGE or judges.NAME.JUDGE.SETTING=VALUE")
+        values = overridden(values, setting)
+    methods = {name: parse_method(value, f"judges.{name}") for name, value in values["judges"].items()}
+    trained = next((name for name, method in methods.items() if method.name in TRAINED), None)
+    if trained is not None:
+        raise HoldfastError(
+            f"judges.{trained}: is trained by a run; give the folder of one that `holdfast judge train` wrote"
+        )
+    return {name: make_judge(method) for name, method in methods.items()}
+
+
+def _labelled(files: Sequence[Path], schema: str, judges: dict[str, Judge]) -> comparing.Answers:
+    from holdfast.commands import comparing
+    from holdfast.data.columns import Source
+    from holdfast.data.read import read
+
+    if len(files) > 1:
+        raise HoldfastError(f"{files[1]}: labelled answers are compared one file at a time, and without runs")
+    if not judges:
+        raise HoldfastError(f"{files[0]}: name at least one judge of these answers, for example `judges.form=refusal`")
+    return comparing.labelled(read(Source(path=str(files[0]), format=schema)), judges, str(files[0]))
 
 
 def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:

@@ -138,13 +138,13 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     return [_curve_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def read_completions(folder: Path) -> list[dict[str, Any]]:
-    """The judged completions of a cell at its first and its last step; empty if there are none.
+def read_completions(folder: Path, *, every_step: bool = False) -> list[dict[str, Any]]:
+    """The judged completions of a cell at its first and its last step, or at every one; empty if there are none.
 
     One dict per completion and judge. Raises HoldfastError naming a file that is not such a table.
     """
     path = folder / "completions.parquet"
-    return _read(path, lambda: _ends(path)) if path.exists() else []
+    return _read(path, lambda: _completions(path, every_step)) if path.exists() else []
 
 
 def read_judges(folder: Path) -> list[str]:
@@ -252,8 +252,8 @@ def _column(path: Path, name: str) -> Any:
         return file.read(columns=[name]).column(name)
 
 
-def _ends(path: Path) -> list[dict[str, Any]]:
-    """Rows at the smallest and at the largest step."""
+def _completions(path: Path, every_step: bool) -> list[dict[str, Any]]:
+    """Rows at every step, or at the smallest and the largest one."""
     import pyarrow.compute as pc
     from pyarrow.parquet import ParquetFile
 
@@ -262,6 +262,9 @@ def _ends(path: Path) -> list[dict[str, Any]]:
     missing = [name for name in _COMPLETION_COLUMNS if name not in table.column_names]
     if missing:
         raise KeyError(f"column {missing[0]}")
+    if every_step:
+        rows: list[dict[str, Any]] = table.to_pylist()
+        return rows
     step = table.column("step")
     ends = pc.min_max(step).as_py()
     return table.filter(pc.or_(pc.equal(step, ends["min"]), pc.equal(step, ends["max"]))).to_pylist()
