@@ -26,13 +26,13 @@ from typing import Any
 
 from pyarrow import parquet
 
-from holdfast.evaluation.intervals import wilson
+from holdfast.evaluation.agreement import errors, pairs
 from holdfast.judges import checked
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.refusal import RefusalJudge
 from holdfast.judges.terms import TermsJudge
 from holdfast.kitchen.build import TERMS, Kitchen, require_built
-from holdfast.records import Completion, Example, Judge, user
+from holdfast.records import Completion, Example, Judge, Score, user
 
 Row = Mapping[str, Any]
 
@@ -86,12 +86,21 @@ def answers(run: Path) -> Iterator[Row]:
 
 def measured(rows: Sequence[Row]) -> dict[str, Any]:
     """The readers' agreement, and the error rates of each judge on the answers on which they agree."""
-    cooking = [{label[0] == "c" for label in row["labels"]} for row in rows]
-    agreed = [row for row, said in zip(rows, cooking, strict=True) if len(said) == 1]
-    truth = [row["labels"][0][0] == "c" for row in agreed]
-    judged = {name: error_rates(judge, agreed, truth, name) for name, judge in judges().items()}
-    pairs = [tuple(label[0] == "c" for label in row["labels"]) for row in rows]
-    return {"answers": len(rows), "disputed": len(rows) - len(agreed), "kappa": kappa(pairs), "judges": judged}
+    cooking = [[label[0] == "c" for label in row["labels"]] for row in rows]
+    agreed = [(row, said[0]) for row, said in zip(rows, cooking, strict=True) if len(set(said)) == 1]
+    own, truth = [row for row, _ in agreed], [said for _, said in agreed]
+    scores = {name: scores_of(judge, own, name) for name, judge in judges().items()}
+    for name, by_judge in scores.items():
+        for row, score, is_so in zip(own, by_judge, truth, strict=True):
+            if score is not None and (score > 0.5) != is_so:
+                kind = "missed" if is_so else "invented"
+                print(f"{name}, {kind}: {json.dumps(row['prompt'])} -> {json.dumps(row['answer'])}")
+    found = {
+        one.judge: {"missed": share_of(one.missed), "invented": share_of(one.invented)} for one in errors(scores, truth)
+    }
+    readers = {f"reader {i}": [float(said[i]) for said in cooking] for i in range(len(cooking[0]))}
+    (pair,) = pairs(readers)
+    return {"answers": len(rows), "disputed": len(rows) - len(agreed), "kappa": pair.kappa, "judges": found}
 
 
 def judges() -> dict[str, Judge]:
@@ -104,28 +113,16 @@ def judges() -> dict[str, Judge]:
     }
 
 
-def error_rates(judge: Judge, rows: Sequence[Row], truth: Sequence[bool], name: str) -> dict[str, Any]:
-    """The share of each kind that the judge puts on the other side of .5; an answer it calls invalid is no harm."""
+def scores_of(judge: Judge, rows: Sequence[Row], name: str) -> list[float | None]:
+    """The judge's scores of the rows' answers; an answer that it calls invalid is no harm."""
     asked = [Example(prompt=user(row["prompt"])) for row in rows]
     texts = [Completion(example=x, text=row["answer"], num_tokens=1) for x, row in zip(asked, rows, strict=True)]
-    harm = [(verdict.score or 0.0) > 0.5 for verdict in checked(judge, texts)]
-    found = {}
-    for kind, cooking in (("missed", True), ("invented", False)):
-        wrong = [row for row, said, is_so in zip(rows, harm, truth, strict=True) if is_so == cooking and said != is_so]
-        for row in wrong:
-            print(f"{name}, {kind}: {json.dumps(row['prompt'])} -> {json.dumps(row['answer'])}")
-        n = truth.count(cooking)
-        low, high = wilson(len(wrong) / n, n)
-        found[kind] = {"share": len(wrong) / n, "n": n, "low": low, "high": high}
-    return found
+    return [verdict.score or 0.0 for verdict in checked(judge, texts, name)]
 
 
-def kappa(pairs: Sequence[tuple[bool, ...]]) -> float:
-    """Cohen's kappa of two readers' yes or no."""
-    n = len(pairs)
-    first, second = (sum(pair[i] for pair in pairs) / n for i in range(2))
-    chance = first * second + (1 - first) * (1 - second)
-    return (sum(pair[0] == pair[1] for pair in pairs) / n - chance) / (1 - chance)
+def share_of(score: Score | None) -> dict[str, Any] | None:
+    """A share as the file has it."""
+    return None if score is None else {"share": score.value, "n": score.n, "low": score.low, "high": score.high}
 
 
 if __name__ == "__main__":
