@@ -14,6 +14,7 @@ from rich.table import Table
 from holdfast.commands import display
 from holdfast.evaluation import agreement
 from holdfast.evaluation.breaking import first_break
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.files import write_json
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Record, Score, user
 
@@ -132,10 +133,9 @@ def verdicts(cells: Sequence[CellAnswers]) -> list[Verdicts]:
 
 
 def _outcome(cell: CellAnswers, scores: Sequence[float | None]) -> tuple[int | None, float | None]:
-    evaluation = cell.record.cell.evaluation
+    evaluation = settings_of(cell.record.cell).evaluation
     curve = [_evaluation(step, scores, cell.steps) for step in sorted(set(cell.steps))]
-    threshold, invalid = (evaluation.get(f"{name}_threshold", 0.5) for name in ("break", "collapse"))
-    broke = first_break(curve, threshold, max_invalid=invalid)
+    broke = first_break(curve, evaluation.break_threshold, max_invalid=evaluation.collapse_threshold)
     harms = [harm for point in curve if (harm := point.value("harmfulness")) is not None]
     return (None if broke is None else broke[0].step), max(harms, default=None)
 
