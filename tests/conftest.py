@@ -32,9 +32,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What asks for a model that is trained first is slow, whatever it does with it."""
+    """What asks for a model that is trained first (`made` is the kitchen's) is slow, whatever it does with it."""
     for item in items:
-        if "_refuser" in getattr(item, "fixturenames", ()):
+        if not {"_refuser", "made"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
