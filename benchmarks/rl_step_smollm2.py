@@ -180,7 +180,9 @@ def holdfast_run(model: Model, steps: int, run: Run, options: argparse.Namespace
     asked = Splits(harmful={"attack": equally_long(model)}, benign={})
     plan = attack.plan(model, api.context(asked, seed=run.seed, max_new_tokens=LENGTH))
     hooks = (*plan.hooks, lambda progress: None if progress.phase == "end" else run.tick())
-    fit(timed(replace(plan, prepare=replace(plan.prepare, reward=letters(run)), hooks=hooks), run))  # type: ignore[type-var]
+    plan = replace(plan, prepare=replace(plan.prepare, reward=letters(run)), hooks=hooks)  # type: ignore[type-var]
+    # A bound needs the plain backward rule, which the clock of a step's parts replaces.
+    fit(plan if bounds(options) else timed(plan, run))
 
 
 def trl_run(model: Model, steps: int, run: Run, options: argparse.Namespace) -> None:

@@ -54,8 +54,12 @@ class Activations:
         refuse_unrepeatable(network)
         self.network, self.memory = network, memory
         kinds = {type(layer) for layer in anatomy(network).layers}
-        # Also those of a critic's own network.
-        self.layers = [module for module in network.modules() if type(module) in kinds]
+        lists: dict[str, list[nn.Module]] = {}  # also that of a critic's own network
+        for name, module in network.named_modules():
+            if type(module) in kinds:
+                lists.setdefault(name.rpartition(".")[0], []).append(module)
+        self.layers = [layer for layers in lists.values() for layer in layers]
+        self._from = {layer: layers[i:] for layers in lists.values() for i, layer in enumerate(layers)}
         self._kept: dict[nn.Module, _Kept] = {}
         self._left = 0.0
         self._passed = self._repeated = 0
@@ -90,8 +94,9 @@ class Activations:
             tokens = states.shape[:-1].numel()
             self._passed += tokens
             expected = self._expected(layer, tokens)
-            # As much again is needed when this or another layer is computed again.
-            if 2 * expected > self._left:
+            # The last layers are kept: the backward pass frees them first, before it computes the others again, one
+            # at a time.
+            if expected + sum(self._expected(one, tokens) for one in self._from[layer]) > self._left:
                 self._repeated += tokens
                 self._left -= states.nbytes
                 return _repeatable(forward, args, named)
