@@ -33,7 +33,7 @@ import numpy as np
 
 from holdfast.evaluation.intervals import CONFIDENCE
 
-DRAWS = 20_000
+DRAWS = 10_000
 EXACT = 20_000
 """The log-rank test goes through all divisions of runs into two sides if there are at most so many, else draws some."""
 _TAILS = (50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE))

@@ -62,7 +62,7 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     }
     html = page.render(context, text.visible)
     files.write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
-    together = summary_rows(contents.rows)
+    together = summary_rows(contents.rows, contents.survivals)
     files.write(out.with_suffix(".rows.csv"), text.csv_text(together, list(together[0])).encode())
     versions = versions_of(contents.records, [name for name, _ in contents.grids])
     files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
@@ -125,19 +125,21 @@ def _read_runs(runs: Sequence[Path]) -> ReportContents:
     from holdfast.report.read import load
     from holdfast.report.summarise import place_of, summarise
     from holdfast.report.summarise.labels import labels
+    from holdfast.report.summarise.survival import survivals
 
     loaded = load(runs)
     records = [cell.record for cell in loaded.cells]
-    rows = summarise(records)
+    rows, named = summarise(records), labels(records)
     order = [row.label for row in rows]
     labelled = sorted(
-        zip(loaded.cells, labels(records), strict=True),
+        zip(loaded.cells, named, strict=True),
         key=lambda pair: (order.index(pair[1]), place_of(pair[0].record)),
     )
     return ReportContents(
         cells=tuple(cell for cell, _ in labelled),
         labels=[label for _, label in labelled],
         rows=rows,
+        survivals=survivals(records, named, rows),
         shown={row.label for row in plotted(rows)},
         styles=styles_of([row.label.defense for row in rows if row.time_to_break is not None]),
         grids=loaded.grids,
@@ -199,6 +201,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     scores = dict.fromkeys(name for row in contents.rows for name in (*row.before, *row.after))
     return {
         "rows": contents.rows,
+        "survivals": contents.survivals,
         "grids": contents.grids,
         **_choices(contents),
         **_comparisons(contents),

@@ -183,6 +183,25 @@ def _spending(order: tuple[str, ...], span: tuple[float, float], width: Width) -
     return spec_of(chart, width, _ROW * len(order))
 
 
+def survival(points: Points, styles: Mapping[str, Style], *, width: Width) -> ChartWithData:
+    """The share of runs that is unbroken over attack steps, as a staircase with its 95 % band."""
+    return ChartWithData(_survival(named(points, styles), width), {"points": rows_of(points)})
+
+
+@lru_cache(maxsize=64)
+def _survival(names: Names, width: Width) -> dict[str, Any]:
+    base = BASE.encode(x=steps_axis(), color=color_of(names, width))
+    y = alt.Y("value:Q", title="share of runs not broken", scale=alt.Scale(domain=[0, 1]))
+    tips = [*tips_of("defense", "step"), alt.Tooltip("value:Q", title="unbroken", format=".2f")]
+    tips += [*tips_of("low", "high", form=".2f"), *tips_of("runs")]
+    chart = alt.layer(
+        base.mark_area(opacity=0.12, line=False, interpolate="step-after").encode(y="low:Q", y2="high:Q"),
+        base.mark_line(strokeWidth=2, interpolate="step-after").encode(y=y, strokeDash=dash_of(names, width)),
+        base.mark_point(size=30, filled=True, opacity=0.9).encode(y=y, tooltip=tips),
+    )
+    return spec_of(chart, width, _HEIGHT)
+
+
 def flips(points: Points, styles: Mapping[str, Style], *, score: str, width: Width) -> ChartWithData:
     """A score in [0, 1] at the end of attacks over their flip ratio: one color per attack, 95 % intervals as whiskers.
 

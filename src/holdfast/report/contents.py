@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from holdfast.report.read import Finished
     from holdfast.report.summarise import Row
     from holdfast.report.summarise.labels import Label
+    from holdfast.report.summarise.survival import Survival
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,7 @@ class ReportContents:
     cells: tuple[Finished, ...]
     labels: Sequence[Label]
     rows: Sequence[Row]
+    survivals: Sequence[Survival]
     shown: Set[Label]
     styles: dict[str, Style]
     grids: tuple[tuple[str, str], ...]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss")
+_OTHERS = ("best_of_n", "flip_ratio", "time_to_break", "survival", "spending")
 POINTS = 15_000
 """The approximate total number of points drawn for a training metric."""
 
@@ -44,7 +45,7 @@ def on_the_page(contents: ReportContents) -> dict[str, Any]:
         "thin_limit": windows(contents),
         "flip_styles": _flip_styles(contents),
         "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
-        **{name: places.get(name, []) for name in (*CURVES, "best_of_n", "flip_ratio", "time_to_break", "spending")},
+        **{name: places.get(name, []) for name in (*CURVES, *_OTHERS)},
         "training": [places[name] for metric in METRICS if (name := f"training_{metric}") in places],
         "library": Markup(figures.script()),
         "style": page.asset("page.css"),
@@ -79,6 +80,7 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
     """Name and panel of every chart, and the chart."""
     from holdfast.report import charts, flips, spending
     from holdfast.report.summarise import curve_points, time_points
+    from holdfast.report.summarise.survival import survival_points
 
     shown = [row for row in contents.rows if row.label in contents.shown]
     trained = [row for row in shown if row.unit == "step"]
@@ -94,6 +96,9 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
         yield "best_of_n", panel, chart
     for panel, points in charts.panels(time_points(trained)).items():
         yield "time_to_break", panel, charts.times(points, contents.styles, width=width)
+    lasting = [each for each in contents.survivals if each.label in contents.shown]
+    for panel, points in charts.panels(survival_points(lasting)).items():
+        yield "survival", panel, charts.survival(points, contents.styles, width=width)
     cells = zip(contents.records, contents.labels, strict=True)
     spent = spending.comparable(spending.points((record, label) for record, label in cells if label in contents.shown))
     for panel, points in charts.panels(spent, "defense").items():

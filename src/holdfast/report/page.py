@@ -37,7 +37,7 @@ def _template(package: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place, chance)
+    filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place, chance, times)
     environment.filters.update({each.__name__: each for each in filters})
     return environment.get_template("page.html.j2")
 
@@ -62,6 +62,11 @@ def chance(p: float) -> str:
     if p < 0.001:
         return "< .001"
     return f"= {p:.3f}".rstrip("0").rstrip(".").replace("0.", ".")
+
+
+def times(ratio: float) -> str:
+    """A ratio: `0.8`, `12`, `∞`."""
+    return "∞" if math.isinf(ratio) else f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
 
 
 def percent(share: float | None) -> str:

@@ -8,18 +8,20 @@ from typing import Any
 from holdfast.records import Outcome
 from holdfast.report.summarise import Row
 from holdfast.report.summarise.intervals import Estimate
+from holdfast.report.summarise.survival import Survival
 
 _SCORES = ("harmfulness", "helpfulness", "refusal_rate")
 _ENDS = ("value", "low", "high", "n", "basis")
 
 
-def summary_row(row: Row) -> dict[str, Any]:
+def summary_row(row: Row, lasting: Survival | None = None) -> dict[str, Any]:
     """A row of the report as column -> value, with every column always present, `None` for what there is not.
 
     `runs` says in words how many there are, `cells` and `models` in numbers. `held_low` and `held_high` are the
     interval of the share that held. `against_none` is the verdict on the time to break; `longer`, `shorter`, `alike`
     and `unknown` count its pairs, `p` is the sign test's, corrected for all rows, `models_agree` the second condition.
-    Scores are those at the last evaluation; `basis` says over what their interval is.
+    Scores are those at the last evaluation; `basis` says over what their interval is. `unbroken`, `restricted_mean` and
+    the columns next to them are those of `lasting` up to its `horizon`.
     """
     time, held, compared = row.time_to_break, row.held, row.against_none
     return {
@@ -43,12 +45,26 @@ def summary_row(row: Row) -> dict[str, Any]:
         "time_to_break_censored": time.censored if time else None,
         **_estimate("harmfulness_peak", row.peak_harmfulness),
         **{key: value for name in _SCORES for key, value in _estimate(f"{name}_after", row.after.get(name)).items()},
+        **_lasting(lasting),
     }
 
 
-def summary_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def summary_rows(rows: Sequence[Row], survivals: Sequence[Survival] = ()) -> list[dict[str, Any]]:
     """The report's rows, in its order."""
-    return [summary_row(row) for row in rows]
+    lasting = {each.label: each for each in survivals}
+    return [summary_row(row, lasting.get(row.label)) for row in rows]
+
+
+def _lasting(lasting: Survival | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"horizon": lasting.horizon if lasting else None}
+    for name, attribute in (("unbroken", "unbroken"), ("restricted_mean", "mean"), ("ratio_to_none", "ratio")):
+        interval = getattr(lasting, attribute, None)
+        found |= {name + (end and f"_{end}"): getattr(interval, end or "value", None) for end in ("", "low", "high")}
+    return {
+        **found,
+        "logrank_p": lasting.logrank if lasting else None,
+        "pairs_for_twofold": lasting.needed if lasting else None,
+    }
 
 
 def _estimate(prefix: str, estimate: Estimate | None) -> dict[str, Any]:

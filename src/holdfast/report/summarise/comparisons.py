@@ -125,11 +125,17 @@ def compare(pairs: Mapping[str, Sequence[int | None]]) -> Comparison:
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons of a table, each with its chance corrected for the number of them (Holm's step-down method)."""
-    ranked = sorted(range(len(comparisons)), key=lambda i: comparisons[i].chance)
-    result, largest = list(comparisons), 0.0
+    fixed = holm([comparison.chance for comparison in comparisons])
+    return [replace(comparison, chance=chance) for comparison, chance in zip(comparisons, fixed, strict=True)]
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """The p values of several tests, corrected for their number (Holm 1979)."""
+    ranked = sorted(range(len(chances)), key=chances.__getitem__)
+    result, largest = list(chances), 0.0
     for rank, i in enumerate(ranked):
-        largest = max(largest, min(1.0, comparisons[i].chance * (len(ranked) - rank)))
-        result[i] = replace(comparisons[i], chance=largest)
+        largest = max(largest, min(1.0, chances[i] * (len(ranked) - rank)))
+        result[i] = largest
     return result
 
 
