@@ -110,3 +110,8 @@ def test_reading_docstrings_imports_no_torch():
 def test_items_of_a_list_in_a_docstring_stay_apart(name):
     table = next(table for table in kinds().values() if name in table)
     assert [one.name for one in describe(table, name).settings if re.search(r"[.;] - [`A-Z]", one.meaning)] == []
+
+
+def test_a_list_of_terms_is_explained_with_its_words_that_count_beside_others_alone():
+    shown = {setting.name: setting.meaning for setting in describe(kinds()["judge"], "terms").settings}
+    assert "A word after `+`" in shown["path"]

@@ -87,8 +87,11 @@ def _total(needs: Sequence[Needs], *, runs: int, at_once: int, price: float | No
     seconds = sum(part.seconds for part in needs) * runs
     count = min(at_once, len(needs) * runs)
     hours = max(seconds / count, *(part.seconds for part in needs)) / HOUR
-    line = f"{len(needs) * runs} pieces of work by {count} at once: about {_seconds(hours * HOUR)}"
+    pieces = "1 piece" if len(needs) * runs == 1 else f"{len(needs) * runs} pieces"
+    line = f"{pieces} of work by {count} at once: about {_seconds(hours * HOUR)}"
     display.note(line + ("" if price is None else f", {hours * price:.2f} at {price:g} an hour"))
+    if any(part.steps and not part.step for part in needs):
+        display.note("without a time of a step: work so short that all its steps were run, and timed as a whole")
     display.note(
         "counted on from the first steps: less if a break ends a cell early, more in reinforcement learning if answers "
         "become longer"
