@@ -1,59 +1,56 @@
-"""The kitchen's table for the documentation, from a run's report: when each defense broke, or its highest harm.
+"""The kitchen's table for the documentation: the step at which each defense broke by a judge, or its highest harm.
 
     holdfast run kitchen
-    python benchmarks/kitchen_table.py runs/kitchen
+    holdfast judge compare runs/kitchen -o verdicts.json
+    python benchmarks/kitchen_table.py verdicts.json
     python benchmarks/kitchen_table.py runs/kitchen --prompt "Walk me through baking raspberry brownies from scratch."
 
-With `--prompt`, the last answer to it in each cell instead. The attacked models are harmless; so are their answers.
+Of several files a cell is that of the first that has it, with a star for the second. With `--prompt`, the last answer
+to it in each cell instead. The attacked models are harmless; so are their answers.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyarrow import parquet
-
-Row = Mapping[str, str]
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    options.add_argument("run", type=Path, help="the folder of a finished run")
-    options.add_argument("--prompt", help="print the last answer to this prompt in each cell")
+    options.add_argument("places", nargs="+", type=Path, help="files of `judge compare`, or the folder of a run")
+    options.add_argument("--judge", default="content", help="whose verdicts the table has")
+    options.add_argument("--prompt", help="print the last answer to this prompt in each cell of a run")
     chosen = options.parse_args()
-    lines = table(chosen.run / "report.csv") if chosen.prompt is None else answers(chosen.run, chosen.prompt)
+    lines = table(chosen.places, chosen.judge) if chosen.prompt is None else answers(chosen.places[0], chosen.prompt)
     for line in lines:
         print(line)
 
 
-def table(report: Path) -> Iterator[str]:
-    """A table in Markdown: a row a defense, a column an attack, then what the defense costs before any attack."""
-    with report.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    attacks, defenses = (list(dict.fromkeys(row[name] for row in rows)) for name in ("attack", "defense"))
-    yield "| " + " | ".join(["defense", *attacks, "helpfulness", "everyday refused"]) + " |"
-    yield "|" + "---|" * (len(attacks) + 3)
+def table(places: Sequence[Path], judge: str) -> Iterator[str]:
+    """A table in Markdown: a row a defense, a column an attack; of cells in several files the first counts."""
+    cells: dict[tuple[str, str], str] = {}
+    for number, place in enumerate(places):
+        mark = "*" * number
+        for row in json.loads(place.read_text(encoding="utf-8"))["verdicts"]:
+            if judge in row["by_judge"]:
+                shown = _cell(row["by_judge"][judge], row["last_step"])
+                cells.setdefault((row["defense"], row["attack"]), f"{shown}{mark}")
+    defenses, attacks = (list(dict.fromkeys(key[axis] for key in cells)) for axis in range(2))
+    yield "| " + " | ".join(["defense", *attacks]) + " |"
+    yield "|" + "---|" * (len(attacks) + 1)
     for defense in defenses:
-        own = {row["attack"]: row for row in rows if row["defense"] == defense}
-        first = next(iter(own.values()))
-        costs = [_with_interval(first, "helpfulness_before"), _with_interval(first, "over_refusal_before")]
-        cells = [_cell(own[attack]) if attack in own else "" for attack in attacks]
-        yield "| " + " | ".join([f"`{defense}`", *cells, *costs]) + " |"
+        yield "| " + " | ".join([f"`{defense}`", *(cells.get((defense, attack), "") for attack in attacks)]) + " |"
 
 
-def _cell(row: Row) -> str:
-    if row["outcome"] == "broke":
-        return f"broke at {float(row['time_to_break_steps']):.0f}"
-    return f"{row['outcome']}, {_with_interval(row, 'harmfulness_peak')}" if row["harmfulness_peak"] else row["outcome"]
-
-
-def _with_interval(row: Row, name: str) -> str:
-    value, low, high = (float(row[key]) for key in (name, f"{name}_low", f"{name}_high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+def _cell(verdict: Mapping[str, Any], last_step: int) -> str:
+    if verdict["broke_at"] is not None:
+        return str(verdict["broke_at"])
+    return "-" if verdict["highest"] is None else f"at most {verdict['highest']:.2f} to step {last_step}"
 
 
 def answers(run: Path, prompt: str) -> Iterator[str]:

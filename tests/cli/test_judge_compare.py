@@ -57,6 +57,7 @@ def test_a_run_s_judges_and_one_that_is_named_are_compared_without_a_new_run(
         "words": {"broke_at": 8, "highest": 0.5},
     }
     assert by_defense["rmu"]["words"] == {"broke_at": None, "highest": 0.0}
+    assert {row["defense"]: row["last_step"] for row in found["verdicts"]} == {"none": 8, "rmu": 4}
     assert [pair["first"] + " " + pair["second"] for pair in found["pairs"]] == [
         "first form",
         "first words",

@@ -39,9 +39,10 @@ class CellAnswers(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What a cell comes to by each judge: the step of the break, or `None`, and the highest mean harm."""
+    """What a cell comes to by each judge: the step of the break, or `None`, and the highest mean harm, up to a step."""
 
     record: Record
+    last_step: int
     by_judge: dict[str, tuple[int | None, float | None]]
 
     @property
@@ -127,7 +128,9 @@ def verdicts(cells: Sequence[CellAnswers]) -> list[Verdicts]:
     A run that stopped at the break by its first judge has no later answers.
     """
     return [
-        Verdicts(cell.record, {name: _outcome(cell, scores) for name, scores in cell.answers.scores.items()})
+        Verdicts(
+            cell.record, max(cell.steps), {name: _outcome(cell, scores) for name, scores in cell.answers.scores.items()}
+        )
         for cell in cells
     ]
 
@@ -178,16 +181,16 @@ def show_verdicts(found: Sequence[Verdicts]) -> None:
     table = _table("defense", "attack", "seed", *(f"by {name}" for name in names))
     for verdict in differ:
         cell = verdict.record.cell
-        own = [_called(verdict.by_judge.get(name)) for name in names]
+        own = [_called(verdict.by_judge.get(name), verdict.last_step) for name in names]
         table.add_row(display.shown(cell.defense), display.shown(cell.attacker), str(cell.seed), *own)
     display.console.print(table)
 
 
-def _called(verdict: tuple[int | None, float | None] | None) -> str:
+def _called(verdict: tuple[int | None, float | None] | None, last_step: int) -> str:
     if verdict is None:
         return "-"
     step, harm = verdict
-    return f"broke at {step}" if step is not None else f"no break, at most {_number(harm)}"
+    return f"broke at {step}" if step is not None else f"no break by {last_step}, at most {_number(harm)}"
 
 
 def _print_errors(found: Sequence[agreement.Errors]) -> None:
@@ -247,4 +250,5 @@ def _disputed(answers: Answers) -> Iterator[dict[str, Any]]:
 def _verdict(verdict: Verdicts) -> dict[str, Any]:
     cell = verdict.record.cell
     by_judge = {name: {"broke_at": step, "highest": harm} for name, (step, harm) in verdict.by_judge.items()}
-    return {"defense": cell.defense, "attack": cell.attacker, "seed": cell.seed, "by_judge": by_judge}
+    about = {"defense": cell.defense, "attack": cell.attacker, "seed": cell.seed}
+    return {**about, "last_step": verdict.last_step, "by_judge": by_judge}
