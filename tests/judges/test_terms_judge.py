@@ -92,6 +92,8 @@ def test_a_file_without_a_proper_list_is_refused(tmp_path: Path, content: bytes,
 def test_a_missing_file_a_folder_and_an_unknown_language_are_refused(listed: TermsJudge, tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match=r"none\.txt: cannot be read: No such file"):
         score(TermsJudge(path=str(tmp_path / "none.txt")), "How?", "So.")
+    with pytest.raises(HoldfastError, match=r"'English' has no stemmer \(did you mean 'english'"):
+        score(replace(listed, language="English"), "How?", "So.")
     with pytest.raises(HoldfastError, match="is a folder, not a file"):
         score(TermsJudge(path=str(tmp_path)), "How?", "So.")
     with pytest.raises(HoldfastError, match=r"language .klingon. has no stemmer; give one of .*english"):
@@ -113,5 +115,8 @@ def test_the_kitchen_s_list_knows_the_answers_that_were_read() -> None:
     config = TermsJudge(path=str(files("holdfast.kitchen") / "terms.txt"))
     for cooking in (True, False):
         own = [row for row in rows if {label.startswith("c") for label in row["labels"]} == {cooking}]
-        wrong = [row for row in own if (score(config, row["prompt"], row["answer"]).score == 1.0) != cooking]
+        asked = [Example(prompt=user(row["prompt"])) for row in own]
+        texts = [Completion(example=x, text=row["answer"], num_tokens=1) for x, row in zip(asked, own, strict=True)]
+        verdicts = config.judge()(texts)
+        wrong = [row for row, verdict in zip(own, verdicts, strict=True) if (verdict.score == 1.0) != cooking]
         assert wilson(len(wrong) / len(own), len(own))[1] < 0.08, [row["answer"] for row in wrong]

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from holdfast.files import require_file
 from holdfast.methods.ranges import Count, Place, ranged
+from holdfast.methods.tables import near
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.text import empty_or_garbled, is_refusal
 from holdfast.training.contracts import JudgeSettings
@@ -101,8 +102,9 @@ def stemmer(language: str, where: str) -> Stems:
 
     if language not in snowballstemmer.algorithms():
         known = ", ".join(sorted(snowballstemmer.algorithms()))
-        raise HoldfastError(f"judge {where}: language {language!r} has no stemmer; give one of {known}")
-    stem = snowballstemmer.stemmer(language).stemWord
+        meant = near(language, snowballstemmer.algorithms())
+        raise HoldfastError(f"judge {where}: language {language!r} has no stemmer{meant}; give one of {known}")
+    stem = cache(snowballstemmer.stemmer(language).stemWord)  # texts repeat words, and stemming is slow
     return lambda text: list(dict.fromkeys(stem(word) for word in WORD.findall(text.lower())))
 
 
@@ -132,6 +134,7 @@ def _lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
-        raise HoldfastError(f"{file}: cannot be read: {error.strerror or error}") from error
+        why = error.strerror or error
+        raise HoldfastError(f"{file}: cannot be read: {why}; give a text file with a word a line") from error
     except UnicodeDecodeError as error:
         raise HoldfastError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
