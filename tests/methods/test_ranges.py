@@ -91,7 +91,7 @@ def test_a_value_is_within_the_declared_range_or_refused_by_its_key(cls, name):
             assert "\n" not in message
             continue
         if isinstance(value, bool):
-            assert bool in inside, (value, accepted)
+            assert bool in (*inside, *get_args(bare(hint))), (value, accepted)
         elif isinstance(value, int | float):
             assert any(value in one for one in bounds(hint)), (value, accepted)
             assert accepted == value
