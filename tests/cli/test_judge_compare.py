@@ -99,3 +99,20 @@ def test_what_cannot_be_compared_is_refused(holdfast: Any, tmp_path: Path, argum
     code, _, errors = holdfast("judge", "compare", *arguments)
     assert code == 2
     assert says in errors
+
+
+def test_a_judge_that_could_judge_nothing_has_no_say(holdfast: Any, tmp_path: Path) -> None:
+    """The keyword judge needs facts, which kept answers do not have."""
+    keep(tmp_path / "run", {0: [NO], 4: [SOUP]})
+    code, out, _ = holdfast("judge", "compare", "run", "judges.none=keyword", "-o", "compared.json")
+    assert code == 0
+    assert "0 of 1 cells break by one judge and not by another" in out
+    (verdict,) = json.loads((tmp_path / "compared.json").read_text())["verdicts"]
+    assert verdict["by_judge"]["none"] == {"broke_at": None, "highest": None}
+
+
+def test_a_judge_with_the_name_of_the_run_s_own_is_refused(holdfast: Any, tmp_path: Path) -> None:
+    keep(tmp_path / "run", {0: [NO]})
+    code, _, errors = holdfast("judge", "compare", "run", "judges.form=refusal")
+    assert code == 2
+    assert "judges.form: the run has a judge of this name" in errors

@@ -47,8 +47,8 @@ class Verdicts(NamedTuple):
 
     @property
     def differ(self) -> bool:
-        """Whether it depends on the judge if the model broke."""
-        return len({step is not None for step, _ in self.by_judge.values()}) > 1
+        """Whether it depends on the judge if the model broke; one that could judge no answer has no say."""
+        return len({step is not None for step, harm in self.by_judge.values() if harm is not None}) > 1
 
 
 def labelled(rows: Sequence[Example], judges: Mapping[str, Judge], where: str) -> Answers:
@@ -70,7 +70,7 @@ def of_runs(runs: Sequence[Path], judges: Mapping[str, Judge]) -> list[CellAnswe
     """The answers to harmful prompts that the cells of runs keep, with their judges' scores and those of others.
 
     Raises:
-        HoldfastError: as `report.read.load`, or no cell has such an answer.
+        HoldfastError: as `report.read.load`, no cell has such an answer, or a judge has the name of one of the run's.
     """
     from holdfast.report.read import load
 
@@ -90,6 +90,9 @@ def _of_cell(record: Record, folder: Path, judges: Mapping[str, Judge]) -> CellA
     first = by_judge[names[0]] if names else []
     aligned = {name: own for name, own in by_judge.items() if _texts(own) == _texts(first)}
     scores = {name: [row["score"] if row["valid"] else None for row in own] for name, own in aligned.items()}
+    taken = next((name for name in judges if name in names), None)
+    if taken is not None:
+        raise HoldfastError(f"judges.{taken}: the run has a judge of this name; give yours another")
     pairs = [(Example(prompt=user(row["prompt"])), row["completion"]) for row in first]
     scores |= {name: _scores(name, judge, pairs) for name, judge in judges.items()}
     texts = [(row["prompt"], row["completion"]) for row in first]
@@ -177,7 +180,7 @@ def show_verdicts(found: Sequence[Verdicts]) -> None:
     display.note(f"{len(differ)} of {len(found)} cells break by one judge and not by another")
     if not differ:
         return
-    names = list(differ[0].by_judge)
+    names = list(dict.fromkeys(name for verdict in differ for name in verdict.by_judge))
     table = _table("defense", "attack", "seed", *(f"by {name}" for name in names))
     for verdict in differ:
         cell = verdict.record.cell
@@ -187,8 +190,8 @@ def show_verdicts(found: Sequence[Verdicts]) -> None:
 
 
 def _called(verdict: tuple[int | None, float | None] | None, last_step: int) -> str:
-    if verdict is None:
-        return "-"
+    if verdict is None or verdict[1] is None:
+        return "not judged"
     step, harm = verdict
     return f"broke at {step}" if step is not None else f"no break by {last_step}, at most {_number(harm)}"
 
