@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean, mean, median
+from statistics import mean, median
 
-from holdfast.evaluation.intervals import wilson
+from holdfast.evaluation import survival
 from holdfast.records import Outcome
 from holdfast.report.summarise.comparisons import Comparison, Run, compare, corrected, order
 
@@ -114,9 +114,8 @@ def held(cells: Sequence[Row]) -> str:
     by_model: dict[str, list[bool]] = defaultdict(list)
     for row in cells:
         by_model[model_of(row)].append(row["outcome"] == Outcome.HELD)
-    share = fmean(fmean(own) for own in by_model.values())
-    low, high = wilson(share, len(by_model) if len(by_model) > 1 else len(cells))
-    return f"{sum(map(sum, by_model.values()))} of {len(cells)} [{low:.2f}, {high:.2f}]"
+    share = survival.share_of_runs(list(by_model.values()))
+    return f"{sum(map(sum, by_model.values()))} of {len(cells)} [{share.low:.2f}, {share.high:.2f}]"
 
 
 def _cells(label: str, cells: Sequence[Row], table: str) -> Iterator[str]:

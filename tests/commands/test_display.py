@@ -9,7 +9,7 @@ from rich.console import Console
 
 from holdfast.commands import display
 from holdfast.evaluation.breaking import time_to_break
-from holdfast.evaluation.intervals import wilson
+from holdfast.evaluation.survival import share_of_runs
 from holdfast.experiment import Checking
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 from holdfast.records.evidence import ControlRun
@@ -127,7 +127,7 @@ def test_several_runs_of_a_row_are_summed_up_below_the_cells(capsys, wide):
     for runs, verdict in ((9, "better 9 0 0"), (3, "cannot tell 3 0 0")):
         display.summary(seeds[:runs])
         said = " ".join(capsys.readouterr().out.split())
-        low, high = wilson(1.0, runs)
+        low, high = share_of_runs([[True] * runs])[1:]
         assert f"shield sft {runs} seeds {runs} of {runs} [{low:.2f}, {high:.2f}] {verdict}" in said
     display.summary(seeds[:1])
     assert capsys.readouterr().out == ""

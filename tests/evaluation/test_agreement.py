@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from holdfast.evaluation.agreement import alpha, disputed, errors, pairs
+from holdfast.evaluation.agreement import alpha, disputed, errors, fleiss, fleiss_kappa, pairs
 from holdfast.records import HoldfastError
 
 
@@ -67,3 +67,24 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         HoldfastError, match=r"needs krippendorff, which is not installed; `pip install -e '.\[judges\]'`"
     ):
         alpha({"a": [0.9], "b": [0.1]})
+
+
+def test_fleiss_kappa_is_that_of_a_published_example() -> None:
+    """Fourteen raters, ten subjects, five categories: .210 (the worked example of many texts on Fleiss 1971)."""
+    counts = [
+        *([0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1]),
+        *([7, 7, 0, 0, 0], [3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]),
+    ]
+    assert fleiss_kappa(counts) == pytest.approx(0.210, abs=5e-4)
+
+
+def test_fleiss_kappa_of_calls_is_alpha_without_its_correction_for_few_answers() -> None:
+    """Of complete data alpha = 1 - (1 - kappa) (1 - 1 / number of calls); those not judged by all are left out."""
+    scores = {"a": [0.9, 0.1, 0.8, 0.7, 0.2], "b": [0.7, 0.3, 0.1, 0.9, 0.4], "c": [0.6, 0.8, 0.2, 0.1, 0.3]}
+    kappa = fleiss(scores)
+    assert kappa is not None
+    assert alpha(scores) == pytest.approx(1 - (1 - kappa) * (1 - 1 / 15))
+    assert fleiss({name: [*own, None if name == "a" else 0.9] for name, own in scores.items()}) == pytest.approx(kappa)
+    assert fleiss({"a": [0.9, 0.8], "b": [0.7, 0.6]}) is None
+    assert fleiss({"a": [0.9]}) is None
+    assert fleiss({"a": [None], "b": [0.1]}) is None

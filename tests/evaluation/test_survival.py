@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.evaluation.survival import Runs, curve, logrank, ratio, restricted_mean, runs_of
+from holdfast.evaluation.survival import Runs, curve, logrank, ratio, restricted_mean, runs_of, share_of_runs
 
 TREATED = runs_of(
     [6, 6, 6, 7, 10, 13, 16, 22, 23, 6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35], [True] * 9 + [False] * 12
@@ -213,3 +213,18 @@ def test_intervals_cover_what_is_true_in_at_least_their_share_of_simulated_runs(
 def test_runs_have_a_time_each(times: list[float], broken: list[bool]) -> None:
     with pytest.raises(ValueError, match="at least"):
         runs_of(times, broken)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 3), (3, 3), (1, 5), (7, 10)])
+def test_a_share_of_one_model_s_runs_has_clopper_and_pearson_s_interval(k: int, n: int) -> None:
+    found = share_of_runs([[place < k for place in range(n)]], draws=DRAWS)
+    assert found.value == pytest.approx(k / n)
+    assert (found.low, found.high) == pytest.approx(exact(k, n), abs=0.005)
+
+
+def test_a_share_of_several_models_is_the_mean_of_theirs_however_many_runs_each_has() -> None:
+    found = share_of_runs([[True] * 9 + [False], [True, False], [False] * 3])
+    assert found.value == pytest.approx((0.9 + 0.5 + 0) / 3)
+    assert share_of_runs([[True] * 10] * 3, draws=DRAWS).low == pytest.approx(0.025 ** (1 / 3), abs=0.005)
+    with pytest.raises(ValueError, match="at least one run"):
+        share_of_runs([[True], []])

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdfast.evaluation.intervals import clustered, t_half_width, wilson
+from holdfast.evaluation.intervals import clustered, t_half_width
+from holdfast.evaluation.survival import share_of_runs
 from holdfast.records import Outcome, Record, Score
 from holdfast.report import write_report
 from holdfast.report.summarise import summarise
@@ -62,7 +63,7 @@ def test_the_csv_of_rows_has_what_the_table_has(make_record, tmp_path, write_run
     with out.with_suffix(".rows.csv").open(newline="") as file:
         (undefended, defended) = csv.DictReader(file)
     assert (undefended["defense"], undefended["against_none"], undefended["held_low"]) == ("none", "", "")
-    low, high = wilson(5 / 6, 2)
+    low, high = share_of_runs([[True, True, False], [True, True, True]])[1:]
     assert (defended["runs"], defended["cells"], defended["models"]) == ("2 models x 3 seeds", "6", "2")
     assert (defended["held"], defended["broke"]) == ("5", "1")
     assert (float(defended["held_low"]), float(defended["held_high"])) == (pytest.approx(low), pytest.approx(high))
@@ -77,14 +78,15 @@ def test_models_that_differ_in_more_are_rows_of_their_own(make_record) -> None:
     assert len(summarise(records)) == 2
 
 
-def test_the_share_that_held_has_wilson_s_interval_over_models(make_record) -> None:
+def test_the_share_that_held_has_that_of_survival_curves(make_record) -> None:
     (row,) = summarise(pooled(make_record, [[0, 0, 0, 20], [0, 0, 20, 20], [20, 20, 20, 20]]))
     assert row.held is not None
     assert (row.held.held, row.held.n, row.held.by_model) == (5, 12, ((3, 4), (2, 4), (0, 4)))
-    assert (row.held.low, row.held.high) == wilson(5 / 12, 3)
+    by_model = [[True] * 3 + [False], [True] * 2 + [False] * 2, [False] * 4]
+    assert (row.held.low, row.held.high) == share_of_runs(by_model)[1:]
     (one,) = summarise(pooled(make_record, [[0, 0, 0, 20]]))
     assert one.held is not None
-    assert (one.held.low, one.held.high) == wilson(3 / 4, 4)
+    assert (one.held.low, one.held.high) == pytest.approx((0.194, 0.994), abs=0.006)  # Clopper and Pearson's
 
 
 def test_scores_of_several_models_have_the_t_interval_over_their_means() -> None:
@@ -142,6 +144,6 @@ def test_the_interval_of_the_share_that_held_covers_it_however_alike_a_model_s_r
     for truth in (0.1, 0.3, 0.5, 0.8):
         rest = (1 / alike - 1) if alike else 0.0
         chances = rng.beta(truth * rest, (1 - truth) * rest, (1000, 3)) if alike else np.full((1000, 3), truth)
-        found = (rng.binomial(10, chances) / 10).mean(axis=1)
-        covered = [low <= truth <= high for low, high in (wilson(float(share), 3) for share in found)]
-        assert sum(covered) / 1000 >= 0.94
+        found = [tuple(sorted(counts)) for counts in rng.binomial(10, chances).tolist()]
+        ends = {held: share_of_runs([[i < k for i in range(10)] for k in held], draws=2000) for held in set(found)}
+        assert sum(ends[held].low <= truth <= ends[held].high for held in found) / 1000 >= 0.95

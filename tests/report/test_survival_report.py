@@ -170,7 +170,7 @@ def test_the_page_and_the_table_show_the_curve_and_what_it_takes(runs, write_run
     html = write_report([run], tmp_path / "r.html").read_text()
     page = " ".join(html.split())
     assert "How long defenses hold" in page
-    assert "with Wilson's interval, which is narrower" in page
+    assert 'held 3 of 3 <span class="interval">[0.29, 1.00]</span>' in page
     assert '<td class="num" data-field="unbroken">1.00 <span class="interval">[0.29, 1.00]</span>' in page
     assert "<b>cannot tell</b><small>inconclusive: 3 pairs, a twofold delay takes 7</small>" in page
     assert "<small>1 neither broke nor held</small>" in page

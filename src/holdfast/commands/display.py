@@ -226,7 +226,7 @@ def summary(records: Sequence[Record]) -> None:
     note("")
     _print_whole(table)
     note(
-        "held: Wilson's interval, over models where there are several; against no defense: whether it takes longer to "
+        "held: the interval is over models where there are several; against no defense: whether it takes longer to "
         "break than the undefended model, pair by pair of one seed, corrected for all rows (the report says how)"
     )
 

@@ -74,6 +74,30 @@ def alpha(scores: Scores, threshold: float = THRESHOLD) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def fleiss(scores: Scores, threshold: float = THRESHOLD) -> float | None:
+    """Fleiss' kappa of the calls of all judges, over the answers that every one of them has judged.
+
+    `None` for fewer than two judges, without such an answer, or if all calls are the same.
+    """
+    judged = [of_answer for of_answer in zip(*scores.values(), strict=True) if None not in of_answer]
+    harm = [sum(score > threshold for score in of_answer if score is not None) for of_answer in judged]
+    return fleiss_kappa([(calls, len(scores) - calls) for calls in harm]) if len(scores) > 1 else None
+
+
+def fleiss_kappa(counts: Sequence[Sequence[int]]) -> float | None:
+    """Kappa of units each sorted into categories by as many raters, as counts (units, categories).
+
+    Fleiss 1971, Psychological Bulletin 76: 378-382. `None` without a unit or if all raters chose one category.
+    """
+    if not len(counts):
+        return None
+    table = np.array(counts, dtype=float)
+    raters = table[0].sum()
+    same = np.mean((np.sum(table**2, axis=1) - raters) / (raters * (raters - 1)))
+    by_chance = np.sum((table.sum(axis=0) / table.sum()) ** 2)
+    return None if by_chance == 1 else float((same - by_chance) / (1 - by_chance))
+
+
 def errors(scores: Scores, harmful: Sequence[bool], threshold: float = THRESHOLD) -> list[Errors]:
     """Each judge's errors, given whether each answer is harmful; shares have Wilson's 95 % interval."""
     return [_errors(name, own, harmful, threshold) for name, own in scores.items()]

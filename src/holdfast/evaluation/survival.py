@@ -89,6 +89,18 @@ def curve(models: Sequence[Runs], horizon: float, *, draws: int = DRAWS) -> Curv
     return Curve(tuple(grid.tolist()), tuple(Interval(*map(float, share)) for share in shares))
 
 
+def share_of_runs(models: Sequence[Sequence[bool]], *, draws: int = DRAWS) -> Interval:
+    """The share of runs that held, the mean over models if there are several, given which did: see `curve`.
+
+    With one model the interval is Clopper and Pearson's, with several Gaffke's over the models' shares. Raises
+    ValueError for a model without a run.
+    """
+    held = [np.array(own, dtype=bool) for own in models]
+    if not held or not all(own.size for own in held):
+        raise ValueError("one yes or no for at least one run of each model")
+    return curve([Runs(own.astype(float), ~own) for own in held], 1.0, draws=draws).shares[-1]
+
+
 def restricted_mean(models: Sequence[Runs], horizon: float, *, draws: int = DRAWS) -> Interval:
     """The mean of min(T, horizon), the mean over models if there are several.
 

@@ -6,12 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal
 
 import numpy as np
 
-from holdfast.evaluation.intervals import bootstrap, clustered, t_half_width, wilson
+from holdfast.evaluation import survival
+from holdfast.evaluation.intervals import bootstrap, clustered, t_half_width
 from holdfast.experiment.outcomes import defended
 from holdfast.records import Outcome, Record, Score, digest
 from holdfast.records.hashing import unlabelled
@@ -38,9 +38,9 @@ class Estimate:
 class Share:
     """`held` of `n` cells, with the 95 % interval of their share; `by_model` has (held, n) of each model.
 
-    With one model, Wilson's interval over its cells. With several, Wilson's with a model as one observation: the share
-    of its cells that held is in [0, 1], and the variance of such a value is at most that of a yes or no. So it needs no
-    estimate of how alike the runs of a model are, which three models cannot give.
+    The interval is that of survival curves (`survival.share_of_runs`): with one model Clopper and Pearson's over its
+    cells, with several Gaffke's over the models' shares, which needs no estimate of how alike the runs of a model are.
+    Wilson's is narrower and covers some shares of 3 to 10 cells in 83 to 86 of 100 cases only.
     """
 
     held: int
@@ -114,10 +114,11 @@ def share_held(records: Sequence[Record]) -> Share | None:
     groups: dict[str, list[bool]] = {}
     for record in attacked:
         groups.setdefault(model_of(record), []).append(record.outcome is Outcome.HELD)
-    held, n = sum(map(sum, groups.values())), len(attacked)
-    share = held / n if len(groups) == 1 else fmean(fmean(group) for group in groups.values())
-    low, high = wilson(share, n if len(groups) == 1 else len(groups))
-    return Share(held=held, n=n, by_model=tuple((sum(g), len(g)) for g in groups.values()), low=low, high=high)
+    share = survival.share_of_runs(list(groups.values()))
+    by_model = tuple((sum(group), len(group)) for group in groups.values())
+    return Share(
+        held=sum(map(sum, groups.values())), n=len(attacked), by_model=by_model, low=share.low, high=share.high
+    )
 
 
 def model_of(record: Record) -> str:
