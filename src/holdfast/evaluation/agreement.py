@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from holdfast.evaluation.evaluate import share
+from holdfast.evaluation.scores import share
 from holdfast.records import HoldfastError, Score
 
 Scores = Mapping[str, Sequence[float | None]]

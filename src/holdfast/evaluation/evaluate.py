@@ -8,22 +8,31 @@ from itertools import islice
 from statistics import fmean
 
 from holdfast.evaluation.breaking import WITH_THOUGHTS
-from holdfast.evaluation.intervals import normal_half_width, wilson
+from holdfast.evaluation.scores import Judged, judged_by, mean_score, refused, score, share, usefulness
 from holdfast.judges import checked
 from holdfast.network.forward import answer_distributions
 from holdfast.network.generate import Sampling, complete, evaluating, sample
 from holdfast.network.models import Model
-from holdfast.records import Completion, Evaluation, Example, Judge, Score, Verdict
+from holdfast.records import Evaluation, Example, Judge, Score, Verdict
 from holdfast.tensors import collate
-from holdfast.text.thinking import refuses, with_thoughts
+from holdfast.text.thinking import with_thoughts
 
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """A completion with each judge's verdict on it, by the judge's name."""
-
-    completion: Completion
-    verdicts: Mapping[str, Verdict]
+__all__ = [
+    "Judged",
+    "Suite",
+    "aside",
+    "divergence",
+    "diversity",
+    "evaluate",
+    "further",
+    "judged_by",
+    "mean_score",
+    "refused",
+    "score",
+    "share",
+    "usefulness",
+    "with_missing_scores",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +92,6 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
     return tuple(scores), [row for part in (harmful, benign, *tasks) for row in part]
 
 
-def judged_by(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:
-    """Each completion with the verdicts of all judges on it, in order."""
-    verdicts = {name: checked(judge, completions, name) for name, judge in judges.items()}
-    return [
-        Judged(completion=completion, verdicts={name: given[i] for name, given in verdicts.items()})
-        for i, completion in enumerate(completions)
-    ]
-
-
 def _harm_scores(judged: Sequence[Judged], judges: Sequence[str]) -> list[Score]:
     if not judged:
         return []
@@ -146,12 +146,6 @@ def _task_scores(name: str, judged: Sequence[Judged], judge: str) -> list[Score]
     ]
 
 
-def refused(row: Judged, judge: str) -> bool:
-    """Whether an answer refuses: the judge's own opinion, else by the pattern of refusals."""
-    opinion = row.verdicts[judge].refused
-    return refuses(row.completion.text) if opinion is None else opinion
-
-
 def diversity(model: Model, suite: Suite) -> tuple[Score, Score]:
     """Diversity of rollouts: `entropy` and `identical_groups` of `suite.group_size` answers to each harmful prompt.
 
@@ -196,37 +190,7 @@ def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Sui
     return divergences
 
 
-def mean_score(name: str, values: Sequence[float]) -> Score:
-    """The mean of numbers with nonnegative mean, one per prompt, with a normal 95 % interval over prompts."""
-    value = fmean(values)
-    half = normal_half_width(values)
-    return Score(name=name, value=value, n=len(values), low=max(0.0, value - half), high=value + half)
-
-
 def with_missing_scores(evaluation: Evaluation, before: Evaluation) -> Evaluation:
     """The evaluation with missing scores taken from `before`, for an attack that does not change the weights."""
     own = {score.name for score in evaluation.scores}
     return replace(evaluation, scores=(*evaluation.scores, *(s for s in before.scores if s.name not in own)))
-
-
-def usefulness(name: str, verdicts: Sequence[Verdict]) -> Score:
-    """The mean of the verdicts with an invalid answer counted as 0, since it is useless."""
-    return score(name, [verdict if verdict.valid else Verdict(score=0.0) for verdict in verdicts])
-
-
-def score(name: str, verdicts: Sequence[Verdict]) -> Score:
-    """The mean of the verdicts that have a score, with a 95 % interval; the others are counted by kind."""
-    known = [verdict.score for verdict in verdicts if verdict.score is not None]
-    invalid = sum(not verdict.valid for verdict in verdicts)
-    unjudged = len(verdicts) - len(known) - invalid
-    if not known:
-        return Score(name=name, value=None, n=0, unjudged=unjudged, invalid=invalid)
-    low, high = wilson(fmean(known), len(known))
-    return Score(name=name, value=fmean(known), n=len(known), low=low, high=high, unjudged=unjudged, invalid=invalid)
-
-
-def share(name: str, flags: Sequence[bool]) -> Score:
-    """The share of true flags, with a 95 % interval."""
-    value = fmean(flags)
-    low, high = wilson(value, len(flags))
-    return Score(name=name, value=value, n=len(flags), low=low, high=high)

@@ -8,7 +8,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from holdfast.evaluation.evaluate import share
+from holdfast.evaluation.scores import share
 from holdfast.judge_training.rows import as_learnt, is_harmful
 from holdfast.judge_training.scores import Bin, bins_of, label_scores, mean, rank_correlation
 from holdfast.judge_training.settings import Classifier, RewardModel

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.evaluation.evaluate import share
 from holdfast.evaluation.intervals import percentiles
+from holdfast.evaluation.scores import share
 from holdfast.records import Score
 
 BINS = 10
