@@ -21,7 +21,7 @@ ORDER = {
     "records": "evidence hashing . plausible",
     "tensors": "",
     "distributions": "head statistics chunked .",
-    "text": ". thinking",
+    "text": ". thinking degenerate",
     "files": "hub . cache gguf fingerprints plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
     "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "

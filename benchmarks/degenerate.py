@@ -1,0 +1,62 @@
+"""How often the detector of degenerate answers is wrong about real answers of attacked models, by readers' labels.
+
+    python benchmarks/degenerate.py benchmarks/results/kitchen_labels*.jsonl --json benchmarks/results/degenerate.json
+
+For each file, and each label on which both readers agree (`benchmarks/kitchen_judge.py` explains them), it prints the
+share of answers in which `holdfast.text.degenerate` finds a shape, with n and a 95 % interval (Wilson). Garbled answers
+(`g`) should have one, refusals (`r`) and answers about cooking (`c`) none; empty talk (`e`) and other topics (`o`) are
+degenerate only where they repeat themselves, which the labels do not say. `invalid` is the share that the judges call
+empty or garbled (`holdfast.text.empty_or_garbled`), for comparison. The thresholds were chosen on
+`kitchen_labels.jsonl`; `kitchen_labels_fresh.jsonl` is their test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.evaluation.evaluate import share
+from holdfast.text import empty_or_garbled
+from holdfast.text.degenerate import degenerate_shape
+
+LABELS = {"g": "garbled", "c": "about cooking", "r": "refusal", "e": "empty talk", "o": "another topic"}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("labels", nargs="+", type=Path, help="files of labelled answers")
+    options.add_argument("--json", type=Path, help="write the figures to this file")
+    chosen = options.parse_args()
+    figures = {place.name: measured(place) for place in chosen.labels}
+    print(json.dumps(figures, indent=2))
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def measured(place: Path) -> dict[str, Any]:
+    """The figures of one file by label."""
+    rows = [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()]
+    agreed = {key: [row for row in rows if {label[0] for label in row["labels"]} == {key}] for key in LABELS}
+    return {LABELS[key]: _flagged(of) for key, of in agreed.items() if of}
+
+
+def _flagged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    shapes = [degenerate_shape(row["answer"], row["prompt"]) for row in rows]
+    return {
+        "degenerate": _share([shape is not None for shape in shapes]),
+        "shapes": dict(Counter(shape for shape in shapes if shape)),
+        "invalid": _share([empty_or_garbled(row["answer"]) is not None for row in rows]),
+    }
+
+
+def _share(flags: Sequence[bool]) -> dict[str, float | int | None]:
+    found = share("", flags)
+    return {"count": sum(flags), "n": found.n, "share": found.value, "low": found.low, "high": found.high}
+
+
+if __name__ == "__main__":
+    main()
