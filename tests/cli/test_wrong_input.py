@@ -17,13 +17,14 @@ pytestmark = pytest.mark.slow
 def own_grid(grid_file, own):
     """A grid file over one's own model and data, with parts of it changed."""
 
-    def write(model=None, harmful=None, **evaluation):
+    def write(model=None, harmful=None, *, tasks=None, **evaluation):
         return grid_file(
             models=[model or {"path": str(own.model), "prompt_format": "Q: {prompt} A:"}],
             attacks=["none"],
             data={
                 "harmful": {"path": str(own.harmful), "format": "beavertails", **(harmful or {})},
                 "benign": {"path": str(own.benign)},
+                **({"tasks": tasks} if tasks else {}),
             },
             evaluation={
                 "harm_judges": ["refusal"],
@@ -127,6 +128,16 @@ def test_a_prompt_longer_than_the_context_is_named_by_file_and_line(
     reason = error_line(holdfast("run", own_grid(harmful={"path": str(file)})))
     assert f"{file}, line 5: the prompt has" in reason
     assert "96 tokens of context" in reason
+
+
+def test_a_tasks_prompt_longer_than_the_context_is_named_before_anything_runs(
+    holdfast, error_line, own, own_grid, *, rows, tmp_path
+):
+    examples = [json.loads(line) for line in own.benign.read_text().splitlines()]
+    examples[2]["prompt"] += " with mint" * 200
+    file = rows(tmp_path / "sums.jsonl", examples)
+    reason = error_line(holdfast("run", own_grid(tasks={"sums": {"path": str(file)}})))
+    assert f"{file}, line 3: the prompt has" in reason
 
 
 def test_evaluate_names_what_is_wrong_on_standard_error(holdfast, error_line, own):

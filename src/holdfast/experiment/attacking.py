@@ -44,10 +44,12 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
     """Attack a cell's model and write its record, with its outcome given its control's."""
     start, cell, settings = time.perf_counter(), task.cell, settings_of(task.cell)
     model, splits, judge = load_model(cell, task.source), load_splits(settings.data), judge_of(cell, run_of(task))
-    refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
+    suite = suite_of(cell, splits, judge)
+    # The check before the run has encoded every row; the sandbox's 7,200 take a tenth of the time of a short cell.
+    refuse_long_prompts(model, [suite.harmful, suite.benign, *suite.tasks.values()], suite.sampling.max_new_tokens)
     watch = ProgressRecorder(
         folder=task.folder,
-        suite=suite_of(cell, splits, judge),
+        suite=suite,
         settings=settings.evaluation,
         report=report,
         start=load_model(cell, task.source) if settings.evaluation.kl_to_start else None,

@@ -160,7 +160,8 @@ def _first_copy(cell: Cell, splits: Splits) -> Model:
     else:
         model = load_model(cell, None)
         refuse_not_finite(model.name, model.network)
-    refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
+    kinds = (splits.harmful, splits.benign, *splits.tasks.values())
+    refuse_long_prompts(model, [rows for kind in kinds for rows in kind.values()], settings.evaluation.max_new_tokens)
     with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture reports this itself
         survey(model.network)
     network = model.network.to("meta")

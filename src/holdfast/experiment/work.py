@@ -23,7 +23,7 @@ from holdfast.experiment.progress import Report
 from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.unchanged import refuse_changed
-from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts
+from holdfast.experiment.world import context_of, judge_of, load_model
 from holdfast.files import write_json
 from holdfast.network.activations import repeated_share
 from holdfast.network.adapters import trained
@@ -149,7 +149,6 @@ def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
     cell, settings = task.cell, settings_of(task.cell)
     model, splits = load_model(cell, task.source), load_splits(settings.data)
     refuse_changed(cell, model=task.source is None)
-    refuse_long_prompts(model, splits, settings.evaluation.max_new_tokens)
     defense = configured(cell.stages[task.depth - 1], "offline")
     try:
         return hardened(defense, model, context_of(cell, splits, judge_of(cell, run_of(task)), training))

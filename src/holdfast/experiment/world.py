@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,7 @@ def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite
     )
 
 
-def refuse_long_prompts(model: Model, splits: Splits, max_new_tokens: int) -> None:
+def refuse_long_prompts(model: Model, parts: Iterable[Sequence[Example]], max_new_tokens: int) -> None:
     """Refuse prompts that do not fit the model's context, before anything is trained."""
-    for part in (splits.harmful, splits.benign):
-        for rows in part.values():
-            check_lengths(model, rows, max_new_tokens=max_new_tokens, key="evaluation.max_new_tokens")
+    for rows in parts:
+        check_lengths(model, rows, max_new_tokens=max_new_tokens, key="evaluation.max_new_tokens")
