@@ -161,6 +161,17 @@ def test_without_a_terminal_what_is_looked_at_is_a_line_and_steps_are_none(capsy
     assert lines == ["checking models, rows and judges", "started  harden: x", "done     harden: x"]
 
 
+def test_a_cell_is_called_by_what_tells_it_from_the_others(monkeypatch, capsys):
+    plain = cell()
+    longer = replace(plain, attack=replace(plain.attack, settings={"optim": {"max_steps": 60}}))
+    piece = Piece("none x sft, seed 0", key=longer.key)
+    with display.live(display.names_of([plain, longer])) as news:
+        news(piece, "started", {})
+        news(Piece("harden: x"), "started", {})
+    lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["started  none x sft (sft.optim.max_steps=60), seed 0", "started  harden: x"]
+
+
 def test_without_a_terminal_what_takes_long_says_once_a_minute_how_far_it_is(monkeypatch, capsys):
     now = iter([0.0, 1.0, 30.0, 70.0, 100.0, 140.0, 141.0])
     monkeypatch.setattr(display.time, "monotonic", lambda: next(now))

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from holdfast.attacks import unit
 from holdfast.experiment.outcomes import control_of, defended
-from holdfast.records import Outcome, Record, Score
+from holdfast.records import Cell, Outcome, Record, Score
 
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News
@@ -65,9 +65,27 @@ def shown(text: object) -> str:
     return escape(plain(str(text)).replace("\n", "␊").replace("\t", "␉"))
 
 
+def names_of(cells: Sequence[Cell]) -> dict[str, str]:
+    """The names of cells by key, with the settings in which cells of one defense or attack differ, as in results."""
+    from holdfast.report.summarise.labels import labels_of
+
+    named, names = labels_of(cells), {}
+    several = len({label.model for label in named}) > 1
+    for cell, label in zip(cells, named, strict=True):
+        model = f"{label.model}: " if several else ""
+        attack = label.attack if cell.attack else "no attack"
+        seeds = f"seed {cell.seed}" + (f", model's seed {cell.model_seed}" if cell.model_seed else "")
+        names[cell.key] = f"{model}{label.defense} x {attack}, {seeds}"
+    return names
+
+
 @contextmanager
-def live() -> Iterator[News]:
-    """Progress bars in a terminal; elsewhere a line for each start and end."""
+def live(names: Mapping[str, str] | None = None) -> Iterator[News]:
+    """Progress bars in a terminal; elsewhere a line for each start and end.
+
+    A piece of work is called by its name in `names` (by key), or by its title.
+    """
+    by_key = names or {}
     if console.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
@@ -77,16 +95,16 @@ def live() -> Iterator[News]:
             TimeElapsedColumn(),
             console=console,
         ) as bars:
-            yield _Bars(bars)
+            yield _Bars(bars, by_key)
     else:
-        yield _Lines(time.monotonic())
+        yield _Lines(time.monotonic(), by_key)
 
 
 class _Bars:
     """A bar for each running piece of work."""
 
-    def __init__(self, bars: Progress) -> None:
-        self.bars = bars
+    def __init__(self, bars: Progress, names: Mapping[str, str]) -> None:
+        self.bars, self.names = bars, names
         self.ids: dict[str, Any] = {}
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
@@ -95,7 +113,8 @@ class _Bars:
         if "note" in details:
             self.bars.console.print(shown(details["note"]), highlight=False, soft_wrap=True)
         elif state in ("looking", "started"):
-            self.ids[piece.key] = self.bars.add_task(shown(piece.title), total=None, harm="")
+            name = shown(_name(piece, self.names))
+            self.ids[piece.key] = self.bars.add_task(name, total=None, harm="")
         elif state == "progress" and piece.key in self.ids and "step" in details:
             harm = details.get("harmfulness")
             text = "" if harm is None else f"harm {harm:.2f}"
@@ -103,7 +122,7 @@ class _Bars:
         elif state in ("done", "failed"):
             if piece.key in self.ids:
                 self.bars.remove_task(self.ids.pop(piece.key))
-            self.bars.console.print(_ending(piece, state, details), highlight=False, soft_wrap=True)
+            self.bars.console.print(_ending(_name(piece, self.names), state, details), highlight=False, soft_wrap=True)
             self._whole(details)
 
     def _whole(self, details: Mapping[str, Any]) -> None:
@@ -119,8 +138,8 @@ class _Bars:
 class _Lines:
     """A line for each start and end, with the seconds since the run began, and one a minute for what takes longer."""
 
-    def __init__(self, start: float) -> None:
-        self.start = start
+    def __init__(self, start: float, names: Mapping[str, str]) -> None:
+        self.start, self.names = start, names
         self.said: dict[str, float] = {}
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
@@ -130,23 +149,27 @@ class _Lines:
         if state == "progress" and ("step" not in details or seconds - self.said.get(piece.key, self.start) < QUIET):
             return
         self.said[piece.key] = seconds
-        now = f"{seconds - self.start:7.1f} s  "
+        now, name = f"{seconds - self.start:7.1f} s  ", _name(piece, self.names)
         if state == "looking":
-            ending = shown(piece.title)
+            ending = shown(name)
         elif state in ("started", "waiting"):
-            ending = shown(f"{state:<8} {piece.title}")
+            ending = shown(f"{state:<8} {name}")
         elif state == "progress":
-            ending = shown(f"{'at':<8} {piece.title}: step {details['step']} of {details['max_steps']}")
+            ending = shown(f"{'at':<8} {name}: step {details['step']} of {details['max_steps']}")
         else:
-            ending = _ending(piece, state, details)
+            ending = _ending(name, state, details)
         console.print(now + ending, highlight=False, soft_wrap=True)
         sys.stdout.flush()
 
 
-def _ending(piece: Any, state: str, details: Mapping[str, Any]) -> str:
+def _name(piece: Any, names: Mapping[str, str]) -> str:
+    return str(names.get(piece.key) or piece.title)
+
+
+def _ending(name: str, state: str, details: Mapping[str, Any]) -> str:
     if state == "done":
-        return f"[green]done[/]     {shown(piece.title)}{_so_far(details)}"
-    return f"[red]failed[/]   {shown(piece.title)}: {shown(details.get('reason', ''))}{_so_far(details)}"
+        return f"[green]done[/]     {shown(name)}{_so_far(details)}"
+    return f"[red]failed[/]   {shown(name)}: {shown(details.get('reason', ''))}{_so_far(details)}"
 
 
 def _so_far(details: Mapping[str, Any]) -> str:

@@ -269,7 +269,7 @@ def _report(runs: Path, out: Path, *, title: str) -> None:
 
 
 def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None) -> list[Record]:
-    with display.live() as news:
+    with display.live(display.names_of(cells(grid))) as news:
         return experiment.run(grid, runs, workers=workers, options=options, news=news)
 
 

@@ -40,7 +40,11 @@ class Label(NamedTuple):
 
 def labels(records: Sequence[Record]) -> list[Label]:
     """The label of each record, in the order of the records."""
-    cells = [record.cell for record in records]
+    return labels_of([record.cell for record in records])
+
+
+def labels_of(cells: Sequence[Cell]) -> list[Label]:
+    """The label of each cell, in the order of the cells."""
     models = _named([(name, _leaves(settings)) for name, settings in (cell.model_alike for cell in cells)])
     defenses = _named([(cell.defense, _defense_settings(cell)) for cell in cells])
     attacks = _named([(cell.attacker, {**_attack_settings(cell), **_flip_settings(cell)}) for cell in cells])
