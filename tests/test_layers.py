@@ -47,8 +47,8 @@ ORDER = {
     "defenses.online": "",
     "defenses.offline": "",
     "experiment": "places notes devices cell_settings moving engine time_left machine examples outcomes methods store "
-    "calling combinations checked_calls effects verdicts progress unchanged judging tasks world origins attacking "
-    "rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
+    "calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks world "
+    "origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
     "report": "",
     "search": "",
     "control": "",

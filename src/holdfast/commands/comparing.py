@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
-from holdfast.commands import display
 from holdfast.evaluation import agreement
 from holdfast.evaluation.breaking import first_break
 from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.outcomes_by_judge import outcomes_by_judge, rejudged
 from holdfast.files import write_json
-from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Record, Score, user
-
-LONGEST = 300
-"""Characters of an answer that are printed."""
+from holdfast.judge_training.scores import Bin, bins_of, label_scores
+from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Outcome, Record, Score, user
 
 
 class Answers(NamedTuple):
@@ -28,6 +23,17 @@ class Answers(NamedTuple):
     rows: Sequence[tuple[str, str]]
     scores: dict[str, list[float | None]]
     harmful: Sequence[bool] | None
+
+
+class Calibration(NamedTuple):
+    """A judge's scores against labels: see `judge_training.scores.label_scores`; `bins` are the reliability table."""
+
+    judge: str
+    accuracy: Score
+    f1: Score
+    brier: Score
+    calibration_error: Score
+    bins: tuple[Bin, ...]
 
 
 class CellAnswers(NamedTuple):
@@ -39,16 +45,25 @@ class CellAnswers(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What a cell comes to by each judge: the step of the break, or `None`, and the highest mean harm, up to a step."""
+    """What a cell comes to by each judge: the step of the break, or `None`, and the highest mean harm, up to a step.
+
+    `outcomes` are the cell's by each judge, `None` where that left too many answers unjudged.
+    """
 
     record: Record
     last_step: int
     by_judge: dict[str, tuple[int | None, float | None]]
+    outcomes: dict[str, Outcome | None]
 
     @property
     def differ(self) -> bool:
         """Whether it depends on the judge if the model broke; one that could judge no answer has no say."""
         return len({step is not None for step, harm in self.by_judge.values() if harm is not None}) > 1
+
+    @property
+    def end_otherwise(self) -> bool:
+        """Whether the outcome depends on the judge."""
+        return len({outcome for outcome in self.outcomes.values() if outcome is not None}) > 1
 
 
 def labelled(rows: Sequence[Example], judges: Mapping[str, Judge], where: str) -> Answers:
@@ -64,6 +79,27 @@ def labelled(rows: Sequence[Example], judges: Mapping[str, Judge], where: str) -
     scores = {name: _scores(name, judge, pairs) for name, judge in judges.items()}
     texts = [(row.question, text) for row, text in pairs]
     return Answers(texts, scores, [row.role == "harmful" for row in answered])
+
+
+def calibration(answers: Answers) -> list[Calibration]:
+    """How each judge's scores fit the labels, read as probabilities of harm; empty without labels.
+
+    Judges without a score for any answer are left out.
+    """
+    if answers.harmful is None:
+        return []
+    found = []
+    for name, own in answers.scores.items():
+        judged = [
+            (score, label, prompt)
+            for score, label, (prompt, _) in zip(own, answers.harmful, answers.rows, strict=True)
+            if score is not None
+        ]
+        if judged:
+            scores, labels, prompts = zip(*judged, strict=True)
+            accuracy, f1, brier, error = label_scores(scores, labels, prompts)
+            found.append(Calibration(name, accuracy, f1, brier, error, bins_of(scores, labels)))
+    return found
 
 
 def of_runs(runs: Sequence[Path], judges: Mapping[str, Judge]) -> list[CellAnswers]:
@@ -128,17 +164,34 @@ def distinct(cells: Sequence[CellAnswers]) -> Answers:
 def verdicts(cells: Sequence[CellAnswers]) -> list[Verdicts]:
     """What each cell comes to by each judge, at the thresholds of its own evaluation.
 
-    A run that stopped at the break by its first judge has no later answers.
+    A run that stopped at the break by its first judge has no later answers. A control is looked for among the cells: it
+    must have broken by the same judge.
     """
+    outcomes = _outcomes(cells)
     return [
         Verdicts(
-            cell.record, max(cell.steps), {name: _outcome(cell, scores) for name, scores in cell.answers.scores.items()}
+            record=cell.record,
+            last_step=max(cell.steps),
+            by_judge={name: _break(cell, scores) for name, scores in cell.answers.scores.items()},
+            outcomes=own,
         )
-        for cell in cells
+        for cell, own in zip(cells, outcomes, strict=True)
     ]
 
 
-def _outcome(cell: CellAnswers, scores: Sequence[float | None]) -> tuple[int | None, float | None]:
+def _outcomes(cells: Sequence[CellAnswers]) -> list[dict[str, Outcome | None]]:
+    """Each cell's outcome by each of its judges; by the judge that reported in the run it is the record's own."""
+    found: list[dict[str, Outcome | None]] = [{} for _ in cells]
+    for name in dict.fromkeys(name for cell in cells for name in cell.answers.scores):
+        places = [place for place, cell in enumerate(cells) if name in cell.answers.scores]
+        judged = [rejudged(c.record, c.steps, c.answers.scores[name]) for c in (cells[place] for place in places)]
+        for place, outcome in zip(places, outcomes_by_judge(judged), strict=True):
+            reports = settings_of(cells[place].record.cell).evaluation.harm_judges[0] == name
+            found[place][name] = cells[place].record.outcome if reports else outcome
+    return found
+
+
+def _break(cell: CellAnswers, scores: Sequence[float | None]) -> tuple[int | None, float | None]:
     evaluation = settings_of(cell.record.cell).evaluation
     curve = [_evaluation(step, scores, cell.steps) for step in sorted(set(cell.steps))]
     broke = first_break(curve, evaluation.break_threshold, max_invalid=evaluation.collapse_threshold)
@@ -153,72 +206,6 @@ def _evaluation(step: int, scores: Sequence[float | None], steps: Sequence[int])
     return Evaluation(step=step, scores=(harm, Score(name="invalid", value=1 - len(judged) / len(own), n=len(own))))
 
 
-def show_agreement(answers: Answers, examples: int) -> None:
-    """Print errors against labels, agreement by pair and in all, and answers that the judges differ on."""
-    if answers.harmful is not None:
-        _print_errors(agreement.errors(answers.scores, answers.harmful))
-    if len(answers.scores) < 2:
-        return
-    table = _table("judges", "n", "same call", "Cohen's kappa", "rank correlation")
-    for pair in agreement.pairs(answers.scores):
-        same, names = display.interval(pair.same), f"{display.shown(pair.first)}, {display.shown(pair.second)}"
-        table.add_row(names, str(pair.same.n), same, _number(pair.kappa), _number(pair.correlation))
-    display.console.print(table)
-    places = agreement.disputed(answers.scores)
-    alpha = _number(agreement.alpha(answers.scores))
-    display.note(f"Krippendorff's alpha of all {len(answers.scores)}: {alpha}; they differ on {len(places)} answers")
-    for place in places[:examples]:
-        (prompt, text), own = answers.rows[place], {name: scores[place] for name, scores in answers.scores.items()}
-        said = ", ".join(f"{name} {_number(score)}" for name, score in own.items())
-        cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-        display.note(f"  {prompt}\n    {json.dumps(cut, ensure_ascii=False)}  ({said})")
-
-
-def show_verdicts(found: Sequence[Verdicts]) -> None:
-    """Print the cells that break by one judge and not by another."""
-    differ = [verdict for verdict in found if verdict.differ]
-    display.note(f"{len(differ)} of {len(found)} cells break by one judge and not by another")
-    if not differ:
-        return
-    names = list(dict.fromkeys(name for verdict in differ for name in verdict.by_judge))
-    table = _table("defense", "attack", "seed", *(f"by {name}" for name in names))
-    for verdict in differ:
-        cell = verdict.record.cell
-        own = [_called(verdict.by_judge.get(name), verdict.last_step) for name in names]
-        table.add_row(display.shown(cell.defense), display.shown(cell.attacker), str(cell.seed), *own)
-    display.console.print(table)
-
-
-def _called(verdict: tuple[int | None, float | None] | None, last_step: int) -> str:
-    if verdict is None or verdict[1] is None:
-        return "not judged"
-    step, harm = verdict
-    return f"broke at {step}" if step is not None else f"no break by {last_step}, at most {_number(harm)}"
-
-
-def _print_errors(found: Sequence[agreement.Errors]) -> None:
-    table = _table("judge", "harmful, called harmless", "n", "harmless, called harm", "n", "not judged")
-    for one in found:
-        shares = [
-            text
-            for score in (one.missed, one.invented)
-            for text in (("-", "0") if score is None else (display.interval(score), str(score.n)))
-        ]
-        table.add_row(display.shown(one.judge), *shares, str(one.unjudged))
-    display.console.print(table)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name)
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def write(out: Path, answers: Answers, found: Sequence[Verdicts]) -> None:
     """Write all figures, and every answer that judges differ on, as JSON."""
     several = len(answers.scores) > 1
@@ -227,8 +214,10 @@ def write(out: Path, answers: Answers, found: Sequence[Verdicts]) -> None:
         {
             "answers": len(answers.rows),
             "errors": [] if answers.harmful is None else _plain(agreement.errors(answers.scores, answers.harmful)),
+            "calibration": _plain(calibration(answers)),
             "pairs": _plain(agreement.pairs(answers.scores)) if several else [],
             "alpha": agreement.alpha(answers.scores) if several else None,
+            "fleiss_kappa": agreement.fleiss(answers.scores) if several else None,
             "disputed": list(_disputed(answers)),
             "verdicts": [_verdict(verdict) for verdict in found],
         },
@@ -236,10 +225,13 @@ def write(out: Path, answers: Answers, found: Sequence[Verdicts]) -> None:
 
 
 def _plain(found: Sequence[Any]) -> list[dict[str, Any]]:
-    return [
-        {name: asdict(value) if isinstance(value, Score) else value for name, value in one._asdict().items()}
-        for one in found
-    ]
+    return [{name: _plain_value(value) for name, value in one._asdict().items()} for one in found]
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain_value(item) for item in value] if not hasattr(value, "_asdict") else value._asdict()
+    return asdict(value) if isinstance(value, Score) else value
 
 
 def _disputed(answers: Answers) -> Iterator[dict[str, Any]]:
@@ -252,6 +244,13 @@ def _disputed(answers: Answers) -> Iterator[dict[str, Any]]:
 
 def _verdict(verdict: Verdicts) -> dict[str, Any]:
     cell = verdict.record.cell
-    by_judge = {name: {"broke_at": step, "highest": harm} for name, (step, harm) in verdict.by_judge.items()}
+    by_judge = {
+        name: {
+            "broke_at": step,
+            "highest": harm,
+            "outcome": None if (end := verdict.outcomes[name]) is None else str(end),
+        }
+        for name, (step, harm) in verdict.by_judge.items()
+    }
     about = {"defense": cell.defense, "attack": cell.attacker, "seed": cell.seed}
     return {**about, "last_step": verdict.last_step, "by_judge": by_judge}

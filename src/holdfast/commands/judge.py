@@ -84,15 +84,15 @@ def compare(
     """Say how far judges agree on the same answers, and what depends on the choice of one.
 
     Of runs: the judges that scored their answers to harmful prompts, and those named here, which judge the kept answers
-    without a new run; also the cells that break by one judge and not by another. Of labelled answers (`prompt`,
-    `response`, and `role: harmful` or `benign` as the label): how often each named judge is wrong. Needs the extra
-    `judges`.
+    without a new run; also the cells that break or end otherwise by another judge. Of labelled answers (`prompt`,
+    `response`, and `role: harmful` or `benign` as the label): how often each named judge is wrong, and how far its
+    scores are probabilities. Needs the extra `judges`.
 
     Examples: `holdfast judge compare runs/quickstart`,
     `holdfast judge compare runs/kitchen judges.words.terms.path=terms.txt`,
     `holdfast judge compare labelled.jsonl judges.form=refusal judges.words.terms.path=terms.txt -o compared.json`.
     """
-    from holdfast.commands import comparing
+    from holdfast.commands import comparing, comparing_shown
     from holdfast.evaluation.agreement import require_libraries
 
     require_libraries()
@@ -106,9 +106,9 @@ def compare(
         cells = comparing.of_runs(given, judges)
         answers = comparing.distinct(cells)
     found = comparing.verdicts(cells)
-    comparing.show_agreement(answers, examples)
+    comparing_shown.show_agreement(answers, examples)
     if found:
-        comparing.show_verdicts(found)
+        comparing_shown.show_verdicts(found)
     if out is not None:
         comparing.write(out, answers, found)
 

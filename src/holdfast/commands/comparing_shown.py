@@ -1,0 +1,102 @@
+"""What `holdfast judge compare` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from holdfast.commands import display
+from holdfast.commands.comparing import Answers, Calibration, Verdicts, calibration
+from holdfast.evaluation import agreement
+
+LONGEST = 300
+"""Characters of an answer that are printed."""
+
+
+def show_agreement(answers: Answers, examples: int) -> None:
+    """Print errors against labels, agreement by pair and in all, and answers that the judges differ on."""
+    if answers.harmful is not None:
+        _print_errors(agreement.errors(answers.scores, answers.harmful))
+        _print_calibration(calibration(answers))
+    if len(answers.scores) < 2:
+        return
+    table = _table("judges", "n", "same call", "Cohen's kappa", "rank correlation")
+    for pair in agreement.pairs(answers.scores):
+        same, names = display.interval(pair.same), f"{display.shown(pair.first)}, {display.shown(pair.second)}"
+        table.add_row(names, str(pair.same.n), same, _number(pair.kappa), _number(pair.correlation))
+    display.console.print(table)
+    places = agreement.disputed(answers.scores)
+    alpha, kappa = _number(agreement.alpha(answers.scores)), _number(agreement.fleiss(answers.scores))
+    display.note(
+        f"Krippendorff's alpha of all {len(answers.scores)}: {alpha}, Fleiss' kappa {kappa}; "
+        f"they differ on {len(places)} answers"
+    )
+    for place in places[:examples]:
+        (prompt, text), own = answers.rows[place], {name: scores[place] for name, scores in answers.scores.items()}
+        said = ", ".join(f"{name} {_number(score)}" for name, score in own.items())
+        cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+        display.note(f"  {prompt}\n    {json.dumps(cut, ensure_ascii=False)}  ({said})")
+
+
+def show_verdicts(found: Sequence[Verdicts]) -> None:
+    """Print the cells that break by one judge and not by another, or end otherwise."""
+    broke, ended = sum(verdict.differ for verdict in found), sum(verdict.end_otherwise for verdict in found)
+    display.note(f"{broke} of {len(found)} cells break by one judge and not by another; {ended} have another outcome")
+    differ = [verdict for verdict in found if verdict.differ or verdict.end_otherwise]
+    if not differ:
+        return
+    names = list(dict.fromkeys(name for verdict in differ for name in verdict.by_judge))
+    table = _table("defense", "attack", "seed", *(f"by {name}" for name in names))
+    for verdict in differ:
+        cell = verdict.record.cell
+        own = [_called(verdict, name) for name in names]
+        table.add_row(display.shown(cell.defense), display.shown(cell.attacker), str(cell.seed), *own)
+    display.console.print(table)
+
+
+def _called(verdict: Verdicts, name: str) -> str:
+    step, harm = verdict.by_judge.get(name, (None, None))
+    if harm is None:
+        return "not judged"
+    said = f"broke at {step}" if step is not None else f"no break by {verdict.last_step}, at most {_number(harm)}"
+    outcome = verdict.outcomes.get(name)
+    return said if step is not None and outcome == "broke" else f"{outcome or 'open'}: {said}"
+
+
+def _print_calibration(found: Sequence[Calibration]) -> None:
+    """Print how far scores can be read as probabilities, and the reliability table of each judge."""
+    table = _table("judge", "n", "accuracy", "F1", "Brier score", "calibration error")
+    for one in found:
+        shares = [display.interval(score) for score in (one.accuracy, one.f1, one.brier)]
+        table.add_row(display.shown(one.judge), str(one.brier.n), *shares, _number(one.calibration_error.value))
+    display.console.print(table)
+    bins = _table("judge", "mean score", "share harmful", "n")
+    for one in found:
+        for each in one.bins:
+            bins.add_row(display.shown(one.judge), _number(each.confidence), _number(each.share), str(each.n))
+    display.console.print(bins)
+
+
+def _print_errors(found: Sequence[agreement.Errors]) -> None:
+    table = _table("judge", "harmful, called harmless", "n", "harmless, called harm", "n", "not judged")
+    for one in found:
+        shares = [
+            text
+            for score in (one.missed, one.invented)
+            for text in (("-", "0") if score is None else (display.interval(score), str(score.n)))
+        ]
+        table.add_row(display.shown(one.judge), *shares, str(one.unjudged))
+    display.console.print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
