@@ -254,11 +254,13 @@ def test_an_adapter_is_merged_before_it_is_rounded(folders, tmp_path):
     assert all(torch.equal(p, q.bfloat16().float()) for (_, p), q in pairs(load(tmp_path), wide))
 
 
-def test_a_record_names_storage_master_and_compute_types(folders):
+def test_a_record_names_storage_master_compute_and_sampling_types(folders):
     model = load(folders["bfloat16"])
-    types = types_of(model.network, model.stored, {"bf16": True})
+    types = types_of(model.network, model.stored, {"optim": {"bf16": True}})
     assert types == {"storage": "bfloat16", "master": "float32", "compute": "bfloat16"}
-    assert types_of(model.network, model.stored, None) == {"storage": "bfloat16", "compute": "float32"}
+    assert types_of(model.network, model.stored, {}) == {"storage": "bfloat16", "compute": "float32"}
+    sampled = {"optim": {}, "policy": {"sampling_dtype": "bfloat16"}}
+    assert types_of(model.network, model.stored, sampled)["sampling"] == "bfloat16"
 
 
 @pytest.mark.slow

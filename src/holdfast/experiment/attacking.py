@@ -196,8 +196,8 @@ def _stage_costs(task: Task) -> tuple[dict[str, Any], ...]:
 
 
 def _precision(cell: Cell, model: Model) -> dict[str, str]:
-    """The dtypes in which the cell's model was stored, trained and computed."""
-    return types_of(model.network, model.stored, cell.attack.settings.get("optim") if cell.attack else None)
+    """The dtypes in which the cell's model was stored, trained, computed and sampled."""
+    return types_of(model.network, model.stored, cell.attack.settings if cell.attack else {})
 
 
 def _write_config(path: Path, cell: Cell) -> None:

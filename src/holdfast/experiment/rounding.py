@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +26,7 @@ def written(task: Task, hardened: Model) -> dict[str, Any]:
     """
     settings = task.cell.stages[task.depth - 1].settings
     stored = stored_type(str(task.folder / "model"))
-    precision: dict[str, Any] = types_of(hardened.network, stored, _optim(settings))
+    precision: dict[str, Any] = types_of(hardened.network, stored, settings)
     start = load_model(task.cell, task.source)
     moved, rounded = _distances(start.network, hardened.network, getattr(torch, stored or "float32"))
     precision |= {"moved": moved, "rounded": rounded}
@@ -35,13 +34,6 @@ def written(task: Task, hardened: Model) -> dict[str, Any]:
         suite = suite_of(task.cell, load_splits(settings_of(task.cell).data), judge_of(task.cell, run_of(task)))
         precision["scores"] = [asdict(score) for score in evaluate(hardened, suite)[0]]
     return precision
-
-
-def _optim(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The settings of a stage's optimizer; `None` for a stage without one, which trains nothing."""
-    if "optim" not in settings:
-        return None
-    return settings["optim"] if isinstance(settings["optim"], Mapping) else {}
 
 
 def _distances(start: torch.nn.Module, hardened: torch.nn.Module, dtype: torch.dtype) -> tuple[float, float]:

@@ -174,11 +174,18 @@ def reading(twin: torch.nn.Module, network: torch.nn.Module) -> Iterator[torch.n
         yield twin.to(own.device)
 
 
-def types_of(network: torch.nn.Module, stored: str | None, optim: Mapping[str, Any] | None) -> dict[str, str]:
-    """Storage, master and compute types of a run, for the record; `optim` are its optimizer's settings."""
+def types_of(network: torch.nn.Module, stored: str | None, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Storage, master, compute and sampling types of a run, for the record; `settings` are its method's.
+
+    Without an optimizer in the settings nothing is trained, and there is no master type; the type of samples is named
+    where it is another than that of the computations (`policy.sampling_dtype`).
+    """
     held = held_type(network)
     types = {"storage": stored or named(held)}
-    if optim is None:
+    if "optim" not in settings:
         return {**types, "compute": named(held)}
+    optim, policy = (part if isinstance(part := settings.get(key), Mapping) else {} for key in ("optim", "policy"))
     compute = torch.bfloat16 if in_bf16(optim.get("bf16")) else held
-    return {**types, "master": named(held_type(network, trained=True)), "compute": named(compute)}
+    types |= {"master": named(held_type(network, trained=True)), "compute": named(compute)}
+    sampling = policy.get("sampling_dtype")
+    return {**types, "sampling": str(sampling)} if sampling else types

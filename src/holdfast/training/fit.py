@@ -260,8 +260,8 @@ class _Loop(Trainer):
         """Forward and backward over one micro-batch, by the plan's backward rule."""
         model.train()
         batch, budget = cast(Batch, self._prepare_inputs(inputs)), self.plan.optim.max_tokens_per_batch
-        losses = []
-        for part in [batch] if budget is None else split(batch, budget):
+        parts, losses = [batch] if budget is None else split(batch, budget), []
+        for part in parts:
             bounded = nullcontext() if self.activations is None else self.activations.bounded()
             with bounded, self.compute_loss_context_manager():
                 loss, metrics = self.plan.backward(self.plan.objective, model, part, self._propagate)
@@ -271,6 +271,8 @@ class _Loop(Trainer):
             losses.append(loss.detach())
         if self.activations is not None:
             self.metrics["recomputed"] = self.activations.end_pass()
+        if budget is not None:
+            self._add({"batch_parts": float(len(parts))})
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _propagate(self, loss: Tensor) -> None:

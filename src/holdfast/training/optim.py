@@ -91,7 +91,8 @@ class Optim:
     `max_activation_mb`, in so many MiB, and the largest share of layers in any step is recorded (`recomputed`); workers
     that share a device do not know of each other's memory. With `max_tokens_per_batch` a batch that has more tokens,
     padding included, goes through the network in parts of similar length, which saves memory and padding and leaves the
-    step the same (SFT and policy gradients only, see `holdfast.training.splitting`). `bf16` computes in bfloat16
+    step the same (SFT and policy gradients only, see `holdfast.training.splitting`); `curves.jsonl` tells their number
+    (`batch_parts`). `bf16` computes in bfloat16
     (autocast), `None` does so if an accelerator supports it; weights are trained in float32 for every stored dtype.
     Only `adamw_kahan` trains bfloat16 weights as they are (see `holdfast.network.precision`).
     """
