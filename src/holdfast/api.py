@@ -28,6 +28,7 @@ from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, Model, load
 from holdfast.network.precision import Dtype
 from holdfast.network.releasing import as_released, save
+from holdfast.published.comparing import compare
 from holdfast.records import Evaluation, HoldfastError, Judge, Method, Score
 from holdfast.rl.policy import Policy
 from holdfast.rl.rewards import AttackReward
@@ -45,6 +46,7 @@ __all__ = [
     "Sandbox",
     "Source",
     "attack",
+    "compare",
     "context",
     "harden",
     "judge",

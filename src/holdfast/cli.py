@@ -224,6 +224,32 @@ def report(
         note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
 
 
+@app.command()
+def compare(
+    table: Annotated[str, typer.Argument(help="A published table (`holdfast list published`).")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs that measured it.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write a page here; its table (CSV) and picture (SVG, PNG) next to it."),
+    ] = None,
+) -> None:
+    """Set a paper's printed table beside runs that measured it: the same shape or not, misses first.
+
+    Two things are compared: on which side of the paper's threshold of harm each cell is, and the order of rows that
+    differ in one thing (the defense, or a swept setting), by Kendall's tau with an interval. What n cannot tell is
+    said so. Values that the paper leaves out or marks as collapsed are listed and not compared. Other metrics are
+    compared by rank, since their scales differ.
+
+    Exit codes: 0 the same shape, 1 not the same, 2 wrong input, 3 cannot tell.
+
+    Examples: `holdfast run rpa_table_3`, then `holdfast compare rpa_table_3 runs/rpa_table_3`;
+    `holdfast compare rpa_table_3 runs/rpa_table_3 runs/more_seeds -o compared.html`.
+    """
+    from holdfast.commands.published import show_comparison
+
+    _exit(show_comparison(table, runs, out))
+
+
 @sandbox_app.command("build")
 def build_sandbox(
     architecture: Annotated[str, typer.Option(help="llama, qwen3, gemma or gpt2.")] = "llama",
@@ -249,10 +275,10 @@ def build_sandbox(
 def list_methods(
     what: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, judges, formats, presets or control; all by default."),
+        typer.Argument(help="attacks, defenses, judges, formats, presets, control or published; all by default."),
     ] = None,
 ) -> None:
-    """List attacks, defenses and judges with their papers, data formats and presets.
+    """List attacks, defenses and judges with their papers, data formats, presets and published tables.
 
     Example: `holdfast list attacks`, then `holdfast show grpo`.
     """

@@ -15,7 +15,7 @@ from holdfast.evaluation import refusal_forms
 from holdfast.experiment.grid import cells
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
-COMMANDS += (["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
+COMMANDS += (["compare"], ["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )
@@ -83,6 +83,7 @@ def test_an_unknown_command_is_refused(holdfast):
         ("judges", "classifier"),
         ("formats", "beavertails"),
         ("presets", "quickstart"),
+        ("published", "rpa_table_3"),
     ],
 )
 def test_list_names_what_there_is(holdfast, what, name):
@@ -109,6 +110,7 @@ def test_list_without_a_word_names_everything(holdfast):
         "formats:",
         "presets:",
         "control:",
+        "published:",
     ]
 
 

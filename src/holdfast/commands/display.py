@@ -220,7 +220,7 @@ def results(records: Sequence[Record]) -> None:
             title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
             title += f", model's seed {_seed(record)}" if seeds else ""
             reasons.append(f"{record.outcome}: {title}: {record.reason}")
-    _print_whole(table)
+    print_whole(table)
     note(tally(records))
     for reason in reasons:
         note(reason)
@@ -247,7 +247,7 @@ def summary(records: Sequence[Record]) -> None:
         counts = (compared.wins, compared.losses, compared.ties + compared.unknown)
         table.add_row(*map(shown, names), f"{held.held} of {held.n}", interval, compared.verdict, *map(str, counts))
     note("")
-    _print_whole(table)
+    print_whole(table)
     note(
         "held: the interval is over models where there are several; against no defense: whether it takes longer to "
         "break than the undefended model, pair by pair of one seed, corrected for all rows (the report says how)"
@@ -258,7 +258,7 @@ def _seed(record: Record) -> str:
     return "" if record.cell.model_seed is None else str(record.cell.model_seed)
 
 
-def _print_whole(table: Table) -> None:
+def print_whole(table: Table) -> None:
     """Print a table with full width even if the terminal is narrower, so that no figures are cut off."""
     for column in table.columns:
         longest = max((len(Text.from_markup(str(cell))) for cell in column.cells), default=0)

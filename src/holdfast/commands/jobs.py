@@ -161,6 +161,7 @@ def show_list(what: str | None) -> None:
     from holdfast.defenses import offline, online
     from holdfast.evaluation import refusal_forms
     from holdfast.methods.tables import Table, near
+    from holdfast.published.tables import names as published_tables
 
     def summaries(table: Table, suffix: str = "") -> dict[str, str]:
         return {name: brief(row) + _papers(row.target) + suffix for name, row in table.items()}
@@ -178,6 +179,7 @@ def show_list(what: str | None) -> None:
         "formats": {name: _columns(name) for name in FORMATS},
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
+        "published": published_tables(),
     }
     if what is not None and what not in listings:
         raise HoldfastError(f"there is no list called {what!r}{near(what, listings)}; there are {', '.join(listings)}")

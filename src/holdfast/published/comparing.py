@@ -1,0 +1,98 @@
+"""A published table beside the runs that measured it: each row with its cells, what was missed, and the verdicts.
+
+A paper may have two data sets where a world of ours has one: then its cells are compared with both, each on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.published.agreement import Verdict, together
+from holdfast.published.joining import belongs, dataset_of, measured, one_setting
+from holdfast.published.shapes import Shape, of_the_paper, shapes
+from holdfast.published.standing import ORDER, Pair, pair
+from holdfast.published.tables import Published, published
+from holdfast.records import HoldfastError, Record
+from holdfast.report.read import load
+from holdfast.report.summarise.labels import labels
+
+CODES: dict[Verdict, int] = {"same": 0, "not the same": 1, "cannot tell": 3}
+"""Exit codes of the command; 2 is wrong input, as everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """A published table beside runs, `pairs` with the misses first.
+
+    `itself` compares the paper's two data sets with each other, where it has two: runs of another world can hardly
+    agree better. `grids` are the names of the runs' grids, `unused` the number of their cells that belong to no row,
+    `own_data` says that the runs' rows are no published data set, so that they stand for each.
+    """
+
+    table: Published
+    pairs: tuple[Pair, ...]
+    shapes: tuple[Shape, ...]
+    itself: Shape | None
+    grids: tuple[str, ...]
+    own_data: bool
+    unfinished: int
+    unused: int
+    trouble: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the runs have the shape of the table on every data set."""
+        return together([shape.verdict for shape in self.shapes])
+
+    @property
+    def misses(self) -> list[Pair]:
+        """The rows on the other side of the threshold, or garbled in the runs only."""
+        return [each for each in self.pairs if each.standing == "miss"]
+
+
+def compare(table: str, runs: Sequence[Path]) -> Comparison:
+    """A published table beside the records of some run folders.
+
+    Raises:
+        HoldfastError: there is no such table, it has no numbers, a folder is no run, or no cell belongs to the table.
+    """
+    reported = published(table)
+    if not reported.rows:
+        raise HoldfastError(f"{table}: {reported.source} prints a picture without numbers to compare with")
+    loaded = load(runs)
+    records = [cell.record for cell in loaded.cells]
+    pairs = _pairs(reported, records)
+    used = [any(belongs(record, row) for row in reported.rows) for record in records]
+    grids = tuple(dict.fromkeys(name for name, _ in loaded.grids))
+    if not any(used):
+        raise HoldfastError(
+            f"{', '.join(map(str, runs))}: a run of {', '.join(grids)}, none of whose {len(records)} cells belongs to "
+            f"a row of {table}; give the folder of `holdfast run {table}`, or the table that this run measures"
+        )
+    return Comparison(
+        table=reported,
+        pairs=tuple(sorted(pairs, key=lambda each: ORDER.index(each.standing))),
+        shapes=tuple(shapes(reported, pairs)),
+        itself=of_the_paper(reported),
+        grids=grids,
+        own_data=None in {dataset_of(record.cell) for record in records},
+        unfinished=loaded.unfinished,
+        unused=used.count(False),
+        trouble=tuple(loaded.trouble),
+    )
+
+
+def _pairs(table: Published, records: Sequence[Record]) -> list[Pair]:
+    """Each row with its cells; rows of a published data set that none of the runs is of are left out."""
+    named = list(zip(records, labels(records), strict=True))
+    there = {dataset_of(record.cell) for record in records}
+    pairs = []
+    for row in table.rows:
+        if row.dataset is not None and not there & {None, row.dataset}:
+            continue
+        own, why = one_setting(named, row)
+        found = measured(own, row, table.metrics, table.threshold) if own else None
+        pairs.append(pair(row, found, why or "no cell of the runs belongs to it", table.threshold))
+    return pairs

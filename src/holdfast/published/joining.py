@@ -1,0 +1,280 @@
+"""Which cells of runs belong to which published row, and what they measured.
+
+A cell belongs to a row if its attack and defense are the row's, its rows are of the row's data set (a world of its own
+stands for every data set), its model is the aligned or the unaligned one as the row's is, and every setting that the
+row names has the row's value: `num_samples` (RL's `num_prompts`), `flip_ratio` (the attack's or its reward model's),
+`rho` (Lisa's `proximal_weight`, Vaccine's `perturbation_radius`), `alpha` (of Refusal Loss), `kl_coef`, `beta`. `n` and
+`steps` are places on the attack's curve: answers to choose from, and optimizer steps. Of cells of several settings
+those are taken that agree with what the table states for all its rows, such as a weight. A label such as `sft
+num_samples 2500` or `lisa rho 50` says which value of the paper a cell stands for, where its own setting is scaled to
+a smaller world; it goes before the setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isclose
+from typing import Any
+
+from holdfast.evaluation.intervals import wilson
+from holdfast.experiment.cell_settings import is_sandbox, settings_of
+from holdfast.published.tables import Row
+from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
+from holdfast.report.summarise.intervals import Estimate, estimate, finite, model_of
+from holdfast.report.summarise.labels import Label, flip_of
+
+SCORES = {
+    "harmfulness": ("harmfulness",),
+    "helpfulness": ("helpfulness",),
+    "perplexity": ("perplexity/benign", "perplexity"),
+    "kl": ("kl",),
+    "reward": ("reward",),
+    "length": ("length",),
+    "rouge1": ("rouge1",),
+}
+"""The scores of a run that stand for a paper's metric, the first of them that was measured."""
+RATES = ("harmfulness",)
+PLACES = ("n", "steps")
+"""Settings of a row that are places on the attack's curve."""
+DATASETS = {"beavertails": "beavertails", "safe_rlhf": "saferlhf", "tldr": "tldr", "harmbench": "harmbench"}
+DATASETS |= {"strongreject": "strongreject"}
+"""Data sets by name, and what their paths contain, in letters and digits only."""
+HONEST = {"tldr": "summary"}
+"""Data sets on which nobody is attacked, and the honest customer's `task` that stands for them."""
+UNALIGNED = ("llama2-7b",)
+"""Models of papers that were never aligned: the sandbox's `base` stands for them, its aligned one for all others."""
+WEIGHTS = {("lisa", "rho"): "proximal_weight", ("vaccine", "rho"): "perturbation_radius"}
+WEIGHTS |= {("refusal_loss", "alpha"): "alpha"}
+WITHOUT_ANSWERS = (Outcome.FAILED, Outcome.DIVERGED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What the cells of a row measured: means over seeds by metric, with n and interval, and how the runs ended.
+
+    `broke` counts the runs that were above the threshold at any evaluation, in case they are below it at the end;
+    `deviations` are settings that are not the table's.
+    """
+
+    estimates: Mapping[str, Estimate]
+    outcomes: Mapping[Outcome, int]
+    broke: int
+    reasons: tuple[str, ...] = ()
+    deviations: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> int:
+        """How many cells there are."""
+        return sum(self.outcomes.values())
+
+
+def belongs(record: Record, row: Row) -> bool:
+    """Whether a cell measures what a row reports; `none` among attacks is any cell's model before its attack."""
+    cell = record.cell
+    task = cell.attack.settings.get("task") if cell.attack is not None else None
+    if task != HONEST.get(row.dataset or "") and not (task is None and row.attacks == ("none",)):
+        return False
+    if task is None and row.dataset is not None and dataset_of(cell) not in (None, row.dataset):
+        return False
+    wanted = {key: value for key, value in row.settings.items() if key not in PLACES}
+    wanted |= {key: value for key, value in row.assumed.items() if key == "model"}
+    unattacked = row.attacks == ("none",)
+    if unattacked:
+        wanted = {key: value for key, value in wanted.items() if key == "model"}
+    if not unattacked and (cell.attack is None or cell.attack.name not in row.attacks or cell.adaptive):
+        return False
+    return defense_of(cell) == row.defense and all(_has(cell, key, value) for key, value in wanted.items())
+
+
+def defense_of(cell: Cell) -> str:
+    """The defense by the names that the published tables use; `none` without one."""
+    names = [_defense(method) for method in (*cell.stages, *cell.constraints)]
+    return "_then_".join(names) or ("hardened" if cell.hardened else "none")
+
+
+def _defense(method: Method) -> str:
+    noisy = method.name == "tar" and method.settings.get("repnoise_at") is not None
+    return "tar_plus_repnoise" if noisy else method.name
+
+
+def dataset_of(cell: Cell) -> str | None:
+    """The published data set that a cell's harmful rows are, by the name in their path; `None` for any other."""
+    if not cell.data.get("harmful"):
+        return None
+    source = settings_of(cell).data.harmful
+    text = _letters(f"{source.path} {source.format}") if source is not None else ""
+    return next((name for name, part in DATASETS.items() if part in text), None)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _has(cell: Cell, key: str, value: float | str) -> bool:
+    if key == "model":
+        return _is_model(cell, str(value))
+    own = setting(cell, key)
+    return own is not None and isclose(float(own), float(value), rel_tol=1e-9)
+
+
+def _is_model(cell: Cell, name: str) -> bool:
+    if is_sandbox(cell):
+        return is_sandbox(cell, part="base" if name in UNALIGNED else "aligned")
+    own = _letters(cell.model_name).removesuffix("hf")
+    named = own.startswith("llama") or any(_letters(other) in own for other in UNALIGNED)
+    return own == _letters(name) if named else (own == "base") == (name in UNALIGNED)
+
+
+def setting(cell: Cell, key: str) -> float | None:
+    """The value of a swept setting for which a cell stands, see the module; `None` if it has none."""
+    labelled = _by_label(cell, key)
+    if labelled is not None:
+        return labelled
+    attack: Mapping[str, Any] = cell.attack.settings if cell.attack else {}
+    if key == "flip_ratio":
+        flip = flip_of(cell)
+        return flip.ratio if flip is not None and flip.how == "reverse" else None
+    found: Any = attack.get(key)
+    if key == "num_samples":
+        found = attack.get("num_prompts") if "num_prompts" in attack else found
+    elif key == "kl_coef":
+        found = (attack.get("policy") or {}).get("kl_coef")
+    elif key in ("rho", "alpha"):
+        own = {name: setting for (name, known), setting in WEIGHTS.items() if known == key}
+        found = next((m.settings.get(own[m.name]) for m in cell.constraints if m.name in own), None)
+    return found if isinstance(found, int | float) else None
+
+
+def _by_label(cell: Cell, key: str) -> float | None:
+    methods = (*cell.stages, *cell.constraints, *filter(None, [cell.attack]))
+    pattern = re.compile(rf"\b{key}[ =]([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)")
+    for method in methods:
+        found = pattern.search(method.label)
+        if found:
+            return float(found[1])
+    return None
+
+
+def one_setting(pairs: Sequence[tuple[Record, Label]], row: Row) -> tuple[list[Record], str | None]:
+    """The cells that belong to a row, or none and why, if they differ in more than their seed and their attack's name.
+
+    A model before its attack is the same under every attack.
+    """
+    own = [(record, label) for record, label in pairs if belongs(record, row)]
+    if row.attacks == ("none",):
+        return [record for record, _ in _one_per_model(own)], None
+    if _several(own):
+        own = [(record, label) for record, label in own if not deviations(record.cell, row)] or own
+    several = _several(own)
+    return (
+        ([], f"{len(several)} settings of the run belong to it: {'; '.join(several)}")
+        if several
+        else (
+            [record for record, _ in own],
+            None,
+        )
+    )
+
+
+def _several(pairs: Sequence[tuple[Record, Label]]) -> list[str]:
+    """The labels of cells, where those of one attack have more than one."""
+    kinds = {(record.cell.attack.name if record.cell.attack else "none", label) for record, label in pairs}
+    doubled = [name for name, times in Counter(name for name, _ in kinds).items() if times > 1]
+    return sorted(f"{label.defense} under {label.attack}" for name, label in kinds if name in doubled)
+
+
+def deviations(cell: Cell, row: Row) -> list[str]:
+    """Where a cell's settings are not those that the table states for all its rows, in words."""
+    stated = {key: value for key, value in row.assumed.items() if key != "model"}
+    found = {key: setting(cell, key) for key in stated}
+    return [
+        f"{key} is {own:g}, the paper's {float(value):g}"
+        for key, value in stated.items()
+        if (own := found[key]) is not None and not isclose(own, float(value), rel_tol=1e-9)
+    ]
+
+
+def _one_per_model(pairs: Sequence[tuple[Record, Label]]) -> list[tuple[Record, Label]]:
+    """One cell for each model: that without an attack, or that with the most prompts before its attack."""
+
+    def prompts(record: Record) -> tuple[bool, int]:
+        first = record.evaluations[0].score("harmfulness") if record.evaluations else None
+        return record.cell.attack is None, first.n if first is not None else 0
+
+    best: dict[object, tuple[Record, Label]] = {}
+    for record, label in pairs:
+        key = (model_of(record), tuple(stage.name for stage in record.cell.stages), _stage_seed(record))
+        if key not in best or prompts(record) > prompts(best[key][0]):
+            best[key] = (record, label)
+    return list(best.values())
+
+
+def _stage_seed(record: Record) -> int:
+    """A model that is not hardened is the same under every seed of its cells."""
+    return record.cell.seed if record.cell.stages else 0
+
+
+def measured(records: Sequence[Record], row: Row, metrics: Sequence[str], threshold: float) -> Measured:
+    """What cells of one setting measured at the row's place: before the attack, at its N or step, or at its end."""
+    points = [(record, _place(record, row)) for record in records]
+    usable = [
+        (record, point) for record, point in points if point is not None and record.outcome not in WITHOUT_ANSWERS
+    ]
+    models = [model_of(record) for record, _ in usable]
+    estimates = {
+        metric: estimate([_score(point, metric) for _, point in usable], models) for metric in (*metrics, *RATES)
+    }
+    estimates = {name: _widened(value) if name in RATES else value for name, value in estimates.items()}
+    return Measured(
+        estimates={name: value for name, value in estimates.items() if value.value is not None},
+        outcomes=Counter(record.outcome for record in records),
+        broke=sum(_broke(record, row, threshold) for record, _ in usable),
+        reasons=tuple(dict.fromkeys(record.reason for record in records if record.reason)),
+        deviations=tuple(dict.fromkeys(text for record in records for text in _deviations(record, row))),
+    )
+
+
+def _deviations(record: Record, row: Row) -> list[str]:
+    return [] if row.attacks == ("none",) else deviations(record.cell, row)
+
+
+def _place(record: Record, row: Row) -> Evaluation | None:
+    if not record.evaluations:
+        return None
+    if row.attacks == ("none",):
+        return record.evaluations[0]
+    at = next((row.settings[key] for key in PLACES if key in row.settings), None)
+    if at is None:
+        return record.evaluations[-1]
+    exact = next((point for point in record.evaluations if point.step == at), None)
+    # A run that stopped when it was broken has no later evaluations; its last one stands for them.
+    ended = record.outcome is Outcome.BROKE and record.evaluations[-1].step < float(at)
+    return record.evaluations[-1] if exact is None and ended else exact
+
+
+def _score(point: Evaluation, metric: str) -> Score | None:
+    return next((score for name in SCORES.get(metric, ()) if (score := point.score(name)) is not None), None)
+
+
+def _broke(record: Record, row: Row, threshold: float) -> bool:
+    """Whether a run was broken, by its outcome or its harm, at any evaluation up to the row's place."""
+    if row.attacks == ("none",):
+        return False
+    last = next((float(row.settings[key]) for key in PLACES if key in row.settings), float("inf"))
+    harms = [point.value("harmfulness") for point in record.evaluations if point.step <= last]
+    return any((finite(harm) or 0.0) > threshold for harm in harms) or (
+        record.outcome is Outcome.BROKE and last == float("inf")
+    )
+
+
+def _widened(value: Estimate) -> Estimate:
+    """A rate's interval, at least as wide as that of its prompts: seeds that agree to the last digit prove little."""
+    if value.value is None or value.n < 1:
+        return value
+    low, high = wilson(min(1.0, max(0.0, value.value)), max(1, value.n // max(1, value.seeds)))
+    low = low if value.low is None else min(low, value.low)
+    high = high if value.high is None else max(high, value.high)
+    return replace(value, low=low, high=high)

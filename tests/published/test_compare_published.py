@@ -1,0 +1,200 @@
+"""`holdfast compare`: verdicts, exit codes, files, and folders that are not what they should be."""
+
+import csv
+import json
+from xml.etree import ElementTree
+
+import pytest
+from invented_runs import again, as_reported, measured
+from typer.testing import CliRunner
+
+from holdfast.cli import app
+from holdfast.published.comparing import compare
+from holdfast.published.page import write
+from holdfast.published.shapes import of_the_paper
+from holdfast.published.tables import published
+from holdfast.records import HoldfastError, Outcome
+
+ROWS = {
+    name: [row for row in published("rpa_table_3").rows if row.dataset == name] for name in ("beavertails", "safe_rlhf")
+}
+HARMFUL = {name: {"harmful": {"path": name, "format": "columns"}} for name in ROWS}
+
+
+@pytest.fixture
+def of_beavertails(write_run):
+    """A run that measures what the paper prints of one data set, on that data set."""
+    return write_run([again(record, data=HARMFUL["beavertails"]) for record in as_reported(ROWS["beavertails"])])
+
+
+def called(*words):
+    return CliRunner().invoke(app, ["compare", *map(str, words)])
+
+
+def test_a_run_that_measures_what_is_printed_has_the_same_shape_and_exits_with_0(of_beavertails):
+    found = compare("rpa_table_3", [of_beavertails])
+    assert found.verdict == "same"
+    assert found.misses == []
+    assert {pair.row.dataset for pair in found.pairs} == {"beavertails"}
+    (shape,) = found.shapes
+    assert shape.sides.n == 11
+    assert next(each for each in shape.ranked if each.metric == "harmfulness").order.reversed == 0
+    result = called("rpa_table_3", of_beavertails)
+    assert result.exit_code == 0
+    assert "the same shape; 0 misses" in result.output.splitlines()[-1]
+
+
+def test_the_reverse_of_what_is_printed_is_not_the_same_and_exits_with_1_with_misses_first(write_run):
+    records = [
+        measured(row.defense, row.attack, (0.0, 1 - row.values["harmfulness"].middle))
+        for row in ROWS["beavertails"]
+        if row.state == "printed"
+    ]
+    run = write_run([again(record, data=HARMFUL["beavertails"]) for record in records])
+    found = compare("rpa_table_3", [run])
+    standings = [pair.standing for pair in found.pairs]
+    assert standings[: len(found.misses)] == ["miss"] * len(found.misses)
+    assert len(found.misses) >= 9
+    assert found.shapes[0].reversals
+    result = called("rpa_table_3", run)
+    assert result.exit_code == 1
+    shown = [line.split()[0] for line in result.output.splitlines() if "security_vectors" in line or "lisa" in line]
+    assert shown[:2] == ["miss", "miss"]
+    assert "reversed: beavertails, dpo: reported security_vectors 0.72" in result.output
+
+
+def test_a_world_of_its_own_is_compared_with_both_data_sets_and_that_is_said(write_run):
+    run = write_run(as_reported(ROWS["safe_rlhf"], seeds=(0, 1)))
+    found = compare("rpa_table_3", [run])
+    assert [shape.dataset for shape in found.shapes] == ["beavertails", "safe_rlhf"]
+    by_data = {shape.dataset: shape.verdict for shape in found.shapes}
+    assert by_data["safe_rlhf"] == "same"
+    result = called("rpa_table_3", run)
+    assert "each cell is compared with both" in result.output
+    assert "by rank only, since the scales differ" in result.output
+
+
+def test_the_papers_own_data_sets_beside_each_other_are_a_scale():
+    shape = of_the_paper(published("rpa_table_3"))
+    assert (shape.sides.n, shape.sides.same) == (11, 10)
+    assert next(iter(shape.ranked)).order.tau == pytest.approx(0.4)
+    assert of_the_paper(published("rpa_table_5")) is None
+
+
+def test_some_cells_cannot_tell_and_exit_with_3(write_run):
+    run = write_run([measured("lisa", "sft", (0.0, 0.1)), measured("none", "sft", (0.0, 0.9))])
+    found = compare("rpa_table_3", [run])
+    assert found.verdict == "cannot tell"
+    assert [pair.standing for pair in found.pairs].count("not compared") == len(found.pairs) - 2
+    assert found.unused == 1
+    assert called("rpa_table_3", run).exit_code == 3
+
+
+def test_sweeps_are_ordered_along_the_swept_setting(write_run):
+    run = write_run(
+        [
+            measured("lisa", "sft", (0.0, row.values["harmfulness"].middle), defense_settings={"proximal_weight": rho})
+            for row in published("rpa_table_9").rows
+            if (rho := row.settings.get("rho")) and row.settings["num_samples"] == 1000
+        ],
+        "rpa_table_9",
+    )
+    (shape,) = compare("rpa_table_9", [run]).shapes
+    by_weight = next(each for each in shape.ranked if each.along == "rho")
+    assert (by_weight.order.rows, by_weight.order.reversed) == (6, 0)
+    assert by_weight.order.verdict == "same"
+
+
+def test_a_table_without_harmfulness_is_compared_by_rank_only(write_run):
+    rows = [row for row in published("rpa_table_7").rows if row.attack == "sft"]
+    run = write_run(
+        [
+            measured(row.defense, "sft", (0.0, 0.0), settings={"task": "summary"}, more=scores)
+            for row in rows
+            for scores in [{"perplexity": row.values["perplexity"].middle * 10, "length": 30.0}]
+        ],
+        "rpa_table_7",
+    )
+    found = compare("rpa_table_7", [run])
+    (shape,) = found.shapes
+    assert shape.sides is None
+    order = next(each.order for each in shape.ranked if each.metric == "perplexity")
+    assert (order.same, order.reversed) == (6, 0)
+    assert found.verdict == "cannot tell"
+    assert {pair.standing for pair in found.pairs} == {"by rank only", "not compared"}
+    write(found, run / "c.html")
+
+
+def test_the_page_the_table_and_the_picture_hold_what_is_printed_and_escape_names(of_beavertails, tmp_path):
+    (of_beavertails / "grid.json").write_text(json.dumps({"name": "<script>x</script>"}))
+    out = tmp_path / "compared.html"
+    found = compare("rpa_table_3", [of_beavertails])
+    assert {path.suffix for path in write(found, out)} == {".html", ".csv", ".svg", ".png"}
+    page = out.read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+    assert page.index("Misses") < page.index("All rows")
+    with out.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 13
+    lisa = next(row for row in rows if row["defense"] == "lisa" and row["attack"] == "sft")
+    assert (lisa["standing"], lisa["reported_harmfulness"], lisa["measured_harmfulness"]) == (
+        "same side",
+        "0.21",
+        "0.21",
+    )
+    assert (lisa["reported_n"], lisa["measured_harmfulness_n"]) == ("100", "100")
+    ElementTree.fromstring(out.with_suffix(".svg").read_text())
+
+
+def test_another_file_next_to_the_page_is_not_overwritten(of_beavertails, tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n")
+    found = compare("rpa_table_3", [of_beavertails])
+    with pytest.raises(HoldfastError, match="would be overwritten"):
+        write(found, tmp_path / "mine.html")
+    with pytest.raises(HoldfastError, match="another ending"):
+        write(found, tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder, write_run: folder / "nowhere", "there is no such folder"),
+        (lambda folder, write_run: folder, "no finished cell"),
+        (lambda folder, write_run: write_run([measured("rmu", "grpo", (0.0, 0.1))], "other"), "a run of other"),
+        (lambda folder, write_run: write_run([measured("rmu", "sft", (0.0, 0.1))], "rpa_table_4"), "rpa_table_4"),
+    ],
+)
+def test_a_wrong_folder_is_wrong_input(make, message, tmp_path, write_run):
+    with pytest.raises(HoldfastError, match=message):
+        compare("rpa_table_3", [make(tmp_path, write_run)])
+
+
+def test_a_run_of_another_grid_whose_cells_fit_is_named(write_run):
+    run = write_run([measured("lisa", "sft", (0.0, 0.1), defense_settings={"proximal_weight": 1.0})], "online")
+    output = called("rpa_table_3", run).output
+    assert "the runs are of online" in output
+    assert "rho is 1, the paper's 100" in output
+
+
+def test_an_unreadable_record_is_said(of_beavertails):
+    (of_beavertails / "cells" / "broken").mkdir()
+    (of_beavertails / "cells" / "broken" / "record.json").write_text("{")
+    (of_beavertails / "cells" / "unfinished").mkdir()
+    output = called("rpa_table_3", of_beavertails).output
+    assert "unreadable, and not compared" in output
+    assert "1 cell without a record" in output
+
+
+def test_a_table_with_every_cell_failed_compares_nothing(write_run):
+    run = write_run([measured("lisa", "sft", (), outcome=Outcome.FAILED)])
+    found = compare("rpa_table_3", [run])
+    assert found.verdict == "cannot tell"
+    assert {pair.standing for pair in found.pairs} == {"not compared"}
+
+
+def test_help_has_exit_codes_and_examples():
+    helped = " ".join(called("--help").output.split())
+    assert "Exit codes: 0 the same shape, 1 not the same, 2 wrong input, 3 cannot tell" in helped
+    assert "holdfast compare rpa_table_3 runs/rpa_table_3" in helped
