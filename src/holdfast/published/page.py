@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from holdfast import files
+from holdfast.files import require_place
+from holdfast.files import write as write_file
 from holdfast.published import words
 from holdfast.published.comparing import Comparison
 from holdfast.published.drawing import picture
@@ -31,18 +32,18 @@ def write(found: Comparison, out: Path) -> list[Path]:
         raise HoldfastError(f"{out}: the page's table and picture go there; give it another ending, such as .html")
     sheet = out.with_suffix(".csv")
     for place in (out, sheet):
-        files.require_place(place)
+        require_place(place)
     if sheet.exists() and not sheet.read_bytes().startswith(_BEGINS):
         raise HoldfastError(f"{sheet}: would be overwritten, and is not a comparison's; give the page another name")
     spec = picture(found)
     svg = draw(spec, "svg").decode() if spec is not None else ""
     rows = words.rows(found)
-    written = [files.write_text(sheet, csv_text(rows, list(rows[0])))]
+    written = [write_file(sheet, csv_text(rows, list(rows[0])).encode())]
     if spec is not None:
         for form in ("svg", "png"):
-            files.require_place(out.with_suffix(f".{form}"))
-            written.append(files.write(out.with_suffix(f".{form}"), draw(spec, form)))
-    return [*written, files.write_text(out, page(found, svg))]
+            require_place(out.with_suffix(f".{form}"))
+            written.append(write_file(out.with_suffix(f".{form}"), draw(spec, form)))
+    return [*written, write_file(out, page(found, svg).encode())]
 
 
 def page(found: Comparison, svg: str) -> str:
