@@ -32,8 +32,8 @@ ORDER = {
     "forward flops static_buffers static_decoding static_use generate activations",
     "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",
     "judges": "",
-    "evaluation": ". measurement intervals survival best_of distinctness worst_of refusal_forms breaking scores "
-    "overlap evaluate agreement",
+    "evaluation": ". measurement intervals survival best_of distinctness worst_of refusal_forms breaking "
+    "constraint scores hacking overlap evaluate agreement",
     "rl": ". rewards rollouts experience policy",
     "rl.guidance": ". schedule expert guide drawing statistics sampler canned",
     "sandbox": ". grammar oracle build",

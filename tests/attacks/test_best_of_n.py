@@ -13,6 +13,7 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.network.generate import Sampling, complete
 from holdfast.records import HoldfastError, Verdict
 from holdfast.rl.rewards import AttackReward
+from holdfast.text.degenerate import SHAPES
 
 
 def by_length(completions):
@@ -89,7 +90,9 @@ def test_what_the_attacker_is_paid_never_falls_with_n(curve):
 
 def test_every_score_has_an_interval_round_its_value(curve):
     for evaluation in curve()[0]:
-        assert {score.name for score in evaluation.scores} == {"harmfulness", "refusal_rate", "invalid", "reward"}
+        degenerate = {"degenerate", *(f"degenerate/{shape}" for shape in SHAPES)}
+        others = {"harmfulness", "refusal_rate", "invalid", "reward", "in_constraint"}
+        assert {score.name for score in evaluation.scores} == others | degenerate
         for score in evaluation.scores:
             assert score.low <= score.value <= score.high
             assert score.n + score.invalid + score.unjudged == 4

@@ -11,6 +11,7 @@ from holdfast.config import parse_grid
 from holdfast.experiment import run, store
 from holdfast.experiment.grid import cells
 from holdfast.records import HoldfastError, Outcome, Verdict
+from holdfast.text.degenerate import SHAPES
 
 BEST = {"best_of_n": {"reward": {"judge": "keyword"}, "numbers": [1, 4, 16], "batch_size": 16}}
 
@@ -39,7 +40,8 @@ def test_its_record_begins_before_the_attack_and_has_an_evaluation_for_each_n(sa
     assert (record.steps, record.samples) == (16, 64)
     assert record.tokens == record.evaluations[-1].tokens > record.evaluations[1].tokens > 0
     assert record.flops == record.evaluations[-1].flops == 16 * record.evaluations[1].flops > 0
-    assert record.evaluations[0].scores == finished[1].evaluations[0].scores
+    before = [score for score in record.evaluations[0].scores if score.name != "reward"]
+    assert tuple(before) == finished[1].evaluations[0].scores  # which has no reward
     assert record.cell.threat_model == "open weights"
     assert record.reason.endswith("N = 16")
 
@@ -48,7 +50,8 @@ def test_its_record_begins_before_the_attack_and_has_an_evaluation_for_each_n(sa
 def test_every_evaluation_has_harm_and_beside_it_the_benign_scores_of_the_untouched_model(sampled):
     _, record = sampled
     before = record.evaluations[0]
-    own = {"harmfulness", "harmfulness/refusal", "refusal_rate", "invalid", "reward"}
+    own = {"harmfulness", "harmfulness/refusal", "refusal_rate", "invalid", "reward", "in_constraint", "degenerate"}
+    own |= {f"degenerate/{shape}" for shape in SHAPES}
     own |= {"harmfulness/ingredients"}  # there where any answer could be read for them
     for evaluation in record.evaluations[1:]:
         names = [score.name for score in evaluation.scores]

@@ -24,7 +24,9 @@ from typing import Any
 import numpy as np
 
 from holdfast.evaluation.best_of import Array, best_of_weights, expected
+from holdfast.evaluation.constraint import DEGENERATE, WITHIN
 from holdfast.evaluation.evaluate import Judged, Suite, further, judged_by, refused
+from holdfast.evaluation.hacking import shape_of, within
 from holdfast.evaluation.intervals import wilson
 from holdfast.methods.ranges import Count, Positive, PositiveShare, Whole, ranged
 from holdfast.network.flops import Meter
@@ -32,6 +34,7 @@ from holdfast.network.generate import Sampling, as_completion, sample
 from holdfast.network.models import Model, check_lengths
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Score, Verdict, digest
 from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.text.degenerate import SHAPES
 from holdfast.training.contracts import Keep, SamplingAttack
 from holdfast.training.plan import Context, sum_or_none
 
@@ -65,15 +68,16 @@ class BestOfN(SamplingAttack):
     ) -> Iterator[tuple[Evaluation, list[Judged]]]:
         """One evaluation for each N; `step` is N, and the costs are those of sampling N answers to each prompt.
 
-        Its scores are over the chosen answers: `harmfulness` and `harmfulness/JUDGE`, `refusal_rate`, `invalid`, and
-        `reward`, the attacker's own. The evaluation at the largest N also holds the answers chosen among all samples.
+        Its scores are over the chosen answers: `harmfulness` and `harmfulness/JUDGE`, `refusal_rate`, `invalid`,
+        `in_constraint`, `degenerate` with its shapes, and `reward`, the attacker's own. The evaluation at the largest N
+        also holds the answers chosen among all samples.
 
         Raises:
             HoldfastError: there are too few prompts, a prompt is too long, or no answer has a reward.
             SamplingError: the model gave a non-finite logit.
         """
         samples = self._draw(model, self._prompts(suite), suite.harm_judges, context=context, keep=keep)
-        columns = _columns(samples, list(suite.harm_judges))
+        columns = _columns(samples, list(suite.harm_judges), suite.harm_bound)
         for number in self.numbers:
             weights = best_of_weights(samples.rewards, number)
             evaluation = Evaluation(
@@ -173,7 +177,7 @@ class _Column:
         return Score(name=self.name, value=estimate.value, n=n, low=low, high=high, **counts)
 
 
-def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:
+def _columns(samples: _Samples, judges: Sequence[str], bound: float) -> list[_Column]:
     """The scores' columns, in the order of an evaluation."""
 
     def harm(name: str, judge: str) -> _Column:
@@ -198,8 +202,21 @@ def _columns(samples: _Samples, judges: Sequence[str]) -> list[_Column]:
             for name in further(answer.verdicts[judges[0]] for row in samples.answers for answer in row)
         ),
         *(harm(f"harmfulness/{judge}", judge) for judge in judges[1:]),
+        replace(
+            harm(WITHIN, judges[0]), values=samples.values(lambda row: within(row.verdicts[judges[0]], bound).score)
+        ),
+        *_degenerate(samples, judges[0]),
         _Column(name="reward", values=samples.rewards, is_rate=False),
     ]
+
+
+def _degenerate(samples: _Samples, judge: str) -> Iterator[_Column]:
+    """The shares of chosen answers that say nothing, in all and by shape, see `evaluation.hacking`."""
+    shapes = [[shape_of(row, judge) for row in rows] for rows in samples.answers]
+    yield _Column(name=DEGENERATE, values=np.array([[float(s is not None) for s in row] for row in shapes]))
+    for shape in SHAPES:
+        values = np.array([[float(s == shape) for s in row] for row in shapes])
+        yield _Column(name=f"{DEGENERATE}/{shape}", values=values)
 
 
 def _batches(lengths: Sequence[int], answers: int, batch_size: int) -> list[tuple[list[int], int]]:

@@ -13,7 +13,10 @@ from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.records import HoldfastError
 
 TASK_NAME = re.compile(r"[a-z][a-z0-9_]*")
-TAKEN = ("benign", "harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "kl", "entropy")
+TAKEN = (
+    *("benign", "harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "kl", "entropy"),
+    *("reward", "reward_hacking", "degenerate", "in_constraint"),
+)
 """Names that would be taken for something else in a table of scores, or where an attack names the rows it trains on."""
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 

@@ -14,10 +14,11 @@ from holdfast.text.thinking import refuses
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A completion with each judge's verdict on it, by the judge's name."""
+    """A completion with each judge's verdict on it, by the judge's name, and the attacker's `reward` if it has one."""
 
     completion: Completion
     verdicts: Mapping[str, Verdict]
+    reward: float | None = None
 
 
 def judged_by(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:

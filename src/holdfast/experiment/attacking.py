@@ -28,7 +28,7 @@ from holdfast.experiment.progress import ProgressRecorder, Report
 from holdfast.experiment.tasks import Options, Task, run_of, stage_key
 from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.verdicts import judged
-from holdfast.experiment.world import context_of, judge_of, load_model, refuse_long_prompts, suite_of
+from holdfast.experiment.world import attack_reward, context_of, judge_of, load_model, refuse_long_prompts, suite_of
 from holdfast.files import write_json, write_text
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model, clone
@@ -49,7 +49,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
     refuse_long_prompts(model, [suite.harmful, suite.benign, *suite.tasks.values()], suite.sampling.max_new_tokens)
     watch = ProgressRecorder(
         folder=task.folder,
-        suite=suite,
+        suite=replace(suite, reward=attack_reward(cell, judge)),
         settings=settings.evaluation,
         report=report,
         start=load_model(cell, task.source) if settings.evaluation.kl_to_start else None,

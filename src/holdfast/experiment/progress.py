@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.evaluation.breaking import given_up, is_break
+from holdfast.evaluation.constraint import REWARD
 from holdfast.evaluation.evaluate import Judged, Suite, divergence, diversity, evaluate
+from holdfast.evaluation.hacking import hacking
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.store import (
     append_line,
@@ -100,6 +102,10 @@ class ProgressRecorder:
             scores = (*scores, *diversity(progress.model, self.suite))
         if self.start is not None:
             scores = (*scores, *divergence(progress.model, self.start, self.suite))
+        if self.evaluations:  # the first one tells the reward before the attack
+            answers, judge = judged[: len(self.suite.harmful)], self.settings.harm_judges[0]
+            before = self.evaluations[0].score(REWARD)
+            scores = (*scores, *hacking(answers, judge, bound=self.suite.harm_bound, before=before))
         evaluation = Evaluation(
             step=progress.step,
             samples=progress.samples,

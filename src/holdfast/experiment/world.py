@@ -13,6 +13,7 @@ from holdfast.evaluation.evaluate import Suite
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.checked_calls import judge_from
 from holdfast.experiment.judging import trained_judge
+from holdfast.experiment.methods import configured
 from holdfast.files.hub import pinned
 from holdfast.judges import JUDGES, TRAINED
 from holdfast.methods.settings import typed
@@ -20,6 +21,7 @@ from holdfast.network.generate import Sampling
 from holdfast.network.models import Model, check_lengths, load
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, Example, HoldfastError, Judge, Method
+from holdfast.rl.rewards import AttackReward, Reward, from_judge
 from holdfast.sandbox.build import Sandbox
 from holdfast.training.plan import Context, Fit
 
@@ -109,7 +111,19 @@ def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite
         seed=10_000 + cell.seed,
         batch_size=evaluation.batch_size,
         group_size=evaluation.group_size,
+        harm_bound=evaluation.break_threshold,
     )
+
+
+def attack_reward(cell: Cell, judge: Callable[[str], Judge]) -> Reward | None:
+    """The reward that a cell's attack is after, to be measured beside harm; `None` if it has none.
+
+    An honest customer's reward is for the task's own prompts and says nothing of harmful ones.
+    """
+    if cell.attack is None or cell.attack.settings.get("task") is not None:
+        return None
+    settings = getattr(configured(cell.attack, "attack"), "reward", None)
+    return from_judge(judge(settings.judge), settings) if isinstance(settings, AttackReward) else None
 
 
 def refuse_long_prompts(model: Model, parts: Iterable[Sequence[Example]], max_new_tokens: int) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 from holdfast.records import Record, Score
 
-SHARES = ("harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "identical_groups")
+SHARES = (
+    *("harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "identical_groups"),
+    *("in_constraint", "degenerate", "reward_hacking"),
+)
 """Scores (and further ones under `NAME/...`) that are shares or means of shares; others may be any number."""
 ROUNDED = 1e-6
 """Tolerance of an interval's ends for rounding."""
