@@ -111,7 +111,7 @@ def test_a_table_without_harmfulness_is_compared_by_rank_only(write_run):
         [
             measured(row.defense, "sft", (0.0, 0.0), settings={"task": "summary"}, more=scores)
             for row in rows
-            for scores in [{"perplexity": row.values["perplexity"].middle * 10, "length": 30.0}]
+            for scores in [{"perplexity/summary": row.values["perplexity"].middle * 10, "length/summary": 30.0}]
         ],
         "rpa_table_7",
     )

@@ -56,6 +56,20 @@ def test_every_row_of_every_table_can_be_read_and_names_its_paper():
             assert bool(row.values) == (row.state in ("printed", "collapsed")), (name, row)
 
 
+def test_figures_from_second_sources_are_flagged():
+    for name in ("tokenbuncher_objective_1", "tokenbuncher_rl_and_sft", "reward_neutralization_results"):
+        table = published(name)
+        assert all(row.ambiguous for row in table.rows)
+        assert any("second source" in note or "not named" in note for note in table.notes)
+    means = {
+        (row.dataset, row.defense): row.values["harmfulness"].middle
+        for row in published("tokenbuncher_objective_1").rows
+    }
+    assert means["harmbench", "token_buncher"] == 0.0028
+    assert means["strongreject", "none"] == 0.75
+    assert published("tokenbuncher_objective_1").rows[0].n == 400
+
+
 def test_dashes_and_collapsed_models_are_told_apart():
     states = {(row.attack, row.dataset, row.defense): row.state for row in published("rpa_table_3").rows}
     assert states["dpo", "beavertails", "vaccine"] == "collapsed"

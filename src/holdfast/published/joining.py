@@ -22,20 +22,14 @@ from typing import Any
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.published.tables import Row
-from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
+from holdfast.records import Cell, Evaluation, Method, Outcome, Record
 from holdfast.report.summarise.intervals import Estimate, estimate, finite, model_of
 from holdfast.report.summarise.labels import Label, flip_of
 
-SCORES = {
-    "harmfulness": ("harmfulness",),
-    "helpfulness": ("helpfulness",),
-    "perplexity": ("perplexity/benign", "perplexity"),
-    "kl": ("kl",),
-    "reward": ("reward",),
-    "length": ("length",),
-    "rouge1": ("rouge1",),
-}
-"""The scores of a run that stand for a paper's metric, the first of them that was measured."""
+SCORES = {"perplexity": "perplexity/benign"}
+"""The scores of a run that stand for a paper's metrics, where they are not called the same."""
+OF_TASK = {"reward": "{task}", "perplexity": "perplexity/{task}", "length": "length/{task}", "rouge1": "rouge1/{task}"}
+"""Those of an honest customer's task, whose own score (what its answers are paid) stands for the paper's reward."""
 RATES = ("harmfulness",)
 PLACES = ("n", "steps")
 """Settings of a row that are places on the attack's curve."""
@@ -225,7 +219,8 @@ def measured(records: Sequence[Record], row: Row, metrics: Sequence[str], thresh
     ]
     models = [model_of(record) for record, _ in usable]
     estimates = {
-        metric: estimate([_score(point, metric) for _, point in usable], models) for metric in (*metrics, *RATES)
+        metric: estimate([point.score(score_name(metric, row)) for _, point in usable], models)
+        for metric in (*metrics, *RATES)
     }
     estimates = {name: _widened(value) if name in RATES else value for name, value in estimates.items()}
     return Measured(
@@ -255,8 +250,10 @@ def _place(record: Record, row: Row) -> Evaluation | None:
     return record.evaluations[-1] if exact is None and ended else exact
 
 
-def _score(point: Evaluation, metric: str) -> Score | None:
-    return next((score for name in SCORES.get(metric, ()) if (score := point.score(name)) is not None), None)
+def score_name(metric: str, row: Row) -> str:
+    """The score of a run that stands for a metric of a row."""
+    task = HONEST.get(row.dataset or "")
+    return OF_TASK[metric].format(task=task) if task and metric in OF_TASK else SCORES.get(metric, metric)
 
 
 def _broke(record: Record, row: Row, threshold: float) -> bool:

@@ -1,10 +1,11 @@
 """The published tables that ship with the package, as data: facts with their source, none recomputed.
 
 One YAML file a paper: `prefix`, `paper` (title, authors, arXiv number), `threshold` (mean harmfulness above it counts
-as broken), `tables` by key, `ambiguous` and `conflicts` (what had to be repaired to read a table, and where the paper
-contradicts itself). The table `table_3` of the prefix `rpa` is called `rpa_table_3`, as is the preset that measures it.
-A row names attack, data set and defense, and what else distinguishes it (`model`, swept settings); its values are those
-printed: a number, a range `[low, high]`, or null with the reason as a flag.
+as broken), `tables` by key, and what had to be repaired to read a table (`ambiguous`), what else there is to know of it
+(`remarks`), and where the paper contradicts itself (`conflicts`). The table `table_3` of the prefix `rpa` is called
+`rpa_table_3`, as is the preset that measures it. A row names attack, data set and defense, and what else distinguishes
+it (`model`, swept settings); its values are those printed: a number, a range `[low, high]`, or null with the reason as
+a flag. `questions` is the number of prompts behind them, where it is not that of the whole table.
 """
 
 from __future__ import annotations
@@ -191,6 +192,7 @@ def _notes(values: Mapping[str, Any], key: str) -> Iterator[str]:
     for note in values.get("ambiguous") or []:
         if note["table"] == key:
             yield f"{note['rows']}: {note['issue']}; read as: {note['chosen']} (confidence {note['confidence']})"
+    yield from (remark["note"] for remark in values.get("remarks") or [] if remark["table"] == key)
     for conflict in values.get("conflicts") or []:
         if conflict["table"] == key:
             yield f"the paper contradicts itself: {conflict['note']}"
