@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -79,6 +80,16 @@ def test_the_papers_own_data_sets_beside_each_other_are_a_scale():
     assert (shape.sides.n, shape.sides.same) == (11, 10)
     assert next(iter(shape.ranked)).order.tau == pytest.approx(0.4)
     assert of_the_paper(published("rpa_table_5")) is None
+
+
+@pytest.mark.parametrize("table", ["rpa_table_3", "rpa_table_4", "rpa_table_6"])
+def test_the_docs_have_the_figures_of_that_scale(table):
+    text = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    shape = of_the_paper(published(table))
+    low, high = shape.sides.interval
+    found = next(each.order for each in shape.ranked if each.along == "defense")
+    assert f"{shape.sides.same} of {shape.sides.n} [{low:.2f}, {high:.2f}]" in text
+    assert f"{found.tau:.2f} [{found.low:.2f}, {found.high:.2f}], {found.rows} rows" in text
 
 
 def test_some_cells_cannot_tell_and_exit_with_3(write_run):

@@ -29,15 +29,15 @@ def sentences(found: Comparison) -> list[str]:
     """The verdicts with their numbers, one line each."""
     lines = [line for shape in found.shapes for line in of_shape(shape, found.table.threshold)]
     if found.itself is not None:
-        between = of_shape(found.itself, found.table.threshold)
+        between = of_shape(found.itself, found.table.threshold, ("on the first", "on the second"))
         lines += [f"for scale, the paper's own two data sets beside each other: {line}" for line in between]
     return lines
 
 
-def of_shape(shape: Shape, threshold: float) -> list[str]:
-    """A data set's verdicts, one line each."""
+def of_shape(shape: Shape, threshold: float, names: tuple[str, str] = ("reported", "measured")) -> list[str]:
+    """A data set's verdicts, one line each; `names` are what the two values of a row are called."""
     start = f"{shape.dataset or 'data set not named'}: "
-    sides = [] if shape.sides is None else [start + of_sides(shape.sides, threshold)]
+    sides = [] if shape.sides is None else [start + of_sides(shape.sides, threshold, names)]
     judged = [each for each in shape.ranked if each.metric in shape.judged_by]
     others = [each for each in shape.ranked if each.metric not in shape.judged_by]
     ranks = [f"{start}{of_order(each)}: {each.order.verdict}" for each in judged]
@@ -46,17 +46,18 @@ def of_shape(shape: Shape, threshold: float) -> list[str]:
     return [*sides, *ranks, *(f"{start}{of_order(each)} (no part of the verdict)" for each in others)]
 
 
-def of_sides(sides: Sides, threshold: float) -> str:
-    """`9 of 12 cells on the reported side of 0.5 [.47, .91] (above 2, below 7; ...)`."""
+def of_sides(sides: Sides, threshold: float, names: tuple[str, str]) -> str:
+    """`9 of 12 cells on the same side of 0.5 [.47, .91] (above 2, below 7; ...)`."""
+    one, other = names
     low, high = sides.interval
     parts = {
-        "reported above, measured below": sides.only_reported,
-        "reported below, measured above": sides.only_measured,
+        f"{one} above, {other} below": sides.only_reported,
+        f"{one} below, {other} above": sides.only_measured,
         "garbled here only": sides.collapsed,
     }
     missed = "".join(f"; {name} {count}" for name, count in parts.items() if count)
     unclear = f"; {plural(sides.unclear, 'cell')} too close to tell" if sides.unclear else ""
-    share = f"{sides.same} of {plural(sides.n, 'cell')} on the reported side of {threshold:g} [{low:.2f}, {high:.2f}]"
+    share = f"{sides.same} of {plural(sides.n, 'cell')} on the same side of {threshold:g} [{low:.2f}, {high:.2f}]"
     return f"{share} (above {sides.above}, below {sides.below}{missed}{unclear}): {sides.verdict}"
 
 
