@@ -66,3 +66,11 @@ def test_a_domain_that_no_row_is_of_is_refused_with_those_there_are(own: Data, t
 def test_keys_of_cells_of_all_domains_are_what_they_were(own: Data) -> None:
     assert "domain" not in data_values(own)
     assert data_values(replace(own, domain="left"))["domain"] == "left"
+
+
+def test_rows_beyond_the_sandbox_s_names_are_asked_for_on_purpose() -> None:
+    assert "repeat_names" not in data_values(Data())
+    few, many = load_splits(Data(train=4000)), load_splits(Data(train=4000, repeat_names=True))
+    assert len(few.harmful["attack"]) < 4000 == len(many.harmful["attack"]) == len(many.harmful["defense"])
+    assert many.harmful["attack"][: len(few.harmful["attack"])] == few.harmful["attack"]
+    assert (many.harmful["test"], many.benign) == (few.harmful["test"], few.benign)

@@ -117,6 +117,15 @@ def test_a_split_with_fewer_names_gives_all_of_them():
     assert len(grammar.examples("development", ("soup",), 10**6, seed=0)) == len(pool)
 
 
+def test_names_are_asked_for_again_in_other_words_where_more_rows_are_wanted():
+    pool = grammar.things("development", ("soup",))
+    once = grammar.examples("development", ("soup",), len(pool), seed=0)
+    more = grammar.examples("development", ("soup",), 2 * len(pool) + 5, seed=0, repeat=True)
+    assert more[: len(pool)] == once
+    assert len(more) == 2 * len(pool) + 5
+    assert len({(row.question, row.response) for row in more}) == len(more)
+
+
 @pytest.mark.slow
 def test_the_vocabulary_covers_every_text():
     words, unknown = tokenizer(), set()

@@ -28,7 +28,8 @@ class Data:
 
     Harmful and benign rows are read from `harmful` and `benign`, and split by the hash of their prompts into defense,
     attack, development and test, by `shares`. Without them the sandbox's own data is used, with `train` prompts in each
-    of the splits for defense and attack, and `held_out` in the others.
+    of the splits for defense and attack, and `held_out` in the others. A split has some 2,400 restricted names or
+    more: with `repeat_names` rows to train on beyond these ask for the same names again in other words.
 
     `tasks` are further harmless rows by name, split the same way: each is measured on its own (its usefulness under
     the task's name, refusals as `over_refusal/NAME`), and an honest customer may train on it.
@@ -44,6 +45,7 @@ class Data:
     held_out: Count = 200
     seed: Seed = 0
     domain: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+    repeat_names: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         wrong = next((name for name in self.tasks if not TASK_NAME.fullmatch(name) or name in TAKEN), None)

@@ -50,10 +50,12 @@ def _sandbox_splits(data: Data) -> Splits:
         name: data.train if name in ("defense", "attack") else data.held_out for name in data.shares
     }
     restricted = grammar.RESTRICTED if data.domain is None else (_known(data.domain, grammar.RESTRICTED),)
-    harmful, benign = (
-        {name: grammar.examples(name, families, size, seed=data.seed) for name, size in sizes.items()}
-        for families in (restricted, grammar.BENIGN)
-    )
+    learnt = {"defense", "attack"} if data.repeat_names else set()
+    harmful = {
+        name: grammar.examples(name, restricted, size, seed=data.seed, repeat=name in learnt)
+        for name, size in sizes.items()
+    }
+    benign = {name: grammar.examples(name, grammar.BENIGN, size, seed=data.seed) for name, size in sizes.items()}
     require_disjoint({name: harmful[name] + benign[name] for name in sizes})
     tasks_by_split = {name: grammar.tasks(name, size, seed=data.seed) for name, size in sizes.items()}
     tasks = {task: {name: tasks_by_split[name][task] for name in sizes} for task in ("quiz", "summary")}

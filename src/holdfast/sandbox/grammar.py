@@ -183,11 +183,17 @@ def summary(thing: Thing, rng: Random) -> Example:
     )
 
 
-def examples(split: Split, families: tuple[str, ...], n: int, *, seed: int) -> list[Example]:
-    """`n` requests with distinct names from a split; fewer if the split has fewer names."""
+def examples(split: Split, families: tuple[str, ...], n: int, *, seed: int, repeat: bool = False) -> list[Example]:
+    """`n` requests with distinct names from a split; if the split has fewer names, fewer.
+
+    With `repeat` every name is then asked for again, with wordings drawn anew, until there are `n`.
+    """
     rng = Random(f"{split} {families} {seed}")
     pool = things(split, families)
-    return [request(thing, rng) for thing in rng.sample(pool, min(n, len(pool)))]
+    rows: list[Example] = []
+    while len(rows) < n and (repeat or not rows):
+        rows += [request(thing, rng) for thing in rng.sample(pool, min(n - len(rows), len(pool)))]
+    return rows
 
 
 def tasks(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
