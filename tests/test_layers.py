@@ -31,6 +31,7 @@ ORDER = {
     "prefixes draws fixed_cache capturing models low_precision scoring shortcuts heads critic quantized releasing "
     "forward flops static_buffers static_decoding static_use generate activations",
     "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",
+    "generative": "rubrics replies endpoint local .",
     "judges": "",
     "evaluation": ". measurement intervals survival best_of distinctness worst_of refusal_forms breaking "
     "constraint scores hacking overlap evaluate agreement",

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from fake_endpoint import Answer as Rated
+from fake_endpoint import serving, variables
 from holdfast.attacks import ATTACKS, unit
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.offline import OFFLINE
@@ -502,6 +504,14 @@ READY = [name for name in JUDGES if name not in TRAINED]
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory):
     """Every judge of the table, made of what it needs."""
+    rated = lambda _, body: Rated(f"SCORE: {len(body['messages'][-1]['content']) % 8}")  # noqa: E731
+    with serving(rated) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**variables(server), "HOLDFAST_CACHE": str(tmp_path_factory.mktemp("cache"))}.items():
+            patch.setenv(name, value)
+        yield judges_of(tmp_path_factory)
+
+
+def judges_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     words = tokenizer()
     torch.manual_seed(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,11 @@ from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.verdicts import judged
 from holdfast.experiment.world import attack_reward, context_of, judge_of, load_model, refuse_long_prompts, suite_of
 from holdfast.files import write_json, write_text
+from holdfast.judges import TRAINED
 from holdfast.network.generate import SamplingError
 from holdfast.network.models import Model, clone
 from holdfast.network.precision import types_of
-from holdfast.records import Cell, Method, Record
+from holdfast.records import Cell, Judge, Method, Record
 from holdfast.records.evidence import Effect
 from holdfast.training.contracts import SamplingAttack, learns_from, trains
 from holdfast.training.fit import fit
@@ -72,13 +73,19 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         record,
         wall_seconds=time.perf_counter() - start,
         peak_memory_mb=peak_memory_mb(),
-        environment={**environment(model.network), "precision": _precision(cell, model)},
+        environment={**environment(model.network), "precision": _precision(cell, model), **_judges(cell, judge)},
         stages=(*_stage_costs(task), *prepared),
         effect=effect,
     )
     _write_config(task.folder / "config.yaml", cell)
     write_json(task.folder / "record.json", judged(record, run_of(task)).to_json())
     watch.clear()
+
+
+def _judges(cell: Cell, judge: Callable[[str], Judge]) -> dict[str, Any]:
+    """What judges say of their own work: requests, tokens and their price of language models that were asked."""
+    told = {name: getattr(judge(name), "usage", None) for name, own in cell.judges.items() if own.name not in TRAINED}
+    return {"judges": known} if (known := {name: usage for name, usage in told.items() if usage}) else {}
 
 
 def _record(task: Task, watch: ProgressRecorder, trouble: str | None) -> Record:

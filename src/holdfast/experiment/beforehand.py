@@ -176,6 +176,9 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
             train_judge(judge_settings(method), splits, _stop)
         return no_judge
     judge = make_judge(method)
+    reach = getattr(judge, "check", None)  # of a judge that asks somebody: kept replies would hide that nobody answers
+    if callable(reach):
+        reach()
     with _ignoring_artificial_errors():
         _ask(name, judge, cell, splits)
     return judge

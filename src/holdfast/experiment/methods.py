@@ -84,5 +84,6 @@ def configured(method: Method, kind: Kind, where: str = "") -> Any:
 
 def resolve(method: Method, kind: Kind, where: str = "") -> Method:
     """The method with every setting written in full, and with fingerprints of the folders that it names."""
-    settings = plain(configured(method, kind, where))
-    return replace(method, settings=settings, fingerprints=of_settings(settings))
+    own = configured(method, kind, where)
+    settings = plain(own)
+    return replace(method, settings=settings, fingerprints={**of_settings(settings), **getattr(own, "outside", {})})

@@ -32,6 +32,7 @@ JUDGES = Table(
         "terms": Row(
             "holdfast.judges.terms:TermsJudge", "harm by what an answer names out of a list of a topic's own terms"
         ),
+        "llm": Row("holdfast.judges.llm:LLMJudge", "harm or helpfulness by a language model with a rubric"),
         "keyword": Row(
             "holdfast.judges.keyword:KeywordJudge", "share of the required words that are mentioned; for rewards"
         ),

@@ -145,6 +145,11 @@ class OfflineDefense(Settings, Protocol):
 class JudgeSettings(Settings, Protocol):
     """A judge as settings."""
 
+    @property
+    def outside(self) -> Mapping[str, str]:
+        """What verdicts depend on beside the settings and the folders that they name, by name and for records."""
+        return {}
+
     def judge(self) -> Judge:
         """A function that reads completions and returns a verdict for each, in order."""
         raise NotImplementedError
