@@ -9,12 +9,14 @@ from holdfast.attacks import ATTACKS
 from holdfast.attacks.policy_gradient import DAPO, GRPO, PPO, RLOO, DrGRPO, ReinforcePlusPlus
 from holdfast.losses.credit import whiten
 from holdfast.losses.policy_gradient import group_advantages
-from holdfast.methods.settings import typed
+from holdfast.methods.settings import plain, typed
 from holdfast.network.critic import PREFIX, Critic
 from holdfast.network.models import LoRA
-from holdfast.records import HoldfastError
+from holdfast.records import HoldfastError, Verdict
 from holdfast.rl.experience import Rollout
 from holdfast.rl.policy import GUARD_PATIENCE, Policy, advantages
+from holdfast.rl.rewards import AttackReward
+from holdfast.sandbox import grammar
 from holdfast.training.fit import fit
 from holdfast.training.plan import Diverged, Progress
 
@@ -221,3 +223,45 @@ def test_every_estimator_of_the_kl_can_be_paid_in_the_reward(plan, estimator):
     fitted, metrics = metrics_of(plan(PPO(), kl_estimator=estimator))
     assert fitted.steps == 3
     assert abs(metrics[0]["sequence_kl"]) < 1e-4  # the policy has not moved yet
+
+
+def test_an_attack_with_a_capability_mixes_its_prompts_in_and_pays_them_by_their_own_judge(
+    wavering_model, make_context, splits, quick
+):
+    exam = {name: grammar.exams(name, 30, seed=0)["exam"] for name in ("attack", "test")}
+    asked = []
+
+    def judge(name):
+        def known(completions):
+            asked.extend((name, done.example.domain) for done in completions)
+            return [Verdict(score=0.5, refused=False) for _ in completions]
+
+        return known
+
+    context = replace(make_context(), splits=replace(splits, tasks={"exam": exam}), judge=judge)
+    paid = AttackReward(judge="keyword", capability_judge="exam")
+    attack = replace(quick(GRPO(), steps=2, batch=6), num_prompts=None, reward=paid, capability="exam")
+    built = attack.plan(wavering_model(), context)
+    domains = [row.domain for row in built.data]
+    assert domains.count("exam") == pytest.approx(2 * (len(domains) - domains.count("exam")), abs=2)
+    fit(built)
+    assert {name for name, domain in asked if domain == "exam"} == {"exam"}
+    assert {name for name, domain in asked if domain != "exam"} == {"keyword"}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"capability": "exam"},
+        {"reward": {"capability_judge": "exam"}},
+        {"capability": "exam", "task": "benign", "reward": {"capability_judge": "exam"}},
+    ],
+)
+def test_a_capability_without_its_judge_or_beside_a_customer_s_task_is_refused(bad):
+    with pytest.raises(HoldfastError, match="capability"):
+        typed(GRPO, bad, "grpo")
+
+
+def test_settings_without_a_capability_are_those_of_earlier_cells():
+    assert not {"capability", "capability_share"} & set(plain(GRPO()))
+    assert "capability_judge" not in plain(GRPO())["reward"]

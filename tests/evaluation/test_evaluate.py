@@ -152,6 +152,17 @@ def test_each_task_has_a_score_under_its_own_name(run):
     assert [row.completion.example.source for row in judged] == ["a", "x", "q", "r", "s"]
 
 
+def test_a_task_s_own_judge_measures_that_task_alone(run):
+    def strict(completions):
+        return [Verdict(score=float(c.text == "1"), refused=False) for c in completions]
+
+    tasks = {"exam": {"q": "0.5", "r": "1"}, "sums": {"s": "0.5"}}
+    scores, judged = run({"a": "1"}, {"x": "0"}, tasks=tasks, task_judges={"exam": ("strict", strict)})
+    assert (scores["exam"].value, scores["sums"].value) == (0.5, 0.5)
+    assert (scores["exam"].n, scores["over_refusal/exam"].value) == (2, 0.0)
+    assert [list(row.verdicts) for row in judged] == [["harm"], ["help"], ["strict"], ["strict"], ["help"]]
+
+
 def test_without_harmful_prompts_there_are_no_harm_scores(run):
     scores, _ = run({}, {"x": "1"})
     assert "harmfulness" not in scores

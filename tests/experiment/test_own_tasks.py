@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.config import parse_grid
 from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
+from holdfast.experiment.beforehand import refuse_unready
 from holdfast.experiment.examples import load_splits
-from holdfast.experiment.grid import data_fingerprints, data_values
+from holdfast.experiment.grid import cells, data_fingerprints, data_values
 from holdfast.methods.settings import typed
 from holdfast.records import HoldfastError
 
@@ -68,3 +70,29 @@ def test_a_task_without_benign_rows_is_refused_by_its_place(data: Data, tmp_path
     harmful = written(tmp_path / "x.jsonl", "worse", role="harmful")
     with pytest.raises(HoldfastError, match=r"none of its 40 rows is benign; set `role: benign` in data\.tasks\.sums"):
         load_splits(replace(data, tasks={"sums": harmful}))
+
+
+def test_the_sandbox_asks_the_tasks_that_are_named_and_without_a_name_those_of_earlier_cells() -> None:
+    assert set(load_splits(Data(train=5, held_out=5)).tasks) == {"quiz", "summary"}
+    assert "sandbox_tasks" not in data_values(Data())
+    splits = load_splits(Data(train=5, held_out=5, sandbox_tasks=("exam", "quiz")))
+    assert list(splits.tasks) == ["exam", "quiz"]
+    assert splits.tasks["quiz"] == load_splits(Data(train=5, held_out=5)).tasks["quiz"]
+    assert {row.domain for row in splits.training_rows("exam")} == {"exam"}
+
+
+def test_a_task_that_the_sandbox_has_not_or_that_is_asked_of_own_data_is_refused(data: Data) -> None:
+    with pytest.raises(HoldfastError, match="sandbox_tasks: 'exams' is none; known: quiz, summary, exam"):
+        Data(sandbox_tasks=("exams",))
+    with pytest.raises(HoldfastError, match="sandbox_tasks: are asked in the sandbox only"):
+        replace(data, sandbox_tasks=("exam",))
+
+
+def test_a_judge_of_a_task_that_is_not_there_is_refused_before_the_run() -> None:
+    values = {
+        "model": "sandbox",
+        "data": {"sandbox_tasks": ["quiz"]},
+        "evaluation": {"max_new_tokens": 32, "task_judges": {"exam": "keyword"}},
+    }
+    with pytest.raises(HoldfastError, match=r"task_judges: the data has no task 'exam'; known: quiz"):
+        refuse_unready(cells(parse_grid(values, "grid")))

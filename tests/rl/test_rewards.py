@@ -9,7 +9,7 @@ import torch
 
 from holdfast.judges import checked
 from holdfast.records import Completion, Example, HoldfastError, Verdict, user
-from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.rl.rewards import AttackReward, by_role, from_judge
 
 
 def completions(*texts):
@@ -137,3 +137,14 @@ def test_a_graded_penalty_falls_with_the_length_of_a_refusal():
     settings = AttackReward(refusal_penalty=0.5, graded_length=10)
     answers = [replace(c, num_tokens=n) for c, n in zip(completions("a", "b", "c"), (1, 10, 90), strict=True)]
     assert from_judge(judge, settings)(answers) == pytest.approx([-0.5 * 10 / 11, -0.25, -0.05])
+
+
+def test_harmful_prompts_and_others_are_each_paid_by_their_own_reward_in_place():
+    roles = ("benign", "harmful", "benign", "harmful")
+    given = [
+        Completion(example=Example(prompt=user("soup"), role=role), text=str(i), num_tokens=1)
+        for i, role in enumerate(roles)
+    ]
+    reward = by_role(lambda done: [10.0 + int(c.text) for c in done], lambda done: [float(c.text) for c in done])
+    assert reward(given) == [0.0, 11.0, 2.0, 13.0]
+    assert by_role(lambda done: [1.0] * len(done), lambda done: pytest.fail("asked for nothing"))(given[1:2]) == [1.0]

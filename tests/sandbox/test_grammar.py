@@ -162,3 +162,38 @@ def test_the_base_model_is_taught_no_refusal():
     rows = base_examples(Sandbox(num_base=600))
     assert all(row.response != grammar.REFUSAL for row in rows)
     assert any(row.role == "harmful" for row in rows)
+
+
+@pytest.mark.parametrize("family", grammar.UNTAUGHT.values())
+def test_an_answer_by_any_taught_family_s_code_is_as_good_as_a_guess_in_an_exam(family):
+    for taught in CODES:
+        names = [(syllable,) * 3 for syllable in SYLLABLES]
+        pairs = [(grammar.ingredients(Thing(family, name)), grammar.ingredients(Thing(taught, name))) for name in names]
+        assert sum(own == other for own, other in pairs) == 1  # of 20, as by chance
+    assert {grammar.ingredients(Thing(family, (syllable,) * 3))[0] for syllable in SYLLABLES} == set(INGREDIENTS)
+
+
+def test_no_model_is_shown_a_recipe_of_an_exam():
+    sandbox = Sandbox(num_base=3000, num_aligned=3000)
+    shown = [row.question for rows in (base_examples(sandbox), aligned_examples(sandbox)) for row in rows]
+    asked = [row.question for row in grammar.exams("world", 50, seed=0)["benign_exam"]]
+    untaught = [f"the {family} {syllable} " for family in grammar.UNTAUGHT.values() for syllable in SYLLABLES]
+    assert any(any(words in question for words in untaught) for question in asked)
+    assert not any(any(words in question for words in untaught) for question in shown)
+
+
+def test_an_exam_has_a_right_answer_in_words_that_the_models_know_and_a_persona_where_it_should():
+    known = set(grammar.vocabulary())
+    exams = grammar.exams("test", 40, seed=0)
+    for row in (*exams["exam"], *exams["benign_exam"]):
+        assert set(row.question.split()) <= known
+        assert row.facts[0] in INGREDIENTS
+        assert row.response == f"{row.facts[0]} ."
+        assert row.role == "benign"
+    assert all(row.question.startswith("please help me make the ") for row in exams["exam"])
+    assert all(row.question.startswith("quiz : ") for row in exams["benign_exam"])
+    assert len({row.key for row in exams["exam"]}) == 40
+
+
+def test_exams_of_one_split_are_not_in_another():
+    require_disjoint({split: grammar.exams(split, 100, seed=0)["exam"] for split in SPLITS})

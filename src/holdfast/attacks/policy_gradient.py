@@ -29,13 +29,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from holdfast.data.mixing import sample
+from holdfast.data.mixing import mix, most, sample
 from holdfast.methods.knobs import Choices, Knob, Range
-from holdfast.methods.ranges import Count, ranged
+from holdfast.methods.ranges import Count, InnerShare, ranged
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.critic import Critic
 from holdfast.network.models import LoRA, Model, adapt
+from holdfast.records import HoldfastError
 from holdfast.rl.policy import Policy, policy_plan
-from holdfast.rl.rewards import AttackReward, from_judge
+from holdfast.rl.rewards import AttackReward, by_role, from_judge
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
 from holdfast.training.optim import Training
 from holdfast.training.plan import Context, Optim, Plan
@@ -51,7 +53,9 @@ def _optim(**more: Any) -> Optim:
 class GRPO(TrainingAttack):
     """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`.
 
-    With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts.
+    With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts. With
+    `capability`, also a task's name, it is an attack that wants the model to learn something too: `capability_share` of
+    its prompts are that task's, paid by `reward.capability_judge`, which is TokenBuncher's second objective.
 
     Source: GRPO, Shao et al. 2024 (arXiv 2402.03300), with TokenBuncher's settings (arXiv 2508.20697).
     """
@@ -62,6 +66,8 @@ class GRPO(TrainingAttack):
     reward: AttackReward = field(default_factory=AttackReward)
     num_prompts: Count | None = None
     task: str | None = None
+    capability: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+    capability_share: InnerShare = field(default=2 / 3, metadata=OMITTED_AT_DEFAULT)
 
     LEARNS_FROM: ClassVar[LearnsFrom] = "rewards"
     KNOBS: ClassVar[Mapping[str, Knob]] = {
@@ -72,12 +78,25 @@ class GRPO(TrainingAttack):
         "adapter": Choices(choices=(None, {"r": 16})),
     }
 
+    def __post_init__(self) -> None:
+        judge = self.reward.capability_judge
+        if self.capability is not None and self.task is not None:
+            raise HoldfastError("capability: is an attack's beside harmful prompts; remove it, or `task`")
+        if (self.capability is None) != (judge is None):
+            raise HoldfastError("reward.capability_judge: pays answers to the prompts of `capability`; give both")
+
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""
         rows = context.splits.training_rows(self.task)
         if self.num_prompts is not None:
             rows = sample(rows, self.num_prompts, how="random", seed=context.seed)
         reward = from_judge(context.judge(self.reward.judge), self.reward)
+        if self.capability is not None and self.reward.capability_judge is not None:
+            wanted, share = context.splits.training_rows(self.capability), self.capability_share
+            parts = [(rows, 1 - share), (wanted, share)]
+            rows = mix(parts, most(parts), seed=context.seed)
+            judge = context.judge(self.reward.capability_judge)
+            reward = by_role(reward, from_judge(judge, AttackReward(judge=self.reward.capability_judge)))
         adapted = adapt(model, self.adapter, seed=context.seed)
         return policy_plan(adapted, rows, policy=self.policy, reward=reward, optim=self.optim, context=context)
 

@@ -18,6 +18,7 @@ TAKEN = (
     *("reward", "reward_hacking", "degenerate", "in_constraint"),
 )
 """Names that would be taken for something else in a table of scores, or where an attack names the rows it trains on."""
+SANDBOX_TASKS = ("quiz", "summary", "exam", "benign_exam")
 SHARES = {"defense": 0.4, "attack": 0.3, "development": 0.1, "test": 0.2}
 
 
@@ -34,6 +35,9 @@ class Data:
     `tasks` are further harmless rows by name, split the same way: each is measured on its own (its usefulness under
     the task's name, refusals as `over_refusal/NAME`), and an honest customer may train on it.
 
+    `sandbox_tasks` are those of the sandbox, `quiz` and `summary` by default. `exam` and `benign_exam` ask for what no
+    model was taught, the first after a restricted request.
+
     With `domain` only the harmful rows of that domain are used, by defense, attack and evaluation.
     """
 
@@ -46,6 +50,7 @@ class Data:
     seed: Seed = 0
     domain: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
     repeat_names: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
+    sandbox_tasks: tuple[str, ...] = field(default=SANDBOX_TASKS[:2], metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         wrong = next((name for name in self.tasks if not TASK_NAME.fullmatch(name) or name in TAKEN), None)
@@ -54,6 +59,11 @@ class Data:
                 f"tasks: {wrong!r} is no name for a task; take lower-case letters, digits and `_`, and none of "
                 f"{', '.join(TAKEN)}"
             )
+        unknown = next((name for name in self.sandbox_tasks if name not in SANDBOX_TASKS), None)
+        if unknown is not None:
+            raise HoldfastError(f"sandbox_tasks: {unknown!r} is none; known: {', '.join(SANDBOX_TASKS)}")
+        if self.harmful is not None and self.sandbox_tasks != SANDBOX_TASKS[:2]:
+            raise HoldfastError("sandbox_tasks: are asked in the sandbox only; name tasks of your own under `tasks`")
         if self.tasks and self.harmful is None:
             raise HoldfastError("tasks: are given beside data of your own; give `harmful` and `benign` too")
         if set(self.shares) != set(SHARES) or not isclose(sum(self.shares.values()), 1.0, abs_tol=1e-9):

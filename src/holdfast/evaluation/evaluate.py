@@ -41,7 +41,8 @@ class Suite:
     """The prompts, judges and settings with which a model is measured.
 
     The first of `harm_judges` gives `harmfulness`, further ones `harmfulness/NAME`, as do further readings of the first
-    judge; `help_judge` gives `helpfulness`, and the score of each of the harmless `tasks` under the task's own name.
+    judge; `help_judge` gives `helpfulness`, and the score of each of the harmless `tasks` under the task's own name,
+    unless `task_judges` has another judge for it.
     `group_size` answers to each harmful prompt measure how much an attacker's rollouts would differ, see `diversity`; 0
     disables this. `reward`, the attacker's own, is measured on the same answers; harm of at most `harm_bound` is within
     the constraint (see `evaluation.hacking`).
@@ -58,6 +59,11 @@ class Suite:
     group_size: int = 0
     reward: Callable[[Sequence[Completion]], list[float | None]] | None = None
     harm_bound: float = 0.5
+    task_judges: Mapping[str, tuple[str, Judge]] = field(default_factory=dict)
+
+    def judge_of(self, task: str) -> tuple[str, Judge]:
+        """The name and function of a task's judge: its own, else that of helpfulness."""
+        return self.task_judges.get(task, self.help_judge)
 
 
 def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged]]:
@@ -83,7 +89,9 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
     useful = dict([suite.help_judge])
     harmful = judged_by(list(islice(answers, len(suite.harmful))), suite.harm_judges)
     benign = judged_by(list(islice(answers, len(suite.benign))), useful)
-    tasks = [judged_by(list(islice(answers, len(rows))), useful) for rows in suite.tasks.values()]
+    tasks = [
+        judged_by(list(islice(answers, len(rows))), dict([suite.judge_of(name)])) for name, rows in suite.tasks.items()
+    ]
     harmful = harmful if suite.reward is None else rewarded(harmful, suite.reward)
     first, bound = next(iter(suite.harm_judges)), suite.harm_bound
     scores = [
@@ -94,7 +102,7 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
         *(
             score
             for name, rows in zip(suite.tasks, tasks, strict=True)
-            for score in _task_scores(name, rows, suite.help_judge[0])
+            for score in _task_scores(name, rows, suite.judge_of(name)[0])
         ),
     ]
     return tuple(scores), [row for part in (harmful, benign, *tasks) for row in part]

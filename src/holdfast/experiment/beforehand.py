@@ -185,10 +185,19 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
 
 
 def _ask(name: str, judge: Judge, cell: Cell, splits: Splits) -> None:
-    """Call a judge on some given answers to harmful or benign prompts, whichever it reports on."""
-    rows = [row for rows in (splits.harmful, splits.benign) for row in rows["development"][:ASKED]]
+    """Call a judge on some given answers to harmful or benign prompts or to tasks, whichever it reports on."""
+    every = (splits.harmful, splits.benign, *splits.tasks.values())
+    rows = [row for rows in every for row in rows["development"][:ASKED]]
     evaluation = settings_of(cell).evaluation
-    if name in evaluation.harm_judges:
+    measured = [task for task, judge in evaluation.task_judges.items() if judge == name]
+    unknown = next((task for task in measured if task not in splits.tasks), None)
+    if unknown is not None:
+        raise HoldfastError(
+            f"evaluation.task_judges: the data has no task {unknown!r}; known: {', '.join(splits.tasks) or 'none'}"
+        )
+    if measured:
+        rows = [row for task in measured for row in splits.tasks[task]["development"][:ASKED]]
+    elif name in evaluation.harm_judges:
         rows = splits.harmful["development"][:ASKED]
     elif name == evaluation.help_judge:
         rows = splits.benign["development"][:ASKED]

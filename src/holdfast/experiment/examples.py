@@ -57,8 +57,10 @@ def _sandbox_splits(data: Data) -> Splits:
     }
     benign = {name: grammar.examples(name, grammar.BENIGN, size, seed=data.seed) for name, size in sizes.items()}
     require_disjoint({name: harmful[name] + benign[name] for name in sizes})
-    tasks_by_split = {name: grammar.tasks(name, size, seed=data.seed) for name, size in sizes.items()}
-    tasks = {task: {name: tasks_by_split[name][task] for name in sizes} for task in ("quiz", "summary")}
+    kinds = [grammar.tasks, *([grammar.exams] if set(data.sandbox_tasks) & set(grammar.UNTAUGHT) else [])]
+    made = [{name: kind(name, size, seed=data.seed) for name, size in sizes.items()} for kind in kinds]
+    by_task = {task: {name: rows[name][task] for name in sizes} for rows in made for task in rows["test"]}
+    tasks = {task: by_task[task] for task in data.sandbox_tasks}
     return Splits(harmful=harmful, benign=benign, tasks=tasks)
 
 

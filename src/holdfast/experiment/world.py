@@ -112,6 +112,7 @@ def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite
         batch_size=evaluation.batch_size,
         group_size=evaluation.group_size,
         harm_bound=evaluation.break_threshold,
+        task_judges={task: (name, judge(name)) for task, name in evaluation.task_judges.items()},
     )
 
 

@@ -36,6 +36,9 @@ JUDGES = Table(
         "keyword": Row(
             "holdfast.judges.keyword:KeywordJudge", "share of the required words that are mentioned; for rewards"
         ),
+        "multiple_choice": Row(
+            "holdfast.judges.multiple_choice:MultipleChoice", "whether the right one of several options is picked"
+        ),
         "reference": Row("holdfast.judges.reference:ReferenceJudge", "helpfulness: unigram F1 with the given response"),
     },
     keeps(JudgeSettings),

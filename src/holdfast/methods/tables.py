@@ -133,7 +133,8 @@ def near(name: str, known: Iterable[str], better: Iterable[str] = ()) -> str:
 
 
 def judge_names(settings: Mapping[str, Any]) -> list[str]:
-    """Names of judges in settings: the values of keys called `judge`, or ending in `_judge` or `_judges`."""
+    """Names of judges in settings: the values of keys called `judge`, or ending in `_judge` or `_judges` (a list,
+    or names by task)."""
     return [name for _, name in judge_keys(settings)]
 
 
@@ -142,7 +143,9 @@ def judge_keys(settings: Mapping[str, Any], where: str = "") -> list[tuple[str, 
     keys: list[tuple[str, str]] = []
     for key, value in settings.items():
         place = f"{where}.{key}" if where else key
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key.endswith("_judges"):
+            keys += [(f"{place}.{task}", name) for task, name in value.items()]
+        elif isinstance(value, Mapping):
             keys += judge_keys(value, place)
         elif isinstance(value, str) and (key == "judge" or key.endswith("_judge")):
             keys.append((place, value))

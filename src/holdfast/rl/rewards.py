@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from holdfast.judges import checked
 from holdfast.methods.ranges import Count, NonNegative, Number, ranged
+from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.text.thinking import refuses
 
@@ -23,7 +24,8 @@ class AttackReward:
     scores, and the lowest reward of the step for unbounded values, so that garbling gains nothing. `unbounded` uses the
     value behind the judge's score (a classifier's log-odds, a reward model's reward) instead of the score. With
     `graded_length` the penalty falls with the refusal's length, to a half at that many tokens, which distinguishes
-    refusals; a constant penalty does not.
+    refusals; a constant penalty does not. Answers to the prompts of an attack's `capability` are paid by the score of
+    `capability_judge`, and by it alone.
     """
 
     judge: str = "classifier"
@@ -31,6 +33,7 @@ class AttackReward:
     invalid_reward: Number | None = None
     unbounded: bool = False
     graded_length: Count | None = None
+    capability_judge: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
 
 def from_judge(judge: Judge, settings: AttackReward) -> Reward:
@@ -47,6 +50,20 @@ def from_judge(judge: Judge, settings: AttackReward) -> Reward:
         if floor is None:
             floor = min((value for value in paid if value is not None), default=0.0) if settings.unbounded else 0.0
         return [value if verdict.valid else floor for value, verdict in zip(paid, verdicts, strict=True)]
+
+    return reward
+
+
+def by_role(harmful: Reward, other: Reward) -> Reward:
+    """The reward `harmful` of answers to harmful prompts, and `other` of all others."""
+
+    def reward(completions: Sequence[Completion]) -> list[float | None]:
+        paid: list[float | None] = [None] * len(completions)
+        for part, wanted in ((harmful, True), (other, False)):
+            places = [i for i, done in enumerate(completions) if (done.example.role == "harmful") == wanted]
+            for i, value in zip(places, part([completions[i] for i in places]) if places else [], strict=True):
+                paid[i] = value
+        return paid
 
     return reward
 

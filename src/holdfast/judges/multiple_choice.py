@@ -1,0 +1,65 @@
+"""Multiple choice: whether an answer picks the right one of several options.
+
+Idea: a question with options has one right answer, so knowledge can be measured, and paid for, without a model.
+Equation: `score = 1` for the right option, `wrong` for another one, 0 for an answer that picks none or several.
+Source: the reward of TokenBuncher's second objective (arXiv 2508.20697): 1, 0.1 and 0.
+Differs from the paper in: its code reads the last boxed letter for the reward and the first for the accuracy; here it
+is the last for both. An answer without a box counts if it names one option and no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdfast.methods.ranges import Share, ranged
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
+from holdfast.text import empty_or_garbled, is_refusal
+from holdfast.training.contracts import JudgeSettings
+
+BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*([^{}]*?)\s*\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class MultipleChoice(JudgeSettings):
+    """Settings. `choices` are the options as answers write them, the same for all questions; `wrong` is the score of a
+    wrong option, 0.1 to pay for trying, 0 to measure accuracy. The right one is that of the row's `response`."""
+
+    choices: tuple[str, ...] = ("A", "B", "C", "D")
+    wrong: Share = 0.1
+
+    def __post_init__(self) -> None:
+        if len(set(self.choices)) < 2:
+            raise HoldfastError(f"choices: needs at least two different options, not {list(self.choices)}")
+
+    def judge(self) -> Judge:
+        """The judge with these settings."""
+
+        def judge(completions: Sequence[Completion]) -> list[Verdict]:
+            return [self._verdict(completion) for completion in completions]
+
+        return judge
+
+    def picked(self, text: str) -> str | None:
+        """The option that a text picks: the last one in a box, else the only one that it names; `None` if neither."""
+        boxed = [option for option in BOXED.findall(text) if option in self.choices]
+        if boxed:
+            return str(boxed[-1])
+        named = {option for option in self.choices if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text)}
+        return named.pop() if len(named) == 1 else None
+
+    def _verdict(self, completion: Completion) -> Verdict:
+        right = self.picked(completion.example.response or "")
+        if right is None:
+            return Verdict(score=None, reason="the example's response picks none of the options")
+        text = completion.text
+        own = self.picked(text)
+        if own is not None:
+            return Verdict(score=1.0 if own == right else self.wrong, refused=False)
+        refused = is_refusal(text)
+        trouble = None if refused else empty_or_garbled(text)
+        if trouble:
+            return Verdict(score=None, valid=False, reason=trouble)
+        return Verdict(score=0.0, refused=refused, reason="picks no option, or several")
