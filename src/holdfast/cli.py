@@ -211,6 +211,9 @@ def report(
         typer.Option(help="Folder for the charts as PNG, SVG and PDF."),
     ] = None,
     title: str = "Holdfast report",
+    prices: Annotated[
+        Path | None, typer.Option(help="A YAML price list for what a break costs, instead of the packaged one.")
+    ] = None,
 ) -> None:
     """Write one page from the records of one or more runs; it opens offline.
 
@@ -219,7 +222,7 @@ def report(
     from holdfast.commands.display import note
     from holdfast.report import write_figures, write_report
 
-    note(f"wrote {write_report(runs, out, title=title)}")
+    note(f"wrote {write_report(runs, out, title=title, prices=prices)}")
     if figures is not None:
         note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
 

@@ -227,6 +227,9 @@ RUNS: list[tuple[str, Any, str]] = [
 ]
 
 OTHERS = "name,price\nmint,3\n"
+MACHINES = "machines: {h100: {per_hour: 2.5, flops_per_second: 1e15, utilisation: 0.4, date: 2026-05, source: x}}\n"
+PRICES = f"machine: h200\ncurrency: USD\n{MACHINES}"
+LOSS = PRICES.replace("h200", "h100").replace("2.5", "-2.5")
 
 # Name, command line, files, what has to be said.
 REPORTS: list[tuple[str, str, dict[str, Any], str]] = [
@@ -244,6 +247,14 @@ REPORTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("table-is-a-link", "report @run -o out.html", {"out.csv": link("other.csv"), "other.csv": OTHERS}, r"out\.csv"),
     ("table-is-a-fifo", "report @run -o out.html", {"out.csv": fifo}, r"out\.csv"),
     ("figures-into-a-file", "report @run --figures x", {"x": "text"}, "x"),
+    ("costs-are-somebody-elses", "report @run -o out.html", {"out.costs.csv": OTHERS}, r"out\.costs\.csv"),
+    ("prices-missing", "report @run --prices no.yaml", {}, r"no\.yaml"),
+    ("prices-of-a-list", "report @run --prices p.yaml", {"p.yaml": "- 3\n"}, r"p\.yaml.*machines"),
+    ("prices-binary", "report @run --prices p.yaml", {"p.yaml": b"\xff\xfe\0"}, r"p\.yaml"),
+    ("prices-is-a-fifo", "report @run --prices p.yaml", {"p.yaml": fifo}, r"p\.yaml"),
+    ("prices-unknown-key", "report @run --prices p.yaml", {"p.yaml": "curency: EUR\n"}, r"p\.yaml.*curency"),
+    ("prices-unknown-machine", "report @run --prices p.yaml", {"p.yaml": PRICES}, r"p\.yaml.machine.*h200.*h100"),
+    ("prices-below-zero", "report @run --prices p.yaml", {"p.yaml": LOSS}, r"p\.yaml.*per_hour"),
     ("name-too-long", f"report @run -o {'a' * 300}.html", {}, "aaa"),
 ]
 

@@ -18,40 +18,52 @@ from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
     from holdfast.report.contents import ReportContents
+    from holdfast.report.prices import Prices
 
 __all__ = ["is_of", "write_figures", "write_report"]
 
 _OWN_FILE_STARTS = {
     ".csv": b"key,grid,model,defense,attack,",
     ".rows.csv": b"model,defense,threat_model,attack,runs,",
+    ".costs.csv": b"model,defense,threat_model,attack,threshold,",
     ".versions.json": b'{\n "written_by": "holdfast ',
 }
 """The beginnings of the files next to the page, in all versions."""
 _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
 
 
-def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report", samples_per_cell: int = 6) -> Path:
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    title: str = "Holdfast report",
+    samples_per_cell: int = 6,
+    prices: Path | None = None,
+) -> Path:
     """Write the page to `out` and the same cells as CSV next to it (`<out stem>.csv`); return `out`.
 
     `<out stem>.rows.csv` has the rows of its table: all runs of a defense under an attack together, with intervals and
-    verdicts. The sources of the CSV files (versions, seeds, numbers of cells and answers) are in
-    `<out stem>.versions.json`. `samples_per_cell` prompts of each cell are shown with their completions, hidden until
-    clicked. Raises HoldfastError naming a run folder without a record, a damaged file, or a place that cannot be
-    written.
+    verdicts; `<out stem>.costs.csv` what it costs to break each at three thresholds, by the price list in the file
+    `prices`, else the packaged one (`holdfast.report.prices`). The sources of the CSV files (versions, seeds, numbers
+    of cells and answers) are in `<out stem>.versions.json`. `samples_per_cell` prompts of each cell are shown with
+    their completions, hidden until clicked. Raises HoldfastError naming a run folder without a record, a damaged file,
+    or a place that cannot be written.
     """
     from holdfast.report import drawings, page, text
     from holdfast.report.counts import counts
+    from holdfast.report.prices import load_prices
     from holdfast.report.read import content_of
+    from holdfast.report.summarise.costs import COLUMNS, cost_rows
     from holdfast.report.summary_table import summary_rows
     from holdfast.report.versions import versions_of
 
     out = Path(out)
     _require_places(out)
-    contents = _read_runs(runs)
+    contents = _read_runs(runs, load_prices(prices))
     cells = _cell_rows(contents)
     context = {
         "title": title,
-        "content": content_of(runs, title),
+        "content": content_of(runs, title, contents.prices),
         "cells": cells,
         "samples": _samples(contents, samples_per_cell),
         "unfinished": contents.unfinished,
@@ -64,20 +76,22 @@ def write_report(runs: Sequence[Path], out: Path, *, title: str = "Holdfast repo
     files.write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
     together = summary_rows(contents.rows, contents.survivals)
     files.write(out.with_suffix(".rows.csv"), text.csv_text(together, list(together[0])).encode())
+    files.write(out.with_suffix(".costs.csv"), text.csv_text(cost_rows(contents.costs), COLUMNS).encode())
     versions = versions_of(contents.records, [name for name, _ in contents.grids])
     files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return files.write(out, html.encode())
 
 
 def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") -> bool:
-    """Whether the page at `out` was written by this version, under this title, from the current records."""
+    """Whether the page at `out` was written by this version and packaged prices, under this title, from the records."""
+    from holdfast.report.prices import load_prices
     from holdfast.report.read import content_of
 
     out = Path(out)
     if not out.is_file() or not all(out.with_suffix(suffix).is_file() for suffix in _OWN_FILE_STARTS):
         return False
     with out.open("rb") as stream:
-        return content_of(runs, title).encode() in stream.read(2000)
+        return content_of(runs, title, load_prices()).encode() in stream.read(2000)
 
 
 def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] = ("png", "svg", "pdf")) -> list[Path]:
@@ -86,12 +100,13 @@ def write_figures(runs: Sequence[Path], folder: Path, *, formats: Sequence[str] 
     Raises HoldfastError for a format other than png, svg and pdf, and as `write_report` does.
     """
     from holdfast.report import drawings, figures, parts, text
+    from holdfast.report.prices import load_prices
 
     unknown = [form for form in formats if form not in figures.FORMATS]
     if unknown:
         raise HoldfastError(f"no figures in format {unknown[0]!r}; there are {', '.join(figures.FORMATS)}")
     written = []
-    for name, panels in drawings.charts_of(_read_runs(runs), width=340).items():
+    for name, panels in drawings.charts_of(_read_runs(runs, load_prices()), width=340).items():
         spec = text.clean(parts.side_by_side(panels))
         for form in formats:
             place = Path(folder) / f"{name}.{form}"
@@ -118,12 +133,13 @@ def _require_places(out: Path) -> None:
                 )
 
 
-def _read_runs(runs: Sequence[Path]) -> ReportContents:
+def _read_runs(runs: Sequence[Path], prices: Prices) -> ReportContents:
     from holdfast.report.charts import styles_of
     from holdfast.report.contents import ReportContents
     from holdfast.report.flips import plotted
     from holdfast.report.read import load
     from holdfast.report.summarise import place_of, summarise
+    from holdfast.report.summarise.costs import costs_to_break
     from holdfast.report.summarise.labels import labels
     from holdfast.report.summarise.survival import survivals
 
@@ -135,11 +151,14 @@ def _read_runs(runs: Sequence[Path]) -> ReportContents:
         zip(loaded.cells, named, strict=True),
         key=lambda pair: (order.index(pair[1]), place_of(pair[0].record)),
     )
+    lasting = survivals(records, named, rows)
     return ReportContents(
         cells=tuple(cell for cell, _ in labelled),
         labels=[label for _, label in labelled],
         rows=rows,
-        survivals=survivals(records, named, rows),
+        survivals=lasting,
+        costs=costs_to_break(records, named, lasting, prices),
+        prices=prices,
         shown={row.label for row in plotted(rows)},
         styles=styles_of([row.label.defense for row in rows if row.time_to_break is not None]),
         grids=loaded.grids,
@@ -197,11 +216,15 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
     from holdfast.report.read import or_none, read_judges
+    from holdfast.report.summarise.costs import UNITS
 
     scores = dict.fromkeys(name for row in contents.rows for name in (*row.before, *row.after))
     return {
         "rows": contents.rows,
         "survivals": contents.survivals,
+        "broken_costs": contents.costs,
+        "cost_units": UNITS,
+        "prices": contents.prices,
         "grids": contents.grids,
         **_choices(contents),
         **_comparisons(contents),

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from holdfast.records import Record
     from holdfast.report.charts import Style
+    from holdfast.report.prices import Prices
     from holdfast.report.read import Finished
     from holdfast.report.summarise import Row
+    from holdfast.report.summarise.costs import CostToBreak
     from holdfast.report.summarise.labels import Label
     from holdfast.report.summarise.survival import Survival
 
@@ -27,6 +29,8 @@ class ReportContents:
     labels: Sequence[Label]
     rows: Sequence[Row]
     survivals: Sequence[Survival]
+    costs: Sequence[CostToBreak]
+    prices: Prices
     shown: Set[Label]
     styles: dict[str, Style]
     grids: tuple[tuple[str, str], ...]

@@ -18,6 +18,7 @@ from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.records import HoldfastError, Outcome, Record, digest
 from holdfast.records.plausible import refuse_impossible
+from holdfast.report.prices import Prices
 from holdfast.report.text import visible
 
 _log = logging.getLogger("holdfast")
@@ -119,11 +120,11 @@ def _note_trouble(text: str, trouble: list[str]) -> None:
         _log.warning("%s", visible(text))
 
 
-def content_of(runs: Sequence[Path], title: str) -> str:
-    """A hash of the records of some run folders, of the reading version, and of the report's title."""
+def content_of(runs: Sequence[Path], title: str, prices: Prices) -> str:
+    """A hash of the records of some run folders, of the reading version, and of the report's title and prices."""
     paths = [path for run in runs for path in (run / "grid.json", *sorted(run.glob("cells/*/record.json")))]
     hashes = [f"{path.parent.name} {sha256(path)}" for path in paths if path.is_file()]
-    return digest(visible("\n".join([__version__, title, *hashes])), 32)
+    return digest(visible("\n".join([__version__, title, repr(prices), *hashes])), 32)
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
