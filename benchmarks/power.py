@@ -4,9 +4,9 @@
     python benchmarks/power.py runs/power --csv benchmarks/results/quickstart_twenty_seeds.csv
 
 Many times, twice as many seeds as a set has are drawn and halved by chance, and both halves are read as a report would
-read them (`disjoint`, if there are so many seeds); or both are drawn from all seeds with replacement (`redrawn`), which
-asks what two new sets would say if runs always ended as these did, and for sizes above half of the seeds is all there is.
-Halves of few seeds are less alike than that: what one has, the other lacks. A row is a defense under an attack against no defense, or two defenses under one attack:
+read them (`disjoint`, if there are so many seeds). Or both are drawn from all seeds with replacement (`redrawn`): what
+two new sets would say if runs always ended as these did. Halves of few seeds are less alike than that: what one has,
+the other lacks. A row is a defense under an attack against no defense, or two defenses under one attack:
 
 - `verdict`: *better*, *worse* or *cannot tell*, corrected for the rows as in a report;
 - `leading`: what one would say without a test, *longer*, *shorter* or *alike*, as most pairs of runs have it;
