@@ -256,6 +256,10 @@ REPORTS: list[tuple[str, str, dict[str, Any], str]] = [
     ("prices-unknown-machine", "report @run --prices p.yaml", {"p.yaml": PRICES}, r"p\.yaml.machine.*h200.*h100"),
     ("prices-below-zero", "report @run --prices p.yaml", {"p.yaml": LOSS}, r"p\.yaml.*per_hour"),
     ("name-too-long", f"report @run -o {'a' * 300}.html", {}, "aaa"),
+    ("compare-unknown-table", "compare rpa_tabel_3 @run", {}, "did you mean 'rpa_table_3'"),
+    ("compare-missing-run", "compare rpa_table_3 no/such", {}, "no/such"),
+    ("compare-picture-only", "compare rpa_figure_3 @run", {}, "without numbers"),
+    ("compare-another-run", "compare rpa_table_5 @run", {}, "none of whose"),
 ]
 
 SMALL_MODEL = f"models=[{{sandbox:{json.dumps(SANDBOX).replace(' ', '')}}}]"
@@ -270,6 +274,7 @@ PARSED: list[tuple[str, str, str]] = [
     ("harden-of-nothing", "harden", "DEFENSE|defense|--out"),
     ("harden-nowhere", "harden rmu", "--out|-o"),
     ("report-of-nothing", "report", "RUNS|runs"),
+    ("compare-of-nothing", "compare rpa_table_3", "RUNS|runs"),
     ("search-of-nothing", "search", "GRID|grid"),
     ("control-of-nothing", "control run", "GRID|grid"),
     ("doctor-with-words", "doctor wizard", "wizard"),

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from holdfast.commands import display
 from holdfast.published import words
-from holdfast.published.comparing import CODES, Comparison, compare
+from holdfast.published.comparing import CODES, NO_CELL, Comparison, compare
 from holdfast.published.standing import HARM, Pair
+from holdfast.report.page import plural
 
 STYLES = {"miss": "bold red", "same side": "green", "cannot tell": "yellow"}
 
@@ -45,13 +46,16 @@ def _print_rows(found: Comparison) -> None:
         table.add_column("measured", justify="right")
     table.add_column("n (runs)", justify="right")
     table.add_column("ended, and why", overflow="fold")
-    for pair in found.pairs:
+    empty = [pair for pair in found.pairs if pair.measured is None and pair.why == NO_CELL]
+    for pair in (pair for pair in found.pairs if pair not in empty):
         style = STYLES.get(pair.standing, "dim")
         place = [pair.row.attack, pair.row.dataset or "", pair.row.defense, *([words.swept(pair.row)] if swept else [])]
         numbers = [text for metric in metrics for text in (words.reported(pair, metric), words.measured(pair, metric))]
         cells = [*place, *numbers, _n(pair, metrics[0]), "; ".join(filter(None, [pair.ended, pair.why]))]
         table.add_row(f"[{style}]{pair.standing}[/]", *map(display.shown, cells))
     display.print_whole(table)
+    if empty:
+        display.note(f"{plural(len(empty), 'row')} without a cell in the runs")
 
 
 def _n(pair: Pair, metric: str) -> str:

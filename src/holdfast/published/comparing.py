@@ -20,6 +20,7 @@ from holdfast.report.summarise.labels import labels
 
 CODES: dict[Verdict, int] = {"same": 0, "not the same": 1, "cannot tell": 3}
 """Exit codes of the command; 2 is wrong input, as everywhere."""
+NO_CELL = "no cell of the runs belongs to it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,5 +95,5 @@ def _pairs(table: Published, records: Sequence[Record]) -> list[Pair]:
             continue
         own, why = one_setting(named, row)
         found = measured(own, row, table.metrics, table.threshold) if own else None
-        pairs.append(pair(row, found, why or "no cell of the runs belongs to it", table.threshold))
+        pairs.append(pair(row, found, why or NO_CELL, table.threshold))
     return pairs
