@@ -117,7 +117,7 @@ def test_two_settings_that_are_both_not_the_tables_are_not_averaged():
     ]
     records, why = one_setting(list(zip(own, labels(own), strict=True)), LISA)
     assert records == []
-    assert why.startswith("2 settings of the run belong to it")
+    assert why.startswith("2 settings of the runs belong to it")
 
 
 def test_several_seeds_are_a_mean_with_an_interval_over_them_that_is_no_narrower_than_that_of_the_prompts():

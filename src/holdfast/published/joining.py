@@ -163,14 +163,9 @@ def one_setting(pairs: Sequence[tuple[Record, Label]], row: Row) -> tuple[list[R
     if _several(own):
         own = [(record, label) for record, label in own if not deviations(record.cell, row)] or own
     several = _several(own)
-    return (
-        ([], f"{len(several)} settings of the run belong to it: {'; '.join(several)}")
-        if several
-        else (
-            [record for record, _ in own],
-            None,
-        )
-    )
+    if several:
+        return [], f"{len(several)} settings of the runs belong to it; compare those of one grid: {'; '.join(several)}"
+    return [record for record, _ in own], None
 
 
 def _several(pairs: Sequence[tuple[Record, Label]]) -> list[str]:

@@ -1,0 +1,29 @@
+"""Each preset of a published table has the cells of its rows: the convention by which the two are joined."""
+
+import pytest
+
+from holdfast.config import load_grid, presets
+from holdfast.experiment.grid import cells
+from holdfast.published.joining import deviations, one_setting
+from holdfast.published.tables import names, published
+from holdfast.records import Outcome, Record
+from holdfast.report.summarise.labels import labels
+
+WITHOUT_PRESET = {"rpa_text_values", "tokenbuncher_rl_and_sft", "reward_neutralization_results"}
+NOT_OURS = ("ctrap",)
+"""Defenses of the papers' tables that there are none of here."""
+
+
+def test_every_published_table_has_a_preset_of_its_name():
+    assert {name for name in names() if name not in presets()} <= WITHOUT_PRESET
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name in presets() and published(name).rows])
+def test_every_row_has_one_setting_of_its_preset_and_it_is_the_papers(name):
+    own = [Record(key=cell.key, cell=cell, outcome=Outcome.HELD) for cell in cells(load_grid(name))]
+    named = list(zip(own, labels(own), strict=True))
+    for row in published(name).rows:
+        records, why = one_setting(named, row)
+        assert why is None, row
+        assert bool(records) == (row.defense not in NOT_OURS), row
+        assert [text for record in records for text in deviations(record.cell, row)] == []
