@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 from typing import NamedTuple
 
@@ -140,11 +141,17 @@ def logrank(pairs: Sequence[tuple[Runs, Runs]]) -> float:
     observed = sum(float(scores[:size].sum()) for scores, size in scored)
     if len(scored) == 1 and math.comb(len(scored[0][0]), scored[0][1]) <= EXACT:
         scores, size = scored[0]
-        sums = np.array([scores[list(chosen)].sum() for chosen in combinations(range(len(scores)), size)])
+        sums = scores[_divisions(len(scores), size)].sum(axis=1)
         return float(np.mean(np.abs(sums) >= abs(observed) - 1e-9))
     rng = np.random.default_rng(0)
     drawn = sum(rng.permuted(np.tile(s, (EXACT, 1)), axis=1)[:, :size].sum(axis=1) for s, size in scored)
     return float((1 + np.sum(np.abs(drawn) >= abs(observed) - 1e-9)) / (1 + EXACT))
+
+
+@lru_cache(maxsize=8)
+def _divisions(n: int, size: int) -> np.ndarray:
+    """All ways to choose so many of n runs, as their places: (ways, size)."""
+    return np.array(list(combinations(range(n), size)))
 
 
 def _scores(one: Runs, other: Runs) -> np.ndarray:

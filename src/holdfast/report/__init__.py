@@ -248,6 +248,7 @@ def _comparisons(contents: ReportContents) -> dict[str, Any]:
     """What the runs tell about defenses beside each other, and how many pairs of runs that takes."""
     from holdfast.report.summarise.comparisons import pairs_needed
     from holdfast.report.summarise.rankings import agreements, pairs_of_defenses
+    from holdfast.report.summarise.survival_pairs import survival_pairs
 
     pairs = pairs_of_defenses(contents.records, contents.labels)
     compared = sum(1 for row in contents.rows if row.against_none is not None)
@@ -257,6 +258,7 @@ def _comparisons(contents: ReportContents) -> dict[str, Any]:
         "defense_pairs": pairs,
         "separable": [pair for pair in pairs if pair.comparison.verdict != "cannot tell"],
         "pairs_needed_of_defenses": pairs_needed(len(pairs)),
+        "longer_pairs": survival_pairs(contents.records, contents.labels, contents.survivals, pairs),
         "agreements": agreements(contents.records, contents.labels),
     }
 

@@ -97,6 +97,11 @@ def survival_points(found: Iterable[Survival]) -> list[dict[str, Any]]:
     ]
 
 
+def runs_by_model(group: Sequence[Record], horizon: float) -> dict[str, Runs]:
+    """The runs of a row by model, up to the horizon; see the module for what counts how."""
+    return _by_model([(model_of(record), _end(record)) for record in group], horizon)
+
+
 def _usable(group: Sequence[Record]) -> bool:
     return all(control_of(record.cell) is not None for record in group) and sum(map(_timed, group)) >= LEAST
 
@@ -127,7 +132,7 @@ def _horizon(ends: Sequence[_End]) -> float:
 
 
 def _survival(row: Row, group: Sequence[Record], horizon: float, compared: int) -> Survival:
-    own = _by_model([(model_of(record), _end(record)) for record in group], horizon)
+    own = runs_by_model(group, horizon)
     models = list(own.values())
     lasting = Survival(
         label=row.label,
