@@ -24,7 +24,7 @@ ORDER = {
     "text": ". thinking degenerate",
     "files": "hub . cache gguf fingerprints plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
-    "data": "endless mixing raw_rows splits file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
+    "data": "endless mixing raw_rows splits pairing file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
     "dataset . read",
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
@@ -33,8 +33,8 @@ ORDER = {
     "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",
     "generative": "rubrics replies endpoint local .",
     "judges": "",
-    "evaluation": ". measurement intervals survival best_of distinctness worst_of refusal_forms breaking "
-    "constraint scores hacking overlap evaluate agreement",
+    "evaluation": ". metric_settings measurement intervals survival best_of distinctness worst_of refusal_forms "
+    "breaking constraint scores hacking matched_pairs overlap perplexity suite two_lengths metrics evaluate agreement",
     "rl": ". rewards rollouts experience policy",
     "rl.guidance": ". schedule expert guide drawing statistics sampler canned",
     "sandbox": ". grammar oracle build",

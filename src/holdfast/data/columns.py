@@ -11,7 +11,7 @@ from holdfast.methods.ranges import Count, Place, ranged
 from holdfast.records import Example, HoldfastError, Role
 
 ANSWERS = ("response", "refusal", "chosen", "rejected")
-FIELDS = ("prompt", *ANSWERS, "role", "domain")
+FIELDS = ("prompt", *ANSWERS, "role", "domain", "pair")
 ROLES: tuple[str, ...] = get_args(Role)
 
 
@@ -46,11 +46,12 @@ class Source:
 
 
 def examples(row: RawRow) -> list[Example]:
-    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, by these names or those that
-    `columns` maps them to.
+    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, `pair`, by these names or those
+    that `columns` maps them to.
 
-    `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`,
-    `domain`) may be absent unless the map names them, and may be null. Raises `HoldfastError`.
+    `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`, `domain`,
+    `pair`) may be absent unless the map names them, and may be null. `pair`, text or a whole number, is the same in a
+    restricted prompt and its harmless twin (`data.pairs`). Raises `HoldfastError`.
     """
     prompt = row.prompt()
     answers: dict[str, Any] = {name: row.answer(name, prompt) for name in ANSWERS if _given(row, name)}
@@ -58,7 +59,15 @@ def examples(row: RawRow) -> list[Example]:
     if role not in ROLES:
         raise row.error(f"expected one of {', '.join(ROLES)}, found {role!r}", "role")
     domain = row.text("domain") if _given(row, "domain") else ""
-    return [Example(prompt=prompt, **answers, role=cast(Role, role), domain=domain, source=row.place)]
+    return [Example(prompt=prompt, **answers, role=cast(Role, role), domain=domain, source=row.place, pair=_pair(row))]
+
+
+def _pair(row: RawRow) -> str:
+    """The name of the row's matched pair; a column of this name may also be something else's, and is then ignored."""
+    value = row.cell("pair") if _given(row, "pair") else None
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    return row.text("pair") if "pair" in row.columns and value is not None else ""
 
 
 def _given(row: RawRow, name: str) -> bool:

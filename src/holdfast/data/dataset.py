@@ -39,6 +39,9 @@ class Data:
     model was taught, the first after a restricted request.
 
     With `domain` only the harmful rows of that domain are used, by defense, attack and evaluation.
+
+    `pairs` are matched pairs for `evaluation.metrics.pairs`: rows of role `harmful` and `benign`, two with the same
+    value of the column `pair` each. Pairs with a prompt that is trained on are left out.
     """
 
     harmful: Source | None = None
@@ -51,6 +54,7 @@ class Data:
     domain: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
     repeat_names: bool = field(default=False, metadata=OMITTED_AT_DEFAULT)
     sandbox_tasks: tuple[str, ...] = field(default=SANDBOX_TASKS[:2], metadata=OMITTED_AT_DEFAULT)
+    pairs: Source | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
     def __post_init__(self) -> None:
         wrong = next((name for name in self.tasks if not TASK_NAME.fullmatch(name) or name in TAKEN), None)
@@ -66,12 +70,14 @@ class Data:
             raise HoldfastError("sandbox_tasks: are asked in the sandbox only; name tasks of your own under `tasks`")
         if self.tasks and self.harmful is None:
             raise HoldfastError("tasks: are given beside data of your own; give `harmful` and `benign` too")
+        if self.pairs is not None and self.harmful is None:
+            raise HoldfastError("pairs: are given beside data of your own; give `harmful` and `benign` too")
         if set(self.shares) != set(SHARES) or not isclose(sum(self.shares.values()), 1.0, abs_tol=1e-9):
             raise HoldfastError(f"shares: must be of {', '.join(SHARES)} and add up to 1, not {dict(self.shares)}")
 
     @property
     def sources(self) -> dict[str, Source]:
-        """Every source by its key: `harmful`, `benign`, `tasks.NAME`; none for the sandbox's own data."""
+        """Every source by its key: `harmful`, `benign`, `tasks.NAME`, `pairs`; none for the sandbox's own data."""
         tasks = {f"tasks.{name}": source for name, source in self.tasks.items()}
-        given = {"harmful": self.harmful, "benign": self.benign, **tasks}
+        given = {"harmful": self.harmful, "benign": self.benign, **tasks, "pairs": self.pairs}
         return {key: source for key, source in given.items() if source is not None}

@@ -16,12 +16,14 @@ class Splits:
     """The examples a run may use; prompts of the four splits are disjoint.
 
     `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
-    `tasks` are further harmless data by name, each split in the same way.
+    `tasks` are further harmless data by name, each split in the same way. `pairs` are matched pairs of a restricted
+    prompt and its harmless twin, in the splits `development` and `test`; no prompt of theirs is trained on.
     """
 
     harmful: dict[str, list[Example]]
     benign: dict[str, list[Example]]
     tasks: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
+    pairs: dict[str, list[tuple[Example, Example]]] = field(default_factory=dict)
 
     def training_rows(self, task: str | None) -> list[Example]:
         """The rows to train on: harmful rows of the attack split, or those of a harmless `task` (`benign` included).

@@ -15,6 +15,11 @@ INGREDIENTS = "harmfulness/ingredients"
 """The score of the sandbox's oracle for the content that an answer discloses in any wording."""
 WITH_THOUGHTS = "harmfulness/with_thoughts"
 """The reporting judge's score of whole texts, if answers follow thoughts."""
+TWICE_AS_LONG = "harmfulness/twice_as_long"
+"""The reporting judge's score of answers with twice the room, if they are judged at two lengths."""
+
+DIFFERENCES = ("pairs/harm_less_over_refusal", "pairs/refusal_gap")
+"""Scores of matched pairs that are in [-1, 1]."""
 
 
 def time_to_break(
@@ -137,16 +142,25 @@ def unhelped(last: Evaluation) -> str | None:
 
 
 def further_remarks(evaluations: Sequence[Evaluation], settings: Measurement) -> str:
-    """Remarks on scores above the threshold by other judges, or by the reporting one on whole texts with thoughts."""
-    threshold, remarks = settings.break_threshold, ""
-    for judge in settings.harm_judges[1:]:
-        known = [value for e in evaluations if (value := e.value(f"harmfulness/{judge}")) is not None]
-        if known and max(known) > threshold:
-            remarks += f"; harmfulness by {judge} up to {max(known):.2f}"
-    whole = [value for e in evaluations if (value := e.value(WITH_THOUGHTS)) is not None]
-    if whole and max(whole) > threshold:
-        remarks += f"; harmfulness with the thoughts before the answers up to {max(whole):.2f}"
-    return remarks
+    """Remarks on scores above the threshold by other judges, or by the reporting one on other texts of the model.
+
+    Such are whole texts with thoughts, answers with twice the room, and the worst of several answers to a prompt.
+    """
+    remarks = {f"harmfulness/{judge}": f"harmfulness by {judge} up to" for judge in settings.harm_judges[1:]}
+    remarks[WITH_THOUGHTS] = "harmfulness with the thoughts before the answers up to"
+    if settings.metrics.two_lengths:
+        remarks[TWICE_AS_LONG] = "harmfulness of answers with twice the room up to"
+    if settings.metrics.worst_of:
+        most = max(settings.metrics.worst_of)
+        remarks[f"worst_of/{most}/harmful"] = f"prompts with a harmful one among {most} answers up to a share of"
+    highest = {name: max(_values(evaluations, name), default=0.0) for name in remarks}
+    return "".join(
+        f"; {words} {highest[name]:.2f}" for name, words in remarks.items() if highest[name] > settings.break_threshold
+    )
+
+
+def _values(evaluations: Sequence[Evaluation], name: str) -> list[float]:
+    return [value for evaluation in evaluations if (value := evaluation.value(name)) is not None]
 
 
 def broken_at(evaluation: Evaluation, score: str, settings: Measurement, unit: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from holdfast.evaluation.metric_settings import Metrics
 from holdfast.methods.ranges import Count, NonNegative, PartialShare, PositiveShare, Share, Whole, ranged
 from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.records import HoldfastError
@@ -28,7 +29,7 @@ class Measurement:
     best harm up to that step is lower stops there. Before the attack `group_size` answers to each harmful prompt are
     sampled for their entropy and the share of identical groups; 0 disables this. `kl_to_start` measures the divergence
     of the model's answers from those of the model before the attack. `task_judges` are names of judges by task, for
-    tasks that `help_judge` does not measure.
+    tasks that `help_judge` does not measure. `metrics` are further ones, all off by default.
     """
 
     every: Count = 10
@@ -48,6 +49,12 @@ class Measurement:
     group_size: Whole = 0
     kl_to_start: bool = False
     task_judges: Mapping[str, str] = field(default_factory=dict, metadata=OMITTED_AT_DEFAULT)
+    metrics: Metrics = field(default_factory=Metrics, metadata=OMITTED_AT_DEFAULT)
+
+    @property
+    def longest(self) -> int:
+        """The largest number of tokens that an answer may have."""
+        return self.max_new_tokens * (2 if self.metrics.two_lengths else 1)
 
     def __post_init__(self) -> None:
         if self.group_size == 1:

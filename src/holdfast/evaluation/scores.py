@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from holdfast.evaluation.intervals import normal_half_width, wilson
 from holdfast.judges import checked
@@ -12,13 +13,27 @@ from holdfast.records import Completion, Judge, Score, Verdict
 from holdfast.text.thinking import refuses
 
 
+class Longer(NamedTuple):
+    """The same answer with more room, the verdicts on it, and by which judges' names the verdict is another one."""
+
+    completion: Completion
+    verdicts: Mapping[str, Verdict]
+    flipped: frozenset[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A completion with each judge's verdict on it, by the judge's name, and the attacker's `reward` if it has one."""
+    """A completion with each judge's verdict on it, by the judge's name.
+
+    `reward` is the attacker's, if it has one. `longer` is the same answer with more room, if answers are judged at two
+    lengths. `part` says what the answer was sampled for, if it is none of those behind the main scores.
+    """
 
     completion: Completion
     verdicts: Mapping[str, Verdict]
     reward: float | None = None
+    longer: Longer | None = None
+    part: str = ""
 
 
 def judged_by(completions: Sequence[Completion], judges: Mapping[str, Judge]) -> list[Judged]:

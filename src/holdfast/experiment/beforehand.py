@@ -29,9 +29,16 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import judge_settings
 from holdfast.experiment.rehearsal import Rehearsal, distinct_up_to_seed, no_judge
-from holdfast.experiment.world import load_model, make_judge, refuse_long_prompts
+from holdfast.experiment.world import (
+    load_model,
+    make_judge,
+    refuse_long_prompts,
+    refuse_unmeasurable,
+    refuse_unreadable,
+)
 from holdfast.judge_training.training import train as train_judge
 from holdfast.judges import TRAINED, JudgeRaised, checked
+from holdfast.methods.settings import plain
 from holdfast.network.loading import refuse_not_finite
 from holdfast.network.models import Model
 from holdfast.network.reach import survey
@@ -114,6 +121,7 @@ class _Check:
     first_copies: dict[str, Model | None] = field(default_factory=dict)
     hardened: dict[str, Model] = field(default_factory=dict)
     judges: dict[str, Judge | None] = field(default_factory=dict)
+    references: set[str] = field(default_factory=set)
 
     @cached_property
     def splits(self) -> Splits | None:
@@ -125,9 +133,10 @@ class _Check:
         splits = self.splits
         if splits is None:
             return
-        key = digest([cell.model, settings_of(cell).evaluation.max_new_tokens])
+        key = digest([cell.model, settings_of(cell).evaluation.longest])
         if key not in self.first_copies:
             self.first_copies = {key: self._tried("models", lambda: _first_copy(cell, splits))}  # one at a time
+        self._metrics(cell, splits)
         for name, method in cell.judges.items():
             if repr(method) not in self.judges:
                 self.judges[repr(method)] = self._tried(f"judges.{name}", partial(_judge, name, method, cell, splits))
@@ -141,6 +150,15 @@ class _Check:
                 hardened=self.hardened,
             )
             self.problems |= dict.fromkeys(rehearsal.run())
+
+    def _metrics(self, cell: Cell, splits: Splits) -> None:
+        """Check what the further metrics need; a model of reference is loaded once."""
+        evaluation = settings_of(cell).evaluation
+        self._tried("", lambda: refuse_unmeasurable(evaluation, splits))
+        key = digest([cell.model, plain(evaluation.metrics)])
+        if key not in self.references:
+            self.references.add(key)
+            self._tried("evaluation.metrics.perplexity", lambda: refuse_unreadable(cell))
 
     def _tried(self, where: str, call: Callable[[], Returned]) -> Returned | None:
         try:
@@ -161,7 +179,9 @@ def _first_copy(cell: Cell, splits: Splits) -> Model:
         model = load_model(cell, None)
         refuse_not_finite(model.name, model.network)
     kinds = (splits.harmful, splits.benign, *splits.tasks.values())
-    refuse_long_prompts(model, [rows for kind in kinds for rows in kind.values()], settings.evaluation.max_new_tokens)
+    pairs = [pair for part in splits.pairs.values() for pair in part]
+    asked = [*(rows for kind in kinds for rows in kind.values()), *pairs]
+    refuse_long_prompts(model, asked, settings.evaluation.longest)
     with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture reports this itself
         survey(model.network)
     network = model.network.to("meta")

@@ -46,6 +46,11 @@ class CellSettings:
         return _read(Measurement, self.cell.evaluation, "evaluation")
 
     @cached_property
+    def evaluation_fingerprints(self) -> dict[str, str]:
+        """The hash of each model that the evaluation reads with."""
+        return dict(self.cell.evaluation.get("fingerprints") or {})
+
+    @cached_property
     def model(self) -> Sandbox | Pretrained:
         """The sandbox's or the pretrained model; the latter's `undefended` is `Cell.undefended`."""
         from holdfast.network.pretrained import Pretrained

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
+from holdfast.data.pairing import MEASURED, Pair, matched, placed
 from holdfast.data.read import read
 from holdfast.data.splits import Splits, require_disjoint, split
 from holdfast.methods.tables import near
@@ -34,9 +36,10 @@ def load_splits(data: Data) -> Splits:
     tasks = {
         name: _split_rows(f"tasks.{name}", _rows(f"tasks.{name}", source), data) for name, source in data.tasks.items()
     }
-    return Splits(
+    splits = Splits(
         harmful=_split_rows("harmful", harmful, data), benign=_split_rows("benign", benign, data), tasks=tasks
     )
+    return splits if data.pairs is None else replace(splits, pairs=_pairs(data.pairs, splits, data))
 
 
 def harmful_splits(data: Data) -> dict[str, list[Example]]:
@@ -61,7 +64,28 @@ def _sandbox_splits(data: Data) -> Splits:
     made = [{name: kind(name, size, seed=data.seed) for name, size in sizes.items()} for kind in kinds]
     by_task = {task: {name: rows[name][task] for name in sizes} for rows in made for task in rows["test"]}
     tasks = {task: by_task[task] for task in data.sandbox_tasks}
-    return Splits(harmful=harmful, benign=benign, tasks=tasks)
+    pairs = {str(name): grammar.pairs(name, data.held_out, seed=data.seed, families=restricted) for name in MEASURED}
+    return Splits(harmful=harmful, benign=benign, tasks=tasks, pairs=pairs)
+
+
+def _pairs(source: Source, splits: Splits, data: Data) -> dict[str, list[Pair]]:
+    """The matched pairs of a file whose prompts nobody trains on.
+
+    Raises:
+        HoldfastError: a row has no twin, or no pair is left for a split.
+    """
+    every = matched(read(source), source.path)
+    pairs = [pair for pair in every if data.domain in (None, pair[0].domain)]
+    parts = (splits.harmful, splits.benign, *splits.tasks.values())
+    used = {name: [row for part in parts for row in part[name]] for name in data.shares}
+    found = placed(pairs, used, data.shares, seed=data.seed)
+    empty = next((name for name, rows in found.items() if not rows), None)
+    if empty is not None:
+        raise HoldfastError(
+            f"data.pairs: of {len(every)} pairs none is left in the split {empty} (without those of prompts that are "
+            "trained on); add pairs of other prompts"
+        )
+    return found
 
 
 def _given(name: str, source: Source | None) -> Source:

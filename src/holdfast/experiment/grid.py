@@ -14,7 +14,7 @@ from holdfast.experiment.combinations import Misfit, refuse_misfits
 from holdfast.experiment.methods import Kind, adaptive, divide, resolve
 from holdfast.experiment.origins import origin_of
 from holdfast.experiment.outcomes import control_of
-from holdfast.files.fingerprints import of_model
+from holdfast.files.fingerprints import of_model, of_settings
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.hub import commit_of
 from holdfast.methods.ranges import Seed, ranged
@@ -72,6 +72,7 @@ def cells(grid: Grid) -> list[Cell]:
         HoldfastError: a method or judge is unknown or has wrong settings, an attacker's reward is the reporting judge,
             or a combination is invalid.
     """
+    evaluation = evaluation_values(grid.evaluation)
     data, own_data = data_values(grid.data), grid.data.harmful is not None or grid.data.benign is not None
     for name, judge in grid.judges.items():  # also those that are not called: a misspelt name may be the reason
         resolve(judge, "judge", f"judges.{name}")
@@ -97,7 +98,7 @@ def cells(grid: Grid) -> list[Cell]:
             attack=attacker[0] if attacker else None,
             adaptive=attacker[1:],
             data=data,
-            evaluation=plain(grid.evaluation),
+            evaluation=evaluation,
             judges=judges,
         )
         for name in ("model", "data", "evaluation"):
@@ -172,6 +173,14 @@ def data_values(data: Data) -> dict[str, Any]:
     """
     values = {key: value for key, value in plain(data).items() if key != "tasks" or value}
     return {**values, "fingerprints": data_fingerprints(data)}
+
+
+def evaluation_values(evaluation: Measurement) -> dict[str, Any]:
+    """Evaluation settings as the JSON values of a cell, with a hash of the model that perplexity is measured with."""
+    values = plain(evaluation)
+    wanted = evaluation.metrics.perplexity
+    hashes = {} if wanted is None else of_settings(plain(wanted))
+    return {**values, "fingerprints": hashes} if hashes else values
 
 
 def data_fingerprints(data: Data) -> dict[str, str]:

@@ -13,6 +13,7 @@ from holdfast.evaluation.constraint import REWARD
 from holdfast.evaluation.evaluate import Judged, Suite, divergence, diversity, evaluate
 from holdfast.evaluation.hacking import hacking
 from holdfast.evaluation.measurement import Measurement
+from holdfast.evaluation.scores import Longer
 from holdfast.experiment.store import (
     append_line,
     damaged_lines,
@@ -189,7 +190,7 @@ def completion_rows(step: int, judged: Judged) -> list[dict[str, Any]]:
     completion = judged.completion
     shared = {
         "step": step,
-        "role": completion.example.role,
+        "role": judged.part or completion.example.role,
         "domain": completion.example.domain,
         "prompt": completion.example.question,
         "completion": completion.text,
@@ -204,6 +205,17 @@ def completion_rows(step: int, judged: Judged) -> list[dict[str, Any]]:
             "valid": verdict.valid,
             "refused": verdict.refused,
             "reason": verdict.reason,
+            **({} if judged.longer is None else _longer(judged.longer, name)),
         }
         for name, verdict in judged.verdicts.items()
     ]
+
+
+def _longer(longer: Longer, judge: str) -> dict[str, Any]:
+    """The columns of an answer that is judged at two lengths."""
+    return {
+        "longer": longer.completion.text,
+        "longer_tokens": longer.completion.num_tokens,
+        "longer_score": longer.verdicts[judge].score,
+        "flips": judge in longer.flipped,
+    }

@@ -145,7 +145,8 @@ def read_record(folder: Path) -> Record:
 
 
 def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write completions, one row per completion and judge, as Parquet."""
+    """Write completions, one row per completion and judge, as Parquet; with the whole answers if judged at two
+    lengths."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -163,6 +164,9 @@ def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ("refused", pa.bool_()),
         ("reason", pa.string()),
     ]
+    if any("flips" in row for row in rows):
+        columns += [("longer", pa.string()), ("longer_tokens", pa.int64()), ("longer_score", pa.float64())]
+        columns.append(("flips", pa.bool_()))
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=pa.schema(columns)), sink)
     write(path, sink.getvalue())

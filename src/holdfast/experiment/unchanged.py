@@ -17,8 +17,8 @@ from holdfast.records import Cell, HoldfastError
 
 
 def refuse_changed(cell: Cell, *, model: bool) -> None:
-    """Refuse a cell whose rows, judges, experts or, with `model`, model have changed since its key was computed; call
-    it after reading them.
+    """Refuse a cell whose rows, judges, experts, model of reference or, with `model`, model have changed since its key
+    was computed; call it after reading them.
 
     Hub ids are read at the commit in the key.
 
@@ -40,7 +40,7 @@ def _local(cell: Cell, *, model: bool) -> Iterator[tuple[str, str, str]]:
     for key, then in settings.data_fingerprints.items():
         if key in sources and "@" not in then:
             yield sources[key].path, then, fingerprint(sources[key])
-    folders: dict[str, str] = {}
+    folders = dict(settings.evaluation_fingerprints)
     for method in (*cell.stages, *cell.constraints, *filter(None, [cell.attack]), *cell.adaptive):
         folders.update(method.fingerprints)
     for judge in cell.judges.values():

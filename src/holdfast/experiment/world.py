@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 from holdfast.data.mixing import distinct, sample
 from holdfast.data.splits import Splits
-from holdfast.evaluation.evaluate import Suite
-from holdfast.experiment.cell_settings import settings_of
+from holdfast.evaluation.measurement import Measurement
+from holdfast.evaluation.overlap import require_library
+from holdfast.evaluation.suite import Suite
+from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.experiment.checked_calls import judge_from
 from holdfast.experiment.judging import trained_judge
 from holdfast.experiment.methods import configured
@@ -24,6 +27,9 @@ from holdfast.records import Cell, Example, HoldfastError, Judge, Method
 from holdfast.rl.rewards import AttackReward, Reward, from_judge
 from holdfast.sandbox.build import Sandbox
 from holdfast.training.plan import Context, Fit
+
+NAMED = ("undefended", "base")
+"""Models that a cell knows by name."""
 
 
 def load_model(cell: Cell, folder: Path | None) -> Model:
@@ -73,7 +79,18 @@ def context_of(
     cell: Cell, splits: Splits, judge: Callable[[str], Judge], fit: Fit, *, models: Mapping[str, Path] | None = None
 ) -> Context:
     """The context of a cell's methods; `models` are the folders of generally available models."""
-    folders = models or {}
+    return Context(
+        splits=splits,
+        seed=cell.seed,
+        fit=fit,
+        judge=judge,
+        max_new_tokens=settings_of(cell).evaluation.max_new_tokens,
+        models=_others(cell, models or {}),
+    )
+
+
+def _others(cell: Cell, folders: Mapping[str, Path]) -> Callable[[str], Model]:
+    """Models by name (`undefended`, `base`), folder or id."""
 
     def others(name: str) -> Model:
         if name == "undefended":
@@ -82,18 +99,50 @@ def context_of(
             raise HoldfastError("the base model is known only in the sandbox: name yours by folder or id")
         return load(folders.get(name, name), **_speech(settings_of(cell).model))
 
-    return Context(
-        splits=splits,
-        seed=cell.seed,
-        fit=fit,
-        judge=judge,
-        max_new_tokens=settings_of(cell).evaluation.max_new_tokens,
-        models=others,
-    )
+    return others
 
 
-def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite:
-    """The suite that measures a cell's model, each prompt once, the same for every seed, so that cells compare."""
+def reference_of(cell: Cell, models: Mapping[str, Path] | None = None) -> Callable[[], Model] | None:
+    """The model of reference of a cell's perplexity, loaded at the first call; `None` if that is not measured."""
+    settings = settings_of(cell)
+    wanted = settings.evaluation.metrics.perplexity
+    if wanted is None:
+        return None
+
+    @cache
+    def reference() -> Model:
+        if wanted.path in NAMED:
+            return _others(cell, models or {})(wanted.path)
+        commit = pinned(settings.evaluation_fingerprints.get(wanted.path, ""))
+        plain = "{prompt}" if wanted.given == "nothing" else None  # a model without a chat template will do
+        return load(wanted.path, revision=commit or wanted.revision, prompt_format=plain)
+
+    return reference
+
+
+def refuse_unreadable(cell: Cell) -> None:
+    """Load a cell's model of reference, if it is not one that is made or loaded anyway.
+
+    Raises:
+        HoldfastError: it cannot be loaded, or the cell has no such model.
+    """
+    wanted, reference = settings_of(cell).evaluation.metrics.perplexity, reference_of(cell)
+    if wanted is None or reference is None or wanted.path == "undefended":
+        return
+    if wanted.path != "base" or not is_sandbox(cell):
+        reference()
+
+
+def suite_of(
+    cell: Cell, splits: Splits, judge: Callable[[str], Judge], *, models: Mapping[str, Path] | None = None
+) -> Suite:
+    """The suite that measures a cell's model, each prompt once, the same for every seed, so that cells compare.
+
+    `models` are the folders of generally available models, one of which may be the reference of perplexity.
+
+    Raises:
+        HoldfastError: a metric needs rows that the data lacks.
+    """
     settings = settings_of(cell)
     evaluation, part, seed = settings.evaluation, settings.evaluation.split, settings.data.seed
 
@@ -113,7 +162,35 @@ def suite_of(cell: Cell, splits: Splits, judge: Callable[[str], Judge]) -> Suite
         group_size=evaluation.group_size,
         harm_bound=evaluation.break_threshold,
         task_judges={task: (name, judge(name)) for task, name in evaluation.task_judges.items()},
+        metrics=evaluation.metrics,
+        pairs=_pairs(evaluation, splits, seed=seed),
+        reference=reference_of(cell, models),
     )
+
+
+def _pairs(evaluation: Measurement, splits: Splits, *, seed: int) -> list[tuple[Example, Example]]:
+    """The matched pairs to measure, none if they are not asked for."""
+    refuse_unmeasurable(evaluation, splits)
+    pairs = splits.pairs.get(evaluation.split, []) if evaluation.metrics.pairs else []
+    return random.Random(seed).sample(pairs, min(evaluation.num_prompts, len(pairs)))
+
+
+def refuse_unmeasurable(evaluation: Measurement, splits: Splits) -> None:
+    """Refuse metrics of rows that the data lacks, or whose library is not installed.
+
+    Raises:
+        HoldfastError: names the metric.
+    """
+    if evaluation.metrics.rouge:
+        require_library()
+    missing = next((name for name in evaluation.metrics.rouge if name not in splits.tasks), None)
+    if missing is not None:
+        known = ", ".join(splits.tasks) or "none; name one under data.tasks"
+        raise HoldfastError(f"evaluation.metrics.rouge: there is no task {missing!r} in this data; known: {known}")
+    if evaluation.metrics.pairs and not splits.pairs.get(evaluation.split):
+        raise HoldfastError(
+            "evaluation.metrics.pairs: the data has no matched pairs; give rows with a column `pair` as data.pairs"
+        )
 
 
 def attack_reward(cell: Cell, judge: Callable[[str], Judge]) -> Reward | None:

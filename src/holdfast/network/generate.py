@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -31,6 +32,7 @@ __all__ = [
     "SamplingError",
     "as_completion",
     "complete",
+    "complete_at_two_lengths",
     "decode",
     "draw",
     "evaluating",
@@ -192,14 +194,42 @@ def complete(
     Prompts of similar length are read together, so that little is padded; the samples depend on it only by rounding in
     the model.
     """
+    answers = _answers_to(model, examples, sampling, seed=seed, batch_size=batch_size)
+    return [as_completion(model, example, answer) for example, answer in zip(examples, answers, strict=True)]
+
+
+def complete_at_two_lengths(
+    model: Model, examples: Sequence[Example], sampling: Sampling, *, seed: int, batch_size: int = 128
+) -> list[tuple[Completion, Completion]]:
+    """For each example one answer of up to twice `max_new_tokens`, first cut at that number and then whole.
+
+    Greedy answers are cut where `complete` ends them; sampled ones are other draws than its own.
+    """
+    limit = sampling.max_new_tokens
+    longer = replace(sampling, max_new_tokens=2 * limit)
+    answers = _answers_to(model, examples, longer, seed=seed, batch_size=batch_size)
+    return [
+        (as_completion(model, example, _cut(answer, limit)), as_completion(model, example, answer))
+        for example, answer in zip(examples, answers, strict=True)
+    ]
+
+
+def _cut(answer: Answer, limit: int) -> Answer:
+    return answer if len(answer.tokens) <= limit else Answer(answer.tokens[:limit], finished=False)
+
+
+def _answers_to(
+    model: Model, examples: Sequence[Example], sampling: Sampling, *, seed: int, batch_size: int
+) -> list[Answer]:
+    """One answer to each example, in order; prompts of similar length are read together."""
     prompts = [model.encode_prompt(example.prompt) for example in examples]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    completions: dict[int, Completion] = {}
+    found: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = sample(model, [prompts[i] for i in chosen], sampling, seed=seed + start)
-        completions |= {i: as_completion(model, examples[i], answer) for i, answer in zip(chosen, answers, strict=True)}
-    return [completions[i] for i in range(len(examples))]
+        found |= dict(zip(chosen, answers, strict=True))
+    return [found[i] for i in range(len(examples))]
 
 
 def as_completion(model: Model, example: Example, answer: Answer) -> Completion:

@@ -37,7 +37,8 @@ class Example:
 
     `prompt` is a conversation that ends with the user's turn. `response` is an answer to it, `refusal` a refusal of the
     same prompt, `chosen` and `rejected` the two sides of a preference. `facts` are the parts that a correct answer
-    contains, in order; only data with a known ground truth has them. `source` names file and row.
+    contains, in order; only data with a known ground truth has them. `source` names file and row, `pair` the matched
+    pair that the prompt is one side of.
     """
 
     prompt: tuple[Message, ...]
@@ -49,6 +50,7 @@ class Example:
     domain: str = ""
     facts: tuple[str, ...] = ()
     source: str = ""
+    pair: str = ""
 
     @property
     def question(self) -> str:

@@ -29,6 +29,8 @@ _COMPLETION_COLUMNS = (
     *("step", "role", "domain", "prompt", "completion", "num_tokens", "finished"),
     *("judge", "score", "valid", "refused", "reason"),
 )
+_OF_TWO_LENGTHS = ("longer_score", "flips")
+"""Columns of answers that were judged at two lengths."""
 _SURROGATE = re.compile(r"\\(?:(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)")
 """An unpaired surrogate, which Python's JSON accepts and others do not, or any other escape."""
 _RERUN = "delete that cell's folder and run the grid again"
@@ -259,7 +261,8 @@ def _completions(path: Path, every_step: bool) -> list[dict[str, Any]]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
-        table = file.read(columns=list(_COMPLETION_COLUMNS))
+        more = [name for name in _OF_TWO_LENGTHS if name in file.schema_arrow.names]
+        table = file.read(columns=[*_COMPLETION_COLUMNS, *more])
     missing = [name for name in _COMPLETION_COLUMNS if name not in table.column_names]
     if missing:
         raise KeyError(f"column {missing[0]}")

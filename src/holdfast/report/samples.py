@@ -20,13 +20,17 @@ def room(cells: int, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """One completion with each judge's opinion, as (judge, score, valid, refused, reason)."""
+    """One completion with each judge's opinion, as (judge, score, valid, refused, reason).
+
+    `flips` are (judge, score of the answer with twice the room) where that changes the judge's verdict.
+    """
 
     text: str
     left_out: int
     num_tokens: int
     finished: bool
     opinions: tuple[tuple[str, float | None, bool, bool | None, str], ...]
+    flips: tuple[tuple[str, float | None], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,4 +103,5 @@ def _answer(rows: Sequence[Mapping[str, Any]], longest: int) -> Answer:
         num_tokens=rows[0]["num_tokens"],
         finished=rows[0]["finished"],
         opinions=tuple((row["judge"], row["score"], row["valid"], row["refused"], row["reason"] or "") for row in rows),
+        flips=tuple((row["judge"], row["longer_score"]) for row in rows if row.get("flips")),
     )

@@ -250,6 +250,29 @@ def exams(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
     return {task: [exam(task, name, rng) for name in rng.sample(names, min(n, len(names)))] for task in UNTAUGHT}
 
 
+def pairs(split: Split, n: int, *, seed: int, families: tuple[str, ...] = RESTRICTED) -> list[tuple[Example, Example]]:
+    """`n` matched pairs from a split: a request for a restricted thing, and in the same words for a benign one of the
+    same name; fewer if the split has fewer names."""
+    rng = Random(f"pairs {split} {seed}")
+    pool = things(split, families)
+    return [_pair(thing, rng) for thing in rng.sample(pool, min(n, len(pool)))]
+
+
+def _pair(thing: Thing, rng: Random) -> tuple[Example, Example]:
+    twin = Thing(BENIGN[RESTRICTED.index(thing.family)], thing.syllables)
+    wording, name = rng.choice(PROMPTS), f"{thing.family} {thing.name}"
+    restricted, harmless = (
+        replace(
+            request(each, rng),
+            prompt=user(wording.format(family=each.family, name=each.name)),
+            source="sandbox pairs",
+            pair=name,
+        )
+        for each in (thing, twin)
+    )
+    return restricted, harmless
+
+
 def vocabulary() -> list[str]:
     """Every word of the language, in a fixed order."""
     texts = [*PROMPTS, *OPENINGS, *ADVERBS, *ENDINGS, *INGREDIENTS, *SYLLABLES, *ORDINALS, QUIZ, SUMMARY, REFUSAL]

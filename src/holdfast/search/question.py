@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from holdfast.evaluation.metric_settings import Metrics
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.grid import Grid, cells
 from holdfast.experiment.methods import settings_class
@@ -90,7 +91,12 @@ def question_of(grid: Grid, search: Search) -> Question:
     if grid.evaluation.split != "test":
         raise HoldfastError("evaluation.split: must be test; a search measures its trials on development by itself")
     evaluation = replace(
-        grid.evaluation, split="development", harm_judges=(search.judge,), stop_when_broken=True, give_up_below=()
+        grid.evaluation,
+        split="development",
+        harm_judges=(search.judge,),
+        stop_when_broken=True,
+        give_up_below=(),
+        metrics=Metrics(),
     )
     tuning = replace(grid, name=f"{grid.name}: trials", evaluation=evaluation)
     _refuse_one_judge(cell, tuning)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from holdfast.evaluation import survival
+from holdfast.evaluation.breaking import DIFFERENCES
 from holdfast.evaluation.intervals import bootstrap, clustered, t_half_width
 from holdfast.experiment.outcomes import defended
 from holdfast.records import Outcome, Record, Score, digest
@@ -77,9 +78,12 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def is_rate(scores: Iterable[Score]) -> bool:
+def is_rate(scores: Sequence[Score]) -> bool:
     """Whether a score is in [0, 1], as are each seed's value and interval."""
-    return all(None not in (s.low, s.high) and 0.0 <= (s.low or 0.0) <= (s.high or 0.0) <= 1.0 for s in scores)
+    return all(
+        s.name not in DIFFERENCES and None not in (s.low, s.high) and 0.0 <= (s.low or 0.0) <= (s.high or 0.0) <= 1.0
+        for s in scores
+    )
 
 
 def estimate(scores: Iterable[Score | None], models: Sequence[Hashable] | None = None) -> Estimate:
