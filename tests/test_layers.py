@@ -51,7 +51,7 @@ ORDER = {
     "calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks world "
     "origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
     "report": "",
-    "published": "tables agreement joining standing shapes comparing words drawing page .",
+    "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
     "control": "",
     "api": "",

@@ -3,13 +3,13 @@
 import pytest
 from invented_runs import again, measured
 
+from holdfast.published.choosing import chosen
 from holdfast.published.comparing import compare
-from holdfast.published.joining import belongs, dataset_of, one_setting, setting
+from holdfast.published.joining import belongs, dataset_of, setting
 from holdfast.published.joining import measured as measure
 from holdfast.published.standing import pair
 from holdfast.published.tables import Reported, Row, published
 from holdfast.records import HoldfastError, Method, Outcome
-from holdfast.report.summarise.labels import labels
 
 
 def row(table, **wanted):
@@ -23,6 +23,10 @@ def row(table, **wanted):
 
 def vars_of(each):
     return {"dataset": each.dataset, "defense": each.defense, **each.settings}
+
+
+def chosen_for(records, of):
+    return chosen(records, [of])[0]
 
 
 LISA = row("rpa_table_3", attack="sft", dataset="beavertails", defense="lisa")
@@ -105,8 +109,7 @@ def test_a_harmless_task_belongs_to_the_harmless_table_only():
 
 def test_of_two_weights_the_tables_own_is_taken_and_others_are_said_to_deviate():
     own = [measured("lisa", "sft", (0.0, 0.1), defense_settings={"proximal_weight": w}) for w in (1.0, 100.0)]
-    named = list(zip(own, labels(own), strict=True))
-    assert one_setting(named, LISA) == ([own[1]], None)
+    assert chosen_for(own, LISA) == ([own[1]], "")
     assert measure(own[:1], LISA, (), 0.5).deviations == ("rho is 1, the paper's 100",)
     assert measure(own[1:], LISA, (), 0.5).deviations == ()
 
@@ -115,9 +118,22 @@ def test_two_settings_that_are_both_not_the_tables_are_not_averaged():
     own = [
         measured("lisa", "sft", (0.0, h), defense_settings={"proximal_weight": w}) for w, h in ((1.0, 0.9), (2.0, 0.0))
     ]
-    records, why = one_setting(list(zip(own, labels(own), strict=True)), LISA)
+    records, why = chosen_for(own, LISA)
     assert records == []
     assert why.startswith("2 settings of the runs belong to it")
+
+
+def test_in_a_folder_of_several_tables_the_data_of_most_rows_are_taken_and_evaluations_at_other_steps_are_one_run():
+    rows = [
+        each for each in published("rpa_table_3").rows if each.dataset == "beavertails" and each.defense != "vaccine"
+    ]
+    usual = [measured(each.defense, each.attack, (0.0, 0.1)) for each in rows]
+    more_data = measured("lisa", "sft", (0.0, 0.9), data={"train": 10000})
+    closer = again(measured("lisa", "sft", (0.0, 0.6, 0.1)), evaluation={"every": 5})
+    for extra, expected in ((more_data, usual[rows.index(LISA)]), (closer, closer)):
+        found = dict(zip(map(id, rows), chosen([*usual, extra], rows), strict=True))
+        assert found[id(LISA)] == ([expected], "")
+        assert all(len(records) == 1 for records, _ in found.values())
 
 
 def test_several_seeds_are_a_mean_with_an_interval_over_them_that_is_no_narrower_than_that_of_the_prompts():
@@ -206,7 +222,7 @@ def test_an_attack_that_is_too_weak_here_is_a_miss_of_the_undefended_row():
 def test_before_the_attack_is_the_first_evaluation_of_any_cell_of_the_model():
     before = row("rpa_table_1", attack="none", dataset="beavertails")
     own = [measured("none", attack, (0.02, 0.9), seed=seed) for attack in ("sft", "dpo") for seed in (0, 1)]
-    records, _ = one_setting(list(zip(own, labels(own), strict=True)), before)
+    records, _ = chosen_for(own, before)
     assert len(records) == 1
     assert measure(records, before, (), 0.5).estimates["harmfulness"].value == pytest.approx(0.02)
 
@@ -232,8 +248,8 @@ def test_a_row_of_several_attacks_takes_the_mean_over_them_and_a_range_has_its_m
         state="printed",
     )
     own = [measured("none", "grpo", (0.0, 0.81)), measured("none", "ppo", (0.0, 0.79))]
-    records, why = one_setting(list(zip(own, labels(own), strict=True)), several)
-    assert why is None
+    records, why = chosen_for(own, several)
+    assert why == ""
     found = standing(records, several)
     assert found.standing == "same side"
     assert found.both("harmfulness") == pytest.approx((0.8, 0.8))

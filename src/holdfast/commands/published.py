@@ -9,7 +9,8 @@ from rich.table import Table
 
 from holdfast.commands import display
 from holdfast.published import words
-from holdfast.published.comparing import CODES, NO_CELL, Comparison, compare
+from holdfast.published.choosing import NO_CELL
+from holdfast.published.comparing import CODES, Comparison, compare
 from holdfast.published.standing import HARM, Pair
 from holdfast.report.page import plural
 

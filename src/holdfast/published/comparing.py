@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.published.agreement import Verdict, together
-from holdfast.published.joining import belongs, dataset_of, measured, one_setting
+from holdfast.published.choosing import chosen
+from holdfast.published.joining import belongs, dataset_of, measured
 from holdfast.published.shapes import Shape, of_the_paper, shapes
 from holdfast.published.standing import ORDER, Pair, pair
 from holdfast.published.tables import Published, published
 from holdfast.records import HoldfastError, Record
 from holdfast.report.read import load
-from holdfast.report.summarise.labels import labels
 
 CODES: dict[Verdict, int] = {"same": 0, "not the same": 1, "cannot tell": 3}
 """Exit codes of the command; 2 is wrong input, as everywhere."""
-NO_CELL = "no cell of the runs belongs to it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,13 +86,10 @@ def compare(table: str, runs: Sequence[Path]) -> Comparison:
 
 def _pairs(table: Published, records: Sequence[Record]) -> list[Pair]:
     """Each row with its cells; rows of a published data set that none of the runs is of are left out."""
-    named = list(zip(records, labels(records), strict=True))
     there = {dataset_of(record.cell) for record in records}
+    rows = [row for row in table.rows if row.dataset is None or there & {None, row.dataset}]
     pairs = []
-    for row in table.rows:
-        if row.dataset is not None and not there & {None, row.dataset}:
-            continue
-        own, why = one_setting(named, row)
+    for row, (own, why) in zip(rows, chosen(records, rows), strict=True):
         found = measured(own, row, table.metrics, table.threshold) if own else None
-        pairs.append(pair(row, found, why or NO_CELL, table.threshold))
+        pairs.append(pair(row, found, why, table.threshold))
     return pairs

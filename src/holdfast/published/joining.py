@@ -4,8 +4,7 @@ A cell belongs to a row if its attack and defense are the row's, its rows are of
 stands for every data set), its model is the aligned or the unaligned one as the row's is, and every setting that the
 row names has the row's value: `num_samples` (RL's `num_prompts`), `flip_ratio` (the attack's or its reward model's),
 `rho` (Lisa's `proximal_weight`, Vaccine's `perturbation_radius`), `alpha` (of Refusal Loss), `kl_coef`, `beta`. `n` and
-`steps` are places on the attack's curve: answers to choose from, and optimizer steps. Of cells of several settings
-those are taken that agree with what the table states for all its rows, such as a weight. A label such as `sft
+`steps` are places on the attack's curve: answers to choose from, and optimizer steps. A label such as `sft
 num_samples 2500` or `lisa rho 50` says which value of the paper a cell stands for, where its own setting is scaled to
 a smaller world; it goes before the setting.
 """
@@ -24,7 +23,7 @@ from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.published.tables import Row
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record
 from holdfast.report.summarise.intervals import Estimate, estimate, finite, model_of
-from holdfast.report.summarise.labels import Label, flip_of
+from holdfast.report.summarise.labels import flip_of
 
 SCORES = {"perplexity": "perplexity/benign"}
 """The scores of a run that stand for a paper's metrics, where they are not called the same."""
@@ -152,29 +151,6 @@ def _by_label(cell: Cell, key: str) -> float | None:
     return None
 
 
-def one_setting(pairs: Sequence[tuple[Record, Label]], row: Row) -> tuple[list[Record], str | None]:
-    """The cells that belong to a row, or none and why, if they differ in more than their seed and their attack's name.
-
-    A model before its attack is the same under every attack.
-    """
-    own = [(record, label) for record, label in pairs if belongs(record, row)]
-    if row.attacks == ("none",):
-        return [record for record, _ in _one_per_model(own)], None
-    if _several(own):
-        own = [(record, label) for record, label in own if not deviations(record.cell, row)] or own
-    several = _several(own)
-    if several:
-        return [], f"{len(several)} settings of the runs belong to it; compare those of one grid: {'; '.join(several)}"
-    return [record for record, _ in own], None
-
-
-def _several(pairs: Sequence[tuple[Record, Label]]) -> list[str]:
-    """The labels of cells, where those of one attack have more than one."""
-    kinds = {(record.cell.attack.name if record.cell.attack else "none", label) for record, label in pairs}
-    doubled = [name for name, times in Counter(name for name, _ in kinds).items() if times > 1]
-    return sorted(f"{label.defense} under {label.attack}" for name, label in kinds if name in doubled)
-
-
 def deviations(cell: Cell, row: Row) -> list[str]:
     """Where a cell's settings are not those that the table states for all its rows, in words."""
     stated = {key: value for key, value in row.assumed.items() if key != "model"}
@@ -184,26 +160,6 @@ def deviations(cell: Cell, row: Row) -> list[str]:
         for key, value in stated.items()
         if (own := found[key]) is not None and not isclose(own, float(value), rel_tol=1e-9)
     ]
-
-
-def _one_per_model(pairs: Sequence[tuple[Record, Label]]) -> list[tuple[Record, Label]]:
-    """One cell for each model: that without an attack, or that with the most prompts before its attack."""
-
-    def prompts(record: Record) -> tuple[bool, int]:
-        first = record.evaluations[0].score("harmfulness") if record.evaluations else None
-        return record.cell.attack is None, first.n if first is not None else 0
-
-    best: dict[object, tuple[Record, Label]] = {}
-    for record, label in pairs:
-        key = (model_of(record), tuple(stage.name for stage in record.cell.stages), _stage_seed(record))
-        if key not in best or prompts(record) > prompts(best[key][0]):
-            best[key] = (record, label)
-    return list(best.values())
-
-
-def _stage_seed(record: Record) -> int:
-    """A model that is not hardened is the same under every seed of its cells."""
-    return record.cell.seed if record.cell.stages else 0
 
 
 def measured(records: Sequence[Record], row: Row, metrics: Sequence[str], threshold: float) -> Measured:

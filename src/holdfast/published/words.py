@@ -186,16 +186,14 @@ def remarks(found: Comparison) -> Iterator[str]:
     others = [name(metric) for metric in found.table.metrics if metric != HARM]
     if others:
         yield f"{', '.join(others)}: by rank only, since the scales differ"
-    if found.table.name not in found.grids:
-        grids = ", ".join(found.grids)
-        yield f"the runs are of {grids}, whose settings need not be those of the preset {found.table.name}"
     differ = dict.fromkeys(text for pair in found.pairs if pair.measured for text in pair.measured.deviations)
     if differ:
-        yield f"settings of some cells are not the paper's: {'; '.join(differ)}"
+        of = ", ".join(found.grids)
+        yield f"settings of some cells are not the paper's (the runs are of {of}): {'; '.join(differ)}"
     if any(pair.row.n is None for pair in found.pairs):
         yield "the paper does not state n for some rows: their values are taken as they stand"
     if found.unused:
-        yield f"{plural(found.unused, 'cell')} of the runs belong to no row of the table, such as controls"
+        yield f"{plural(found.unused, 'cell')} of the runs belong to no row: controls, or other tables'"
     if found.unfinished:
         yield f"{plural(found.unfinished, 'cell')} without a record: unfinished, and not compared"
     yield from (f"unreadable, and not compared: {line}" for line in found.trouble)
