@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -205,16 +206,19 @@ def results(records: Sequence[Record]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     head = (*(("model",) if several else ()), "defense", "attack", *(("model's seed",) if seeds else ()))
     head += ("seed", "outcome", "time to break", "peak harm")
-    for name in (*head, "helpful before", "after"):
+    extra = _measured(records)
+    for name in (*head, "helpful before", "after", *extra.values()):
         left = name in ("model", "defense", "attack", "outcome")
         least = len(f"none{CONTROL}") if name == "defense" and controls else None
+        if extra and not left:  # more columns than usual: words of a heading stay whole
+            least = max(map(len, name.split()))
         table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=least)
     reasons = []
     for record, label in zip(records, named, strict=True):
         defense = label.defense + CONTROL if record.key in controls else label.defense
         model = [label.model] if several else []
         seed = [_seed(record)] if seeds else []
-        table.add_row(*map(shown, (*model, defense, label.attack)), *seed, *_cells(record))
+        table.add_row(*map(shown, (*model, defense, label.attack)), *seed, *_cells(record), *_further(record, extra))
         if _needs_reason(record):
             attack = label.attack if record.cell.attack else "no attack"
             title = f"{' '.join([*(f'{name}:' for name in model), defense])} x {attack}, seed {record.cell.seed}"
@@ -311,6 +315,25 @@ def _cells(record: Record) -> list[str]:
         _number(helped[0]) if helped else "",
         _number(helped[-1]) if helped else "",
     ]
+
+
+def _measured(records: Sequence[Record]) -> dict[str, str]:
+    """Further metrics of which the table has a column, with its heading: the worst of k, and verdicts that flip."""
+    names = {score.name for record in records for evaluation in record.evaluations for score in evaluation.scores}
+    worst = [int(found[1]) for name in names if (found := re.fullmatch(r"worst_of/(\d+)/harmful", name))]
+    columns = {f"worst_of/{k}/harmful": f"harmful in {k}" for k in [max(worst, default=0)] if k}
+    wanted = {"verdict_flips/harmful": "flips", "perplexity/benign": "perplexity"}
+    return columns | {name: heading for name, heading in wanted.items() if name in names}
+
+
+def _further(record: Record, names: Iterable[str]) -> list[str]:
+    """The record's highest value of each metric; its last perplexity."""
+    cells = []
+    for name in names:
+        values = [value for evaluation in record.evaluations if (value := evaluation.value(name)) is not None]
+        last = name.startswith("perplexity")
+        cells.append(_number((values[-1] if last else max(values)) if values else None))
+    return cells
 
 
 def _at_least() -> str:

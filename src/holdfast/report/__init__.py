@@ -1,9 +1,9 @@
 """Write a report of finished runs: one HTML page that opens offline, a CSV file with its versions, and figures.
 
 This module combines the others, which are independent of each other: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `summary_table`, `counts`, `flips`, `spending`, `training`, `samples`, `accounting` and
-`versions` (what sentences, tables and lists show), `charts`, `drawings` and `figures` (rows -> charts -> what the page
-draws, and bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
+rows over seeds), `cells`, `summary_table`, `counts`, `flips`, `metric_tables`, `spending`, `training`, `samples`,
+`accounting` and `versions` (what sentences, tables and lists show), `charts`, `drawings` and `figures` (rows -> charts
+-> what the page draws, and bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
 """
 
 from __future__ import annotations
@@ -215,10 +215,13 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting
     from holdfast.report.flips import flipped
+    from holdfast.report.metric_tables import metric_tables
     from holdfast.report.read import or_none, read_judges
     from holdfast.report.summarise.costs import UNITS
 
     scores = dict.fromkeys(name for row in contents.rows for name in (*row.before, *row.after))
+    metrics = metric_tables(scores)
+    shown = {name for table in metrics for name, _ in table.columns}
     return {
         "rows": contents.rows,
         "survivals": contents.survivals,
@@ -237,7 +240,8 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         ),
         "configured": list(dict.fromkeys(judge.title for r in contents.records for judge in r.cell.judges.values())),
         "refusal_errors": refusal_forms.summary(),
-        "others": [name for name in scores if name not in _HEADLINE],
+        "metric_tables": metrics,
+        "others": [name for name in scores if name not in _HEADLINE and name not in shown],
         "costs": accounting.costs(contents.records, [label.family for label in contents.labels]),
         "stages": accounting.stages(contents.records),
         "environment": accounting.environments(contents.records),

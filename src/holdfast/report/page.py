@@ -53,8 +53,10 @@ def asset(name: str) -> Markup:
 
 
 def rate(value: float | None) -> str:
-    """A number in [0, 1], or any score, with two decimals."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value:.2f}"
+    """A number in [0, 1], or any score, with two decimals, none from 1,000 on."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{value:.2f}" if abs(value) < 1000 else f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.1e}"
 
 
 def chance(p: float) -> str:
