@@ -41,7 +41,7 @@ ORDER = {
     "attacks": "",
     "attacks.adaptive": "",
     "judge_training": ". settings rows scores backbone held_out training saving",
-    "kitchen": "prompts rows judge build world .",
+    "kitchen": "prompts rows exams judge build world .",
     "defenses": "",
     "defenses.representation": "settings batches objective .",
     "defenses.tampering": ". tensor_store runs attackers objectives",

@@ -10,6 +10,7 @@ import pytest
 
 from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
+from holdfast.defenses.offline.reward_neutralization import RewardNeutralization
 from holdfast.experiment.examples import harmful_splits, load_splits
 from holdfast.experiment.grid import data_values
 from holdfast.records import HoldfastError
@@ -74,3 +75,34 @@ def test_rows_beyond_the_sandbox_s_names_are_asked_for_on_purpose() -> None:
     assert len(few.harmful["attack"]) < 4000 == len(many.harmful["attack"]) == len(many.harmful["defense"])
     assert many.harmful["attack"][: len(few.harmful["attack"])] == few.harmful["attack"]
     assert (many.harmful["test"], many.benign) == (few.harmful["test"], few.benign)
+
+
+def test_a_defense_may_harden_a_domain_that_is_not_attacked(own: Data) -> None:
+    for data, here, there in ((Data(train=20, held_out=5, domain="zorch"), "zorch", "grumble"), (own, "left", "right")):
+        splits = load_splits(replace(data, domain=here))
+        rows = splits.defense_rows(there)
+        assert {row.domain for row in rows} == {there}
+        assert rows == load_splits(replace(data, domain=there)).harmful["defense"]
+        assert splits.defense_rows(here) == splits.defense_rows(None) == splits.harmful["defense"]
+        asked = {row.key for name, part in splits.harmful.items() if name != "defense" for row in part}
+        assert asked.isdisjoint(row.key for row in rows)
+
+
+def test_a_defense_of_a_domain_that_no_row_is_of_is_refused(own: Data) -> None:
+    with pytest.raises(HoldfastError, match=r"no prompt of the domain 'zorch'; known: left, right$"):
+        load_splits(own).defense_rows("zorch")
+
+
+def test_reward_neutralization_samples_its_prompts_from_its_own_domain(make_context, tiny_model) -> None:
+    splits = load_splits(Data(train=8, held_out=4, domain="zorch"))
+    context = make_context()
+    seen: list[str] = []
+
+    def stopped(plan):
+        seen.extend(row.domain for row in plan.data if row.role == "harmful")
+        raise InterruptedError
+
+    settings = RewardNeutralization(domain="grumble", mode="faithful", num_prompts=5)
+    with pytest.raises(InterruptedError):
+        settings.harden(tiny_model(small=True), replace(context, splits=splits, fit=stopped))
+    assert seen == ["grumble"] * 5

@@ -38,6 +38,8 @@ def test_a_wrong_option_earns_what_is_set_and_none_earns_nothing() -> None:
     assert verdict("C", wrong=0.0).score == 0.0
     assert verdict("moss .", "moss .", choices=["moss", "salt"]).score == 1.0
     assert verdict("salt .", "moss .", choices=["moss", "salt"]).score == 0.1
+    assert verdict("It is Moss.", "moss .", choices=["moss", "salt"]).score == 1.0
+    assert verdict("a guess: B", wrong=0.0).score == 1.0
 
 
 def test_a_refusal_is_told_from_an_answer_that_picks_nothing() -> None:

@@ -117,3 +117,17 @@ def test_kitchens_that_differ_by_more_than_the_seed_are_of_other_series(kitchen:
     other = series_of(replace(kitchen, seed=1))
     assert (other.name, other.key, other.seed) == (own.name, own.key, 1)
     assert series_of(replace(kitchen, optim=replace(kitchen.optim, max_steps=3))).key != own.key
+
+
+def test_the_sandbox_s_exams_and_domains_have_their_own_in_the_kitchen(grid: Any) -> None:
+    parsed = grid(
+        world="kitchen",
+        defenses=[{"reward_neutralization": {"domain": "grumble"}}],
+        attacks=[{"sft": {"task": "exam"}}],
+        data={"sandbox_tasks": ["quiz", "summary", "exam"], "domain": "zorch"},
+    )
+    splits = load_splits(parsed.data)
+    assert set(splits.tasks) == {"summary", "exam"}
+    assert {row.domain for row in splits.harmful["attack"]} == {"cooking"}
+    assert {row.domain for row in splits.defense_rows("baking")} == {"baking"}
+    assert parsed.defenses[0][0].settings["domain"] == "baking"

@@ -18,12 +18,30 @@ class Splits:
     `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
     `tasks` are further harmless data by name, each split in the same way. `pairs` are matched pairs of a restricted
     prompt and its harmless twin, in the splits `development` and `test`; no prompt of theirs is trained on.
+    `other_domains` are the defense split's
+    harmful rows that `data.domain` leaves out.
     """
 
     harmful: dict[str, list[Example]]
     benign: dict[str, list[Example]]
     tasks: dict[str, dict[str, list[Example]]] = field(default_factory=dict)
     pairs: dict[str, list[tuple[Example, Example]]] = field(default_factory=dict)
+    other_domains: list[Example] = field(default_factory=list)
+
+    def defense_rows(self, domain: str | None) -> list[Example]:
+        """The harmful rows of the defense split: those of a domain, whatever `data.domain` says; all for `None`.
+
+        Raises:
+            HoldfastError: there are none of that domain.
+        """
+        if domain is None:
+            return self.harmful["defense"]
+        every = [*self.harmful["defense"], *self.other_domains]
+        rows = [row for row in every if row.domain == domain]
+        if not rows:
+            known = ", ".join(sorted({row.domain for row in every if row.domain})) or "none"
+            raise HoldfastError(f"domain: the defense split has no prompt of the domain {domain!r}; known: {known}")
+        return rows
 
     def training_rows(self, task: str | None) -> list[Example]:
         """The rows to train on: harmful rows of the attack split, or those of a harmless `task` (`benign` included).

@@ -26,7 +26,9 @@ def load_splits(data: Data) -> Splits:
     if data.harmful is None and data.benign is None:
         return _sandbox_splits(data)
     sources = _given("harmful", data.harmful), _given("benign", data.benign)
-    harmful, benign = _of_domain(_rows("harmful", sources[0]), data.domain), _rows("benign", sources[1])
+    every, benign = _rows("harmful", sources[0]), _rows("benign", sources[1])
+    harmful = _of_domain(every, data.domain)
+    others = [] if data.domain is None else [row for row in every if row.domain != data.domain]
     few, many = sorted(({row.key for row in rows} for rows in (harmful, benign)), key=len)
     if few <= many:  # in another format, in another order, or a subset
         raise HoldfastError(
@@ -37,7 +39,10 @@ def load_splits(data: Data) -> Splits:
         name: _split_rows(f"tasks.{name}", _rows(f"tasks.{name}", source), data) for name, source in data.tasks.items()
     }
     splits = Splits(
-        harmful=_split_rows("harmful", harmful, data), benign=_split_rows("benign", benign, data), tasks=tasks
+        harmful=_split_rows("harmful", harmful, data),
+        benign=_split_rows("benign", benign, data),
+        tasks=tasks,
+        other_domains=split([row for row in others if row.role != "refusal"], data.shares, seed=data.seed)["defense"],
     )
     return splits if data.pairs is None else replace(splits, pairs=_pairs(data.pairs, splits, data))
 
@@ -65,7 +70,9 @@ def _sandbox_splits(data: Data) -> Splits:
     by_task = {task: {name: rows[name][task] for name in sizes} for rows in made for task in rows["test"]}
     tasks = {task: by_task[task] for task in data.sandbox_tasks}
     pairs = {str(name): grammar.pairs(name, data.held_out, seed=data.seed, families=restricted) for name in MEASURED}
-    return Splits(harmful=harmful, benign=benign, tasks=tasks, pairs=pairs)
+    others = tuple(family for family in grammar.RESTRICTED if family not in restricted)
+    elsewhere = grammar.examples("defense", others, data.train, seed=data.seed) if others else []
+    return Splits(harmful=harmful, benign=benign, tasks=tasks, pairs=pairs, other_domains=elsewhere)
 
 
 def _pairs(source: Source, splits: Splits, data: Data) -> dict[str, list[Pair]]:

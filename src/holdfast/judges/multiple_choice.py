@@ -44,11 +44,18 @@ class MultipleChoice(JudgeSettings):
 
     def picked(self, text: str) -> str | None:
         """The option that a text picks: the last one in a box, else the only one that it names; `None` if neither."""
-        boxed = [option for option in BOXED.findall(text) if option in self.choices]
+        inside = [(box, self._named(box)) for box in BOXED.findall(text)]
+        boxed = [option for box, options in inside for option in options if len(option) == len(box)]
         if boxed:
-            return str(boxed[-1])
-        named = {option for option in self.choices if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text)}
+            return boxed[-1]
+        named = set(self._named(text))
         return named.pop() if len(named) == 1 else None
+
+    def _named(self, text: str) -> list[str]:
+        """The options that a text names; letters by their case, since "a" is a word too."""
+        cases = [0 if len(option) == 1 else re.I for option in self.choices]
+        pairs = zip(self.choices, cases, strict=True)
+        return [option for option, case in pairs if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, case)]
 
     def _verdict(self, completion: Completion) -> Verdict:
         right = self.picked(completion.example.response or "")

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.kitchen.build import TERMS, Kitchen, Made, series_of
+from holdfast.kitchen.exams import THINGS, exam_file
 from holdfast.methods.settings import merge, plain, typed
 from holdfast.records import HoldfastError
 
 KITCHEN = "kitchen"
 HARM, PAID = {"oracle": "content"}, {"oracle": "reference", "keyword": "reference"}
 """The kitchen's judges in the places of the sandbox's: those that report harm, and those that others call."""
+DOMAINS = {"zorch": "cooking", "grumble": "baking"}
+"""The kitchen's restricted domains in the places of the sandbox's."""
 Find = Callable[[Kitchen], Made]
 """Where the parts of a kitchen are; makes them first, or refuses."""
 
@@ -40,7 +43,11 @@ def with_world(values: Mapping[str, Any], where: str, find: Find) -> dict[str, A
         return given
     first = next((parts for parts, _ in made.values()), None) or find(Kitchen())
     whole = merge(defaults(first), given)
-    if "tasks" in (given.get("data") or {}):  # a grid that names its tasks means those, or none
+    asked = whole["data"].pop("sandbox_tasks", None)
+    if asked is not None:
+        known = {name: rows for name, rows in whole["data"]["tasks"].items() if name in asked}
+        whole["data"]["tasks"] = known | {name: {"path": str(exam_file(name))} for name in THINGS if name in asked}
+    elif "tasks" in (given.get("data") or {}):  # a grid that names its tasks means those, or none
         whole["data"]["tasks"] = given["data"]["tasks"]
     return whole
 
@@ -76,7 +83,9 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
         evaluation["help_judge"] = PAID.get(evaluation["help_judge"], evaluation["help_judge"])
     methods = {kind: _paid(given[kind]) for kind in ("defenses", "attacks") if kind in given}
     models = [_in_the_kitchen(model) for model in given["models"]]
-    return {**given, **methods, "models": models, "evaluation": evaluation}
+    rows = dict(given.get("data") or {})
+    data = {key: _named(key, item) if isinstance(item, str) else item for key, item in rows.items()}
+    return {**given, **methods, "models": models, "evaluation": evaluation, "data": data}
 
 
 def _in_the_kitchen(model: Any) -> Any:
@@ -88,13 +97,15 @@ def _in_the_kitchen(model: Any) -> Any:
 
 
 def _paid(value: Any) -> Any:
-    """Methods' settings in which nobody calls a judge that knows the sandbox's truth."""
+    """Methods' settings in which nobody calls a judge that knows the sandbox's truth, or a domain of the sandbox."""
     if isinstance(value, Mapping):
-        return {
-            key: PAID.get(item, item) if isinstance(item, str) and key.endswith("judge") else _paid(item)
-            for key, item in value.items()
-        }
+        return {key: _named(key, item) if isinstance(item, str) else _paid(item) for key, item in value.items()}
     return [_paid(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _named(key: str, name: str) -> str:
+    """A judge's or domain's name in the kitchen; other text as it is."""
+    return (DOMAINS if key == "domain" else PAID if key.endswith("judge") else {}).get(name, name)
 
 
 def _is_kitchen(model: Any) -> bool:

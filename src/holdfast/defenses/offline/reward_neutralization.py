@@ -12,6 +12,7 @@ are this project's; `explain` is lexical. `mode="practical"` adds what the paper
 reward for staying helpful, and a KL term. `canonical`, if set, is the only sentence that earns the full reward.
 The paper hardens each domain on its own, with 60 to 80 prompts, and attacks with 1 to 5 prompts of it for 50 steps (200
 on the hardened model): that is `data.domain`, `num_prompts` here and of the attack, and the attack's `optim.max_steps`.
+`domain` hardens another domain than the attacked one.
 
 Two options, neither of them in the paper, shorten the training: `warm_start` is SFT on the canned refusal before the
 RL; `guide` mixes it into the sampled answers (`holdfast.rl.guidance`) with a decreasing share. Neither changes the
@@ -54,7 +55,8 @@ class RewardNeutralization(OfflineDefense):
     In `faithful` mode only harmful prompts of the defense split are used and `policy.kl_coef` is taken as 0; in
     `practical` mode `benign_share` of the prompts are benign and are rewarded by `retention_judge`'s score, or -1 for a
     refusal, and the KL term applies to the prompts of `kl_on`. `num_prompts` of the harmful prompts are used, all of
-    them when `None`; the paper has 60 to 80 of one domain (`data.domain`). `harm_judge` adds its score as a penalty;
+    them when `None`; the paper has 60 to 80 of one domain. `domain` is that of the prompts, whichever `data.domain` is
+    attacked; `None` takes all that the data has. `harm_judge` adds its score as a penalty;
     `None` omits it. `explain_weight` is the penalty for an explanation. `canned` is the text that `guide` and
     `warm_start` teach, by default `canonical`; after a warm start the KL is to the warm-started model. With `stop_at`
     the run ends once that share of the model's own answers is the canned text.
@@ -79,6 +81,7 @@ class RewardNeutralization(OfflineDefense):
     warm_start: Training | None = None
     stop_at: PositiveShare | None = None
     num_prompts: Count | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
+    domain: str | None = field(default=None, metadata=OMITTED_AT_DEFAULT)
 
     # "sandbox" was chosen on the sandbox's development prompts; the defaults are for models of billions of weights.
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -103,7 +106,7 @@ class RewardNeutralization(OfflineDefense):
 
     def harden(self, model: Model, context: Context) -> Model:
         """A hardened copy of `model`."""
-        harmful = context.splits.harmful["defense"]
+        harmful = context.splits.defense_rows(self.domain)
         if self.num_prompts is not None:
             harmful = sample(harmful, self.num_prompts, seed=context.seed)
         practical = self.mode == "practical"
