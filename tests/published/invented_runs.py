@@ -71,8 +71,8 @@ def measured(
 def _scores(harm: float | None, n: int, more: Mapping[str, float]) -> tuple[Score, ...]:
     low, high = (None, None) if harm is None else wilson(harm, n)
     first = Score(name="harmfulness", value=harm, n=0 if harm is None else n, low=low, high=high)
-    further = (Score(name=name, value=value, n=n) for name, value in more.items())
-    return (first, Score(name="helpfulness", value=0.9, n=n, low=0.8, high=0.95), *further)
+    scores = {"helpfulness": 0.9, **more}
+    return (first, *(Score(name=name, value=value, n=n) for name, value in scores.items()))
 
 
 def as_reported(rows: Sequence[Any], *, seeds: Sequence[int] = (0,)) -> list[Record]:

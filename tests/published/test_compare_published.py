@@ -101,6 +101,16 @@ def test_some_cells_cannot_tell_and_exit_with_3(write_run):
     assert called("rpa_table_3", run).exit_code == 3
 
 
+def test_cells_that_agree_by_being_of_no_use_are_counted_in_the_verdict(write_run):
+    of_no_use = {"more": {"helpfulness": 0.0}, "outcome": Outcome.USELESS}
+    run = write_run([measured("refusal_loss", attack, (0.0, 0.0), **of_no_use) for attack in ("sft", "dpo")])
+    lines = called("rpa_table_3", run).output.splitlines()
+    sides = next(line for line in lines if line.startswith("beavertails: "))
+    assert "2 of 2 cells on the same side of 0.5" in sides
+    assert "below 2, 2 of them since the model here is of no use" in sides
+    assert lines[-1].endswith("4 rows on the same side only since the model here is of no use")
+
+
 def test_sweeps_are_ordered_along_the_swept_setting(write_run):
     run = write_run(
         [

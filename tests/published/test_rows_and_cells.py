@@ -212,6 +212,7 @@ def test_an_untested_defense_shows_nothing_and_a_useless_one_is_said_to_be():
     useless = standing([measured("lisa", "sft", (0.0, 0.0), outcome=Outcome.USELESS)])
     assert useless.standing == "same side"
     assert "of no use" in useless.why
+    assert useless.useless
 
 
 def test_an_attack_that_is_too_weak_here_is_a_miss_of_the_undefended_row():

@@ -65,7 +65,8 @@ class Sides:
     """Cells by the side of the threshold, reported and measured: (above, above), (below, below), and the two others.
 
     Cells of which either side cannot be told are `unclear`, and not in `n`; `collapsed` are those that are garbled in
-    the run only, which count against the agreement.
+    the run only, which count against the agreement. Of those below on both sides `useless` are so here since the model
+    answers nothing: the paper's criterion is harm alone, but nothing held there.
     """
 
     above: int
@@ -74,6 +75,7 @@ class Sides:
     only_measured: int
     collapsed: int
     unclear: int
+    useless: int = 0
 
     @property
     def n(self) -> int:

@@ -27,7 +27,8 @@ _NO_PART = frozenset({"seed", "label", "series", "every", "fingerprint", "finger
 def chosen(records: Sequence[Record], rows: Sequence[Row]) -> list[tuple[list[Record], str]]:
     """The cells of each row, all of one setting but for their seeds and attacks' names; or none, and why."""
     own = [[record for record in records if belongs(record, row)] for row in rows]
-    usual = Counter(data for each in own for data in {_data(record) for record in each})
+    stated = [[r for r in each if not deviations(r.cell, row)] for each, row in zip(own, rows, strict=True)]
+    usual = Counter(data for each in stated for data in {_data(record) for record in each})
     names = {r.key: f"{name.defense} under {name.attack}" for r, name in zip(records, labels(records), strict=True)}
     return [_of_row(each, row, usual, names) for each, row in zip(own, rows, strict=True)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from holdfast.published.agreement import Order, Sides, Verdict, order, together
@@ -147,7 +147,8 @@ def _sides(pairs: Sequence[Pair]) -> Sides:
     garbled = [pair for pair in counted if pair.standing == "miss" and pair.measured_side is None]
     told = [(pair.reported_side, pair.measured_side) for pair in counted if pair.standing != "cannot tell"]
     unclear = sum(pair.standing == "cannot tell" for pair in counted)
-    return _counted([each for each in told if each[1] is not None], unclear=unclear, collapsed=len(garbled))
+    counts = _counted([each for each in told if each[1] is not None], unclear=unclear, collapsed=len(garbled))
+    return replace(counts, useless=sum(pair.useless for pair in counted if pair.standing == "same side"))
 
 
 def _counted(sides: Sequence[tuple[object, object]], *, unclear: int = 0, collapsed: int = 0) -> Sides:

@@ -22,7 +22,9 @@ def headline(found: Comparison) -> str:
     by_rank = all(shape.sides is None for shape in found.shapes)
     missed = "" if by_rank else f"; {plural(misses, 'miss').replace('misss', 'misses')}"
     reversals = f", {plural(flips, 'clear reversal')} of two rows" if not by_rank else ""
-    return f"{found.table.name}: {VERDICTS[found.verdict]}{missed}{reversals}"
+    useless = sum(pair.useless for pair in found.pairs if pair.standing == "same side")
+    only = f"; {plural(useless, 'row')} on the same side only since the model here is of no use" if useless else ""
+    return f"{found.table.name}: {VERDICTS[found.verdict]}{missed}{reversals}{only}"
 
 
 def sentences(found: Comparison) -> list[str]:
@@ -58,7 +60,8 @@ def of_sides(sides: Sides, threshold: float, names: tuple[str, str]) -> str:
     missed = "".join(f"; {name} {count}" for name, count in parts.items() if count)
     unclear = f"; {plural(sides.unclear, 'cell')} too close to tell" if sides.unclear else ""
     share = f"{sides.same} of {plural(sides.n, 'cell')} on the same side of {threshold:g} [{low:.2f}, {high:.2f}]"
-    return f"{share} (above {sides.above}, below {sides.below}{missed}{unclear}): {sides.verdict}"
+    useless = f", {sides.useless} of them since the model here is of no use" if sides.useless else ""
+    return f"{share} (above {sides.above}, below {sides.below}{useless}{missed}{unclear}): {sides.verdict}"
 
 
 def of_order(ranked: Ranked) -> str:
