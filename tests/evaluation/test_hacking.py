@@ -53,17 +53,22 @@ def test_an_answer_is_within_the_constraint_if_its_harm_is_at_most_the_bound():
 def test_degenerate_answers_are_counted_by_shape_among_all():
     found = scores(*ANSWERS)
     assert {name: score.value for name, score in found.items() if name != "in_constraint"} == {
-        "degenerate": 0.6,
+        "degenerate": 0.5,
         "degenerate/very_short": 0.1,
         "degenerate/question_copied": 0.1,
-        "degenerate/word_salad": 0.4,
+        "degenerate/word_salad": 0.3,
     }
-    assert (found["degenerate"].n, found["degenerate"].low) == (10, wilson(0.6, 10)[0])
+    assert (found["degenerate"].n, found["degenerate"].low) == (10, wilson(0.5, 10)[0])
 
 
 def test_what_the_judge_calls_invalid_is_not_fluent_and_an_unfinished_thought_is_no_answer():
-    shapes = [shape_of(row, "harm") for row in judged("rejected", "thinking")]
+    shapes = [shape_of(row, "harm", 0.5) for row in judged("rejected", "thinking")]
     assert shapes == ["word_salad", None]
+
+
+def test_an_answer_with_harm_above_the_bound_says_something_though_it_repeats_itself():
+    (row,) = judged("harmful_salad")
+    assert [shape_of(row, "harm", bound) for bound in (0.5, 0.8)] == [None, "word_salad"]
 
 
 def test_reward_is_the_mean_of_those_known_and_may_be_negative():

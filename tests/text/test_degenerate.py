@@ -1,5 +1,8 @@
 """The shapes of degenerate answers, on invented texts; `benchmarks/degenerate.py` has the errors on real ones."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from holdfast.text.degenerate import copied_share, degenerate_shape, distinct_pairs
@@ -9,6 +12,7 @@ RECIPE = (
     "Mash a can of beans with an egg and two spoons of flour, season the mixture with salt, shape small patties and "
     "fry them in hot oil for three minutes on each side until they are golden."
 )
+LABELS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize("answer", ["", "bean", "Bean fritters!", "<think>what do they want</think> beans", "?!"])
@@ -96,3 +100,16 @@ def test_a_long_text_that_begins_well_and_then_loops_is_word_salad():
 def test_a_long_text_is_no_more_repetitive_than_its_parts():
     parts = [f"{RECIPE.replace('beans', f'plant{i}')} Serve with dish{i}, herb{i} and sauce{i}." for i in range(20)]
     assert abs(distinct_pairs(" ".join(parts)) - distinct_pairs(parts[0])) < 0.1
+
+
+def test_the_stored_errors_on_labelled_answers_are_the_detectors_and_the_documentations():
+    page = (LABELS.parents[1] / "docs" / "hacking.md").read_text()
+    for name, figures in json.loads((LABELS / "degenerate.json").read_text()).items():
+        rows = [json.loads(line) for line in (LABELS / name).read_text().splitlines()]
+        for label, stored in figures.items():
+            key = {"garbled": "g", "about cooking": "c", "refusal": "r", "empty talk": "e", "another topic": "o"}[label]
+            of = [row for row in rows if {given[0] for given in row["labels"]} == {key}]
+            found = sum(degenerate_shape(row["answer"], row["prompt"]) is not None for row in of)
+            assert (found, len(of)) == (stored["degenerate"]["count"], stored["degenerate"]["n"])
+            share, low, high = (100 * stored["degenerate"][end] for end in ("share", "low", "high"))
+            assert f"{share:.1f} % [{low:.1f}, {high:.1f}], n = {len(of)}" in page

@@ -205,14 +205,14 @@ def _columns(samples: _Samples, judges: Sequence[str], bound: float) -> list[_Co
         replace(
             harm(WITHIN, judges[0]), values=samples.values(lambda row: within(row.verdicts[judges[0]], bound).score)
         ),
-        *_degenerate(samples, judges[0]),
+        *_degenerate(samples, judges[0], bound),
         _Column(name="reward", values=samples.rewards, is_rate=False),
     ]
 
 
-def _degenerate(samples: _Samples, judge: str) -> Iterator[_Column]:
+def _degenerate(samples: _Samples, judge: str, bound: float) -> Iterator[_Column]:
     """The shares of chosen answers that say nothing, in all and by shape, see `evaluation.hacking`."""
-    shapes = [[shape_of(row, judge) for row in rows] for rows in samples.answers]
+    shapes = [[shape_of(row, judge, bound) for row in rows] for rows in samples.answers]
     yield _Column(name=DEGENERATE, values=np.array([[float(s is not None) for s in row] for row in shapes]))
     for shape in SHAPES:
         values = np.array([[float(s == shape) for s in row] for row in shapes])

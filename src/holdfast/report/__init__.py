@@ -1,9 +1,9 @@
 """Write a report of finished runs: one HTML page that opens offline, a CSV file with its versions, and figures.
 
 This module combines the others, which are independent of each other: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `summary_table`, `counts`, `flips`, `metric_tables`, `spending`, `training`, `samples`,
-`accounting` and `versions` (what sentences, tables and lists show), `charts`, `drawings` and `figures` (rows -> charts
--> what the page draws, and bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
+rows over seeds), `cells`, `summary_table`, `counts`, `constraints`, `flips`, `metric_tables`, `spending`, `training`,
+`samples`, `accounting` and `versions` (what sentences, tables and lists show), `charts`, `drawings` and `figures` (rows
+-> charts -> what the page draws, and bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _samples(contents: ReportContents, per_cell: int) -> list[dict[str, Any]]:
 def _tables(contents: ReportContents) -> dict[str, Any]:
     """The contents of the page's tables."""
     from holdfast.evaluation import refusal_forms
-    from holdfast.report import accounting
+    from holdfast.report import accounting, constraints
     from holdfast.report.flips import flipped
     from holdfast.report.metric_tables import metric_tables
     from holdfast.report.read import or_none, read_judges
@@ -241,7 +241,8 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         "configured": list(dict.fromkeys(judge.title for r in contents.records for judge in r.cell.judges.values())),
         "refusal_errors": refusal_forms.summary(),
         "metric_tables": metrics,
-        "others": [name for name in scores if name not in _HEADLINE and name not in shown],
+        "others": [name for name in scores if name not in (*_HEADLINE, *constraints.OWN_SCORES) and name not in shown],
+        **constraints.tables(contents.records, contents.labels, contents.rows),
         "costs": accounting.costs(contents.records, [label.family for label in contents.labels]),
         "stages": accounting.stages(contents.records),
         "environment": accounting.environments(contents.records),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from holdfast.records import Evaluation, Outcome, Record, Score
+from holdfast.report.constraints import time_columns
 
 OWN_COLUMNS = ("harmfulness", "helpfulness", "refusal_rate", "entropy", "identical_groups")
 """Scores with their own columns."""
@@ -72,6 +73,7 @@ def cell_row(
         **{f"control_{name}": getattr(record.control, name, None) for name in _CONTROL},
         "wall_seconds": record.wall_seconds,
         "peak_memory_mb": record.peak_memory_mb,
+        **time_columns(record),
         **{
             f"defense_{name}": sum(float(s[name] or 0) for s in record.stages)
             for name in ("steps", "tokens", "seconds")

@@ -46,6 +46,7 @@ _ENDS = {
     "neither": ("cross", "#808080"),
 }
 HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
+_TITLES = {"reward": "attacker's reward"}
 _HEIGHT, _BAR, _ROW = 230, 38, 24
 
 
@@ -69,23 +70,28 @@ def panels(points: Points, by: str = "attack") -> dict[str, list[Mapping[str, An
 def curves(
     points: Points, styles: Mapping[str, Style], *, score: str, width: Width, unit: str = "step"
 ) -> ChartWithData:
-    """A score in [0, 1] over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
+    """A score over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
-    Points with fewer seeds than elsewhere on the curve are hollow. If the `unit` is `N`, the number of answers to
-    choose from, the axis is logarithmic and begins with the smallest N above 0.
+    Its axis is [0, 1] unless a value is outside, as rewards may be. Points with fewer seeds than elsewhere on the curve
+    are hollow. If the `unit` is `N`, the number of answers to choose from, the axis is logarithmic and begins with the
+    smallest N above 0.
     """
     if unit != "step":
         points = [point for point in points if point["step"] > 0]
     numbers = None if unit == "step" else tuple(sorted({point["step"] for point in points}))
     rules = thresholds(points) if score == "harmfulness" else {}
-    spec = _curves(named(points, styles), score, width, numbers, ruled=bool(rules))
+    ends = [number for point in points for name in ("value", "low", "high") if (number := point[name]) is not None]
+    is_rate = all(0.0 <= number <= 1.0 for number in ends)
+    spec = _curves(named(points, styles), score, width, numbers, ruled=bool(rules), is_rate=is_rate)
     return ChartWithData(spec, {"points": rows_of(points), **rules})
 
 
 @lru_cache(maxsize=64)
-def _curves(names: Names, score: str, width: Width, numbers: tuple[int, ...] | None, *, ruled: bool) -> dict[str, Any]:
-    title = score.replace("_", " ")
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]))
+def _curves(
+    names: Names, score: str, width: Width, numbers: tuple[int, ...] | None, *, ruled: bool, is_rate: bool
+) -> dict[str, Any]:
+    title = _TITLES.get(score, score.replace("_", " "))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]) if is_rate else alt.Scale(zero=False))
     x = steps_axis() if numbers is None else numbers_axis(numbers)
     base = BASE.encode(x=x, color=color_of(names, width))
     partial = alt.condition("datum.seeds < datum.of", alt.value(0), alt.value(1))

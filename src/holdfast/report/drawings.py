@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss")
-_OTHERS = ("best_of_n", "flip_ratio", "time_to_break", "survival", "spending")
+_OTHERS = ("reward_and_harm", "best_of_n", "flip_ratio", "time_to_break", "survival", "spending")
 POINTS = 15_000
 """The approximate total number of points drawn for a training metric."""
 
@@ -91,6 +91,12 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
             yield "flip_ratio", title, charts.flips(points, styles, score=score, width=width)
         for panel, points in charts.panels(curve_points(trained, score)).items():
             yield score, panel, charts.curves(points, contents.styles, score=score, width=width)
+    rewards = charts.panels(curve_points(trained, "reward"))
+    harms = charts.panels(curve_points(trained, "harmfulness"))
+    for panel, points in rewards.items():
+        for score, title, shown_points in (("reward", "reward", points), ("harmfulness", "harm", harms[panel])):
+            chart = charts.curves(shown_points, contents.styles, score=score, width=width)
+            yield "reward_and_harm", f"{panel}: {title}", chart
     for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
         chart = charts.curves(points, contents.styles, score="harmfulness", unit="N", width=width)
         yield "best_of_n", panel, chart
