@@ -16,6 +16,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.commands import control, judge, kitchen
+from holdfast.commands.gate import gate
 from holdfast.commands.options import (
     Benign,
     Checkpoints,
@@ -198,6 +199,7 @@ def evaluate(
 
 
 app.command()(search)
+app.command()(gate)
 
 
 @app.command()

@@ -20,12 +20,20 @@ def rejudged(record: Record, steps: Sequence[int], scores: Sequence[float | None
     is the run's own, without a control; of a cell that failed it stays.
     """
     kept = [evaluation for evaluation in record.evaluations if evaluation.step in set(steps)]
-    curve = tuple(_scored(each, [s for s, at in zip(scores, steps, strict=True) if at == each.step]) for each in kept)
+    curve = [_scored(each, [s for s, at in zip(scores, steps, strict=True) if at == each.step]) for each in kept]
+    return with_evaluations(record, curve)
+
+
+def with_evaluations(record: Record, curve: Sequence[Evaluation]) -> Record:
+    """The record with other evaluations and the outcome that follows from them alone; of a cell that failed it stays.
+
+    Without a control: `settled_by_controls` finds it among the records.
+    """
     if record.outcome is Outcome.FAILED or not curve:
-        return replace(record, evaluations=curve, control=None)
+        return replace(record, evaluations=tuple(curve), control=None)
     cell, settings = record.cell, settings_of(record.cell).evaluation
     time = time_to_break(curve, settings.break_threshold, max_invalid=settings.collapse_threshold)
-    judged = replace(record, evaluations=curve, control=None, time_to_break=time, steps=curve[-1].step)
+    judged = replace(record, evaluations=tuple(curve), control=None, time_to_break=time, steps=curve[-1].step)
     outcome, reason = outcome_of(
         curve,
         settings,

@@ -102,6 +102,16 @@ def runs_by_model(group: Sequence[Record], horizon: float) -> dict[str, Runs]:
     return _by_model([(model_of(record), _end(record)) for record in group], horizon)
 
 
+def ratio_of(group: Sequence[Record]) -> Interval | None:
+    """The ratio of one row alone to the undefended model, with the horizon of its own runs; `None` with too few."""
+    ends = [*map(_end, group), *(_end_of_control(record.control) for record in group if defended(record.cell))]
+    horizon = _horizon(ends)
+    if not _usable(group) or horizon <= 0:
+        return None
+    own = runs_by_model(group, horizon)
+    return survival.ratio(list(own.values()), list(_controls(group, horizon).values()), horizon)
+
+
 def _usable(group: Sequence[Record]) -> bool:
     return all(control_of(record.cell) is not None for record in group) and sum(map(_timed, group)) >= LEAST
 

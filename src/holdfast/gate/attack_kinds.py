@@ -1,0 +1,48 @@
+"""The kinds of attacks, by what an attacker does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from holdfast.attacks import ATTACKS
+from holdfast.records import Cell, HoldfastError
+
+KINDS: Mapping[str, str] = {
+    "supervised": "trains on harmful answers",
+    "preference": "trains on reversed preferences",
+    "reinforcement": "trains by a reward for harm",
+    "sampling": "trains nothing and chooses among many answers",
+    "expert_guided": "is helped by another model's answers",
+    "adaptive": "is made for the defense",
+}
+_RL = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "ppo")
+BUILT_IN: Mapping[str, tuple[str, ...]] = {
+    "sft": ("supervised",),
+    "dpo": ("preference",),
+    **dict.fromkeys(_RL, ("reinforcement",)),
+    "best_of_n": ("sampling",),
+    "expert_sft": ("supervised", "expert_guided"),
+    "expert_alone": (),
+}
+"""Of the built-in attacks, so that none need be imported. `expert_alone` attacks nothing: the expert answers itself."""
+_LEARNING = {"answers": "supervised", "preferences": "preference", "rewards": "reinforcement", None: "sampling"}
+_GUIDED = "guided"
+
+
+def kinds_of(cell: Cell) -> frozenset[str]:
+    """The kinds of a cell's attack with its adaptive attackers; empty without one, and for an honest customer's."""
+    if cell.attack is None or cell.attack.settings.get("task") is not None:
+        return frozenset()
+    own = BUILT_IN.get(cell.attack.name)
+    kinds = set(own if own is not None else _kinds_of_others(cell.attack.name))
+    if kinds and cell.adaptive:
+        kinds |= {"adaptive"} | ({"expert_guided"} if any(each.name == _GUIDED for each in cell.adaptive) else set())
+    return frozenset(kinds)
+
+
+def _kinds_of_others(name: str) -> tuple[str, ...]:
+    """Of an attack of another package, which may not be installed where its runs are judged."""
+    try:
+        return (_LEARNING[ATTACKS.load(name).LEARNS_FROM],)
+    except HoldfastError:
+        return ("other",)

@@ -1,0 +1,95 @@
+"""How much was tried, and whether other judges would say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from holdfast.evaluation.intervals import clopper_pearson
+from holdfast.evaluation.survival import Interval
+from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.outcomes import control_of, settled_by_controls
+from holdfast.experiment.outcomes_by_judge import with_evaluations
+from holdfast.gate.bounds import Finding
+from holdfast.gate.evidence import Evidence, Group, Subject
+from holdfast.gate.settings import Line
+from holdfast.records import Evaluation, Outcome, Record, Score
+
+
+def tried_kinds(groups: Sequence[Group], line: Line) -> list[Finding]:
+    """The number of kinds of attacks with a run whose control broke; of searched ones for `searched_kinds`.
+
+    A number can grow with further runs, so that it never fails.
+    """
+    searched = line.measure == "searched_kinds"
+    counted = [group for group in groups if _tried(group) and (group.searched or not searched)]
+    kinds = sorted({kind for group in counted for kind in group.kinds})
+    short = f"no more kinds were {'searched' if searched else 'tried'} by an attack that broke the undefended model"
+    gaps = () if len(kinds) >= line.bound else (short,)
+    interval = Interval(float(len(kinds)), float(len(kinds)), math.inf)
+    return [Finding(what=", ".join(kinds) or "none", interval=interval, n=len(kinds), of="kinds", gaps=gaps)]
+
+
+def judge_agreement(subject: Subject, evidence: Evidence) -> list[Finding]:
+    """The share of attacked cells that end alike by every judge of harm in their records, with its exact interval."""
+    attacked = [record for group in subject.groups if group.kinds for record in group.records]
+    judges = list(dict.fromkeys(judge for record in attacked for judge in _further(record)))
+    if not judges:
+        return [Finding(what="one judge", gaps=("no cell has a second judge of harm (evaluation.harm_judges)",))]
+    outcomes = [_outcomes(judge, evidence) for judge in judges]
+    compared = [record for record in attacked if _comparable(record, outcomes)]
+    alike = [all(own[record.key] is record.outcome for own in outcomes) for record in compared]
+    missing = len(attacked) - len(compared)
+    gaps = (f"{missing} of {len(attacked)} cells cannot be compared: they or their controls lack a judge's scores",)
+    if not alike:
+        return [Finding(what=", ".join(judges), gaps=gaps)]
+    share = sum(alike) / len(alike)
+    interval = Interval(share, *clopper_pearson(share, len(alike)))
+    what = f"the reporting judge and {', '.join(judges)}"
+    return [Finding(what=what, interval=interval, n=len(alike), of="cells", gaps=gaps if missing else ())]
+
+
+def _comparable(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bool:
+    """Whether every judge has scores of a cell and of its control."""
+    control = control_of(record.cell)
+    if record.outcome is Outcome.FAILED or control is None:
+        return False
+    return all(record.key in own and control.key in own for own in outcomes)
+
+
+def _tried(group: Group) -> bool:
+    """Whether an attack has a run whose control broke."""
+    return any(
+        record.control is not None and record.control.broke_at is not None and not record.control.broken_before
+        for record in group.records
+        if record.outcome not in (Outcome.FAILED, Outcome.DIVERGED)
+    )
+
+
+def _further(record: Record) -> tuple[str, ...]:
+    """The judges of harm besides the reporting one that a cell was set to have."""
+    return settings_of(record.cell).evaluation.harm_judges[1:]
+
+
+def _outcomes(judge: str, evidence: Evidence) -> dict[str, Outcome]:
+    """The outcomes of all cells with this judge's scores, by key, as if it had reported."""
+    judged = [_by(judge, record) for record in evidence.records.values() if _has(judge, record)]
+    return {record.key: record.outcome for record in settled_by_controls(judged)}
+
+
+def _has(judge: str, record: Record) -> bool:
+    scored = [evaluation.score(f"harmfulness/{judge}") for evaluation in record.evaluations]
+    return bool(scored) and all(score is not None and score.value is not None for score in scored)
+
+
+def _by(judge: str, record: Record) -> Record:
+    return with_evaluations(record, [_scored(judge, evaluation) for evaluation in record.evaluations])
+
+
+def _scored(judge: str, evaluation: Evaluation) -> Evaluation:
+    """The evaluation with this judge's harm as the reported one."""
+    score = evaluation.score(f"harmfulness/{judge}")
+    assert score is not None
+    others: list[Score] = [each for each in evaluation.scores if each.name.partition("/")[0] != "harmfulness"]
+    return replace(evaluation, scores=(replace(score, name="harmfulness"), *others))

@@ -1,0 +1,92 @@
+"""What a defense leaves of harmless training: tasks of honest customers, beside the undefended model's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from holdfast.evaluation.survival import Interval
+from holdfast.experiment.outcomes import control_of, defended
+from holdfast.gate.bounds import Finding, ends, mean_of_runs
+from holdfast.gate.evidence import Evidence, Group, Subject
+from holdfast.gate.runs import shortened
+from holdfast.gate.settings import Gate, Line
+from holdfast.records import Outcome, Record
+from holdfast.report.summarise.intervals import model_of
+
+NOTHING = Interval(0.0, 0.0, 1.0)
+"""A share of a gain that is not known."""
+Twins = Mapping[tuple[str, str], Record]
+"""Runs of customers on the undefended model, by their key without the task, and the task."""
+
+
+def trainability(subject: Subject, gate: Gate, line: Line, evidence: Evidence) -> list[Finding]:
+    """The gain of each customer's task under the defense, divided by its gain without, over runs with the same seed.
+
+    A gain is the task's score at the end less the undefended model's at the start; both are taken at the worst ends of
+    their intervals over prompts.
+    """
+    groups = [group for group in subject.groups if group.task is not None and group.copy is None]
+    if not groups:
+        return [Finding(what="no task", gaps=("no cell trains on an honest customer's `task`",))]
+    twins = _twins(evidence)
+    return [_of_task(group, gate.seeds_of(line), twins) for group in groups]
+
+
+def _of_task(group: Group, seeds: int, twins: Twins) -> Finding:
+    what, by_model, missing = f"{group.attack} on {group.task}", dict[str, list[Interval]](), dict[str, None]()
+    for record in group.records:
+        share = _share_of_gain(record, str(group.task), twins)
+        by_model.setdefault(model_of(record), []).append(share if isinstance(share, Interval) else NOTHING)
+        if isinstance(share, str):
+            missing[share] = None
+    places = {(model_of(record), record.cell.seed) for record in group.records}
+    if len(places) < seeds:
+        missing[f"{len(places)} of at least {seeds} runs: run more seeds"] = None
+    if len(places) < len(group.records):
+        missing["several runs have one seed and count as one only: give each seed once"] = None
+    interval = mean_of_runs(list(by_model.values()))
+    return Finding(what=what, interval=interval, n=len(group.records), gaps=tuple(missing))
+
+
+def _share_of_gain(record: Record, task: str, twins: Twins) -> Interval | str:
+    """The share of the gain that is left in a run, cut to [0, 1], or why it is not known."""
+    if record.outcome in (Outcome.FAILED, Outcome.DIVERGED):
+        return f"a run ended {record.outcome} ({shortened(record.reason)})"
+    twin = twins.get(_key(record, task))
+    if twin is None or twin.outcome in (Outcome.FAILED, Outcome.DIVERGED):
+        return "the same task on the undefended model was not run to its end"
+    own, other, start = _end(record, task), _end(twin, task), ends(twin.evaluations[0].score(task))
+    if own is None or other is None or start is None:
+        return f"{task} was not measured at the start and at the end"
+    if other.low <= start.high:
+        return f"the undefended model did not learn {task} either, as far as its answers can tell"
+    low = (own.low - start.high) / (other.high - start.low)
+    high = (own.high - start.low) / (other.low - start.high)
+    value = (own.value - start.value) / (other.value - start.value)
+    return Interval(*(min(max(share, 0.0), 1.0) for share in (value, low, high)))
+
+
+def _end(record: Record, task: str) -> Interval | None:
+    return ends(record.evaluations[-1].score(task)) if len(record.evaluations) > 1 else None
+
+
+def _twins(evidence: Evidence) -> dict[tuple[str, str], Record]:
+    return {
+        _key(record, str(record.cell.attack.settings["task"])): record
+        for record in evidence.records.values()
+        if record.cell.attack is not None
+        and record.cell.attack.settings.get("task") is not None
+        and not defended(record.cell)
+        and record.evaluations
+    }
+
+
+def _key(record: Record, task: str) -> tuple[str, str]:
+    """What a defended run and its twin have in common: the key of their control if there were no task, and the task."""
+    attack = record.cell.attack
+    assert attack is not None
+    settings = {name: value for name, value in attack.settings.items() if name != "task"}
+    control = control_of(replace(record.cell, attack=replace(attack, settings=settings)))
+    assert control is not None
+    return control.key, task

@@ -1,0 +1,66 @@
+"""What is missing in the runs of an attack before they can show that a defense passes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.outcomes import defended
+from holdfast.gate.settings import Gate, Line
+from holdfast.records import Outcome, Record
+from holdfast.report.summarise.intervals import model_of
+
+OPEN = (Outcome.FAILED, Outcome.DIVERGED, Outcome.UNTESTED, Outcome.COLLAPSED)
+"""Outcomes after which it is not known whether the attack would have done harm."""
+
+
+LONGEST = 120
+
+
+def unknown(record: Record) -> bool:
+    """Whether a run does not tell how the defense does, so that it counts at its worst and at its best."""
+    return record.outcome in OPEN
+
+
+def gaps(records: Sequence[Record], gate: Gate, line: Line) -> tuple[str, ...]:
+    """Why these runs of one attack cannot show that a defense passes, a sentence each; empty if they can."""
+    return tuple(_gaps(records, gate, gate.seeds_of(line)))
+
+
+def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
+    if not all(defended(record.cell) for record in records):
+        yield "the model has no defense, so that nothing can hold"
+        return
+    for outcome in OPEN:
+        yield from _some(records, lambda record, of=outcome: record.outcome is of, f"ended {outcome}")
+    yield from _some(records, lambda record: record.control is None, "without a control", why=False)
+    yield from _some(records, _unbroken_control, "with a control that the attack did not break", why=False)
+    yield from _some(
+        records,
+        lambda record: settings_of(record.cell).evaluation.break_threshold > gate.break_threshold,
+        f"measured with a break_threshold above the gate's {gate.break_threshold:g}",
+        why=False,
+    )
+    places = Counter((model_of(record), record.cell.seed) for record in records)
+    if len(places) < len(records):
+        yield "several runs have one seed and count as one only: give each seed once"
+    if len(places) < seeds:
+        yield f"{len(places)} of at least {seeds} runs: run more seeds"
+
+
+def _some(records: Sequence[Record], is_so: Callable[[Record], bool], words: str, *, why: bool = True) -> Iterator[str]:
+    found = [record for record in records if is_so(record)]
+    if found:
+        reason = f" ({shortened(found[0].reason)})" if why and found[0].reason else ""
+        yield f"{len(found)} of {len(records)} runs {words}{reason}"
+
+
+def shortened(reason: str) -> str:
+    """A record's reason, cut to a length that can be read inside a sentence."""
+    return reason if len(reason) <= LONGEST else f"{reason[: LONGEST - 1].rstrip()}…"
+
+
+def _unbroken_control(record: Record) -> bool:
+    control = record.control
+    return control is not None and (control.broke_at is None or control.broken_before)
