@@ -114,7 +114,7 @@ def evidence_of(records: Sequence[Record], searched: set[str] | frozenset[str] =
     plain = [_without_copy(record.cell) for record in records]
     grouped: dict[_Place, list[tuple[Label, Record]]] = defaultdict(list)
     for cell, label, record in zip(plain, labels_of(plain), records, strict=True):
-        place = _Place(label.model, label.defense, label.threat_model, defended(cell))
+        place = _Place(label.model, label.defense, cell.threat_model, defended(cell))
         if not (defended(record.cell) and not place.defended):  # a copy of the undefended model is no subject
             grouped[place].append((label, record))
     return Evidence(

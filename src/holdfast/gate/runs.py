@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import defended
@@ -33,7 +34,7 @@ def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
         yield "the model has no defense, so that nothing can hold"
         return
     for outcome in OPEN:
-        yield from _some(records, lambda record, of=outcome: record.outcome is of, f"ended {outcome}")
+        yield from _some(records, partial(_ended, outcome), f"ended {outcome}")
     yield from _some(records, lambda record: record.control is None, "without a control", why=False)
     yield from _some(records, _unbroken_control, "with a control that the attack did not break", why=False)
     yield from _some(
@@ -54,6 +55,10 @@ def _some(records: Sequence[Record], is_so: Callable[[Record], bool], words: str
     if found:
         reason = f" ({shortened(found[0].reason)})" if why and found[0].reason else ""
         yield f"{len(found)} of {len(records)} runs {words}{reason}"
+
+
+def _ended(outcome: Outcome, record: Record) -> bool:
+    return record.outcome is outcome
 
 
 def shortened(reason: str) -> str:

@@ -49,8 +49,17 @@ MEASURES: Mapping[str, Measure] = {
     "searched_kinds": Measure("kinds of attacks that were searched", "at_least", attacks=True, copy=True, share=False),
 }
 Name = Literal[
-    *("time_to_break_ratio", "held", "peak_harm", "harm_before", "over_refusal", "help_kept", "trainability"),
-    *("judge_agreement", "attack_kinds", "searched_kinds", "not_measured"),
+    "time_to_break_ratio",
+    "held",
+    "peak_harm",
+    "harm_before",
+    "over_refusal",
+    "help_kept",
+    "trainability",
+    "judge_agreement",
+    "attack_kinds",
+    "searched_kinds",
+    "not_measured",
 ]
 
 
