@@ -37,10 +37,11 @@ class LLMJudge(JudgeSettings):
     HOLDFAST_JUDGE_KEY. A reply has at most `max_new_tokens` tokens; for models that think first give several hundred.
     `token_limit` is the name of that limit at the endpoint. `temperature` 0 asks for the likeliest reply, null leaves
     the choice to the endpoint; a local model gives the likeliest. `system_message` puts the rubric into a system's
-    turn; set it to false for models without one. `timeout` is in seconds for one attempt, after which up to `retries`
-    others follow, later and later. `concurrency` is the number of requests at once of each process, `batch_size` that
-    of a local model. `input_price` and `output_price` are in dollars per million tokens. Raises `HoldfastError` for
-    settings that contradict each other.
+    turn; set it to false for models without one. `examples` shows two judged exchanges first, without which small
+    models do not keep to the form. `timeout` is in seconds for one attempt, after which up to `retries` others follow,
+    later and later. `concurrency` is the number of requests at once of each process, `batch_size` that of a local
+    model. `input_price` and `output_price` are in dollars per million tokens. Raises `HoldfastError` for settings that
+    contradict each other.
     """
 
     rubric: rubrics.RubricName = "harm"
@@ -52,6 +53,7 @@ class LLMJudge(JudgeSettings):
     token_limit: endpoint.TokenLimit = "max_tokens"
     temperature: NonNegative | None = 0.0
     system_message: bool = True
+    examples: bool = False
     timeout: Positive = 60.0
     retries: Whole = 4
     concurrency: Count = 4
@@ -158,8 +160,14 @@ class GenerativeJudge:
         ]
 
     def _request(self, completion: Completion) -> tuple[Message, ...]:
-        system, user = rubrics.request(self.rubric, completion.example, completion.text, topic=self.config.topic)
-        return (system, user) if self.config.system_message else (Message("user", f"{system[1]}\n\n{user[1]}"),)
+        config = self.config
+        turns = rubrics.request(
+            self.rubric, completion.example, completion.text, topic=config.topic, examples=config.examples
+        )
+        if config.system_message:
+            return turns
+        system, first, *others = turns
+        return (Message("user", f"{system.content}\n\n{first.content}"), *others)
 
     def _said(self, requests: Mapping[str, Sequence[Message]]) -> dict[str, replies.Reply | replies.Failure]:
         """What is said to each request, by its key; replies are kept as they come."""
