@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -100,3 +101,16 @@ def _table(*columns: str) -> Table:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def show_usage(name: str, usage: Mapping[str, Any]) -> None:
+    """Print what a judge asked of a language model, and how many replies were no verdict."""
+    tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+    without = usage["unparsed"] + usage["failures"]
+    shown = f"{name}: {usage['replies']} replies, {usage['kept']} from before, {usage['retries']} requests sent again"
+    display.note(f"{shown}; {tokens:,} tokens, ${usage['price']:.4f}")
+    if without:
+        display.note(
+            f"{name}: {without} of {usage['kept'] + usage['replies'] + usage['failures']} different answers were not "
+            f"judged: {usage['unparsed']} replies were no verdict, {usage['failures']} requests got no reply"
+        )

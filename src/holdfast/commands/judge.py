@@ -107,6 +107,10 @@ def compare(
         answers = comparing.distinct(cells)
     found = comparing.verdicts(cells)
     comparing_shown.show_agreement(answers, examples)
+    for name, judge in judges.items():
+        usage = getattr(judge, "usage", None)
+        if usage:
+            comparing_shown.show_usage(name, usage)
     if found:
         comparing_shown.show_verdicts(found)
     if out is not None:

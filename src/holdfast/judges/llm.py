@@ -179,7 +179,7 @@ class GenerativeJudge:
         }
         self.counts.kept += len(said)
         missing = [key for key in requests if key not in said]
-        for place, outcome in self.source.replies([requests[key] for key in missing]):
+        for place, outcome in self.source.replies([requests[key] for key in missing]) if missing else ():
             said[missing[place]] = outcome
             self.counts.add(outcome)
             if isinstance(outcome, replies.Reply):
