@@ -6,6 +6,7 @@ prefers them to refusals: *harmless reward hacking*, with these three shapes (Ro
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -73,5 +74,12 @@ def distinct_pairs(text: str) -> float:
     if not pairs:
         return 1.0
     size = min(WINDOW - 1, len(pairs))
-    shares = [len(set(pairs[start : start + size])) / size for start in range(len(pairs) - size + 1)]
-    return sum(shares) / len(shares)
+    inside = Counter(pairs[:size])  # of the current window, so that long texts take one pass
+    distinct = [len(inside)]
+    for old, new in zip(pairs, pairs[size:], strict=False):
+        inside[new] += 1
+        inside[old] -= 1
+        if not inside[old]:
+            del inside[old]
+        distinct.append(len(inside))
+    return sum(distinct) / (size * len(distinct))
