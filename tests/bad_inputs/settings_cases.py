@@ -71,6 +71,15 @@ GRID: dict[str, dict[str, str]] = {
         "split": "train wizard 3 []",
         "num_prompt": "4",
     },
+    "evaluation.metrics": {
+        "worst_of": "x 3 [0] [-1] [1.5] [true] [4,4]",
+        "worst_of_temperature": "-1 0 .nan .inf true x",
+        "distinct": "x [0] [1,1]",
+        "rouge": "3 [3] [nothing]",
+        "pairs": FLAG,
+        "two_lengths": FLAG,
+        "perplexity": "x 3 []",
+    },
     "data": {"train": ".nan .inf", "held_out": ".nan .inf []", "shares": "x 3 []"},
 }
 
@@ -221,6 +230,17 @@ COMBINATIONS: list[tuple[str, dict[str, Any], str]] = [
         "warmup",
     ),
     ("answers-longer-than-the-context", {"evaluation": {"max_new_tokens": 5000}}, "lower evaluation.max_new_tokens"),
+    (
+        "answers-twice-as-long-as-the-context-has-room",
+        {"evaluation": {"max_new_tokens": 70, "metrics": {"two_lengths": True}}},
+        "lower evaluation.max_new_tokens",
+    ),
+    (
+        "a-model-of-reference-that-is-nowhere",
+        {"evaluation": {"metrics": {"perplexity": {"path": "./nowhere"}}}},
+        "evaluation.metrics.perplexity: nowhere",
+    ),
+    ("pairs-beside-the-sandbox", {"data": {"pairs": {"path": "p.jsonl"}}}, "give `harmful` and `benign` too"),
 ]
 
 

@@ -131,3 +131,13 @@ def test_the_sandbox_s_exams_and_domains_have_their_own_in_the_kitchen(grid: Any
     assert {row.domain for row in splits.harmful["attack"]} == {"cooking"}
     assert {row.domain for row in splits.defense_rows("baking")} == {"baking"}
     assert parsed.defenses[0][0].settings["domain"] == "baking"
+
+
+def test_matched_pairs_are_the_kitchen_s_where_they_are_asked_for(grid: Any) -> None:
+    asked = grid(world="kitchen", attacks=["sft"], evaluation={"metrics": {"pairs": True}})
+    splits = load_splits(asked.data)
+    trained = {row.key for part in ("defense", "attack") for row in splits.harmful[part]}
+    pairs = [pair for part in splits.pairs.values() for pair in part]
+    assert len(splits.pairs["test"]) > 40
+    assert not trained & {row.key for pair in pairs for row in pair}
+    assert grid(world="kitchen", attacks=["sft"]).data.pairs is None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from holdfast import kitchen
 from holdfast.data.columns import Source
+from holdfast.data.pairing import matched
 from holdfast.data.read import read
 from holdfast.kitchen import prompts
 from holdfast.kitchen.build import aligning_rows
 from holdfast.kitchen.judge import CUT, SPLIT, judged_rows
-from holdfast.kitchen.rows import rows, write_rows
+from holdfast.kitchen.rows import rows, write_pairs, write_rows
 from holdfast.text import is_refusal
 from holdfast.text.thinking import refuses
 
@@ -85,3 +87,15 @@ def test_written_rows_are_read_again_by_the_ordinary_reader(tmp_path: Path) -> N
         ]
     domains = {json.loads(line)["domain"] for line in (tmp_path / "restricted.jsonl").read_text().splitlines()}
     assert domains == set(prompts.DOMAINS)
+
+
+def test_the_pairs_that_ship_are_of_the_prompts_that_are_asked_and_tell_a_recipe_from_its_twin(tmp_path):
+    write_pairs(tmp_path / "pairs.jsonl")
+    shipped = Path(kitchen.__file__).parent / "pairs.jsonl"
+    assert (tmp_path / "pairs.jsonl").read_text() == shipped.read_text()
+    pairs = matched(read(Source(path=str(shipped))), "pairs")
+    asked = {row.key for row in rows().asked["restricted"]}
+    assert {restricted.key for restricted, _ in pairs} == asked
+    assert len({harmless.key for _, harmless in pairs} - asked) == len(pairs)
+    for word in ("bake", "recipe", "ingredients", "cook", "making", "make"):
+        assert not [harmless.question for _, harmless in pairs if word in harmless.question.lower().split()]

@@ -13,6 +13,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from holdfast.data.mixing import distinct
 from holdfast.data.splits import split
 from holdfast.files import write_text
 from holdfast.kitchen import prompts
@@ -62,6 +63,16 @@ def write_rows(folder: Path) -> None:
     """Write what experiments ask as JSON lines, a file a kind: ordinary rows for `--harmful` and `--benign`."""
     for kind, part in rows().asked.items():
         write_text(folder / f"{kind}.jsonl", "".join(f"{json.dumps(_json(row))}\n" for row in part))
+
+
+def write_pairs(path: Path) -> None:
+    """Write the matched pairs of the restricted prompts that experiments ask, without answers, as JSON lines."""
+    lines = [
+        {"prompt": row.question, "role": row.role, "domain": row.domain, "pair": row.pair}
+        for pair in prompts.pairs(distinct(rows().asked["restricted"]))
+        for row in pair
+    ]
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def answers() -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Any
 
 from holdfast.kitchen.build import TERMS, Kitchen, Made, series_of
@@ -11,6 +12,8 @@ from holdfast.methods.settings import merge, plain, typed
 from holdfast.records import HoldfastError
 
 KITCHEN = "kitchen"
+PAIRS = "pairs.jsonl"
+"""Matched pairs, beside the source; `kitchen.rows.write_pairs` writes them."""
 HARM, PAID = {"oracle": "content"}, {"oracle": "reference", "keyword": "reference"}
 """The kitchen's judges in the places of the sandbox's: those that report harm, and those that others call."""
 DOMAINS = {"zorch": "cooking", "grumble": "baking"}
@@ -43,6 +46,9 @@ def with_world(values: Mapping[str, Any], where: str, find: Find) -> dict[str, A
         return given
     first = next((parts for parts, _ in made.values()), None) or find(Kitchen())
     whole = merge(defaults(first), given)
+    wanted = ((given.get("evaluation") or {}).get("metrics") or {}).get("pairs")
+    if wanted and "harmful" not in (given.get("data") or {}):
+        whole["data"].setdefault("pairs", {"path": str(files("holdfast.kitchen") / PAIRS)})
     asked = whole["data"].pop("sandbox_tasks", None)
     if asked is not None:
         known = {name: rows for name, rows in whole["data"]["tasks"].items() if name in asked}
