@@ -24,8 +24,8 @@ ORDER = {
     "text": ". thinking degenerate",
     "files": "hub . cache gguf fingerprints plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
-    "data": "endless mixing raw_rows splits pairing file_formats anthropic_hh beavertails pku_safe_rlhf trl columns "
-    "dataset . read",
+    "data": "endless mixing raw_rows splits pairing file_formats anthropic_hh beavertails multiple_choice "
+    "pku_safe_rlhf trl columns dataset . read",
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
     "prefixes draws fixed_cache capturing models low_precision scoring shortcuts heads critic quantized releasing "

@@ -353,3 +353,25 @@ def test_a_reader_that_makes_no_examples_is_refused_with_row_and_format(given, w
 
     with pytest.raises(HoldfastError, match=f"^data.jsonl, line 3: format 'mine' {words}"):
         examples_of(reader, RawRow(cells={}, place="data.jsonl, line 3"), "format 'mine'")
+
+
+def test_a_question_with_options_asks_for_the_letter_in_a_box_and_its_response_is_that():
+    for answer in (1, "B"):
+        row = one("multiple_choice", question="What goes first?", choices=["moss", "salt"], answer=answer)
+        assert row.question.startswith("What goes first?\nA. moss\nB. salt\n")
+        assert (row.response, row.role) == ("\\boxed{B}", "benign")
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"choices": "moss", "answer": 0}, "'choices': expected a list of texts"),
+        ({"choices": ["moss"], "answer": 0}, "'choices': expected 2 to 8 options, found 1"),
+        ({"choices": ["moss", "salt"], "answer": 2}, "'answer': expected a number below 2 or a letter of AB, found 2"),
+        ({"choices": ["moss", "salt"], "answer": "AB"}, "'answer': expected a number below 2"),
+        ({"choices": ["moss", "salt"], "answer": True}, "'answer': expected a number below 2"),
+        ({"choices": ["moss", "salt"], "answer": None}, "'answer': expected a number below 2"),
+    ],
+)
+def test_a_question_whose_options_or_answer_cannot_be_read_is_refused_by_column(cells, said):
+    assert said in refused("multiple_choice", question="?", **cells)

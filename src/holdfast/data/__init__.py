@@ -27,6 +27,7 @@ FORMATS = Table(
         "beavertails": Row("holdfast.data.beavertails:SCHEMA", ""),
         "pku_safe_rlhf": Row("holdfast.data.pku_safe_rlhf:SCHEMA", ""),
         "anthropic_hh": Row("holdfast.data.anthropic_hh:SCHEMA", ""),
+        "multiple_choice": Row("holdfast.data.multiple_choice:SCHEMA", ""),
         "trl_preference": Row("holdfast.data.trl:PREFERENCE", ""),
         "trl_prompt_completion": Row("holdfast.data.trl:PROMPT_COMPLETION", ""),
     },
