@@ -121,6 +121,23 @@ def test_an_undefended_model_that_did_not_exceed_a_threshold_lasts_to_the_end(co
     assert costs(records)["d", 0.75].costs["steps"].ratio.value == 1
 
 
+def test_runs_of_several_models_are_averaged_by_model_with_an_interval_over_models(counted) -> None:
+    def of_model(record: Record, seed: int) -> Record:
+        cell = replace(record.cell, model={"kind": "sandbox", "name": "tiny", "settings": {"seed": seed}})
+        return replace(record, cell=cell, key=cell.key)
+
+    harms = {0: (0.0,) * 5, 1: AT_ONCE, 2: AT_ONCE}
+    records = [of_model(counted(harm, defense="d", seed=s), m) for m, harm in harms.items() for s in range(4)]
+    records += [of_model(counted(AT_ONCE, seed=s), m) for m in harms for s in range(4)]
+    cost = costs(records)["d", 0.5].costs["steps"]
+    assert cost.mean.value == pytest.approx((80 + 20 + 20) / 3)
+    assert cost.mean.low < 20, "three models, not twelve runs"
+    assert cost.mean.high > 70
+    assert cost.ratio is not None
+    assert cost.ratio.value == pytest.approx(2)
+    assert cost.ratio.low < 1
+
+
 def test_what_was_not_counted_has_no_figure_and_what_is_not_in_the_report_no_ratio(make_record) -> None:
     row = costs([make_record(defense="d", seed=seed) for seed in range(3)])["d", 0.5]
     assert list(row.costs) == ["steps", "samples", "tokens"]
