@@ -1,7 +1,7 @@
 """How often a run's verdicts differ between two disjoint sets of its seeds.
 
-    holdfast run quickstart seeds=[0,1,...,19] --runs runs/power
-    python benchmarks/power.py runs/power --csv benchmarks/results/quickstart_twenty_seeds.csv
+    holdfast run quickstart seeds=[0,1,2,3,4,5,6,7,8,9,10,11] --runs runs/power
+    python benchmarks/power.py runs/power --csv benchmarks/results/quickstart_twelve_seeds.csv
 
 Many times, twice as many seeds as a set has are drawn and halved by chance, and both halves are read as a report would
 read them (`disjoint`, if there are so many seeds). Or both are drawn from all seeds with replacement (`redrawn`): what
@@ -37,7 +37,7 @@ from holdfast.report import write_report
 from holdfast.report.read import load
 from holdfast.report.summarise.comparisons import compare, control_run, corrected, order, run_of
 
-SIZES = (3, 5, 8, 10)
+SIZES = (3, 5, 8, 10, 15)
 
 
 class Pairs(NamedTuple):
