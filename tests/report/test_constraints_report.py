@@ -93,6 +93,14 @@ def test_cells_that_held_with_answers_that_say_nothing_are_counted_in_words(page
     assert "do not read their low harm as safe training" in section(page)
 
 
+def test_the_table_of_results_says_beside_an_outcome_that_answers_say_nothing(page):
+    html = page.read_text()
+    texts = re.findall(r'data-field="outcomes">(.*?)</td>', html[html.index('<section id="results">') :], re.DOTALL)
+    said = ["80 % of the answers say nothing" in text for text in texts]
+    assert said == [False, True, False, False]
+    assert "held" in texts[1]
+
+
 def test_the_scores_have_columns_in_the_csv_file_and_not_a_second_table(page, records):
     rows = list(csv.DictReader(page.with_suffix(".csv").read_text().splitlines()))
     shield = next(row for row in rows if row["defense"] == "shield")
