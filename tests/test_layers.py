@@ -58,6 +58,7 @@ ORDER = {
     "control": "",
     "api": "",
     "integrations": "instance traps answers live rollouts drop_in refusals .",
+    "worlds": "",
     "config": "",
     "commands": "",
     "cli": "",

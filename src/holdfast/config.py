@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from holdfast import worlds
 from holdfast.control.settings import ARMS, Arm, Control, Task
 from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
@@ -73,8 +74,12 @@ def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets")
     values = yaml_value(_text(place, folder), str(path))
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{path}: expected `key: value` lines at the top of the file")
-    for override in overrides:
+    of_world = [override for override in overrides if override.partition("=")[0].strip() == "world"]
+    for override in of_world:
         values = overridden(dict(values), override)
+    values = worlds.fitted(values, str(path))
+    for override in overrides:  # the user's own go before the world's settings
+        values = values if override in of_world else overridden(dict(values), override)
     return dict(values)
 
 
@@ -105,7 +110,7 @@ def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_bu
     refuse_misplaced(values, KEYS, where)
     if "models" in values:
         values["models"] = one_per_seed(values["models"], where, world=values.get("world"))
-    values = with_world(values, where, find)
+    values = with_world(worlds.with_real(values, where), where, find)
     if "models" not in values:
         raise HoldfastError(f"{where}: no model; write `model: sandbox` or `model: {{path: FOLDER}}`")
     empty = next((axis for axis in AXES if values.get(axis) == []), None)

@@ -95,9 +95,14 @@ def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_the_kitchen(model: Any) -> Any:
-    """The kitchen's model in the place of the sandbox's, of the same seed if that has one."""
+    """The kitchen's model in the place of the sandbox's, of the same seed if that has one.
+
+    That in the place of the sandbox's `base`, which refuses nothing, is the backbone before it was taught to refuse.
+    """
     if model == "sandbox":
         return KITCHEN
+    if model == {"sandbox": {"part": "base"}}:
+        return {"path": Kitchen().backbone, "prompt_format": Kitchen().prompt_format}
     settings = model.get("sandbox") if isinstance(model, Mapping) and set(model) == {"sandbox"} else None
     return {KITCHEN: settings} if isinstance(settings, Mapping) and set(settings) == {"seed"} else model
 
