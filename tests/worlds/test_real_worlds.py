@@ -48,9 +48,10 @@ def test_a_preset_is_planned_on_the_papers_models_and_rows(name: str) -> None:
 @pytest.mark.parametrize("world", real_worlds())
 def test_all_that_a_file_of_ids_names_has_a_licence(world: str) -> None:
     known = world_file(world)
-    assert known["description"] and known["paper"]
+    assert known["description"]
+    assert known["paper"]
     assert all(source["licence"] for source in known["sources"].values())
-    named = set(_ids({key: known[key] for key in ("models", "harmful", "data", "judges")}))
+    named = set(_ids({key: known[key] for key in ("models", "harmful", "data", "judges", "evaluation")}))
     assert named <= set(known["sources"]), "no licence"
     assert len(known["sources"]) >= len(named)
     pinned = [*known["models"].values(), *known["harmful"].values()]
@@ -92,6 +93,13 @@ def test_larger_batches_of_the_sandbox_are_as_many_rows_in_smaller_ones() -> Non
         optims = [sft.settings["optim"] for sft in method_of(grid, "attacks", "sft")]
         assert {optim["per_device_train_batch_size"] for optim in optims} == {size}
         assert [optim["max_steps"] * size for optim in optims] == [2496, 4992, 10000]
+
+
+def test_perplexity_is_of_a_model_that_the_world_has() -> None:
+    assert load_grid("rpa_table_7").evaluation.metrics.perplexity.path == "base"
+    assert planned("rpa_table_7").evaluation.metrics.perplexity.path == "openai-community/gpt2"
+    kitchen = fitted({"world": "kitchen", "models": ["sandbox"], "evaluation": {"metrics": {"pairs": True}}}, "x")
+    assert kitchen["evaluation"]["metrics"] == {"pairs": True}
 
 
 def test_the_users_own_settings_go_before_the_worlds_in_any_order() -> None:

@@ -1,7 +1,7 @@
 """Grids that were written for the sandbox, run in another world: what its models need is put over what they have.
 
-A world's file says, by the name of a method, which settings it has there (learning rates, batch sizes, adapters). What a
-grid asks stays: weights of defenses, shares of flipped rows, sizes of attack sets. There is one file for the kitchen,
+A world's file says, by the name of a method, which settings it has there (learning rates, batch sizes, adapters). What
+a grid asks stays: weights of defenses, shares of flipped rows, sizes of attack sets. There is one file for the kitchen,
 and one in `holdfast.real` for the models and data sets of each paper.
 """
 
@@ -20,12 +20,12 @@ from holdfast.records import HoldfastError
 
 KITCHEN = "kitchen"
 KEYS = {"description", "paper", "sources", "models", "harmful", "data", "judges", "calls", "evaluation"}
-KEYS |= {"steps", "methods", "trained"}
+KEYS |= {"steps", "methods", "trained", "perplexity"}
 """What a world's file may say."""
 OF_THE_SANDBOX = ("train", "held_out", "domain", "repeat_names")
 """Settings of data that only the sandbox's own rows have."""
 SELDOM = 4
-"""The least number of steps between two evaluations where a world takes fewer steps: answers of real models are slow."""
+"""The least number of steps between two evaluations where a world takes fewer steps: real models answer slowly."""
 LEVELS = 2
 """Stacks of methods are lists inside the list of an axis."""
 
@@ -58,7 +58,8 @@ def named(world: Any, where: str) -> tuple[str, str | None]:
         raise HoldfastError(f"{where}: world: is {world!r}{near(name, known)}; give `{'`, `'.join(known)}`")
     parts = world_file(name).get("harmful", {})
     if part and part not in parts:
-        raise HoldfastError(f"{where}: world: {name} has no rows {part!r}{near(part, parts)}; known: {', '.join(parts) or 'none'}")
+        there = ", ".join(parts) or "none"
+        raise HoldfastError(f"{where}: world: {name} has no rows {part!r}{near(part, parts)}; known: {there}")
     return name, part or next(iter(parts), None)
 
 
@@ -82,7 +83,9 @@ def fitted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     own = dict(given.get("evaluation") or {})
     if "every" in own and not isinstance(known["steps"], str):
         own["every"] = max(SELDOM, _scaled(own["every"], known["steps"]))
-    return {**given, "evaluation": {**own, **known.get("evaluation", {})}}
+    if (own.get("metrics") or {}).get("perplexity"):
+        own["metrics"] = {**own["metrics"], "perplexity": known["perplexity"]}
+    return {**given, "evaluation": merge(own, known.get("evaluation", {}))}
 
 
 def with_real(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -116,7 +119,8 @@ def _model(model: Any, known: Mapping[str, Any], where: str) -> Any:
         return model
     settings = {} if model == "sandbox" else model["sandbox"] or {}
     if set(settings) - {"part"}:
-        raise HoldfastError(f"{where}: models.sandbox: a real world has one model of each kind; remove {min(settings)!r}")
+        more = min(set(settings) - {"part"})
+        raise HoldfastError(f"{where}: models.sandbox: a real world has one model of each kind; remove {more!r}")
     return known[settings.get("part", "aligned")]
 
 
