@@ -144,10 +144,10 @@ def _over(own: Mapping[str, Any], world: Mapping[str, Any], steps: float | str) 
     before, theirs = own.get("optim") or {}, world.get("optim") or {}
     if "max_steps" not in before or "max_steps" in theirs:
         return both
-    if isinstance(steps, str):  # as many rows as before
-        size = "per_device_train_batch_size"
-        steps = before.get(size, 1) / theirs.get(size, before.get(size, 1))
-    return {**both, "optim": {**both["optim"], "max_steps": _scaled(before["max_steps"], steps)}}
+    size = "per_device_train_batch_size"
+    as_many_rows = before.get(size, 1) / theirs.get(size, before.get(size, 1))
+    by = as_many_rows if isinstance(steps, str) else steps
+    return {**both, "optim": {**both["optim"], "max_steps": _scaled(before["max_steps"], by)}}
 
 
 def _scaled(number: Any, by: float) -> Any:
