@@ -6,7 +6,8 @@
 Many times, twice as many seeds as a set has are drawn and halved by chance, and both halves are read as a report would
 read them (`disjoint`, if there are so many seeds). Or both are drawn from all seeds with replacement (`redrawn`): what
 two new sets would say if runs always ended as these did. Halves of few seeds are less alike than that: what one has,
-the other lacks. A row is a defense under an attack against no defense, or two defenses under one attack:
+the other lacks. A row is a defense under an attack against no defense, or two defenses of one threat model under one
+attack:
 
 - `verdict`: *better*, *worse* or *cannot tell*, corrected for the rows as in a report;
 - `leading`: what one would say without a test, *longer*, *shorter* or *alike*, as most pairs of runs have it;
@@ -49,20 +50,21 @@ class Pairs(NamedTuple):
 
 
 def rows_of(records: Sequence[Record]) -> list[Pairs]:
-    """The rows of a run of one model: each defense and attack against none, and each two defenses."""
-    groups: dict[tuple[str, str], dict[int, Record]] = defaultdict(dict)
+    """The rows of a run of one model: each defense and attack against none, and each two of one threat model."""
+    groups: dict[tuple[str, str, str], dict[int, Record]] = defaultdict(dict)
     for record in records:
         if control_of(record.cell) is not None and defended(record.cell):
-            groups[record.cell.attacker, record.cell.defense][record.cell.seed] = record
+            cell = record.cell
+            groups[cell.threat_model, cell.attacker, cell.defense][cell.seed] = record
     rows = []
-    for (attack, defense), own in groups.items():
+    for (_, attack, defense), own in groups.items():
         controls = {seed: control_run(record) for seed, record in own.items()}
         orders = {seed: None if (c := controls[seed]) is None else order(run_of(r), c) for seed, r in own.items()}
         rows.append(Pairs(f"{defense} x {attack}", orders, {seed: record.outcome for seed, record in own.items()}))
-    for ((attack, one), ones), ((other_attack, other), others) in combinations(groups.items(), 2):
-        if attack == other_attack:
+    for ((*field, one), ones), ((*other_field, other), others) in combinations(groups.items(), 2):
+        if field == other_field:
             shared = {seed: order(run_of(ones[seed]), run_of(others[seed])) for seed in ones if seed in others}
-            rows.append(Pairs(f"{one} over {other} x {attack}", shared, None))
+            rows.append(Pairs(f"{one} over {other} x {field[1]}", shared, None))
     return rows
 
 
