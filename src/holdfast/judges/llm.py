@@ -188,6 +188,8 @@ class GenerativeJudge:
         passing = [failure for failure in failures if not failure.final]
         if len(passing) == len(said):  # a missing verdict would say less than an error, and could not be made up for
             raise HoldfastError(f"none of {len(said)} requests got a reply: {passing[0].reason}")
+        if len(failures) == len(said) > 1 and not self.counts.replies:  # the fault is not in one of the texts
+            raise HoldfastError(f"none of {len(said)} requests was accepted: {failures[0].reason}")
         self.counts.unparsed += sum(self._score(outcome) is None for outcome in said.values()) - len(failures)
         return said
 
