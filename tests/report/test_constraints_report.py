@@ -122,3 +122,11 @@ def test_a_cell_without_an_attack_has_no_time_within_a_constraint(make_record):
 def test_without_these_scores_there_is_no_section(make_record, write_run, tmp_path):
     page = write_report([write_run([make_record(HELD)])], tmp_path / "report.html")
     assert '<section id="reward">' not in page.read_text()
+
+
+def test_an_attack_of_which_no_answer_can_be_judged_has_a_report_all_the_same(make_record, write_run, tmp_path):
+    made = make_record((None,) * 5, outcome=Outcome.COLLAPSED)
+    paid = Score(name="reward", value=0.5, n=40, low=0.4, high=0.6)
+    rows = tuple(replace(evaluation, scores=(*evaluation.scores, paid)) for evaluation in made.evaluations)
+    page = write_report([write_run([replace(made, evaluations=rows)])], tmp_path / "report.html")
+    assert "collapsed" in page.read_text()

@@ -93,8 +93,10 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
             yield score, panel, charts.curves(points, contents.styles, score=score, width=width)
     rewards = charts.panels(curve_points(trained, "reward"))
     harms = charts.panels(curve_points(trained, "harmfulness"))
-    for panel, points in rewards.items():
-        for score, title, shown_points in (("reward", "reward", points), ("harmfulness", "harm", harms[panel])):
+    for panel in (
+        name for name in rewards if name in harms
+    ):  # an attack after which no answer can be judged has no harm
+        for score, title, shown_points in (("reward", "reward", rewards[panel]), ("harmfulness", "harm", harms[panel])):
             chart = charts.curves(shown_points, contents.styles, score=score, width=width)
             yield "reward_and_harm", f"{panel}: {title}", chart
     for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
