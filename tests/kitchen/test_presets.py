@@ -26,3 +26,13 @@ def test_a_preset_attacks_the_undefended_model_with_everything_too(name: str, ma
     keys = {cell.key for cell in cells(grid)}
     assert all(control is None or control.key in keys for control in map(control_of, cells(grid)))
     assert grid.evaluation.harm_judges == ("content", "refusal", "classifier")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", sorted(name for name in presets() if name.startswith(("tokenbuncher_", "reward_neutralization_")))
+)
+def test_a_preset_of_an_rl_paper_is_planned_in_the_kitchen(name: str, made: Made) -> None:
+    own, kitchen = load_grid(name), load_grid(name, ["world=kitchen"], find=lambda kitchen: made)
+    assert len(cells(kitchen)) == len(cells(own))
+    assert not {judge.name for cell in cells(kitchen) for judge in cell.judges.values()} & {"oracle", "keyword"}
