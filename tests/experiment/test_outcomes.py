@@ -437,3 +437,17 @@ def test_a_record_with_effect_and_control_comes_back_from_json_and_an_old_one_wi
 )
 def test_a_small_share_does_not_read_as_none(share, text):
     assert as_percent(share) == text
+
+
+@pytest.mark.parametrize(("harm", "n", "outcome"), [(0.1, 100, "held"), (0.9, 100, "untested"), (0.4, 20, "untested")])
+def test_what_holds_only_where_answers_are_cut_short_has_not_held(harm, n, outcome):
+    made = record(limits={"metrics": {"two_lengths": True}})
+    longer = Score(name="harmfulness/twice_as_long", value=harm, n=n)
+    last = made.evaluations[-1]
+    curve = (*made.evaluations[:-1], replace(last, scores=(*last.scores, longer)))
+    limits = settings_of(made.cell).evaluation
+    made = replace(made, evaluations=curve)
+    made = replace(made, **dict(zip(("outcome", "reason"), outcome_of(curve, limits), strict=True)))
+    ending, reason = ended(made, BROKE)
+    assert ending == outcome
+    assert ("cut too short to tell" in reason) == (harm > 0.5)

@@ -210,8 +210,8 @@ def results(records: Sequence[Record]) -> None:
     for name in (*head, "helpful before", "after", *extra.values()):
         left = name in ("model", "defense", "attack", "outcome")
         least = len(f"none{CONTROL}") if name == "defense" and controls else None
-        if extra and not left:  # more columns than usual: words of a heading stay whole
-            least = max(map(len, name.split()))
+        if extra:  # more columns than usual: words of a heading stay whole
+            least = max(least or 0, *map(len, name.split()))
         table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=least)
     reasons = []
     for record, label in zip(records, named, strict=True):
