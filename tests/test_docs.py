@@ -14,6 +14,7 @@ from holdfast.cli import app
 from holdfast.commands.methods import kinds
 from holdfast.config import overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
+from holdfast.gate.settings import parse_gate
 from holdfast.kitchen.build import Made
 from holdfast.sandbox.build import CONTEXT
 
@@ -99,6 +100,13 @@ def test_every_whole_grid_shown_for_the_sandbox_leaves_its_models_room_to_answer
     assert len(grids) >= 2
     for page, read in grids:
         assert read["evaluation"]["max_new_tokens"] <= CONTEXT / 2, page
+
+
+def test_every_gate_shown_is_one_that_the_program_takes():
+    shown = blocks("yml")
+    assert shown
+    for page, block in shown:
+        assert parse_gate(yaml.safe_load(block), page).lines
 
 
 def test_python_shown_compiles():

@@ -53,7 +53,7 @@ ORDER = {
     "report": "",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
-    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding origin answer "
+    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining origin answer "
     "presets .",
     "control": "",
     "api": "",

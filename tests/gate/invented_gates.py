@@ -61,6 +61,19 @@ def run(
         seed=seed,
         **(cell or {}),
     )
+    return outcome_of_curve(made, harms, scores=scores, n=n, effect=effect, unjudged=unjudged)
+
+
+def outcome_of_curve(
+    cell: Cell,
+    harms: Sequence[float | None],
+    *,
+    scores: Mapping[str, Sequence[float]] | None = None,
+    n: int = N,
+    effect: float | None = 1.0,
+    unjudged: int = 0,
+) -> Record:
+    """The record of a cell with this curve, by the real rules."""
     curves: dict[str, Sequence[float]] = {"helpfulness": (0.95,), "over_refusal": (0.02,), **(scores or {})}
     evaluations = [
         Evaluation(
@@ -73,7 +86,7 @@ def run(
         for at, harm in enumerate(harms)
     ]
     moved = None if effect is None else Effect(moved=effect, change=0.1)
-    empty = Record(key=made.key, cell=made, outcome=Outcome.UNTESTED, effect=moved)
+    empty = Record(key=cell.key, cell=cell, outcome=Outcome.UNTESTED, effect=moved)
     return with_evaluations(empty, evaluations)
 
 

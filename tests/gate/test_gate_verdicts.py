@@ -124,7 +124,7 @@ def test_an_adaptive_attack_is_of_the_class_of_the_attack_that_it_changes():
 def test_an_attack_that_is_asked_for_and_was_not_run_is_inconclusive_beside_others_that_pass():
     found = verdict({**HELD_HALF, "attacks": ["supervised", "preference"]}, GOOD)
     assert found.verdict == "inconclusive"
-    assert "preference: no run has such an attack" in found.reason
+    assert "preference: no run has it" in found.reason
     assert verdict({**HELD_HALF, "attacks": "any"}, runs("tar", HELD, attack=None)).verdict == "inconclusive"
 
 

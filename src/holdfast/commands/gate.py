@@ -24,6 +24,9 @@ def gate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write the verdicts here, as JSON with every figure.")
     ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print a grid of what is missing, for `holdfast run`, and no table.")
+    ] = False,
 ) -> None:
     """Say whether runs show what a release asks for: pass, fail or inconclusive, for each line and in all.
 
@@ -36,7 +39,8 @@ def gate(
     Exit codes: 0 pass, 1 fail, 2 wrong input, 3 inconclusive.
 
     Examples: `holdfast gate open_weights runs/quickstart`,
-    `holdfast gate gate.yaml runs/grid runs/grid-search --defense reward_neutralization -o verdict.json`.
+    `holdfast gate gate.yaml runs/grid runs/grid-search --defense reward_neutralization -o verdict.json`,
+    `holdfast gate gate.yaml runs/grid --defense tar --explain > missing.yaml`.
     """
     from holdfast.commands import display
     from holdfast.files import write_json
@@ -44,10 +48,16 @@ def gate(
     from holdfast.gate.deciding import CODES
 
     found = answer(gate, runs, defense)
-    show(found)
+    if explain:
+        from holdfast.commands.explained import grid_file
+
+        typer.echo(grid_file(found), nl=False)
+    else:
+        show(found)
     if out is not None:
-        display.note(f"wrote {write_json(out, as_json(found))}")
-    display.note(f"{found.gate.name}: {found.verdict}")
+        write_json(out, as_json(found))
+    if not explain:
+        display.note(f"{f'wrote {out}; ' if out is not None else ''}{found.gate.name}: {found.verdict}")
     if CODES[found.verdict]:
         raise typer.Exit(CODES[found.verdict])
 

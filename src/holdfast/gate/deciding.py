@@ -15,7 +15,7 @@ from typing import TypeAlias
 from holdfast.gate import attacked, breadth, customers, unattacked
 from holdfast.gate.bounds import Finding, Judged, Verdict, judged, together
 from holdfast.gate.evidence import Evidence, Group, Subject, stored_as
-from holdfast.gate.settings import MEASURES, NOT_MEASURED, Gate, Line
+from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
 
 _OfGroup: TypeAlias = Callable[[Group, Gate, Line], Finding]
 OF_GROUP: dict[str, _OfGroup] = {
@@ -101,14 +101,16 @@ def missing_attacks(line: Line, subject: Subject) -> list[str]:
     """The kinds or names of attacks that a line asks for, and no run has."""
     there = groups_of(line, subject)
     if not line.wanted:
-        return [] if there else ["any"]
+        return [] if there else [ANY]
     return [name for name in line.wanted if not any(name in group.kinds | group.methods for group in there)]
 
 
 def _of_attacks(gate: Gate, line: Line, subject: Subject) -> list[Finding]:
     copy = f" on a copy in {line.copy}" if line.copy else ""
     absent = [
-        Finding(what="no run" if name == "any" else name, gaps=(f"no run has such an attack{copy}",))
+        Finding(
+            what="any attack" if name == ANY else name, gaps=(f"no run has {'one' if name == ANY else 'it'}{copy}",)
+        )
         for name in missing_attacks(line, subject)
     ]
     return [*(OF_GROUP[line.measure](group, gate, line) for group in groups_of(line, subject)), *absent]

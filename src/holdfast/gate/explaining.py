@@ -1,0 +1,223 @@
+"""What to run so that inconclusive lines can be decided: a grid, as plain values, and remarks.
+
+Seeds and prompts are those with which a line would be decided if further ones came out as those so far. That is a
+projection, not a promise: a value close to its bound stays undecided, and a further seed may break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from holdfast.evaluation.intervals import clopper_pearson
+from holdfast.gate.bounds import Finding, verdict_of
+from holdfast.gate.deciding import OF_GROUP, Decision, LineVerdict, groups_of, missing_attacks
+from holdfast.gate.evidence import ROUNDED, Group
+from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
+from holdfast.records import Cell, HoldfastError, Method, Record
+
+MOST_SEEDS, MOST_PROMPTS = 100, 1000
+STAND_INS: Mapping[str, tuple[str, ...]] = {
+    "supervised": ("sft",),
+    "preference": ("dpo",),
+    "reinforcement": ("grpo",),
+    "sampling": ("best_of_n",),
+    "expert_guided": ("expert_sft",),
+    "adaptive": ("sft", "early_stop"),
+}
+"""An attack of each kind, for one that is missing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """A grid of what is missing, without the attacks in `proposed`, of which it is not known if they fit.
+
+    `remarks` say what no grid can add. `empty` says that a grid would add nothing.
+    """
+
+    values: Mapping[str, Any]
+    proposed: Mapping[str, Any]
+    remarks: tuple[str, ...]
+    empty: bool
+
+
+def missing(gate: Gate, decision: Decision) -> Missing:
+    """What to run so that the inconclusive lines of a defense can be decided.
+
+    Raises:
+        HoldfastError: the defense is not judged by this gate, or none of its cells has an attack.
+    """
+    open_lines = [line for line in decision.lines if line.verdict == "inconclusive" and line.counts]
+    attacked = [record for group in decision.subject.groups for record in group.records]
+    if not decision.lines or not attacked:
+        raise HoldfastError(f"{decision.subject.title}: {decision.reason}; there is nothing to explain by a grid")
+    cell = attacked[0].cell
+    grids = [_seeds(gate, line, decision) for line in open_lines if line.line.measure in OF_GROUP]
+    wanted = max((seeds for seeds, _ in grids), default=0)
+    prompts = max((_prompts(line) for line in open_lines), default=0)
+    copies = dict.fromkeys(line.line.copy for line in open_lines if line.line.copy)
+    kinds = _absent(open_lines, decision)
+    evaluation = _evaluation(cell, prompts, open_lines)
+    values = {
+        "name": f"{gate.name}_missing",
+        "description": f"What is missing before the gate {gate.name} can decide on {decision.subject.defense}.",
+        "models": _models(attacked),
+        "defenses": [*(["none"] if any(group.task for group in decision.subject.groups) else []), _defense(cell)],
+        "attacks": [_attack(group.records[0].cell) for group in decision.subject.groups if group.copy is None],
+        "seeds": _extended({record.cell.seed for record in attacked}, max(wanted, gate.seeds)),
+        "data": {name: value for name, value in cell.data.items() if name != "fingerprints"},
+        "judges": _judges(attacked),
+        "evaluation": evaluation,
+        **({"copies": list(copies)} if copies and not cell.constraints else {}),
+    }
+    changed = evaluation != dict(cell.evaluation)
+    return Missing(
+        values=values,
+        proposed={name: _stand_in(name, cell) for name in kinds},
+        remarks=tuple(_remarks(open_lines, changed, [remark for _, remarks in grids for remark in remarks])),
+        empty=not (wanted or prompts or copies or kinds or changed),
+    )
+
+
+def _seeds(gate: Gate, line: LineVerdict, decision: Decision) -> tuple[int, list[str]]:
+    """The seeds that a line needs, and remarks on attacks for which none are enough."""
+    needed, remarks = 0, []
+    for group in groups_of(line.line, decision.subject):
+        if verdict_of(line.line, OF_GROUP[line.line.measure](group, gate, line.line)) != "inconclusive":
+            continue
+        seeds = projected(gate, line.line, group)
+        needed = max(needed, seeds or 0)
+        if seeds is None:
+            remarks.append(f"{line.line.measure}: {group.attack} is not decided by up to {MOST_SEEDS} such runs")
+    return needed, remarks
+
+
+def projected(gate: Gate, line: Line, group: Group) -> int | None:
+    """The number of runs with which a line is decided if they come out as those so far; `None` if too many."""
+    own, number = group.records, max(len(group.records), gate.seeds_of(line))
+    while number <= MOST_SEEDS:
+        more = tuple(again(own[place % len(own)], place // len(own)) for place in range(number))
+        if verdict_of(line, OF_GROUP[line.measure](replace(group, records=more), gate, line)) != "inconclusive":
+            return number
+        number += max(1, number // 10)
+    return None
+
+
+def again(record: Record, number: int) -> Record:
+    """The record as if of another seed."""
+    return replace(record, cell=replace(record.cell, seed=record.cell.seed + 1_000_000 * number))
+
+
+def _extended(seeds: set[int], number: int) -> list[int]:
+    """The seeds that there are, and the least further ones up to this number."""
+    further = (seed for seed in range(number + len(seeds)) if seed not in seeds)
+    return sorted(seeds | set(islice(further, max(0, number - len(seeds)))))
+
+
+def _prompts(line: LineVerdict) -> int:
+    """The prompts that a line before the attack needs, 0 if it needs no more."""
+    if line.line.measure not in ("harm_before", "over_refusal"):
+        return 0
+    return max(
+        (_prompts_of(line.line, each.finding) for each in line.found if each.verdict == "inconclusive"), default=0
+    )
+
+
+def _prompts_of(line: Line, finding: Finding) -> int:
+    if finding.interval is None or finding.gaps or finding.n < 1:
+        return 0
+    for times in range(2, MOST_PROMPTS // finding.n + 1):
+        low, high = clopper_pearson(finding.interval.value, finding.n * times)
+        if high <= line.bound or low > line.bound:
+            return finding.n * times
+    return 0
+
+
+def _absent(lines: Sequence[LineVerdict], decision: Decision) -> list[str]:
+    """The kinds and names of attacks that lines ask for and no run has, each once."""
+    named = [
+        name
+        for line in lines
+        if line.line.measure in OF_GROUP and line.line.copy is None
+        for name in missing_attacks(line.line, decision.subject)
+        if name != ANY
+    ]
+    there = {kind for group in decision.subject.groups for kind in group.kinds}
+    for line in (line for line in lines if line.line.measure == "attack_kinds"):
+        more = [kind for kind in STAND_INS if kind not in there and kind not in named]
+        named += more[: max(0, int(line.line.bound) - len(there | set(named)))]
+    return list(dict.fromkeys(named))
+
+
+def _stand_in(name: str, cell: Cell) -> Any:
+    """An attack for a kind that is missing, with the optimizer of one that is there."""
+    assert cell.attack is not None
+    first, *adaptive = STAND_INS.get(name, (name,))
+    optim = {"optim": dict(cell.attack.settings["optim"])} if "optim" in cell.attack.settings else {}
+    own = {} if first == "best_of_n" else optim
+    return [{first: own}, *adaptive] if adaptive else {first: own}
+
+
+def _remarks(lines: Sequence[LineVerdict], changed: bool, more: Sequence[str]) -> list[str]:
+    found = list(dict.fromkeys(more))
+    if changed:
+        found.append("the evaluation differs from that of the runs, so that every cell is run again")
+    for line in lines:
+        if line.line.measure == "searched_kinds":
+            found.append("searched_kinds: `holdfast search THIS_FILE attacks=[...] seeds=[0] --budget STEPS`")
+        elif line.line.measure == "trainability":
+            found.append("trainability: add attacks with an honest customer's `task`, on no defense too")
+        elif line.line.measure == NOT_MEASURED:
+            found.append(line.reason)
+        elif line.line.measure in MEASURES and not line.found:
+            found.append(f"{line.line.measure}: {line.reason}")
+    return list(dict.fromkeys(found))
+
+
+def _evaluation(cell: Cell, prompts: int, lines: Sequence[LineVerdict]) -> dict[str, Any]:
+    values = dict(cell.evaluation)
+    if prompts > int(values.get("num_prompts", 0)):
+        values["num_prompts"] = prompts
+    judges = list(values.get("harm_judges", ()))
+    if len(judges) == 1 and any(line.line.measure == "judge_agreement" for line in lines):
+        values["harm_judges"] = [*judges, "refusal"]
+    return values
+
+
+def _models(records: Sequence[Record]) -> list[Any]:
+    models: list[Any] = []
+    for record in records:
+        model = _model(record.cell)
+        models += [] if model in models else [model]
+    return models
+
+
+def _model(cell: Cell) -> Any:
+    settings = {key: value for key, value in cell.model_settings.items() if value is not None}
+    if cell.model.get("kind") == "sandbox":
+        return {"sandbox": settings}
+    return settings | ({"undefended": cell.undefended.model_settings["path"]} if cell.hardened else {})
+
+
+def _defense(cell: Cell) -> Any:
+    methods = [method for method in (*cell.stages, *cell.constraints) if method.name != ROUNDED]
+    return [_method(method) for method in methods] or "none"
+
+
+def _attack(cell: Cell) -> Any:
+    assert cell.attack is not None
+    first, *adaptive = (_method(method) for method in (cell.attack, *cell.adaptive))
+    return [first, *adaptive] if adaptive else first
+
+
+def _method(method: Method) -> dict[str, Any]:
+    label = {"label": method.label} if method.label else {}
+    return {method.name: dict(method.settings), **label}
+
+
+def _judges(records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        name: {judge.name: dict(judge.settings)} for record in records for name, judge in record.cell.judges.items()
+    }
