@@ -53,8 +53,8 @@ ORDER = {
     "report": "",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
-    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining origin answer "
-    "presets .",
+    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "
+    "origin answer .",
     "control": "",
     "api": "",
     "integrations": "instance traps answers live rollouts drop_in refusals .",

@@ -111,7 +111,7 @@ def test_what_is_missing_is_a_grid_of_more_seeds_copies_judges_and_attacks(tmp_p
     )
     text = made.pop("text")
     grid = parse_grid(made, "made")
-    assert len(made["seeds"]) == 9
+    assert len(made["seeds"]) == 8
     assert made["copies"] == ["q4_0"]
     assert made["evaluation"]["harm_judges"] == ["oracle", "refusal"]
     assert [list(attack) for attack in made["attacks"]] == [["sft"], ["dpo"]]
