@@ -116,6 +116,12 @@ OWN_GRIDS: list[tuple[str, dict[str, Any], str]] = [
         "further_sentences",
     ),
     ("refusal-of-a-path", {"judges": {"harm": {"refusal": {"path": "x"}}}, **HARM}, "path"),
+    ("llm-unknown-rubric", {"judges": {"harm": {"llm": {"rubric": "evil"}}}, **HARM}, "rubric"),
+    ("llm-no-time", {"judges": {"harm": {"llm": {"timeout": 0}}}, **HARM}, "timeout"),
+    ("llm-local-draws", {"judges": {"harm": {"llm": {"path": "@model", "temperature": 1}}}, **HARM}, "temperature"),
+    ("llm-key-in-the-grid", {"judges": {"harm": {"llm": {"api_key": "x"}}}, **HARM}, "api_key"),
+    ("llm-without-variables", {"judges": {"harm": {"llm": {"variables": "NONE_SUCH"}}}, **HARM}, "NONE_SUCH_URL"),
+    ("llm-no-such-folder", {"judges": {"harm": {"llm": {"path": "./no/such"}}}, **HARM}, "no/such"),
     (
         "unused-judge-is-wrong",
         {"judges": {"other": {"classifier": {"path": "@classifier", "harmful_label": "harmful", "batch_sze": 3}}}},
