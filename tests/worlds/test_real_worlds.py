@@ -16,6 +16,7 @@ from holdfast.records import HoldfastError, Method
 from holdfast.worlds import KITCHEN, fitted, real_worlds, world_file
 
 RPA = sorted(name for name in presets() if name.startswith("rpa_"))
+RL_PAPERS = sorted(name for name in presets() if name.startswith(("tokenbuncher_", "reward_neutralization_")))
 SANDBOX_ONLY = {"oracle", "keyword"}
 
 
@@ -43,6 +44,20 @@ def test_a_preset_is_planned_on_the_papers_models_and_rows(name: str) -> None:
     fingerprints = each[0].data["fingerprints"]
     assert fingerprints["harmful"] == "PKU-Alignment/BeaverTails@8401fe609d288129cc684a9b3be6a93e41cfe678"
     assert not {judge.name for cell in each for judge in cell.judges.values()} & SANDBOX_ONLY
+
+
+@pytest.mark.parametrize("name", RL_PAPERS)
+def test_a_preset_of_an_rl_paper_is_planned_on_tokenbuncher_s_models_and_rows(name: str) -> None:
+    grid = load_grid(name, ["world=feng2025"])
+    each = cells(grid)
+    assert {cell.model_name for cell in each} == {"Qwen2.5-3B-Instruct"}
+    assert not {judge.name for cell in each for judge in cell.judges.values()} & SANDBOX_ONLY
+    letters = [judge.settings["choices"] for judge in grid.judges.values() if judge.name == "multiple_choice"]
+    assert all(choices == ["A", "B", "C", "D"] for choices in letters)
+    assert each[0].data["fingerprints"]["tasks.exam"] == "cais/wmdp@main"
+    for method in method_of(grid, "attacks", "grpo"):
+        policy, optim = method.settings["policy"], method.settings["optim"]
+        assert (optim["learning_rate"], policy["group_size"]) == (1e-6, 4), method
 
 
 @pytest.mark.parametrize("world", real_worlds())
@@ -125,7 +140,7 @@ def test_grids_that_are_not_the_sandboxs_keep_their_settings() -> None:
 @pytest.mark.parametrize(
     ("world", "said"),
     [
-        ("rosati2025", r"^x: world: is 'rosati2025' \(did you mean 'rosati2024'\?\); give `kitchen`, `rosati2024`$"),
+        ("rosati2025", r"^x: world: is 'rosati2025' \(did you mean 'rosati2024'\?\); give `kitchen`, `fen"),
         ("rosati2024:hh", r"^x: world: rosati2024 has no rows 'hh'; known: beavertails, safe_rlhf$"),
         ("kitchen:hh", r"^x: world: kitchen has no rows 'hh'; known: none$"),
     ],

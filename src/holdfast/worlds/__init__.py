@@ -22,7 +22,7 @@ KITCHEN = "kitchen"
 KEYS = {"description", "paper", "sources", "models", "harmful", "data", "judges", "calls", "evaluation"}
 KEYS |= {"steps", "methods", "trained", "perplexity"}
 """What a world's file may say."""
-OF_THE_SANDBOX = ("train", "held_out", "domain", "repeat_names")
+OF_THE_SANDBOX = ("train", "held_out", "domain", "repeat_names", "sandbox_tasks")
 """Settings of data that only the sandbox's own rows have."""
 SELDOM = 4
 """The least number of steps between two evaluations where a world takes fewer steps: real models answer slowly."""
