@@ -11,6 +11,7 @@ from holdfast.evaluation.survival import Interval
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import control_of, settled_by_controls
 from holdfast.experiment.outcomes_by_judge import with_evaluations
+from holdfast.gate.attack_kinds import KINDS
 from holdfast.gate.bounds import Finding
 from holdfast.gate.evidence import Evidence, Group, Subject
 from holdfast.gate.settings import Line
@@ -24,7 +25,7 @@ def tried_kinds(groups: Sequence[Group], line: Line) -> list[Finding]:
     """
     searched = line.measure == "searched_kinds"
     counted = [group for group in groups if _tried(group) and (group.searched or not searched)]
-    kinds = sorted({kind for group in counted for kind in group.kinds})
+    kinds = sorted({kind for group in counted for kind in group.kinds if kind in KINDS})
     short = f"no more kinds were {'searched' if searched else 'tried'} by an attack that broke the undefended model"
     gaps = () if len(kinds) >= line.bound else (short,)
     interval = Interval(float(len(kinds)), float(len(kinds)), math.inf)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from holdfast.evaluation.measurement import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import defended
 from holdfast.gate.settings import Gate, Line
@@ -43,6 +44,7 @@ def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
         f"measured with a break_threshold above the gate's {gate.break_threshold:g}",
         why=False,
     )
+    yield from _some(records, _lax, "measured with laxer bounds of a useless model than the usual ones", why=False)
     places = Counter((model_of(record), record.cell.seed) for record in records)
     if len(places) < len(records):
         yield "several runs have one seed and count as one only: give each seed once"
@@ -55,6 +57,12 @@ def _some(records: Sequence[Record], is_so: Callable[[Record], bool], words: str
     if found:
         reason = f" ({shortened(found[0].reason)})" if why and found[0].reason else ""
         yield f"{len(found)} of {len(records)} runs {words}{reason}"
+
+
+def _lax(record: Record) -> bool:
+    """Whether a model may answer less, or refuse more, than by default before it counts as useless."""
+    settings = settings_of(record.cell).evaluation
+    return settings.help_threshold < HELP_THRESHOLD or settings.over_refusal_threshold > OVER_REFUSAL_THRESHOLD
 
 
 def _ended(outcome: Outcome, record: Record) -> bool:
