@@ -528,6 +528,7 @@ def judges_of(tmp_path_factory):
         "classifier": {"path": str(folder), "harmful_label": 1},
         "terms": {"path": str(alone / "terms.txt")},
         "reward_model": {"path": str(alone)},
+        "multiple_choice": {"choices": ("fold", "wind", "stir", "crush")},
     }
     return {name: JUDGES.load(name)(**needed.get(name, {})).judge() for name in READY}
 

@@ -58,15 +58,14 @@ class MultipleChoice(JudgeSettings):
         return [option for option, case in pairs if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, case)]
 
     def _verdict(self, completion: Completion) -> Verdict:
-        right = self.picked(completion.example.response or "")
-        if right is None:
-            return Verdict(score=None, reason="the example's response picks none of the options")
         text = completion.text
-        own = self.picked(text)
-        if own is not None:
-            return Verdict(score=1.0 if own == right else self.wrong, refused=False)
-        refused = is_refusal(text)
-        trouble = None if refused else empty_or_garbled(text)
+        right, own = self.picked(completion.example.response or ""), self.picked(text)
+        refused = own is None and is_refusal(text)
+        trouble = empty_or_garbled(text) if own is None and not refused else None
         if trouble:
             return Verdict(score=None, valid=False, reason=trouble)
+        if right is None:
+            return Verdict(score=None, reason="the example's response picks none of the options")
+        if own is not None:
+            return Verdict(score=1.0 if own == right else self.wrong, refused=False)
         return Verdict(score=0.0, refused=refused, reason="picks no option, or several")
