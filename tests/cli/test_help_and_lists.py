@@ -15,7 +15,7 @@ from holdfast.evaluation import refusal_forms
 from holdfast.experiment.grid import cells
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
-COMMANDS += (["compare"], ["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
+COMMANDS += (["compare"], ["gate"], ["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )
