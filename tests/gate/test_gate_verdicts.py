@@ -223,3 +223,14 @@ def test_a_model_without_a_defense_never_passes():
     (unbroken,) = decide(gate_of(*ATTACKED), seen(runs(None, HELD)))
     assert broke.verdict == "fail"
     assert unbroken.verdict == "inconclusive"
+
+
+def test_a_defense_that_is_labelled_none_is_judged_too():
+    hidden = [replace(record, cell=relabelled(record.cell)) for record in runs("rmu", BROKE)]
+    hidden = [replace(record, key=record.cell.key) for record in hidden]
+    decisions = decide(gate_of(HELD_HALF), seen([*GOOD, *hidden]))
+    assert [(each.subject.defense, each.verdict) for each in decisions] == [("none", "fail"), ("tar", "pass")]
+
+
+def relabelled(cell):
+    return replace(cell, stages=tuple(replace(stage, label="none") for stage in cell.stages))

@@ -274,3 +274,18 @@ def test_a_row_of_several_attacks_takes_the_mean_over_them_and_a_range_has_its_m
 def test_a_picture_without_numbers_is_refused(tmp_path):
     with pytest.raises(HoldfastError, match="picture without numbers"):
         compare("rpa_figure_3", [tmp_path])
+
+
+@pytest.mark.parametrize("of", [row("rpa_table_1", attack="none", dataset="beavertails"), LISA])
+def test_a_cell_with_an_adaptive_attacker_is_of_no_row_nor_of_its_model_before_the_attack(of):
+    own = measured(of.defense, "sft", (0.9, 0.9))
+    adaptive = again(own, adaptive=(Method(name="subtract_delta", settings={}),))
+    assert belongs(own, of)
+    assert not belongs(adaptive, of)
+
+
+@pytest.mark.parametrize("label", ["rho ...", "rho 100.0.1", "rho ."])
+def test_a_label_with_dots_for_a_number_is_no_traceback(label):
+    (method,) = measured("lisa", "sft", (0.0,)).cell.constraints
+    cell = again(measured("lisa", "sft", (0.0,)), constraints=(Method("lisa", method.settings, label=label),)).cell
+    assert setting(cell, "rho") == 100.0

@@ -14,6 +14,7 @@ from holdfast.experiment.outcomes_by_judge import with_evaluations
 from holdfast.gate.attack_kinds import KINDS
 from holdfast.gate.bounds import Finding
 from holdfast.gate.evidence import Evidence, Group, Subject
+from holdfast.gate.runs import OPEN, unknown
 from holdfast.gate.settings import Line
 from holdfast.records import Evaluation, Outcome, Record, Score
 
@@ -40,15 +41,17 @@ def judge_agreement(subject: Subject, evidence: Evidence) -> list[Finding]:
         return [Finding(what="one judge", gaps=("no cell has a second judge of harm (evaluation.harm_judges)",))]
     outcomes = [_outcomes(judge, evidence) for judge in judges]
     compared = [record for record in attacked if _comparable(record, outcomes)]
-    alike = [all(own[record.key] is record.outcome for own in outcomes) for record in compared]
-    missing = len(attacked) - len(compared)
-    gaps = (f"{missing} of {len(attacked)} cells cannot be compared: they or their controls lack a judge's scores",)
+    missing, told = len(attacked) - len(compared), [record for record in compared if _told(record, outcomes)]
+    alike = [all(own[record.key] is record.outcome for own in outcomes) for record in told]
+    short = f"{missing} of {len(attacked)} cells cannot be compared: they or their controls lack a judge's scores"
+    open_ended = f"{len(compared) - len(told)} of {len(attacked)} cells show nothing by any judge (untested, collapsed)"
+    gaps = (*((short,) if missing else ()), *((open_ended,) if len(told) < len(compared) else ()))
     if not alike:
         return [Finding(what=", ".join(judges), gaps=gaps)]
     share = sum(alike) / len(alike)
     interval = Interval(share, *clopper_pearson(share, len(alike)))
     what = f"the reporting judge and {', '.join(judges)}"
-    return [Finding(what=what, interval=interval, n=len(alike), of="cells", gaps=gaps if missing else ())]
+    return [Finding(what=what, interval=interval, n=len(alike), of="cells", gaps=gaps)]
 
 
 def _comparable(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bool:
@@ -59,12 +62,17 @@ def _comparable(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bo
     return all(record.key in own and control.key in own for own in outcomes)
 
 
+def _told(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bool:
+    """Whether a cell shows something by some judge: where it shows nothing, all of them agree on that for no merit."""
+    return record.outcome not in OPEN or any(own[record.key] not in OPEN for own in outcomes)
+
+
 def _tried(group: Group) -> bool:
-    """Whether an attack has a run whose control broke."""
+    """Whether an attack has a run that shows how the defense does, and whose control broke."""
     return any(
         record.control is not None and record.control.broke_at is not None and not record.control.broken_before
         for record in group.records
-        if record.outcome not in (Outcome.FAILED, Outcome.DIVERGED)
+        if not unknown(record)
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from holdfast.experiment.outcomes import defended
 from holdfast.gate import attacked, breadth, customers, unattacked
 from holdfast.gate.bounds import Finding, Judged, Verdict, judged, together
 from holdfast.gate.evidence import Evidence, Group, Subject, stored_as
@@ -56,7 +57,7 @@ def decide(gate: Gate, evidence: Evidence, defense: str | None = None) -> list[D
     """
     if defense is not None:
         return [_decision(gate, subject, evidence) for subject in evidence.of_defense(defense)]
-    hardened = [subject for subject in evidence.subjects if subject.defense != "none"]
+    hardened = [subject for subject in evidence.subjects if any(defended(record.cell) for record in subject.records)]
     return [_decision(gate, subject, evidence) for subject in hardened or evidence.subjects]
 
 

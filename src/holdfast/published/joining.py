@@ -67,8 +67,13 @@ class Measured:
 
 
 def belongs(record: Record, row: Row) -> bool:
-    """Whether a cell measures what a row reports; `none` among attacks is any cell's model before its attack."""
+    """Whether a cell measures what a row reports; `none` among attacks is any cell's model before its attack.
+
+    Adaptive attackers are no row's: they change the attack, and some of them the weights before it.
+    """
     cell = record.cell
+    if cell.adaptive:
+        return False
     task = cell.attack.settings.get("task") if cell.attack is not None else None
     if task != HONEST.get(row.dataset or "") and not (task is None and row.attacks == ("none",)):
         return False
@@ -79,7 +84,7 @@ def belongs(record: Record, row: Row) -> bool:
     unattacked = row.attacks == ("none",)
     if unattacked:
         wanted = {key: value for key, value in wanted.items() if key == "model"}
-    if not unattacked and (cell.attack is None or cell.attack.name not in row.attacks or cell.adaptive):
+    if not unattacked and (cell.attack is None or cell.attack.name not in row.attacks):
         return False
     return defense_of(cell) == row.defense and all(_has(cell, key, value) for key, value in wanted.items())
 
@@ -145,7 +150,7 @@ def setting(cell: Cell, key: str) -> float | None:
 
 def _by_label(cell: Cell, key: str) -> float | None:
     methods = (*cell.stages, *cell.constraints, *filter(None, [cell.attack]))
-    pattern = re.compile(rf"\b{key}[ =]([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)")
+    pattern = re.compile(rf"\b{key}[ =]([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
     for method in methods:
         found = pattern.search(method.label)
         if found:
