@@ -287,5 +287,7 @@ def test_a_cell_with_an_adaptive_attacker_is_of_no_row_nor_of_its_model_before_t
 @pytest.mark.parametrize("label", ["rho ...", "rho 100.0.1", "rho ."])
 def test_a_label_with_dots_for_a_number_is_no_traceback(label):
     (method,) = measured("lisa", "sft", (0.0,)).cell.constraints
-    cell = again(measured("lisa", "sft", (0.0,)), constraints=(Method("lisa", method.settings, label=label),)).cell
+    cell = again(
+        measured("lisa", "sft", (0.0,)), constraints=(Method(name="lisa", settings=method.settings, label=label),)
+    ).cell
     assert setting(cell, "rho") == 100.0
