@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from holdfast.commands import display
 from holdfast.records import Completion
@@ -55,7 +56,7 @@ def test_a_label_in_the_summary_shows_as_text(values, monkeypatch, capsys):
 
     labelled = {**values()["attacks"][0], "label": f"[bold]mine[/bold] {ESCAPE}"}
     grid = parse_grid(values(attacks=[labelled], defenses=["refusal_loss"], seeds=[0, 1]), "x")
-    monkeypatch.setattr(display.console, "width", 250)
+    monkeypatch.setattr(display, "console", Console(emoji=False, width=250))
     display.summary([Record(key=cell.key, cell=cell, outcome=Outcome.FAILED, reason="no") for cell in cells(grid)])
     out = capsys.readouterr().out
     assert "[bold]mine[/bold] ␛[31mred" in out

@@ -65,7 +65,7 @@ def test_no_figure_is_cut_off_where_the_terminal_is_narrow(monkeypatch, capsys):
     undefended = Cell(model={"name": "m"}, attack=Method(name="sft"))
     cells = [undefended, Cell(model={"name": "m"}, constraints=(Method(name="shield" * 4),), attack=Method(name="sft"))]
     for width in (80, 60, 40):
-        monkeypatch.setattr(display.console, "width", width)
+        monkeypatch.setattr(display, "console", Console(emoji=False, width=width))
         display.results([replace(record(Outcome.HELD), cell=one, key=one.key, evaluations=curve) for one in cells])
         said = capsys.readouterr().out
         assert said.count("0.88") == 4
@@ -79,7 +79,7 @@ def cell(model="m", defense=(), **settings):
 
 @pytest.fixture
 def wide(monkeypatch):
-    monkeypatch.setattr(display.console, "width", 200)
+    monkeypatch.setattr(display, "console", Console(emoji=False, width=200))
 
 
 def table_of(cells, capsys):
@@ -95,7 +95,7 @@ def test_a_cell_that_another_is_compared_with_is_marked_as_its_control(capsys, w
 
 
 def test_the_mark_of_a_control_stays_on_its_line_in_a_terminal_of_80_columns(monkeypatch, capsys):
-    monkeypatch.setattr(display.console, "width", 80)
+    monkeypatch.setattr(display, "console", Console(emoji=False, width=80))
     rows = table_of([cell("hardened-model", [1]), cell("hardened-model"), cell("sandbox-llama-tiny")], capsys)
     assert any("none (control)" in row for row in rows[:6])
 
