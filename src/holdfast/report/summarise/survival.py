@@ -103,13 +103,33 @@ def runs_by_model(group: Sequence[Record], horizon: float) -> dict[str, Runs]:
 
 
 def ratio_of(group: Sequence[Record]) -> Interval | None:
-    """The ratio of one row alone to the undefended model, with the horizon of its own runs; `None` with too few."""
+    """The ratio of one row alone to the undefended model, with the horizon of its own runs; `None` with too few.
+
+    Where all runs broke that horizon is the latest break, which depends on what was drawn: a few undefended runs that
+    happen to break at once would bound all others. So the lower end is that of the attack's whole length, if lower.
+    """
     ends = [*map(_end, group), *(_end_of_control(record.control) for record in group if defended(record.cell))]
     horizon = _horizon(ends)
     if not _usable(group) or horizon <= 0:
         return None
+    found = _ratio_up_to(group, horizon)
+    if any(not broke and step < math.inf for step, broke in ends):
+        return found
+    return found._replace(low=min(found.low, _ratio_up_to(group, max(horizon, _length(group))).low))
+
+
+def _ratio_up_to(group: Sequence[Record], horizon: float) -> Interval:
     own = runs_by_model(group, horizon)
     return survival.ratio(list(own.values()), list(_controls(group, horizon).values()), horizon)
+
+
+def _length(group: Sequence[Record]) -> float:
+    """The steps of an attack, also if its runs stopped when they were broken."""
+    planned = [
+        (record.cell.attack.settings.get("optim") or {}).get("max_steps") for record in group if record.cell.attack
+    ]
+    went = [steps for each in group for steps in (each.steps, each.control.steps if each.control else 0)]
+    return float(max(*went, *(steps for steps in planned if isinstance(steps, int))))
 
 
 def _usable(group: Sequence[Record]) -> bool:
