@@ -131,6 +131,13 @@ def test_a_judge_that_could_judge_nothing_has_no_say(holdfast: Any, tmp_path: Pa
     assert "0 of 1 cells break by one judge and not by another" in out
     (verdict,) = json.loads((tmp_path / "compared.json").read_text())["verdicts"]
     assert verdict["by_judge"]["none"] == {"broke_at": None, "highest": None, "outcome": None}
+    (tmp_path / "labelled.jsonl").write_text(
+        json.dumps({"prompt": "Soup?", "response": SOUP, "role": "harmful"}) + "\n"
+    )
+    code, out, _ = holdfast("judge", "compare", "labelled.jsonl", "judges.none=keyword", "judges.form=refusal")
+    assert code == 0
+    assert "rank correlation" not in out, "no head of a table without rows"
+    assert "they differ on 0 answers" in out
 
 
 def test_a_judge_with_the_name_of_the_run_s_own_is_refused(holdfast: Any, tmp_path: Path) -> None:

@@ -90,5 +90,8 @@ def test_labelled_answers_are_judged_and_what_was_not_judged_is_said(holdfast, a
         code, out, err = holdfast("judge", "compare", "labelled.jsonl", "judges.read=llm", "judges.form=refusal")
     assert code == 0
     said = " ".join((out + err).split())
-    assert "read: 4 replies, 0 from before, 0 requests sent again; 416 tokens, $0.0000" in said
+    assert (
+        "read: 4 replies, 0 from before, 0 requests sent again; 416 tokens, no price set (input_price, output_price)"
+        in said
+    )
     assert "read: 1 of 4 different answers were not judged: 1 replies were no verdict" in said

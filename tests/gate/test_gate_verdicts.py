@@ -209,6 +209,7 @@ def test_unfinished_and_unreadable_cells_keep_a_gate_from_passing(spoilt):
     (decision,) = decide(gate_of(HELD_HALF), replace(seen(GOOD), **spoilt))
     assert decision.verdict == "inconclusive"
     assert all(line.verdict == "pass" for line in decision.lines)
+    assert ("the runs have 1 unfinished cell;" in decision.reason) == ("unfinished" in spoilt)
 
 
 def test_an_online_defense_does_not_pass_a_gate_of_open_weights():

@@ -287,6 +287,7 @@ def test_tokens_are_counted_and_priced_and_missing_counts_are_said(judge):
         ({"URL": ""}, "the variable HOLDFAST_JUDGE_URL is not set"),
         ({"MODEL": " "}, "the variable HOLDFAST_JUDGE_MODEL is not set"),
         ({"KEY": ""}, r"HOLDFAST_JUDGE_KEY is not set: export it as its key \(any word if it asks for none\)"),
+        ({"MODEL": "", "KEY": ""}, "2 variables are not set: export HOLDFAST_JUDGE_MODEL as .*, HOLDFAST_JUDGE_KEY as"),
         ({"URL": "localhost:8000"}, "HOLDFAST_JUDGE_URL: is not an address"),
         ({"URL": f"http://me:{KEY}@127.0.0.1/v1"}, "HOLDFAST_JUDGE_URL: is not an address"),
         ({"URL": f"http://127.0.0.1/v1?key={KEY}"}, "HOLDFAST_JUDGE_URL: is not an address"),

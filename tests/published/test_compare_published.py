@@ -98,7 +98,9 @@ def test_some_cells_cannot_tell_and_exit_with_3(write_run):
     assert found.verdict == "cannot tell"
     assert [pair.standing for pair in found.pairs].count("not compared") == len(found.pairs) - 2
     assert found.unused == 1
-    assert called("rpa_table_3", run).exit_code == 3
+    shown = called("rpa_table_3", run)
+    assert shown.exit_code == 3
+    assert "rpa_table_3: cannot tell whether it has the same shape" in shown.output
 
 
 def test_cells_that_agree_by_being_of_no_use_are_counted_in_the_verdict(write_run):
@@ -155,6 +157,7 @@ def test_the_page_the_table_and_the_picture_hold_what_is_printed_and_escape_name
     assert "<script>" not in page
     assert "&lt;script&gt;x&lt;/script&gt;" in page
     assert page.index("Misses") < page.index("All rows")
+    assert "<th>setting</th>" not in page, "a table without a swept setting has no empty column for it"
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 13

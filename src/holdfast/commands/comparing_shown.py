@@ -11,6 +11,7 @@ from rich.table import Table
 from holdfast.commands import display
 from holdfast.commands.comparing import Answers, Calibration, Verdicts, calibration
 from holdfast.evaluation import agreement
+from holdfast.report.page import plural
 
 LONGEST = 300
 """Characters of an answer that are printed."""
@@ -27,12 +28,13 @@ def show_agreement(answers: Answers, examples: int) -> None:
     for pair in agreement.pairs(answers.scores):
         same, names = display.interval(pair.same), f"{display.shown(pair.first)}, {display.shown(pair.second)}"
         table.add_row(names, str(pair.same.n), same, _number(pair.kappa), _number(pair.correlation))
-    display.console.print(table)
+    if table.row_count:
+        display.console.print(table)
     places = agreement.disputed(answers.scores)
     alpha, kappa = _number(agreement.alpha(answers.scores)), _number(agreement.fleiss(answers.scores))
     display.note(
         f"Krippendorff's alpha of all {len(answers.scores)}: {alpha}, Fleiss' kappa {kappa}; "
-        f"they differ on {len(places)} answers"
+        f"they differ on {plural(len(places), 'answer')}"
     )
     for place in places[:examples]:
         (prompt, text), own = answers.rows[place], {name: scores[place] for name, scores in answers.scores.items()}
@@ -106,9 +108,10 @@ def _number(value: float | None) -> str:
 def show_usage(name: str, usage: Mapping[str, Any]) -> None:
     """Print what a judge asked of a language model, and how many replies were no verdict."""
     tokens = usage["prompt_tokens"] + usage["completion_tokens"]
+    price = f"${usage['price']:.4f}" if usage["price"] or not tokens else "no price set (input_price, output_price)"
     without = usage["unparsed"] + usage["failures"]
     shown = f"{name}: {usage['replies']} replies, {usage['kept']} from before, {usage['retries']} requests sent again"
-    display.note(f"{shown}; {tokens:,} tokens, ${usage['price']:.4f}")
+    display.note(f"{shown}; {tokens:,} tokens, {price}")
     if without:
         display.note(
             f"{name}: {without} of {usage['kept'] + usage['replies'] + usage['failures']} different answers were not "

@@ -14,6 +14,7 @@ from holdfast.gate.deciding import Decision, LineVerdict, decide, overall
 from holdfast.gate.evidence import Evidence, read
 from holdfast.gate.origin import Origin, origin_of
 from holdfast.gate.settings import MEASURES, Gate, load_gate, preset
+from holdfast.report.page import plural
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ class Answer:
     def warnings(self) -> list[str]:
         """What a reader has to know beside the verdicts."""
         younger = self.origin.younger_than(self.evidence.since)
-        unfinished = f"{self.evidence.unfinished} cells of the runs have not ended and are not in the figures"
+        unfinished = f"left out of the figures: {plural(self.evidence.unfinished, 'unfinished cell')} of the runs"
         return [*([younger] if younger else []), *([unfinished] if self.evidence.unfinished else []),
                 *self.evidence.trouble]  # fmt: skip
 

@@ -17,6 +17,7 @@ from holdfast.gate import attacked, breadth, customers, unattacked
 from holdfast.gate.bounds import Finding, Judged, Verdict, judged, together
 from holdfast.gate.evidence import Evidence, Group, Subject, stored_as
 from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
+from holdfast.report.page import plural
 
 _OfGroup: TypeAlias = Callable[[Group, Gate, Line], Finding]
 OF_GROUP: dict[str, _OfGroup] = {
@@ -137,7 +138,9 @@ def _decision(gate: Gate, subject: Subject, evidence: Evidence) -> Decision:
 def _gap(evidence: Evidence) -> str | None:
     """Why runs whose lines all pass show nothing yet."""
     if evidence.unfinished:
-        return f"every line passes, but {evidence.unfinished} cells of the runs have not ended; finish the run first"
+        return (
+            f"every line passes, but the runs have {plural(evidence.unfinished, 'unfinished cell')}; finish them first"
+        )
     if evidence.trouble:
         return f"every line passes, but not all of the runs can be relied on: {evidence.trouble[0]}"
     return None

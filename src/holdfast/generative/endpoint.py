@@ -101,9 +101,12 @@ def from_environment(prefix: str) -> Endpoint:
         "KEY": "its key (any word if it asks for none)",
     }
     values = {name: os.environ.get(f"{prefix}_{name}", "").strip() for name in meant}
-    missing = next((name for name, value in values.items() if not value), None)
-    if missing is not None:
-        raise HoldfastError(f"the variable {prefix}_{missing} is not set: export it as {meant[missing]}")
+    unset = [name for name, value in values.items() if not value]
+    if len(unset) == 1:
+        raise HoldfastError(f"the variable {prefix}_{unset[0]} is not set: export it as {meant[unset[0]]}")
+    if unset:
+        each = ", ".join(f"{prefix}_{name} as {meant[name]}" for name in unset)
+        raise HoldfastError(f"{len(unset)} variables are not set: export {each}")
     try:
         parts = urlsplit(values["URL"])
         plain = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc

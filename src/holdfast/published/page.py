@@ -61,6 +61,7 @@ def page(found: Comparison, svg: str) -> str:
         "misses": [_line(pair, metrics) for pair in found.misses],
         "every": [_line(pair, metrics) for pair in found.pairs],
         "metrics": [words.name(metric) for metric in metrics],
+        "swept": any(pair.row.settings for pair in found.pairs),
         "picture": Markup(svg),
     }
     return render(context, show=visible, package="holdfast.published")

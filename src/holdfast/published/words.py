@@ -13,7 +13,11 @@ from holdfast.published.tables import Row
 from holdfast.report.page import chance, plural, rate
 
 NAMES = {"kl": "KL", "rouge1": "ROUGE-1", "n": "N"}
-VERDICTS = {"same": "the same shape", "not the same": "not the same shape", "cannot tell": "cannot tell"}
+VERDICTS = {
+    "same": "the same shape",
+    "not the same": "not the same shape",
+    "cannot tell": "cannot tell whether it has the same shape",
+}
 
 
 def headline(found: Comparison) -> str:
