@@ -247,3 +247,12 @@ def test_undefended_runs_that_all_broke_at_once_could_have_lasted_as_long_as_the
     found = verdict({**RATIO, "at_least": 1.7}, own)
     assert found.verdict == "inconclusive"
     assert found.found[0].finding.interval.value == 8
+
+
+def test_an_attack_whose_runs_are_stored_in_several_types_is_not_left_out_of_a_copy_s_line():
+    stored = {"precision": {"storage": "bfloat16"}}
+    dpo = [*runs(None, BROKE, attack="dpo"), *runs("tar", BROKE, attack="dpo")]
+    records = [replace(record, environment=stored) for record in [*GOOD, *dpo[:-1]]]
+    line = {"measure": "held", "attacks": "any", "copy": "bfloat16", "at_least": 0.5}
+    assert verdict(line, [*records, dpo[-1]]).verdict == "fail"
+    assert verdict(line, [*records[:20], *runs(None, BROKE, attack="dpo")]).verdict == "pass"

@@ -225,6 +225,17 @@ def test_the_key_is_sent_and_written_nowhere(judge, tmp_path, caplog, capfd, mon
     assert not [text for text in about if KEY in text]
 
 
+@pytest.mark.parametrize("form", ["{}", '"{}"'], ids=["text", "JSON"])
+@pytest.mark.parametrize("before", range(170, 300, 7))
+def test_a_long_error_is_cut_beside_the_key_and_not_in_it(judge, form, before):
+    said = form.format("x" * before + KEY)
+    with serving(lambda n, _: Answer("SCORE: 3") if n else Answer(status=400, body=said.encode())) as server:
+        first, second = judge(server, retries=0, concurrency=1)(completions("warm .", "hot ."))
+    assert second.score == 0.3
+    assert "xxx" in first.reason
+    assert KEY[:4] not in first.reason
+
+
 def test_nothing_is_asked_twice_after_a_restart_and_a_line_cut_short_is_asked_again(judge, tmp_path):
     script = lambda n, _: Answer("nothing to say") if n == 3 else Answer("SCORE: 4")  # noqa: E731
     with serving(script) as server:

@@ -9,7 +9,7 @@ lines, the more often one of them cannot be decided.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from holdfast.experiment.outcomes import defended
@@ -94,7 +94,7 @@ def findings(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> li
 
 def groups_of(line: Line, subject: Subject) -> list[Group]:
     """The attacks on a defense that a line is about; honest customers are none."""
-    there = [group for group in subject.groups if group.kinds and _in_format(group, line.copy)]
+    there = [own for group in subject.groups if group.kinds and (own := _in_format(group, line.copy)).records]
     wanted = set(line.wanted)
     return [group for group in there if not wanted or wanted & (group.kinds | group.methods)]
 
@@ -118,8 +118,9 @@ def _of_attacks(gate: Gate, line: Line, subject: Subject) -> list[Finding]:
     return [*(OF_GROUP[line.measure](group, gate, line) for group in groups_of(line, subject)), *absent]
 
 
-def _in_format(group: Group, copy: str | None) -> bool:
-    return all(stored_as(record, copy) for record in group.records)
+def _in_format(group: Group, copy: str | None) -> Group:
+    """The runs of a group that are about the copy: on several machines a model may be stored in several types."""
+    return replace(group, records=tuple(record for record in group.records if stored_as(record, copy)))
 
 
 def _decision(gate: Gate, subject: Subject, evidence: Evidence) -> Decision:

@@ -297,9 +297,12 @@ class Asking:
 
 
 def _described(error: Any) -> str:
-    """An error status in words; the library leaves out what servers say in a form of their own."""
+    """An error status in words; the library leaves out what servers say in a form of their own.
+
+    Whole, with the key in it: `Endpoint.hidden` cuts it, after the key, of which a cut could leave a part.
+    """
     said = str(error)
-    return said if " - " in said else f"{said} - {error.response.text[:200]}"
+    return said if " - " in said else f"{said} - {error.response.text}"
 
 
 class _Rejected(Exception):
