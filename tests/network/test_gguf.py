@@ -67,6 +67,22 @@ def test_a_file_is_unpacked_once_and_again_when_it_changes(file: Path) -> None:
     assert unpacked(file) != first
 
 
+def test_a_files_fields_are_parsed_once_and_the_library_is_as_it_was_afterwards(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    class Counted(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(str(path))
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counted)
+    unpacked(file)
+    assert parsed == [str(file)]
+    assert gguf.GGUFReader is Counted
+
+
 def test_what_was_loaded_from_a_file_is_saved_as_an_ordinary_folder_with_equal_logits(
     file: Path, tmp_path: Path
 ) -> None:
