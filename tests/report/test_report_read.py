@@ -47,6 +47,15 @@ def test_cells_without_a_record_are_counted_as_unfinished(make_record, write_run
     assert load([run]).unfinished == 1
 
 
+def test_cells_that_were_never_begun_are_counted_as_unfinished(make_record, write_run) -> None:
+    run = write_run([make_record()])
+    done = [folder.name for folder in (run / "cells").iterdir()]
+    (run / "grid.json").write_text(json.dumps({"name": "g", "cells": [*done, "never-begun"]}))
+    assert load([run]).unfinished == 1
+    (run / "cells" / "never-begun").mkdir()
+    assert load([run]).unfinished == 1
+
+
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("")])
 def test_a_place_without_records_is_refused_by_name_with_the_command_to_run(tmp_path, make) -> None:
     make(tmp_path / "empty")

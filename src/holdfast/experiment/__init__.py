@@ -53,7 +53,9 @@ def run(
     from holdfast.files import write_json
 
     cells = grids.cells(grid)
-    write_json(folder / "grid.json", {"name": grid.name, "description": grid.description})
+    # The keys tell a cell that was never started from one that was never asked for.
+    about = {"name": grid.name, "description": grid.description, "cells": [cell.key for cell in cells]}
+    write_json(folder / "grid.json", about)
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
     unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]

@@ -1,6 +1,6 @@
 """The files of a run. Every file is written atomically; a record is written last.
 
-RUN/grid.json                      the grid's name and description
+RUN/grid.json                      name and description of the grid that ran last, and the keys of its cells
 RUN/cells/KEY/record.json          the cell, its outcome and curve: if it exists, the cell is finished
 RUN/cells/KEY/config.yaml          the resolved cell, for people
 RUN/cells/KEY/curves.jsonl         training metrics, one line per step

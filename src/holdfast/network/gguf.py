@@ -91,7 +91,7 @@ def _parsed_once() -> Iterator[None]:
     import gguf
 
     reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
-    readers = cache(lambda path: reader(path))
+    readers = cache(reader)
     # transformers and we pass a path as text or as a `Path`.
     gguf.GGUFReader = lambda path, *more: reader(path, *more) if more else readers(str(path))
     gguf.get_tensor_name_map = cache(names)

@@ -47,7 +47,7 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """The contents of run folders; `unfinished` cells have a folder and no record yet.
+    """The contents of run folders; `unfinished` cells have no record: begun ones, and others of the grid that ran last.
 
     `trouble` lists what could not be read and is omitted, one line each.
     """
@@ -73,13 +73,13 @@ def load(runs: Sequence[Path]) -> Loaded:
     trouble: list[str] = []
     for run in map(Path, runs):
         _require_run(run)
-        name, description = or_none(_grid, run, trouble) or (run.resolve().name, "")
+        name, description, planned = or_none(_grid, run, trouble) or (run.resolve().name, "", frozenset())
         grids.append((name, description))
         folders = _cell_folders(run)
         finished = [folder for folder in folders if (folder / "record.json").exists()]
         if not finished:
             raise HoldfastError(f"{run}: no finished cell in this folder; run `holdfast run` into it first")
-        unfinished += len(folders) - len(finished)
+        unfinished += len({folder.name for folder in folders} | planned) - len(finished)
         for folder in finished:
             record = or_none(_record, folder / "record.json", trouble)
             if record is None:
@@ -169,12 +169,15 @@ def _cell_folders(run: Path) -> list[Path]:
     return sorted(path for path in (run / "cells").glob("*") if path.is_dir())
 
 
-def _grid(run: Path) -> tuple[str, str]:
+def _grid(run: Path) -> tuple[str, str, frozenset[str]]:
+    """Name, description and keys of the cells of the grid that ran last; earlier versions did not write the keys."""
     path = run / "grid.json"
     if not path.exists():
-        return run.resolve().name, ""
+        return run.resolve().name, "", frozenset()
     grid = _read(path, lambda: dict(parse_json(path.read_text("utf-8"))), "correct it or delete it")
-    return str(grid.get("name") or run.resolve().name), str(grid.get("description") or "")
+    listed = grid.get("cells")
+    keys = frozenset(map(str, listed)) if isinstance(listed, list) else frozenset()
+    return str(grid.get("name") or run.resolve().name), str(grid.get("description") or ""), keys
 
 
 def _record(path: Path) -> Record:
