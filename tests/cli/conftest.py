@@ -75,10 +75,15 @@ def installed(tmp_path, monkeypatch):
 @pytest.fixture
 def holdfast(monkeypatch, capfd, tmp_path):
     """Runs a command in this process, in a folder of its own; returns exit code, standard output and error."""
+    from rich.console import Console
+
     from holdfast.cli import main
+    from holdfast.commands import display
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    # A console keeps the width of the environment in which it was made, which may be another test's.
+    monkeypatch.setattr(display, "console", Console(emoji=False, width=200))
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["holdfast", *map(str, arguments)])
