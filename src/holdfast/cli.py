@@ -15,22 +15,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.commands import control, judge, kitchen
+from holdfast.commands import control, judge, kitchen, one_model, reporting
 from holdfast.commands.gate import gate
-from holdfast.commands.options import (
-    Benign,
-    Checkpoints,
-    Format,
-    Harmful,
-    HarmfulRole,
-    ModelName,
-    Overrides,
-    PromptFormat,
-    Refusal,
-    Runs,
-    Workers,
-    Written,
-)
+from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, leave
 from holdfast.commands.search import search
 from holdfast.records import HoldfastError
 
@@ -67,12 +54,13 @@ def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, ov
     """
     from holdfast.commands.jobs import run_grid
 
-    _exit(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
+    leave(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
 
 
 @app.command()
 def run(
     grid: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset (`holdfast list presets`).")],
+    *,
     overrides: Overrides = None,
     runs: Annotated[
         Path | None,
@@ -98,161 +86,26 @@ def run(
         keep_weights=keep_weights,
         report=report,
     )
-    _exit(code)
+    leave(code)
 
 
-@app.command()
-def harden(
-    defense: Annotated[str, typer.Argument(help="An offline defense (`holdfast list defenses`).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the hardened model.")],
-    overrides: Overrides = None,
-    model: ModelName = "sandbox",
-    prompt_format: PromptFormat = None,
-    harmful: Harmful = None,
-    harmful_format: Format = "columns",
-    harmful_role: HarmfulRole = None,
-    benign: Benign = None,
-    benign_format: Format = "columns",
-    refusal: Refusal = None,
-    dtype: Written = "auto",
-    runs: Runs = Path("runs/harden"),
-    workers: Workers = None,
-) -> None:
-    """Harden a model before release, and measure it before and after.
-
-    Writes a Hugging Face model folder with a model card, in the model's own dtype. The measured model is loaded from
-    that folder.
-
-    Examples: `holdfast harden reward_neutralization -o hardened`,
-    `holdfast harden reward_neutralization -m ./model --harmful rows.jsonl --harmful-format beavertails
-    --benign help.jsonl --refusal "I can't help with that." -o hardened
-    defenses.reward_neutralization.optim.max_steps=50`.
-    """
-    from holdfast.commands.jobs import harden_model
-    from holdfast.config import data_options, grid_options
-
-    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
-    values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
-    _exit(harden_model(values, out=out, dtype=dtype, runs=runs, overrides=overrides or [], workers=workers))
+app.command()(one_model.harden)
 
 
-@app.command()
-def attack(
-    attack: Annotated[str, typer.Argument(help="An attack (`holdfast list attacks`).")],
-    overrides: Overrides = None,
-    model: ModelName = "sandbox",
-    prompt_format: PromptFormat = None,
-    harmful: Harmful = None,
-    harmful_format: Format = "columns",
-    harmful_role: HarmfulRole = None,
-    benign: Benign = None,
-    benign_format: Format = "columns",
-    refusal: Refusal = None,
-    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none by default.")] = None,
-    runs: Runs = Path("runs/attack"),
-    workers: Workers = None,
-    keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
-) -> None:
-    """Attack a model by fine-tuning and measure how long it holds.
-
-    Examples: `holdfast attack grpo`, `holdfast attack sft --defense refusal_loss`,
-    `holdfast attack sft -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
-    attacks.sft.optim.max_steps=50 evaluation.every=5`.
-    """
-    from holdfast.commands.jobs import run_values
-    from holdfast.config import data_options, grid_options
-
-    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
-    values = grid_options(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
-    code = run_values(
-        {"name": "attack", **values}, runs=runs, overrides=overrides or [], workers=workers, keep_weights=keep_weights
-    )
-    _exit(code)
+app.command()(one_model.attack)
 
 
-@app.command()
-def evaluate(
-    overrides: Overrides = None,
-    model: ModelName = "sandbox",
-    prompt_format: PromptFormat = None,
-    harmful: Harmful = None,
-    harmful_format: Format = "columns",
-    harmful_role: HarmfulRole = None,
-    benign: Benign = None,
-    benign_format: Format = "columns",
-    samples: Annotated[int, typer.Option(min=0, help="Sample completions to print.")] = 0,
-    runs: Runs = Path("runs/evaluate"),
-) -> None:
-    """Measure a model without changing it: harm on harmful prompts and usefulness on benign ones.
-
-    Examples: `holdfast evaluate --samples 5`,
-    `holdfast evaluate -m ./model --harmful rows.jsonl --harmful-format beavertails --benign help.jsonl
-    judges.harm.classifier.path=./classifier judges.harm.classifier.harmful_label=harmful
-    evaluation.harm_judges=[harm,refusal]`.
-    """
-    from holdfast.commands.jobs import evaluate_model
-    from holdfast.config import data_options, grid_options
-
-    data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role)
-    values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
-    _exit(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
+app.command()(one_model.evaluate)
 
 
 app.command()(search)
 app.command()(gate)
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page; a CSV file is written next to it.")] = Path(
-        "report.html"
-    ),
-    figures: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the charts as PNG, SVG and PDF."),
-    ] = None,
-    title: str = "Holdfast report",
-    prices: Annotated[
-        Path | None, typer.Option(help="A YAML price list for what a break costs, instead of the packaged one.")
-    ] = None,
-) -> None:
-    """Write one page from the records of one or more runs; it opens offline.
-
-    Example: `holdfast report runs/quickstart --out report.html --figures figures`.
-    """
-    from holdfast.commands.display import note
-    from holdfast.report import write_figures, write_report
-
-    note(f"wrote {write_report(runs, out, title=title, prices=prices)}")
-    if figures is not None:
-        note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
+app.command()(reporting.report)
 
 
-@app.command()
-def compare(
-    table: Annotated[str, typer.Argument(help="A published table (`holdfast list published`).")],
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs that measured it.")],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Write a page here; its table (CSV) and picture (SVG, PNG) next to it."),
-    ] = None,
-) -> None:
-    """Set a paper's printed table beside runs that measured it: the same shape or not, misses first.
-
-    Two things are compared: on which side of the paper's threshold of harm each cell is, and the order of rows that
-    differ in one thing (the defense, or a swept setting), by Kendall's tau with an interval. What n cannot tell is
-    said so. Values that the paper leaves out or marks as collapsed are listed and not compared. Other metrics are
-    compared by rank, since their scales differ.
-
-    Exit codes: 0 the same shape, 1 not the same, 2 wrong input, 3 cannot tell.
-
-    Examples: `holdfast run rpa_table_3`, then `holdfast compare rpa_table_3 runs/rpa_table_3`;
-    `holdfast compare rpa_table_3 runs/rpa_table_3 runs/more_seeds -o compared.html`.
-    """
-    from holdfast.commands.published import show_comparison
-
-    _exit(show_comparison(table, runs, out))
+app.command()(reporting.compare)
 
 
 @sandbox_app.command("build")
@@ -273,7 +126,7 @@ def build_sandbox(
     from holdfast.commands.jobs import build_models
 
     settings = {"architecture": architecture, "size": size}
-    _exit(build_models(settings, out=out, runs=runs, overrides=overrides or []))
+    leave(build_models(settings, out=out, runs=runs, overrides=overrides or []))
 
 
 @app.command("list")
@@ -307,57 +160,7 @@ def show_method(
     show(name)
 
 
-@app.command()
-def doctor(
-    overrides: Overrides = None,
-    attack: Annotated[str | None, typer.Option(help="Estimate this attack (`holdfast list attacks`).")] = None,
-    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none by default.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Estimate all cells of a YAML file or preset instead.")] = None,
-    model: ModelName = "sandbox",
-    prompt_format: PromptFormat = None,
-    harmful: Harmful = None,
-    harmful_format: Format = "columns",
-    harmful_role: HarmfulRole = None,
-    benign: Benign = None,
-    benign_format: Format = "columns",
-    refusal: Refusal = None,
-    price: Annotated[float | None, typer.Option(min=0, help="What an hour of this machine costs.")] = None,
-    workers: Workers = None,
-) -> None:
-    """Check this machine: versions, accelerator, memory, disk, extras. Or estimate what an attack will need on it.
-
-    An estimate runs a few steps and two evaluations of each cell: memory, seconds a step, hours, and with `--price`
-    money.
-
-    Examples: `holdfast doctor`, `holdfast doctor --attack grpo -m ./model --harmful rows.jsonl --benign help.jsonl`,
-    `holdfast doctor --grid kitchen --price 2.5`.
-    """
-    from holdfast.commands.estimates import refuse_unused, show_estimates
-    from holdfast.commands.jobs import grid_of
-    from holdfast.config import data_options, grid_options
-
-    named = {"--defense": defense, "--model": model != "sandbox", "--harmful": harmful, "--benign": benign}
-    named |= {"--prompt-format": prompt_format, "--harmful-role": harmful_role, "--refusal": refusal}
-    named |= {"--harmful-format": harmful_format != "columns", "--benign-format": benign_format != "columns"}
-    more = {"--price": price is not None, "--workers": workers is not None, "KEY=VALUE": overrides}
-    refuse_unused(attack, grid, named, more)
-    if attack is None and grid is None:
-        from holdfast.commands.doctor import examine
-
-        _exit(examine())
-        return
-    if grid is not None:
-        wanted = grid_of(grid, overrides or [])
-    else:
-        data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
-        values = grid_options(model, prompt_format, data, defenses=[defense or "none"], attacks=[attack])
-        wanted = grid_of({"name": "estimate", **values}, overrides or [])
-    show_estimates(wanted, price=price, workers=workers)
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
+app.command()(one_model.doctor)
 
 
 def main() -> None:

@@ -40,3 +40,9 @@ Written = Annotated[
     str, typer.Option("--dtype", help="The dtype in which it is saved, by default that of its own folder.")
 ]
 Checkpoints = Annotated[int, typer.Option(min=0, help="Optimizer steps between checkpoints; 0 for none.")]
+
+
+def leave(code: int) -> None:
+    """End the program with an exit code other than 0; 0 goes on to the end of the command."""
+    if code:
+        raise typer.Exit(code)

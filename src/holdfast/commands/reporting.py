@@ -1,0 +1,64 @@
+"""Commands that read finished runs: the report, and a published table beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.commands.options import (
+    leave,
+)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page; a CSV file is written next to it.")] = Path(
+        "report.html"
+    ),
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the charts as PNG, SVG and PDF."),
+    ] = None,
+    title: str = "Holdfast report",
+    prices: Annotated[
+        Path | None, typer.Option(help="A YAML price list for what a break costs, instead of the packaged one.")
+    ] = None,
+) -> None:
+    """Write one page from the records of one or more runs; it opens offline.
+
+    Example: `holdfast report runs/quickstart --out report.html --figures figures`.
+    """
+    from holdfast.commands.display import note
+    from holdfast.report import write_figures, write_report
+
+    note(f"wrote {write_report(runs, out, title=title, prices=prices)}")
+    if figures is not None:
+        note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
+
+
+def compare(
+    table: Annotated[str, typer.Argument(help="A published table (`holdfast list published`).")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs that measured it.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write a page here; its table (CSV) and picture (SVG, PNG) next to it."),
+    ] = None,
+) -> None:
+    """Set a paper's printed table beside runs that measured it: the same shape or not, misses first.
+
+    Two things are compared: on which side of the paper's threshold of harm each cell is, and the order of rows that
+    differ in one thing (the defense, or a swept setting), by Kendall's tau with an interval. What n cannot tell is
+    said so. Values that the paper leaves out or marks as collapsed are listed and not compared. Other metrics are
+    compared by rank, since their scales differ.
+
+    Exit codes: 0 the same shape, 1 not the same, 2 wrong input, 3 cannot tell.
+
+    Examples: `holdfast run rpa_table_3`, then `holdfast compare rpa_table_3 runs/rpa_table_3`;
+    `holdfast compare rpa_table_3 runs/rpa_table_3 runs/more_seeds -o compared.html`.
+    """
+    from holdfast.commands.published import show_comparison
+
+    leave(show_comparison(table, runs, out))
