@@ -24,6 +24,7 @@ from holdfast.experiment.checked_calls import constrained, hardened, plan_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import data_fingerprints
 from holdfast.experiment.world import make_judge
+from holdfast.gate.answer import Answer, answer
 from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, Model, load
 from holdfast.network.precision import Dtype
@@ -48,6 +49,7 @@ __all__ = [
     "attack",
     "compare",
     "context",
+    "gate",
     "harden",
     "judge",
     "load",
@@ -134,6 +136,18 @@ def measure(
 ) -> tuple[Score, ...]:
     """Greedy answers to test prompts, judged: harm and usefulness, each with n and an interval."""
     return evaluate(model, _suite(context, judge, help_judge, num_prompts))[0]
+
+
+def gate(gate: str | Path, runs: Sequence[str | Path], *, defense: str | None = None) -> Answer:
+    """The verdicts of a gate, a file or a packaged one by name, on the defenses of finished run folders, or on one.
+
+    `.verdict` is `pass`, `fail` or `inconclusive` in all; `.decisions` has each defense's with its lines and reasons,
+    `.warnings` what a reader has to know beside them. A plain `pass` in code is `gate(...).verdict == "pass"`.
+
+    Raises:
+        HoldfastError: the gate or a folder cannot be read, or no cell has the defense.
+    """
+    return answer(str(gate), [Path(run) for run in runs], defense)
 
 
 def attack(

@@ -4,7 +4,7 @@ from importlib import import_module
 
 from harness import Case
 
-MODULES = ("data_cases", "model_cases", "judge_cases", "settings_cases", "file_cases")
+MODULES = ("data_cases", "model_cases", "judge_cases", "settings_cases", "file_cases", "gate_cases")
 CASES: list[Case] = [case for name in MODULES for case in import_module(name).cases()]
 
 _ids = [case.id for case in CASES]

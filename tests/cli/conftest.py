@@ -168,7 +168,7 @@ def finished_cell(folder):
     from pyarrow import parquet
 
     record = json.loads((folder / "record.json").read_text())
-    for key in ("wall_seconds", "peak_memory_mb", "environment"):
+    for key in ("wall_seconds", "peak_memory_mb", "environment", "finished"):
         del record[key]
     for timed in (*record["evaluations"], *record["stages"], record["time_to_break"] or {}):
         timed.pop("seconds", None)

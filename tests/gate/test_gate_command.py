@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,15 @@ def test_a_gate_that_is_younger_than_the_runs_is_warned_about(gate, tmp_path):
     for record in folder.rglob("record.json"):
         os.utime(record, (9e8, 9e8))
     assert "is younger" in called(gate, folder).output
+
+
+def test_a_copy_of_runs_is_as_old_as_its_records_say(gate, tmp_path):
+    ended = ["2001-01-01T00:00:00+00:00", "2001-09-10T03:00:00+02:00"]
+    dated = [replace(record, finished=ended[record.cell.seed % 2]) for record in GOOD]
+    copied = called(gate, written(dated, tmp_path / "copied"))
+    assert "is younger" in copied.output
+    assert "oldest record 2001-01-01 00:00 UTC" in copied.output
+    assert "is younger" not in called(gate, written(GOOD, tmp_path / "without")).output
 
 
 def test_one_defense_can_be_picked_and_an_unknown_one_is_named(gate, tmp_path):

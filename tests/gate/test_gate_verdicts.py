@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from invented_gates import BROKE, HELD, failed, gate_of, run, runs, seen, subject_of
 
-from holdfast.gate.deciding import decide, of_line
+from holdfast.gate.deciding import decide, of_line, overall
 from holdfast.gate.evidence import evidence_of
 from holdfast.records import Outcome
 from holdfast.records.evidence import ControlRun
@@ -215,8 +215,17 @@ def test_unfinished_and_unreadable_cells_keep_a_gate_from_passing(spoilt):
 def test_an_online_defense_does_not_pass_a_gate_of_open_weights():
     evidence = seen([*CONTROL, *runs("tar", HELD, online=True)])
     (decision,) = decide(gate_of(HELD_HALF, threat_model="open weights"), evidence)
-    assert decision.verdict == "inconclusive"
+    assert (decision.verdict, decision.lines) == ("not judged", ())
+    assert overall([decision]) == "inconclusive"
     assert decide(gate_of(HELD_HALF), evidence)[0].verdict == "pass"
+
+
+def test_a_defense_of_another_threat_model_does_not_count_beside_one_that_is_judged():
+    evidence = seen([*GOOD, *runs("tar", BROKE, online=True)])
+    decisions = decide(gate_of(HELD_HALF, threat_model="open weights"), evidence)
+    assert sorted(decision.verdict for decision in decisions) == ["not judged", "pass"]
+    assert overall(decisions) == "pass"
+    assert overall(decide(gate_of(HELD_HALF), evidence)) == "fail"
 
 
 def test_a_model_without_a_defense_never_passes():

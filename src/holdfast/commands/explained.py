@@ -21,10 +21,11 @@ def grid_file(answer: Answer) -> str:
     Raises:
         HoldfastError: several defenses are judged, or the one is not judged by this gate.
     """
-    if len(answer.decisions) != 1:
-        names = ", ".join(decision.subject.defense for decision in answer.decisions)
+    judged = [decision for decision in answer.decisions if decision.lines] or answer.decisions
+    if len(judged) != 1:
+        names = ", ".join(decision.subject.defense for decision in judged)
         raise HoldfastError(f"--explain is about one defense; name it with --defense: {names}")
-    (decision,) = answer.decisions
+    (decision,) = judged
     found = missing(answer.gate, decision)
     if decision.verdict != "inconclusive":
         return f"# {decision.subject.title}: {decision.verdict}; nothing is missing\n"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from holdfast.gate.answer import Answer
     from holdfast.gate.deciding import Decision, LineVerdict
 
-STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow"}
+STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "not judged": "dim"}
 
 
 def gate(
@@ -43,10 +43,12 @@ def gate(
     `holdfast gate gate.yaml runs/grid --defense tar --explain > missing.yaml`.
     """
     from holdfast.commands import display
-    from holdfast.files import write_json
+    from holdfast.files import require_place, write_json
     from holdfast.gate.answer import answer, as_json
     from holdfast.gate.deciding import CODES
 
+    if out is not None:
+        require_place(out)
     found = answer(gate, runs, defense)
     if explain:
         from holdfast.commands.explained import grid_file

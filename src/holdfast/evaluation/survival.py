@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from holdfast.evaluation.intervals import CONFIDENCE
+from holdfast.evaluation.intervals import CONFIDENCE, clopper_pearson
 
 DRAWS = 10_000
 EXACT = 20_000
@@ -91,14 +91,18 @@ def curve(models: Sequence[Runs], horizon: float, *, draws: int = DRAWS) -> Curv
 
 
 def share_of_runs(models: Sequence[Sequence[bool]], *, draws: int = DRAWS) -> Interval:
-    """The share of runs that held, the mean over models if there are several, given which did: see `curve`.
+    """The share of runs that held, the mean over models if there are several, given which did.
 
-    With one model the interval is Clopper and Pearson's, with several Gaffke's over the models' shares. Raises
-    ValueError for a model without a run.
+    With one model the interval is Clopper and Pearson's, computed exactly; with several it is Gaffke's over the models'
+    shares, by draws (see `curve`), with ends that more draws would move by about .01. Raises ValueError for a model
+    without a run.
     """
     held = [np.array(own, dtype=bool) for own in models]
     if not held or not all(own.size for own in held):
         raise ValueError("one yes or no for at least one run of each model")
+    if len(held) == 1:
+        share = float(held[0].mean())
+        return Interval(share, *clopper_pearson(share, held[0].size))
     return curve([Runs(own.astype(float), ~own) for own in held], 1.0, draws=draws).shares[-1]
 
 

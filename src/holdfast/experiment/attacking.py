@@ -21,7 +21,7 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.checked_calls import adapted, constrained, curve_of, plan_of
 from holdfast.experiment.effects import Movement, effect_of
 from holdfast.experiment.examples import load_splits
-from holdfast.experiment.machine import environment, peak_memory_mb
+from holdfast.experiment.machine import environment, now, peak_memory_mb
 from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import outcome_of
 from holdfast.experiment.progress import ProgressRecorder, Report
@@ -77,6 +77,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
         environment={**environment(model.network), "precision": _precision(cell, model), **_judges(cell, judge)},
         stages=(*_stage_costs(task), *prepared),
         effect=effect,
+        finished=now(),
     )
     _write_config(task.folder / "config.yaml", cell)
     write_json(task.folder / "record.json", judged(record, run_of(task)).to_json())

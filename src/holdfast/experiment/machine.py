@@ -6,10 +6,16 @@ import os
 import platform
 import resource
 import sys
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from holdfast import __version__
+
+
+def now() -> str:
+    """The time in UTC, to the second, for a record's `finished`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def peak_memory_mb() -> float:

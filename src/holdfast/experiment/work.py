@@ -17,7 +17,7 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.checked_calls import hardened, origin
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import train_judge
-from holdfast.experiment.machine import environment, peak_memory_mb
+from holdfast.experiment.machine import environment, now, peak_memory_mb
 from holdfast.experiment.methods import configured
 from holdfast.experiment.progress import Report
 from holdfast.experiment.rounding import written
@@ -71,7 +71,14 @@ def failure(error: BaseException, folder: Path) -> str:
 def record_failure(task: Task, reason: str) -> None:
     """Write a failed record: failures are results too, and are tried again by the next run."""
     if task.kind == "cell":
-        record = Record(key=task.key, cell=task.cell, outcome=Outcome.FAILED, reason=reason, environment=environment())
+        record = Record(
+            key=task.key,
+            cell=task.cell,
+            outcome=Outcome.FAILED,
+            reason=reason,
+            environment=environment(),
+            finished=now(),
+        )
         write_json(task.folder / "record.json", record.to_json())
     else:
         write_json(task.folder / "record.json", {"key": task.key, "outcome": "failed", "reason": reason})

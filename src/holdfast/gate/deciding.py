@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from holdfast.experiment.outcomes import defended
 from holdfast.gate import attacked, breadth, customers, unattacked
@@ -29,6 +29,10 @@ CODES: dict[Verdict, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
 """Exit codes of the command; 2 is wrong input, as everywhere."""
 
 
+NOT_JUDGED: Literal["not judged"] = "not judged"
+"""In place of a verdict, for a defense of another threat model than the gate's."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LineVerdict:
     """A line with its verdict, a reason in one sentence, and what was found; `counts` is false for one only listed."""
@@ -42,10 +46,10 @@ class LineVerdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """A defense's verdict, its reason, and those of its lines."""
+    """A defense's verdict, its reason, and those of its lines; without lines if it is not judged by the gate."""
 
     subject: Subject
-    verdict: Verdict
+    verdict: Verdict | Literal["not judged"]
     reason: str
     lines: tuple[LineVerdict, ...]
 
@@ -63,8 +67,8 @@ def decide(gate: Gate, evidence: Evidence, defense: str | None = None) -> list[D
 
 
 def overall(decisions: Sequence[Decision]) -> Verdict:
-    """Pass if every defense passes, fail if any fails."""
-    return together([decision.verdict for decision in decisions])
+    """Pass if every defense passes that the gate is about, fail if any fails; inconclusive if it is about none."""
+    return together([decision.verdict for decision in decisions if decision.verdict != NOT_JUDGED])
 
 
 def of_line(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> LineVerdict:
@@ -126,7 +130,7 @@ def _in_format(group: Group, copy: str | None) -> Group:
 def _decision(gate: Gate, subject: Subject, evidence: Evidence) -> Decision:
     if gate.threat_model is not None and subject.threat_model != gate.threat_model:
         reason = f"its defense is for a {subject.threat_model}, and the gate is about {gate.threat_model}"
-        return Decision(subject=subject, verdict="inconclusive", reason=reason, lines=())
+        return Decision(subject=subject, verdict=NOT_JUDGED, reason=reason, lines=())
     lines = tuple(of_line(gate, line, subject, evidence) for line in gate.lines)
     counted = [line for line in lines if line.counts]
     verdict = together([line.verdict for line in counted])

@@ -16,6 +16,7 @@ from holdfast.files import parse_json
 from holdfast.gate.attack_kinds import kinds_of
 from holdfast.methods.tables import near
 from holdfast.records import Cell, HoldfastError, Record, ThreatModel
+from holdfast.records.plausible import time_of
 from holdfast.report.read import Finished, load
 from holdfast.report.summarise.labels import Label, labels_of
 
@@ -62,8 +63,8 @@ class Subject:
 class Evidence:
     """What some run folders say.
 
-    `records` are all of them by key, `since` is the time of the oldest. `unfinished` cells have no record; `trouble`
-    lists what could not be read.
+    `records` are all of them by key, `since` is when the first of these cells ended. `unfinished` cells have no record;
+    `trouble` lists what could not be read.
     """
 
     subjects: tuple[Subject, ...]
@@ -99,13 +100,12 @@ def read(runs: Sequence[Path]) -> Evidence:
         _refuse_development(cell)
     searched = {key for folder in folders for key in _searched(folder, trouble)}
     records = [cell.record for cell in loaded.cells]
-    times = [(cell.folder / "record.json").stat().st_mtime for cell in loaded.cells]
     return replace(
         evidence_of(records, searched),
         runs=tuple(map(str, runs)),
         unfinished=loaded.unfinished,
         trouble=tuple(trouble),
-        since=datetime.fromtimestamp(min(times), UTC),
+        since=min(map(_finished, loaded.cells)),
     )
 
 
@@ -184,6 +184,11 @@ def _group(attack: str, copy: str | None, records: Sequence[Record], searched: s
         task=None if task is None else str(task),
         searched=any(record.key in searched for record in records),
     )
+
+
+def _finished(cell: Finished) -> datetime:
+    """When a cell ended, by its record; by the file's time for a record of an earlier version, which does not say."""
+    return time_of(cell.record) or datetime.fromtimestamp(int((cell.folder / "record.json").stat().st_mtime), UTC)
 
 
 def _final_runs(run: Path) -> Path:

@@ -303,7 +303,8 @@ class Record:
     the cell's whole time, `peak_memory_mb` the process's peak resident memory, `stages` the costs of each offline
     stage, and of online defenses' training before the attack (`name`, `seconds`, `tokens`, `steps`, `flops`). `flops`
     are those of the last evaluation. `effect` is the effect of the attack's training, `control` the result of the
-    attack on the undefended model; both are `None` in records of earlier versions.
+    attack on the undefended model. `finished` is the time in UTC at which the cell ended, to the second, as in
+    `2026-11-28T23:15:00+00:00`. All three are `None` in records of earlier versions.
     """
 
     key: str
@@ -322,6 +323,7 @@ class Record:
     stages: tuple[Mapping[str, Any], ...] = ()
     effect: Effect | None = None
     control: ControlRun | None = None
+    finished: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

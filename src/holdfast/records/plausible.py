@@ -1,8 +1,9 @@
-"""Refuse records with impossible numbers."""
+"""Refuse records with impossible numbers or times."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from holdfast.records import Record, Score
 
@@ -15,12 +16,27 @@ ROUNDED = 1e-6
 """Tolerance of an interval's ends for rounding."""
 
 
+def time_of(record: Record) -> datetime | None:
+    """When a cell ended; `None` for a record of an earlier version, which does not say.
+
+    Raises:
+        ValueError: it is no time with its distance from UTC.
+    """
+    if record.finished is None:
+        return None
+    time = datetime.fromisoformat(record.finished)
+    if time.tzinfo is None:
+        raise ValueError(f"finished is {record.finished}, a time without its distance from UTC")
+    return time.astimezone(UTC)
+
+
 def refuse_impossible(record: Record) -> None:
-    """Refuse a count or a cost below 0, and a share outside [0, 1].
+    """Refuse a count or a cost below 0, a share outside [0, 1], and what is no time.
 
     Raises:
         ValueError: names the place and the number.
     """
+    time_of(record)
     for place, number, most in _numbers(record):
         if number is not None and not -ROUNDED <= number <= most + ROUNDED:
             range_ = "below 0" if number < 0 else "above 1"
