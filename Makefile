@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Modules are compiled when they are first imported: most of the packages' never are.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
+# Where PYTHONDONTWRITEBYTECODE is set, as some containers do, every process would compile torch and the others again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test coverage fast bad-inputs lint types format docs findings clean
 
