@@ -109,7 +109,9 @@ def test_scores_without_columns_of_their_own_get_columns_before_and_after(make_r
 
 def test_the_page_loads_nothing_and_forbids_loading(report) -> None:
     page = Page(report.read_text())
-    assert [attrs for _, attrs in page.tags if {"src", "href", "srcset", "data", "action"} & set(attrs)] == []
+    assert [attrs for _, attrs in page.tags if {"src", "srcset", "data", "action"} & set(attrs)] == []
+    links = [attrs["href"] for _, attrs in page.tags if "href" in attrs]
+    assert all((report.parent / link).is_file() for link in links if not link.startswith("#"))
     assert [tag for tag, _ in page.tags if tag in {"link", "iframe", "object", "embed", "base", "img"}] == []
     (policy,) = [attrs["content"] for tag, attrs in page.tags if tag == "meta" and attrs.get("http-equiv")]
     assert "default-src 'none'" in policy

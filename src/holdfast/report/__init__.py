@@ -2,8 +2,9 @@
 
 This module combines the others, which are independent of each other: `read` (files -> records), `summarise` (records ->
 rows over seeds), `cells`, `summary_table`, `counts`, `constraints`, `flips`, `metric_tables`, `spending`, `training`,
-`samples`, `accounting` and `versions` (what sentences, tables and lists show), `charts`, `drawings` and `figures` (rows
--> charts -> what the page draws, and bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
+`samples`, `accounting` and `versions` (what sentences, tables and lists show), `cell_pages` with `answers` and
+`curve_drawings` (a page for each cell), `charts`, `drawings` and `figures` (rows -> charts -> what the page draws, and
+bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ def write_report(
     title: str = "Holdfast report",
     samples_per_cell: int = 6,
     prices: Path | None = None,
+    cell_pages: bool = True,
 ) -> Path:
     """Write the page to `out` and the same cells as CSV next to it (`<out stem>.csv`); return `out`.
+
+    Each cell has a page of its own in the folder `<out stem>_cells`, which the page links (`report.cell_pages`), unless
+    `cell_pages` is false.
 
     `<out stem>.rows.csv` has the rows of its table: all runs of a defense under an attack together, with intervals and
     verdicts; `<out stem>.costs.csv` what it costs to break each at three thresholds, by the price list in the file
@@ -50,6 +55,7 @@ def write_report(
     or a place that cannot be written.
     """
     from holdfast.report import drawings, page, text
+    from holdfast.report.cell_pages import require_folder, write_cell_pages
     from holdfast.report.counts import counts
     from holdfast.report.prices import load_prices
     from holdfast.report.read import content_of
@@ -59,18 +65,24 @@ def write_report(
 
     out = Path(out)
     _require_places(out)
+    if cell_pages:
+        require_folder(out)
     contents = _read_runs(runs, load_prices(prices))
     cells = _cell_rows(contents)
+    pages = write_cell_pages(contents, cells, out, title=title) if cell_pages else {}
     context = {
         "title": title,
         "content": content_of(runs, title, contents.prices),
         "cells": cells,
+        "cell_pages": pages,
         "samples": _samples(contents, samples_per_cell),
         "unfinished": contents.unfinished,
         "trouble": contents.trouble,
         **counts(contents.records, contents.rows),
         **_tables(contents),
         **drawings.on_the_page(contents),
+        "controls": page.asset("controls.css"),
+        "tables": page.asset("table.js"),
     }
     html = page.render(context, text.visible)
     files.write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
@@ -84,11 +96,12 @@ def write_report(
 
 def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") -> bool:
     """Whether the page at `out` was written by this version and packaged prices, under this title, from the records."""
+    from holdfast.report.cell_pages import folder_of
     from holdfast.report.prices import load_prices
     from holdfast.report.read import content_of
 
     out = Path(out)
-    if not out.is_file() or not all(out.with_suffix(suffix).is_file() for suffix in _OWN_FILE_STARTS):
+    if not all(place.exists() for place in (out, folder_of(out), *map(out.with_suffix, _OWN_FILE_STARTS))):
         return False
     with out.open("rb") as stream:
         return content_of(runs, title, load_prices()).encode() in stream.read(2000)

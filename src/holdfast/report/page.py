@@ -18,17 +18,23 @@ SHOW = "show"
 """The name in a template's context of what is applied to every string."""
 
 
-def render(context: Mapping[str, Any], show: Callable[[str], str], *, package: str = "holdfast.report") -> str:
-    """The page of a package for a context; `show` is applied to every string of the context before it is escaped.
+def render(
+    context: Mapping[str, Any],
+    show: Callable[[str], str],
+    *,
+    package: str = "holdfast.report",
+    template: str = "page.html.j2",
+) -> str:
+    """A package's template filled in; `show` is applied to every string of the context before it is escaped.
 
     Only `markupsafe.Markup` values are not escaped. Raises jinja2.UndefinedError for a name that is missing.
     """
-    return _template(package).render({**context, SHOW: show})
+    return _template(package, template).render({**context, SHOW: show})
 
 
 @cache
-def _template(package: str) -> jinja2.Template:
-    """The template of a package: compiled once, which takes longer than to fill it in."""
+def _template(package: str, name: str) -> jinja2.Template:
+    """A template of a package: compiled once, which takes longer than to fill it in."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         autoescape=True,
@@ -39,7 +45,7 @@ def _template(package: str) -> jinja2.Template:
     )
     filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place, chance, times, money)
     environment.filters.update({each.__name__: each for each in filters})
-    return environment.get_template("page.html.j2")
+    return environment.get_template(name)
 
 
 @jinja2.pass_context

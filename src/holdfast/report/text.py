@@ -38,6 +38,8 @@ def clean(value: Any) -> Any:
     """A JSON value with `visible` applied to all its strings, keys included."""
     if isinstance(value, str):
         return visible(value)
+    if value is None or isinstance(value, (int, float)):  # most of a report's values: a check of protocols takes longer
+        return value
     if isinstance(value, Mapping):
         return {visible(str(key)): clean(item) for key, item in value.items()}
     if isinstance(value, Sequence):
