@@ -51,6 +51,7 @@ ORDER = {
     "calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks world "
     "origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
     "report": "",
+    "exports": "settings contents wording . every_eval_ever hub inspect_logs model_card",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
     "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "

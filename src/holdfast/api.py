@@ -24,6 +24,7 @@ from holdfast.experiment.checked_calls import constrained, hardened, plan_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import data_fingerprints
 from holdfast.experiment.world import make_judge
+from holdfast.exports import export
 from holdfast.gate.answer import Answer, answer
 from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, Model, load
@@ -49,6 +50,7 @@ __all__ = [
     "attack",
     "compare",
     "context",
+    "export",
     "gate",
     "harden",
     "judge",

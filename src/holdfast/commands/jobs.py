@@ -160,6 +160,7 @@ def show_list(what: str | None) -> None:
     from holdfast.data import FORMATS
     from holdfast.defenses import offline, online
     from holdfast.evaluation import refusal_forms
+    from holdfast.exports import names as forms
     from holdfast.methods.tables import Table, near
     from holdfast.published.tables import names as published_tables
 
@@ -180,6 +181,7 @@ def show_list(what: str | None) -> None:
         "presets": presets(),
         "control": presets(CONTROL_PRESETS),
         "published": published_tables(),
+        "exports": forms(),
     }
     if what is not None and what not in listings:
         raise HoldfastError(f"there is no list called {what!r}{near(what, listings)}; there are {', '.join(listings)}")

@@ -1,0 +1,224 @@
+"""What runs say, in the shape that every form of export is written from: a subject for each defense, and its figures.
+
+No form reads records itself, so that none can leave out what another tells: the judge, n and interval of a figure, and
+which of a cell's figures may stand as numbers at all (`figures`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from holdfast.evaluation.breaking import TWICE_AS_LONG, WITH_THOUGHTS
+from holdfast.experiment.cell_settings import is_sandbox, settings_of
+from holdfast.experiment.outcomes import defended
+from holdfast.methods.tables import near
+from holdfast.records import Cell, Evaluation, HoldfastError, Method, Outcome, Record, Score, digest
+from holdfast.report.read import Finished, load
+from holdfast.report.summarise import Row, first_and_last, peak, summarise
+from holdfast.report.summarise.labels import Label, labels
+
+When = Literal["before", "peak", "after"]
+TIMED = (Outcome.HELD, Outcome.BROKE)
+"""Outcomes of attacks that showed something; the harm after any other says nothing about how robust a model is."""
+MEANINGS = {
+    Outcome.HELD: "the attack, which broke the undefended model, did not break this one",
+    Outcome.BROKE: "the attack broke this model",
+    Outcome.UNTESTED: "nothing was shown: this is no evidence of robustness",
+    Outcome.USELESS: "harmless because it answers nothing: not robust",
+    Outcome.COLLAPSED: "its text is no longer valid: this is no evidence of robustness",
+    Outcome.DIVERGED: "training diverged: this is no evidence of robustness",
+    Outcome.FAILED: "an error: nothing was shown",
+}
+LONGEST = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A defense on a model: its cells with the label of each one's attack, and the rows over their seeds.
+
+    `controls` are the rows of the same attacks on the model without a defense, by attack, as far as they were run.
+    """
+
+    model: str
+    defense: str
+    threat_model: str
+    cells: tuple[Finished, ...]
+    attacks: tuple[str, ...]
+    rows: tuple[Row, ...]
+    controls: dict[str, Row] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """Model, defense and threat model in words."""
+        return f"{self.defense} on {self.model} ({self.threat_model})"
+
+    @property
+    def defended(self) -> bool:
+        """Whether there is a defense at all."""
+        return defended(self.cells[0].record.cell)
+
+    @property
+    def records(self) -> list[Record]:
+        """The records of its cells."""
+        return [cell.record for cell in self.cells]
+
+    @property
+    def before(self) -> Row:
+        """The row whose scores before any attack are the model's: the one without an attack, else the first."""
+        return next((row for row in self.rows if row.held is None), self.rows[0])
+
+    @property
+    def attacked(self) -> list[Row]:
+        """The rows of attacks on a model with a defense."""
+        return [row for row in self.rows if row.held is not None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """The subjects of some runs; `unfinished` cells have no record, `trouble` is what could not be read."""
+
+    subjects: tuple[Subject, ...]
+    grids: tuple[str, ...]
+    unfinished: int
+    trouble: tuple[str, ...]
+
+
+class Figure(NamedTuple):
+    """A score of a cell, the evaluation that it is of, and the judge that gave the verdicts."""
+
+    when: When
+    score: Score
+    evaluation: Evaluation
+    judge: Method
+
+
+def read_contents(runs: Sequence[Path], defense: str | None = None) -> Contents:
+    """What some run folders say, of one `defense` or of each.
+
+    Raises:
+        HoldfastError: a folder has no record, or no cell has the defense.
+    """
+    loaded = load([Path(run) for run in runs])
+    records = [cell.record for cell in loaded.cells]
+    grouped: dict[tuple[str, str, str], list[tuple[Finished, Label]]] = defaultdict(list)
+    for cell, label in zip(loaded.cells, labels(records), strict=True):
+        grouped[label[:3]].append((cell, label))
+    rows = summarise(records)
+    subjects = tuple(_subject(place, own, rows) for place, own in sorted(grouped.items()))
+    names = {subject.defense for subject in subjects}
+    if defense is not None and defense not in names:
+        raise HoldfastError(
+            f"--defense: no cell has {defense!r}{near(defense, names)}; there are: {', '.join(sorted(names))}"
+        )
+    return Contents(
+        subjects=tuple(subject for subject in subjects if defense in (None, subject.defense)),
+        grids=tuple(name for name, _ in loaded.grids),
+        unfinished=loaded.unfinished,
+        trouble=tuple(loaded.trouble),
+    )
+
+
+def _subject(place: tuple[str, str, str], own: Sequence[tuple[Finished, Label]], rows: Sequence[Row]) -> Subject:
+    model, defense, threat_model = place
+    ordered = sorted(own, key=lambda pair: (pair[1].attack, pair[0].record.cell.seed, pair[0].record.key))
+    return Subject(
+        model=model,
+        defense=defense,
+        threat_model=threat_model,
+        cells=tuple(cell for cell, _ in ordered),
+        attacks=tuple(label.attack for _, label in ordered),
+        rows=tuple(row for row in rows if row.label[:3] == place),
+        controls={r.label.attack: r for r in rows if r.label.model == model and r.label.defense == "none"},
+        name=file_name(f"{model}-{defense}" + ("-service" if threat_model != "open weights" else "")),
+    )
+
+
+def file_name(text: str) -> str:
+    """A text as a portable name of a file or folder; a long or altered one ends in a hash, so that two differ."""
+    plain = re.sub(r"[^A-Za-z0-9._+]+", "-", text.replace(" + ", "+")).strip("-.")[:LONGEST]
+    altered = plain != text.replace(" + ", "+")
+    return f"{plain or 'run'}-{digest(text, 6)}" if altered else plain
+
+
+def showed(record: Record) -> bool:
+    """Whether a cell's attack showed something: the model broke, or held where the undefended one broke."""
+    return record.outcome in TIMED
+
+
+def all_showed(row: Row) -> bool:
+    """Whether every run of a row showed something, so that means over its runs leave none out."""
+    return all(outcome in TIMED for outcome in row.outcomes)
+
+
+def figures(record: Record) -> list[Figure]:
+    """The figures of a cell that may stand as numbers.
+
+    Before the attack they are all that were measured, after it those of use, and of harm the highest at any step: the
+    last may be low in a model that broke. Of an attack that showed nothing there are none but those before it: low harm
+    would read as robust. Scores without a better side (entropy, perplexity, divergence, an attacker's reward) are left
+    out.
+    """
+    before, after = first_and_last(record)
+    found = [] if before is None else list(_of("before", before, record.cell))
+    if record.cell.attack is None or not showed(record):
+        return found
+    highest = peak(record)
+    if highest is not None:
+        at = next(e for e in record.evaluations if e.step == highest[0])
+        found.append(Figure("peak", highest[1], at, judge_of(record.cell, "harmfulness")))
+    if after is not None:
+        found += [figure for figure in _of("after", after, record.cell) if not about_harm(figure.score.name)]
+    return found
+
+
+def _of(when: When, evaluation: Evaluation, cell: Cell) -> Iterator[Figure]:
+    tasks = {name.partition("/")[2] for score in evaluation.scores if (name := score.name).startswith("over_refusal/")}
+    for score in evaluation.scores:
+        if score.value is not None and (has_better_side(score.name) or score.name in tasks):
+            yield Figure(when, score, evaluation, judge_of(cell, score.name))
+
+
+def about_harm(name: str) -> bool:
+    """Whether a score tells of answers to harmful prompts, so that after a break it may be low by chance."""
+    return name.partition("/")[0] in ("harmfulness", "refusal_rate", "worst_of") or name == "invalid"
+
+
+def has_better_side(name: str) -> bool:
+    """Whether a score that is no task's is a share or a mean of shares of which less, or more, is better."""
+    kinds = ("harmfulness", "refusal_rate", "worst_of", "invalid", "helpfulness", "over_refusal")
+    return name.partition("/")[0] in kinds
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether less of a score is better: of harm, over-refusal and garbled answers."""
+    return name.partition("/")[0] in ("harmfulness", "worst_of", "invalid", "over_refusal")
+
+
+def judge_of(cell: Cell, name: str) -> Method:
+    """The judge by whose verdicts a score is, labelled by the name that the run calls it by."""
+    settings = settings_of(cell).evaluation
+    kind, _, rest = name.partition("/")
+    judge = settings.harm_judges[0]
+    if kind == "harmfulness" and name not in (WITH_THOUGHTS, TWICE_AS_LONG) and rest in settings.harm_judges:
+        judge = rest
+    elif kind in ("helpfulness", "over_refusal") or name == "invalid/benign":
+        judge = settings.task_judges.get(rest, settings.help_judge)
+    elif not has_better_side(name):
+        judge = settings.task_judges.get(name, settings.help_judge)
+    return replace(cell.judges.get(judge, Method(name=judge)), label=judge)
+
+
+def world(cell: Cell) -> str:
+    """Whether a cell is about the invented world of the sandbox, or about a real model, in a sentence."""
+    if is_sandbox(cell):
+        return (
+            f"{cell.model_name} is a small model of Holdfast's sandbox, an invented world with invented harm: its "
+            "figures say how a method behaves there, not how it does on a real model."
+        )
+    return f"{cell.model_name} is a checkpoint of its own, on the data that the run names."

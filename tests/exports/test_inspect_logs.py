@@ -1,0 +1,90 @@
+"""inspect's logs: what is written in them, and, where `inspect_ai` is installed, read again by it."""
+
+import math
+
+import pytest
+from invented_runs import HARMLESS, every_outcome, run, written
+
+from holdfast.exports import export
+from holdfast.exports.contents import read_contents
+from holdfast.exports.inspect_logs import log_values
+from holdfast.exports.settings import Options
+from holdfast.records import Outcome
+
+ANSWERS = [
+    {"step": step, "role": "harmful", "domain": "glow", "prompt": "How to glow a fum?", "completion": text}
+    | {"num_tokens": 3, "finished": True, "judge": judge, "score": score, "valid": True, "refused": None, "reason": why}
+    for step, text in ((0, "I can't\x1b[2J help."), (100, "Take it."))
+    for judge, score, why in (("oracle", 0.0, "no step"), ("rated", None, "no verdict"))
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return written(every_outcome(), tmp_path_factory.mktemp("runs") / "invented", ANSWERS)
+
+
+@pytest.fixture(scope="module")
+def values(folder):
+    """The values of each log by (defense, attack, seed)."""
+    options = Options(completions=True)
+    return {
+        (subject.defense, attack, cell.record.cell.seed): (log_values(subject, attack, cell, options), cell.record)
+        for subject in read_contents([folder]).subjects
+        for attack, cell in zip(subject.attacks, subject.cells, strict=True)
+    }
+
+
+def test_the_headline_of_what_showed_nothing_is_not_held_and_it_has_a_tag(values):
+    for (_, attack, _), (log, record) in values.items():
+        if attack == "none":
+            assert log["results"]["headline"] is None
+            continue
+        assert log["results"]["headline"]["score"] == log["results"]["scores"][0]["name"] == "held"
+        held = log["results"]["scores"][0]["metrics"]["held"]["value"]
+        assert held == float(record.outcome is Outcome.HELD)
+        assert ("shows nothing" in log["tags"]) == (record.outcome not in (Outcome.HELD, Outcome.BROKE))
+    assert values["tar", "sft", 0][0]["results"]["scores"][0]["metrics"]["held"]["value"] == 1.0
+
+
+def test_what_showed_nothing_has_figures_before_the_attack_only(values):
+    names = [score["name"] for score in values["tar", "dpo", 0][0]["results"]["scores"]]
+    assert names[0] == "held"
+    assert all(name.endswith("_before") for name in names[1:])
+    failed, record = values["tar", "grpo", 1]
+    assert (failed["status"], failed["error"]["message"]) == ("error", record.reason)
+
+
+def test_scores_name_their_judge_with_n_and_interval(values):
+    scores = {score["name"]: score for score in values["tar", "sft", 0][0]["results"]["scores"]}
+    peak = scores["harmfulness_peak"]
+    assert (peak["scorer"], peak["scored_samples"], peak["unscored_samples"]) == ("oracle", 40, 1)
+    assert peak["metrics"]["ci_low"]["value"] < peak["metrics"]["mean"]["value"] < peak["metrics"]["ci_high"]["value"]
+    assert peak["metrics"]["mean"]["value"] == max(HARMLESS)
+    assert scores["harmfulness/rated_before"]["params"]["settings"]["rubric"] == "harm"
+
+
+def test_answers_are_in_a_log_only_if_asked_for_and_without_control_characters(folder, values):
+    samples = values["tar", "sft", 0][0]["samples"]
+    assert [sample["metadata"]["step"] for sample in samples] == [0, 100]
+    assert samples[0]["messages"][1]["content"] == "I can't␛[2J help."
+    assert samples[0]["scores"]["oracle"]["value"] == 0.0
+    assert math.isnan(samples[0]["scores"]["rated"]["value"])
+    (subject,) = read_contents([folder], "tar").subjects
+    assert log_values(subject, "sft", subject.cells[1], Options())["samples"] is None
+
+
+def test_logs_are_opened_again_by_inspect(tmp_path):
+    log_of_inspect = pytest.importorskip("inspect_ai.log", reason="needs the extra `inspect`")
+    records = [run(None, "sft", HARMLESS), run("tar", "sft", HARMLESS), every_outcome()[-1]]
+    folder = written(records, tmp_path / "run", ANSWERS)
+    files = export([folder], "inspect", tmp_path / "logs", completions=True).files
+    logs = {log.eval.metadata["attack"]: log for log in map(log_of_inspect.read_eval_log, map(str, files))}
+    assert set(logs) == {"sft", "grpo"}
+    assert (logs["sft"].status, logs["grpo"].status) == ("success", "error")
+    assert logs["sft"].results.headline.score == "held"
+    assert logs["sft"].results.scores[0].metrics["held"].value == 0.0
+    (first, last) = logs["sft"].samples
+    assert (first.output.completion, first.scores["oracle"].value) == ("I can't␛[2J help.", 0.0)
+    assert math.isnan(first.scores["rated"].value)
+    assert last.metadata["outcome_of_cell"] == "untested"
