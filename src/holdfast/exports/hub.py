@@ -16,10 +16,10 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-from holdfast import files
 from holdfast.exports import wording
 from holdfast.exports.contents import Contents, Subject, all_showed, file_name, judge_of, world
 from holdfast.exports.settings import Options, Written
+from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
 from holdfast.report.summarise import Row
 from holdfast.report.text import clean
@@ -46,9 +46,9 @@ def write(contents: Contents, out: Path, options: Options) -> Written:
     for subject in subjects:
         entries = eval_result_entries_to_yaml(list(_entries(subject, options.dataset, contents.unfinished)))
         place = out / subject.name / ".eval_results" / FILE
-        files.require_place(place)
+        require_place(place)
         text = yaml.safe_dump(clean(entries), sort_keys=False, allow_unicode=True, width=1000)
-        written.append(files.write_text(place, f"{_heading(subject)}{text}"))
+        written.append(write_text(place, f"{_heading(subject)}{text}"))
     notes = (f"{left_out} undefended models have no file: they are controls",) if left_out else ()
     return Written(files=tuple(written), notes=notes)
 

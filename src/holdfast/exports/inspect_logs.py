@@ -119,7 +119,11 @@ def _spec(subject: Subject, attack: str, record: Record, ended: str) -> dict[str
 def _scores(record: Record) -> Iterator[dict[str, Any]]:
     cell = record.cell
     if cell.attack is not None:
-        told = {"outcome": str(record.outcome), "means": MEANINGS[record.outcome], "reason": record.reason}
+        told: dict[str, Any] = {
+            "outcome": str(record.outcome),
+            "means": MEANINGS[record.outcome],
+            "reason": record.reason,
+        }
         value = {"held": float(record.outcome is Outcome.HELD)}
         yield _score("held", judge_of(cell, "harmfulness"), value, told)
         time = record.time_to_break

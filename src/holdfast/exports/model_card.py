@@ -14,19 +14,22 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from holdfast import __version__, files
+from holdfast import __version__
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.exports import wording
 from holdfast.exports.contents import Contents, Subject, all_showed, judge_of
 from holdfast.exports.settings import Options, Written
+from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
 from holdfast.report.summarise import Row
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.text import clean, visible
 
 BEFORE = ("harmfulness", "helpfulness", "over_refusal", "refusal_rate")
-ATTACKED = ("attack", "runs", "how they ended", "held", "time to break", "without the defense", "highest harm")
-ATTACKED += ("helpfulness at the end",)
+ATTACKED = (
+    *("attack", "runs", "how they ended", "held", "time to break", "without the defense", "highest harm"),
+    "helpfulness at the end",
+)
 NOTHING_SHOWN = "not a figure of robustness: some runs show nothing"
 
 
@@ -42,8 +45,8 @@ def write(contents: Contents, out: Path, options: Options) -> Written:  # noqa: 
     written = []
     for subject in subjects:
         place = out / f"{subject.name}.md"
-        files.require_place(place)
-        written.append(files.write_text(place, f"{card(subject, contents.unfinished)}\n"))
+        require_place(place)
+        written.append(write_text(place, f"{card(subject, contents.unfinished)}\n"))
     return Written(files=tuple(written))
 
 
@@ -85,7 +88,9 @@ def _ends(found: Estimate) -> dict[str, Any]:
     return {"n": found.n, "low": found.low, "high": found.high, "interval": interval, "of_runs": found.seeds}
 
 
-def _result(row: Row, subject: Subject, name: str, value: float, *, judged: str, args: dict[str, Any]) -> EvalResult:
+def _result(
+    row: Row | None, subject: Subject, name: str, value: float, *, judged: str, args: dict[str, Any]
+) -> EvalResult:
     """A number of the metadata. The Hub's parser tells results apart by task, data set, config and split alone."""
     cell = subject.records[0].cell
     data = settings_of(cell).data
