@@ -26,15 +26,22 @@ def report(
     prices: Annotated[
         Path | None, typer.Option(help="A YAML price list for what a break costs, instead of the packaged one.")
     ] = None,
+    utility: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What another tool measured, as TOOL:FILE=LABEL: `lm_eval:results.json='tar x sft'`; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Write one page from the records of one or more runs; it opens offline.
 
-    Example: `holdfast report runs/quickstart --out report.html --figures figures`.
+    Examples: `holdfast report runs/quickstart --out report.html --figures figures`,
+    `holdfast report runs/quickstart --utility lm_eval:results.json=reward_neutralization`.
     """
     from holdfast.commands.display import note
     from holdfast.report import write_figures, write_report
 
-    note(f"wrote {write_report(runs, out, title=title, prices=prices)}")
+    note(f"wrote {write_report(runs, out, title=title, prices=prices, utility=utility or [])}")
     if figures is not None:
         note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
 

@@ -20,6 +20,7 @@ from holdfast.records import HoldfastError
 if TYPE_CHECKING:
     from holdfast.report.contents import ReportContents
     from holdfast.report.prices import Prices
+    from holdfast.report.utility import Utility
 
 __all__ = ["is_of", "write_figures", "write_report"]
 
@@ -27,6 +28,7 @@ _OWN_FILE_STARTS = {
     ".csv": b"key,grid,model,defense,attack,",
     ".rows.csv": b"model,defense,threat_model,attack,runs,",
     ".costs.csv": b"model,defense,threat_model,attack,threshold,",
+    ".utility.csv": b"model,defense,attack,seed,tool,",
     ".versions.json": b'{\n "written_by": "holdfast ',
 }
 """The beginnings of the files next to the page, in all versions."""
@@ -41,6 +43,7 @@ def write_report(
     samples_per_cell: int = 6,
     prices: Path | None = None,
     cell_pages: bool = True,
+    utility: Sequence[str] = (),
 ) -> Path:
     """Write the page to `out` and the same cells as CSV next to it (`<out stem>.csv`); return `out`.
 
@@ -51,8 +54,10 @@ def write_report(
     verdicts; `<out stem>.costs.csv` what it costs to break each at three thresholds, by the price list in the file
     `prices`, else the packaged one (`holdfast.report.prices`). The sources of the CSV files (versions, seeds, numbers
     of cells and answers) are in `<out stem>.versions.json`. `samples_per_cell` prompts of each cell are shown with
-    their completions, hidden until clicked. Raises HoldfastError naming a run folder without a record, a damaged file,
-    or a place that cannot be written.
+    their completions, hidden until clicked. `utility` are files of other tools with what they measured, as
+    `lm_eval:results.json=LABEL` (`holdfast.report.utility`): they get columns in the table of cells, a table on the
+    page and `<out stem>.utility.csv`. Raises HoldfastError naming a run folder without a record, a damaged file, an
+    unknown label, or a place that cannot be written.
     """
     from holdfast.report import drawings, page, text
     from holdfast.report.cell_pages import require_folder, write_cell_pages
@@ -61,6 +66,7 @@ def write_report(
     from holdfast.report.read import content_of
     from holdfast.report.summarise.costs import COLUMNS, cost_rows
     from holdfast.report.summary_table import summary_rows
+    from holdfast.report.utility import utilities, with_utility
     from holdfast.report.versions import versions_of
 
     out = Path(out)
@@ -68,11 +74,13 @@ def write_report(
     if cell_pages:
         require_folder(out)
     contents = _read_runs(runs, load_prices(prices))
-    cells = _cell_rows(contents)
+    elsewhere = utilities(utility, contents.records, contents.labels)
+    cells = with_utility(_cell_rows(contents), elsewhere)
     pages = write_cell_pages(contents, cells, out, title=title) if cell_pages else {}
     context = {
         "title": title,
         "content": content_of(runs, title, contents.prices),
+        "elsewhere": elsewhere,
         "cells": cells,
         "cell_pages": pages,
         "samples": _samples(contents, samples_per_cell),
@@ -89,9 +97,22 @@ def write_report(
     together = summary_rows(contents.rows, contents.survivals)
     files.write(out.with_suffix(".rows.csv"), text.csv_text(together, list(together[0])).encode())
     files.write(out.with_suffix(".costs.csv"), text.csv_text(cost_rows(contents.costs), COLUMNS).encode())
+    _write_utility(out, elsewhere)
     versions = versions_of(contents.records, [name for name, _ in contents.grids])
     files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return files.write(out, html.encode())
+
+
+def _write_utility(out: Path, elsewhere: Sequence[Utility]) -> None:
+    """The table of what other tools measured; a former one is removed if nothing is given now."""
+    from holdfast.report import text
+    from holdfast.report.utility import COLUMNS, utility_rows
+
+    place = out.with_suffix(".utility.csv")
+    if elsewhere:
+        files.write(place, text.csv_text(utility_rows(elsewhere), COLUMNS).encode())
+    else:
+        place.unlink(missing_ok=True)
 
 
 def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") -> bool:
@@ -101,7 +122,8 @@ def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") ->
     from holdfast.report.read import content_of
 
     out = Path(out)
-    if not all(place.exists() for place in (out, folder_of(out), *map(out.with_suffix, _OWN_FILE_STARTS))):
+    always = [suffix for suffix in _OWN_FILE_STARTS if suffix != ".utility.csv"]
+    if not all(place.exists() for place in (out, folder_of(out), *map(out.with_suffix, always))):
         return False
     with out.open("rb") as stream:
         return content_of(runs, title, load_prices()).encode() in stream.read(2000)
