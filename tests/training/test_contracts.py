@@ -31,7 +31,8 @@ TRAINING = {name: trains(ATTACKS.load(name)) for name in ATTACKS}
 ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = [name for name in ATTACKS if TRAINING[name]], list(ONLINE), list(OFFLINE)
 HARDENING_NAMES = [name for name in OFFLINE if any(item.name == "optim" for item in fields(OFFLINE.load(name)))]
 """Offline defenses that train; a copy in another format is only rounded."""
-SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name]]
+SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name] and name != "external"]
+"""Attacks that train nothing; weights of others take a folder, and their costs are not ours (`test_external.py`)."""
 CHOOSING_NAMES = [name for name in SAMPLING_NAMES if name != "expert_alone"]
 """Attacks that ask the model itself; an expert answers in its place."""
 PAIRED_NAMES = [name for name in ATTACK_NAMES if name != "expert_sft"]

@@ -32,6 +32,9 @@ ATTACKS = Table(
         "expert_alone": Row(
             "holdfast.attacks.expert_alone:ExpertAlone", "the expert evaluated instead of the model; no attack", "N"
         ),
+        "external": Row(
+            "holdfast.attacks.external:External", "weights that somebody else attacked, as they are", "claimed step"
+        ),
     },
     keeps(TrainingAttack, SamplingAttack),
 )

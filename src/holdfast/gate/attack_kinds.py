@@ -23,8 +23,10 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "best_of_n": ("sampling",),
     "expert_sft": ("supervised", "expert_guided"),
     "expert_alone": (),
+    "external": ("other",),
 }
-"""Of the built-in attacks, so that none need be imported. `expert_alone` attacks nothing: the expert answers itself."""
+"""Of the built-in attacks, so that none need be imported. `expert_alone` attacks nothing: the expert answers itself.
+How `external` weights were trained is not known."""
 _LEARNING = {"answers": "supervised", "preferences": "preference", "rewards": "reinforcement", None: "sampling"}
 _GUIDED = "guided"
 
