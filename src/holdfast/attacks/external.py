@@ -26,7 +26,7 @@ from holdfast.evaluation.evaluate import Judged, Suite, evaluate
 from holdfast.methods.ranges import Count, NonNegative, Place, Seed, Whole, ranged
 from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError
-from holdfast.rl.guidance.expert import Expert, load_expert
+from holdfast.rl.guidance.expert import Expert, ExpertKind, load_expert
 from holdfast.training.contracts import Keep, SamplingAttack
 from holdfast.training.plan import Context
 
@@ -102,8 +102,16 @@ class External(SamplingAttack):
             if self.control is not None:
                 _refuse_hardly(own, moved(weights_in(self.control.path, undefended, context), undefended))
         scores, judged = evaluate(attacked, suite)
-        costs = {"samples": self.samples, "tokens": self.tokens, "flops": self.flops}
-        yield Evaluation(step=self.steps or 1, scores=scores, **costs), judged
+        yield (
+            Evaluation(
+                step=self.steps or 1,
+                samples=self.samples,
+                tokens=self.tokens,
+                flops=self.flops,
+                scores=scores,
+            ),
+            judged,
+        )
 
 
 def weights_in(path: str, model: Model, context: Context) -> Model:
@@ -112,7 +120,7 @@ def weights_in(path: str, model: Model, context: Context) -> Model:
     Raises:
         HoldfastError: there are none, they are pickled or do not fit.
     """
-    kind = "adapter" if (Path(path) / "adapter_config.json").exists() else "model"
+    kind: ExpertKind = "adapter" if (Path(path) / "adapter_config.json").exists() else "model"
     try:
         expert = load_expert(Expert(kind=kind, name=path), model, context)
     except HoldfastError as error:
