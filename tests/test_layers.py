@@ -47,11 +47,12 @@ ORDER = {
     "defenses.tampering": ". tensor_store runs attackers objectives",
     "defenses.online": "",
     "defenses.offline": "",
-    "experiment": "places notes devices cell_settings moving engine time_left machine examples outcomes methods store "
-    "calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks world "
-    "origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
+    "experiment": "places notes devices cell_settings moving engine time_left status machine examples outcomes methods "
+    "store calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks "
+    "world origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
     "report": "",
     "exports": "settings contents wording . every_eval_ever hub inspect_logs model_card",
+    "watching": "reading wording lines page building server terminal .",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
     "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "

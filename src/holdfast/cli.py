@@ -20,6 +20,7 @@ from holdfast.commands.exporting import export
 from holdfast.commands.gate import gate
 from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, leave
 from holdfast.commands.search import search
+from holdfast.commands.watching import watch
 from holdfast.records import HoldfastError
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -108,6 +109,9 @@ app.command()(reporting.report)
 
 
 app.command()(reporting.compare)
+
+
+app.command()(watch)
 
 
 @sandbox_app.command("build")

@@ -13,6 +13,7 @@ from holdfast.evaluation.survival import share_of_runs
 from holdfast.experiment import Checking
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 from holdfast.records.evidence import ControlRun
+from holdfast.report.summarise.labels import names_of
 
 
 class Piece(NamedTuple):
@@ -165,7 +166,7 @@ def test_a_cell_is_called_by_what_tells_it_from_the_others(monkeypatch, capsys):
     plain = cell()
     longer = replace(plain, attack=replace(plain.attack, settings={"optim": {"max_steps": 60}}))
     piece = Piece("none x sft, seed 0", key=longer.key)
-    with display.live(display.names_of([plain, longer])) as news:
+    with display.live(names_of([plain, longer])) as news:
         news(piece, "started", {})
         news(Piece("harden: x"), "started", {})
     lines = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]

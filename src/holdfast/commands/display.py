@@ -18,7 +18,7 @@ from rich.text import Text
 
 from holdfast.attacks import unit
 from holdfast.experiment.outcomes import control_of, defended
-from holdfast.records import Cell, Outcome, Record, Score
+from holdfast.records import Outcome, Record, Score
 
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News
@@ -64,20 +64,6 @@ def plain(text: str) -> str:
 def shown(text: object) -> str:
     """Untrusted text for rich: its markup is escaped and it stays on one line."""
     return escape(plain(str(text)).replace("\n", "␊").replace("\t", "␉"))
-
-
-def names_of(cells: Sequence[Cell]) -> dict[str, str]:
-    """The names of cells by key, with the settings in which cells of one defense or attack differ, as in results."""
-    from holdfast.report.summarise.labels import labels_of
-
-    named, names = labels_of(cells), {}
-    several = len({label.model for label in named}) > 1
-    for cell, label in zip(cells, named, strict=True):
-        model = f"{label.model}: " if several else ""
-        attack = label.attack if cell.attack else "no attack"
-        seeds = f"seed {cell.seed}" + (f", model's seed {cell.model_seed}" if cell.model_seed else "")
-        names[cell.key] = f"{model}{label.defense} x {attack}, {seeds}"
-    return names
 
 
 @contextmanager

@@ -273,8 +273,11 @@ def _report(runs: Path, out: Path, *, title: str) -> None:
 
 
 def _records(grid: Grid, runs: Path, *, workers: int | None, options: Any = None) -> list[Record]:
-    with display.live(display.names_of(cells(grid))) as news:
-        return experiment.run(grid, runs, workers=workers, options=options, news=news)
+    from holdfast.report.summarise.labels import names_of
+
+    names = names_of(cells(grid))
+    with display.live(names) as news:
+        return experiment.run(grid, runs, workers=workers, options=options, news=news, names=names)
 
 
 def grid_of(values: Mapping[str, Any] | str, overrides: Sequence[str]) -> Grid:

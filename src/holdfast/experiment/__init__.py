@@ -14,6 +14,7 @@ from holdfast.records import HoldfastError
 if TYPE_CHECKING:
     from holdfast.experiment.engine import News, Work
     from holdfast.experiment.grid import Grid
+    from holdfast.experiment.status import Status
     from holdfast.experiment.tasks import Options
     from holdfast.records import Cell, Record
 
@@ -25,6 +26,7 @@ def run(
     workers: int | None = None,
     options: Options | None = None,
     news: News | None = None,
+    names: Mapping[str, str] | None = None,
     checked: bool = False,
 ) -> list[Record]:
     """Run all unfinished cells of a grid, and return the records of all its cells, added controls last.
@@ -39,16 +41,16 @@ def run(
             the GPUs, and several on one get equal parts of its memory. 0 runs everything in this process.
         options: checkpoints, kept weights, threads.
         news: called when the cells' requirements are checked, and at every start, step and end.
+        names: names of cells by key, for those who watch the run; their titles by default.
         checked: whether the cells' requirements have already been checked.
 
     Raises:
         HoldfastError: the grid is not valid, its data cannot be read, a requirement of its cells is missing or does not
             fit, or the folder is not writable.
     """
-    from holdfast.experiment import engine, store, tasks
     from holdfast.experiment import grid as grids
-    from holdfast.experiment.devices import gpus
-    from holdfast.experiment.time_left import TimeLeft
+    from holdfast.experiment import store, tasks
+    from holdfast.experiment.status import Status
     from holdfast.experiment.verdicts import judge_again
     from holdfast.files import write_json
 
@@ -58,29 +60,36 @@ def run(
     write_json(folder / "grid.json", about)
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
-    unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
-    if unfinished and not checked:
-        (_silent if news is None else news)(Checking(), "looking", {})
-        check_data(grid)
-        check_requirements(unfinished, workers, options.threads)
-    work = work_of(options)
+    status = Status(run=folder, grid=grid.name, pieces=pieces, names=names or {}, news=news or _silent)
+    with status:
+        unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
+        if unfinished and not checked:
+            status(Checking(), "looking", {})
+            check_data(grid)
+            check_requirements(unfinished, workers, options.threads)
+        failed = _work_off(pieces, options, status, workers=workers)
+        for cell in cells:
+            judge_again(cell, folder)
+    return [_record(folder, cell, failed) for cell in cells]
+
+
+def _work_off(pieces: list[Any], options: Options, status: Status, *, workers: int | None) -> dict[str, str]:
+    """Do what unfinished cells need, and return the reasons of failures by key."""
+    from holdfast.experiment import engine, tasks
+    from holdfast.experiment.devices import gpus
+    from holdfast.experiment.time_left import TimeLeft
+
     _renew(pieces)
     needed = _needed(pieces)
+    open_pieces = [piece for piece in needed if not _finished(piece)]
     devices = gpus() if needed else ()
     count = (len(devices) or os.cpu_count() or 1) if workers is None else workers
-    left = TimeLeft(
-        news=news or _silent,
-        pieces=[piece for piece in needed if not _finished(piece)],
-        kinds=tasks.kinds,
-        workers=count,
-    )
+    left = TimeLeft(news=status.news, pieces=open_pieces, kinds=tasks.kinds, workers=count)
     for piece in pieces:
         if needed and _finished(piece) and (seconds := _seconds(piece)) is not None:
             left.learn(piece, seconds)
-    failed = engine.run(needed, work, left, workers=count, devices=devices)
-    for cell in cells:
-        judge_again(cell, folder)
-    return [_record(folder, cell, failed) for cell in cells]
+    status.begin(open_pieces, left)
+    return engine.run(needed, work_of(options), status, workers=count, devices=devices, tick=status.tick)
 
 
 def work_of(options: Options) -> Work:

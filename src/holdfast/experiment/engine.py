@@ -83,7 +83,15 @@ class _Running:
     last: dict[str, Any] = field(default_factory=dict)
 
 
-def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int, devices: Sequence[str] = ()) -> dict[str, str]:
+def run(
+    pieces: Sequence[Any],
+    work: Work,
+    news: News,
+    *,
+    workers: int,
+    devices: Sequence[str] = (),
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
     """Do every piece that is not finished, and return the reasons of failures by key.
 
     Args:
@@ -92,6 +100,7 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int, devices:
         news: called at every start, step and end.
         workers: number of processes; 0 does one piece after the other in this process.
         devices: GPUs that the processes are spread over; each sees one, and several share its memory.
+        tick: called several times a second while processes work, with or without news.
     """
     failed: dict[str, str] = {}
     waiting = [piece for piece in pieces if not work.finished(piece)]
@@ -104,7 +113,7 @@ def run(pieces: Sequence[Any], work: Work, news: News, *, workers: int, devices:
     with single_threaded(work.threads):
         # More workers than pieces are never there, and would only make each one's part of a GPU smaller.
         workers = min(workers, len(waiting))
-        _schedule(waiting, work, news, workers=workers, failed=failed, devices=devices)
+        _schedule(waiting, work, news, workers=workers, failed=failed, devices=devices, tick=tick)
     return failed
 
 
@@ -119,7 +128,14 @@ def _here(piece: Any, work: Work, news: News, failed: dict[str, str]) -> None:
 
 
 def _schedule(
-    waiting: list[Any], work: Work, news: News, *, workers: int, failed: dict[str, str], devices: Sequence[str]
+    waiting: list[Any],
+    work: Work,
+    news: News,
+    *,
+    workers: int,
+    failed: dict[str, str],
+    devices: Sequence[str],
+    tick: Callable[[], None],
 ) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([work.preload])
@@ -149,6 +165,7 @@ def _schedule(
                     _postpone(active.piece, waiting, held, news)
                 else:
                     _settle(active.piece, work, news, failed, active)
+            tick()
     finally:
         _stop(running)
 

@@ -58,7 +58,7 @@ class TimeLeft:
             if state == "done" and since is not None:
                 self.learn(piece, time.monotonic() - since)
             self._ended.add(piece.key)
-            details = {**details, "ended": len(self._ended), "of": len(self.pieces), **self._left()}
+            details = {**details, "ended": len(self._ended), "of": len(self.pieces), **self.left()}
         self.news(piece, state, details)
 
     def learn(self, piece: Any, seconds: float) -> None:
@@ -66,7 +66,8 @@ class TimeLeft:
         for kind in self.kinds(piece):
             self._seconds.setdefault(kind, []).append(seconds)
 
-    def _left(self) -> dict[str, Any]:
+    def left(self) -> dict[str, Any]:
+        """`seconds_left` and `at_least` as of now; empty if no open piece can be estimated."""
         open_pieces = [piece for piece in self.pieces if piece.key not in self._ended]
         known = [seconds for piece in open_pieces if (seconds := self._estimate(piece)) is not None]
         if not known:

@@ -53,6 +53,18 @@ def labels_of(cells: Sequence[Cell]) -> list[Label]:
     return [Label(*parts, *sweep) for parts, sweep in zip(parts_by_cell, _sweeps(cells, models, attacks), strict=True)]
 
 
+def names_of(cells: Sequence[Cell]) -> dict[str, str]:
+    """The names of cells by key, with the settings in which cells of one defense or attack differ, as in results."""
+    named, names = labels_of(cells), {}
+    several = len({label.model for label in named}) > 1
+    for cell, label in zip(cells, named, strict=True):
+        model = f"{label.model}: " if several else ""
+        attack = label.attack if cell.attack else "no attack"
+        seeds = f"seed {cell.seed}" + (f", model's seed {cell.model_seed}" if cell.model_seed else "")
+        names[cell.key] = f"{model}{label.defense} x {attack}, {seeds}"
+    return names
+
+
 def flip_of(cell: Cell) -> Flip | None:
     """The flip of a cell: its attack's own, or that of its reward model; `None` if there is none."""
     flip = _flipped(cell)

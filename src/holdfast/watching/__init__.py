@@ -1,0 +1,188 @@
+"""Watch runs while they go on in other processes: a live page, a file that is kept up to date, or a full screen.
+
+`reading` says how far runs are by their own files; `wording` and `lines` put that into words; `page` puts a banner on
+the report, `building` builds that anew; `server` and `terminal` show it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.files import require_place, write_text
+from holdfast.records import HoldfastError
+from holdfast.watching.lines import Lines
+from holdfast.watching.reading import Progress, Reader
+from holdfast.watching.wording import headline, tally
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from holdfast.watching.building import Report
+    from holdfast.watching.server import Site
+
+__all__ = ["Progress", "Reader", "exit_code", "in_file", "in_lines", "on_page", "on_screen", "step_back", "told"]
+
+Say = Callable[[str], None]
+NICE = 10
+"""How far the watching process stands behind those that work."""
+LINGER = 10.0
+"""Seconds for which a page that somebody looks at is still served after the run is over, so that it shows all of it."""
+LOOKED_AT = 6.0
+"""Seconds since a page last asked for progress, in which it counts as looked at."""
+
+
+def on_page(runs: Sequence[Path], say: Say, *, every: float, port: int = 0, stay: bool = False) -> Progress:
+    """Serve the live page to this machine until the run is over.
+
+    Args:
+        runs: folders of runs, which need not exist yet.
+        say: called with the address, and with a line for what happens.
+        every: seconds between two looks at the files, and the least between two reports.
+        port: 0 for any free one.
+        stay: whether to go on when the run is over.
+
+    Raises:
+        HoldfastError: the port is taken.
+    """
+    from holdfast.watching.building import Report
+    from holdfast.watching.server import Site, serving
+
+    with tempfile.TemporaryDirectory(prefix="holdfast-watch-") as scratch:
+        place = Path(scratch).resolve() / "report.html"
+        reader, lines, site = Reader(runs=runs), Lines(say=say), Site(place=place, runs=[Path(run) for run in runs])
+        report = Report(runs=runs, out=place, title=title_of(reader.read()), every=every)
+        _publish(site, report, reader.read())
+        with serving(site, port) as address:
+            say(f"the page is at {address} (this machine only)")
+
+            def look(progress: Progress) -> None:
+                report.title = title_of(progress)
+                report.update(progress)
+                _publish(site, report, progress)
+
+            last = _follow(reader, lines, look, every=every, stay=stay)
+            _linger(site)
+    return last
+
+
+def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bool = False) -> Progress:
+    """Keep a page in a file up to date until the run is over; then the file is the run's report.
+
+    Args:
+        runs: folders of runs, which need not exist yet.
+        out: the file; the report's other files are written beside it.
+        say: called with a line for what happens.
+        every: seconds between two writes.
+        stay: whether to go on when the run is over.
+
+    Raises:
+        HoldfastError: the file cannot be written, or the report would overwrite something else.
+    """
+    from holdfast.report import is_of
+    from holdfast.watching.building import Report
+    from holdfast.watching.page import page_of
+
+    out = Path(out).absolute()
+    require_place(out)
+    reader, lines = Reader(runs=runs), Lines(say=say)
+    # A report without a banner is never at `out` before the run is over, not even for a moment.
+    beside = out.with_name(f".{out.stem}-live{out.suffix}")
+    live, whole = (Report(runs=runs, out=place, title="", every=every) for place in (beside, out))
+
+    def look(progress: Progress) -> None:
+        report = whole if progress.over else live
+        report.title = title_of(progress)
+        if progress.over and is_of(runs, out, title=report.title):
+            return
+        report.update(progress)
+        if not progress.over:
+            write_text(out, page_of(report.page, progress, title=report.title, live=False))
+
+    say(f"the page is {out}")
+    try:
+        last = _follow(reader, lines, look, every=every, stay=stay)
+    finally:
+        _remove(beside)
+    if whole.trouble:
+        raise HoldfastError(whole.trouble)
+    return last
+
+
+def _remove(page: Path) -> None:
+    """Remove a report, with the files and folders beside it that have its name."""
+    for path in page.parent.glob(f"{glob.escape(page.stem)}.*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def on_screen(runs: Sequence[Path], console: Console, *, every: float, stay: bool = False) -> Progress:
+    """Show progress on the whole terminal until the run is over, or until `q` is pressed."""
+    from holdfast.watching.terminal import show
+
+    return show(Reader(runs=runs).read, console, every=every, stay=stay)
+
+
+def in_lines(runs: Sequence[Path], say: Say, *, every: float, stay: bool = False) -> Progress:
+    """Say in plain lines what happens until the run is over."""
+    return _follow(Reader(runs=runs), Lines(say=say), lambda _: None, every=every, stay=stay)
+
+
+def exit_code(progress: Progress) -> int:
+    """1 if the run is over and some of its cells failed, else 0."""
+    return 1 if progress.over and progress.having("failed") else 0
+
+
+def step_back() -> None:
+    """Let processes that work go before this one, from now on."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(NICE - min(os.nice(0), NICE))
+
+
+def told(progress: Progress) -> str:
+    """How far a run is, in one line."""
+    return "; ".join(filter(None, [headline(progress), tally(progress) if not progress.over else ""]))
+
+
+def title_of(progress: Progress) -> str:
+    """The title of the page, as `holdfast run` gives it."""
+    return f"Holdfast: {', '.join(dict.fromkeys(progress.grids))}"
+
+
+def _follow(reader: Reader, lines: Lines, look: Callable[[Progress], None], *, every: float, stay: bool) -> Progress:
+    """Read the files, tell it in lines and to `look`, again and again until the run is over."""
+    while True:
+        progress = reader.read()
+        lines(progress)
+        look(progress)
+        if progress.over and not stay:
+            return progress
+        time.sleep(every)
+
+
+def _publish(site: Site, report: Report, progress: Progress) -> None:
+    from holdfast.watching.page import body_of, page_of
+
+    page = page_of(report.page, progress, title=report.title, version=report.version, live=True)
+    over = progress.over and report.up_to_date(progress)
+    told = {"html": body_of(progress), "version": report.version, "over": over}
+    site.page, site.progress, site.over = page.encode(), json.dumps(told).encode(), over
+
+
+def _linger(site: Site) -> None:
+    """Wait until a page that somebody looks at has been given all of the run."""
+    until = time.monotonic() + LINGER
+    while site.asked is not None and not site.told and time.monotonic() < until:
+        if time.monotonic() - site.asked > LOOKED_AT:
+            return
+        time.sleep(0.1)

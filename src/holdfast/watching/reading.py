@@ -1,0 +1,307 @@
+"""What a run's own files say: which cells ended and how, what runs now, what is to do, and whether anybody works."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from holdfast.experiment import status
+from holdfast.files import parse_json
+from holdfast.records import Outcome, Record, evaluation_from_json
+
+Phase = Literal["absent", "waiting", "checking", "running", "stopped", "finished"]
+"""No folder yet; no run in it; requirements are checked; cells run; cells are open and nobody works; all ended."""
+State = Literal["ended", "failed", "running", "open"]
+
+SILENT = 60.0
+"""Seconds without a sign after which a process on another machine counts as gone."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Piece:
+    """A cell, or a model or judge that is being made.
+
+    `outcome` and `reason` are those of its record, given its control's. `harms` are the mean harm of its evaluations so
+    far, in order. `since` is when it was begun (seconds since the epoch), `pace` the mean seconds of its steps.
+    """
+
+    key: str
+    name: str
+    state: State
+    outcome: str = ""
+    reason: str = ""
+    harms: tuple[float, ...] = ()
+    step: int | None = None
+    max_steps: int | None = None
+    since: float | None = None
+    pace: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far some runs are.
+
+    `cells` come in the order of their grids, `making` are the models and judges that are being made. `began` is when
+    the oldest process began, `last` when anything was written last, `ended` why the last process ended if it said so,
+    all times in seconds since the epoch; `seconds_left` is `None` where nothing can be said, and a lower bound if
+    `at_least`. `stamp` changes with every record. `trouble` lists what cannot be read.
+    """
+
+    runs: tuple[Path, ...]
+    grids: tuple[str, ...]
+    phase: Phase
+    cells: tuple[Piece, ...] = ()
+    making: tuple[Piece, ...] = ()
+    began: float | None = None
+    last: float | None = None
+    ended: str = ""
+    seconds_left: float | None = None
+    at_least: bool = False
+    notes: tuple[str, ...] = ()
+    trouble: tuple[str, ...] = ()
+    stamp: tuple[Any, ...] = ()
+    now: float = 0.0
+
+    def having(self, *states: State) -> list[Piece]:
+        """The cells in one of these states."""
+        return [cell for cell in self.cells if cell.state in states]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return self.phase == "finished"
+
+
+class _Run(NamedTuple):
+    """What the files of one run say."""
+
+    folder: Path
+    grid: str
+    phase: Phase
+    keys: tuple[str, ...]
+    statuses: tuple[Mapping[str, Any], ...]
+    alive: tuple[Mapping[str, Any], ...]
+    trouble: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Reader:
+    """Reads runs again and again; a file that has not changed is not read again. It never raises for what it reads.
+
+    It is a class because what was read outlives a call.
+    """
+
+    runs: Sequence[Path]
+    _records: dict[Path, tuple[Any, Record | str]] = field(default_factory=dict)
+    _harms: dict[Path, tuple[Any, float | None]] = field(default_factory=dict)
+
+    def read(self) -> Progress:
+        """How far the runs are now."""
+        now = time.time()
+        found = [_read_run(Path(run), now) for run in self.runs]
+        records, trouble, stamp = self._settled(found)
+        runs = [run._replace(phase=_phase(run, records)) for run in found]
+        alive = [one for run in runs for one in run.alive]
+        lefts = [max(left - (now - _time(one, "updated")), 0.0) for one in alive if (left := _left(one)) is not None]
+        return Progress(
+            runs=tuple(run.folder for run in runs),
+            grids=tuple(run.grid for run in runs),
+            phase=_of_all([run.phase for run in runs]),
+            cells=tuple({cell.key: cell for run in runs for cell in self._cells(run, records)}.values()),
+            making=tuple(piece for one in alive for piece in _running(one) if piece.key not in _names(one)),
+            began=min((_time(one, "began") for one in alive), default=None),
+            last=max((last for run in runs if (last := _last(run)) is not None), default=None),
+            ended=next((str(one["ended"]) for run in runs for one in run.statuses if one.get("ended")), ""),
+            seconds_left=max(lefts, default=None),
+            at_least=any(bool(one.get("at_least")) for one in alive),
+            notes=tuple(str(note) for one in alive for note in _listed(one, "notes")),
+            trouble=(*(line for run in runs for line in run.trouble), *trouble),
+            stamp=stamp,
+            now=now,
+        )
+
+    def _settled(self, runs: Sequence[_Run]) -> tuple[dict[str, Record], list[str], tuple[Any, ...]]:
+        """The records by key with outcomes given their controls, what cannot be read, and what changes with them."""
+        from holdfast.experiment.outcomes import settled_by_controls
+
+        read, trouble, stamps = dict[str, Record](), [], []
+        for run in runs:
+            for key in run.keys:
+                path = run.folder / "cells" / key / "record.json"
+                stamp, value = self._record(path)
+                if isinstance(value, Record):
+                    read.setdefault(key, value)
+                elif value:
+                    trouble.append(value)
+                stamps.append((str(path), stamp))
+        settled = settled_by_controls(list(read.values()))
+        return {record.key: record for record in settled}, trouble, tuple(stamps)
+
+    def _record(self, path: Path) -> tuple[Any, Record | str]:
+        """A record or why it cannot be read, empty if there is none; with the state of its file."""
+        from holdfast.report.read import parse_record
+
+        stamp = _stamp(path)
+        if stamp is None:
+            return None, ""
+        known = self._records.get(path)
+        if known is None or known[0] != stamp:
+            try:
+                known = stamp, parse_record(path.read_text("utf-8"))
+            except FileNotFoundError:
+                return None, ""
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                known = stamp, f"{path}: cannot be read ({' '.join(str(error).split())[:120]})"
+            self._records[path] = known
+        return known
+
+    def _cells(self, run: _Run, records: Mapping[str, Record]) -> Iterator[Piece]:
+        from holdfast.report.summarise.labels import names_of
+
+        names = {key: name for one in run.statuses for key, name in _names(one).items()}
+        names = names_of([record.cell for record in records.values()]) | names
+        running = {piece.key: piece for one in run.alive for piece in _running(one)}
+        to_do = {key for one in run.alive for key in _listed(one, "to_do")}
+        for key in run.keys:
+            record, name = records.get(key), names.get(key, key[:12])
+            folder = run.folder / "cells" / key
+            if key in running:
+                yield replace(running[key], name=name, harms=self._harm_so_far(folder))
+            elif record is None or (record.outcome is Outcome.FAILED and key in to_do):
+                harms = self._harm_so_far(folder) if record is None else ()
+                yield Piece(key=key, name=name, state="open", harms=harms)
+            else:
+                harms = tuple(v for e in record.evaluations if (v := e.value("harmfulness")) is not None)
+                state: State = "failed" if record.outcome is Outcome.FAILED else "ended"
+                outcome, reason = str(record.outcome), record.reason
+                yield Piece(key=key, name=name, state=state, outcome=outcome, reason=reason, harms=harms)
+
+    def _harm_so_far(self, folder: Path) -> tuple[float, ...]:
+        """Mean harm of each evaluation that an unfinished cell has saved."""
+        names = [folder / "evaluations" / "before.json", *sorted((folder / "evaluations").glob("step-*.json"))]
+        return tuple(harm for path in names if (harm := self._harm(path)) is not None)
+
+    def _harm(self, path: Path) -> float | None:
+        stamp = _stamp(path)
+        if stamp is None:
+            return None
+        if path not in self._harms or self._harms[path][0] != stamp:
+            harm = None
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                saved = parse_json(path.read_text("utf-8"))["evaluation"]
+                harm = evaluation_from_json(saved).value("harmfulness")
+            self._harms[path] = (stamp, harm)
+        return self._harms[path][1]
+
+
+def _read_run(run: Path, now: float) -> _Run:
+    try:
+        there = run.is_dir()
+    except OSError:
+        there = False
+    if not there:
+        return _Run(run, run.name, "absent", (), (), (), ())
+    trouble, grid = [], {}
+    path = run / "grid.json"
+    try:
+        grid = dict(parse_json(path.read_text("utf-8")))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        trouble.append(f"{path}: cannot be read ({error})")
+    statuses = tuple(status.statuses(run))
+    alive = tuple(one for one in statuses if _alive(one, now))
+    folders = sorted(path.name for path in _folders(run / "cells"))
+    keys = dict.fromkeys([*_listed(grid, "cells"), *folders])
+    return _Run(
+        run, str(grid.get("name") or run.resolve().name), "waiting", tuple(keys), statuses, alive, tuple(trouble)
+    )
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _phase(run: _Run, records: Mapping[str, Record]) -> Phase:
+    if run.phase == "absent" or (not run.keys and not run.alive):
+        return run.phase
+    if run.alive:
+        return "checking" if all(one.get("checking") for one in run.alive) else "running"
+    return "finished" if all(key in records for key in run.keys) else "stopped"
+
+
+def _of_all(phases: Sequence[Phase]) -> Phase:
+    """The phase of several runs: that of the one with most to tell, and finished only if all are."""
+    order: tuple[Phase, ...] = ("running", "checking", "stopped", "waiting", "absent", "finished")
+    return next(phase for phase in order if phase in phases)
+
+
+def _alive(one: Mapping[str, Any], now: float) -> bool:
+    """Whether the process of a status file still works on the run."""
+    if one.get("ended"):
+        return False
+    lives = status.lives(one)
+    return now - _time(one, "updated") < SILENT if lives is None else lives
+
+
+def _last(run: _Run) -> float | None:
+    """When anything of a run was written last."""
+    places = [run.folder / "grid.json", *(run.folder / "cells").glob("*/*"), *(one["path"] for one in run.statuses)]
+    times = [stamp[0] / 1e9 for path in places if path.name != ".lock" and (stamp := _stamp(path)) is not None]
+    return max(times, default=None)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written; `None` if there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size
+
+
+def _running(one: Mapping[str, Any]) -> Iterator[Piece]:
+    """The pieces of work that a process says are running."""
+    running = one.get("running")
+    for key, about in running.items() if isinstance(running, Mapping) else ():
+        if isinstance(about, Mapping):
+            step, first = about.get("step"), about.get("first_step")
+            pace = None
+            if isinstance(step, int) and isinstance(first, int) and step > first:
+                pace = (_time(about, "at") - _time(about, "first_at")) / (step - first)
+            yield Piece(
+                key=str(key),
+                name=str(about.get("title", key)),
+                state="running",
+                step=step if isinstance(step, int) else None,
+                max_steps=about["max_steps"] if isinstance(about.get("max_steps"), int) else None,
+                since=_time(about, "started") or None,
+                pace=pace,
+            )
+
+
+def _names(one: Mapping[str, Any]) -> dict[str, str]:
+    names = one.get("names")
+    return {str(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) else {}
+
+
+def _listed(values: Mapping[str, Any], name: str) -> list[str]:
+    listed = values.get(name)
+    return list(map(str, listed)) if isinstance(listed, list) else []
+
+
+def _time(values: Mapping[str, Any], name: str) -> float:
+    value = values.get(name)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _left(one: Mapping[str, Any]) -> float | None:
+    value = one.get("seconds_left")
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,260 @@
+"""The report with a banner: served to this machine, or kept in a file."""
+
+import http.client
+import json
+import re
+import threading
+import time
+from urllib.parse import urlsplit
+
+import pytest
+
+from holdfast import watching
+from holdfast.records import HoldfastError, Outcome
+from holdfast.report import is_of, write_report
+from holdfast.watching import building
+from holdfast.watching.page import page_of
+from holdfast.watching.reading import Reader
+from holdfast.watching.server import Site, serving
+
+REPORT = (
+    '<!DOCTYPE html><html><head><meta name="records" content="abc"><meta content="default-src \'none\'; '
+    "script-src 'unsafe-inline'\"><title>Holdfast</title></head><body class='x'><main>figures</main></body></html>"
+)
+
+
+@pytest.fixture
+def quick_report(monkeypatch):
+    """Reports without figures, each with its number; building real ones takes seconds."""
+    written = []
+
+    def write(runs, out, *, title):
+        written.append(title)
+        out.write_text(REPORT.replace("figures", f"figures {len(written)}"))
+        return out
+
+    monkeypatch.setattr("holdfast.report.write_report", write)
+    return written
+
+
+def get(address, path="", *, host=None, method="GET"):
+    """Status, headers and text of a path relative to an address."""
+    parts = urlsplit(address)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=20)
+    where = path if path.startswith("/") else parts.path.rpartition("/")[0] + "/" + path
+    connection.request(method, where, headers={"Host": host or parts.netloc})
+    answer = connection.getresponse()
+    told = answer.status, dict(answer.getheaders()), answer.read().decode()
+    connection.close()
+    return told
+
+
+def begins(page):
+    """The first words that a page shows."""
+    body = page[page.index("<body") :]
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<style>.*?</style>", "", body)).split())[:60]
+
+
+def test_the_page_of_an_unfinished_run_begins_by_saying_so(invented):
+    invented.begin().finish(0).work(1)
+    progress = Reader(runs=[invented.folder]).read()
+    for report in (REPORT, None):
+        page = page_of(report, progress, title="Holdfast", live=False)
+        assert begins(page).startswith("unfinished: running")
+        assert "<title>unfinished: " in page
+        assert "Holdfast" in page
+    assert "the <b>1</b> cell that had ended" in page_of(REPORT, progress, title="", live=False)
+
+
+@pytest.mark.slow
+def test_the_report_of_a_real_run_has_a_place_for_the_banner(invented, tmp_path):
+    invented.begin().finish(0).work(1)
+    out = tmp_path / "live" / "report.html"
+    report = write_report([invented.folder], out, title="Holdfast: invented").read_text()
+    page = page_of(report, Reader(runs=[invented.folder]).read(), title="", version="1", live=True)
+    assert begins(page).startswith("unfinished: running")
+    assert "default-src 'none'; connect-src 'self';" in page
+    out.write_text(page)
+    assert not is_of([invented.folder], out, title="Holdfast: invented")  # so that the report replaces it at the end
+
+
+def test_text_of_others_is_escaped_in_the_banner(invented):
+    invented.begin().fail(0, reason="<script>alert(1)</script>\x1b[2J").work(1, running={"k": {"title": "<img src=x>"}})
+    page = page_of(REPORT, Reader(runs=[invented.folder]).read(), title="", live=False)
+    assert "<script>alert" not in page
+    assert "<img" not in page
+    assert "\x1b" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+def test_a_page_without_a_place_for_the_banner_is_refused(invented):
+    with pytest.raises(HoldfastError, match="no place for the banner"):
+        page_of("<p>another page", Reader(runs=[invented.folder]).read(), title="", live=False)
+
+
+def test_the_report_is_built_when_records_change_and_seldom_while_that_takes_long(invented, quick_report, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(building.time, "monotonic", lambda: now[0])
+    reader = Reader(runs=[invented.begin().work(0).folder])
+    report = building.Report(runs=[invented.folder], out=invented.folder / "page.html", title="t", every=3.0)
+    report.update(reader.read())
+    assert (report.page, report.version, quick_report) == (None, "", [])
+    now[0] += 10
+    assert report.update(invented.finish(0) and reader.read())
+    assert not report.update(reader.read())  # nothing has changed
+    invented.finish(1)
+    assert not report.update(reader.read())  # too early
+    now[0] += 3
+    assert report.update(reader.read())
+    monkeypatch.setattr("holdfast.report.write_report", lambda runs, out, title: now.__setitem__(0, now[0] + 5))
+    now[0] += 3
+    assert report.update(invented.finish(2) and reader.read())
+    now[0] += 44
+    assert not report.update(invented.finish(3) and reader.read())  # five seconds of building are a tenth of fifty
+    assert report.update(invented.end() and reader.read())  # the run is over: at once
+
+
+def test_the_server_gives_the_page_and_its_progress_to_this_machine_alone(invented, tmp_path):
+    invented.begin().finish(0)
+    secret = tmp_path / "secret.html"
+    secret.write_text("not of the run")
+    place = tmp_path / "live" / "report.html"
+    place.parent.mkdir()
+    (place.parent / "report.csv").write_text("key,grid")
+    site = Site(place=place, runs=[invented.folder], page=b"the page", progress=b'{"version": "1"}')
+    with serving(site) as address:
+        assert urlsplit(address).hostname == "127.0.0.1"
+        status, headers, _ = get(address)
+        assert status == 302
+        page = address.replace(urlsplit(address).path, headers["Location"])
+        status, headers, text = get(page, headers["Location"])
+        assert (status, text) == (200, "the page")
+        assert headers["X-Frame-Options"] == "DENY"
+        assert "Access-Control-Allow-Origin" not in headers
+        assert get(page, "progress")[2] == '{"version": "1"}'
+        assert get(page, "report.csv")[2] == "key,grid"
+        raw = f"../../..{invented.folder}/cells/{invented.keys[0]}/record.json"
+        assert get(page, f"/{site.secret}{invented.folder}/cells/{invented.keys[0]}/record.json")[0] == 200, raw
+        for host in ("evil.example", f"evil.example:{urlsplit(page).port}", "127.0.0.1.evil.example", "localhost@evil"):
+            assert get(page, "progress", host=host)[0] == 403
+        for host in ("localhost", "localhost:9", "[::1]:80"):
+            assert get(page, "progress", host=host)[0] == 200
+        for path in (
+            "/",
+            "/progress",
+            f"{site.place}",
+            f"/x{site.path}",
+            f"/{site.secret}{secret}",
+            "../../secret.html",
+        ):
+            assert get(page, path)[0] == 404
+        for path in (f"/{site.secret}{invented.folder}/grid.json", f"/{site.secret}/etc/passwd", f"/{site.secret}/%00"):
+            assert get(page, path)[0] == 404
+        assert get(page, "progress", method="POST")[0] == 501
+
+
+def test_a_link_out_of_the_served_folder_is_not_followed(tmp_path):
+    (tmp_path / "secret.html").write_text("not of the run")
+    place = tmp_path / "live" / "report.html"
+    place.parent.mkdir()
+    (place.parent / "link.html").symlink_to(tmp_path / "secret.html")
+    site = Site(place=place, runs=[])
+    assert site.answer(f"/{site.secret}{place.parent}/link.html") is None
+
+
+def test_a_taken_port_is_refused_by_name(tmp_path):
+    site = Site(place=tmp_path / "report.html", runs=[])
+    with serving(site) as address:
+        port = urlsplit(address).port
+        with pytest.raises(HoldfastError, match=f"--port {port}: "), serving(site, port):
+            pass
+
+
+def until(true):
+    """Wait for something, not for ever."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def alongside(invented, steps):
+    """Do steps of a run in another thread, and end the run whatever happens."""
+
+    def do():
+        try:
+            steps()
+        finally:
+            for number in range(4):
+                invented.finish(number)
+            invented.end()
+
+    thread = threading.Thread(target=do)
+    thread.start()
+    return thread
+
+
+def test_the_live_page_follows_a_run_to_its_end(invented, quick_report):
+    invented.begin().work(0)
+    said, seen = [], []
+
+    def steps():
+        until(lambda: said)
+        address = re.search(r"http://\S+/", said[0])[0]
+        path = get(address)[1]["Location"]
+        seen.append(begins(get(address, path)[2]))
+        invented.finish(0)
+        until(lambda: json.loads(get(address, path.rpartition("/")[0] + "/progress")[2])["version"] == "1")
+        seen.append(get(address, path)[2])
+        for number in (1, 2, 3):
+            invented.finish(number)
+        invented.end()
+        until(lambda: json.loads(get(address, path.rpartition("/")[0] + "/progress")[2])["over"])
+        seen.append(get(address, path)[2])  # still served: somebody looks
+
+    other = alongside(invented, steps)
+    progress = watching.on_page([invented.folder], said.append, every=0.05)
+    other.join()
+    assert progress.over
+    assert seen[0].startswith("unfinished: running")
+    assert "figures 1" in seen[1]
+    assert begins(seen[2]).startswith("finished: 4 cells")
+    assert f"figures {len(quick_report)}" in seen[2]
+    assert "finished: 4 cells" in said[-2]
+
+
+def test_a_file_is_kept_up_to_date_and_is_the_report_at_the_end(invented, tmp_path, quick_report):
+    out, said = tmp_path / "live.html", []
+    invented.begin().finish(0).finish(1).finish(2).work(3)
+
+    def steps():
+        until(out.exists)
+        assert begins(out.read_text()).startswith("unfinished")
+
+    other = alongside(invented, steps)
+    assert watching.in_file([invented.folder], out, said.append, every=0.05).over
+    other.join()
+    assert "watch-progress" not in out.read_text()
+    assert f"figures {len(quick_report)}" in out.read_text()
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["live.html"]
+
+
+def test_a_link_in_the_place_of_the_file_is_refused(invented, tmp_path):
+    (tmp_path / "link.html").symlink_to(tmp_path / "elsewhere.html")
+    with pytest.raises(HoldfastError, match="is a link"):
+        watching.in_file([invented.folder], tmp_path / "link.html", print, every=0.05)
+
+
+def test_a_run_that_vanishes_keeps_its_last_page(invented, quick_report):
+    reader = Reader(runs=[invented.begin().finish(0, outcome=Outcome.BROKE).folder])
+    report = building.Report(runs=[invented.folder], out=invented.folder.parent / "p.html", title="t", every=0.0)
+    report.update(reader.read())
+
+    def vanished(runs, out, *, title):
+        raise HoldfastError("there is no such folder")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.report.write_report", vanished)
+        report.update(invented.finish(1) and reader.read())
+    assert report.page is not None
+    assert report.trouble == "there is no such folder"
