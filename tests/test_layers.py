@@ -52,7 +52,7 @@ ORDER = {
     "world origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
     "report": "",
     "exports": "settings contents wording . every_eval_ever hub inspect_logs model_card",
-    "watching": "reading wording lines page building server terminal .",
+    "watching": "reading wording lines building page server terminal .",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
     "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "

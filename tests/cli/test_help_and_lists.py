@@ -19,6 +19,7 @@ COMMANDS += (
     ["compare"],
     ["gate"],
     ["export"],
+    ["watch"],
     ["list"],
     ["show"],
     ["doctor"],

@@ -13,6 +13,7 @@ from holdfast import watching
 from holdfast.records import HoldfastError, Outcome
 from holdfast.report import is_of, write_report
 from holdfast.watching import building
+from holdfast.watching.building import Built
 from holdfast.watching.page import page_of
 from holdfast.watching.reading import Reader
 from holdfast.watching.server import Site, serving
@@ -49,6 +50,10 @@ def get(address, path="", *, host=None, method="GET"):
     return told
 
 
+def built(report=REPORT, shown=1):
+    return Built(report, "1", shown, time.time())
+
+
 def begins(page):
     """The first words that a page shows."""
     body = page[page.index("<body") :]
@@ -58,12 +63,13 @@ def begins(page):
 def test_the_page_of_an_unfinished_run_begins_by_saying_so(invented):
     invented.begin().finish(0).work(1)
     progress = Reader(runs=[invented.folder]).read()
-    for report in (REPORT, None):
+    for report in (built(), None):
         page = page_of(report, progress, title="Holdfast", live=False)
         assert begins(page).startswith("unfinished: running")
         assert "<title>unfinished: " in page
         assert "Holdfast" in page
-    assert "the <b>1</b> cell that had ended" in page_of(REPORT, progress, title="", live=False)
+    assert "the <b>1</b> cell that had ended" in page_of(built(), progress, title="", live=False)
+    assert "is being made" in page_of(None, progress, title="", live=False)
 
 
 @pytest.mark.slow
@@ -71,7 +77,7 @@ def test_the_report_of_a_real_run_has_a_place_for_the_banner(invented, tmp_path)
     invented.begin().finish(0).work(1)
     out = tmp_path / "live" / "report.html"
     report = write_report([invented.folder], out, title="Holdfast: invented").read_text()
-    page = page_of(report, Reader(runs=[invented.folder]).read(), title="", version="1", live=True)
+    page = page_of(built(report), Reader(runs=[invented.folder]).read(), title="", live=True)
     assert begins(page).startswith("unfinished: running")
     assert "default-src 'none'; connect-src 'self';" in page
     out.write_text(page)
@@ -80,7 +86,7 @@ def test_the_report_of_a_real_run_has_a_place_for_the_banner(invented, tmp_path)
 
 def test_text_of_others_is_escaped_in_the_banner(invented):
     invented.begin().fail(0, reason="<script>alert(1)</script>\x1b[2J").work(1, running={"k": {"title": "<img src=x>"}})
-    page = page_of(REPORT, Reader(runs=[invented.folder]).read(), title="", live=False)
+    page = page_of(built(), Reader(runs=[invented.folder]).read(), title="", live=False)
     assert "<script>alert" not in page
     assert "<img" not in page
     assert "\x1b" not in page
@@ -89,7 +95,7 @@ def test_text_of_others_is_escaped_in_the_banner(invented):
 
 def test_a_page_without_a_place_for_the_banner_is_refused(invented):
     with pytest.raises(HoldfastError, match="no place for the banner"):
-        page_of("<p>another page", Reader(runs=[invented.folder]).read(), title="", live=False)
+        page_of(built("<p>another page"), Reader(runs=[invented.folder]).read(), title="", live=False)
 
 
 def test_the_report_is_built_when_records_change_and_seldom_while_that_takes_long(invented, quick_report, monkeypatch):
@@ -98,7 +104,7 @@ def test_the_report_is_built_when_records_change_and_seldom_while_that_takes_lon
     reader = Reader(runs=[invented.begin().work(0).folder])
     report = building.Report(runs=[invented.folder], out=invented.folder / "page.html", title="t", every=3.0)
     report.update(reader.read())
-    assert (report.page, report.version, quick_report) == (None, "", [])
+    assert (report.built, quick_report) == (None, [])
     now[0] += 10
     assert report.update(invented.finish(0) and reader.read())
     assert not report.update(reader.read())  # nothing has changed
@@ -256,5 +262,5 @@ def test_a_run_that_vanishes_keeps_its_last_page(invented, quick_report):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("holdfast.report.write_report", vanished)
         report.update(invented.finish(1) and reader.read())
-    assert report.page is not None
+    assert report.built is not None
     assert report.trouble == "there is no such folder"

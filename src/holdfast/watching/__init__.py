@@ -36,6 +36,8 @@ NICE = 10
 """How far the watching process stands behind those that work."""
 LINGER = 10.0
 """Seconds for which a page that somebody looks at is still served after the run is over, so that it shows all of it."""
+WAIT = 20.0
+"""Seconds for which a report that is being built is waited for at the end."""
 LOOKED_AT = 6.0
 """Seconds since a page last asked for progress, in which it counts as looked at."""
 
@@ -66,10 +68,13 @@ def on_page(runs: Sequence[Path], say: Say, *, every: float, port: int = 0, stay
 
             def look(progress: Progress) -> None:
                 report.title = title_of(progress)
-                report.update(progress)
+                report.update_beside(progress)
                 _publish(site, report, progress)
 
-            last = _follow(reader, lines, look, every=every, stay=stay)
+            try:
+                last = _follow(reader, lines, look, every=every, stay=stay)
+            finally:
+                report.wait(WAIT)  # or it would be written into a folder that is removed
             _linger(site)
     return last
 
@@ -103,14 +108,15 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
         report.title = title_of(progress)
         if progress.over and is_of(runs, out, title=report.title):
             return
-        report.update(progress)
+        report.update_beside(progress)
         if not progress.over:
-            write_text(out, page_of(report.page, progress, title=report.title, live=False))
+            write_text(out, page_of(report.built, progress, title=report.title, live=False))
 
     say(f"the page is {out}")
     try:
         last = _follow(reader, lines, look, every=every, stay=stay)
     finally:
+        live.wait(WAIT)
         _remove(beside)
     if whole.trouble:
         raise HoldfastError(whole.trouble)
@@ -173,9 +179,10 @@ def _follow(reader: Reader, lines: Lines, look: Callable[[Progress], None], *, e
 def _publish(site: Site, report: Report, progress: Progress) -> None:
     from holdfast.watching.page import body_of, page_of
 
-    page = page_of(report.page, progress, title=report.title, version=report.version, live=True)
+    built = report.built
+    page = page_of(built, progress, title=report.title, live=True)
     over = progress.over and report.up_to_date(progress)
-    told = {"html": body_of(progress), "version": report.version, "over": over}
+    told = {"html": body_of(progress), "version": "" if built is None else built.version, "over": over}
     site.page, site.progress, site.over = page.encode(), json.dumps(told).encode(), over
 
 

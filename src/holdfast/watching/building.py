@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.files import require_file
 from holdfast.records import HoldfastError
@@ -14,6 +15,15 @@ from holdfast.watching.reading import Progress
 
 SHARE = 0.1
 """The largest share of one core that building takes while a run goes on."""
+
+
+class Built(NamedTuple):
+    """A report's page, its number, the number of cells in it, and when they were read (seconds since the epoch)."""
+
+    page: str
+    version: str
+    shown: int
+    read_at: float
 
 
 @dataclass(kw_only=True)
@@ -33,12 +43,11 @@ class Report:
     out: Path
     title: str
     every: float
-    page: str | None = None
-    version: str = ""
+    built: Built | None = None
     trouble: str = ""
-    builds: int = 0
     _stamp: tuple[Any, ...] | None = None
     _not_before: float = 0.0
+    _builder: threading.Thread | None = None
 
     def up_to_date(self, progress: Progress) -> bool:
         """Whether the page shows the records that there are."""
@@ -46,32 +55,48 @@ class Report:
 
     def update(self, progress: Progress) -> bool:
         """Build the report if records have changed and it is time, or at once if the run is over; whether it was."""
-        stamp = _records_of(progress)
-        if stamp == self._stamp or (time.monotonic() < self._not_before and not progress.over):
+        if self.up_to_date(progress) or (time.monotonic() < self._not_before and not progress.over):
             return False
         began = time.monotonic()
-        self._build()
+        self._build(progress)
         ended = time.monotonic()
-        self._stamp = stamp
-        if self.page is not None:
-            self.builds += 1
-            self.version = str(self.builds)
+        self._stamp = _records_of(progress)
         self._not_before = ended + max(self.every, (ended - began) * (1 / SHARE - 1))
         return True
 
-    def _build(self) -> None:
+    def update_beside(self, progress: Progress) -> None:
+        """`update`, beside what goes on here until the run is over: building takes seconds."""
+        if self._builder is not None and self._builder.is_alive() and not progress.over:
+            return
+        self.wait()
+        if progress.over:
+            self.update(progress)
+        elif not self.up_to_date(progress):
+            self._builder = threading.Thread(target=self.update, args=(progress,), daemon=True)
+            self._builder.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for a report that is being built."""
+        if self._builder is not None:
+            self._builder.join(seconds)
+
+    def _build(self, progress: Progress) -> None:
         from holdfast.report import write_report
 
         runs = [run for run in self.runs if any(Path(run).glob("cells/*/record.json"))]
         if not runs:
-            self.page, self.trouble = None, ""
+            self.built, self.trouble = None, ""
             return
         try:
             write_report(runs, self.out, title=self.title)
             require_file(self.out)
-            self.page, self.trouble = self.out.read_text("utf-8"), ""
+            page = self.out.read_text("utf-8")
         except (HoldfastError, OSError) as error:  # a folder may vanish while it is read; the last page is kept
             self.trouble = str(error)
+            return
+        number = 1 if self.built is None else int(self.built.version) + 1
+        shown = len(progress.having("ended", "failed"))
+        self.built, self.trouble = Built(page, str(number), shown, progress.now), ""
 
 
 def _records_of(progress: Progress) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from holdfast.records import HoldfastError
 from holdfast.report.text import visible
+from holdfast.watching.building import Built
 from holdfast.watching.reading import Piece, Progress
 from holdfast.watching.wording import clock, doing, headline, sparkline, tally
 
@@ -43,28 +44,27 @@ def body_of(progress: Progress) -> str:
     )
 
 
-def page_of(report: str | None, progress: Progress, *, title: str, version: str = "", live: bool) -> str:
+def page_of(built: Built | None, progress: Progress, *, title: str, live: bool) -> str:
     """A whole page.
 
     Args:
-        report: the report's page, or `None` if there is none yet.
+        built: the report, or `None` if there is none yet.
         progress: how far the run is.
         title: of a page without a report.
-        version: of the report, which a live page compares with the newest.
         live: whether the page asks its own server for news; if not, nothing in the banner changes by itself.
 
     Raises:
         HoldfastError: the report's page has no place for the banner.
     """
-    page = _template("waiting.html.j2").render(title=title) if report is None else report
-    unfinished = progress.phase != "finished"
-    shown = len(progress.having("ended", "failed")) if report is not None else 0
+    page = _template("waiting.html.j2").render(title=title) if built is None else built.page
+    unfinished = not progress.over
     banner = _template("banner.html.j2").render(
         body=Markup(body_of(progress)),
         style=_asset("banner.css"),
         unfinished=unfinished,
-        shown=shown,
-        written_at=clock(progress.now, progress.now),
+        shown=0 if built is None else built.shown,
+        read_at="" if built is None else clock(built.read_at, progress.now),
+        ended=bool(progress.having("ended", "failed")),
         live=live,
     )
     begins = _BODY.search(page)
@@ -73,7 +73,7 @@ def page_of(report: str | None, progress: Progress, *, title: str, version: str 
     page = _RECORDS.sub("", page[: begins.end()], count=1) + banner + page[begins.end() :]
     if live:
         page = page.replace(_POLICY, f"{_POLICY} connect-src 'self';", 1)
-        about = json.dumps({"version": version}).replace("<", "\\u003c")
+        about = json.dumps({"version": "" if built is None else built.version}).replace("<", "\\u003c")
         before, _, after = page.rpartition("</body>")
         page = f"{before}<script>const watched = {about};\n{_asset('banner.js')}</script></body>{after}"
     return _TITLE.sub("<title>unfinished: ", page, count=1) if unfinished else page

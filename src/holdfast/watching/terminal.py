@@ -23,7 +23,7 @@ MARKS = {
     "ended": ("done", "green"),
     "failed": ("failed", "bold red"),
     "running": ("runs", "cyan"),
-    "open": ("-", "dim"),
+    "open": ("to go", "dim"),
 }
 FRAME = 0.25
 
@@ -40,7 +40,7 @@ def view(progress: Progress, *, width: int, height: int, bars: str = BARS, leave
     for title, pieces, line in _blocks(progress, width, bars):
         room = height - used - 2  # an empty line and the title
         if pieces and room >= 1:
-            shown = _fitted(pieces, room, keep=2 if title != "Cells" else 0)
+            shown = _fitted(pieces, room, keep=2 if title in ("Running", "Failed") else 0)
             parts += [Text(""), _line(title, "bold")]
             parts += [line(piece) for piece in shown]
             left_out = len(pieces) - len(shown)
@@ -76,7 +76,11 @@ def _blocks(
     yield "Running", [*progress.making, *progress.having("running")], running
     yield "Failed", progress.having("failed"), lambda piece: _line(f"  {piece.name}: {piece.reason}", "red")
     ended = [*progress.having("ended"), *progress.having("open")]
-    yield "Cells", ended, lambda piece: _cell(piece, width, bars)
+    yield (
+        "Cells, with their highest harm, and harm at each evaluation from 0 to 1",
+        ended,
+        lambda piece: _cell(piece, width, bars),
+    )
 
 
 def _fitted(pieces: list[Piece], room: int, *, keep: int) -> list[Piece]:
