@@ -49,7 +49,7 @@ ORDER = {
     "defenses.offline": "",
     "experiment": "places notes devices cell_settings moving engine time_left status machine examples outcomes methods "
     "store calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks "
-    "world origins attacking rehearsal rounding grid beforehand work misplaced model_seeds . estimate",
+    "world origins attacking rehearsal rounding grid others beforehand work misplaced model_seeds . estimate",
     "report": "",
     "exports": "settings contents wording . every_eval_ever hub inspect_logs model_card",
     "watching": "reading wording lines building page server terminal .",

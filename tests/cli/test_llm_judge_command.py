@@ -33,6 +33,12 @@ def judged(values, grid_file):
     return grid_file(judges=JUDGED, evaluation={**values()["evaluation"], "harm_judges": ["read"]})
 
 
+@pytest.fixture
+def stopped(monkeypatch):
+    """`stopped(NAME)`: a function that a run must not have called."""
+    return lambda name: monkeypatch.setattr(name, lambda *_, **__: pytest.fail(f"{name} was called"))
+
+
 RUN = ["--runs", "r", "--workers", "0", "--no-report"]
 
 
@@ -63,7 +69,8 @@ def test_a_run_is_judged_by_an_endpoint_and_its_key_is_in_no_file(holdfast, judg
         ("URL", "http://127.0.0.1:9/v1", "judges.read: nobody answers at http://127.0.0.1:9/v1"),
     ],
 )
-def test_an_endpoint_that_cannot_be_asked_is_refused_before_the_run(holdfast, judged, at, case):
+def test_an_endpoint_that_cannot_be_asked_is_refused_before_rows_are_read(holdfast, judged, at, case, stopped):
+    stopped("holdfast.experiment.check_data")
     with serving() as server:
         at(server, **{case[0]: case[1]})
         code, _, err = holdfast("run", judged, *RUN)
@@ -73,7 +80,8 @@ def test_an_endpoint_that_cannot_be_asked_is_refused_before_the_run(holdfast, ju
 
 
 @pytest.mark.parametrize(("status", "says"), [(401, "refuses the key"), (404, "does not know the model 'tiny'")])
-def test_a_key_or_model_that_the_endpoint_refuses_is_refused_before_the_run(holdfast, judged, at, status, says):
+def test_a_key_or_model_that_an_endpoint_refuses_is_refused_before_models(holdfast, judged, at, status, says, stopped):
+    stopped("holdfast.experiment.beforehand._first_copy")
     with serving(Answer(status=status, text="no")) as server:
         at(server)
         code, _, err = holdfast("run", judged, *RUN)

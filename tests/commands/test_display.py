@@ -147,6 +147,8 @@ def test_what_is_looked_at_before_a_run_has_a_bar_until_the_first_piece_starts(m
     with display.live() as news:
         news(Checking(), "looking", {})
         assert [task.description for task in news.bars.tasks] == ["checking models, rows and judges"]
+        news(Checking(title="checking rows"), "looking", {})
+        assert [task.description for task in news.bars.tasks] == ["checking rows"]
         assert not news.bars.finished
         news(Piece("harden: x"), "started", {})
         assert [task.description for task in news.bars.tasks] == ["harden: x"]

@@ -89,7 +89,7 @@ def test_a_cell_over_rows_that_were_overwritten_after_the_run_began_fails_with_t
     evaluation = {**own["evaluation"], "harm_judges": ["refusal"]}
     changed = {**values(attacks=["none"]), "data": own["data"], "evaluation": evaluation}
 
-    def overwritten(*_):
+    def overwritten(*_, **__):
         with (tmp_path / "benign.jsonl").open("a") as file:
             file.write(" \n")
 

@@ -99,6 +99,8 @@ class _Bars:
             self.bars.remove_task(self.ids.pop("looking"))
         if "note" in details:
             self.bars.console.print(shown(details["note"]), highlight=False, soft_wrap=True)
+        elif state == "looking" and piece.key in self.ids:
+            self.bars.update(self.ids[piece.key], description=shown(_name(piece, self.names)))
         elif state in ("looking", "started"):
             name = shown(_name(piece, self.names))
             self.ids[piece.key] = self.bars.add_task(name, total=None, harm="")

@@ -40,7 +40,7 @@ def run(
         workers: number of processes; if `None`, one for each GPU, or for each core without any. They are spread over
             the GPUs, and several on one get equal parts of its memory. 0 runs everything in this process.
         options: checkpoints, kept weights, threads.
-        news: called when the cells' requirements are checked, and at every start, step and end.
+        news: called with each of the cells' requirements that is checked, and at every start, step and end.
         names: names of cells by key, for those who watch the run; their titles by default.
         checked: whether the cells' requirements have already been checked.
 
@@ -65,8 +65,7 @@ def run(
         unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
         if unfinished and not checked:
             status(Checking(), "looking", {})
-            check_data(grid)
-            check_requirements(unfinished, workers, options.threads)
+            check_requirements(unfinished, workers, options.threads, grid=grid, news=status)
         failed = _work_off(pieces, options, status, workers=workers)
         for cell in cells:
             judge_again(cell, folder)
@@ -109,11 +108,26 @@ class Checking(NamedTuple):
     title: str = "checking models, rows and judges"
 
 
-def check_requirements(cells: list[Cell], workers: int | None, threads: int = 1) -> None:
-    """Check the requirements of cells before any of them starts; see `beforehand.check`."""
-    from holdfast.experiment import beforehand
+def check_requirements(
+    cells: list[Cell], workers: int | None, threads: int = 1, *, grid: Grid | None = None, news: News | None = None
+) -> None:
+    """Check what cells need of others, the grid's data if it is given, and all else before any of them starts.
 
-    beforehand.check(cells, separate_process=workers != 0, threads=threads)
+    `news` is called with each thing that is checked. See `others.refuse_missing`, `check_data`, `beforehand.check`.
+    """
+    from holdfast.experiment import beforehand, others
+
+    said: list[str] = []
+
+    def told(what: str) -> None:
+        if what not in said[-1:]:
+            (news or _silent)(Checking(title=f"checking {what}"), "looking", {})
+        said.append(what)
+
+    others.refuse_missing(cells, told)
+    if grid is not None:
+        check_data(grid)
+    beforehand.check(cells, separate_process=workers != 0, threads=threads, told=told)
 
 
 def check_data(grid: Grid) -> None:

@@ -1,8 +1,10 @@
 """Checks before the first cell starts: models, rows, judges, and methods on them.
 
-Every model is loaded once, every prompt encoded, every judge called once, and every method rehearsed: its plan is built
-over a copy of the model without weights, up to the first training step. Errors that a user can correct are reported in
-the first minute, not after hours; all others are left to the cell itself.
+What is cheap and often wrong comes first: judges that ask an endpoint are called before anything is loaded, and their
+problems are reported alone (whether the endpoints can be reached is seen earlier still, in `others`). Then every model
+is loaded once, every prompt encoded, every judge called once, and every method rehearsed: its plan is built over a copy
+of the model without weights, up to the first training step. Errors that a user can correct are reported in the first
+minute, not after hours; all others are left to the cell itself.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
@@ -24,10 +26,11 @@ import torch
 
 from holdfast.data.dataset import Data
 from holdfast.data.splits import Splits
-from holdfast.experiment import engine
+from holdfast.experiment import engine, others
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import judge_settings
+from holdfast.experiment.others import Problems, Told
 from holdfast.experiment.rehearsal import Rehearsal, distinct_up_to_seed, no_judge
 from holdfast.experiment.world import (
     load_model,
@@ -51,22 +54,20 @@ ASKED = 2
 Returned = TypeVar("Returned")
 
 
-class Problems(HoldfastError):
-    """Several errors that a user can correct, one line each."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = tuple(lines)
+def _untold(what: str) -> None:
+    pass
 
 
-def check(cells: Sequence[Cell], *, separate_process: bool, threads: int = 1) -> None:
+def check(cells: Sequence[Cell], *, separate_process: bool, threads: int = 1, told: Told = _untold) -> None:
     """`refuse_unready`; with `separate_process` in another process, so that this one holds no model and no accelerator.
+
+    `told` is called with what is checked next.
 
     Raises:
         Problems: as `refuse_unready`.
     """
     if not separate_process:
-        return refuse_unready(cells)
+        return refuse_unready(cells, told)
     with engine.single_threaded(threads):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([engine.Work.preload])
@@ -76,7 +77,9 @@ def check(cells: Sequence[Cell], *, separate_process: bool, threads: int = 1) ->
     outbox.close()
     try:
         with contextlib.suppress(EOFError):  # it died, perhaps for lack of memory: cells then report this one by one
-            raise Problems(inbox.recv())
+            while isinstance(said := inbox.recv(), str):
+                told(said)
+            raise Problems(said)
     finally:
         process.kill()
     return None
@@ -88,7 +91,7 @@ def _check_and_send(cells: Sequence[Cell], outbox: Connection) -> None:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
     try:
-        refuse_unready(cells)
+        refuse_unready(cells, outbox.send)
     except Problems as error:
         outbox.send(error.lines)
 
@@ -97,16 +100,19 @@ class _StopProbing(BaseException):
     """The training of a judge reached its first step; a `BaseException` so that no handler takes it for an error."""
 
 
-def refuse_unready(cells: Sequence[Cell]) -> None:
-    """Check the cells' requirements, each once.
+def refuse_unready(cells: Sequence[Cell], told: Told = _untold) -> None:
+    """Check the cells' requirements, each once; judges that ask others come first, and alone if they have problems.
 
     Raises:
         Problems: a model or judge cannot be loaded, a prompt is too long or cannot be encoded, a row lacks what a
             method learns from, or a method cannot work on the model; all problems, one line each.
     """
-    check = _Check(data=settings_of(cells[0]).data)
+    check = _Check(data=settings_of(cells[0]).data, told=told)
+    distinct = distinct_up_to_seed(cells)
     with _unchanged_randomness(), _silent():
-        for cell in distinct_up_to_seed(cells):
+        for cell in distinct:
+            check.judges_of(cell, [name for name, method in cell.judges.items() if others.asks_others(method)])
+        for cell in [] if check.problems else distinct:
             check.at(cell)
     if check.problems:
         raise Problems(list(check.problems))
@@ -117,6 +123,7 @@ class _Check:
     """What was checked so far, and the problems, in order and each once."""
 
     data: Data
+    told: Told
     problems: dict[str, None] = field(default_factory=dict)
     first_copies: dict[str, Model | None] = field(default_factory=dict)
     hardened: dict[str, Model] = field(default_factory=dict)
@@ -126,7 +133,17 @@ class _Check:
     @cached_property
     def splits(self) -> Splits | None:
         """The examples; all cells have the same."""
+        self.told("rows")
         return self._tried("", lambda: load_splits(self.data))
+
+    def judges_of(self, cell: Cell, names: Iterable[str]) -> None:
+        """Check judges of a cell."""
+        for name in names:
+            method = cell.judges[name]
+            if self.splits is not None and repr(method) not in self.judges:
+                self.told(f"judge {name}")
+                judge = self._tried(f"judges.{name}", partial(_judge, name, method, cell, self.splits))
+                self.judges[repr(method)] = judge
 
     def at(self, cell: Cell) -> None:
         """Check one cell's model and judges, and rehearse it if they are available."""
@@ -135,13 +152,13 @@ class _Check:
             return
         key = digest([cell.model, settings_of(cell).evaluation.longest])
         if key not in self.first_copies:
+            self.told(f"model {cell.model_name}, and the lengths of all prompts")
             self.first_copies = {key: self._tried("models", lambda: _first_copy(cell, splits))}  # one at a time
         self._metrics(cell, splits)
-        for name, method in cell.judges.items():
-            if repr(method) not in self.judges:
-                self.judges[repr(method)] = self._tried(f"judges.{name}", partial(_judge, name, method, cell, splits))
+        self.judges_of(cell, cell.judges)
         twin, judges = self.first_copies[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
         if twin is not None:
+            self.told(f"methods on {cell.model_name}")
             rehearsal = Rehearsal(
                 cell=cell,
                 twin=twin,
@@ -158,6 +175,8 @@ class _Check:
         key = digest([cell.model, plain(evaluation.metrics)])
         if key not in self.references:
             self.references.add(key)
+            if evaluation.metrics.perplexity is not None:
+                self.told(f"model of reference {evaluation.metrics.perplexity.path}")
             self._tried("evaluation.metrics.perplexity", lambda: refuse_unreadable(cell))
 
     def _tried(self, where: str, call: Callable[[], Returned]) -> Returned | None:
@@ -196,9 +215,8 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
             train_judge(judge_settings(method), splits, _stop)
         return no_judge
     judge = make_judge(method)
-    reach = getattr(judge, "check", None)  # of a judge that asks somebody: kept replies would hide that nobody answers
-    if callable(reach):
-        reach()
+    if not others.asks_others(method) and callable(load := getattr(judge, "check", None)):
+        load()
     with _ignoring_artificial_errors():
         _ask(name, judge, cell, splits)
     return judge

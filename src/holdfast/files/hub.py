@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from holdfast.records import HoldfastError
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 Kind = Literal["model", "dataset"]
 ASKED: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
@@ -30,6 +32,24 @@ def commit_of(name: str, revision: str | None, *, kind: Kind = "model") -> str |
     from huggingface_hub import constants
 
     return _commit(name, revision or "main", kind, str(constants.HF_HUB_CACHE))
+
+
+def refuse_unknown(name: str, revision: str | None) -> None:
+    """See whether there is a model of this id, by its smallest file, which is kept in the local cache.
+
+    Raises:
+        HoldfastError: there is none, it cannot be read without permission, or neither Hub nor cache can be read.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(name, ASKED["model"], revision=revision)
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise HoldfastError(
+            f"{name}: there is no such folder, and no model of this id can be read ({type(error).__name__}: "
+            f"{said[:200]}); correct the id, or give a folder"
+        ) from error
 
 
 def pinned(fingerprint: str) -> str | None:

@@ -75,6 +75,11 @@ class LLMJudge(JudgeSettings):
         known = None if self.path is not None else endpoint.known_identity(self.variables)
         return {} if known is None else {f"{self.variables}_MODEL": known}
 
+    @property
+    def remote(self) -> bool:
+        """An endpoint is asked, unless a local model is named."""
+        return self.path is None
+
     def judge(self) -> Judge:
         """The judge with these settings."""
         return GenerativeJudge(config=self)

@@ -150,6 +150,11 @@ class JudgeSettings(Settings, Protocol):
         """What verdicts depend on beside the settings and the folders that they name, by name and for records."""
         return {}
 
+    @property
+    def remote(self) -> bool:
+        """Whether somebody is asked over a network, who should be reached before anything else is done."""
+        return False
+
     def judge(self) -> Judge:
         """A function that reads completions and returns a verdict for each, in order."""
         raise NotImplementedError

@@ -1,0 +1,36 @@
+"""What a run needs of others is asked before rows are read and models are loaded, and what is checked is said."""
+
+import pytest
+
+from holdfast import experiment
+from holdfast.config import parse_grid
+from holdfast.experiment.grid import cells
+from holdfast.records import HoldfastError
+
+NOBODYS = "nobody-at-all/no-such-model"
+
+
+@pytest.fixture
+def judged(values):
+    """A small grid with these further judges."""
+
+    def build(**judges):
+        evaluation = {**values()["evaluation"], "harm_judges": list(judges)}
+        return parse_grid(values(judges=judges, evaluation=evaluation), "test")
+
+    return build
+
+
+def test_a_judge_s_unknown_id_is_refused_before_rows_are_read(judged, monkeypatch, news, tmp_path):
+    monkeypatch.setattr(experiment, "check_data", lambda grid: pytest.fail("rows were read first"))
+    grid = judged(mine={"classifier": {"path": NOBODYS, "harmful_label": 0}})
+    with pytest.raises(HoldfastError, match=rf"judges\.mine: {NOBODYS}: there is no such folder, and no model of this"):
+        experiment.run(grid, tmp_path, workers=0, news=news)
+    assert [title for _, title, _ in news] == [f"checking model id {NOBODYS}"]
+
+
+def test_what_is_checked_is_said_in_order_and_each_thing_once(judged, monkeypatch, news):
+    monkeypatch.setattr("holdfast.experiment.beforehand._first_copy", lambda *_: None)
+    experiment.check_requirements(cells(judged(mine={"keyword": {}})), 0, news=news)
+    said = [title.removeprefix("checking ") for _, title, _ in news]
+    assert said == ["rows", "model aligned, and the lengths of all prompts", "judge mine", "judge oracle"]
