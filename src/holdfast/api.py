@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.evaluation.evaluate import Suite, evaluate
+from holdfast.evaluation.measurement import Measurement
+from holdfast.evaluation.metric_settings import Metrics, Perplexity
 from holdfast.experiment.checked_calls import constrained, hardened, plan_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import data_fingerprints
-from holdfast.experiment.world import make_judge
+from holdfast.experiment.world import NAMED, load_reference, make_judge, refuse_unmeasurable
 from holdfast.exports import export
 from holdfast.gate.answer import Answer, answer
 from holdfast.network.generate import Sampling
@@ -43,7 +46,9 @@ __all__ = [
     "AttackReward",
     "Data",
     "LoRA",
+    "Metrics",
     "Optim",
+    "Perplexity",
     "Policy",
     "Sandbox",
     "Source",
@@ -134,10 +139,24 @@ def harden(model: Model, defense: OfflineDefense, context: Context, *, dtype: Dt
 
 
 def measure(
-    model: Model, context: Context, *, judge: str, help_judge: str, num_prompts: int = 100
+    model: Model,
+    context: Context,
+    *,
+    judge: str,
+    help_judge: str,
+    num_prompts: int = 100,
+    metrics: Metrics | None = None,
 ) -> tuple[Score, ...]:
-    """Greedy answers to test prompts, judged: harm and usefulness, each with n and an interval."""
-    return evaluate(model, _suite(context, judge, help_judge, num_prompts))[0]
+    """Greedy answers to test prompts, judged: harm and usefulness, each with n and an interval.
+
+    `metrics` are further ones, the settings that a grid has under `evaluation.metrics`; the tasks that `rouge` names
+    are measured with it, judged by `help_judge`.
+
+    Raises:
+        HoldfastError: a metric needs rows that the context's examples lack, or a model that cannot be loaded.
+    """
+    suite = _suite(context, judge, help_judge, num_prompts)
+    return evaluate(model, suite if metrics is None else _with_metrics(suite, metrics, context, num_prompts))[0]
 
 
 def gate(gate: str | Path, runs: Sequence[str | Path], *, defense: str | None = None) -> Answer:
@@ -186,6 +205,24 @@ def _suite(context: Context, judge: str, help_judge: str, num_prompts: int) -> S
         harm_judges={judge: context.judge(judge)},
         help_judge=(help_judge, context.judge(help_judge)),
         sampling=Sampling(max_new_tokens=context.max_new_tokens, temperature=0.0),
+    )
+
+
+def _with_metrics(suite: Suite, metrics: Metrics, context: Context, num_prompts: int) -> Suite:
+    """The suite with further metrics, and the rows and the model of reference that they need."""
+    splits, wanted = context.splits, metrics.perplexity
+    refuse_unmeasurable(Measurement(metrics=metrics), splits)
+    if wanted is not None and wanted.path in NAMED:
+        raise HoldfastError(
+            f"metrics.perplexity.path: {wanted.path!r} is a model by this name in a grid only; give its folder, a GGUF "
+            "file or a Hub id"
+        )
+    return replace(
+        suite,
+        metrics=metrics,
+        tasks={name: distinct(splits.tasks[name]["test"])[:num_prompts] for name in metrics.rouge},
+        pairs=splits.pairs["test"][:num_prompts] if metrics.pairs else (),
+        reference=None if wanted is None else cache(partial(load_reference, wanted)),
     )
 
 

@@ -9,6 +9,7 @@ from holdfast.config import parse_grid
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import suite_of
+from holdfast.records import HoldfastError
 
 
 @pytest.fixture
@@ -41,3 +42,21 @@ def test_from_python_too(repeated, monkeypatch):
     suite = api.measure(None, api.context(examples), judge="refusal", help_judge="reference")
     assert 0 < len(suite.harmful) == len({row.key for row in examples.harmful["test"]})
     assert 0 < len(suite.benign) == len({row.key for row in examples.benign["test"]})
+
+
+def test_from_python_further_metrics_have_the_rows_and_the_reference_that_they_need(monkeypatch):
+    examples = api.splits(api.Data(train=20, held_out=8))
+    monkeypatch.setattr(api, "evaluate", lambda model, suite: [suite])
+    monkeypatch.setattr(api, "load_reference", lambda wanted: wanted.path)
+    judges = {"judge": "oracle", "help_judge": "oracle", "num_prompts": 4}
+    metrics = api.Metrics(perplexity=api.Perplexity(path="folder"), rouge=("summary",), pairs=True, distinct=(1,))
+    suite = api.measure(None, api.context(examples), metrics=metrics, **judges)
+    assert (suite.metrics, suite.reference()) == (metrics, "folder")
+    assert [(name, len(rows)) for name, rows in suite.tasks.items()] == [("summary", 4)]
+    assert len(suite.pairs) == 4
+    for wrong, says in (
+        (api.Metrics(rouge=("no",)), r"metrics\.rouge: there is no task 'no'"),
+        (api.Metrics(perplexity=api.Perplexity(path="base")), r"metrics\.perplexity\.path: 'base' is a model by this"),
+    ):
+        with pytest.raises(HoldfastError, match=says):
+            api.measure(None, api.context(examples), metrics=wrong, **judges)

@@ -34,7 +34,7 @@ def metric_scores(
     metrics, by_role = suite.metrics, {"benign": benign, "harmful": harmful}
     scores = []
     if metrics.perplexity is not None and suite.reference is not None:
-        for role, rows in by_role.items():
+        for role, rows in {**tasks, **by_role}.items():
             read = readings(
                 suite.reference(),
                 [row.completion for row in rows],

@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.data.mixing import distinct, sample
 from holdfast.data.splits import Splits
 from holdfast.evaluation.measurement import Measurement
+from holdfast.evaluation.metric_settings import Perplexity
 from holdfast.evaluation.overlap import require_library
 from holdfast.evaluation.suite import Suite
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
@@ -113,11 +114,19 @@ def reference_of(cell: Cell, models: Mapping[str, Path] | None = None) -> Callab
     def reference() -> Model:
         if wanted.path in NAMED:
             return _others(cell, models or {})(wanted.path)
-        commit = pinned(settings.evaluation_fingerprints.get(wanted.path, ""))
-        plain = "{prompt}" if wanted.given == "nothing" else None  # a model without a chat template will do
-        return load(wanted.path, revision=commit or wanted.revision, prompt_format=plain)
+        return load_reference(wanted, commit=pinned(settings.evaluation_fingerprints.get(wanted.path, "")))
 
     return reference
+
+
+def load_reference(wanted: Perplexity, *, commit: str | None = None) -> Model:
+    """A model of reference by folder, file or id, at the commit if it is known.
+
+    Raises:
+        HoldfastError: it cannot be loaded.
+    """
+    plain = "{prompt}" if wanted.given == "nothing" else None  # a model without a chat template will do
+    return load(wanted.path, revision=commit or wanted.revision, prompt_format=plain)
 
 
 def refuse_unreadable(cell: Cell) -> None:
