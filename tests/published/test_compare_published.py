@@ -7,9 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 from invented_runs import again, as_reported, measured
+from rich.console import Console
 from typer.testing import CliRunner
 
 from holdfast.cli import app
+from holdfast.commands import display
+from holdfast.commands.published import show_comparison
 from holdfast.published.comparing import compare
 from holdfast.published.page import write
 from holdfast.published.shapes import of_the_paper
@@ -200,6 +203,25 @@ def test_a_run_of_another_grid_whose_cells_fit_is_named(write_run):
     output = " ".join(called("rpa_table_3", run).output.split())
     assert "the runs are of online" in output
     assert "rho is 1, the paper's 100" in output
+
+
+def test_cells_of_a_grid_that_ran_earlier_in_the_folder_are_not_said_to_be_of_the_last(write_run):
+    records = [measured("lisa", attack, (0.0, 0.1), defense_settings={"proximal_weight": 1.0}) for attack in ("sft", "dpo")]
+    run = write_run(records, "online")
+    about = json.loads((run / "grid.json").read_text())
+    (run / "grid.json").write_text(json.dumps({**about, "cells": [records[0].key]}))
+    assert compare("rpa_table_3", [run]).beside == "online and 1 cell of other grids"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_rows_fit_the_terminal_and_no_name_is_folded(of_beavertails, width, monkeypatch, capsys):
+    monkeypatch.setattr(display, "console", Console(width=width))
+    show_comparison("rpa_table_3", [of_beavertails], None)
+    lines = capsys.readouterr().out.splitlines()
+    rows = lines[1 : next(number for number, line in enumerate(lines) if line == "beavertails:")]
+    assert {len(line) <= width for line in rows if not line.startswith(("why", "reversed"))} == {True}
+    defenses = {row.defense for row in ROWS["beavertails"] if row.state == "printed"}
+    assert defenses <= {word.strip(",") for line in rows for word in line.split()}
 
 
 def test_an_unreadable_record_is_said(of_beavertails):

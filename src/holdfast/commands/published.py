@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.table import Table
 
 from holdfast.commands import display
@@ -15,6 +16,10 @@ from holdfast.published.standing import HARM, Pair
 from holdfast.report.page import plural
 
 STYLES = {"miss": "bold red", "same side": "green", "cannot tell": "yellow"}
+GAP = 2
+"""Spaces between two columns."""
+REVERSALS = 5
+"""Reversals of two rows that are printed; a page has all."""
 
 
 def show_comparison(table: str, runs: Sequence[Path], out: Path | None) -> int:
@@ -22,11 +27,7 @@ def show_comparison(table: str, runs: Sequence[Path], out: Path | None) -> int:
     found = compare(table, runs)
     display.note(f"{found.table.title} ({found.table.source})")
     _print_rows(found)
-    for shape in found.shapes:
-        for reversal in shape.reversals:
-            display.note(f"reversed: {words.of_reversal(reversal)}")
-    for line in (*words.sentences(found), *words.remarks(found)):
-        display.note(line)
+    _print_verdicts(found)
     if out is not None:
         from holdfast.published.page import write
 
@@ -35,28 +36,72 @@ def show_comparison(table: str, runs: Sequence[Path], out: Path | None) -> int:
     return CODES[found.verdict]
 
 
+def _print_verdicts(found: Comparison) -> None:
+    reversals = [words.of_reversal(reversal) for shape in found.shapes for reversal in shape.reversals]
+    for line in reversals[:REVERSALS]:
+        display.note(f"reversed: {line}")
+    if len(reversals) > REVERSALS:
+        display.note(f"reversed: {len(reversals) - REVERSALS} more; `--out` writes a page with all")
+    for heading, lines in words.verdicts(found):
+        display.note(f"{heading}:")
+        for line in lines:
+            display.note(f"  {line}")
+    for line in words.remarks(found):
+        display.note(line)
+
+
 def _print_rows(found: Comparison) -> None:
-    metrics = [metric for metric in found.table.metrics if metric == HARM] or list(found.table.metrics[:1])
-    swept = any(pair.row.settings for pair in found.pairs)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("", justify="right")  # a column to the right is never folded
-    for name in ("attack", "data set", "defense", *(("setting",) if swept else ())):
-        table.add_column(name, overflow="fold")
-    for metric in metrics:
-        table.add_column("reported" if metric == HARM else f"{words.name(metric)}, reported", justify="right")
-        table.add_column("measured", justify="right")
-    table.add_column("n (runs)", justify="right")
-    table.add_column("ended, and why", overflow="fold")
-    empty = [pair for pair in found.pairs if pair.measured is None and pair.why == NO_CELL]
-    for pair in (pair for pair in found.pairs if pair not in empty):
-        style = STYLES.get(pair.standing, "dim")
-        place = [pair.row.attack, pair.row.dataset or "", pair.row.defense, *([words.swept(pair.row)] if swept else [])]
-        numbers = [text for metric in metrics for text in (words.reported(pair, metric), words.measured(pair, metric))]
-        cells = [*place, *numbers, _n(pair, metrics[0]), "; ".join(filter(None, [pair.ended, pair.why]))]
-        table.add_row(f"[{style}]{pair.standing}[/]", *map(display.shown, cells))
+    """The rows that have a cell, misses first: as a table if that fits the width, else on several lines each."""
+    metric = HARM if HARM in found.table.metrics else found.table.metrics[0]
+    pairs = [pair for pair in found.pairs if pair.measured is not None or pair.why != NO_CELL]
+    whys = list(dict.fromkeys(pair.why for pair in pairs if pair.why))
+    numbers = {why: str(number) for number, why in enumerate(whys, 1)}
+    swept = any(pair.row.settings for pair in pairs)
+    titles = ["", "attack", "data set", "defense", *(["setting"] if swept else [])]
+    titles += [f"{'' if metric == HARM else f'{words.name(metric)}, '}reported", "measured", "n (runs)", "ended", "why"]
+    rows = [list(_texts(pair, metric, numbers.get(pair.why, ""), swept=swept)) for pair in pairs]
+    widths = [max(map(cell_len, column)) for column in zip(titles, *rows, strict=True)]
+    if sum(widths) + GAP * (len(widths) - 1) <= display.console.width:
+        _print_table(titles, rows, numeric=titles.index("ended"))
+        for why, number in numbers.items():
+            display.note(f"why {number}: {why}")
+    else:
+        for pair, row in zip(pairs, rows, strict=True):
+            _print_stacked(pair, row, metric)
+    if len(pairs) < len(found.pairs):
+        display.note(f"{plural(len(found.pairs) - len(pairs), 'row')} without a cell in the runs")
+
+
+def _texts(pair: Pair, metric: str, why: str, *, swept: bool) -> Iterator[str]:
+    """A row's texts, in the order of the columns."""
+    yield from (pair.standing, pair.row.attack, pair.row.dataset or "", pair.row.defense)
+    if swept:
+        yield words.swept(pair.row)
+    yield from (words.reported(pair, metric), words.measured(pair, metric), _n(pair, metric), pair.ended, why)
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: int) -> None:
+    """Print rows of texts; the three columns before the one at `numeric` are numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0))
+    for place, title in enumerate(titles):
+        table.add_column(title, justify="right" if place == 0 or numeric - 3 <= place < numeric else "left")
+    for standing, *others in rows:
+        style = STYLES.get(standing, "dim")
+        table.add_row(f"[{style}]{standing}[/]", *map(display.shown, others))
     display.print_whole(table)
-    if empty:
-        display.note(f"{plural(len(empty), 'row')} without a cell in the runs")
+
+
+def _print_stacked(pair: Pair, row: Sequence[str], metric: str) -> None:
+    """Print a row on lines of its own: what it is of, its values, and how the runs ended."""
+    standing, *place = row[:-5]
+    reported, measured, n, ended, _ = row[-5:]
+    style = STYLES.get(standing, "dim")
+    named = "" if metric == HARM else f"{words.name(metric)} "
+    lines = [f"{named}reported {reported}, measured {measured}", "; ".join(filter(None, [f"n {n}", ended])), pair.why]
+    title = ", ".join(filter(None, place))
+    display.console.print(f"[{style}]{standing:<12}[/] {display.shown(title)}", highlight=False, soft_wrap=True)
+    for line in filter(None, lines):
+        display.note(f"    {line}")
 
 
 def _n(pair: Pair, metric: str) -> str:

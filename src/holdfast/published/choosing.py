@@ -20,6 +20,8 @@ from holdfast.report.summarise.intervals import model_of
 from holdfast.report.summarise.labels import labels
 
 NO_CELL = "no cell of the runs belongs to it"
+SHOWN = 3
+"""Settings that are named where too many belong to a row."""
 _NO_PART = frozenset({"seed", "label", "series", "every", "fingerprint", "fingerprints"})
 """Keys in which cells of one setting may differ."""
 
@@ -47,7 +49,9 @@ def _of_row(
     several = _several(own)
     if several:
         titles = sorted({names[record.key] for record in several})
-        return [], f"{len(titles)} settings of the runs belong to it; compare those of one grid: {'; '.join(titles)}"
+        more = "" if len(titles) <= SHOWN else f"; and {len(titles) - SHOWN} more"
+        shown = "; ".join(titles[:SHOWN]) + more
+        return [], f"{len(titles)} settings of the runs belong to it; compare those of one grid: {shown}"
     own = _once(own)
     return own, "" if own else NO_CELL
 

@@ -16,7 +16,8 @@ from holdfast.published.shapes import Shape, of_the_paper, shapes
 from holdfast.published.standing import ORDER, Pair, pair
 from holdfast.published.tables import Published, published
 from holdfast.records import HoldfastError, Record
-from holdfast.report.read import load
+from holdfast.report.page import plural
+from holdfast.report.read import Loaded, load
 
 CODES: dict[Verdict, int] = {"same": 0, "not the same": 1, "cannot tell": 3}
 """Exit codes of the command; 2 is wrong input, as everywhere."""
@@ -27,7 +28,7 @@ class Comparison:
     """A published table beside runs, `pairs` with the misses first.
 
     `itself` compares the paper's two data sets with each other, where it has two: runs of another world can hardly
-    agree better. `grids` are the names of the runs' grids, `unused` the number of their cells that belong to no row,
+    agree better. `beside` names the grids of the runs, `unused` is the number of their cells that belong to no row,
     `own_data` says that the runs' rows are no published data set, so that they stand for each.
     """
 
@@ -35,7 +36,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     shapes: tuple[Shape, ...]
     itself: Shape | None
-    grids: tuple[str, ...]
+    beside: str
     own_data: bool
     unfinished: int
     unused: int
@@ -65,10 +66,10 @@ def compare(table: str, runs: Sequence[Path]) -> Comparison:
     records = [cell.record for cell in loaded.cells]
     pairs = _pairs(reported, records)
     used = [any(belongs(record, row) for row in reported.rows) for record in records]
-    grids = tuple(dict.fromkeys(name for name, _ in loaded.grids))
+    beside = _beside(loaded)
     if not any(used):
         raise HoldfastError(
-            f"{', '.join(map(str, runs))}: a run of {', '.join(grids)}, none of whose {len(records)} cells belongs to "
+            f"{', '.join(map(str, runs))}: a run of {beside}, none of whose {len(records)} cells belongs to "
             f"a row of {table}; give the folder of `holdfast run {table}`, or the table that this run measures"
         )
     return Comparison(
@@ -76,7 +77,7 @@ def compare(table: str, runs: Sequence[Path]) -> Comparison:
         pairs=tuple(sorted(pairs, key=lambda each: ORDER.index(each.standing))),
         shapes=tuple(shapes(reported, pairs)),
         itself=of_the_paper(reported),
-        grids=grids,
+        beside=beside,
         own_data=None in {dataset_of(record.cell) for record in records},
         unfinished=loaded.unfinished,
         unused=used.count(False),
@@ -93,3 +94,9 @@ def _pairs(table: Published, records: Sequence[Record]) -> list[Pair]:
         found = measured(own, row, table.metrics, table.threshold) if own else None
         pairs.append(pair(row, found, why, table.threshold))
     return pairs
+
+
+def _beside(loaded: Loaded) -> str:
+    """The names of the runs' grids; a folder names only the one that ran last in it."""
+    named = ", ".join(dict.fromkeys(name for name, _ in loaded.grids))
+    return f"{named} and {plural(loaded.earlier, 'cell')} of other grids" if loaded.earlier else named

@@ -53,7 +53,7 @@ def page(found: Comparison, svg: str) -> str:
         "title": f"Reported and measured: {found.table.name}",
         "style": asset("page.css"),
         "table": found.table,
-        "grids": found.grids,
+        "beside": found.beside,
         "headline": words.headline(found),
         "remarks": list(words.remarks(found)),
         "sentences": words.sentences(found),

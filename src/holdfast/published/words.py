@@ -24,7 +24,7 @@ def headline(found: Comparison) -> str:
     """The verdict in one line."""
     misses, flips = len(found.misses), sum(len(shape.reversals) for shape in found.shapes)
     by_rank = all(shape.sides is None for shape in found.shapes)
-    missed = "" if by_rank else f"; {plural(misses, 'miss').replace('misss', 'misses')}"
+    missed = "" if by_rank else f"; {misses} {'miss' if misses == 1 else 'misses'}"
     reversals = f", {plural(flips, 'clear reversal')} of two rows" if not by_rank else ""
     useless = sum(pair.useless for pair in found.pairs if pair.standing == "same side")
     only = f"; {plural(useless, 'row')} on the same side only since the model here is of no use" if useless else ""
@@ -33,23 +33,28 @@ def headline(found: Comparison) -> str:
 
 def sentences(found: Comparison) -> list[str]:
     """The verdicts with their numbers, one line each."""
-    lines = [line for shape in found.shapes for line in of_shape(shape, found.table.threshold)]
+    return [f"{heading}: {line}" for heading, lines in verdicts(found) for line in lines]
+
+
+def verdicts(found: Comparison) -> list[tuple[str, list[str]]]:
+    """The verdicts with their numbers, by data set; last how the paper's own two stand to each other."""
+    threshold = found.table.threshold
+    groups = [(shape.dataset or "data set not named", of_shape(shape, threshold)) for shape in found.shapes]
     if found.itself is not None:
-        between = of_shape(found.itself, found.table.threshold, ("on the first", "on the second"))
-        lines += [f"for scale, the paper's own two data sets beside each other: {line}" for line in between]
-    return lines
+        between = of_shape(found.itself, threshold, ("on the first", "on the second"))
+        groups.append((f"for scale, the paper's own data sets beside each other, {found.itself.dataset}", between))
+    return groups
 
 
 def of_shape(shape: Shape, threshold: float, names: tuple[str, str] = ("reported", "measured")) -> list[str]:
     """A data set's verdicts, one line each; `names` are what the two values of a row are called."""
-    start = f"{shape.dataset or 'data set not named'}: "
-    sides = [] if shape.sides is None else [start + of_sides(shape.sides, threshold, names)]
+    sides = [] if shape.sides is None else [of_sides(shape.sides, threshold, names)]
     judged = [each for each in shape.ranked if each.metric in shape.judged_by]
     others = [each for each in shape.ranked if each.metric not in shape.judged_by]
-    ranks = [f"{start}{of_order(each)}: {each.order.verdict}" for each in judged]
+    ranks = [f"{of_order(each)}: {each.order.verdict}" for each in judged]
     if not judged:
-        ranks = [f"{start}no two rows to put in order: cannot tell"]
-    return [*sides, *ranks, *(f"{start}{of_order(each)} (no part of the verdict)" for each in others)]
+        ranks = ["no two rows to put in order: cannot tell"]
+    return [*sides, *ranks, *(f"{of_order(each)} (no part of the verdict)" for each in others)]
 
 
 def of_sides(sides: Sides, threshold: float, names: tuple[str, str]) -> str:
@@ -195,8 +200,7 @@ def remarks(found: Comparison) -> Iterator[str]:
         yield f"{', '.join(others)}: by rank only, since the scales differ"
     differ = dict.fromkeys(text for pair in found.pairs if pair.measured for text in pair.measured.deviations)
     if differ:
-        of = ", ".join(found.grids)
-        yield f"settings of some cells are not the paper's (the runs are of {of}): {'; '.join(differ)}"
+        yield f"settings of some cells are not the paper's (the runs are of {found.beside}): {'; '.join(differ)}"
     if any(pair.row.n is None for pair in found.pairs):
         yield "the paper does not state n for some rows: their values are taken as they stand"
     if found.unused:

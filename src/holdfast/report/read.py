@@ -49,13 +49,15 @@ class Finished:
 class Loaded:
     """The contents of run folders; `unfinished` cells have no record: begun ones, and others of the grid that ran last.
 
-    `trouble` lists what could not be read and is omitted, one line each.
+    `trouble` lists what could not be read and is omitted, one line each. `earlier` finished cells are not of the grid
+    that ran last in their folder, the only one that the folder names.
     """
 
     cells: tuple[Finished, ...]
     grids: tuple[tuple[str, str], ...]
     unfinished: int
     trouble: list[str]
+    earlier: int = 0
 
 
 def load(runs: Sequence[Path]) -> Loaded:
@@ -69,7 +71,7 @@ def load(runs: Sequence[Path]) -> Loaded:
     if not runs:
         raise HoldfastError("no run folder was given: name at least one, as in `holdfast report runs/NAME`")
     cells: dict[str, Finished] = {}
-    grids, unfinished = [], 0
+    grids, unfinished, earlier = [], 0, 0
     trouble: list[str] = []
     for run in map(Path, runs):
         _require_run(run)
@@ -79,6 +81,7 @@ def load(runs: Sequence[Path]) -> Loaded:
         finished = [folder for folder in folders if (folder / "record.json").exists()]
         if not finished:
             raise HoldfastError(f"{run}: no finished cell in this folder; run `holdfast run` into it first")
+        earlier += sum(folder.name not in planned for folder in finished) if planned else 0
         unfinished += len({folder.name for folder in folders} | planned) - len(finished)
         for folder in finished:
             record = or_none(_record, folder / "record.json", trouble)
@@ -89,7 +92,13 @@ def load(runs: Sequence[Path]) -> Loaded:
         raise HoldfastError(trouble[0])
     settled = settled_by_controls([cell.record for cell in cells.values()])
     loaded_cells = tuple(replace(cell, record=record) for cell, record in zip(cells.values(), settled, strict=True))
-    return Loaded(cells=loaded_cells, grids=tuple(dict.fromkeys(grids)), unfinished=unfinished, trouble=trouble)
+    return Loaded(
+        cells=loaded_cells,
+        grids=tuple(dict.fromkeys(grids)),
+        unfinished=unfinished,
+        trouble=trouble,
+        earlier=earlier,
+    )
 
 
 def _add_cell(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
