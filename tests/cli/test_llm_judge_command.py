@@ -102,4 +102,4 @@ def test_labelled_answers_are_judged_and_what_was_not_judged_is_said(holdfast, a
         "read: 4 replies, 0 from before, 0 requests sent again; 416 tokens, no price set (input_price, output_price)"
         in said
     )
-    assert "read: 1 of 4 different answers were not judged: 1 replies were no verdict" in said
+    assert "read: 1 of 4 different answers not judged: no verdict in 1 reply, no reply to 0 requests" in said

@@ -65,7 +65,13 @@ def test_everything_switched_on_is_measured_from_one_pass(tiny_model, monkeypatc
     assert asked == [3 + 3 + 3 + 2 * 2]
     names = [score.name for score in scores]
     assert len(names) == len(set(names))
-    assert {"perplexity/benign/corpus", "perplexity/quiz", "rouge1/quiz", "distinct1/harmful", "worst_of/2/harmful"} <= set(names)
+    assert {
+        "perplexity/benign/corpus",
+        "perplexity/quiz",
+        "rouge1/quiz",
+        "distinct1/harmful",
+        "worst_of/2/harmful",
+    } <= set(names)
     assert {"pairs/refusal_gap", "verdict_flips/harmful", "helpfulness/twice_as_long"} <= set(names)
     parts = [row.part for row in judged]
     assert parts == [""] * 9 + ["restricted of a pair"] * 2 + ["harmless of a pair"] * 2 + ["worst of 2"] * 3

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from holdfast.evaluation.intervals import bounded_mean, clopper_pearson
 from holdfast.judge_training.scores import bins_of, calibration_error, label_scores, mean, rank_correlation
 
 CHANCES = [0.9, 0.8, 0.6, 0.3, 0.2]
@@ -45,6 +46,21 @@ def test_intervals_hold_their_value_and_the_calibration_error_has_none():
             assert (score.low, score.high) == (None, None)
         else:
             assert 0.0 <= score.low <= score.value <= score.high <= 1.0
+
+
+def test_four_right_answers_do_not_prove_a_judge_to_be_without_error():
+    """Of two harmful answers both were found: the share found is at least .025 ** (1 / 2), and F1 = 2 J / (1 + J)."""
+    scores = label_metrics([1.0, 1.0, 0.0, 0.0], [True, True, False, False])
+    found = 0.025**0.5
+    assert (scores["f1"].low, scores["f1"].high) == pytest.approx((2 * found / (1 + found), 1.0))
+    assert (scores["brier"].low, scores["brier"].high) == pytest.approx((0.0, 1 - 0.025**0.25), abs=0.03)
+    pairs = label_metrics([1.0, 1.0, 0.0, 0.0], [True, True, False, False], list("aabb"))
+    assert pairs["f1"].low == pytest.approx(2 * 0.025 / 1.025)
+    assert mean("chance", [0.5] * 3).high - mean("chance", [0.5] * 3).low > 0.3
+
+
+def test_the_bound_of_a_mean_is_clopper_and_pearsons_for_zeros_and_ones():
+    assert bounded_mean([1.0] * 3 + [0.0] * 5) == pytest.approx(clopper_pearson(3 / 8, 8), abs=0.02)
 
 
 @pytest.mark.slow

@@ -206,7 +206,9 @@ def test_a_run_of_another_grid_whose_cells_fit_is_named(write_run):
 
 
 def test_cells_of_a_grid_that_ran_earlier_in_the_folder_are_not_said_to_be_of_the_last(write_run):
-    records = [measured("lisa", attack, (0.0, 0.1), defense_settings={"proximal_weight": 1.0}) for attack in ("sft", "dpo")]
+    records = [
+        measured("lisa", attack, (0.0, 0.1), defense_settings={"proximal_weight": 1.0}) for attack in ("sft", "dpo")
+    ]
     run = write_run(records, "online")
     about = json.loads((run / "grid.json").read_text())
     (run / "grid.json").write_text(json.dumps({**about, "cells": [records[0].key]}))

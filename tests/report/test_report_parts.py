@@ -4,6 +4,7 @@ import pytest
 
 from holdfast.report.accounting import costs, environments, stages
 from holdfast.report.charts import styles_of
+from holdfast.report.judge_costs import judge_costs
 from holdfast.report.page import duration, number
 from holdfast.report.samples import LONGEST, pick
 from holdfast.report.training import thin
@@ -81,6 +82,17 @@ def test_a_stage_that_cells_share_is_listed_once(make_record) -> None:
 def test_every_distinct_environment_value_is_told(make_record) -> None:
     records = [make_record(seed=s, environment={"packages": {"torch": v}, "gpu": None}) for s, v in enumerate("121")]
     assert environments(records) == [("packages.torch", ("1", "2"))]
+
+
+def test_what_judges_asked_is_summed_over_cells_and_is_no_environment(make_record) -> None:
+    usage = {"answers": 9, "requests": 5, "kept": 4, "prompt_tokens": 100, "completion_tokens": 20, "price": 0.5}
+    usage |= {"unparsed": 1, "failures": 2}
+    told = [{"judges": {"read": usage}}, {"judges": {"read": {**usage, "price": None, "answers": "x"}}}, {"judges": 3}]
+    records = [make_record(seed=seed, environment=environment) for seed, environment in enumerate(told)]
+    (cost,) = judge_costs(records)
+    assert (cost.name, cost.cells, cost.answers, cost.requests, cost.kept, cost.unjudged) == ("read", 2, 9, 10, 8, 6)
+    assert (cost.prompt_tokens, cost.completion_tokens, cost.price) == (200, 40, 0.5)
+    assert environments(records) == []
 
 
 def test_every_defense_looks_different_and_the_undefended_model_is_gray() -> None:

@@ -24,7 +24,7 @@ def show_agreement(answers: Answers, examples: int) -> None:
         _print_calibration(calibration(answers))
     if len(answers.scores) < 2:
         return
-    table = _table("judges", "n", "same call", "Cohen's kappa", "rank correlation")
+    table = _table("Agreement of two judges", "judges", "n", "same call", "Cohen's kappa", "rank correlation")
     for pair in agreement.pairs(answers.scores):
         same, names = display.interval(pair.same), f"{display.shown(pair.first)}, {display.shown(pair.second)}"
         table.add_row(names, str(pair.same.n), same, _number(pair.kappa), _number(pair.correlation))
@@ -51,7 +51,9 @@ def show_verdicts(found: Sequence[Verdicts]) -> None:
     if not differ:
         return
     names = list(dict.fromkeys(name for verdict in differ for name in verdict.by_judge))
-    table = _table("defense", "attack", "seed", *(f"by {name}" for name in names))
+    table = _table(
+        "Cells whose verdict depends on the judge", "defense", "attack", "seed", *(f"by {name}" for name in names)
+    )
     for verdict in differ:
         cell = verdict.record.cell
         own = [_called(verdict, name) for name in names]
@@ -70,12 +72,16 @@ def _called(verdict: Verdicts, name: str) -> str:
 
 def _print_calibration(found: Sequence[Calibration]) -> None:
     """Print how far scores can be read as probabilities, and the reliability table of each judge."""
-    table = _table("judge", "n", "accuracy", "F1", "Brier score", "calibration error")
+    table = _table(
+        "Scores as probabilities of harm", "judge", "n", "accuracy", "F1", "Brier score", "calibration error"
+    )
     for one in found:
         shares = [display.interval(score) for score in (one.accuracy, one.f1, one.brier)]
         table.add_row(display.shown(one.judge), str(one.brier.n), *shares, _number(one.calibration_error.value))
     display.console.print(table)
-    bins = _table("judge", "mean score", "share harmful", "n")
+    bins = _table(
+        "Reliability: scores beside the share of harmful answers", "judge", "mean score", "share harmful", "n"
+    )
     for one in found:
         for each in one.bins:
             bins.add_row(display.shown(one.judge), _number(each.confidence), _number(each.share), str(each.n))
@@ -83,7 +89,15 @@ def _print_calibration(found: Sequence[Calibration]) -> None:
 
 
 def _print_errors(found: Sequence[agreement.Errors]) -> None:
-    table = _table("judge", "harmful, called harmless", "n", "harmless, called harm", "n", "not judged")
+    table = _table(
+        "Errors on labelled answers",
+        "judge",
+        "harmful, called harmless",
+        "n",
+        "harmless, called harm",
+        "n",
+        "not judged",
+    )
     for one in found:
         shares = [
             text
@@ -94,8 +108,8 @@ def _print_errors(found: Sequence[agreement.Errors]) -> None:
     display.console.print(table)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def _table(title: str, *columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left", title_style="bold")
     for name in columns:
         table.add_column(name)
     return table
@@ -110,10 +124,11 @@ def show_usage(name: str, usage: Mapping[str, Any]) -> None:
     tokens = usage["prompt_tokens"] + usage["completion_tokens"]
     price = f"${usage['price']:.4f}" if usage["price"] or not tokens else "no price set (input_price, output_price)"
     without = usage["unparsed"] + usage["failures"]
-    shown = f"{name}: {usage['replies']} replies, {usage['kept']} from before, {usage['retries']} requests sent again"
-    display.note(f"{shown}; {tokens:,} tokens, {price}")
+    shown = f"{name}: {plural(usage['replies'], 'reply')}, {usage['kept']} from before"
+    display.note(f"{shown}, {plural(usage['retries'], 'request')} sent again; {plural(tokens, 'token')}, {price}")
     if without:
+        of = usage["kept"] + usage["replies"] + usage["failures"]
         display.note(
-            f"{name}: {without} of {usage['kept'] + usage['replies'] + usage['failures']} different answers were not "
-            f"judged: {usage['unparsed']} replies were no verdict, {usage['failures']} requests got no reply"
+            f"{name}: {without} of {plural(of, 'different answer')} not judged: no verdict in "
+            f"{plural(usage['unparsed'], 'reply')}, no reply to {plural(usage['failures'], 'request')}"
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 """Number of resamples for a bootstrap of plain means; costlier statistics use fewer."""
+_WEIGHTS = 2_000
 NORMAL = 1.96
 """Half-width of a normal interval in standard errors."""
 
@@ -93,6 +94,24 @@ def clopper_pearson(mean: float, n: int, confidence: float = CONFIDENCE) -> tupl
     low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
     high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
     return min(mean, low), max(mean, high)
+
+
+def bounded_mean(values: Sequence[float]) -> tuple[float, float]:
+    """An interval of the mean of `values` (n,) in [0, 1] that is never of no width, however alike they are.
+
+    Gaffke's bound (2005, Mathematical Methods of Statistics 14: 451-467): quantiles of means with weights uniform over
+    all that sum to 1, a share of which is of what was not seen, 0 below and 1 above. Of zeros and ones it is Clopper
+    and Pearson's.
+    """
+    import numpy as np
+
+    weights = np.random.default_rng(0).dirichlet(np.ones(len(values) + 1), size=_WEIGHTS)
+    lows = weights[:, 1:] @ np.asarray(values, dtype=float)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    mean = fmean(values)
+    return min(mean, float(np.percentile(lows, tail))), max(
+        mean, float(np.percentile(lows + weights[:, 0], 100 - tail))
+    )
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float, float]:

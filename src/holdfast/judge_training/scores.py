@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import atanh, sqrt, tanh
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.evaluation.intervals import percentiles
+from holdfast.evaluation.intervals import bounded_mean, clopper_pearson, percentiles
 from holdfast.evaluation.scores import share
 from holdfast.records import Score
 
@@ -33,15 +34,16 @@ def label_scores(probabilities: Sequence[float], labels: Sequence[bool], groups:
     """Accuracy, F1, Brier score and expected calibration error of predicted probabilities of the positive label.
 
     Accuracy has Wilson's 95 % interval, F1 and Brier the percentiles of a bootstrap over `groups` (answers to one
-    prompt are resampled together). The calibration error has none: its bootstrap is biased upwards. F1 is `None` if
-    neither the labels nor the predictions have a positive.
+    prompt are resampled together), never narrower than bounds that hold for few answers, since a bootstrap of answers
+    that are all right is of no width: Clopper and Pearson's for F1, Gaffke's for Brier. The calibration error has none:
+    its bootstrap is biased upwards. F1 is `None` if neither the labels nor the predictions have a positive.
     """
     chances, truth = np.asarray(probabilities, dtype=float), np.asarray(labels, dtype=bool)
     n = len(truth)
     return (
         share("accuracy", [bool(right) for right in (chances > 0.5) == truth]),
-        _resampled("f1", _f1, chances, truth, groups),
-        _resampled("brier", _brier, chances, truth, groups),
+        _widened(_resampled("f1", _f1, chances, truth, groups), *_f1_bounds(chances, truth, groups)),
+        _widened(_resampled("brier", _brier, chances, truth, groups), *_brier_bounds(chances, truth, groups)),
         Score(name="calibration_error", value=calibration_error(bins_of(chances, truth)), n=n),
     )
 
@@ -67,10 +69,13 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def mean(name: str, values: Sequence[float]) -> Score:
-    """The mean of values in [0, 1] with the normal 95 % interval, cut at 0 and 1."""
+    """The mean of values in [0, 1] with the normal 95 % interval, cut at 0 and 1; Gaffke's if all are the same."""
     array = np.asarray(values, dtype=float)
     value = float(array.mean())
-    half = Z * float(array.std(ddof=1)) / sqrt(len(array)) if len(array) > 1 else 1.0
+    if len(set(values)) == 1:
+        low, high = bounded_mean(values)
+        return Score(name=name, value=value, n=len(array), low=low, high=high)
+    half = Z * float(array.std(ddof=1)) / sqrt(len(array))
     return Score(name=name, value=value, n=len(array), low=max(0.0, value - half), high=min(1.0, value + half))
 
 
@@ -93,6 +98,33 @@ def _f1(chances: Floats, truth: NDArray[np.bool_]) -> float:
     predicted = chances > 0.5
     positives = predicted.sum() + truth.sum()
     return float("nan") if positives == 0 else float(2 * (predicted & truth).sum() / positives)
+
+
+def _f1_bounds(chances: Floats, truth: NDArray[np.bool_], groups: Sequence[str]) -> tuple[float, float]:
+    """The interval of F1 = 2 J / (1 + J), where J is the share of true positives in all that are called so or are so.
+
+    Of these there are as many as answers to one prompt count as one.
+    """
+    predicted = chances > 0.5
+    relevant = int((predicted | truth).sum())
+    if not relevant:
+        return 0.0, 1.0
+    independent = max(1, round(relevant * len(set(groups)) / len(groups)))
+    low, high = clopper_pearson(float((predicted & truth).sum()) / relevant, independent)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
+
+
+def _brier_bounds(chances: Floats, truth: NDArray[np.bool_], groups: Sequence[str]) -> tuple[float, float]:
+    by_group: dict[str, list[float]] = {}
+    for error, group in zip(((chances - truth) ** 2).tolist(), groups, strict=True):
+        by_group.setdefault(group, []).append(error)
+    return bounded_mean([fmean(errors) for errors in by_group.values()])
+
+
+def _widened(score: Score, low: float, high: float) -> Score:
+    if score.low is None or score.high is None:
+        return score
+    return replace(score, low=min(score.low, low), high=max(score.high, high))
 
 
 def _brier(chances: Floats, truth: NDArray[np.bool_]) -> float:

@@ -24,7 +24,7 @@ def headline(found: Comparison) -> str:
     """The verdict in one line."""
     misses, flips = len(found.misses), sum(len(shape.reversals) for shape in found.shapes)
     by_rank = all(shape.sides is None for shape in found.shapes)
-    missed = "" if by_rank else f"; {misses} {'miss' if misses == 1 else 'misses'}"
+    missed = "" if by_rank else f"; {plural(misses, 'miss')}"
     reversals = f", {plural(flips, 'clear reversal')} of two rows" if not by_rank else ""
     useless = sum(pair.useless for pair in found.pairs if pair.standing == "same side")
     only = f"; {plural(useless, 'row')} on the same side only since the model here is of no use" if useless else ""

@@ -250,6 +250,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting, constraints
     from holdfast.report.flips import flipped
+    from holdfast.report.judge_costs import judge_costs
     from holdfast.report.metric_tables import metric_tables
     from holdfast.report.read import or_none, read_judges
     from holdfast.report.summarise.costs import UNITS
@@ -280,6 +281,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         **constraints.tables(contents.records, contents.labels, contents.rows),
         "costs": accounting.costs(contents.records, [label.family for label in contents.labels]),
         "stages": accounting.stages(contents.records),
+        "judge_costs": judge_costs(contents.records),
         "environment": accounting.environments(contents.records),
     }
 

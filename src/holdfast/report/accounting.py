@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.records import Record
 from holdfast.report.cells import all_of
+from holdfast.report.judge_costs import JUDGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +65,10 @@ def stages(records: Iterable[Record]) -> list[Stage]:
 
 
 def environments(records: Iterable[Record]) -> list[tuple[str, tuple[str, ...]]]:
-    """Every distinct value of each environment entry, nested names joined by dots."""
+    """Every distinct value of each environment entry, nested names joined by dots; judges' counts are costs."""
     cells_by_environment: dict[str, dict[str, None]] = defaultdict(dict)
     for record in records:
-        for name, value in _flat(record.environment):
+        for name, value in _flat({key: value for key, value in record.environment.items() if key != JUDGES}):
             cells_by_environment[name][value] = None
     return [(name, tuple(values)) for name, values in cells_by_environment.items()]
 

@@ -63,7 +63,7 @@ FAMILIES = (
         "Perplexity of answers",
         "Under the model of reference. Mean: of the texts' own perplexities, which one strange text pulls up; corpus: "
         "of all tokens together. Refusals may be strange to a reference that never refuses.",
-        ((r"perplexity/(harmful|benign)/corpus", r"\1, corpus"), (r"perplexity/(harmful|benign)", r"\1, mean")),
+        ((r"perplexity/(\w+)/corpus", r"\1, corpus"), (r"perplexity/(\w+)", r"\1, mean")),
     ),
     Family(
         "Summaries",

@@ -131,8 +131,10 @@ def cost(steps: float | None) -> str:
 
 
 def plural(amount: int, noun: str) -> str:
-    """`1 cell`, `2 cells`."""
-    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+    """`1 cell`, `2 cells`; also `2 replies` and `2 misses`."""
+    many = f"{noun[:-1]}ies" if noun[-2:-1] not in "aeiou" and noun.endswith("y") else noun
+    many = many if many != noun else f"{noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
+    return f"{amount:,} {noun if amount == 1 else many}"
 
 
 def yes_no(value: bool | None) -> str:
