@@ -17,8 +17,8 @@ class JudgeCost:
     """Sums over the cells that one judge judged, as its counts are (`holdfast.generative.replies.Usage`).
 
     `answers` were to be judged, of which equal ones are asked about once; `kept` replies are from before, and cost
-    nothing; `unjudged` replies were no verdict, or did not come; `uncounted` replies did not state their tokens. `price`
-    is in dollars, 0 where no price was set.
+    nothing; `unjudged` replies were no verdict, or did not come; `uncounted` replies did not state their tokens.
+    `price` is in dollars, 0 where no price was set.
     """
 
     name: str
