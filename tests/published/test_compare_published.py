@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from holdfast.published.comparing import compare
 from holdfast.published.page import write
 from holdfast.published.shapes import of_the_paper
 from holdfast.published.tables import published
+from holdfast.published.words import headline
 from holdfast.records import HoldfastError, Outcome
 
 ROWS = {
@@ -95,6 +97,18 @@ def test_the_docs_have_the_figures_of_that_scale(table):
     assert f"{found.tau:.2f} [{found.low:.2f}, {found.high:.2f}], {found.rows} rows" in text
 
 
+def test_a_table_of_which_most_rows_were_not_run_is_not_said_to_have_the_same_shape(of_beavertails):
+    found = compare("rpa_table_3", [of_beavertails])
+    few = replace(found, pairs=tuple(replace(each, measured=None) for each in found.pairs[:7]) + found.pairs[7:])
+    assert (found.verdict, few.missing, few.verdict) == ("same", 7, "cannot tell")
+    assert "7 of 11 rows without a cell" in headline(few)
+
+
+def test_a_metric_without_two_rows_to_order_cannot_be_told(of_beavertails):
+    shape = compare("rpa_table_3", [of_beavertails]).shapes[0]
+    assert (shape.verdict, replace(shape, judged_by=("harmfulness", "length")).verdict) == ("same", "cannot tell")
+
+
 def test_some_cells_cannot_tell_and_exit_with_3(write_run):
     run = write_run([measured("lisa", "sft", (0.0, 0.1)), measured("none", "sft", (0.0, 0.9))])
     found = compare("rpa_table_3", [run])
@@ -110,7 +124,7 @@ def test_cells_that_agree_by_being_of_no_use_are_counted_in_the_verdict(write_ru
     of_no_use = {"more": {"helpfulness": 0.0}, "outcome": Outcome.USELESS}
     run = write_run([measured("refusal_loss", attack, (0.0, 0.0), **of_no_use) for attack in ("sft", "dpo")])
     lines = called("rpa_table_3", run).output.splitlines()
-    sides = next(line for line in lines if line.startswith("beavertails: "))
+    sides = lines[lines.index("beavertails:") + 1]
     assert "2 of 2 cells on the same side of 0.5" in sides
     assert "below 2, 2 of them since the model here is of no use" in sides
     assert lines[-1].endswith("4 rows on the same side only since the model here is of no use")

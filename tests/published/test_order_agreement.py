@@ -99,3 +99,8 @@ def test_one_different_shape_decides_and_one_doubt_leaves_it_open():
     assert together(["same", "cannot tell"]) == "cannot tell"
     assert together(["same", "cannot tell", "not the same"]) == "not the same"
     assert together([]) == "cannot tell"
+
+
+def test_sides_of_which_most_are_too_close_to_tell_cannot_be_told():
+    few = {"above": 2, "below": 3, "only_reported": 0, "only_measured": 0, "collapsed": 0}
+    assert [Sides(**few, unclear=unclear).verdict for unclear in (5, 6)] == ["same", "cannot tell"]

@@ -1,5 +1,7 @@
 """Which cells belong to a published row, and how the two stand to each other."""
 
+from dataclasses import replace
+
 import pytest
 from invented_runs import again, measured
 
@@ -291,3 +293,10 @@ def test_a_label_with_dots_for_a_number_is_no_traceback(label):
         measured("lisa", "sft", (0.0,)), constraints=(Method(name="lisa", settings=method.settings, label=label),)
     ).cell
     assert setting(cell, "rho") == 100.0
+
+
+def test_a_model_before_its_attack_that_was_hardened_with_several_settings_is_not_chosen_among():
+    before = replace(LISA, attacks=("none",), defense="repnoise", settings={}, assumed={})
+    own = [measured("repnoise", "sft", (0.0, 0.1), defense_settings={"alpha": alpha}) for alpha in (1.0, 1.0, 4.0)]
+    assert chosen_for(own[:2], before) == ([own[0]], "")
+    assert chosen_for(own, before) == ([], "2 settings of the defense belong to it; compare those of one grid")

@@ -64,7 +64,7 @@ class Order:
 class Sides:
     """Cells by the side of the threshold, reported and measured: (above, above), (below, below), and the two others.
 
-    Cells of which either side cannot be told are `unclear`, and not in `n`; `collapsed` are those that are garbled in
+    They cannot be the same if most of them are too close to tell. Cells of which either side cannot be told are `unclear`, and not in `n`; `collapsed` are those that are garbled in
     the run only, which count against the agreement. Of those below on both sides `useless` are so here since the model
     answers nothing: the paper's criterion is harm alone, but nothing held there.
     """
@@ -95,7 +95,8 @@ class Sides:
     @property
     def verdict(self) -> Verdict:
         """Whether the sides are the reported ones, in the sense of the module."""
-        return _verdict(*self.interval, HALF, THREE_QUARTERS)
+        found = _verdict(*self.interval, HALF, THREE_QUARTERS)
+        return "cannot tell" if found == "same" and self.unclear > self.n else found
 
 
 def _verdict(low: float, high: float, half: float, most: float) -> Verdict:

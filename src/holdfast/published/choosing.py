@@ -40,6 +40,9 @@ def _of_row(
 ) -> tuple[list[Record], str]:
     if row.attacks == ("none",):
         own = _one_per_model(own)
+        settings = len({_stages(record) for record in own})
+        if settings > 1:
+            return [], f"{settings} settings of the defense belong to it; compare those of one grid"
         return own, "" if own else NO_CELL
     if _several(own):
         own = [record for record in own if not deviations(record.cell, row)] or own
@@ -54,6 +57,10 @@ def _of_row(
         return [], f"{len(titles)} settings of the runs belong to it; compare those of one grid: {shown}"
     own = _once(own)
     return own, "" if own else NO_CELL
+
+
+def _stages(record: Record) -> str:
+    return digest(_kept([asdict(stage) for stage in record.cell.stages]))
 
 
 def _data(record: Record) -> str:
@@ -105,7 +112,7 @@ def _one_per_model(records: Sequence[Record]) -> list[Record]:
     best: dict[object, Record] = {}
     for record in records:
         cell = record.cell
-        key = (model_of(record), tuple(stage.name for stage in cell.stages), cell.seed if cell.stages else 0)
+        key = (model_of(record), _stages(record), cell.seed if cell.stages else 0)
         if key not in best or prompts(record) > prompts(best[key]):
             best[key] = record
     return list(best.values())

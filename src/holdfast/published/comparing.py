@@ -44,8 +44,19 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the runs have the shape of the table on every data set."""
-        return together([shape.verdict for shape in self.shapes])
+        """Whether the runs have the shape of the table on every data set; not told if most rows were not run."""
+        found = together([shape.verdict for shape in self.shapes])
+        return "cannot tell" if found == "same" and 2 * self.missing > self.printed else found
+
+    @property
+    def printed(self) -> int:
+        """The number of rows with a printed value."""
+        return sum(each.row.state == "printed" for each in self.pairs)
+
+    @property
+    def missing(self) -> int:
+        """The number of those to which no cell belongs."""
+        return sum(each.row.state == "printed" and each.measured is None for each in self.pairs)
 
     @property
     def misses(self) -> list[Pair]:

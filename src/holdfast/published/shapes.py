@@ -48,9 +48,15 @@ class Shape:
 
     @property
     def verdict(self) -> Verdict:
-        """Orders and sides together."""
+        """Orders and sides together; of a metric without two measured rows to put in order nothing can be told."""
         orders = [each.order.verdict for each in self.ranked if each.metric in self.judged_by]
-        return together([*orders, *([self.sides.verdict] if self.sides is not None else [])])
+        unknown: list[Verdict] = ["cannot tell"] if self.unordered else []
+        return together([*orders, *unknown, *([self.sides.verdict] if self.sides is not None else [])])
+
+    @property
+    def unordered(self) -> list[str]:
+        """The metrics that count for the verdict, and have no two rows to put in order."""
+        return [metric for metric in self.judged_by if metric not in {each.metric for each in self.ranked}]
 
 
 def shapes(table: Published, pairs: Sequence[Pair]) -> list[Shape]:

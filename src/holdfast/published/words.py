@@ -27,8 +27,9 @@ def headline(found: Comparison) -> str:
     missed = "" if by_rank else f"; {plural(misses, 'miss')}"
     reversals = f", {plural(flips, 'clear reversal')} of two rows" if not by_rank else ""
     useless = sum(pair.useless for pair in found.pairs if pair.standing == "same side")
+    missing = f"; {found.missing} of {plural(found.printed, 'row')} without a cell" if found.missing else ""
     only = f"; {plural(useless, 'row')} on the same side only since the model here is of no use" if useless else ""
-    return f"{found.table.name}: {VERDICTS[found.verdict]}{missed}{reversals}{only}"
+    return f"{found.table.name}: {VERDICTS[found.verdict]}{missed}{reversals}{missing}{only}"
 
 
 def sentences(found: Comparison) -> list[str]:
@@ -52,8 +53,7 @@ def of_shape(shape: Shape, threshold: float, names: tuple[str, str] = ("reported
     judged = [each for each in shape.ranked if each.metric in shape.judged_by]
     others = [each for each in shape.ranked if each.metric not in shape.judged_by]
     ranks = [f"{of_order(each)}: {each.order.verdict}" for each in judged]
-    if not judged:
-        ranks = ["no two rows to put in order: cannot tell"]
+    ranks += [f"{name(metric)}: no two rows to put in order: cannot tell" for metric in shape.unordered]
     return [*sides, *ranks, *(f"{of_order(each)} (no part of the verdict)" for each in others)]
 
 
