@@ -31,7 +31,7 @@ ORDER = {
     "prefixes draws fixed_cache capturing models low_precision scoring shortcuts heads critic quantized releasing "
     "forward flops static_buffers static_decoding static_use generate activations",
     "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",
-    "generative": "rubrics replies endpoint local .",
+    "generative": "rubrics replies bodies endpoint local .",
     "judges": "",
     "evaluation": ". metric_settings measurement intervals survival best_of distinctness worst_of refusal_forms "
     "breaking constraint scores hacking matched_pairs overlap perplexity suite two_lengths metrics evaluate agreement",

@@ -14,7 +14,7 @@ pytest.importorskip("openai")
 
 from fake_endpoint import KEY, Answer, Fake, serving, variables
 from generative.test_rubrics import INJECTIONS
-from holdfast.generative import endpoint
+from holdfast.generative import bodies, endpoint
 from holdfast.judges import checked
 from holdfast.judges.llm import GenerativeJudge, LLMJudge
 from holdfast.records import Completion, Example, HoldfastError, user
@@ -180,8 +180,8 @@ def test_the_wait_that_an_endpoint_asks_for_is_kept(judge, asked):
 
 
 def test_a_wait_without_end_is_not_kept():
-    assert endpoint._asked_wait("86400") == endpoint.LONGEST_ASKED_WAIT
-    assert [endpoint._asked_wait(text) for text in (None, "soon", "-3", "nan")] == [None] * 4
+    assert bodies.asked_wait("86400") == bodies.LONGEST_ASKED_WAIT
+    assert [bodies.asked_wait(text) for text in (None, "soon", "-3", "nan")] == [None] * 4
 
 
 def test_a_request_that_an_endpoint_never_takes_is_one_missing_verdict(judge):

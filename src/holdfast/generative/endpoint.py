@@ -14,50 +14,53 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from holdfast.files import parse_json
+from holdfast.generative.bodies import TryAgain, asked_wait, body_of, reply_in
 from holdfast.generative.replies import Failure, Reply, Usage
 from holdfast.records import HoldfastError, Message, digest
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 """Seconds before the first retry, which double for each further one."""
-LONGEST_ASKED_WAIT = 120.0
-"""Seconds to wait at most where the endpoint says how long to wait."""
 CHECK_SECONDS, CHECKS = 10.0, 3
-LARGEST_BODY = 2**20
-"""Bytes of a reply with everything around it; a body that goes on longer is damaged."""
 FAILURES_IN_A_ROW = 12
 """So many requests without a reply, one after another, mean that there will be none."""
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 
 
-class _Again(Exception):
-    """An attempt failed in a way that may pass; `wait` is how long the endpoint asks to wait."""
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.wait = reason, wait
-
-
 class _Stopped(Exception):
     """Another request found out that none will succeed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sending:
-    """How requests are sent: seconds for one attempt, further attempts, requests at once, and their parameters."""
+class Sending(Protocol):
+    """How requests are sent: the settings of a judge of which this is a part."""
 
-    timeout: float
-    retries: int
-    concurrency: int
-    max_new_tokens: int
-    temperature: float | None
-    token_limit: TokenLimit
+    @property
+    def timeout(self) -> float:
+        """Seconds for one attempt."""
+
+    @property
+    def retries(self) -> int:
+        """Further attempts at most."""
+
+    @property
+    def concurrency(self) -> int:
+        """Requests at once."""
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The length of a reply."""
+
+    @property
+    def temperature(self) -> float | None:
+        """`None` leaves the choice to the endpoint."""
+
+    @property
+    def token_limit(self) -> TokenLimit:
+        """The name of `max_new_tokens` at the endpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +237,7 @@ class Asking:
             self._count(attempt)
             try:
                 return self._attempt(request)
-            except _Again as again:
+            except TryAgain as again:
                 reason = again.reason
                 if attempt < self.sending.retries:
                     self._stop.wait(self._pause(attempt) if again.wait is None else again.wait)
@@ -268,12 +271,12 @@ class Asking:
         )
         try:
             with sending as response:
-                reply = _reply(_body(response.iter_bytes(), deadline))
+                reply = reply_in(body_of(response.iter_bytes(), deadline))
                 return reply._replace(text=reply.text.replace(self.endpoint.key, "***"))
         except openai.APITimeoutError:
-            raise _Again(f"no reply within {self.sending.timeout:g} seconds") from None
+            raise TryAgain(f"no reply within {self.sending.timeout:g} seconds") from None
         except openai.APIConnectionError as error:
-            raise _Again(f"no connection ({self.endpoint.hidden(error.__cause__ or error)})") from None
+            raise TryAgain(f"no connection ({self.endpoint.hidden(error.__cause__ or error)})") from None
         except openai.APIStatusError as error:
             raise self._told(error) from None
 
@@ -292,7 +295,7 @@ class Asking:
         if getattr(error, "code", None) == "insufficient_quota":
             return HoldfastError(f"{self.endpoint.url}: the account's quota is used up ({said}); replies are kept")
         if status in (408, 409, 425, 429) or status >= 500:
-            return _Again(said, _asked_wait(error.response.headers.get("retry-after")))
+            return TryAgain(said, asked_wait(error.response.headers.get("retry-after")))
         return _Rejected(said)
 
 
@@ -307,55 +310,3 @@ def _described(error: Any) -> str:
 
 class _Rejected(Exception):
     """The endpoint will not answer this request however often it is sent."""
-
-
-def _asked_wait(stated: str | None) -> float | None:
-    """The seconds of a `Retry-After`, which is a number or a date; `None` if there is none that can be kept to."""
-    if stated is None:
-        return None
-    try:
-        seconds = float(stated)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(stated).timestamp() - time.time()
-        except (ValueError, TypeError, OverflowError):
-            return None
-    return min(seconds, LONGEST_ASKED_WAIT) if seconds >= 0 else None
-
-
-def _body(parts: Iterator[bytes], deadline: float) -> bytes:
-    """The whole body. A library's limit of time is one between two parts, so that drops could go on for ever."""
-    body = b""
-    try:
-        for part in parts:
-            body += part
-            if time.monotonic() > deadline:
-                raise _Again("the reply did not end in time")
-            if len(body) > LARGEST_BODY:
-                raise _Again("the reply is far too long")
-    except _Again:
-        raise
-    except Exception as error:  # whatever ends a body early, by the library's own names
-        raise _Again(f"the reply was cut off ({type(error).__name__})") from None
-    return body
-
-
-def _reply(body: bytes) -> Reply:
-    """The reply in a body; a damaged body is worth another attempt."""
-    try:
-        values = parse_json(body.decode())
-        choice = values["choices"][0]
-        text, ended = choice["message"]["content"], choice["finish_reason"]
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise _Again(f"the reply is no completion ({type(error).__name__})") from None
-    if text is None:
-        text = ""
-    if not isinstance(text, str):
-        raise _Again("the reply's content is no text")
-    counted = values.get("usage") if isinstance(values.get("usage"), dict) else {}
-    return Reply(text, ended == "stop", _tokens(counted, "prompt_tokens"), _tokens(counted, "completion_tokens"))
-
-
-def _tokens(usage: Any, name: str) -> int | None:
-    count = usage.get(name)
-    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None

@@ -118,15 +118,7 @@ class GenerativeJudge:
                 max_new_tokens=config.max_new_tokens,
                 batch_size=config.batch_size,
             )
-        sending = endpoint.Sending(
-            timeout=config.timeout,
-            retries=config.retries,
-            concurrency=config.concurrency,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            token_limit=config.token_limit,
-        )
-        return endpoint.Asking(endpoint=endpoint.from_environment(config.variables), sending=sending, usage=self.counts)
+        return endpoint.Asking(endpoint=endpoint.from_environment(config.variables), sending=config, usage=self.counts)
 
     @cached_property
     def kept(self) -> replies.KeptReplies:

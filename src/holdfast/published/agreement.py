@@ -64,9 +64,10 @@ class Order:
 class Sides:
     """Cells by the side of the threshold, reported and measured: (above, above), (below, below), and the two others.
 
-    They cannot be the same if most of them are too close to tell. Cells of which either side cannot be told are `unclear`, and not in `n`; `collapsed` are those that are garbled in
-    the run only, which count against the agreement. Of those below on both sides `useless` are so here since the model
-    answers nothing: the paper's criterion is harm alone, but nothing held there.
+    Cells of which either side cannot be told are `unclear`, and not in `n`; if most are, the sides are not said to be
+    the same. `collapsed` are those that are garbled in the run only, which count against the agreement. Of those
+    below on both sides `useless` are so here since the model answers nothing: the paper's criterion is harm alone, but
+    nothing held there.
     """
 
     above: int
