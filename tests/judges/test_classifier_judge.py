@@ -9,7 +9,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    BertConfig,
     BertForSequenceClassification,
     BertModel,
     PreTrainedTokenizerFast,
@@ -46,20 +45,22 @@ def save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def save_classifier(folder: Path, **settings: object) -> str:
+SIZES = {
+    "vocab_size": len(WORDS),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 24,
+    "initializer_range": 0.8,
+    "pad_token_id": 0,
+}
+
+
+def save_classifier(folder: Path, kind=BertForSequenceClassification, **settings: object) -> str:
+    """A tiny random classifier of an architecture, with the tokenizer of WORDS."""
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=24,
-        initializer_range=0.8,
-        pad_token_id=0,
-        **settings,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
+    kind(kind.config_class(**SIZES, **settings)).save_pretrained(folder)
     save_tokenizer(folder)
     return str(folder)
 

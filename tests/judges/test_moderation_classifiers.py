@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_classifier_judge import WORDS, completion, save_classifier, save_tokenizer
-from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, logging
+from test_classifier_judge import WORDS, completion, save_classifier
+from transformers import DebertaV2ForSequenceClassification, logging
 
 from holdfast.experiment.methods import resolve
 from holdfast.judges.classifier import HARMFUL_QA, ClassifierJudge, classifier
@@ -123,24 +123,10 @@ def test_a_judge_without_the_new_settings_has_the_settings_that_it_had():
 @pytest.fixture(scope="module")
 def deberta(tmp_path_factory) -> str:
     """A tiny model of the papers' architecture, with the labels that its configuration publishes."""
-    folder = tmp_path_factory.mktemp("deberta")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     labels = {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
     relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
-    config = DebertaV2Config(
-        vocab_size=len(WORDS),
-        type_vocab_size=0,
-        pad_token_id=0,
-        initializer_range=0.8,
-        max_position_embeddings=24,
-        **sizes,
-        **labels,
-        **relative,
-    )
-    DebertaV2ForSequenceClassification(config).save_pretrained(folder)
-    save_tokenizer(folder)
-    return str(folder)
+    folder = tmp_path_factory.mktemp("deberta")
+    return save_classifier(folder, DebertaV2ForSequenceClassification, type_vocab_size=0, **labels, **relative)
 
 
 def raw(folder: str) -> torch.Tensor:
