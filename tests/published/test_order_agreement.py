@@ -84,7 +84,7 @@ def test_a_side_needs_the_whole_interval(low, high, expected):
 
 def test_sides_are_the_same_by_the_interval_of_their_share():
     def sides(same, missed):
-        return Sides(above=same, below=0, only_reported=missed, only_measured=0, collapsed=0, unclear=5)
+        return Sides(above=same, below=0, only_reported=missed, only_measured=0, collapsed=0, unclear=4)
 
     assert sides(3, 0).verdict == "cannot tell"
     assert sides(4, 0).verdict == "same"
