@@ -117,11 +117,12 @@ def check_requirements(
     """
     from holdfast.experiment import beforehand, others
 
+    tell = _silent if news is None else news
     said: list[str] = []
 
     def told(what: str) -> None:
         if what not in said[-1:]:
-            (news or _silent)(Checking(title=f"checking {what}"), "looking", {})
+            tell(Checking(title=f"checking {what}"), "looking", {})
         said.append(what)
 
     others.refuse_missing(cells, told)
