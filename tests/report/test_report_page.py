@@ -294,9 +294,14 @@ def test_the_invalid_rate_is_a_share_of_all_completions_shown(report, records) -
 
 @pytest.mark.slow
 def test_one_seed_says_that_there_is_no_interval_over_seeds(make_record, write_run, tmp_path) -> None:
-    page = write_report([write_run([make_record(defense="shield")])], tmp_path / "r.html").read_text()
+    asked = {"<b>read": {"requests": 7, "prompt_tokens": 1200, "completion_tokens": 30, "price": 0.0246, "uncounted": 1}}
+    record = make_record(defense="shield", environment={"judges": asked})
+    page = write_report([write_run([record])], tmp_path / "r.html").read_text()
     assert Page(page).column("outcomes") == ["1 held one seed: no interval over seeds"]
     assert Page(page).column("time") == ["≥ 80 censored: 1 of 1"]
+    assert "&lt;b&gt;read: 1 of its replies did not state their tokens" in page
+    assert "<b>read" not in page
+    assert "$0.025" in page
 
 
 def test_two_seeds_do_not_say_it(make_record, write_run, tmp_path) -> None:
