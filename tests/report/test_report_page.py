@@ -294,7 +294,9 @@ def test_the_invalid_rate_is_a_share_of_all_completions_shown(report, records) -
 
 @pytest.mark.slow
 def test_one_seed_says_that_there_is_no_interval_over_seeds(make_record, write_run, tmp_path) -> None:
-    asked = {"<b>read": {"requests": 7, "prompt_tokens": 1200, "completion_tokens": 30, "price": 0.0246, "uncounted": 1}}
+    asked = {
+        "<b>read": {"requests": 7, "prompt_tokens": 1200, "completion_tokens": 30, "price": 0.0246, "uncounted": 1}
+    }
     record = make_record(defense="shield", environment={"judges": asked})
     page = write_report([write_run([record])], tmp_path / "r.html").read_text()
     assert Page(page).column("outcomes") == ["1 held one seed: no interval over seeds"]

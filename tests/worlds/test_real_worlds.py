@@ -54,7 +54,7 @@ def test_a_preset_of_an_rl_paper_is_planned_on_tokenbuncher_s_models_and_rows(na
     assert not {judge.name for cell in each for judge in cell.judges.values()} & SANDBOX_ONLY
     letters = [judge.settings["choices"] for judge in grid.judges.values() if judge.name == "multiple_choice"]
     assert all(choices == ["A", "B", "C", "D"] for choices in letters)
-    assert each[0].data["fingerprints"]["tasks.exam"] == "cais/wmdp@main"
+    assert each[0].data["fingerprints"]["tasks.exam"].startswith("cais/wmdp@8b85378e")
     for method in method_of(grid, "attacks", "grpo"):
         policy, optim = method.settings["policy"], method.settings["optim"]
         assert (optim["learning_rate"], policy["group_size"]) == (1e-6, 4), method
