@@ -32,5 +32,5 @@ def test_a_judge_s_unknown_id_is_refused_before_rows_are_read(judged, monkeypatc
 def test_what_is_checked_is_said_in_order_and_each_thing_once(judged, monkeypatch, news):
     monkeypatch.setattr("holdfast.experiment.beforehand._first_copy", lambda *_: None)
     experiment.check_requirements(cells(judged(mine={"keyword": {}})), 0, news=news)
-    said = [title.removeprefix("checking ") for _, title, _ in news]
-    assert said == ["rows", "model aligned, and the lengths of all prompts", "judge mine", "judge oracle"]
+    said, judges = [title.removeprefix("checking ") for _, title, _ in news], ["judge mine", "judge oracle"]
+    assert said == ["rows", "model sandbox-llama-tiny, and the lengths of all prompts", *judges]

@@ -84,8 +84,8 @@ def _ids(cells: Sequence[Cell], judges: Sequence[tuple[str, Method]]) -> Iterato
         if reference is not None and reference.path not in NAMED:
             yield "evaluation.metrics.perplexity", reference.path, reference.revision
     for name, method in judges:
-        settings = _settings(method)
-        path, revision = getattr(settings, "path", None), getattr(settings, "revision", None)
+        own = _settings(method)
+        path, revision = getattr(own, "path", None), getattr(own, "revision", None)
         if isinstance(path, str) and isinstance(revision, str | None):
             yield f"judges.{name}", path, revision
 
