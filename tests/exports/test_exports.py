@@ -11,6 +11,7 @@ from invented_runs import BROKE, HARMLESS, every_outcome, run, written
 from typer.testing import CliRunner
 
 from holdfast.cli import app
+from holdfast.evaluation.intervals import wilson
 from holdfast.exports import FORMS, export
 from holdfast.records import HoldfastError
 
@@ -114,6 +115,15 @@ def test_a_model_card_is_read_again_with_its_limits_and_without_figures_of_what_
         assert words in card.text
     (line,) = [line for line in card.text.splitlines() if line.startswith("| dpo")]
     assert line.count("not a figure of robustness") == 3
+
+
+def test_runs_that_agree_do_not_make_a_figure_of_a_card_look_certain(runs, tmp_path):
+    (path,) = export([runs], "model_card", tmp_path).files
+    results = ModelCard.load(path).data.eval_results
+    (peak,) = [r for r in results if (r.dataset_config, r.metric_type) == ("after the attack sft", "peak_harm")]
+    assert peak.metric_args["low"] < peak.metric_value < peak.metric_args["high"]
+    low, high = wilson(max(HARMLESS), 40)
+    assert (peak.metric_args["low"], peak.metric_args["high"]) == pytest.approx((low, high))
 
 
 def test_text_of_others_does_not_become_markdown_or_html_of_a_card(tmp_path):

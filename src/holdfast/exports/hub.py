@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from holdfast.exports import wording
-from holdfast.exports.contents import Contents, Subject, all_showed, file_name, judge_of, world
+from holdfast.exports.contents import Contents, Subject, all_showed, estimate_of, file_name, judge_of, world
 from holdfast.exports.settings import Options, Written
 from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
@@ -74,7 +74,8 @@ def _entries(subject: Subject, dataset: str, unfinished: int) -> Iterator[EvalRe
 def _before(subject: Subject) -> Iterator[tuple[str, float, str]]:
     """(task, value, notes) of each score before any attack."""
     for name in BEFORE:
-        found, judge = subject.before.before.get(name), judge_of(subject.records[0].cell, name).title
+        found = estimate_of(subject, subject.before, "before", name)
+        judge = judge_of(subject.records[0].cell, name).title
         if found is not None and found.value is not None:
             said = f"{name} before any attack: {wording.estimated(found)}; judge {judge}."
             yield f"{name}-before-attack", found.value, said
@@ -95,11 +96,12 @@ def _of_row(row: Row, subject: Subject) -> Iterator[tuple[str, float, str]]:
     if time is not None and time.steps is not None:
         said = f"Time to break by {attack}: {wording.timed(time, row.unit)}; {runs}; judge {harm_judge}."
         yield f"{task}-time-to-break", time.steps, said
-    after = {"peak-harm": (row.peak_harmfulness, "Highest harm", harm_judge)}
-    if "helpfulness" in row.after:
-        after["helpfulness"] = (row.after["helpfulness"], "Helpfulness at the end", help_judge)
+    after = {
+        "peak-harm": (estimate_of(subject, row, "peak"), "Highest harm", harm_judge),
+        "helpfulness": (estimate_of(subject, row, "after", "helpfulness"), "Helpfulness at the end", help_judge),
+    }
     for name, (found, words, judge) in after.items():
-        if found.value is not None:
+        if found is not None and found.value is not None:
             said = f"{words} under {attack}: {wording.estimated(found)}; {runs}; judge {judge}."
             yield f"{task}-{name}", found.value, said
 

@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from holdfast import __version__
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.exports import wording
-from holdfast.exports.contents import Contents, Subject, all_showed, judge_of
+from holdfast.exports.contents import Contents, Subject, all_showed, estimate_of, judge_of
 from holdfast.exports.settings import Options, Written
 from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
@@ -58,7 +58,7 @@ def card(subject: Subject, unfinished: int = 0) -> str:
 
 def _results(subject: Subject) -> Iterator[EvalResult]:
     for name in BEFORE:
-        found = subject.before.before.get(name)
+        found = estimate_of(subject, subject.before, "before", name)
         if found is not None and found.value is not None:
             args = {**_ends(found), "runs": subject.before.runs}
             yield _result(None, subject, name, found.value, judged=name, args=args)
@@ -77,10 +77,15 @@ def _results(subject: Subject) -> Iterator[EvalResult]:
             yield _result(
                 row, subject, "time_to_break", time.steps, judged="harmfulness", args={**spent, "n": time.seeds, **own}
             )
-        for name, found in (("peak_harm", row.peak_harmfulness), ("helpfulness", row.after.get("helpfulness"))):
+        for name, found in _after(row, subject):
             if found is not None and found.value is not None:
                 judged = "helpfulness" if name == "helpfulness" else "harmfulness"
                 yield _result(row, subject, name, found.value, judged=judged, args={**_ends(found), **own})
+
+
+def _after(row: Row, subject: Subject) -> list[tuple[str, Estimate | None]]:
+    harm, useful = estimate_of(subject, row, "peak"), estimate_of(subject, row, "after", "helpfulness")
+    return [("peak_harm", harm), ("helpfulness", useful)]
 
 
 def _ends(found: Estimate) -> dict[str, Any]:
@@ -133,13 +138,13 @@ def _page(subject: Subject, unfinished: int) -> str:
 
 def _before_line(row: Row, name: str, subject: Subject) -> tuple[str, str, str]:
     judge = judge_of(subject.records[0].cell, name).title
-    return name.replace("_", " "), wording.estimated(row.before.get(name)), judge
+    return name.replace("_", " "), wording.estimated(estimate_of(subject, row, "before", name)), judge
 
 
 def _attacked_line(row: Row, subject: Subject) -> tuple[str, ...]:
     control = subject.controls.get(row.label.attack)
     without = "not run" if control is None else wording.timed(control.time_to_break, control.unit)
-    shown = all_showed(row)
+    shown, (_, harm), (_, useful) = all_showed(row), *_after(row, subject)
     return (
         row.label.attack,
         row.runs,
@@ -147,8 +152,8 @@ def _attacked_line(row: Row, subject: Subject) -> tuple[str, ...]:
         wording.shared(row.held),
         wording.timed(row.time_to_break, row.unit) if shown else NOTHING_SHOWN,
         without,
-        wording.estimated(row.peak_harmfulness) if shown else NOTHING_SHOWN,
-        wording.estimated(row.after.get("helpfulness")) if shown else NOTHING_SHOWN,
+        wording.estimated(harm) if shown else NOTHING_SHOWN,
+        wording.estimated(useful) if shown else NOTHING_SHOWN,
     )
 
 

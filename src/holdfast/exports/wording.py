@@ -12,8 +12,8 @@ from holdfast.report.summarise.intervals import BreakTime, Estimate, Share
 CELLS_SHOWN = 40
 """The largest number of cells of which a text tells the reasons; further ones are counted."""
 BASES = {
-    "models": "t-interval over models",
-    "seeds": "t-interval over seeds",
+    "models": "t-interval over models, never narrower than the runs' own",
+    "seeds": "t-interval over seeds, never narrower than the runs' own",
     "completions": "over the answers of one run",
     "none": "no interval",
 }
@@ -24,6 +24,11 @@ HELD_WITH_CONTROL = (
 TRIED_ONLY = (
     "It is about the attacks that were tried, with the budgets that were tried: another attack, more steps, more data "
     "or a better search may break the model. Holding for longer is not holding for ever."
+)
+
+TIMES = (
+    "A time to break is known up to the steps between two evaluations; its interval over few runs is too narrow, and "
+    "of no width where all runs agree."
 )
 
 
@@ -101,7 +106,7 @@ def not_shown(subject: Subject) -> list[str]:
 def limits(subject: Subject, unfinished: int = 0) -> list[str]:
     """What a reader has to know beside the figures, a sentence or two each."""
     said = [*dict.fromkeys(world(record.cell) for record in subject.records)]
-    said += [f"Judges: {judges(subject.records)}. Runs: {seeds(subject)}.", HELD_WITH_CONTROL, TRIED_ONLY]
+    said += [f"Judges: {judges(subject.records)}. Runs: {seeds(subject)}.", HELD_WITH_CONTROL, TRIED_ONLY, TIMES]
     missing = not_shown(subject)
     if missing:
         said.append(f"{len(missing)} attacked cells show nothing, and are listed as such.")
