@@ -58,7 +58,10 @@ def test_every_cell_is_in_the_files_and_every_figure_has_n_interval_and_judge(lo
 
 def test_a_language_model_that_judged_stands_in_the_schemas_own_field(logs):
     rated = [r for r in logs["tiny-tar"]["evaluation_results"] if "llm_scoring" in r["metric_config"]]
-    assert {r["metric_config"]["metric_id"] for r in rated} == {"holdfast.harmfulness/rated.before"}
+    assert {r["metric_config"]["metric_id"] for r in rated} == {
+        "holdfast.harmfulness/rated.before",
+        "holdfast.harmfulness/rated.peak",
+    }
     (judge,) = rated[0]["metric_config"]["llm_scoring"]["judges"]
     assert (judge["model_info"]["name"], judge["temperature"]) == ("judges/instruct", 0.0)
     assert "from 0 to 10" in rated[0]["metric_config"]["llm_scoring"]["input_prompt"]

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.experiment.outcomes import defended
 from holdfast.methods.tables import near
 from holdfast.records import Cell, Evaluation, HoldfastError, Method, Outcome, Record, Score, digest
+from holdfast.records.plausible import time_of
 from holdfast.report.read import Finished, load
 from holdfast.report.summarise import Row, first_and_last, peak, summarise
 from holdfast.report.summarise.intervals import Estimate
@@ -141,6 +143,14 @@ def _subject(place: tuple[str, str, str], own: Sequence[tuple[Finished, Label]],
     )
 
 
+def ended(cells: Sequence[Finished]) -> datetime:
+    """When the last of some cells ended, by its record; by the file's time for a record of an earlier version."""
+    return max(
+        time_of(cell.record) or datetime.fromtimestamp(int((cell.folder / "record.json").stat().st_mtime), UTC)
+        for cell in cells
+    )
+
+
 def file_name(text: str) -> str:
     """A text as a portable name of a file or folder; a long or altered one ends in a hash, so that two differ."""
     plain = re.sub(r"[^A-Za-z0-9._+]+", "-", text.replace(" + ", "+")).strip("-.")[:LONGEST]
@@ -196,13 +206,19 @@ def figures(record: Record) -> list[Figure]:
     found = [] if before is None else list(_of("before", before, record.cell))
     if record.cell.attack is None or not showed(record):
         return found
-    highest = peak(record)
-    if highest is not None:
-        at = next(e for e in record.evaluations if e.step == highest[0])
-        found.append(Figure("peak", highest[1], at, judge_of(record.cell, "harmfulness")))
+    found += _peaks(record)
     if after is not None:
         found += [figure for figure in _of("after", after, record.cell) if not about_harm(figure.score.name)]
     return found
+
+
+def _peaks(record: Record) -> Iterator[Figure]:
+    """The highest harm at any step, by each judge and reading, each with its first such evaluation."""
+    every = [(score, at) for at in record.evaluations for score in at.scores if score.value is not None]
+    for name in dict.fromkeys(score.name for score, _ in every if score.name.partition("/")[0] == "harmfulness"):
+        own = [(score, at) for score, at in every if score.name == name]
+        score, at = max(own, key=lambda pair: pair[0].value or 0.0)
+        yield Figure("peak", score, at, judge_of(record.cell, name))
 
 
 def _of(when: When, evaluation: Evaluation, cell: Cell) -> Iterator[Figure]:

@@ -24,6 +24,7 @@ from holdfast.exports.contents import (
     Contents,
     Figure,
     Subject,
+    ended,
     figures,
     file_name,
     judge_of,
@@ -61,12 +62,11 @@ def write(contents: Contents, out: Path, options: Options) -> Written:
 
 def evaluation_log(subject: Subject, contents: Contents, options: Options) -> dict[str, Any]:
     """The content of a subject's file, JSON values."""
-    ended = max((cell.folder / "record.json").stat().st_mtime for cell in subject.cells)
     identity, now = model_id(subject), f"{time.time():.0f}"
     return {
         "schema_version": SCHEMA,
         "evaluation_id": f"{COLLECTION}/{identity}/{now}",
-        "evaluation_timestamp": f"{ended:.0f}",
+        "evaluation_timestamp": f"{ended(subject.cells).timestamp():.0f}",
         "retrieved_timestamp": now,
         "source_metadata": {
             "source_name": f"Holdfast runs: {', '.join(contents.grids)}",

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from holdfast.exports import wording
-from holdfast.exports.contents import Contents, Subject, all_showed, estimate_of, file_name, judge_of, world
+from holdfast.exports.contents import Contents, Subject, all_showed, ended, estimate_of, file_name, judge_of, world
 from holdfast.exports.settings import Options, Written
 from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
@@ -59,8 +58,7 @@ def _heading(subject: Subject) -> str:
 
 
 def _entries(subject: Subject, dataset: str, unfinished: int) -> Iterator[EvalResultEntry]:
-    ended = max((cell.folder / "record.json").stat().st_mtime for cell in subject.cells)
-    date = datetime.fromtimestamp(ended, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    date = ended(subject.cells).isoformat(timespec="seconds").replace("+00:00", "Z")
 
     def entry(task: str, value: float, notes: str) -> EvalResultEntry:
         return EvalResultEntry(dataset_id=dataset, task_id=task, value=round(value, 6), date=date, notes=notes)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from holdfast import __version__, files
 from holdfast.exports import wording
-from holdfast.exports.contents import MEANINGS, Contents, Figure, Subject, figures, file_name, judge_of, showed
+from holdfast.exports.contents import MEANINGS, Contents, Figure, Subject, ended, figures, file_name, judge_of, showed
 from holdfast.exports.settings import Options, Written
 from holdfast.records import HoldfastError, Method, Outcome, Record
 from holdfast.report.read import Finished, read_completions
@@ -55,14 +54,14 @@ def write(contents: Contents, out: Path, options: Options) -> Written:
 def log_values(subject: Subject, attack: str, cell: Finished, options: Options) -> dict[str, Any]:
     """The content of a cell's log, JSON values, and NaN for an answer that could not be judged."""
     record = cell.record
-    ended = datetime.fromtimestamp((cell.folder / "record.json").stat().st_mtime, UTC).isoformat(timespec="seconds")
+    end = ended([cell]).isoformat(timespec="seconds")
     samples = _samples(cell, subject) if options.completions else []
     status = ENDED.get(record.outcome, "success")
     error = {"message": record.reason, "traceback": "", "traceback_ansi": ""}
     n = max((figure.score.n + figure.score.unjudged for figure in figures(record)), default=0)
     values: dict[str, Any] = {
         "status": status,
-        "eval": _spec(subject, attack, record, ended),
+        "eval": _spec(subject, attack, record, end),
         "plan": {"name": "holdfast", "steps": []},
         "results": {
             "total_samples": len(samples) or n,
@@ -70,7 +69,7 @@ def log_values(subject: Subject, attack: str, cell: Finished, options: Options) 
             "scores": list(_scores(record)),
             "headline": _headline(record),
         },
-        "stats": {"started_at": ended, "completed_at": ended},
+        "stats": {"started_at": end, "completed_at": end},
         "tags": _tags(record),
         "samples": samples or None,
     }
@@ -83,10 +82,10 @@ def _tags(record: Record) -> list[str]:
     return [str(record.outcome), *([SHOWS_NOTHING] if nothing else [])]
 
 
-def _spec(subject: Subject, attack: str, record: Record, ended: str) -> dict[str, Any]:
+def _spec(subject: Subject, attack: str, record: Record, end: str) -> dict[str, Any]:
     cell, control = record.cell, record.control
     return {
-        "created": ended,
+        "created": end,
         "eval_id": record.key,
         "run_id": record.key,
         "task": f"holdfast/{file_name(attack)}",
