@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from holdfast import watching
-from holdfast.records import HoldfastError, Outcome
+from holdfast.records import HoldfastError
 from holdfast.report import is_of, write_report
 from holdfast.watching import building
 from holdfast.watching.building import Built
@@ -251,16 +251,24 @@ def test_a_link_in_the_place_of_the_file_is_refused(invented, tmp_path):
         watching.in_file([invented.folder], tmp_path / "link.html", print, every=0.05)
 
 
-def test_a_run_that_vanishes_keeps_its_last_page(invented, quick_report):
-    reader = Reader(runs=[invented.begin().finish(0, outcome=Outcome.BROKE).folder])
+def test_a_report_that_cannot_be_made_leaves_the_last_one_and_says_why(invented, quick_report, monkeypatch):
+    reader = Reader(runs=[invented.begin().finish(0).folder])
     report = building.Report(runs=[invented.folder], out=invented.folder.parent / "p.html", title="t", every=0.0)
     report.update(reader.read())
 
-    def vanished(runs, out, *, title):
-        raise HoldfastError("there is no such folder")
+    for error, told in (
+        (HoldfastError("no such folder"), "no such folder"),
+        (KeyError("a bug"), "cannot be made: KeyError"),
+    ):
+        monkeypatch.setattr("holdfast.report.write_report", raising(error))
+        report._not_before = 0.0
+        report.update(invented.finish(1, reason=told) and reader.read())
+        assert report.built.version == "1"
+        assert told in report.trouble
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.report.write_report", vanished)
-        report.update(invented.finish(1) and reader.read())
-    assert report.built is not None
-    assert report.trouble == "there is no such folder"
+
+def raising(error):
+    def write(runs, out, *, title):
+        raise error
+
+    return write

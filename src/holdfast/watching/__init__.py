@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,12 @@ def on_page(runs: Sequence[Path], say: Say, *, every: float, port: int = 0, stay
         with serving(site, port) as address:
             say(f"the page is at {address} (this machine only)")
 
-            def look(progress: Progress) -> None:
+            def look(progress: Progress) -> Progress:
                 report.title = title_of(progress)
                 report.update_beside(progress)
+                progress = _with_trouble(progress, report)
                 _publish(site, report, progress)
+                return progress
 
             try:
                 last = _follow(reader, lines, look, every=every, stay=stay)
@@ -103,14 +106,16 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
     beside = out.with_name(f".{out.stem}-live{out.suffix}")
     live, whole = (Report(runs=runs, out=place, title="", every=every) for place in (beside, out))
 
-    def look(progress: Progress) -> None:
+    def look(progress: Progress) -> Progress:
         report = whole if progress.over else live
         report.title = title_of(progress)
         if progress.over and is_of(runs, out, title=report.title):
-            return
+            return progress
         report.update_beside(progress)
+        progress = _with_trouble(progress, report)
         if not progress.over:
             write_text(out, page_of(report.built, progress, title=report.title, live=False))
+        return progress
 
     say(f"the page is {out}")
     try:
@@ -141,7 +146,7 @@ def on_screen(runs: Sequence[Path], console: Console, *, every: float, stay: boo
 
 def in_lines(runs: Sequence[Path], say: Say, *, every: float, stay: bool = False) -> Progress:
     """Say in plain lines what happens until the run is over."""
-    return _follow(Reader(runs=runs), Lines(say=say), lambda _: None, every=every, stay=stay)
+    return _follow(Reader(runs=runs), Lines(say=say), lambda progress: progress, every=every, stay=stay)
 
 
 def exit_code(progress: Progress) -> int:
@@ -165,15 +170,21 @@ def title_of(progress: Progress) -> str:
     return f"Holdfast: {', '.join(dict.fromkeys(progress.grids))}"
 
 
-def _follow(reader: Reader, lines: Lines, look: Callable[[Progress], None], *, every: float, stay: bool) -> Progress:
-    """Read the files, tell it in lines and to `look`, again and again until the run is over."""
+def _follow(
+    reader: Reader, lines: Lines, look: Callable[[Progress], Progress], *, every: float, stay: bool
+) -> Progress:
+    """Read the files, and tell it to `look` and in lines, again and again until the run is over."""
     while True:
-        progress = reader.read()
+        progress = look(reader.read())
         lines(progress)
-        look(progress)
         if progress.over and not stay:
             return progress
         time.sleep(every)
+
+
+def _with_trouble(progress: Progress, report: Report) -> Progress:
+    """The same with why there is no newer report, if so."""
+    return replace(progress, trouble=(*progress.trouble, report.trouble)) if report.trouble else progress
 
 
 def _publish(site: Site, report: Report, progress: Progress) -> None:

@@ -91,12 +91,19 @@ class Report:
             write_report(runs, self.out, title=self.title)
             require_file(self.out)
             page = self.out.read_text("utf-8")
-        except (HoldfastError, OSError) as error:  # a folder may vanish while it is read; the last page is kept
-            self.trouble = str(error)
+        except Exception as error:
+            # A folder may vanish while it is read, and this program may be replaced while it watches: the last page is
+            # kept, and progress goes on.
+            self.trouble = _why(error)
             return
         number = 1 if self.built is None else int(self.built.version) + 1
         shown = len(progress.having("ended", "failed"))
         self.built, self.trouble = Built(page, str(number), shown, progress.now), ""
+
+
+def _why(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, HoldfastError) else f"the report cannot be made: {type(error).__name__}: {text}"
 
 
 def _records_of(progress: Progress) -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ def body_of(progress: Progress) -> str:
     done = len(progress.having("ended", "failed"))
     return _template("progress.html.j2").render(
         progress=progress,
-        headline=headline(progress),
+        headline=headline(progress).replace("`", ""),
         tally=tally(progress),
         done=done,
         total=len(progress.cells),
@@ -83,6 +83,7 @@ def _curve(piece: Piece) -> str:
     return sparkline(piece.harms, 40)
 
 
+@cache
 def _asset(name: str) -> Markup:
     return Markup(files("holdfast.watching").joinpath("templates", name).read_text("utf-8"))
 

@@ -48,6 +48,8 @@ WORDS = (("failed", "failed"), ("running", "running"), ("open", "to go"))
 def time_left(progress: Progress) -> str:
     """About how long the rest will take, by what finished work of the same kind and steps so far took."""
     seconds = progress.seconds_left
+    if progress.cells and not progress.making and not progress.having("running", "open"):
+        return "no cell is left to run"
     if seconds is None:
         return "time left unknown until the first piece of work is done"
     bound = "at least " if progress.at_least else "about "
