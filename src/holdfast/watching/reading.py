@@ -46,9 +46,9 @@ class Progress:
     """How far some runs are.
 
     `cells` come in the order of their grids, `making` are the models and judges that are being made. `began` is when
-    the oldest process began, `last` when anything was written last, `ended` why the last process ended if it said so,
-    all times in seconds since the epoch; `seconds_left` is `None` where nothing can be said, and a lower bound if
-    `at_least`. `stamp` changes with every record. `trouble` lists what cannot be read.
+    the oldest process began, `last` when anything was written last if no process works, `ended` why the last process
+    ended if it said so, all times in seconds since the epoch; `seconds_left` is `None` where nothing can be said, and a
+    lower bound if `at_least`. `stamp` changes with every record. `trouble` lists what cannot be read.
     """
 
     runs: tuple[Path, ...]
@@ -88,6 +88,15 @@ class _Run(NamedTuple):
     trouble: tuple[str, ...]
 
 
+class _Known(NamedTuple):
+    """What the records say, the state of whose files is `stamp`."""
+
+    stamp: tuple[tuple[str, Any], ...]
+    records: Mapping[str, Record]
+    names: Mapping[str, str]
+    trouble: tuple[str, ...]
+
+
 @dataclass(kw_only=True)
 class Reader:
     """Reads runs again and again; a file that has not changed is not read again. It never raises for what it reads.
@@ -98,12 +107,13 @@ class Reader:
     runs: Sequence[Path]
     _records: dict[Path, tuple[Any, Record | str]] = field(default_factory=dict)
     _harms: dict[Path, tuple[Any, float | None]] = field(default_factory=dict)
+    _known: _Known | None = None
 
     def read(self) -> Progress:
         """How far the runs are now."""
         now = time.time()
         found = [_read_run(Path(run), now) for run in self.runs]
-        records, trouble, stamp = self._settled(found)
+        stamp, records, names, trouble = self._settled(found)
         runs = [run._replace(phase=_phase(run, records)) for run in found]
         alive = [one for run in runs for one in run.alive]
         lefts = [max(left - (now - _time(one, "updated")), 0.0) for one in alive if (left := _left(one)) is not None]
@@ -111,10 +121,10 @@ class Reader:
             runs=tuple(run.folder for run in runs),
             grids=tuple(run.grid for run in runs),
             phase=_of_all([run.phase for run in runs]),
-            cells=tuple({cell.key: cell for run in runs for cell in self._cells(run, records)}.values()),
+            cells=tuple({cell.key: cell for run in runs for cell in self._cells(run, records, names)}.values()),
             making=tuple(piece for one in alive for piece in _running(one) if piece.key not in _names(one)),
             began=min((_time(one, "began") for one in alive), default=None),
-            last=max((last for run in runs if (last := _last(run)) is not None), default=None),
+            last=None if alive else max((last for run in runs if (last := _last(run)) is not None), default=None),
             ended=next((str(one["ended"]) for run in runs for one in run.statuses if one.get("ended")), ""),
             seconds_left=max(lefts, default=None),
             at_least=any(bool(one.get("at_least")) for one in alive),
@@ -124,11 +134,12 @@ class Reader:
             now=now,
         )
 
-    def _settled(self, runs: Sequence[_Run]) -> tuple[dict[str, Record], list[str], tuple[Any, ...]]:
-        """The records by key with outcomes given their controls, what cannot be read, and what changes with them."""
+    def _settled(self, runs: Sequence[_Run]) -> _Known:
+        """What the records say, with outcomes given their controls; as before if no file has changed."""
         from holdfast.experiment.outcomes import settled_by_controls
+        from holdfast.report.summarise.labels import names_of
 
-        read, trouble, stamps = dict[str, Record](), [], []
+        read, trouble, stamps = dict[str, Record](), list[str](), list[tuple[str, Any]]()
         for run in runs:
             for key in run.keys:
                 path = run.folder / "cells" / key / "record.json"
@@ -138,8 +149,11 @@ class Reader:
                 elif value:
                     trouble.append(value)
                 stamps.append((str(path), stamp))
-        settled = settled_by_controls(list(read.values()))
-        return {record.key: record for record in settled}, trouble, tuple(stamps)
+        if self._known is None or self._known.stamp != tuple(stamps):
+            records = {record.key: record for record in settled_by_controls(list(read.values()))}
+            names = names_of([record.cell for record in records.values()])
+            self._known = _Known(tuple(stamps), records, names, tuple(trouble))
+        return self._known
 
     def _record(self, path: Path) -> tuple[Any, Record | str]:
         """A record or why it cannot be read, empty if there is none; with the state of its file."""
@@ -159,11 +173,8 @@ class Reader:
             self._records[path] = known
         return known
 
-    def _cells(self, run: _Run, records: Mapping[str, Record]) -> Iterator[Piece]:
-        from holdfast.report.summarise.labels import names_of
-
-        names = {key: name for one in run.statuses for key, name in _names(one).items()}
-        names = names_of([record.cell for record in records.values()]) | names
+    def _cells(self, run: _Run, records: Mapping[str, Record], known: Mapping[str, str]) -> Iterator[Piece]:
+        names = {**known, **{key: name for one in run.statuses for key, name in _names(one).items()}}
         running = {piece.key: piece for one in run.alive for piece in _running(one)}
         to_do = {key for one in run.alive for key in _listed(one, "to_do")}
         for key in run.keys:
