@@ -31,7 +31,7 @@ def world(tmp_path_factory, _refuser):
     defended = shifted(undefended, 0.2, 1)
     models = {"undefended": undefended, "defended": defended}
     models |= {"attacked": shifted(defended, 0.1, 2), "control": shifted(undefended, 0.1, 3)}
-    models |= {"hardly": shifted(defended, 0.001, 4)}
+    models |= {"hardly": shifted(defended, 0.001, 4), "again": shifted(undefended, 0.1, 3)}
     folders = {name: tmp_path_factory.mktemp("weights") / name for name in models}
     for name, model in models.items():
         save(model, folders[name])
@@ -94,7 +94,9 @@ def test_an_adapter_is_merged_into_the_model_that_it_was_trained_on(world, measu
     [
         ({"control": None}, "undefended", "control: not given"),
         ({"path": "defended"}, "defended", "nothing attacked them"),
-        ({"path": "control", "control": None}, "defended", "nearer to the undefended model"),
+        ({"path": "undefended", "control": None}, "defended", "nearer to the undefended model"),
+        ({"path": "undefended"}, "defended", "nearer to the undefended model"),
+        ({"path": "again"}, "defended", "has the weights of the control"),
         ({"path": "hardly"}, "defended", "no attack of the same strength"),
         ({"control": "undefended"}, "undefended", "nothing attacked them"),
     ],
