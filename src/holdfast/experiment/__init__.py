@@ -60,7 +60,8 @@ def run(
     write_json(folder / "grid.json", about)
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
-    status = Status(run=folder, grid=grid.name, pieces=pieces, names=names or {}, news=news or _silent)
+    told = _silent if news is None else news  # a listener may be an empty list
+    status = Status(run=folder, grid=grid.name, pieces=pieces, names=names or {}, news=told)
     with status:
         unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
         if unfinished and not checked:
