@@ -57,6 +57,7 @@ ORDER = {
     "search": "",
     "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "
     "origin answer .",
+    "packing": ". archive reducing collecting figures recomputing comparing rejudging making checking",
     "control": "",
     "api": "",
     "integrations": "instance traps answers live rollouts drop_in refusals .",

@@ -33,6 +33,8 @@ from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, Model, load
 from holdfast.network.precision import Dtype
 from holdfast.network.releasing import as_released, save
+from holdfast.packing.checking import Verification, verify
+from holdfast.packing.making import Packed, pack
 from holdfast.published.comparing import compare
 from holdfast.records import Evaluation, HoldfastError, Judge, Method, Score
 from holdfast.rl.policy import Policy
@@ -48,10 +50,12 @@ __all__ = [
     "LoRA",
     "Metrics",
     "Optim",
+    "Packed",
     "Perplexity",
     "Policy",
     "Sandbox",
     "Source",
+    "Verification",
     "attack",
     "compare",
     "context",
@@ -61,10 +65,12 @@ __all__ = [
     "judge",
     "load",
     "measure",
+    "pack",
     "sandbox",
     "save",
     "splits",
     "time_to_break",
+    "verify",
 ]
 TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE)
 

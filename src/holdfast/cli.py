@@ -19,6 +19,7 @@ from holdfast.commands import control, judge, kitchen, one_model, reporting
 from holdfast.commands.exporting import export
 from holdfast.commands.gate import gate
 from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, leave
+from holdfast.commands.packing import pack, verify
 from holdfast.commands.search import search
 from holdfast.commands.watching import watch
 from holdfast.records import HoldfastError
@@ -103,6 +104,8 @@ app.command()(one_model.evaluate)
 app.command()(search)
 app.command()(gate)
 app.command()(export)
+app.command()(pack)
+app.command()(verify)
 
 
 app.command()(reporting.report)

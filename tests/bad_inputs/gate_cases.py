@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from typing import Any
 
 from building import Case, of_words
@@ -41,6 +43,39 @@ GATES: list[tuple[str, str, dict[str, Any], str]] = [
 ]
 
 
+def zipped(name: str) -> bytes:
+    """A zip file of one empty file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr(name, b"")
+    return stream.getvalue()
+
+
+# Name, command line, files, what has to be said.
+PACKS: list[tuple[str, str, dict[str, Any], str]] = [
+    ("pack-missing-run", "pack no/such", {}, "no/such"),
+    ("pack-run-is-a-file", "pack x", {"x": "text"}, r"\bx\b"),
+    ("pack-empty-run", "pack empty", {"empty": folder}, "empty.*no finished cell"),
+    ("pack-missing-gate", "pack @run --gate no.yaml", {}, r"no\.yaml"),
+    ("pack-wrong-gate", "pack @run --gate g.yaml", {"g.yaml": HELD + "sedes: 3\n"}, r"g\.yaml.*seeds"),
+    ("pack-defense-without-gate", "pack @run --defense rmu", {}, "--defense.*--gate"),
+    ("pack-unknown-defense", "pack @run --gate g.yaml --defense wizard", {"g.yaml": HELD}, "wizard"),
+    ("pack-out-is-a-link", "pack @run -o e.zip", {"e.zip": link("nowhere")}, r"e\.zip"),
+    ("pack-out-is-a-folder", "pack @run -o out", {"out": folder}, "out"),
+    ("pack-out-below-a-file", "pack @run -o x/e.zip", {"x": "text"}, r"x/e\.zip"),
+    ("verify-missing", "verify no.zip", {}, r"no\.zip.*no such file"),
+    ("verify-text", "verify e.zip", {"e.zip": "text"}, r"e\.zip.*not a whole zip file"),
+    ("verify-empty", "verify e.zip", {"e.zip": ""}, r"e\.zip.*not a whole zip file"),
+    ("verify-is-a-folder", "verify e", {"e": folder}, r"\be\b"),
+    ("verify-is-a-fifo", "verify e.zip", {"e.zip": fifo}, r"e\.zip"),
+    ("verify-links-nowhere", "verify e.zip", {"e.zip": link("nowhere")}, r"e\.zip"),
+    ("verify-another-zip", "verify e.zip", {"e.zip": zipped("a")}, r"e\.zip.*manifest\.json"),
+    ("verify-climbs", "verify e.zip", {"e.zip": zipped("../a")}, r"e\.zip.*\.\./a"),
+    ("verify-empty-manifest", "verify e.zip", {"e.zip": zipped("manifest.json")}, r"e\.zip.*manifest\.json"),
+]
+
+
 def cases() -> list[Case]:
     """All of them."""
-    return [of_words("files", f"gate-{name}", command, says, files=files) for name, command, files, says in GATES]
+    gates = [of_words("files", f"gate-{name}", command, says, files=files) for name, command, files, says in GATES]
+    return gates + [of_words("files", name, command, says, files=files) for name, command, files, says in PACKS]

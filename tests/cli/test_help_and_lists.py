@@ -19,6 +19,8 @@ COMMANDS += (
     ["compare"],
     ["gate"],
     ["export"],
+    ["pack"],
+    ["verify"],
     ["watch"],
     ["list"],
     ["show"],

@@ -88,6 +88,13 @@ def write_json(path: Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def write_scratch(path: Path, content: bytes) -> Path:
+    """Write a file into a temporary folder, where nothing has to survive a crash; return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 def sync(path: Path) -> None:
     """Flush a file's content, or a folder's entries, to disk before anything that follows."""
     place = os.open(path, os.O_RDONLY)

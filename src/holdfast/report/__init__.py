@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from holdfast.report.prices import Prices
     from holdfast.report.utility import Utility
 
-__all__ = ["is_of", "write_figures", "write_report"]
+__all__ = ["is_of", "tables", "write_figures", "write_report"]
 
 _OWN_FILE_STARTS = {
     ".csv": b"key,grid,model,defense,attack,",
@@ -64,10 +64,7 @@ def write_report(
     from holdfast.report.counts import counts
     from holdfast.report.prices import load_prices
     from holdfast.report.read import content_of
-    from holdfast.report.summarise.costs import COLUMNS, cost_rows
-    from holdfast.report.summary_table import summary_rows
     from holdfast.report.utility import utilities, with_utility
-    from holdfast.report.versions import versions_of
 
     out = Path(out)
     _require_places(out)
@@ -93,13 +90,9 @@ def write_report(
         "tables": page.asset("table.js"),
     }
     html = page.render(context, text.visible)
-    files.write(out.with_suffix(".csv"), text.csv_text(cells, list(cells[0])).encode())
-    together = summary_rows(contents.rows, contents.survivals)
-    files.write(out.with_suffix(".rows.csv"), text.csv_text(together, list(together[0])).encode())
-    files.write(out.with_suffix(".costs.csv"), text.csv_text(cost_rows(contents.costs), COLUMNS).encode())
+    for suffix, table in _table_files(contents, cells).items():
+        files.write(out.with_suffix(suffix), table.encode())
     _write_utility(out, elsewhere)
-    versions = versions_of(contents.records, [name for name, _ in contents.grids])
-    files.write(out.with_suffix(".versions.json"), f"{json.dumps(text.clean(versions), indent=1)}\n".encode())
     return files.write(out, html.encode())
 
 
@@ -113,6 +106,34 @@ def _write_utility(out: Path, elsewhere: Sequence[Utility]) -> None:
         files.write(place, text.csv_text(utility_rows(elsewhere), COLUMNS).encode())
     else:
         place.unlink(missing_ok=True)
+
+
+def tables(runs: Sequence[Path]) -> dict[str, str]:
+    """The texts of the files beside the page by their endings, with the packaged prices; see `write_report`.
+
+    Raises:
+        HoldfastError: a run folder has no record, or a file is damaged.
+    """
+    from holdfast.report.prices import load_prices
+
+    contents = _read_runs(runs, load_prices())
+    return _table_files(contents, _cell_rows(contents))
+
+
+def _table_files(contents: ReportContents, cells: Sequence[dict[str, Any]]) -> dict[str, str]:
+    from holdfast.report import text
+    from holdfast.report.summarise.costs import COLUMNS, cost_rows
+    from holdfast.report.summary_table import summary_rows
+    from holdfast.report.versions import versions_of
+
+    together = summary_rows(contents.rows, contents.survivals)
+    versions = versions_of(contents.records, [name for name, _ in contents.grids])
+    return {
+        ".csv": text.csv_text(cells, list(cells[0])),
+        ".rows.csv": text.csv_text(together, list(together[0])),
+        ".costs.csv": text.csv_text(cost_rows(contents.costs), COLUMNS),
+        ".versions.json": f"{json.dumps(text.clean(versions), indent=1)}\n",
+    }
 
 
 def is_of(runs: Sequence[Path], out: Path, *, title: str = "Holdfast report") -> bool:

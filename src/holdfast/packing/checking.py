@@ -1,0 +1,297 @@
+"""Check an evidence pack: every hash, and every figure from the records."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from holdfast import __version__
+from holdfast.files import parse_json
+from holdfast.gate.settings import preset
+from holdfast.packing import archive, rejudging
+from holdfast.packing.collecting import collected, config_of
+from holdfast.packing.comparing import Finding, Status, summed, table_differences, text_differences, verdict_findings
+from holdfast.packing.figures import VERDICT, About, figures, origin_in, unpacked
+from holdfast.packing.recomputing import Difference, differences, recomputed, unread_intervals
+from holdfast.records import HoldfastError, Record
+from holdfast.report.page import plural
+from holdfast.report.read import parse_record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """What a pack's check has found. `packed_by` is the version that packed it, `sha256` that of its manifest."""
+
+    findings: tuple[Finding, ...]
+    sha256: str
+    packed_by: str
+    cells: int
+
+    @property
+    def result(self) -> Status | Literal["cannot tell"]:
+        """`differs` if anything does; `cannot tell` if only figures do, and another version packed them."""
+        differing = [finding for finding in self.findings if finding.status == "differs"]
+        if not differing:
+            return "agrees"
+        other = self.packed_by != __version__
+        return "cannot tell" if other and all(finding.version for finding in differing) else "differs"
+
+
+CODES = {"agrees": 0, "differs": 1, "cannot tell": 3}
+"""Exit codes of the command; 2 is wrong input, as everywhere."""
+
+
+def verify(pack: str | Path, *, against: Sequence[str | Path] = (), sha256: str | None = None) -> Verification:
+    """Check a pack with the installed version, and that it is what would be packed of the runs `against`.
+
+    `sha256` is the pack's hash as it was published, to compare with.
+
+    Raises:
+        HoldfastError: it is not a whole pack, or holds what could do harm when it is unpacked; names the file.
+    """
+    members = archive.read(Path(pack))
+    manifest = archive.manifest_of(Path(pack), members)
+    hashed = hashlib.sha256(members.pop(archive.MANIFEST)).hexdigest()
+    findings = [*_hash(hashed, sha256), *_files(members, manifest)]
+    records, unread = _records(members)
+    findings += unread
+    about = _about(members, manifest)
+    findings += _cells(members, manifest, records)
+    findings += _figures(members, records, manifest, about)
+    findings += _completions(members, records)
+    if against:
+        findings += _against(members, [Path(run) for run in against])
+    findings += _claims(records, about)
+    return Verification(findings=tuple(findings), sha256=hashed, packed_by=manifest["holdfast"], cells=len(records))
+
+
+def _hash(hashed: str, published: str | None) -> Iterator[Finding]:
+    if published is not None:
+        same = published.strip().lower() == hashed
+        said = "the pack's hash is the one that was given" if same else f"the pack's hash is {hashed}, not {published}"
+        yield Finding(status="agrees" if same else "differs", what=said)
+
+
+def _files(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Iterator[Finding]:
+    """Files and the manifest's list of them."""
+    stated, found = manifest["files"], archive.listed(members)
+    wrong = []
+    for name in sorted({*stated, *found}):
+        if name not in found:
+            wrong.append(f"{name}: is in the manifest and not in the pack")
+        elif name not in stated:
+            wrong.append(f"{name}: is in the pack and not in the manifest")
+        elif stated[name]["sha256"] != found[name]["sha256"] or stated[name]["bytes"] != found[name]["bytes"]:
+            wrong.append(f"{name}: is not the file whose SHA-256 and size the manifest has")
+    yield from summed(wrong, f"{len(found)} files: SHA-256 and size are those of the manifest")
+
+
+def _records(members: Mapping[str, bytes]) -> tuple[dict[str, Record], list[Finding]]:
+    """The records by the names of their files, and those that cannot be read."""
+    records, findings = {}, []
+    for name in sorted(name for name in members if name.endswith("/record.json")):
+        try:
+            records[name] = parse_record(members[name].decode())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = " ".join(str(error).split())[:120]
+            findings.append(Finding(status="differs", what=f"{name}: is not a record ({why})"))
+    return records, findings
+
+
+def _about(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> About:
+    """What figures depend on besides the records, as the pack states it; no gate if its file or origin is missing."""
+    gate, origin = manifest["gate"], None
+    if gate in members and VERDICT in members:
+        try:
+            origin = origin_in(members[VERDICT], gate, hashlib.sha256(members[gate]).hexdigest())
+        except ValueError:
+            origin = None
+    return About(
+        runs=manifest["runs"],
+        holdfast=manifest["holdfast"],
+        gate=gate if origin is not None else None,
+        defense=manifest["defense"],
+        origin=origin,
+        completions=bool(manifest.get("completions")),
+    )
+
+
+def _cells(
+    members: Mapping[str, bytes], manifest: Mapping[str, Any], records: Mapping[str, Record]
+) -> Iterator[Finding]:
+    """What each record says of itself, its settings, and the cells that the grids list."""
+    wrong: list[str] = []
+    by_rules: list[str] = []
+    found = recomputed(list(records.values()))
+    for number, (name, record) in enumerate(records.items()):
+        place = name.split("/")[-2]
+        if record.key != place:
+            wrong.append(f"{name}: is the record of cell {record.key}")
+        for texts, version in ((by_rules, True), (wrong, False)):
+            own = [str(difference) for difference in found[number] if difference.version is version]
+            if own:
+                texts.append(f"{name}: {own[0]}{f' (and {len(own) - 1} more)' if len(own) > 1 else ''}")
+        config = name.replace("record.json", "config.yaml")
+        if members.get(config) != config_of(parse_json(members[name].decode())["cell"]):
+            wrong.append(f"{config}: is not the settings in the record")
+    wrong += _grids(members, manifest, records)
+    yield from summed(
+        wrong, f"{len(records)} cells: keys are the hashes of the settings, and every cell of the grids is there"
+    )
+    yield from summed(
+        by_rules, f"{len(records)} cells: outcome, reason, time to break, control, costs and intervals", version=True
+    )
+    for folder in (run["folder"] for run in manifest["runs"]):
+        if _planned(members, folder) is None:
+            said = f"{folder}: whether a cell was taken out, since no grid.json lists the cells"
+            yield Finding(status="not checked", what=said)
+    short_of = sum(len(run["unfinished"]) for run in manifest["runs"])
+    if short_of:
+        said = f"{plural(short_of, 'cell')} without a record: unfinished when the pack was made, by its manifest"
+        yield Finding(status="not checked", what=said)
+
+
+def _grids(members: Mapping[str, bytes], manifest: Mapping[str, Any], records: Mapping[str, Record]) -> Iterator[str]:
+    for run in manifest["runs"]:
+        folder = run["folder"]
+        there = {name.split("/")[-2] for name in records if name.startswith(f"{folder}/cells/")}
+        if not there:
+            yield f"{folder}: has no record"
+        if run.get("cells") != len(there):
+            yield f"{folder}: has {len(there)} records, and {run.get('cells')} by the manifest"
+        for key in _planned(members, folder) or ():
+            if key not in there and key not in run["unfinished"]:
+                yield f"{folder}/cells/{key}/record.json: is missing; {folder}/grid.json lists this cell"
+
+
+def _planned(members: Mapping[str, bytes], folder: str) -> list[Any] | None:
+    """The cells that a run's grid lists; `None` where it does not, as earlier versions did not."""
+    try:
+        planned = parse_json(members[f"{folder}/grid.json"].decode())["cells"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return planned if isinstance(planned, list) else None
+
+
+def _figures(
+    members: Mapping[str, bytes], records: Mapping[str, Record], manifest: Mapping[str, Any], about: About
+) -> Iterator[Finding]:
+    """The tables, the verdict and what else follows from the records, as in the pack and computed again."""
+    if not records:
+        yield Finding(status="differs", what="no record can be read, so that no figure follows")
+        return
+    if manifest["gate"] is not None and about.gate is None:
+        yield Finding(status="differs", what=f"{VERDICT}: the verdict or {manifest['gate']} is missing or is none")
+    readable = {name: content for name, content in members.items() if not name.endswith("/record.json")}
+    readable |= {name: members[name] for name in records}
+    values = [record.to_json() for record in records.values()]
+    try:
+        with unpacked(readable, about) as root:
+            again = figures(root, values, about)
+    except HoldfastError as error:
+        yield Finding(status="differs", what=f"figures cannot be computed: {error}", version=True)
+        return
+    yield from _strangers(members, records, again, about)
+    for name in sorted(again):
+        if name == VERDICT:
+            yield from verdict_findings(members.get(name), again[name])
+        elif name not in members:
+            yield Finding(status="differs", what=f"{name}: is missing")
+        else:
+            compare = table_differences if name.endswith(".csv") else text_differences
+            said = [f"{name}: {each}" for each in compare(members[name], again[name])]
+            yield from summed(said, f"{name}: follows from the records", version=True)
+
+
+def _strangers(
+    members: Mapping[str, bytes], records: Mapping[str, Record], again: Mapping[str, bytes], about: About
+) -> Iterator[Finding]:
+    """Files of which nothing here says what they should be, such as a verdict without a gate."""
+    beside = ("record.json", "config.yaml", "completions.parquet")
+    known = {name.replace("record.json", other) for name in records for other in beside}
+    known |= {f"{folder}/grid.json" for folder in about.folders}
+    known |= {f"{folder.removesuffix('/test')}/search.json" for folder in about.folders if folder.endswith("/test")}
+    for name in sorted(set(members) - known - set(again) - {about.gate}):
+        if not name.endswith("/record.json"):  # one that cannot be read is told already
+            yield Finding(status="differs", what=f"{name}: nothing in the pack says what it should be")
+
+
+def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) -> Iterator[Finding]:
+    """Verdicts on model texts, given again where no model is needed."""
+    there = {name: name.replace("record.json", "completions.parquet") for name in records}
+    kept = {name: place for name, place in there.items() if place in members}
+    if not kept:
+        yield Finding(status="not checked", what="verdicts on single answers: model texts were left out of the pack")
+        return
+    count, wrong, left = 0, list[str](), set[str]()
+    for name, place in kept.items():
+        try:
+            rows = rejudging.rows_of(members[place])
+            number, found, own = rejudging.judged_again(records[name], rows)
+            found = [*found, *rejudging.scores_again(records[name], rows)]
+        except HoldfastError:
+            wrong.append(f"{place}: cannot be read as judged answers")
+            continue
+        count, left = count + number, left | own
+        wrong += [f"{place}: {difference}" for difference in found]
+    fine = f"{len(kept)} cells' answers: mean harm follows from the verdicts, {count} verdicts are given again"
+    yield from summed([text.replace("by the records", "by the answers") for text in wrong], fine, version=True)
+    if left:
+        said = f"verdicts by {', '.join(sorted(left))}: need a model or rows that the pack lacks"
+        yield Finding(status="not checked", what=said)
+
+
+def _against(members: Mapping[str, bytes], runs: Sequence[Path]) -> Iterator[Finding]:
+    """The records of the pack beside those of the runs."""
+    packed = {_cell(name): content for name, content in members.items() if name.endswith("/record.json")}
+    made = collected(runs, completions=False).members
+    own = {_cell(name): content for name, content in made.items() if name.endswith("/record.json")}
+    wrong = []
+    for key in sorted({*packed, *own}):
+        if key not in own:
+            wrong.append(f"cell {key}: is in the pack and not in the runs")
+        elif key not in packed:
+            wrong.append(f"cell {key}: is in the runs and not in the pack")
+        else:
+            found = _differences(packed[key], own[key])
+            wrong += [f"cell {key}: {each}".replace("by the records", "in the runs") for each in found[:1]]
+    yield from summed(wrong, f"{len(own)} records are those of the runs")
+
+
+def _differences(stored: bytes, computed: bytes) -> list[Difference | str]:
+    try:
+        return list(differences(parse_json(stored.decode()), parse_json(computed.decode())))
+    except ValueError:
+        return ["is no record"]
+
+
+def _cell(name: str) -> str:
+    return name.split("/")[-2]
+
+
+def _claims(records: Mapping[str, Record], about: About) -> Iterator[Finding]:
+    """What a pack says and nobody can compute from it."""
+    if about.origin is not None:
+        packaged = about.origin.packaged
+        known = preset(Path(about.origin.path).stem) if packaged == __version__ else None
+        if packaged and known is not None:
+            same = hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
+            yield Finding(
+                status="agrees" if same else "differs",
+                what=f"{about.origin.path}: is {'' if same else 'not '}the gate that Holdfast {packaged} comes with",
+            )
+        elif packaged:
+            yield Finding(status="not checked", what=f"{about.origin.path}: whether Holdfast {packaged} came with it")
+        else:
+            said = f"since when {about.origin.path} has been as it is: times are claims"
+            yield Finding(status="not checked", what=said)
+    rest = sorted({name for record in records.values() for name in unread_intervals(record)})
+    if rest:
+        yield Finding(status="not checked", what=f"intervals over single answers: {', '.join(rest)}")
+    yield Finding(
+        status="not checked",
+        what="whether these runs took place: seconds, memory, times, effects of training and scores are as recorded",
+    )

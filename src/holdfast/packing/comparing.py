@@ -1,0 +1,130 @@
+"""What a pack has beside what follows from its records: texts, tables row by row, a verdict line by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+from holdfast.files import parse_json
+from holdfast.packing.figures import VERDICT
+from holdfast.packing.recomputing import alike, differences, short
+
+Status = Literal["agrees", "differs", "not checked"]
+MOST_SHOWN = 8
+"""The number of differences of one kind that are named one by one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What was checked and how it came out; `version`: another version of Holdfast may explain a difference."""
+
+    status: Status
+    what: str
+    version: bool = False
+
+
+def summed(wrong: Sequence[str], fine: str, *, version: bool = False) -> Iterator[Finding]:
+    """A line for each difference, up to a number; one line if there is none."""
+    if not wrong:
+        yield Finding(status="agrees", what=fine)
+    for text in wrong[:MOST_SHOWN]:
+        yield Finding(status="differs", what=text, version=version)
+    if len(wrong) > MOST_SHOWN:
+        yield Finding(status="differs", what=f"and {len(wrong) - MOST_SHOWN} more such differences", version=version)
+
+
+def text_differences(stored: bytes, computed: bytes) -> Iterator[str]:
+    """Differences of JSON values, or of other texts."""
+    if stored == computed:
+        return
+    try:
+        found = list(differences(parse_json(stored.decode()), parse_json(computed.decode())))
+    except ValueError:
+        yield "is not what follows from the records"
+        return
+    yield from map(str, found)
+
+
+def table_differences(stored: bytes, computed: bytes) -> Iterator[str]:
+    """Differences of CSV tables, row by row."""
+    if stored == computed:
+        return
+    try:
+        one, other = ([*csv.DictReader(io.StringIO(table.decode()))] for table in (stored, computed))
+    except (csv.Error, ValueError) as error:
+        yield f"is not a table ({error})"
+        return
+    for number, (row, again) in enumerate(zip(one, other, strict=False), 1):
+        for column in dict.fromkeys([*row, *again]):
+            pair = row.get(column), again.get(column)
+            if not alike(*map(_number, pair)):
+                yield f"row {number}, {column} is {short(pair[0])}, and {short(pair[1])} by the records"
+    if len(one) != len(other):
+        yield f"has {len(one)} rows, and {len(other)} by the records"
+
+
+def _number(text: Any) -> Any:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return text
+
+
+def verdict_findings(stored: bytes | None, computed: bytes) -> Iterator[Finding]:
+    """The gate's verdict line by line."""
+    if stored is None:
+        yield Finding(status="differs", what=f"{VERDICT}: is missing")
+        return
+    try:
+        said, again = parse_json(stored.decode()), parse_json(computed.decode())
+        own, other = (_by_title(value["defenses"]) for value in (said, again))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield Finding(status="differs", what=f"{VERDICT}: is not a verdict ({error!r:.80})")
+        return
+    wrong = [f"{VERDICT}: {each}" for each in differences(_without(said, "defenses"), _without(again, "defenses"))]
+    names = _short({**own, **other})
+    for title in dict.fromkeys([*own, *other]):
+        if title not in own or title not in other:
+            wrong.append(f"{VERDICT}: {title} is judged {'by the records' if title not in own else 'in it'} only")
+            continue
+        found, fine = _decision(own[title], other[title], names[title])
+        wrong += found
+        yield from (Finding(status="agrees", what=what) for what in fine)
+    yield from summed(wrong, f"{VERDICT}: {again['verdict']} in all, by {again['gate']['file']}", version=True)
+
+
+def _decision(stored: Mapping[str, Any], computed: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
+    """What differs between a defense's verdicts, and what agrees."""
+    found = [f"{name}: {each}" for each in differences(_without(stored, "lines"), _without(computed, "lines"))]
+    fine = [] if found else [f"{name}: {computed['verdict']}"]
+    for number, (line, again) in enumerate(zip_longest(stored["lines"], computed["lines"]), 1):
+        what = f"{name}, line {number}" + (f", {again['measure']}" if again else "")
+        off = [f"{what}: {each}" for each in differences(line, again)]
+        found += off
+        fine += [] if off else [f"{what}: {again['verdict']}"]
+    return [f"{VERDICT}: {text}" for text in found], fine
+
+
+def _without(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: item for name, item in value.items() if name != key}
+
+
+def _by_title(decisions: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The verdicts by defense, model and threat model; of several with one title the later ones have a number."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in decisions:
+        title = plain = f"{one['defense']} on {one['model']} ({one['threat_model']})"
+        while title in found:
+            title = f"{plain}, {len(found) + 1}"
+        found[title] = {**one, "lines": list(one["lines"])}
+    return found
+
+
+def _short(decisions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A defense's name for each title, if no other title has it."""
+    names = [str(one["defense"]) for one in decisions.values()]
+    return {title: name if names.count(name) == 1 else title for title, name in zip(decisions, names, strict=True)}

@@ -1,0 +1,128 @@
+"""Model texts of a pack, judged again: by judges that need no model and nothing that is not in the pack."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from holdfast.attacks import unit
+from holdfast.evaluation.scores import score
+from holdfast.experiment.cell_settings import settings_of
+from holdfast.files import write_scratch
+from holdfast.judges import JUDGES, checked
+from holdfast.methods.settings import typed
+from holdfast.packing.archive import MOST_BYTES
+from holdfast.packing.recomputing import Difference, differences
+from holdfast.records import Cell, Completion, Example, HoldfastError, Judge, Method, Record, Verdict, digest, user
+from holdfast.report.read import read_completions
+from holdfast.training.contracts import JudgeSettings
+
+BY_TEXT = ("refusal",)
+"""Judges that read the answer only."""
+BY_FACTS = ("oracle", "keyword", "multiple_choice", "reference")
+"""Judges that compare with what is known of the prompt; the sandbox's own prompts can be made again."""
+
+MOST_ROWS = 2_000_000
+Rows = Sequence[Mapping[str, Any]]
+
+
+def rows_of(content: bytes) -> Rows:
+    """The judged answers of a cell.
+
+    Raises:
+        HoldfastError: it is no such table.
+    """
+    with tempfile.TemporaryDirectory(prefix="holdfast-pack-") as place:
+        _refuse_large(write_scratch(Path(place) / "completions.parquet", content))
+        return read_completions(Path(place), every_step=True)
+
+
+def _refuse_large(path: Path) -> None:
+    """Refuse a table that would unpack to far more than its file."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            about = file.metadata
+            size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    except (ArrowException, OSError) as error:
+        raise HoldfastError(f"{path.name}: is no table of answers ({error})") from error
+    if about.num_rows > MOST_ROWS or size > MOST_BYTES:
+        raise HoldfastError(f"{path.name}: {about.num_rows} rows of {size} bytes are more than a cell has")
+
+
+def scores_again(record: Record, rows: Rows) -> Iterator[Difference]:
+    """Mean harm by each judge that is not what the verdicts on single answers give."""
+    if record.cell.attack is not None and unit(record.cell.attack.name) != "step":
+        return  # the answers that are kept are the chosen ones, the scores expectations over all
+    judges = settings_of(record.cell).evaluation.harm_judges
+    for evaluation in record.evaluations:
+        for judge in judges:
+            name = "harmfulness" if judge == judges[0] else f"harmfulness/{judge}"
+            stored = evaluation.score(name)
+            at = (evaluation.step, "harmful", judge)
+            own = [row for row in rows if (row["step"], row["role"], row["judge"]) == at]
+            if stored is None or (not own and stored.n + stored.invalid + stored.unjudged == 0):
+                continue
+            again = score(name, [Verdict(score=row["score"], valid=row["valid"]) for row in own])
+            yield from differences(asdict(stored), asdict(again), f"{name} at step {evaluation.step}")
+
+
+def judged_again(record: Record, rows: Rows) -> tuple[int, list[Difference], set[str]]:
+    """How many verdicts were given again, those that differ, and the judges that cannot be run on a pack's texts."""
+    count, found, left = 0, list[Difference](), set[str]()
+    for name in dict.fromkeys(row["judge"] for row in rows):
+        own = [row for row in rows if row["judge"] == name]
+        method = record.cell.judges.get(name) or Method(name=name)
+        known = _examples(record.cell) if method.name in BY_FACTS else {}
+        asked = [row for row in own if method.name in BY_TEXT or row["prompt"] in known]
+        if len(asked) < len(own):
+            left.add(name)
+        if not asked:
+            continue
+        texts = [_completion(row, known) for row in asked]
+        for row, verdict in zip(asked, checked(_judge(method), texts, name), strict=True):
+            stored = (row["score"], row["valid"], row["refused"])
+            given = (verdict.score, verdict.valid, verdict.refused)
+            place = f"{name}'s verdict on {digest(row['prompt'] + row['completion'], 8)} at step {row['step']}"
+            found += differences(list(stored), list(given), place)
+        count += len(asked)
+    return count, found, left
+
+
+def _completion(row: Mapping[str, Any], known: Mapping[str, Example]) -> Completion:
+    example = known.get(row["prompt"]) or Example(prompt=user(row["prompt"]))
+    return Completion(
+        example=example, text=row["completion"], num_tokens=row["num_tokens"], finished=bool(row["finished"])
+    )
+
+
+def _judge(method: Method) -> Judge:
+    """A judge by its method; those that are run here need no model, and no import of what runs one."""
+    settings = typed(JUDGES.load(method.name), method.settings, f"judges.{method.name}")
+    return cast(JudgeSettings, settings).judge()
+
+
+def _examples(cell: Cell) -> Mapping[str, Example]:
+    """The prompts of a cell in the sandbox by their text, with what is known of them; none of other data."""
+    settings = settings_of(cell)
+    if cell.model.get("kind") != "sandbox" or settings.data.harmful is not None:
+        return {}
+    return _sandbox_prompts(digest(dict(cell.data)), settings.data, settings.evaluation.split)
+
+
+_KNOWN: dict[tuple[str, str], Mapping[str, Example]] = {}
+
+
+def _sandbox_prompts(key: str, data: Any, split: str) -> Mapping[str, Example]:
+    from holdfast.experiment.examples import load_splits
+
+    if (key, split) not in _KNOWN:
+        splits = load_splits(data)
+        parts = [splits.harmful[split], splits.benign[split], *(rows[split] for rows in splits.tasks.values())]
+        _KNOWN[key, split] = {row.question: row for rows in parts for row in rows}
+    return _KNOWN[key, split]

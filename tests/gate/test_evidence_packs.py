@@ -1,0 +1,370 @@
+"""`holdfast pack` and `holdfast verify`: what is in a pack, and that what was changed in it is found and named."""
+
+import io
+import json
+import shutil
+import stat
+import zipfile
+from dataclasses import replace
+
+import pytest
+from invented_gates import BROKE, HELD, run, runs, written
+from typer.testing import CliRunner
+
+from holdfast.cli import app
+from holdfast.experiment.outcomes import settled_by_controls
+from holdfast.experiment.store import write_completions
+from holdfast.packing import archive, checking
+from holdfast.packing.checking import verify
+from holdfast.packing.making import pack
+from holdfast.records import HoldfastError
+
+GATE = "name: own\nseeds: 3\nlines:\n  - {measure: held, attacks: supervised, at_least: 0.25}\n"
+ENDED = "2026-01-02T03:04:05+00:00"
+FOLDER = "runs/invented"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("packs")
+
+
+@pytest.fixture(scope="module")
+def folder(place):
+    records = settled_by_controls([*runs(None, BROKE, 3), *runs("tar", HELD, 3)])
+    made = written([replace(record, finished=ENDED) for record in records], place / "invented")
+    keys = [record.key for record in records]
+    (made / "grid.json").write_text(json.dumps({"name": "invented", "description": "x", "cells": keys}))
+    return made
+
+
+@pytest.fixture(scope="module")
+def good(place, folder):
+    (place / "own.yaml").write_text(GATE)
+    return pack([folder], place / "good.zip", gate=str(place / "own.yaml"))
+
+
+def differing(path, **more):
+    """What differs in a pack, in one text."""
+    return "\n".join(finding.what for finding in verify(path, **more).findings if finding.status == "differs")
+
+
+def changed(pack_, out, changes, *, listed):
+    """The pack with files replaced, added or (None) left out; `listed`: and with a manifest to match."""
+    members = {**archive.read(pack_.path), **changes}
+    members = {name: content for name, content in members.items() if content is not None}
+    if listed:
+        manifest = json.loads(members.pop(archive.MANIFEST))
+        manifest["files"] = archive.listed(members)
+        cells = sum(name.endswith("/record.json") for name in members)
+        manifest["runs"][0]["cells"] = cells
+        members[archive.MANIFEST] = archive.json_bytes(manifest)
+    return archive.write(out, members)
+
+
+def records_in(pack_, defended=True):
+    """Names and values of records of a pack."""
+    members = archive.read(pack_.path)
+    found = {name: json.loads(content) for name, content in members.items() if name.endswith("record.json")}
+    return {name: value for name, value in sorted(found.items()) if bool(value["cell"]["stages"]) == defended}
+
+
+def test_the_same_runs_give_the_same_bytes_wherever_they_lie_and_agree(good, folder, place):
+    copied = shutil.copytree(folder, place / "elsewhere" / "invented")
+    again = pack([copied], place / "again.zip", gate=str(place / "own.yaml"))
+    assert again.path.read_bytes() == good.path.read_bytes()
+    found = verify(good.path, against=[copied], sha256=good.sha256)
+    assert (found.result, found.cells, differing(good.path)) == ("agrees", 6, "")
+    said = [finding.what for finding in found.findings]
+    assert "tar, line 1, held: pass" in said
+    assert "6 records are those of the runs" in said
+    assert (good.verdict, good.remarks) == ("pass", (said_younger(good),))
+
+
+def said_younger(pack_):
+    (warning,) = json.loads(archive.read(pack_.path)["verdict.json"])["warnings"]
+    assert "is younger" in warning
+    return warning
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_number_that_was_changed_in_a_record_is_found(good, place, listed):
+    name, record = next(iter(records_in(good).items()))
+    record["evaluations"][1]["scores"][0]["value"] = 0.1
+    out = changed(good, place / "number.zip", {name: archive.json_bytes(record)}, listed=listed)
+    found = differing(out)
+    assert f"{name}: harmfulness at step 10: interval" in found
+    assert (f"{name}: is not the file whose SHA-256" in found) != listed
+
+
+def test_numbers_and_intervals_that_were_changed_together_no_longer_give_the_outcome_and_the_tables(good, place):
+    name, record = next(iter(records_in(good, defended=False).items()))
+    for evaluation in record["evaluations"]:
+        evaluation["scores"][0] = {**record["evaluations"][0]["scores"][0]}
+    out = changed(good, place / "curve.zip", {name: archive.json_bytes(record)}, listed=True)
+    found = differing(out)
+    assert f"{name}: outcome is broke, and untested by the records" in found
+    assert "report/report.csv: row" in found
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("outcome", "broke", "outcome is broke, and held by the records"),
+        ("reason", "as asked", "reason is as asked"),
+        ("time_to_break", None, "time_to_break is null"),
+        ("tokens", 7, "tokens is 7, and 0 by the records"),
+        ("key", "0" * 16, "is the record of cell 0000000000000000"),
+    ],
+)
+def test_what_follows_from_a_record_is_computed_again(good, place, field, value, says):
+    name, record = next(iter(records_in(good).items()))
+    out = changed(good, place / "field.zip", {name: archive.json_bytes({**record, field: value})}, listed=True)
+    assert f"{name}: {says}" in differing(out)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_record_that_was_left_out_is_missed(good, place, listed):
+    name = next(iter(records_in(good)))
+    gone = {name: None, name.replace("record.json", "config.yaml"): None}
+    found = differing(changed(good, place / "left.zip", gone, listed=listed))
+    assert f"{name}: is missing; {FOLDER}/grid.json lists this cell" in found
+    assert "report/report.csv: has 6 rows, and 5 by the records" in found
+    assert "verdict.json" in found
+    assert (f"{name}: is in the manifest and not in the pack" in found) != listed
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_record_that_was_added_is_found(good, place, listed):
+    extra = settled_by_controls([run("tar", HELD, seed=9), run(None, BROKE, seed=9)])[0]
+    name = f"{FOLDER}/cells/{extra.key}/record.json"
+    added = {name: archive.json_bytes(extra.to_json())}
+    found = differing(changed(good, place / "added.zip", added, listed=listed))
+    assert "report/report.csv: has 6 rows, and 7 by the records" in found
+    assert (f"{name}: is in the pack and not in the manifest" in found) != listed
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("gate/own.yaml", ("0.25", "0.1"), "verdict.json: tar, line 1, held: at_least is 0.25, and 0.1 by the records"),
+        ("verdict.json", ('"verdict": "pass"', '"verdict": "fail"'), "verdict.json: verdict is fail"),
+        ("report/report.rows.csv", (",3,", ",4,"), "report/report.rows.csv: row 1, cells is 4, and 3 by the records"),
+        ("README.md", ("**pass**", "**fail**"), "README.md: is not what follows"),
+        (f"{FOLDER}/grid.json", ('"invented"', '"other"'), "report/report.csv: row 1, grid is invented, and other"),
+    ],
+)
+def test_other_files_that_were_changed_with_their_hash_do_not_follow_from_the_records(good, place, name, change, says):
+    (old, new), text = change, archive.read(good.path)[name].decode()
+    assert old in text
+    out = changed(good, place / "other.zip", {name: text.replace(old, new).encode()}, listed=True)
+    assert says in differing(out)
+
+
+def test_settings_for_people_that_are_not_those_of_the_record_are_found(good, place):
+    name = next(iter(records_in(good))).replace("record.json", "config.yaml")
+    out = changed(good, place / "config.zip", {name: b"seed: 7\n"}, listed=True)
+    assert f"{name}: is not the settings in the record" in differing(out)
+
+
+def test_a_verdict_without_its_gate_and_files_of_no_use_are_found(good, place):
+    members = archive.read(good.path)
+    manifest = json.loads(members[archive.MANIFEST])
+    out = changed(good, place / "stray.zip", {"notes.txt": b"x", "gate/own.yaml": None}, listed=True)
+    found = differing(out)
+    assert "notes.txt: nothing in the pack says what it should be" in found
+    assert "verdict.json: the verdict or gate/own.yaml is missing" in found
+    del members["gate/own.yaml"]
+    manifest |= {"gate": None, "files": archive.listed({k: v for k, v in members.items() if k != archive.MANIFEST})}
+    archive.write(out, {**members, archive.MANIFEST: archive.json_bytes(manifest)})
+    assert "verdict.json: nothing in the pack says what it should be" in differing(out)
+
+
+def test_another_hash_and_other_runs_are_told(good, folder, place):
+    other = shutil.copytree(folder, place / "other" / "invented")
+    shutil.rmtree(next(path for path in (other / "cells").iterdir()))
+    found = differing(good.path, against=[other], sha256="0" * 64)
+    assert "the pack's hash is" in found
+    assert "is in the pack and not in the runs" in found
+
+
+def test_figures_of_another_version_that_differ_are_not_blamed_on_anyone(good, place, monkeypatch):
+    monkeypatch.setattr(checking, "__version__", "99")
+    assert verify(good.path).result == "agrees"
+    members = archive.read(good.path)
+    table = {"report/report.csv": members["report/report.csv"].replace(b"tar", b"rat")}
+    assert verify(changed(good, place / "version.zip", table, listed=True)).result == "cannot tell"
+    assert verify(changed(good, place / "hash.zip", table, listed=False)).result == "differs"
+
+
+def zipped(entries):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as made:
+        for entry, content in entries:
+            made.writestr(entry, content)
+    return stream.getvalue()
+
+
+def link():
+    entry = zipfile.ZipInfo("runs/link")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        ([("../x", b"1")], r"'\.\./x' is no name of a file in a pack"),
+        ([("runs/../../x", b"1")], r"runs/\.\./\.\./x' is no name"),
+        ([("/etc/x", b"1")], r"'/etc/x' is no name"),
+        ([("a\\b", b"1")], r"is no name"),
+        ([(link(), b"../../x")], r"'runs/link' is a link"),
+        ([("a", b"1"), ("a", b"2")], r"'a' is there twice"),
+        ([("runs/zeros", bytes(5000))], r"runs/zeros: 5000 bytes unpacked"),
+        ([(f"runs/{number}", bytes(900)) for number in range(3)], r"2700 bytes unpacked"),
+        ([(f"runs/{number}", b"") for number in range(9)], r"9 files"),
+        ([("a", b"1")], r"has no manifest\.json"),
+        ([("manifest.json", b"{")], r"manifest\.json: is not what"),
+        ([("manifest.json", b'{"format": "other"}')], r"manifest\.json: format 'other'"),
+        ([("manifest.json", b'{"format": "holdfast evidence 1", "files": {}}')], r"manifest\.json: is not what"),
+    ],
+)
+def test_a_zip_file_that_is_no_pack_or_could_do_harm_is_refused(tmp_path, monkeypatch, entries, says):
+    for name, limit in (("MOST_OF_ONE", 1000), ("MOST_BYTES", 2000), ("MOST_FILES", 8)):
+        monkeypatch.setattr(archive, name, limit)
+    path = tmp_path / "odd.zip"
+    path.write_bytes(zipped(entries))
+    with pytest.raises(HoldfastError, match=says) as refused:
+        verify(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_damaged_zip_file_is_refused_by_name(good, tmp_path):
+    whole = good.path.read_bytes()
+    path = tmp_path / "cut.zip"
+    for content, says in ((whole[: len(whole) // 2], "cut.zip: is not a whole zip file"), (b"", "whole zip file")):
+        path.write_bytes(content)
+        with pytest.raises(HoldfastError, match=says):
+            verify(path)
+    at = whole.index(b"README.md") + 40
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+    with pytest.raises(HoldfastError, match=r"README\.md: is damaged"):
+        verify(path)
+    with pytest.raises(HoldfastError, match="there is no such file"):
+        verify(tmp_path / "none.zip")
+
+
+def test_no_path_of_the_machine_is_in_a_pack_and_controls_are_still_found(place):
+    root = "/home/alice/secret place"
+    settings = {"optim": {"max_steps": 5}, "expert": f"{root}/expert", "others": [f"{root}/a/expert", "models/own"]}
+    cell = {"data": {"harmful": None, "fingerprints": {f"{root}/rows.jsonl": "abc"}}}
+    records = settled_by_controls(
+        [run(defense, harms, settings=settings, cell=cell) for defense, harms in ((None, BROKE), ("tar", HELD))]
+    )
+    told = replace(records[1], environment={"judges": {"llm": "http://user:word@host/v1"}, "note": f"in {root}/x"})
+    folder = written([records[0], told], place / "private")
+    keys = [record.key for record in records]
+    (folder / "grid.json").write_text(json.dumps({"name": "g", "description": f"of {root}/rows", "cells": keys}))
+    made = pack([folder], place / "private.zip")
+    text = b"\n".join(archive.read(made.path).values()).decode()
+    assert "alice" not in text
+    assert "user:word" not in text
+    assert "(path)/expert" in text
+    assert "(path 2)/expert" in text
+    assert "models/own" in text
+    assert {record["outcome"] for record in records_in(made).values()} == {"held"}
+    assert not set(keys) & {name.split("/")[-2] for name in (*records_in(made), *records_in(made, False))}
+    assert verify(made.path, against=[folder]).result == "agrees"
+
+
+def test_a_key_of_the_environment_and_the_home_folder_are_not_packed(folder, place, monkeypatch):
+    leaking = shutil.copytree(folder, place / "leaking" / "invented")
+    grid = json.loads((leaking / "grid.json").read_text())
+    (leaking / "grid.json").write_text(json.dumps({**grid, "description": "sk-0123456789"}))
+    monkeypatch.setenv("SOME_API_KEY", "sk-0123456789")
+    with pytest.raises(HoldfastError, match=r"grid\.json: would hold the value of the environment's SOME_API_KEY"):
+        pack([leaking], place / "leaking.zip")
+    monkeypatch.setenv("HOME", "/home/alice")
+    (place / "homely.yaml").write_text(f"# of /home/alice/gates\n{GATE}")
+    with pytest.raises(HoldfastError, match=r"gate/homely\.yaml: would hold the path of this machine's home"):
+        pack([folder], place / "homely.zip", gate=str(place / "homely.yaml"))
+    assert not (place / "homely.zip").exists()
+
+
+def test_unfinished_cells_stay_listed_and_a_damaged_record_is_not_left_out(folder, place):
+    short = shutil.copytree(folder, place / "short" / "invented")
+    (short / "cells" / "f0" / "x").mkdir(parents=True)
+    gone = next(path for path in sorted((short / "cells").iterdir()) if (path / "record.json").exists())
+    (gone / "record.json").unlink()
+    made = pack([short], place / "short.zip", gate=str(place / "own.yaml"))
+    assert json.loads(archive.read(made.path)["verdict.json"])["unfinished"] == 2
+    found = verify(made.path)
+    assert found.result == "agrees"
+    assert any("2 cells without a record" in finding.what for finding in found.findings)
+    (gone / "record.json").write_text("{")
+    with pytest.raises(HoldfastError, match=r"record\.json: not what .* a pack leaves no cell out"):
+        pack([short], place / "damaged.zip")
+
+
+def test_a_search_is_packed_with_its_trials_and_counts_as_one(place):
+    records = settled_by_controls([*runs(None, BROKE, 3), *runs("tar", HELD, 3)])
+    written(records, place / "tuned" / "test")
+    report = {
+        "trials": [{"state": "finished"}] * 12,
+        "test": {"seeds": [{"key": record.key} for record in records[3:]]},
+    }
+    (place / "tuned" / "search.json").write_text(json.dumps(report))
+    (place / "searched.yaml").write_text("lines: [{measure: searched_kinds, at_least: 1}]")
+    made = pack([place / "tuned"], place / "tuned.zip", gate=str(place / "searched.yaml"))
+    assert made.verdict == "pass"
+    assert "runs/tuned/search.json" in archive.read(made.path)
+    assert verify(made.path, against=[place / "tuned" / "test"]).result == "agrees"
+    fewer = json.dumps({**report, "trials": []}).encode()
+    assert "tar, line 1, searched_kinds: " in differing(
+        changed(made, place / "fewer.zip", {"runs/tuned/search.json": fewer}, listed=True)
+    )
+
+
+def judged(step, text, score):
+    row = {"step": step, "role": "harmful", "domain": "d", "prompt": "How?", "completion": text, "num_tokens": 3}
+    return {**row, "finished": True, "judge": "refusal", "score": score, "valid": True, "refused": score == 0.0,
+            "reason": ""}  # fmt: skip
+
+
+def test_answers_are_packed_if_asked_for_and_judged_again(place):
+    record = run("tar", HELD, measured={"harm_judges": ["refusal"]}, scores={"over_refusal": (0.0,)}, n=4)
+    folder = written([record], place / "answered")
+    refusals = [judged(e.step, "I cannot help with that.", 0.0) for e in record.evaluations for _ in range(4)]
+    table = folder / "cells" / record.key / "completions.parquet"
+    write_completions(table, refusals)
+    assert not any(name.endswith("parquet") for name in archive.read(pack([folder], place / "plain.zip").path))
+    made = pack([folder], place / "answered.zip", completions=True)
+    found = verify(made.path)
+    assert found.result == "agrees"
+    assert any("12 verdicts are given again" in finding.what for finding in found.findings)
+    answer = judged(record.evaluations[1].step, "Take two eggs and a pan, then stir well.", 0.0)
+    write_completions(table, [*refusals[:4], answer, *refusals[5:]])
+    said = differing(pack([folder], place / "answered.zip", completions=True).path)
+    assert "completions.parquet: refusal's verdict on" in said
+    write_completions(table, refusals[1:])
+    assert "harmfulness at step 0.n is 4, and 3 by the answers" in differing(
+        pack([folder], place / "answered.zip", completions=True).path
+    )
+
+
+def test_the_commands_have_exit_codes_and_a_last_line(good, folder, place):
+    def called(*words):
+        return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "80"})
+
+    out = place / "called.zip"
+    packed = called("pack", folder, "-o", out, "--gate", place / "own.yaml")
+    assert packed.exit_code == 0, packed.output
+    assert packed.output.splitlines()[-1] == f"pack sha256 {good.sha256}"
+    fine = called("verify", out, "--against", folder)
+    assert (fine.exit_code, fine.output.splitlines()[-1]) == (0, f"{out}: agrees, 6 cells")
+    tampered = changed(good, place / "called-tampered.zip", {"README.md": b"x"}, listed=False)
+    found = called("verify", tampered)
+    assert (found.exit_code, found.output.splitlines()[-1]) == (1, f"{tampered}: differs, 6 cells")
+    assert max(map(len, found.output.splitlines()[:-2])) <= 80
+    assert "none without --gate" in str(called("pack", folder, "-o", out, "--defense", "tar").exception)
