@@ -3,7 +3,8 @@
 import pytest
 
 from holdfast.commands import estimates
-from holdfast.experiment import estimate
+from holdfast.commands.estimates import outlook_lines
+from holdfast.experiment import Outlook, estimate
 from holdfast.experiment.grid import Grid
 from holdfast.records import Method
 from holdfast.sandbox.build import Sandbox
@@ -45,3 +46,29 @@ def test_a_missing_time_of_a_step_is_explained(total):
     reason = "without a time of a step: work so short that all its steps were run"
     assert reason in total(3.0, 0.0)
     assert reason not in total(3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "lines"),
+    [
+        (Outlook(6, 6, 0, 1, None, False), []),
+        (
+            Outlook(6, 2, 3, 2, 750.0, True),
+            [
+                "to do: 4 cells, after 3 models or judges made first; 2 at once",
+                "time: at least 12 min 30 s, by what finished work of the same kind took; for some of it there is none "
+                "yet",
+            ],
+        ),
+        (
+            Outlook(1, 0, 0, 1, None, False),
+            [
+                "to do: 1 cell; 1 at once",
+                "time: unknown until the first piece of work is done (`holdfast doctor --grid` measures it "
+                "beforehand, by a few steps of each cell)",
+            ],
+        ),
+    ],
+)
+def test_a_run_begins_with_what_there_is_to_do_and_how_long_that_may_take(told, lines):
+    assert list(outlook_lines(told)) == lines

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from holdfast.experiment import run, store
+from holdfast.experiment import outlook, run, store
 from holdfast.experiment.grid import cells
 from holdfast.experiment.tasks import Options
 from holdfast.records import Cell, HoldfastError, Outcome, Record, Verdict
@@ -278,3 +278,13 @@ def test_an_end_counts_what_there_was_to_do_without_models_that_were_there(finis
 
     run(grid(seeds=[0, 1]), tmp_path, workers=0, news=news)
     assert counts == [("cell", 1, 2), ("cell", 2, 2)]
+
+
+def test_what_a_run_will_do_is_known_before_it_begins(finished, grid, sft, tmp_path):
+    folder, record = finished
+    assert outlook(grid(), folder)[:3] == (1, 1, 0)
+    longer = outlook(grid(attacks=[sft(), sft(optim={"max_steps": 5})]), folder, workers=1)
+    assert longer[:4] == (2, 1, 0, 1)
+    assert longer.seconds == record.wall_seconds  # one more cell of the same kind
+    assert outlook(grid(), tmp_path).seconds is None
+    assert not list(tmp_path.iterdir())

@@ -12,8 +12,9 @@ from holdfast.experiment.grid import Grid, cells
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from holdfast.experiment import Outlook
     from holdfast.experiment.estimate import Needs
 
 HOUR = 3600.0
@@ -60,6 +61,26 @@ def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> N
     at_once = (len(gpus()) or os.cpu_count() or 1) if workers is None else max(workers, 1)
     _table(needs)
     _total(needs, runs=len(timed) // len(distinct), at_once=at_once, price=price)
+
+
+def outlook_lines(told: Outlook) -> Iterator[str]:
+    """What a run is about to do and how long that may take; nothing if every cell is finished."""
+    from holdfast.report.page import duration, plural
+
+    to_run = told.cells - told.done
+    if not to_run:
+        return
+    first = f", after {plural(told.making, 'model or judge')} made first" if told.making == 1 else ""
+    first = f", after {told.making} models or judges made first" if told.making > 1 else first
+    yield f"to do: {plural(to_run, 'cell')}{first}; {told.at_once} at once"
+    if told.seconds is None:
+        measure = "`holdfast doctor --grid` measures it beforehand, by a few steps of each cell"
+        yield f"time: unknown until the first piece of work is done ({measure})"
+    else:
+        yield (
+            f"time: {'at least' if told.at_least else 'about'} {duration(told.seconds)}, by what finished work of the "
+            "same kind took" + ("; for some of it there is none yet" if told.at_least else "")
+        )
 
 
 def _table(needs: Sequence[Needs]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast import experiment
 from holdfast.commands import display
+from holdfast.commands.estimates import outlook_lines
 from holdfast.commands.training import build_kitchen
 from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
 from holdfast.experiment import origins, store
@@ -215,6 +216,8 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
     done = sum(store.finished(store.cell_folder(runs, cell.key)) for cell in every)
     if done:
         display.note(f"{done} of {len(every)} cells are already done in {runs}")
+    for line in outlook_lines(experiment.outlook(grid, runs, workers=workers)):
+        display.note(line)
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
     display.summary(records)

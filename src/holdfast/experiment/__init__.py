@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.experiment.grid import Grid
     from holdfast.experiment.status import Status
     from holdfast.experiment.tasks import Options
+    from holdfast.experiment.time_left import TimeLeft
     from holdfast.records import Cell, Record
 
 
@@ -75,21 +76,75 @@ def run(
 
 def _work_off(pieces: list[Any], options: Options, status: Status, *, workers: int | None) -> dict[str, str]:
     """Do what unfinished cells need, and return the reasons of failures by key."""
-    from holdfast.experiment import engine, tasks
+    from holdfast.experiment import engine
     from holdfast.experiment.devices import gpus
-    from holdfast.experiment.time_left import TimeLeft
 
     _renew(pieces)
     needed = _needed(pieces)
     open_pieces = [piece for piece in needed if not _finished(piece)]
     devices = gpus() if needed else ()
-    count = (len(devices) or os.cpu_count() or 1) if workers is None else workers
-    left = TimeLeft(news=status.news, pieces=open_pieces, kinds=tasks.kinds, workers=count)
-    for piece in pieces:
-        if needed and _finished(piece) and (seconds := _seconds(piece)) is not None:
-            left.learn(piece, seconds)
+    count = _at_once(workers, devices)
+    left = _time_left(pieces, open_pieces, count, status.news)
     status.begin(open_pieces, left)
     return engine.run(needed, work_of(options), status, workers=count, devices=devices, tick=status.tick)
+
+
+class Outlook(NamedTuple):
+    """What a run will have to do, before it begins.
+
+    `cells` of the grid, of which `done` are finished; `making` models and judges that are made first; `at_once`
+    processes. `seconds` is how long all of it may take by finished pieces of the same kinds in the run's folder and the
+    cache, `None` if nothing can be said, and a lower bound if `at_least`.
+    """
+
+    cells: int
+    done: int
+    making: int
+    at_once: int
+    seconds: float | None
+    at_least: bool
+
+
+def outlook(grid: Grid, folder: Path, *, workers: int | None = None) -> Outlook:
+    """What running a grid into a folder will have to do; nothing is run.
+
+    Raises:
+        HoldfastError: the grid is not valid.
+    """
+    from holdfast.experiment import grid as grids
+    from holdfast.experiment import tasks
+    from holdfast.experiment.devices import gpus
+
+    cells = grids.cells(grid)
+    pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
+    open_pieces = [piece for piece in _needed(pieces) if not _finished(piece)]
+    to_run = sum(piece.kind == "cell" for piece in open_pieces)
+    count = _at_once(workers, gpus() if open_pieces else ())
+    told = _time_left(pieces, open_pieces, count, _silent).left()
+    return Outlook(
+        cells=len(cells),
+        done=len(cells) - to_run,
+        making=len(open_pieces) - to_run,
+        at_once=max(min(count, len(open_pieces)), 1),
+        seconds=told.get("seconds_left"),
+        at_least=bool(told.get("at_least")),
+    )
+
+
+def _at_once(workers: int | None, devices: Sequence[str]) -> int:
+    return (len(devices) or os.cpu_count() or 1) if workers is None else workers
+
+
+def _time_left(pieces: list[Any], open_pieces: list[Any], workers: int, news: News) -> TimeLeft:
+    """The time that open pieces need, learnt from finished ones."""
+    from holdfast.experiment import tasks
+    from holdfast.experiment.time_left import TimeLeft
+
+    left = TimeLeft(news=news, pieces=open_pieces, kinds=tasks.kinds, workers=workers)
+    for piece in pieces:
+        if open_pieces and _finished(piece) and (seconds := _seconds(piece)) is not None:
+            left.learn(piece, seconds)
+    return left
 
 
 def work_of(options: Options) -> Work:
