@@ -12,6 +12,7 @@ import pytest
 from holdfast import watching
 from holdfast.records import HoldfastError
 from holdfast.report import is_of, write_report
+from holdfast.report.cell_pages import folder_of
 from holdfast.watching import building
 from holdfast.watching.building import Built
 from holdfast.watching.page import page_of
@@ -32,6 +33,8 @@ def quick_report(monkeypatch):
     def write(runs, out, *, title):
         written.append(title)
         out.write_text(REPORT.replace("figures", f"figures {len(written)}"))
+        out.with_suffix(".csv").write_text("key,grid")
+        folder_of(out).mkdir(exist_ok=True)
         return out
 
     monkeypatch.setattr("holdfast.report.write_report", write)
@@ -242,7 +245,7 @@ def test_a_file_is_kept_up_to_date_and_is_the_report_at_the_end(invented, tmp_pa
     other.join()
     assert "watch-progress" not in out.read_text()
     assert f"figures {len(quick_report)}" in out.read_text()
-    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["live.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["live.csv", "live.html", "live_cells", "runs"]
 
 
 def test_a_link_in_the_place_of_the_file_is_refused(invented, tmp_path):

@@ -114,7 +114,10 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
         report.update_beside(progress)
         progress = _with_trouble(progress, report)
         if not progress.over:
-            write_text(out, page_of(report.built, progress, title=report.title, live=False))
+            page = page_of(report.built, progress, title=report.title, live=False)
+            write_text(out, page)
+            if report.built is not None and not report.building:
+                write_text(beside, page)  # the pages of cells lead back to it
         return progress
 
     say(f"the page is {out}")
@@ -129,12 +132,12 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
 
 
 def _remove(page: Path) -> None:
-    """Remove a report, with the files and folders beside it that have its name."""
+    """Remove a report, with the files beside it that have its name, and the pages of its cells."""
+    from holdfast.report.cell_pages import folder_of
+
+    shutil.rmtree(folder_of(page), ignore_errors=True)
     for path in page.parent.glob(f"{glob.escape(page.stem)}.*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def on_screen(runs: Sequence[Path], console: Console, *, every: float, stay: bool = False) -> Progress:

@@ -66,7 +66,7 @@ class Report:
 
     def update_beside(self, progress: Progress) -> None:
         """`update`, beside what goes on here until the run is over: building takes seconds."""
-        if self._builder is not None and self._builder.is_alive() and not progress.over:
+        if self.building and not progress.over:
             return
         self.wait()
         if progress.over:
@@ -74,6 +74,11 @@ class Report:
         elif not self.up_to_date(progress):
             self._builder = threading.Thread(target=self.update, args=(progress,), daemon=True)
             self._builder.start()
+
+    @property
+    def building(self) -> bool:
+        """Whether a report is being built beside what goes on here."""
+        return self._builder is not None and self._builder.is_alive()
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for a report that is being built."""
