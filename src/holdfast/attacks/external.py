@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from holdfast.evaluation.evaluate import Judged, Suite, evaluate
+from holdfast.files.hub import looks_local
 from holdfast.methods.ranges import Count, NonNegative, Place, Seed, Whole, ranged
 from holdfast.network.models import Model
 from holdfast.records import Evaluation, HoldfastError
@@ -89,6 +90,8 @@ class External(SamplingAttack):
                 f"seed: these weights are one run, of seed {self.seed}, and not one of seed {context.seed}; give each "
                 "seed an attack with weights of its own, or run that seed alone"
             )
+        for place in (self.path, *([self.control.path] if self.control else [])):
+            _require_weights(place)
         undefended = context.models("undefended")
         if change(model, undefended) == 0:
             if self.control is None:
@@ -116,6 +119,20 @@ class External(SamplingAttack):
                 scores=scores,
             ),
             judged,
+        )
+
+
+def _require_weights(path: str) -> None:
+    """Refuse a folder without weights before anything is loaded, and so before a run begins."""
+    folder = Path(path)
+    if not looks_local(path) or folder.is_file():
+        return
+    if not folder.is_dir():
+        raise HoldfastError(f"path: there is no folder {path}")
+    if not any(folder.glob("*.safetensors")):
+        raise HoldfastError(
+            f"path: {path} has no weights in safetensors, and others are not read, since they may run code; save them "
+            "with `save_pretrained`"
         )
 
 
