@@ -142,11 +142,13 @@ def show(read: Callable[[], Progress], console: Console, *, every: float, stay: 
     """Show progress on the whole screen until the run is over or somebody leaves; the last progress."""
     progress, next_read = read(), time.monotonic() + every
     with keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+        shown: object = None
         while True:
-            leave = "q or Ctrl-C"
             size = console.size
-            picture = view(progress, width=size.width, height=size.height, bars=bars_of(console), leave=leave)
-            live.update(Padding(picture, 0), refresh=True)
+            if shown != (now := (progress.now, size)):
+                picture = view(progress, width=size.width, height=size.height, bars=bars_of(console))
+                live.update(Padding(picture, 0), refresh=True)
+                shown = now
             if progress.over and not stay:
                 return progress
             if pressed(FRAME) in ("q", "Q"):
