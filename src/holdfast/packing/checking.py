@@ -13,7 +13,15 @@ from holdfast.files import parse_json
 from holdfast.gate.settings import preset
 from holdfast.packing import archive, rejudging
 from holdfast.packing.collecting import collected, config_of
-from holdfast.packing.comparing import Finding, Status, summed, table_differences, text_differences, verdict_findings
+from holdfast.packing.comparing import (
+    Finding,
+    Status,
+    in_short,
+    summed,
+    table_differences,
+    text_differences,
+    verdict_findings,
+)
 from holdfast.packing.figures import VERDICT, About, figures, origin_in, unpacked
 from holdfast.packing.recomputing import Difference, differences, recomputed, unread_intervals
 from holdfast.records import HoldfastError, Record
@@ -131,9 +139,7 @@ def _cells(
         if record.key != place:
             wrong.append(f"{name}: is the record of cell {record.key}")
         for texts, version in ((by_rules, True), (wrong, False)):
-            own = [str(difference) for difference in found[number] if difference.version is version]
-            if own:
-                texts.append(f"{name}: {own[0]}{f' (and {len(own) - 1} more)' if len(own) > 1 else ''}")
+            texts.extend(in_short(name, [each for each in found[number] if each.version is version]))
         config = name.replace("record.json", "config.yaml")
         if members.get(config) != config_of(parse_json(members[name].decode())["cell"]):
             wrong.append(f"{config}: is not the settings in the record")
@@ -202,7 +208,7 @@ def _figures(
             yield Finding(status="differs", what=f"{name}: is missing")
         else:
             compare = table_differences if name.endswith(".csv") else text_differences
-            said = [f"{name}: {each}" for each in compare(members[name], again[name])]
+            said = in_short(name, list(compare(members[name], again[name])))
             yield from summed(said, f"{name}: follows from the records", version=True)
 
 
@@ -236,7 +242,7 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
             wrong.append(f"{place}: cannot be read as judged answers")
             continue
         count, left = count + number, left | own
-        wrong += [f"{place}: {difference}" for difference in found]
+        wrong += in_short(place, found)
     fine = f"{len(kept)} cells' answers: mean harm follows from the verdicts, {count} verdicts are given again"
     yield from summed([text.replace("by the records", "by the answers") for text in wrong], fine, version=True)
     if left:
@@ -256,8 +262,8 @@ def _against(members: Mapping[str, bytes], runs: Sequence[Path]) -> Iterator[Fin
         elif key not in packed:
             wrong.append(f"cell {key}: is in the runs and not in the pack")
         else:
-            found = _differences(packed[key], own[key])
-            wrong += [f"cell {key}: {each}".replace("by the records", "in the runs") for each in found[:1]]
+            found = in_short(f"cell {key}", _differences(packed[key], own[key]))
+            wrong += [each.replace("by the records", "in the runs") for each in found]
     yield from summed(wrong, f"{len(own)} records are those of the runs")
 
 

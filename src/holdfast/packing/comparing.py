@@ -37,6 +37,12 @@ def summed(wrong: Sequence[str], fine: str, *, version: bool = False) -> Iterato
         yield Finding(status="differs", what=f"and {len(wrong) - MOST_SHOWN} more such differences", version=version)
 
 
+def in_short(name: str, found: Sequence[object]) -> list[str]:
+    """The first difference of a thing and the number of the others; empty if there is none."""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return [f"{name}: {found[0]}{more}"] if found else []
+
+
 def text_differences(stored: bytes, computed: bytes) -> Iterator[str]:
     """Differences of JSON values, or of other texts."""
     if stored == computed:
@@ -58,13 +64,13 @@ def table_differences(stored: bytes, computed: bytes) -> Iterator[str]:
     except (csv.Error, ValueError) as error:
         yield f"is not a table ({error})"
         return
+    if len(one) != len(other):
+        yield f"has {len(one)} rows, and {len(other)} by the records"
     for number, (row, again) in enumerate(zip(one, other, strict=False), 1):
         for column in dict.fromkeys([*row, *again]):
             pair = row.get(column), again.get(column)
             if not alike(*map(_number, pair)):
                 yield f"row {number}, {column} is {short(pair[0])}, and {short(pair[1])} by the records"
-    if len(one) != len(other):
-        yield f"has {len(one)} rows, and {len(other)} by the records"
 
 
 def _number(text: Any) -> Any:
@@ -99,11 +105,11 @@ def verdict_findings(stored: bytes | None, computed: bytes) -> Iterator[Finding]
 
 def _decision(stored: Mapping[str, Any], computed: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
     """What differs between a defense's verdicts, and what agrees."""
-    found = [f"{name}: {each}" for each in differences(_without(stored, "lines"), _without(computed, "lines"))]
+    found = in_short(name, list(differences(_without(stored, "lines"), _without(computed, "lines"))))
     fine = [] if found else [f"{name}: {computed['verdict']}"]
     for number, (line, again) in enumerate(zip_longest(stored["lines"], computed["lines"]), 1):
         what = f"{name}, line {number}" + (f", {again['measure']}" if again else "")
-        off = [f"{what}: {each}" for each in differences(line, again)]
+        off = in_short(what, list(differences(line, again)))
         found += off
         fine += [] if off else [f"{what}: {again['verdict']}"]
     return [f"{VERDICT}: {text}" for text in found], fine
