@@ -118,6 +118,8 @@ def test_a_model_card_is_read_again_with_its_limits_and_without_figures_of_what_
         assert words in card.text
     (line,) = [line for line in card.text.splitlines() if line.startswith("| dpo")]
     assert line.count("not a figure of robustness") == 3
+    assert "| 0 of 2 broke |" in line
+    assert "| 2 of 2 broke, at step 10 |" in card.text
 
 
 def test_runs_that_agree_do_not_make_a_figure_of_a_card_look_certain(runs, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -43,10 +43,7 @@ LONGEST = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A defense on a model: its cells with the label of each one's attack, and the rows over their seeds.
-
-    `controls` are the rows of the same attacks on the model without a defense, by attack, as far as they were run.
-    """
+    """A defense on a model: its cells with the label of each one's attack, and the rows over their seeds."""
 
     model: str
     defense: str
@@ -54,8 +51,7 @@ class Subject:
     cells: tuple[Finished, ...]
     attacks: tuple[str, ...]
     rows: tuple[Row, ...]
-    controls: dict[str, Row] = field(default_factory=dict)
-    name: str = ""
+    name: str
 
     @property
     def title(self) -> str:
@@ -71,6 +67,11 @@ class Subject:
     def records(self) -> list[Record]:
         """The records of its cells."""
         return [cell.record for cell in self.cells]
+
+    def records_of(self, row: Row) -> list[Record]:
+        """The records of a row's attack."""
+        runs = zip(self.attacks, self.records, strict=True)
+        return [record for attack, record in runs if attack == row.label.attack]
 
     @property
     def before(self) -> Row:
@@ -138,7 +139,6 @@ def _subject(place: tuple[str, str, str], own: Sequence[tuple[Finished, Label]],
         cells=tuple(cell for cell, _ in ordered),
         attacks=tuple(label.attack for _, label in ordered),
         rows=tuple(row for row in rows if row.label[:3] == place),
-        controls={r.label.attack: r for r in rows if r.label.model == model and r.label.defense == "none"},
         name=file_name(f"{model}-{defense}" + ("-service" if threat_model != "open weights" else "")),
     )
 
@@ -167,8 +167,7 @@ def estimate_of(subject: Subject, row: Row, when: When, name: str = "harmfulness
     own = {"before": row.before.get(name), "peak": row.peak_harmfulness, "after": row.after.get(name)}[when]
     if own is None or own.value is None:
         return None
-    runs = zip(subject.attacks, subject.records, strict=True)
-    scores = [_score_of(record, when, name) for attack, record in runs if attack == row.label.attack]
+    scores = [_score_of(record, when, name) for record in subject.records_of(row)]
     ends = [(s.low, s.high) for s in scores if s is not None and s.low is not None and s.high is not None]
     if own.low is None or own.high is None or not ends:
         return own

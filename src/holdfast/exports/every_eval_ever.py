@@ -195,7 +195,7 @@ def _data(cell: Cell) -> dict[str, Any]:
 def _held(row: Row, subject: Subject) -> dict[str, Any]:
     """The share of an attack's runs that held; a run that showed nothing has not."""
     assert row.held is not None
-    records = [r for a, r in zip(subject.attacks, subject.records, strict=True) if a == row.label.attack]
+    records = subject.records_of(row)
     metric = {
         **_SHARE,
         "metric_id": "holdfast.held_share",

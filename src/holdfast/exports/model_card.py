@@ -142,8 +142,6 @@ def _before_line(row: Row, name: str, subject: Subject) -> tuple[str, str, str]:
 
 
 def _attacked_line(row: Row, subject: Subject) -> tuple[str, ...]:
-    control = subject.controls.get(row.label.attack)
-    without = "not run" if control is None else wording.timed(control.time_to_break, control.unit)
     shown, (_, harm), (_, useful) = all_showed(row), *_after(row, subject)
     return (
         row.label.attack,
@@ -151,7 +149,7 @@ def _attacked_line(row: Row, subject: Subject) -> tuple[str, ...]:
         wording.outcomes(row.outcomes),
         wording.shared(row.held),
         wording.timed(row.time_to_break, row.unit) if shown else NOTHING_SHOWN,
-        without,
+        wording.undefended(subject.records_of(row), row.unit),
         wording.estimated(harm) if shown else NOTHING_SHOWN,
         wording.estimated(useful) if shown else NOTHING_SHOWN,
     )

@@ -65,6 +65,20 @@ def timed(time: BreakTime | None, unit: str) -> str:
     return f"{least}{amount}{ends}, {time.seeds} run{'' if time.seeds == 1 else 's'}"
 
 
+def undefended(records: Iterable[Record], unit: str) -> str:
+    """How the same attack ended on the model without the defense, by the runs' own controls."""
+    every = list(records)
+    controls = [record.control for record in every if record.control is not None]
+    if not controls:
+        return "not run"
+    broke = sorted({control.broke_at for control in controls if control.broke_at is not None})
+    ends = dict.fromkeys((str(broke[0]), str(broke[-1]))) if broke else ()
+    at = f", at {unit}{' =' if unit != 'step' else ''} {' to '.join(ends)}" if broke else ""
+    count = sum(control.broke_at is not None for control in controls)
+    missing = "" if len(controls) == len(every) else f"; {len(every) - len(controls)} not run"
+    return f"{count} of {len(controls)} broke{at}{missing}"
+
+
 def outcomes(counts: Mapping[Outcome, int]) -> str:
     """`2 held, 1 untested`, in the order of `Outcome`."""
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts.get(outcome))
