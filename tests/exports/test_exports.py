@@ -1,6 +1,7 @@
 """Forms of export: each read again by its consumer, with n, interval and judge, and nothing untested read as robust."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from holdfast.cli import app
 from holdfast.evaluation.intervals import wilson
 from holdfast.exports import FORMS, export
+from holdfast.exports.contents import world
 from holdfast.records import HoldfastError
 
 SCHEMA = json.loads((Path(__file__).parent / "every_eval_ever_0.3.0.schema.json").read_text())
@@ -129,6 +131,13 @@ def test_runs_that_agree_do_not_make_a_figure_of_a_card_look_certain(runs, tmp_p
     assert peak.metric_args["low"] < peak.metric_value < peak.metric_args["high"]
     low, high = wilson(max(HARMLESS), 40)
     assert (peak.metric_args["low"], peak.metric_args["high"]) == pytest.approx((low, high))
+
+
+def test_a_folder_that_is_measured_on_invented_prompts_is_not_told_as_a_real_case():
+    cell = replace(run("tar", "sft", HARMLESS).cell, model={"kind": "pretrained", "name": "mine", "settings": {}})
+    assert "invented world" in world(cell)
+    own = replace(cell, data={"harmful": {"path": "rows.jsonl"}, "benign": {"path": "help.jsonl"}})
+    assert world(own) == "mine is a checkpoint of its own, on the data that the run names."
 
 
 def test_text_of_others_does_not_become_markdown_or_html_of_a_card(tmp_path):

@@ -264,4 +264,9 @@ def world(cell: Cell) -> str:
             f"{cell.model_name} is a small model of Holdfast's sandbox, an invented world with invented harm: its "
             "figures say how a method behaves there, not how it does on a real model."
         )
+    if settings_of(cell).data.harmful is None:
+        return (
+            f"{cell.model_name} was measured on the prompts of Holdfast's sandbox, an invented world with invented "
+            "harm: its figures say nothing of harm in the real one."
+        )
     return f"{cell.model_name} is a checkpoint of its own, on the data that the run names."

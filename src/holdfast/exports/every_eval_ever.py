@@ -30,6 +30,7 @@ from holdfast.exports.contents import (
     judge_of,
     lower_is_better,
     showed,
+    world,
 )
 from holdfast.exports.settings import Options, Written
 from holdfast.generative import rubrics
@@ -106,6 +107,7 @@ def _model(subject: Subject, identity: str) -> dict[str, Any]:
             "defense": subject.defense,
             "threat_model": subject.threat_model,
             "is_invented_sandbox": str(is_sandbox(cell)).lower(),
+            "world": world(cell),
             "base_model": json.dumps(cell.undefended.model_settings, sort_keys=True),
             "defense_settings": _methods((*cell.stages, *cell.constraints)),
         },
