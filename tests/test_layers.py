@@ -22,9 +22,9 @@ ORDER = {
     "tensors": "",
     "distributions": "head statistics chunked .",
     "text": ". thinking degenerate",
-    "files": "hub . cache gguf fingerprints plain_yaml documents",
+    "files": "hub . cache gguf required fingerprints plain_yaml documents",
     "methods": ". tables knobs ranges settings docstrings describe",
-    "data": "endless mixing raw_rows splits pairing file_formats anthropic_hh beavertails multiple_choice "
+    "data": "endless mixing near_columns raw_rows splits pairing file_formats anthropic_hh beavertails multiple_choice "
     "pku_safe_rlhf trl columns dataset . read",
     "losses": "",
     "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
@@ -48,8 +48,9 @@ ORDER = {
     "defenses.online": "",
     "defenses.offline": "",
     "experiment": "places notes devices cell_settings moving engine time_left status machine examples outcomes methods "
-    "store calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging tasks "
-    "world origins attacking rehearsal rounding grid others beforehand work misplaced model_seeds . estimate",
+    "store as_grid calling combinations checked_calls effects verdicts outcomes_by_judge progress unchanged judging "
+    "tasks world origins attacking rehearsal rounding grid others named_models beforehand work misplaced model_seeds . "
+    "estimate",
     "report": "",
     "exports": "settings contents wording . every_eval_ever hub inspect_logs model_card",
     "watching": "reading wording lines building page server terminal .",
@@ -58,6 +59,7 @@ ORDER = {
     "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "
     "origin answer .",
     "packing": ". archive reducing collecting figures recomputing comparing rejudging making checking",
+    "drafting": "looking sizes . writing",
     "control": "",
     "api": "",
     "integrations": "instance traps answers live rollouts drop_in refusals .",
@@ -242,7 +244,8 @@ def keyed_reads(name: str) -> Iterator[str]:
             yield f"{name}:{node.lineno}: {ast.unparse(node)}"
 
 
-KEYED = ("records", "experiment.cell_settings", "experiment.grid", "experiment.model_seeds", "config")
+KEYED = ("records", "experiment.cell_settings", "experiment.grid", "experiment.as_grid", "experiment.model_seeds")
+KEYED += ("config",)
 """Where settings are plain values: cells written and read, grids expanded and parsed."""
 READERS = ("experiment", "evaluation", "search", "report", "commands", "judge_training", "api")
 

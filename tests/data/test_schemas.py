@@ -260,8 +260,8 @@ def test_a_number_where_text_is_expected_is_refused_with_place_column_and_value(
 
 def test_a_missing_column_is_refused_with_those_present_a_near_match_and_the_way_to_map_it():
     assert refused("columns", promt="soup?", answer="yes") == (
-        "data.jsonl, line 3: no column 'prompt'; the columns are 'promt', 'answer' (did you mean 'promt'?);"
-        " name yours with `columns: {prompt: promt}`"
+        "data.jsonl, line 3: no column 'prompt'; the columns are 'promt', 'answer'; 'promt' is close: say "
+        "columns.prompt=promt, after a command data.harmful.columns.prompt=promt (or data.benign)"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.commands import completing
 from holdfast.commands.options import Format, Harmful, HarmfulRole, Refusal
 from holdfast.records import HoldfastError, Judge
 
@@ -72,7 +73,8 @@ def compare(
         list[str],
         typer.Argument(
             help="Folders of runs, or a file of labelled answers; then judges, as `judges.NAME.JUDGE.SETTING=VALUE` or "
-            "`judges.NAME=JUDGE`."
+            "`judges.NAME=JUDGE`.",
+            autocompletion=completing.judged,
         ),
     ],
     rows: Annotated[str, typer.Option("--format", help="The file's schema (`holdfast list formats`).")] = "columns",
@@ -154,11 +156,15 @@ def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[st
     from holdfast.commands import display
     from holdfast.commands.training import shown_fit
     from holdfast.experiment.grid import data_fingerprints
+    from holdfast.files.required import require_model
     from holdfast.judge_training.saving import save_judge
+    from holdfast.judge_training.settings import SANDBOX
     from holdfast.judge_training.training import train as train_judge
     from holdfast.training.plan import Diverged
 
     settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
+    if settings.backbone != SANDBOX:
+        require_model(settings.backbone, settings.revision)
     fingerprints = data_fingerprints(data)
     splits = _splits(data)
     try:

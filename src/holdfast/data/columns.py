@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast, get_args
 
+from holdfast.data.near_columns import misspelt, remedy
 from holdfast.data.raw_rows import RawRow, Schema
 from holdfast.methods.ranges import Count, Place, ranged
 from holdfast.records import Example, HoldfastError, Role
@@ -50,16 +51,31 @@ def examples(row: RawRow) -> list[Example]:
     that `columns` maps them to.
 
     `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`, `domain`,
-    `pair`) may be absent unless the map names them, and may be null. `pair`, text or a whole number, is the same in a
-    restricted prompt and its harmless twin (`data.pairs`). Raises `HoldfastError`.
+    `pair`) may be absent unless the map names them, and may be null; if one is absent and a misspelling of it is there,
+    the row is refused. `pair`, text or a whole number, is the same in a restricted prompt and its harmless twin
+    (`data.pairs`). Raises `HoldfastError`.
     """
     prompt = row.prompt()
+    _refuse_misspelt(row)
     answers: dict[str, Any] = {name: row.answer(name, prompt) for name in ANSWERS if _given(row, name)}
     role = row.text("role") if _given(row, "role") else "benign"
     if role not in ROLES:
         raise row.error(f"expected one of {', '.join(ROLES)}, found {role!r}", "role")
     domain = row.text("domain") if _given(row, "domain") else ""
     return [Example(prompt=prompt, **answers, role=cast(Role, role), domain=domain, source=row.place, pair=_pair(row))]
+
+
+def _refuse_misspelt(row: RawRow) -> None:
+    """Refuse a column such as `Response` where `response` is missing: its answers would silently not be used."""
+    taken = {*FIELDS, *row.columns.values()}
+    for name in (*ANSWERS, "role"):
+        if name in row.columns or name in row.cells:
+            continue
+        own = misspelt(name, [column for column in row.cells if column not in taken])
+        if own is not None:
+            raise HoldfastError(
+                f"{row.place}: no column {name!r}; {remedy(name, [own])}, or rename {own!r} if it is something else"
+            )
 
 
 def _pair(row: RawRow) -> str:

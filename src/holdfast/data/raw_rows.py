@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn, get_args
 
+from holdfast.data.near_columns import close_to, remedy
 from holdfast.methods.tables import one_line
 from holdfast.records import Example, HoldfastError, Message, Role, user
 
@@ -116,10 +116,8 @@ class RawRow:
 
     def _missing(self, name: str, column: str) -> HoldfastError:
         present = ", ".join(repr(other) for other in self.cells) or "none"
-        near = get_close_matches(column, [str(other) for other in self.cells], n=1)
-        meant = f" (did you mean {near[0]!r}?)" if near else ""
-        remedy = f"name yours with `columns: {{{name}: {near[0] if near else '<column>'}}}`"
-        return HoldfastError(f"{self.place}: no column {column!r}; the columns are {present}{meant}; {remedy}")
+        close = close_to(column, self.cells)
+        return HoldfastError(f"{self.place}: no column {column!r}; the columns are {present}; {remedy(name, close)}")
 
     def _refuse(self, name: str, expected: str, value: object) -> NoReturn:
         raise self.error(f"expected {expected}, found {type_name(value)}", name)

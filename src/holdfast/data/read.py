@@ -68,6 +68,14 @@ def read(source: Source) -> list[Example]:
     return paired if source.refusal is None else [_with_refusal(example, source.refusal) for example in paired]
 
 
+def columns_of(source: Source, *, rows: int = 50) -> list[str]:
+    """The names of the columns in the first `rows` rows, in order. Raises as `read`."""
+    names = dict.fromkeys(str(name) for raw in islice(_rows(source), rows) for name in raw.cells)
+    if not names:
+        raise HoldfastError(f"{source.path} has no rows")
+    return list(names)
+
+
 def fingerprint(source: Source) -> str:
     """SHA-256 of a local file's bytes, or of every file's name and bytes in a folder; "id@commit" for a Hub id.
 

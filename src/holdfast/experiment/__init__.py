@@ -171,8 +171,9 @@ def check_requirements(
 
     `news` is called with each thing that is checked. See `others.refuse_missing`, `check_data`, `beforehand.check`.
     """
-    from holdfast.experiment import beforehand, others
+    from holdfast.experiment import beforehand, named_models, others
 
+    named_models.refuse_missing(cells)  # folders and files, before anybody is asked
     tell = _silent if news is None else news
     said: list[str] = []
 

@@ -67,6 +67,12 @@ class CellSettings:
         return str(self.cell.model.get("fingerprint", ""))
 
     @property
+    def place(self) -> tuple[str, str | None]:
+        """The folder, file or id of a pretrained model, and its revision; imports no torch, as `model` does."""
+        values = self.cell.model["settings"]
+        return str(values["path"]), values.get("revision")
+
+    @property
     def tells_of_training(self) -> bool:
         """Whether the version that wrote the cell recorded the effect of training, known by `help_threshold`."""
         return "help_threshold" in self.cell.evaluation

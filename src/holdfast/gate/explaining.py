@@ -12,11 +12,12 @@ from itertools import islice
 from typing import Any
 
 from holdfast.evaluation.intervals import clopper_pearson
+from holdfast.experiment.as_grid import attack_entry, data_values, defense_entry, judge_entries, model_entry
 from holdfast.gate.bounds import Finding, verdict_of
 from holdfast.gate.deciding import OF_GROUP, Decision, LineVerdict, groups_of, missing_attacks
 from holdfast.gate.evidence import ROUNDED, Group
 from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
-from holdfast.records import Cell, HoldfastError, Method, Record
+from holdfast.records import Cell, HoldfastError, Record
 
 MOST_SEEDS, MOST_PROMPTS = 100, 1000
 STAND_INS: Mapping[str, tuple[str, ...]] = {
@@ -64,11 +65,14 @@ def missing(gate: Gate, decision: Decision) -> Missing:
         "name": f"{gate.name}_missing",
         "description": f"What is missing before the gate {gate.name} can decide on {decision.subject.defense}.",
         "models": _models(attacked),
-        "defenses": [*(["none"] if any(group.task for group in decision.subject.groups) else []), _defense(cell)],
-        "attacks": [_attack(group.records[0].cell) for group in decision.subject.groups if group.copy is None],
+        "defenses": [
+            *(["none"] if any(group.task for group in decision.subject.groups) else []),
+            defense_entry(cell, without=ROUNDED),
+        ],
+        "attacks": [attack_entry(group.records[0].cell) for group in decision.subject.groups if group.copy is None],
         "seeds": _extended({record.cell.seed for record in attacked}, max(wanted, gate.seeds)),
-        "data": {name: value for name, value in cell.data.items() if name != "fingerprints"},
-        "judges": _judges(attacked),
+        "data": data_values(cell),
+        "judges": judge_entries(record.cell for record in attacked),
         "evaluation": evaluation,
         **({"copies": list(copies)} if copies and not cell.constraints else {}),
     }
@@ -189,35 +193,6 @@ def _evaluation(cell: Cell, prompts: int, lines: Sequence[LineVerdict]) -> dict[
 def _models(records: Sequence[Record]) -> list[Any]:
     models: list[Any] = []
     for record in records:
-        model = _model(record.cell)
+        model = model_entry(record.cell)
         models += [] if model in models else [model]
     return models
-
-
-def _model(cell: Cell) -> Any:
-    settings = {key: value for key, value in cell.model_settings.items() if value is not None}
-    if cell.model.get("kind") == "sandbox":
-        return {"sandbox": settings}
-    return settings | ({"undefended": cell.undefended.model_settings["path"]} if cell.hardened else {})
-
-
-def _defense(cell: Cell) -> Any:
-    methods = [method for method in (*cell.stages, *cell.constraints) if method.name != ROUNDED]
-    return [_method(method) for method in methods] or "none"
-
-
-def _attack(cell: Cell) -> Any:
-    assert cell.attack is not None
-    first, *adaptive = (_method(method) for method in (cell.attack, *cell.adaptive))
-    return [first, *adaptive] if adaptive else first
-
-
-def _method(method: Method) -> dict[str, Any]:
-    label = {"label": method.label} if method.label else {}
-    return {method.name: dict(method.settings), **label}
-
-
-def _judges(records: Sequence[Record]) -> dict[str, Any]:
-    return {
-        name: {judge.name: dict(judge.settings)} for record in records for name, judge in record.cell.judges.items()
-    }

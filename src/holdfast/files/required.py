@@ -1,0 +1,42 @@
+"""Whether a model that is named is there, before anything is loaded: a folder, file, package or id. No torch."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+
+from holdfast.files.gguf import gguf_file
+from holdfast.files.hub import looks_local, refuse_unknown
+from holdfast.records import HoldfastError
+
+
+def require_model(name: str, revision: str | None = None) -> None:
+    """Refuse a model that could not be loaded because it is not there; what is in its folder is not looked at.
+
+    An id of the Hub has to be in its cache, or within reach: one small file is asked for.
+
+    Raises:
+        HoldfastError: there is no such folder, file or package, or the id cannot be reached; says what to do.
+    """
+    if gguf_file(name) is not None:
+        return
+    if not looks_local(name):
+        refuse_unknown(name, revision)
+    elif not Path(name).is_dir():
+        raise HoldfastError(f"{name}: no such model folder{_hint(name)} (a Hugging Face id has the form `owner/name`)")
+
+
+def _hint(name: str) -> str:
+    """A folder or GGUF file beside it with a similar name, in brackets; where a relative path was looked for."""
+    place = Path(name)
+    if name.startswith("~") and (whole := Path(os.path.expanduser(name))).is_dir():
+        return f" (did you mean {str(whole)!r}? `~` is read by the shell alone)"
+    try:
+        there = [path.name for path in place.parent.iterdir() if path.is_dir() or path.suffix == ".gguf"]
+    except OSError:
+        there = []
+    close = get_close_matches(place.name, there, n=1)
+    if close:
+        return f" (did you mean {str(place.with_name(close[0]))!r}?)"
+    return "" if place.is_absolute() else f" in {Path.cwd()}"
