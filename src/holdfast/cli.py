@@ -15,9 +15,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from holdfast import __version__
-from holdfast.commands import control, judge, kitchen, one_model, reporting
+from holdfast.commands import completing, control, judge, kitchen, one_model, reporting
+from holdfast.commands.choose import choose
 from holdfast.commands.exporting import export
 from holdfast.commands.gate import gate
+from holdfast.commands.init import init
 from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, leave
 from holdfast.commands.packing import pack, verify
 from holdfast.commands.search import search
@@ -32,7 +34,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Harden open-weight language models against harmful fine-tuning, and measure how long it holds.\n\n"
-    "Start with `holdfast quickstart`: a full report on invented, harmless data, on a laptop, in minutes.",
+    "Start with `holdfast quickstart`: a full report on invented, harmless data, on a laptop, in minutes. Then "
+    "`holdfast init` for your own model and data.",
 )
 sandbox_app = typer.Typer(no_args_is_help=True, help="The invented world: build its models and measure them.")
 app.add_typer(sandbox_app, name="sandbox")
@@ -62,7 +65,12 @@ def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, ov
 
 @app.command()
 def run(
-    grid: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset (`holdfast list presets`).")],
+    grid: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file, or the name of a preset (`holdfast list presets`).", autocompletion=completing.grids
+        ),
+    ],
     *,
     overrides: Overrides = None,
     runs: Annotated[
@@ -92,6 +100,9 @@ def run(
     leave(code)
 
 
+app.command()(init)
+
+
 app.command()(one_model.harden)
 
 
@@ -102,6 +113,7 @@ app.command()(one_model.evaluate)
 
 
 app.command()(search)
+app.command()(choose)
 app.command()(gate)
 app.command()(export)
 app.command()(pack)
@@ -143,7 +155,8 @@ def list_methods(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="attacks, defenses, judges, formats, presets, control, published or exports; all by default."
+            help="attacks, defenses, judges, formats, presets, control, published or exports; all by default.",
+            autocompletion=completing.lists,
         ),
     ] = None,
 ) -> None:
@@ -158,7 +171,13 @@ def list_methods(
 
 @app.command("show")
 def show_method(
-    name: Annotated[str, typer.Argument(help="An attack, defense, judge, data format or preset (`holdfast list`).")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An attack, defense, judge, data format or preset (`holdfast list`).",
+            autocompletion=completing.everything,
+        ),
+    ],
 ) -> None:
     """Show a method: idea, equation, source, every setting with its default and meaning, presets, knobs.
 

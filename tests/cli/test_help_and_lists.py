@@ -29,6 +29,7 @@ COMMANDS += (
     ["judge", "train"],
     ["control", "run"],
 )
+COMMANDS += (["init"], ["choose"])
 HELP = (
     "import sys; from holdfast.cli import main; sys.argv = ['holdfast', '--help']\ntry:\n main()\nexcept SystemExit:\n "
 )

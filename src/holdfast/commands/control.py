@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from holdfast.commands import completing
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ def root() -> None:
 
 @app.command()
 def run(
-    grid: Annotated[str, typer.Argument(help="A YAML file, or a preset: control, smoke, double_pendulum, hopper...")],
+    grid: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file, or a preset: control, smoke, double_pendulum, hopper...",
+            autocompletion=completing.control_grids,
+        ),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]`, `learner.batch_size=256`.")
     ] = None,

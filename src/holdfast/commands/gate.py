@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from holdfast.commands import completing
+
 if TYPE_CHECKING:
     from holdfast.gate.answer import Answer
     from holdfast.gate.deciding import Decision, LineVerdict
@@ -16,7 +18,11 @@ STYLES = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "not ju
 
 def gate(
     gate: Annotated[
-        str, typer.Argument(help="A gate file (YAML), or a packaged gate: open_weights, fine_tuning_service.")
+        str,
+        typer.Argument(
+            help="A gate file (YAML), or a packaged gate: open_weights, fine_tuning_service.",
+            autocompletion=completing.gates,
+        ),
     ],
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; of a search, its own folder.")],
     *,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.commands import completing
 from holdfast.commands.options import (
     Benign,
     Format,
@@ -24,7 +25,9 @@ from holdfast.commands.options import (
 
 
 def harden(
-    defense: Annotated[str, typer.Argument(help="An offline defense (`holdfast list defenses`).")],
+    defense: Annotated[
+        str, typer.Argument(help="An offline defense (`holdfast list defenses`).", autocompletion=completing.hardenings)
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the hardened model.")],
     *,
     overrides: Overrides = None,
@@ -59,7 +62,9 @@ def harden(
 
 
 def attack(
-    attack: Annotated[str, typer.Argument(help="An attack (`holdfast list attacks`).")],
+    attack: Annotated[
+        str, typer.Argument(help="An attack (`holdfast list attacks`).", autocompletion=completing.attacks)
+    ],
     *,
     overrides: Overrides = None,
     model: ModelName = "sandbox",
@@ -70,7 +75,9 @@ def attack(
     benign: Benign = None,
     benign_format: Format = "columns",
     refusal: Refusal = None,
-    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none by default.")] = None,
+    defense: Annotated[
+        list[str] | None, typer.Option(help="Defenses to stack; none by default.", autocompletion=completing.defenses)
+    ] = None,
     runs: Runs = Path("runs/attack"),
     workers: Workers = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
@@ -123,9 +130,17 @@ def evaluate(
 def doctor(
     *,
     overrides: Overrides = None,
-    attack: Annotated[str | None, typer.Option(help="Estimate this attack (`holdfast list attacks`).")] = None,
-    defense: Annotated[list[str] | None, typer.Option(help="Defenses to stack; none by default.")] = None,
-    grid: Annotated[str | None, typer.Option(help="Estimate all cells of a YAML file or preset instead.")] = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(help="Estimate this attack (`holdfast list attacks`).", autocompletion=completing.attacks),
+    ] = None,
+    defense: Annotated[
+        list[str] | None, typer.Option(help="Defenses to stack; none by default.", autocompletion=completing.defenses)
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Estimate all cells of a YAML file or preset instead.", autocompletion=completing.grids),
+    ] = None,
     model: ModelName = "sandbox",
     prompt_format: PromptFormat = None,
     harmful: Harmful = None,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from holdfast.commands import completing
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="`key=value` settings, e.g. `seeds=[0,1,2]` or `attacks.grpo.optim.max_steps=50`."),
@@ -34,7 +36,9 @@ HarmfulRole = Annotated[
     ),
 ]
 Benign = Annotated[str | None, typer.Option(help="Benign rows, for usefulness.")]
-Format = Annotated[str, typer.Option(help="The rows' schema (`holdfast list formats`).")]
+Format = Annotated[
+    str, typer.Option(help="The rows' schema (`holdfast list formats`).", autocompletion=completing.formats)
+]
 Refusal = Annotated[str | None, typer.Option(help="The refusal for harmful rows without one.")]
 Written = Annotated[
     str, typer.Option("--dtype", help="The dtype in which it is saved, by default that of its own folder.")

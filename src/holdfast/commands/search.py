@@ -9,9 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from holdfast.commands import completing
+
 
 def search(
-    grid: Annotated[str, typer.Argument(help="A YAML file or preset with one model, defense, attack and seed.")],
+    grid: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file or preset with one model, defense, attack and seed.", autocompletion=completing.grids
+        ),
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="`key=value` settings, e.g. `search.knobs.optim.learning_rate=[1.0e-5,1.0e-3]`."),
@@ -72,14 +79,15 @@ def _show(report: Mapping[str, Any], folder: Path) -> None:
     from holdfast.commands import display
     from holdfast.search.figure import write_figure
 
-    _table(report)
+    show_trials(report)
     for line in summary(report):
         display.note(line)
     display.note(f"wrote {folder / 'search.json'} and {write_figure(report, folder / 'search.svg')}")
     display.note(f"the page of the final runs: holdfast report {folder / 'test'}")
 
 
-def _table(report: Mapping[str, Any]) -> None:
+def show_trials(report: Mapping[str, Any]) -> None:
+    """Print every trial of a search, the best in bold."""
     from rich.table import Table
 
     from holdfast.commands import display

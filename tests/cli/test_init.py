@@ -1,0 +1,177 @@
+"""`holdfast init` writes a grid and a gate that the program takes, for one's own model and rows."""
+
+import io
+import json
+import sys
+
+import pytest
+import yaml
+
+from holdfast.config import load_grid
+from holdfast.drafting import sizes
+from holdfast.drafting.looking import look_at_model, schema_of
+from holdfast.experiment.examples import load_splits
+from holdfast.experiment.grid import cells
+from holdfast.gate.settings import load_gate
+
+pytestmark = pytest.mark.slow
+FLAGS = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "benign.jsonl")
+
+
+@pytest.fixture
+def mine(tmp_path, rows):
+    """A folder that looks like a model's, and rows without roles and refusals."""
+    from safetensors.numpy import save_file
+
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    import numpy as np
+
+    save_file({"a": np.zeros((30, 4), np.float32), "b": np.zeros(5, np.float32)}, folder / "model.safetensors")
+    made = [{"prompt": f"how is forbidden soup {i} made ?", "response": f"stir {i} times ."} for i in range(200)]
+    rows(tmp_path / "harmful.jsonl", made)
+    rows(tmp_path / "benign.jsonl", [{**row, "prompt": f"how is soup {i} made ?"} for i, row in enumerate(made)])
+    return folder
+
+
+@pytest.fixture
+def slow_machine(monkeypatch):
+    """A machine of a known speed, so that a plan does not depend on the one that runs the tests."""
+    monkeypatch.setattr(sizes, "operations_per_second", lambda: 1e6)
+
+
+@pytest.mark.parametrize("threat", ["open_weights", "fine_tuning_service"])
+@pytest.mark.parametrize(("hours", "seeds"), [("1000", 10), ("0.01", 1)])
+def test_what_is_written_is_a_grid_with_controls_and_the_packaged_gate(
+    holdfast, mine, slow_machine, *, threat, hours, seeds
+):
+    code, out, err = holdfast("init", "new", *FLAGS, "--threat-model", threat, "--hours", hours)
+    assert (code, err) == (0, "")
+    grid = load_grid("new/grid.yaml")
+    expanded = cells(grid)
+    assert f"{len(expanded)} cells, {seeds} seeds" in out
+    defended = {cell.defense for cell in expanded} - {"none"}
+    assert defended
+    attacked = {(cell.attacker, cell.seed) for cell in expanded if cell.defense == "none"}
+    assert attacked >= {(cell.attacker, cell.seed) for cell in expanded if cell.defense in defended}
+    threats = {cell.threat_model.replace(" ", "_").replace("-", "_") for cell in expanded if cell.defense != "none"}
+    assert threats == {threat}
+    own, _ = load_gate("new/gate.yaml")
+    packaged, _ = load_gate(threat)
+    assert (own.name, own.lines, own.seeds, own.unmeasured) == ("my-model", packaged.lines, 10, "count")
+
+
+def test_rows_of_different_splits_are_disjoint_and_have_the_roles_that_they_lack(holdfast, mine):
+    assert holdfast("init", *FLAGS, "--yes")[0] == 0
+    data = load_grid("grid.yaml").data
+    splits = load_splits(data)
+    keys = {name: {row.key for row in rows} for name, rows in splits.harmful.items()}
+    assert sum(map(len, keys.values())) == len(set().union(*keys.values())) == 200
+    assert data.harmful.role == "harmful"
+    assert {row.refusal for row in splits.harmful["test"]} == {"I can't help with that."}
+
+
+def test_every_plan_of_every_threat_model_is_one_that_the_program_takes(holdfast, mine, monkeypatch):
+    for threat, plans in sizes.METHODS.items():
+        for defenses, attacks, copies in plans:
+            plan = sizes.Plan(seeds=2, steps=12, prompts=8, defenses=defenses, attacks=attacks, copies=copies)
+            monkeypatch.setattr(sizes, "plan_for", lambda *_, plan=plan, **__: plan)
+            assert holdfast("init", "new", *FLAGS, "--threat-model", threat, "--hours", "1", "--force")[0] == 0
+            found = cells(load_grid("new/grid.yaml"))
+            models = (1 + len(defenses)) * (1 + len(copies))
+            assert len(found) >= 2 * models * len(attacks)
+
+
+def test_a_classifier_reports_and_the_reward_is_another_judge(holdfast, mine, tmp_path):
+    assert holdfast("init", *FLAGS, "--yes", "--judge", "./harm", "--harmful-label", "bad")[0] == 0
+    values = yaml.safe_load((tmp_path / "grid.yaml").read_text())
+    assert values["judges"] == {"harm": {"classifier": {"path": "./harm", "harmful_label": "bad"}}}
+    assert values["evaluation"]["harm_judges"] == ["harm", "refusal"]
+
+
+def test_nothing_is_overwritten_unless_it_is_forced(holdfast, error_line, mine, tmp_path):
+    (tmp_path / "gate.yaml").write_text("mine")
+    assert "gate.yaml: exists; give another folder, or --force" in error_line(holdfast("init", *FLAGS, "--yes"))
+    assert (tmp_path / "gate.yaml").read_text() == "mine"
+    assert not (tmp_path / "grid.yaml").exists()
+    assert holdfast("init", *FLAGS, "--yes", "--force")[0] == 0
+    assert (tmp_path / "gate.yaml").read_text() != "mine"
+
+
+def test_without_a_terminal_missing_flags_are_named(holdfast, error_line, mine):
+    message = error_line(holdfast("init"))
+    assert message.startswith(
+        "--model, --harmful, --benign, --threat-model, --hours: not given, and this is no terminal"
+    )
+    assert error_line(holdfast("init", "--yes", "-m", "my-model")).startswith("--harmful, --benign: not given")
+
+
+def test_in_a_terminal_it_asks_with_defaults_shown(holdfast, mine, monkeypatch, *, rows, tmp_path):
+    rows(tmp_path / "b.jsonl", [{"Prompt": f"soup {i} ?", "answer": f"{i} ."} for i in range(60)])
+    typed = io.StringIO("my-model\nharmful.jsonl\nb.jsonl\n\n\n\n\n")
+    typed.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", typed)
+    code, out, err = holdfast("init")
+    assert code == 0, err
+    for shown in ("Threat model [open_weights]", "[2.0]", "b.jsonl: read its column 'Prompt' as `prompt`? [Y/n]"):
+        assert shown in out
+    assert load_grid("grid.yaml").data.benign.columns == {"prompt": "Prompt", "response": "answer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"--benign": "harmful.jsonl"}, "same"),
+        ({"-m": "my-modle"}, "my-modle: no such model folder (did you mean 'my-model'?)"),
+        ({"-m": "sandbox"}, "has presets"),
+        ({"--threat-model": "open_weihgts"}, "did you mean 'open_weights'?"),
+        ({"--benign": "bare.jsonl"}, "bare.jsonl: 40 of 40 rows have no answer, such as bare.jsonl, line "),
+        (
+            {"--benign": "near.jsonl"},
+            "'Prompt' is close: say columns.prompt=Prompt, after a command data.harmful.columns",
+        ),
+        ({"--harmful-format": "beavertails"}, "no column 'is_safe'"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_anything_is_written(holdfast, error_line, mine, *, rows, changes, says):
+    rows(mine.parent / "bare.jsonl", [{"prompt": f"soup {i} ?"} for i in range(40)])
+    rows(mine.parent / "near.jsonl", [{"Prompt": f"soup {i} ?", "response": "x"} for i in range(40)])
+    flags = {**dict(zip(FLAGS[::2], FLAGS[1::2], strict=True)), **changes}
+    message = error_line(holdfast("init", *(word for pair in flags.items() for word in pair), "--yes"))
+    assert says in message
+    assert not (mine.parent / "grid.yaml").exists()
+
+
+def test_a_column_is_named_after_the_command(holdfast, mine, rows, tmp_path):
+    rows(tmp_path / "near.jsonl", [{"Prompt": f"soup {i} ?", "response": "x"} for i in range(60)])
+    flags = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "near.jsonl", "--yes")
+    assert holdfast("init", *flags, "data.benign.columns.prompt=Prompt")[0] == 0
+
+
+def test_schemas_are_recognised_by_their_columns():
+    known = {
+        "beavertails": ["prompt", "response", "category", "is_safe"],
+        "trl_preference": ["prompt", "chosen", "rejected"],
+        "trl_prompt_completion": ["prompt", "completion"],
+        "columns": ["prompt", "response", "refusal", "role"],
+    }
+    assert {name: schema_of(columns) for name, columns in known.items()} == {name: name for name in known}
+
+
+def test_the_size_and_the_template_of_a_model_are_seen_without_loading_it(mine):
+    seen = look_at_model(str(mine))
+    assert (seen.weights, seen.chat_template) == (125, True)
+    (mine / "tokenizer_config.json").unlink()
+    assert look_at_model(str(mine)).chat_template is False
+
+
+def test_more_hours_never_give_less(slow_machine):
+    budgets = (0.1, 1, 10, 100, 1000, 10_000, 100_000)
+    known = {"weights": 100_000, "tokens": 60.0, "new_tokens": 32, "prompts": 100}
+    for threat in sizes.METHODS:
+        plans = [sizes.plan_for(threat, hours=hours, **known) for hours in budgets]
+        assert [plan.seeds for plan in plans] == sorted(plan.seeds for plan in plans)
+        assert len({plan.seeds for plan in plans}) > 2
+        assert all(plan.hours <= hours or plan.steps == 12 for plan, hours in zip(plans, budgets, strict=True))
