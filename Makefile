@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # Where PYTHONDONTWRITEBYTECODE is set, as some containers do, every process would compile torch and the others again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test coverage fast bad-inputs lint types format docs findings clean
+.PHONY: quickstart test coverage fast bad-inputs lint types format docs dist findings clean
 
 quickstart: $(VENV)/.core  ## From nothing to runs/quickstart/report.html
 	$(BIN)/holdfast quickstart
@@ -38,6 +38,11 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev  ## The documentation, into site/; nothing is fetched
 	NO_MKDOCS_2_WARNING=1 HF_HUB_OFFLINE=1 $(BIN)/mkdocs build --strict --quiet
 
+dist: $(VENV)/.dist  ## The wheel and the source distribution, into dist/, as a package index would check them
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+
 findings:  ## Surprises about other people's software, each in an environment of its own; installs packages
 	set -e; for script in findings/*.sh; do echo "$$script"; bash "$$script"; done
 
@@ -50,6 +55,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.dist: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) "setuptools>=77" build twine
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
