@@ -58,9 +58,11 @@ def pack(
             a path of this machine.
     """
     out = Path(out)
-    require_place(out)
+    _require_place(out)
     if defense is not None and gate is None:
         raise HoldfastError("--defense: says whose verdict is packed, and there is none without --gate")
+    if gate is not None:
+        load_gate(gate)  # a wrong gate is told before anything is read
     found = collected([Path(run) for run in runs], completions=completions)
     members, about = dict(found.members), About(runs=found.runs, holdfast=__version__, completions=completions)
     if gate is not None:
@@ -79,6 +81,14 @@ def pack(
         verdict=parse_json(members[VERDICT].decode())["verdict"] if gate is not None else None,
         remarks=_remarks(found, members),
     )
+
+
+def _require_place(out: Path) -> None:
+    """Refuse a place that cannot be written before anything is computed."""
+    require_place(out)
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise HoldfastError(f"{out}: cannot be written: {there} is no folder that may be written; name another place")
 
 
 def records_of(members: Mapping[str, bytes]) -> list[dict[str, Any]]:
