@@ -15,9 +15,9 @@ from holdfast.commands.options import (
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page; a CSV file is written next to it.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The page; tables and pages of cells are written next to it.")
+    ] = Path("report.html"),
     figures: Annotated[
         Path | None,
         typer.Option(help="Folder for the charts as PNG, SVG and PDF."),
@@ -32,6 +32,9 @@ def report(
             help="What another tool measured, as TOOL:FILE=LABEL: `lm_eval:results.json='tar x sft'`; may be repeated."
         ),
     ] = None,
+    cells: Annotated[
+        bool, typer.Option("--cells/--no-cells", help="A page for each cell, in a folder next to the page.")
+    ] = True,
 ) -> None:
     """Write one page from the records of one or more runs; it opens offline.
 
@@ -41,7 +44,8 @@ def report(
     from holdfast.commands.display import note
     from holdfast.report import write_figures, write_report
 
-    note(f"wrote {write_report(runs, out, title=title, prices=prices, utility=utility or [])}")
+    page = write_report(runs, out, title=title, prices=prices, utility=utility or [], cell_pages=cells)
+    note(f"wrote {page}")
     if figures is not None:
         note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")
 

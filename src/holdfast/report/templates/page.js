@@ -16,12 +16,20 @@ function rows(table) {
   ]);
   return Array.from({ length: table.n }, (_, row) => Object.fromEntries(columns.map(([name, value]) => [name, value(row)])));
 }
+/** A chart is one image with a name: its marks have roles of their own, some without one, and its numbers are in the tables. */
+function name(place, about) {
+  const image = place.querySelector("svg");
+  image.querySelectorAll("[role]").forEach((mark) => ["role", "aria-roledescription", "aria-label"].forEach((each) => mark.removeAttribute(each)));
+  image.setAttribute("role", "img");
+  image.setAttribute("aria-label", about);
+}
 function draw(place) {
   const panel = read(place.dataset.spec), spec = read(panel.spec);
   spec.description = panel.about;
   spec.datasets = Object.fromEntries(Object.entries(panel.data).map(([name, table]) => [name, rows(table)]));
   place.dataset.drawn = dark.matches ? "dark" : "light";
   vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: config(), tooltip: { theme: place.dataset.drawn } })
+    .then(() => name(place, panel.about))
     .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });
 }
 const places = [...document.querySelectorAll("[data-spec]")];
