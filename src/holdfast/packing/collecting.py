@@ -16,6 +16,7 @@ from holdfast.files import parse_json, require_file
 from holdfast.packing.archive import json_bytes
 from holdfast.packing.reducing import names_of, paths_in, reduced
 from holdfast.records import Cell, HoldfastError, Record
+from holdfast.report.page import plural
 from holdfast.report.read import parse_record
 
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -196,10 +197,10 @@ def _remarks(
         yield f"paths became names: {', '.join(sorted(set(names.values())))}"
     foreign = [record.key for run in runs for record in run.records if record.key != record.cell.key]
     if foreign:
-        yield f"{len(foreign)} records have a key that is not the hash of their settings, first {foreign[0]}"
+        yield f"a key that is not the hash of the settings: {plural(len(foreign), 'record')}, first {foreign[0]}"
     short = [run for run in runs if run.unfinished]
     if short:
-        yield f"{sum(len(run.unfinished) for run in short)} unfinished cells are listed and have no record"
+        yield f"listed without a record: {plural(sum(len(run.unfinished) for run in short), 'unfinished cell')}"
     without = sum(len(run.records) for run in runs) - sum(name.endswith(".parquet") for name in members)
     if completions and without:
-        yield f"{without} cells keep no completions"
+        yield f"without completions: {plural(without, 'cell')}"
