@@ -224,7 +224,7 @@ def test_a_drawn_curve_has_its_points_in_order_and_its_threshold_inside():
     xs, ys = zip(*(map(float, pair.split(",")) for pair in line.split()), strict=True)
     assert list(xs) == sorted(xs)
     assert list(ys) == sorted(ys, reverse=True)
-    assert f"M40 {ys[1]:.1f}H" in re.findall(r'class="rule" d="([^"]+)"', curve.svg)[0]
+    assert f"M50 {ys[1]:.1f}H" in re.findall(r'class="rule" d="([^"]+)"', curve.svg)[0]
     assert re.findall(r'class="break" d="M([\d.]+)', curve.svg) == [f"{xs[1]:.1f}"]
     assert curve.about.endswith("broke at 20.")
 

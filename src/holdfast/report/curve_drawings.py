@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 170, 40, 10, 10, 24
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320, 170, 50, 10, 10, 24
 _DOTS = 60
 """The largest number of points that are marked on a line."""
 
@@ -137,4 +137,4 @@ def _short(value: float) -> str:
     """At most four digits: `0.5`, `1.25`, `1,000`, `3.1e-05`."""
     if value == int(value) and abs(value) < 1e6:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.2g}"
