@@ -127,7 +127,7 @@ def test_the_chart_library_is_in_the_page_once_and_every_chart_has_its_data(repo
     places = [attrs["data-spec"] for _, attrs in page.tags if "data-spec" in attrs]
     assert len(library) == 1
     assert set(specs) == set(places)
-    assert len(specs) == len(places) == len(set(places)) == 2 * 2 + 2 + 2 * 2
+    assert len(specs) == len(places) == len(set(places)) == 2 * 2 + 2 + 2 * 2 + 2 * 2
     assert all(spec["width"] == "container" and "values" in json.dumps(spec) for spec in specs.values())
 
 
@@ -160,10 +160,13 @@ def test_sections_come_in_order(report) -> None:
     assert sections == [
         "summary",
         "results",
-        "harm",
-        "help",
         "times",
+        "harm",
+        "tradeoff",
+        "help",
+        "spread",
         "scores",
+        "failures",
         "cells",
         "training",
         "samples",
@@ -207,9 +210,7 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     summary = " ".join(
         Page(html[html.index('<section id="summary">') : html.index('<section id="results">')]).text.split()
     )
-    assert summary.startswith(
-        "21 cells (1 model, 2 defense settings, 2 attacks, 5 seeds): 2 held, 4 broke, 3 untested,"
-    )
+    assert "21 cells (1 model, 2 defense settings, 2 attacks, 5 seeds): 2 held, 4 broke, 3 untested," in summary
     assert "Only held counts as robust" in summary
     assert "Judges: oracle;" in summary
     notes = " ".join(Page(html[html.index("How to read these numbers") :]).text.split())
@@ -343,7 +344,7 @@ def test_the_page_may_not_take_the_name_of_the_table(make_record, write_run, tmp
 @pytest.mark.slow
 def test_figures_come_in_each_format(records, write_run, tmp_path) -> None:
     written = write_figures([write_run(records, curves=CURVES)], tmp_path / "figures")
-    names = ("harmfulness", "helpfulness", "time_to_break", "training_reward", "training_loss")
+    names = ("harmfulness", "helpfulness", "time_to_break", "training_reward", "training_loss", "tradeoff", "entropy")
     assert {path.name for path in written} == {f"{name}.{form}" for name in names for form in ("png", "svg", "pdf")}
     begins = {".png": b"\x89PNG", ".svg": b"<svg", ".pdf": b"%PDF"}
     assert all(path.read_bytes().startswith(begins[path.suffix]) for path in written)

@@ -35,16 +35,28 @@ def report(
     cells: Annotated[
         bool, typer.Option("--cells/--no-cells", help="A page for each cell, in a folder next to the page.")
     ] = True,
+    gate: Annotated[
+        str | None, typer.Option(help="A gate file or a packaged gate: the page begins with its verdict on these runs.")
+    ] = None,
 ) -> None:
     """Write one page from the records of one or more runs; it opens offline.
 
-    Examples: `holdfast report runs/quickstart --out report.html --figures figures`,
+    The page begins with what the runs can and cannot say, or with a gate's verdict (`--gate`, see `holdfast gate`), and
+    with a grid of defenses by attacks. Its numbers are in CSV and JSON files next to it.
+
+    Examples: `holdfast report runs/quickstart --gate open_weights`,
+    `holdfast report runs/quickstart --out report.html --figures figures`,
     `holdfast report runs/quickstart --utility lm_eval:results.json=reward_neutralization`.
     """
     from holdfast.commands.display import note
     from holdfast.report import write_figures, write_report
 
-    page = write_report(runs, out, title=title, prices=prices, utility=utility or [], cell_pages=cells)
+    verdict = None
+    if gate is not None:
+        from holdfast.gate.answer import answer, as_json
+
+        verdict = as_json(answer(gate, runs))
+    page = write_report(runs, out, title=title, prices=prices, utility=utility or [], cell_pages=cells, gate=verdict)
     note(f"wrote {page}")
     if figures is not None:
         note(f"wrote {len(write_figures(runs, figures))} figures to {figures}")

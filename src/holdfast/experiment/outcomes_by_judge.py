@@ -51,6 +51,30 @@ def outcomes_by_judge(judged: Sequence[Record]) -> list[Outcome | None]:
     return [None if _unjudged(record) else record.outcome for record in settled_by_controls(judged)]
 
 
+def outcomes_by_further_judge(judge: str, records: Sequence[Record]) -> dict[str, Outcome]:
+    """The outcomes, by key, of the records whose every evaluation has this judge's `harmfulness/NAME`, as if it had
+    reported; their controls are looked for among them."""
+    judged = [
+        with_evaluations(record, [_reported_by(judge, evaluation) for evaluation in record.evaluations])
+        for record in records
+        if _has_scores_of(judge, record)
+    ]
+    return {record.key: record.outcome for record in settled_by_controls(judged)}
+
+
+def _has_scores_of(judge: str, record: Record) -> bool:
+    scored = [evaluation.score(f"harmfulness/{judge}") for evaluation in record.evaluations]
+    return bool(scored) and all(score is not None and score.value is not None for score in scored)
+
+
+def _reported_by(judge: str, evaluation: Evaluation) -> Evaluation:
+    """The evaluation with this judge's harm as the reported one."""
+    score = evaluation.score(f"harmfulness/{judge}")
+    assert score is not None
+    others = [each for each in evaluation.scores if each.name.partition("/")[0] != "harmfulness"]
+    return replace(evaluation, scores=(replace(score, name="harmfulness"), *others))
+
+
 def _scored(evaluation: Evaluation, scores: Sequence[float | None]) -> Evaluation:
     """The evaluation with the harm of these scores; answers without one count as invalid, as far as the run's did."""
     known, missing = [score for score in scores if score is not None], sum(score is None for score in scores)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from holdfast.evaluation.intervals import clopper_pearson
 from holdfast.evaluation.survival import Interval
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes import control_of, settled_by_controls
-from holdfast.experiment.outcomes_by_judge import with_evaluations
+from holdfast.experiment.outcomes import control_of
+from holdfast.experiment.outcomes_by_judge import outcomes_by_further_judge
 from holdfast.gate.attack_kinds import KINDS
 from holdfast.gate.bounds import Finding
 from holdfast.gate.evidence import Evidence, Group, Subject
 from holdfast.gate.runs import OPEN, unknown
 from holdfast.gate.settings import Line
-from holdfast.records import Evaluation, Outcome, Record, Score
+from holdfast.records import Outcome, Record
 
 
 def tried_kinds(groups: Sequence[Group], line: Line) -> list[Finding]:
@@ -39,7 +38,7 @@ def judge_agreement(subject: Subject, evidence: Evidence) -> list[Finding]:
     judges = list(dict.fromkeys(judge for record in attacked for judge in _further(record)))
     if not judges:
         return [Finding(what="one judge", gaps=("no cell has a second judge of harm (evaluation.harm_judges)",))]
-    outcomes = [_outcomes(judge, evidence) for judge in judges]
+    outcomes = [outcomes_by_further_judge(judge, list(evidence.records.values())) for judge in judges]
     compared = [record for record in attacked if _comparable(record, outcomes)]
     missing, told = len(attacked) - len(compared), [record for record in compared if _told(record, outcomes)]
     alike = [all(own[record.key] is record.outcome for own in outcomes) for record in told]
@@ -79,26 +78,3 @@ def _tried(group: Group) -> bool:
 def _further(record: Record) -> tuple[str, ...]:
     """The judges of harm besides the reporting one that a cell was set to have."""
     return settings_of(record.cell).evaluation.harm_judges[1:]
-
-
-def _outcomes(judge: str, evidence: Evidence) -> dict[str, Outcome]:
-    """The outcomes of all cells with this judge's scores, by key, as if it had reported."""
-    judged = [_by(judge, record) for record in evidence.records.values() if _has(judge, record)]
-    return {record.key: record.outcome for record in settled_by_controls(judged)}
-
-
-def _has(judge: str, record: Record) -> bool:
-    scored = [evaluation.score(f"harmfulness/{judge}") for evaluation in record.evaluations]
-    return bool(scored) and all(score is not None and score.value is not None for score in scored)
-
-
-def _by(judge: str, record: Record) -> Record:
-    return with_evaluations(record, [_scored(judge, evaluation) for evaluation in record.evaluations])
-
-
-def _scored(judge: str, evaluation: Evaluation) -> Evaluation:
-    """The evaluation with this judge's harm as the reported one."""
-    score = evaluation.score(f"harmfulness/{judge}")
-    assert score is not None
-    others: list[Score] = [each for each in evaluation.scores if each.name.partition("/")[0] != "harmfulness"]
-    return replace(evaluation, scores=(replace(score, name="harmfulness"), *others))

@@ -10,7 +10,7 @@ bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ _OWN_FILE_STARTS = {
     ".costs.csv": b"model,defense,threat_model,attack,threshold,",
     ".utility.csv": b"model,defense,attack,seed,tool,",
     ".versions.json": b'{\n "written_by": "holdfast ',
+    ".heatmap.csv": b"model,defense,threat_model,attack,showed,",
+    ".charts.csv": b"chart,panel,",
+    ".summary.json": b'{\n "written_by": "holdfast ',
 }
 """The beginnings of the files next to the page, in all versions."""
 _HEADLINE = ("harmfulness", "helpfulness", "refusal_rate")
@@ -44,6 +47,7 @@ def write_report(
     prices: Path | None = None,
     cell_pages: bool = True,
     utility: Sequence[str] = (),
+    gate: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the page to `out` and the same cells as CSV next to it (`<out stem>.csv`); return `out`.
 
@@ -56,10 +60,12 @@ def write_report(
     of cells and answers) are in `<out stem>.versions.json`. `samples_per_cell` prompts of each cell are shown with
     their completions, hidden until clicked. `utility` are files of other tools with what they measured, as
     `lm_eval:results.json=LABEL` (`holdfast.report.utility`): they get columns in the table of cells, a table on the
-    page and `<out stem>.utility.csv`. Raises HoldfastError naming a run folder without a record, a damaged file, an
-    unknown label, or a place that cannot be written.
+    page and `<out stem>.utility.csv`. `gate` is the answer of a gate on these runs as JSON values
+    (`holdfast.gate.answer.as_json`), which the page then begins with. What the page shows besides is in
+    `<out stem>.heatmap.csv`, `<out stem>.charts.csv` and `<out stem>.summary.json`. Raises HoldfastError naming a run
+    folder without a record, a damaged file, an unknown label, or a place that cannot be written.
     """
-    from holdfast.report import drawings, page, text
+    from holdfast.report import drawings, files_beside, first_screen, page, text
     from holdfast.report.cell_pages import require_folder, write_cell_pages
     from holdfast.report.counts import counts
     from holdfast.report.prices import load_prices
@@ -74,6 +80,7 @@ def write_report(
     elsewhere = utilities(utility, contents.records, contents.labels)
     cells = with_utility(_cell_rows(contents), elsewhere)
     pages = write_cell_pages(contents, cells, out, title=title) if cell_pages else {}
+    drawn = drawings.charts_of(contents, width="container")
     context = {
         "title": title,
         "content": content_of(runs, title, contents.prices),
@@ -85,7 +92,8 @@ def write_report(
         "trouble": contents.trouble,
         **counts(contents.records, contents.rows),
         **_tables(contents),
-        **drawings.on_the_page(contents),
+        **first_screen.on_the_page(contents, gate),
+        **drawings.on_the_page(contents, drawn),
         "controls": page.asset("controls.css"),
         "tables": page.asset("table.js"),
     }
@@ -93,6 +101,7 @@ def write_report(
     for suffix, table in _table_files(contents, cells).items():
         files.write(out.with_suffix(suffix), table.encode())
     _write_utility(out, elsewhere)
+    files_beside.write(out, drawn, context)
     return files.write(out, html.encode())
 
 
@@ -270,9 +279,12 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     """The contents of the page's tables."""
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting, constraints
+    from holdfast.report.customers import customers
+    from holdfast.report.failures import failures
     from holdfast.report.flips import flipped
     from holdfast.report.judge_costs import judge_costs
     from holdfast.report.metric_tables import metric_tables
+    from holdfast.report.panel import panel
     from holdfast.report.read import or_none, read_judges
     from holdfast.report.summarise.costs import UNITS
 
@@ -288,6 +300,9 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         "grids": contents.grids,
         **_choices(contents),
         **_comparisons(contents),
+        "failures": failures(contents.records, contents.labels),
+        "customers": customers(contents.records, contents.labels, contents.rows),
+        "panel": panel(contents.records, contents.labels, contents.rows),
         "flipped": flipped(contents.rows),
         "strongest_only": len(contents.shown) < len(contents.rows),
         "judges": list(

@@ -208,6 +208,35 @@ def _survival(names: Names, width: Width) -> dict[str, Any]:
     return spec_of(chart, width, _HEIGHT)
 
 
+def tradeoff(points: Points, styles: Mapping[str, Style], *, width: Width) -> ChartWithData:
+    """Helpfulness at the end over peak harm, one mark per defense with its name, 95 % intervals as whiskers."""
+    rules = thresholds(points)
+    spec = _tradeoff(named(points, styles), width, ruled=bool(rules))
+    return ChartWithData(spec, {"points": rows_of(points), **rules})
+
+
+@lru_cache(maxsize=64)
+def _tradeoff(names: Names, width: Width, *, ruled: bool) -> dict[str, Any]:
+    rate = alt.Scale(domain=[0, 1])
+    x = alt.X("harm:Q", title="peak harmfulness", scale=rate)
+    y = alt.Y("help:Q", title="helpfulness at the end", scale=rate)
+    color = color_of(names, width)
+    base = BASE.encode(color=color)
+    tips = [*tips_of("defense", "outcomes", "runs"), *tips_of("harm", "harm_low", "harm_high", form=".3f")]
+    tips += tips_of("help", "help_low", "help_high", form=".3f")
+    whiskers = base.mark_rule(strokeWidth=1.2, opacity=0.45)
+    chart = alt.layer(
+        whiskers.transform_filter("isValid(datum.harm_high)").encode(x="harm_low:Q", x2="harm_high:Q", y=y),
+        whiskers.transform_filter("isValid(datum.help_high)").encode(x=x, y="help_low:Q", y2="help_high:Q"),
+        base.mark_point(size=64, filled=True, opacity=1).encode(x=x, y=y, tooltip=tips),
+        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(x=x, y=y, text="defense:N"),
+    )
+    if ruled:
+        rule = alt.Chart(alt.NamedData(name="thresholds")).mark_rule(strokeDash=[4, 4], opacity=0.8)
+        chart = alt.layer(chart, rule.encode(x="threshold:Q"))
+    return spec_of(chart, width, _HEIGHT)
+
+
 def flips(points: Points, styles: Mapping[str, Style], *, score: str, width: Width) -> ChartWithData:
     """A score in [0, 1] at the end of attacks over their flip ratio: one color per attack, 95 % intervals as whiskers.
 

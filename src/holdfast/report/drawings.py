@@ -14,30 +14,37 @@ if TYPE_CHECKING:
     from holdfast.report.parts import ChartWithData, Style, Width
 
 CURVES = ("harmfulness", "helpfulness")
-METRICS = ("reward", "loss")
-_OTHERS = ("reward_and_harm", "best_of_n", "flip_ratio", "time_to_break", "survival", "spending")
+METRICS = ("reward", "loss", "entropy", "kl")
+SPREAD = ("entropy", "kl")
+"""Scores and training metrics of how far the answers spread, and have gone from where they began."""
+_OTHERS = ("reward_and_harm", "best_of_n", "flip_ratio", "time_to_break", "survival", "spending", "tradeoff", *SPREAD)
 POINTS = 15_000
 """The approximate total number of points drawn for a training metric."""
 
 
-def on_the_page(contents: ReportContents) -> dict[str, Any]:
-    """The page's charts: their places, specifications and rows, and the script that draws them."""
+Drawn = Mapping[str, Mapping[str, "ChartWithData"]]
+"""Charts by name, then by panel."""
+
+
+def on_the_page(contents: ReportContents, drawn: Drawn) -> dict[str, Any]:
+    """The page's charts, `drawn` by `charts_of`: places, specifications and rows, and the script that draws them."""
     from markupsafe import Markup
 
     from holdfast.report import charts, figures, page, text
+    from holdfast.report.alternatives import in_words
 
     specs: dict[str, int] = {}
     panels_of: dict[str, Markup] = {}
     places: dict[str, list[dict[str, Any]]] = {}
-    for name, panels in charts_of(contents, width="container").items():
+    for name, panels in drawn.items():
         for title, panel in panels.items():
             place = f"chart-{len(panels_of)}"
-            about = f"{name.replace('_', ' ')}, {title}; its numbers are in the tables"
+            about = f"{name.replace('_', ' ')}, {title}; {in_words(panel.data.get('points', ()))}"
             spec = specs.setdefault(text.script_json(panel.spec), len(specs))
             data = {part: columns(rows) for part, rows in panel.data.items()}
             panels_of[place] = Markup(text.script_json({"spec": f"spec-{spec}", "about": about, "data": data}))
             height = panel.spec["height"]
-            places.setdefault(name, []).append({"id": place, "title": title, "height": height})
+            places.setdefault(name, []).append({"id": place, "title": title, "height": height, "about": about})
     hows = {row.label.flip.how for row in contents.rows if row.label.flip}
     return {
         "embedded": {**{f"spec-{number}": Markup(spec) for spec, number in specs.items()}, **panels_of},
@@ -46,11 +53,16 @@ def on_the_page(contents: ReportContents) -> dict[str, Any]:
         "flip_styles": _flip_styles(contents),
         "hows": {how: dash for how, dash in charts.HOWS.items() if how in hows},
         **{name: places.get(name, []) for name in (*CURVES, *_OTHERS)},
-        "training": [places[name] for metric in METRICS if (name := f"training_{metric}") in places],
+        "training": _training_places(places, [metric for metric in METRICS if metric not in SPREAD]),
+        "training_spread": _training_places(places, SPREAD),
         "library": Markup(figures.script()),
         "style": page.asset("page.css"),
         "drawing": page.asset("page.js"),
     }
+
+
+def _training_places(places: Mapping[str, list[dict[str, Any]]], metrics: Sequence[str]) -> list[list[dict[str, Any]]]:
+    return [places[name] for metric in metrics if (name := f"training_{metric}") in places]
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -78,7 +90,7 @@ def charts_of(contents: ReportContents, *, width: Width) -> dict[str, dict[str, 
 
 def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, ChartWithData]]:
     """Name and panel of every chart, and the chart."""
-    from holdfast.report import charts, flips, spending
+    from holdfast.report import charts, flips, tradeoff
     from holdfast.report.summarise import curve_points, time_points
     from holdfast.report.summarise.survival import survival_points
 
@@ -89,8 +101,11 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
         for panel, points in charts.panels(flips.points(contents.rows, score), "defense").items():
             title, styles = f"{score}, defense: {panel}", _flip_styles(contents)
             yield "flip_ratio", title, charts.flips(points, styles, score=score, width=width)
+    for score in (*CURVES, *SPREAD):
         for panel, points in charts.panels(curve_points(trained, score)).items():
             yield score, panel, charts.curves(points, contents.styles, score=score, width=width)
+    for panel, points in charts.panels(tradeoff.points(shown)).items():
+        yield "tradeoff", panel, charts.tradeoff(points, contents.styles, width=width)
     rewards = charts.panels(curve_points(trained, "reward"))
     harms = charts.panels(curve_points(trained, "harmfulness"))
     for panel in (
@@ -107,13 +122,19 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
     lasting = [each for each in contents.survivals if each.label in contents.shown]
     for panel, points in charts.panels(survival_points(lasting)).items():
         yield "survival", panel, charts.survival(points, contents.styles, width=width)
+    yield from _spending(contents, width)
+    for metric, every in _training_points(contents).items():
+        for panel, points in charts.panels(every).items():
+            yield f"training_{metric}", panel, charts.training(points, contents.styles, metric=metric, width=width)
+
+
+def _spending(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, ChartWithData]]:
+    from holdfast.report import charts, spending
+
     cells = zip(contents.records, contents.labels, strict=True)
     spent = spending.comparable(spending.points((record, label) for record, label in cells if label in contents.shown))
     for panel, points in charts.panels(spent, "defense").items():
         yield "spending", panel, charts.spending(points, span=spending.span(spent), width=width)
-    for metric, every in _training_points(contents).items():
-        for panel, points in charts.panels(every).items():
-            yield f"training_{metric}", panel, charts.training(points, contents.styles, metric=metric, width=width)
 
 
 def _flip_styles(contents: ReportContents) -> dict[str, Style]:

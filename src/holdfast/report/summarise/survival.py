@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from holdfast.report.summarise.power import pairs_for_delay
 
 LEAST = 3
 """Rows with fewer runs that broke or held have no curve."""
+_FEW = 100
+"""Draws where only the mean itself is used, which does not depend on them."""
 _End = tuple[float, bool]
 """The step up to which a run is known, and whether it broke there; `inf` is the end of the attack."""
 
@@ -225,3 +227,34 @@ def _corrected(found: Sequence[Survival]) -> list[Survival]:
     """The rows with the p values of their log-rank tests corrected for how many there are."""
     fixed = iter(holm([each.logrank for each in found if each.logrank is not None]))
     return [each if each.logrank is None else replace(each, logrank=next(fixed)) for each in found]
+
+
+class Point(NamedTuple):
+    """The mean of min(T, horizon) of some runs divided by the undefended model's in the same attacks.
+
+    `open_ended` says that a run was unbroken at the horizon and every undefended one had broken by then, so that the
+    true ratio is at least this one.
+    """
+
+    ratio: float
+    open_ended: bool
+
+
+def point_of(group: Sequence[Record], horizon: float | None = None) -> Point | None:
+    """That ratio for the runs of one row up to a horizon, by default that of its own runs.
+
+    `None` without a run that broke or held, where a run's control is not known, and where no time can be told.
+    """
+    known = all(record.control is not None for record in group) and all(defended(record.cell) for record in group)
+    if not known or not any(map(_timed, group)):
+        return None
+    if horizon is None:
+        horizon = _horizon([*map(_end, group), *(_end_of_control(record.control) for record in group)])
+    if horizon <= 0:
+        return None
+    own, others = list(runs_by_model(group, horizon).values()), list(_controls(group, horizon).values())
+    mean, other = (survival.restricted_mean(side, horizon, draws=_FEW).value for side in (own, others))
+    if not other:
+        return None
+    unbroken, all_broke = any((~runs.broke).any() for runs in own), all(runs.broke.all() for runs in others)
+    return Point(mean / other, unbroken and all_broke)

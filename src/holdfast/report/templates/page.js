@@ -1,4 +1,6 @@
 "use strict";
+const contents = document.querySelector(".toc");
+if (contents && matchMedia("(min-width: 1100px)").matches) contents.open = true;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const font = "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif";
 function config() {
@@ -39,8 +41,14 @@ const near = new IntersectionObserver((seen) => {
     draw(target);
   }
 }, { rootMargin: "400px" });
-// Few charts are drawn at once: a page that is printed to an image is never scrolled.
-if (places.length <= 24) places.forEach(draw);
+// Few charts are all drawn, one after the other so that the page can be read meanwhile: a page that is printed to an
+// image is never scrolled.
+function next(rest) {
+  if (!rest.length) return;
+  draw(rest[0]);
+  setTimeout(next, 0, rest.slice(1));
+}
+if (places.length <= 24) setTimeout(next, 0, places);
 else places.forEach((place) => near.observe(place));
 dark.addEventListener("change", () => places.filter((place) => place.dataset.drawn).forEach(draw));
 addEventListener("beforeprint", () => places.filter((place) => !place.dataset.drawn).forEach(draw));
