@@ -37,13 +37,13 @@ def on_the_page(contents: ReportContents, drawn: Drawn) -> dict[str, Any]:
     panels_of: dict[str, Markup] = {}
     places: dict[str, list[dict[str, Any]]] = {}
     for name, panels in drawn.items():
-        for title, panel in panels.items():
+        for title, (shape, rows_by_name) in panels.items():
             place = f"chart-{len(panels_of)}"
-            about = f"{name.replace('_', ' ')}, {title}; {in_words(panel.data.get('points', ()))}"
-            spec = specs.setdefault(text.script_json(panel.spec), len(specs))
-            data = {part: columns(rows) for part, rows in panel.data.items()}
+            about = f"{name.replace('_', ' ')}, {title}; {in_words(rows_by_name.get('points', ()))}"
+            spec = specs.setdefault(text.script_json(shape), len(specs))
+            data = {part: columns(rows) for part, rows in rows_by_name.items()}
             panels_of[place] = Markup(text.script_json({"spec": f"spec-{spec}", "about": about, "data": data}))
-            height = panel.spec["height"]
+            height = shape["height"]
             places.setdefault(name, []).append({"id": place, "title": title, "height": height, "about": about})
     hows = {row.label.flip.how for row in contents.rows if row.label.flip}
     return {

@@ -37,8 +37,8 @@ def chart_rows(drawn: Drawn) -> list[dict[str, Any]]:
     return [
         {"chart": name, "panel": title, **point}
         for name, panels in drawn.items()
-        for title, panel in panels.items()
-        for point in panel.data.get("points", ())
+        for title, (_, rows) in panels.items()
+        for point in rows.get("points", ())
     ]
 
 
