@@ -17,7 +17,9 @@ from holdfast.experiment.store import write_completions
 from holdfast.packing import archive, checking
 from holdfast.packing.checking import verify
 from holdfast.packing.making import pack
+from holdfast.packing.recomputing import recomputed
 from holdfast.records import HoldfastError
+from holdfast.report.read import parse_record
 
 GATE = "name: own\nseeds: 3\nlines:\n  - {measure: held, attacks: supervised, at_least: 0.25}\n"
 ENDED = "2026-01-02T03:04:05+00:00"
@@ -257,7 +259,7 @@ def test_a_damaged_zip_file_is_refused_by_name(good, tmp_path):
 
 def test_no_path_of_the_machine_is_in_a_pack_and_controls_are_still_found(place):
     root = "/home/alice/secret place"
-    settings = {"optim": {"max_steps": 5}, "expert": f"{root}/expert", "others": [f"{root}/a/expert", "models/own"]}
+    settings = {"optim": {"max_steps": 10}, "expert": f"{root}/expert", "others": [f"{root}/a/expert", "models/own"]}
     cell = {"data": {"harmful": None, "fingerprints": {f"{root}/rows.jsonl": "abc"}}}
     records = settled_by_controls(
         [run(defense, harms, settings=settings, cell=cell) for defense, harms in ((None, BROKE), ("tar", HELD))]
@@ -368,3 +370,66 @@ def test_the_commands_have_exit_codes_and_a_last_line(good, folder, place):
     assert (found.exit_code, found.output.splitlines()[-1]) == (1, f"{tampered}: differs, 6 cells")
     assert max(map(len, found.output.splitlines()[:-2])) <= 80
     assert "none without --gate" in str(called("pack", folder, "-o", out, "--defense", "tar").exception)
+
+
+def twice(content):
+    return content.replace(b"{\n", b'{\n "outcome": "held",\n "outcome": "held",\n', 1)
+
+
+def with_column(content):
+    head, *rows = content.decode().splitlines()
+    return "\n".join([f"outcome,{head}", *(f"held,{row}" for row in rows)]).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("report/report.csv", with_column, "report/report.csv: has other columns"),
+        ("verdict.json", twice, "verdict.json: has the key 'outcome' twice"),
+        (f"{FOLDER}/grid.json", twice, f"{FOLDER}/grid.json: has the key 'outcome' twice"),
+        ("verdict.json", lambda content: content.replace(b"{\n", b'{\n "passes": null,\n', 1), "passes is null"),
+    ],
+)
+def test_what_a_reader_sees_first_is_what_was_checked(good, place, name, change, says):
+    content = change(archive.read(good.path)[name])
+    assert says in differing(changed(good, place / "first.zip", {name: content}, listed=True))
+
+
+def test_a_record_outside_the_runs_is_found(good, place):
+    name = next(iter(records_in(good, defended=False)))
+    members = archive.read(good.path)
+    stray = {
+        each.replace(FOLDER, "other"): members[each] for each in (name, name.replace("record.json", "config.yaml"))
+    }
+    found = differing(changed(good, place / "stray.zip", stray, listed=True))
+    assert f"{name.replace(FOLDER, 'other')}: nothing in the pack says what it should be" in found
+
+
+def test_no_other_record_of_the_same_cell_hides_one_that_is_not_of_the_runs(good, folder, place):
+    name, record = next(iter(records_in(good).items()))
+    other = {name.replace(FOLDER, "runs/more"): archive.read(good.path)[name]}
+    forged = {name: archive.json_bytes({**record, "wall_seconds": 7.5}), **other}
+    found = differing(changed(good, place / "hidden.zip", forged, listed=True), against=[folder])
+    assert f"cell {record['key']}: wall_seconds is 7.5" in found
+
+
+@pytest.mark.parametrize("key", ["a\0b", "x" * 300, "..", "a/b", ""])
+def test_a_name_that_no_folder_can_have_is_refused(good, place, key):
+    members = archive.read(good.path)
+    manifest = json.loads(members[archive.MANIFEST])
+    manifest["runs"][0]["unfinished"] = [key]
+    out = archive.write(place / "names.zip", {**members, archive.MANIFEST: archive.json_bytes(manifest)})
+    with pytest.raises(HoldfastError, match="is no name of a cell's folder"):
+        verify(out)
+
+
+def test_a_curve_from_which_steps_were_cut_is_found(good):
+    record = parse_record(json.dumps(next(iter(records_in(good).values()))))  # measured at steps 0 and 10
+    cell = replace(record.cell, evaluation={**record.cell.evaluation, "every": 10})
+
+    def said(max_steps):
+        attack = replace(cell.attack, settings={"optim": {"max_steps": max_steps}})
+        return "\n".join(map(str, recomputed([replace(record, cell=replace(cell, attack=attack))])[0]))
+
+    assert "the curve is without step 20" in said(20)
+    assert "the curve" not in said(10)

@@ -8,7 +8,7 @@ import json
 import re
 import stat
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ MANIFEST = "manifest.json"
 MOST_FILES, MOST_BYTES, MOST_OF_ONE = 100_000, 2**30, 2**28
 """Limits of the number of files, of the bytes of all of them unpacked, and of those of one."""
 _NAME = re.compile(r"[\w(][\w.()+ -]*(?:/[\w(][\w.()+ -]*)*")
+_LONGEST = 255
+"""The most bytes of a part of a name, which file systems take."""
 _TIME = (1980, 1, 1, 0, 0, 0)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -85,6 +87,7 @@ def manifest_of(path: Path, members: Mapping[str, bytes]) -> dict[str, Any]:
     if MANIFEST not in members:
         raise HoldfastError(f"{path}: has no {MANIFEST}: it is no evidence pack, or a part of one")
     try:
+        refuse_twice(members[MANIFEST].decode())
         manifest = parse_json(members[MANIFEST].decode())
         if manifest["format"] != FORMAT:
             raise HoldfastError(f"{path}: {MANIFEST}: format {manifest['format']!r:.60} is not {FORMAT!r}; "
@@ -109,8 +112,42 @@ def _require_shape(manifest: Mapping[str, Any]) -> None:
     if not runs or not all(isinstance(text, str) for text in texts):
         raise ValueError("runs, holdfast, gate or defense")
     for folder in (*(folder for folder, _ in runs), *filter(None, [manifest["gate"]])):
-        if not _NAME.fullmatch(folder):
+        if not is_name(folder):
             raise ValueError(f"{folder!r:.60} is no name of a file in a pack")
+    for key in (key for _, keys in runs for key in keys):
+        if not is_part(key):
+            raise ValueError(f"unfinished: {key!r:.60} is no name of a cell's folder")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a file in a pack."""
+    return bool(_NAME.fullmatch(text)) and ".." not in text and all(map(is_part, text.split("/")))
+
+
+def is_part(text: str) -> bool:
+    """Whether a text can be the name of one folder, which leads nowhere else."""
+    try:
+        short = len(text.encode()) <= _LONGEST
+    except UnicodeEncodeError:
+        return False
+    return short and text not in ("", ".", "..") and not any(mark in text for mark in "/\\\0")
+
+
+def refuse_twice(text: str) -> None:
+    """Refuse JSON in which an object has a key twice, which readers take in different ways.
+
+    Raises:
+        ValueError: names the key.
+    """
+    parse_json(text, object_pairs_hook=_pairs)
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"has the key {next(name for name in names if names.count(name) > 1)!r:.60} twice")
+    return found
 
 
 def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -118,7 +155,7 @@ def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name, mode = entry.filename, entry.external_attr >> 16
         why = None
-        if not _NAME.fullmatch(name) or ".." in name:
+        if not is_name(name):
             why = "is no name of a file in a pack: it could lead elsewhere"
         elif name in seen:
             why = "is there twice"
@@ -131,7 +168,16 @@ def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         if why is not None:
             raise HoldfastError(f"{path}: {name!r:.120} {why}; `holdfast pack` writes no such thing")
         seen.add(name)
+    above = next((name for name in seen for folder in _folders(name) if folder in seen), None)
+    if above is not None:
+        raise HoldfastError(f"{path}: {above!r:.120} is in a folder that is a file: no pack of `holdfast pack`")
     _refuse_large(path, [(entry.filename, entry.file_size) for entry in entries])
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders that a file of this name is in."""
+    parts = name.split("/")
+    return ("/".join(parts[:number]) for number in range(1, len(parts)))
 
 
 def _refuse_large(path: Path, sizes: Iterable[tuple[str, int]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,11 @@ def _files(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Iterato
             wrong.append(f"{name}: is in the pack and not in the manifest")
         elif stated[name]["sha256"] != found[name]["sha256"] or stated[name]["bytes"] != found[name]["bytes"]:
             wrong.append(f"{name}: is not the file whose SHA-256 and size the manifest has")
+    for name in sorted(name for name in members if name.endswith(".json")):
+        try:
+            archive.refuse_twice(members[name].decode())
+        except ValueError as error:
+            wrong.append(f"{name}: {str(error)[:120]}")
     yield from summed(wrong, f"{len(found)} files: SHA-256 and size are those of the manifest")
 
 
@@ -173,13 +179,13 @@ def _grids(members: Mapping[str, bytes], manifest: Mapping[str, Any], records: M
                 yield f"{folder}/cells/{key}/record.json: is missing; {folder}/grid.json lists this cell"
 
 
-def _planned(members: Mapping[str, bytes], folder: str) -> list[Any] | None:
+def _planned(members: Mapping[str, bytes], folder: str) -> list[str] | None:
     """The cells that a run's grid lists; `None` where it does not, as earlier versions did not."""
     try:
         planned = parse_json(members[f"{folder}/grid.json"].decode())["cells"]
     except (ValueError, KeyError, TypeError):
         return None
-    return planned if isinstance(planned, list) else None
+    return [*map(str, planned)] if isinstance(planned, list) else None
 
 
 def _figures(
@@ -198,7 +204,8 @@ def _figures(
         with unpacked(readable, about) as root:
             again = figures(root, values, about)
     except HoldfastError as error:
-        yield Finding(status="differs", what=f"figures cannot be computed: {error}", version=True)
+        why = re.sub(r"\S*holdfast-pack-\w+/", "", str(error))
+        yield Finding(status="differs", what=f"figures cannot be computed: {why}", version=True)
         return
     yield from _strangers(members, records, again, about)
     for name in sorted(again):
@@ -220,8 +227,10 @@ def _strangers(
     known = {name.replace("record.json", other) for name in records for other in beside}
     known |= {f"{folder}/grid.json" for folder in about.folders}
     known |= {f"{folder.removesuffix('/test')}/search.json" for folder in about.folders if folder.endswith("/test")}
-    for name in sorted(set(members) - known - set(again) - {about.gate}):
-        if not name.endswith("/record.json"):  # one that cannot be read is told already
+    places = {f"{folder}/cells" for folder in about.folders}
+    for name in sorted(set(members) - known - set(again) - {about.gate} | set(records)):
+        inside = name.endswith("/record.json") and name.rsplit("/", 2)[0] in places
+        if not inside:  # a record inside that cannot be read is told already
             yield Finding(status="differs", what=f"{name}: nothing in the pack says what it should be")
 
 
@@ -245,6 +254,9 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
         wrong += in_short(place, found)
     fine = f"{len(kept)} cells' answers: mean harm follows from the verdicts, {count} verdicts are given again"
     yield from summed([text.replace("by the records", "by the answers") for text in wrong], fine, version=True)
+    if len(kept) < len(records):
+        said = f"single answers of {plural(len(records) - len(kept), 'cell')}: left out of the pack"
+        yield Finding(status="not checked", what=said)
     if left:
         said = f"verdicts by {', '.join(sorted(left))}: need a model or rows that the pack lacks"
         yield Finding(status="not checked", what=said)
@@ -252,19 +264,34 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
 
 def _against(members: Mapping[str, bytes], runs: Sequence[Path]) -> Iterator[Finding]:
     """The records of the pack beside those of the runs."""
-    packed = {_cell(name): content for name, content in members.items() if name.endswith("/record.json")}
-    made = collected(runs, completions=False).members
-    own = {_cell(name): content for name, content in made.items() if name.endswith("/record.json")}
+    packed, own = _by_cell(members), _by_cell(collected(runs, completions=False).members)
     wrong = []
     for key in sorted({*packed, *own}):
         if key not in own:
             wrong.append(f"cell {key}: is in the pack and not in the runs")
         elif key not in packed:
             wrong.append(f"cell {key}: is in the runs and not in the pack")
-        else:
-            found = in_short(f"cell {key}", _differences(packed[key], own[key]))
-            wrong += [each.replace("by the records", "in the runs") for each in found]
-    yield from summed(wrong, f"{len(own)} records are those of the runs")
+        else:  # a cell may be in several folders
+            wrong += [text for content in packed[key] for text in _unlike(key, content, own[key])]
+            wrong += [f"cell {key}: another record of it is in the runs" for content in own[key]
+                      if all(_differences(other, content) for other in packed[key])][:1]  # fmt: skip
+    yield from summed(wrong, f"{sum(map(len, own.values()))} records are those of the runs")
+
+
+def _by_cell(members: Mapping[str, bytes]) -> dict[str, list[bytes]]:
+    """The records of each cell."""
+    found: dict[str, list[bytes]] = {}
+    for name, content in members.items():
+        if name.endswith("/record.json"):
+            found.setdefault(_cell(name), []).append(content)
+    return found
+
+
+def _unlike(key: str, content: bytes, own: Sequence[bytes]) -> list[str]:
+    """How a packed record differs from all records of its cell in the runs."""
+    found = [_differences(content, other) for other in own]
+    text = [] if not all(found) else in_short(f"cell {key}", found[0])
+    return [each.replace("by the records", "in the runs") for each in text]
 
 
 def _differences(stored: bytes, computed: bytes) -> list[Difference | str]:
@@ -294,6 +321,9 @@ def _claims(records: Mapping[str, Record], about: About) -> Iterator[Finding]:
         else:
             said = f"since when {about.origin.path} has been as it is: times are claims"
             yield Finding(status="not checked", what=said)
+            if preset(Path(about.origin.path).stem) is not None:
+                said = f"{about.origin.path}: is not the packaged gate of that name; read its thresholds"
+                yield Finding(status="not checked", what=said)
     rest = sorted({name for record in records.values() for name in unread_intervals(record)})
     if rest:
         yield Finding(status="not checked", what=f"intervals over single answers: {', '.join(rest)}")

@@ -13,7 +13,7 @@ import yaml
 
 from holdfast.experiment.outcomes import control_of, settled_by_controls
 from holdfast.files import parse_json, require_file
-from holdfast.packing.archive import json_bytes
+from holdfast.packing.archive import is_part, json_bytes
 from holdfast.packing.reducing import names_of, paths_in, reduced
 from holdfast.records import Cell, HoldfastError, Record
 from holdfast.report.page import plural
@@ -104,6 +104,9 @@ def _read(run: Path, place: str) -> _Run:
     grid = _json(source / "grid.json")
     planned = grid.get("cells") if isinstance(grid, dict) else None
     begun = {folder.name for folder in folders} | set(map(str, planned if isinstance(planned, list) else ()))
+    odd = next((name for name in sorted(begun) if not is_part(name)), None)
+    if odd is not None:
+        raise HoldfastError(f"{source}: {odd!r:.60} cannot be a cell; correct grid.json or remove that folder")
     return _Run(
         source=source,
         place=place,

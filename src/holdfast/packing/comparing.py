@@ -60,15 +60,20 @@ def table_differences(stored: bytes, computed: bytes) -> Iterator[str]:
     if stored == computed:
         return
     try:
-        one, other = ([*csv.DictReader(io.StringIO(table.decode()))] for table in (stored, computed))
+        one, other = (csv.DictReader(io.StringIO(table.decode())) for table in (stored, computed))
+        names, again = one.fieldnames, other.fieldnames
+        rows = [*one], [*other]
     except (csv.Error, ValueError) as error:
         yield f"is not a table ({error})"
         return
-    if len(one) != len(other):
-        yield f"has {len(one)} rows, and {len(other)} by the records"
-    for number, (row, again) in enumerate(zip(one, other, strict=False), 1):
-        for column in dict.fromkeys([*row, *again]):
-            pair = row.get(column), again.get(column)
+    if names != again:  # a column that is there twice would be read once
+        yield "has other columns than by the records"
+        return
+    if len(rows[0]) != len(rows[1]):
+        yield f"has {len(rows[0])} rows, and {len(rows[1])} by the records"
+    for number, (row, follows) in enumerate(zip(*rows, strict=False), 1):
+        for column in dict.fromkeys([*row, *follows]):
+            pair = row.get(column), follows.get(column)
             if not alike(*map(_number, pair)):
                 yield f"row {number}, {column} is {short(pair[0])}, and {short(pair[1])} by the records"
 

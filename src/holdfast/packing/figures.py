@@ -57,7 +57,7 @@ def unpacked(members: Mapping[str, bytes], about: About) -> Iterator[Path]:
                 write_scratch(root / name, content)
         for run in about.runs:
             for key in run["unfinished"]:
-                (root / run["folder"] / "cells" / Path(key).name).mkdir(parents=True, exist_ok=True)
+                (root / run["folder"] / "cells" / key).mkdir(parents=True, exist_ok=True)
         yield root
 
 

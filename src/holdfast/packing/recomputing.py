@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from holdfast.attacks import unit
-from holdfast.evaluation.breaking import DIFFERENCES
+from holdfast.attacks import ATTACKS, unit
+from holdfast.evaluation.breaking import DIFFERENCES, given_up
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import settled_by_controls
@@ -22,6 +22,7 @@ LATER = "; later "
 COUNTED = ("refusal_rate", "over_refusal", "invalid", "degenerate", "in_constraint", "identical_groups")
 """Scores that are shares of answers: value times n is a whole number."""
 ROUNDING = 1e-6
+MISSING = "missing"
 
 
 class Difference(NamedTuple):
@@ -59,7 +60,11 @@ def differences(stored: Any, computed: Any, place: str = "") -> Iterator[Differe
         return
     if isinstance(stored, Mapping) and isinstance(computed, Mapping):
         for key in dict.fromkeys([*stored, *computed]):
-            yield from differences(stored.get(key), computed.get(key), f"{place}.{key}" if place else str(key))
+            where = f"{place}.{key}" if place else str(key)
+            if key in stored and key in computed:
+                yield from differences(stored[key], computed[key], where)
+            else:
+                yield Difference(where, stored.get(key, MISSING), computed.get(key, MISSING))
     elif isinstance(stored, list) and isinstance(computed, list) and len(stored) == len(computed):
         for number, (one, other) in enumerate(zip(stored, computed, strict=True), 1):
             yield from differences(one, other, f"{place}.{number}" if place else str(number))
@@ -116,11 +121,33 @@ def _own(record: Record) -> Iterator[Difference]:
         for name in ("samples", "tokens", "steps", "flops"):
             last = getattr(record.evaluations[-1], "step" if name == "steps" else name)
             yield from differences(getattr(record, name), last, name)
+    left_out = _left_out(record)
+    if left_out:
+        yield Difference("the curve", f"without step {left_out[0]}", "with it")
     tasks = _tasks(record)
     for evaluation in () if _chooses(record) else record.evaluations:
         for score in evaluation.scores:
             for difference in _of_score(score, tasks):
                 yield difference._replace(place=f"{score.name} at step {evaluation.step}: {difference.place}")
+
+
+def _left_out(record: Record) -> list[int]:
+    """The steps at which a built-in attack of so many steps measures by its settings, and the record has no scores.
+
+    None of a run that stopped early, by an error, a limit that the settings give or an attacker who may.
+    """
+    attack, settings = record.cell.attack, record.cell.evaluation
+    if attack is None or record.cell.adaptive or attack.name not in ATTACKS.built_in or _chooses(record):
+        return []
+    most, every = attack.settings.get("optim", {}).get("max_steps"), settings.get("every")
+    if not record.evaluations or not isinstance(most, int) or not isinstance(every, int) or every < 1:
+        return []
+    measured = {evaluation.step for evaluation in record.evaluations}
+    early = record.outcome in (Outcome.DIVERGED, Outcome.FAILED) or LATER in record.reason
+    early |= given_up(record.evaluations, settings_of(record.cell).evaluation)
+    early |= record.outcome is Outcome.BROKE and bool(settings.get("stop_when_broken"))
+    end = min(max(measured), most) if early else most
+    return [step for step in (*range(0, end, every), end) if step not in measured]
 
 
 def _of_score(score: Score, tasks: frozenset[str]) -> Iterator[Difference]:
