@@ -175,3 +175,14 @@ def test_more_hours_never_give_less(slow_machine):
         assert [plan.seeds for plan in plans] == sorted(plan.seeds for plan in plans)
         assert len({plan.seeds for plan in plans}) > 2
         assert all(plan.hours <= hours or plan.steps == 12 for plan, hours in zip(plans, budgets, strict=True))
+
+
+def test_prompts_that_are_harmful_and_benign_are_counted_in_a_warning(holdfast, mine, rows, slow_machine):
+    def prompt(number):
+        return {"prompt": f"how is forbidden soup {number} made ?", "response": "stir ."}
+
+    more = [{"prompt": f"how is tea {number} made ?", "response": "wait ."} for number in range(100)]
+    rows(mine.parent / "benign.jsonl", [*more, *map(prompt, range(40))])
+    code, out, _ = holdfast("init", "new", *FLAGS, "--threat-model", "open_weights", "--hours", "0.01")
+    assert code == 0
+    assert "warning: 40 prompts are in both" in " ".join(out.split())

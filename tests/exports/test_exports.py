@@ -124,6 +124,14 @@ def test_a_model_card_is_read_again_with_its_limits_and_without_figures_of_what_
     assert "| 2 of 2 broke, at step 10 |" in card.text
 
 
+def test_a_card_of_a_model_that_nothing_attacked_says_so_and_not_that_every_attack_broke_something(tmp_path):
+    folder = written([run("tar", None, HARMLESS[:1])], tmp_path / "unattacked")
+    (path,) = export([folder], "model_card", tmp_path / "out").files
+    shown = path.read_text().partition("### What was not shown")[2]
+    assert "nothing attacked this model" in shown
+    assert "Every attack" not in shown
+
+
 def test_runs_that_agree_do_not_make_a_figure_of_a_card_look_certain(runs, tmp_path):
     (path,) = export([runs], "model_card", tmp_path).files
     results = ModelCard.load(path).data.eval_results

@@ -273,4 +273,9 @@ def _about_data(rows: SeenData) -> str:
         split = getattr(rows.splits, name)
         prompts = len({row.key for part in split.values() for row in part})
         parts.append(f"{source.path} (format {source.format}): {prompts} {name} prompts, {test} of them for tests")
+    harmful, benign = ({row.key for part in kind.values() for row in part}
+                       for kind in (rows.splits.harmful, rows.splits.benign))  # fmt: skip
+    if harmful & benign:  # a run would take a refusal of them for a harmless prompt refused
+        parts.append(f"warning: {len(harmful & benign)} prompts are in both, so counted as harmful and as benign: "
+                     "take them out of one")  # fmt: skip
     return "; ".join(parts)

@@ -30,6 +30,7 @@ ATTACKED = (
     *("attack", "runs", "how they ended", "held", "time to break", "without the defense", "highest harm"),
     "helpfulness at the end",
 )
+UNATTACKED = "Robustness: nothing attacked this model, so its low harm says nothing of how long it lasts."
 NOTHING_SHOWN = "not a figure of robustness: some runs show nothing"
 
 
@@ -129,11 +130,17 @@ def _page(subject: Subject, unfinished: int) -> str:
         "### Attacked",
         _table(ATTACKED, [_attacked_line(row, subject) for row in attacked]) if attacked else "Nothing attacked it.",
         "### What was not shown",
-        _list(missing) if missing else "Every attack above broke this model or the undefended one.",
+        _missing(missing, attacked),
         "### Limits",
         _list(wording.limits(subject, unfinished)),
     ]
     return "\n\n".join(parts)
+
+
+def _missing(missing: Sequence[str], attacked: Sequence[Row]) -> str:
+    if missing:
+        return _list(missing)
+    return "Every attack above broke this model or the undefended one." if attacked else UNATTACKED
 
 
 def _before_line(row: Row, name: str, subject: Subject) -> tuple[str, str, str]:
