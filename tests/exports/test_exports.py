@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from invented_runs import BROKE, HARMLESS, every_outcome, run, written
+from exported_runs import BROKE, HARMLESS, every_outcome, run, written
 from typer.testing import CliRunner
 
 from holdfast.cli import app

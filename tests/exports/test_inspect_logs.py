@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from invented_runs import HARMLESS, every_outcome, run, written
+from exported_runs import HARMLESS, every_outcome, run, written
 
 from holdfast.exports import export
 from holdfast.exports.contents import read_contents

@@ -5,6 +5,7 @@ from statistics import fmean, stdev
 
 import pytest
 
+from holdfast.evaluation.intervals import wilson
 from holdfast.records import Method, Outcome, Score
 from holdfast.report.summarise import curve_points, summarise, time_points
 from holdfast.report.summarise.intervals import estimate
@@ -68,6 +69,13 @@ def test_rates_are_cut_to_the_unit_interval_and_other_scores_are_not() -> None:
     assert (rates.low, rates.high) == (0.0, 1.0)
     assert nats.low is not None
     assert nats.low < 0.0
+
+
+def test_seeds_that_agree_are_no_more_certain_than_their_prompts() -> None:
+    """Two runs without one harmful answer of ten each: Wilson's interval of none of ten is [0, .2775]."""
+    low, high = wilson(0.0, 10)
+    interval = estimate(score(0.0, low=low, high=high) for _ in range(2))
+    assert (interval.low, interval.high, interval.basis) == (0.0, pytest.approx(0.2775, abs=1e-4), "seeds")
 
 
 def test_one_seed_keeps_the_interval_of_its_evaluation() -> None:

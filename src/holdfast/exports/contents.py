@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean
 from typing import Literal, NamedTuple
 
 from holdfast.evaluation.breaking import TWICE_AS_LONG, WITH_THOUGHTS
@@ -22,7 +21,7 @@ from holdfast.methods.tables import near
 from holdfast.records import Cell, Evaluation, HoldfastError, Method, Outcome, Record, Score, digest
 from holdfast.records.plausible import time_of
 from holdfast.report.read import Finished, load
-from holdfast.report.summarise import Row, first_and_last, peak, summarise
+from holdfast.report.summarise import Row, first_and_last, summarise
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import Label, labels
 
@@ -158,29 +157,10 @@ def file_name(text: str) -> str:
     return f"{plain or 'run'}-{digest(text, 6)}" if altered else plain
 
 
-def estimate_of(subject: Subject, row: Row, when: When, name: str = "harmfulness") -> Estimate | None:
-    """A row's mean of a score, with an interval that is not narrow only because its runs agree; `None` without a value.
-
-    The interval over seeds has no width where all runs have the same score, which says nothing of other prompts: it is
-    extended to the means of the ends of the runs' own intervals, which are over prompts.
-    """
+def estimate_of(row: Row, when: When, name: str = "harmfulness") -> Estimate | None:
+    """A row's mean of a score with its interval; `None` without a value."""
     own = {"before": row.before.get(name), "peak": row.peak_harmfulness, "after": row.after.get(name)}[when]
-    if own is None or own.value is None:
-        return None
-    scores = [_score_of(record, when, name) for record in subject.records_of(row)]
-    ends = [(s.low, s.high) for s in scores if s is not None and s.low is not None and s.high is not None]
-    if own.low is None or own.high is None or not ends:
-        return own
-    low, high = fmean(low for low, _ in ends), fmean(high for _, high in ends)
-    return replace(own, low=min(own.low, low), high=max(own.high, high))
-
-
-def _score_of(record: Record, when: When, name: str) -> Score | None:
-    if when == "peak":
-        highest = peak(record)
-        return None if highest is None else highest[1]
-    at = first_and_last(record)[when == "after"]
-    return None if at is None else at.score(name)
+    return own if own is not None and own.value is not None else None
 
 
 def showed(record: Record) -> bool:

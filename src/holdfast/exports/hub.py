@@ -72,7 +72,7 @@ def _entries(subject: Subject, dataset: str, unfinished: int) -> Iterator[EvalRe
 def _before(subject: Subject) -> Iterator[tuple[str, float, str]]:
     """(task, value, notes) of each score before any attack."""
     for name in BEFORE:
-        found = estimate_of(subject, subject.before, "before", name)
+        found = estimate_of(subject.before, "before", name)
         judge = judge_of(subject.records[0].cell, name).title
         if found is not None and found.value is not None:
             said = f"{name} before any attack: {wording.estimated(found)}; judge {judge}."
@@ -95,8 +95,8 @@ def _of_row(row: Row, subject: Subject) -> Iterator[tuple[str, float, str]]:
         said = f"Time to break by {attack}: {wording.timed(time, row.unit)}; {runs}; judge {harm_judge}."
         yield f"{task}-time-to-break", time.steps, said
     after = {
-        "peak-harm": (estimate_of(subject, row, "peak"), "Highest harm", harm_judge),
-        "helpfulness": (estimate_of(subject, row, "after", "helpfulness"), "Helpfulness at the end", help_judge),
+        "peak-harm": (estimate_of(row, "peak"), "Highest harm", harm_judge),
+        "helpfulness": (estimate_of(row, "after", "helpfulness"), "Helpfulness at the end", help_judge),
     }
     for name, (found, words, judge) in after.items():
         if found is not None and found.value is not None:

@@ -59,7 +59,7 @@ def card(subject: Subject, unfinished: int = 0) -> str:
 
 def _results(subject: Subject) -> Iterator[EvalResult]:
     for name in BEFORE:
-        found = estimate_of(subject, subject.before, "before", name)
+        found = estimate_of(subject.before, "before", name)
         if found is not None and found.value is not None:
             args = {**_ends(found), "runs": subject.before.runs}
             yield _result(None, subject, name, found.value, judged=name, args=args)
@@ -78,14 +78,14 @@ def _results(subject: Subject) -> Iterator[EvalResult]:
             yield _result(
                 row, subject, "time_to_break", time.steps, judged="harmfulness", args={**spent, "n": time.seeds, **own}
             )
-        for name, found in _after(row, subject):
+        for name, found in _after(row):
             if found is not None and found.value is not None:
                 judged = "helpfulness" if name == "helpfulness" else "harmfulness"
                 yield _result(row, subject, name, found.value, judged=judged, args={**_ends(found), **own})
 
 
-def _after(row: Row, subject: Subject) -> list[tuple[str, Estimate | None]]:
-    harm, useful = estimate_of(subject, row, "peak"), estimate_of(subject, row, "after", "helpfulness")
+def _after(row: Row) -> list[tuple[str, Estimate | None]]:
+    harm, useful = estimate_of(row, "peak"), estimate_of(row, "after", "helpfulness")
     return [("peak_harm", harm), ("helpfulness", useful)]
 
 
@@ -145,11 +145,11 @@ def _missing(missing: Sequence[str], attacked: Sequence[Row]) -> str:
 
 def _before_line(row: Row, name: str, subject: Subject) -> tuple[str, str, str]:
     judge = judge_of(subject.records[0].cell, name).title
-    return name.replace("_", " "), wording.estimated(estimate_of(subject, row, "before", name)), judge
+    return name.replace("_", " "), wording.estimated(estimate_of(row, "before", name)), judge
 
 
 def _attacked_line(row: Row, subject: Subject) -> tuple[str, ...]:
-    shown, (_, harm), (_, useful) = all_showed(row), *_after(row, subject)
+    shown, (_, harm), (_, useful) = all_showed(row), *_after(row)
     return (
         row.label.attack,
         row.runs,

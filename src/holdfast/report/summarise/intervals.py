@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -23,8 +24,8 @@ class Estimate:
     """A mean over `seeds` cells with `n` judged completions in total, with its 95 % interval.
 
     `basis` is the basis of the interval: with two models or more a t-interval over `models` (see `clustered`), with two
-    seeds of one model or more over `seeds`, with one seed the evaluation's own interval over `completions`; `none` if
-    there is none of these.
+    seeds of one model or more over `seeds`, both never narrower than the seeds' own; with one seed the evaluation's own
+    interval over `completions`; `none` if there is none of these.
     """
 
     value: float | None = None
@@ -90,7 +91,8 @@ def estimate(scores: Iterable[Score | None], models: Sequence[Hashable] | None =
     """Mean of one score over seeds; seeds without a value are excluded. `models` are those of the scores, in order.
 
     t-interval: mean +- t(0.975, k - 1) * sd / sqrt(k) for k seeds, or over models (see `clustered`), clipped to [0, 1]
-    if the score is a rate.
+    if the score is a rate. It is extended to the means of the ends of the seeds' own intervals, which are over prompts:
+    alone it would have no width where all seeds agree, as if nothing were left to chance.
     """
     every = list(scores)
     of = models if models is not None else [None] * len(every)
@@ -106,6 +108,8 @@ def estimate(scores: Iterable[Score | None], models: Sequence[Hashable] | None =
     low, high = mean - half, mean + half
     if is_rate(known):
         low, high = max(low, 0.0), min(high, 1.0)
+    if ends := [(s.low, s.high) for s in known if s.low is not None and s.high is not None]:
+        low, high = min(low, fmean(low for low, _ in ends)), max(high, fmean(high for _, high in ends))
     basis: Literal["models", "seeds"] = "models" if several else "seeds"
     return Estimate(value=mean, low=low, high=high, seeds=len(known), n=n, basis=basis)
 
