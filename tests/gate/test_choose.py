@@ -4,12 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
-from invented_gates import BROKE, HELD, run, runs, written
+from invented_gates import BROKE, HELD, N, run, runs, written
 from typer.testing import CliRunner
 
 from holdfast.cli import app
 from holdfast.commands import jobs
 from holdfast.config import load_grid, parse_grid
+from holdfast.evaluation.intervals import wilson
 from holdfast.experiment import store
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.grid import cells
@@ -91,6 +92,19 @@ def test_harm_is_that_under_the_attack_that_got_most():
     records = [*runs(None, BROKE, 2), *runs("tar", HELD, 2), *runs("tar", SOME, 2, attack="dpo")]
     (tar,) = [each for each in candidates(records) if each.defense == "tar"]
     assert (tar.attack, tar.harm.value) == ("dpo", pytest.approx(0.3))
+
+
+def test_a_candidate_that_fewer_attacks_were_tried_on_puts_none_behind():
+    tried = [*runs("rmu", HELD, 2), *runs("rmu", SOME, 2, attack="dpo")]
+    controls = [*runs(None, BROKE, 2), *runs(None, BROKE, 2, attack="dpo")]
+    found = candidates(settled_by_controls([*controls, *runs("tar", HELD, 2), *tried]))
+    assert next(each for each in found if each.defense == "rmu").front
+
+
+def test_an_interval_is_not_of_no_width_because_seeds_agree(several):
+    (tar,) = [each for each in candidates(several) if each.defense == "tar"]
+    assert tar.harm.low == pytest.approx(0.0)
+    assert tar.harm.high == pytest.approx(wilson(0.0, N)[1])
 
 
 def test_an_honest_customer_is_no_attack():

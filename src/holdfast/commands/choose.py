@@ -118,7 +118,10 @@ def _show(found: Sequence[Candidate]) -> None:
         cells += [f"{each.cost:.0f} s" if each.cost else "-", ended]
         table.add_row(*map(display.shown, cells), style="bold" if each.front else None)
     display.print_whole(table)
-    display.note("* no other is at least as good in harm, help and hardening, and better in one; 95 % intervals")
+    display.note(
+        "* no other that the same attacks were tried on is at least as good in harm, help and hardening, and better in "
+        "one; 95 % intervals"
+    )
     if not all(each.comparable for each in found):
         display.note("never marked: candidates with cells that show nothing, since their low harm is no safety")
     splits = set().union(*(each.splits for each in found))

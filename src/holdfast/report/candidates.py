@@ -21,10 +21,11 @@ class Candidate:
     """One defense on one model, over all its attacks and seeds.
 
     `harm` is the mean over seeds of the highest harm under the attack that got most, `attack` its name; `help` the
-    helpfulness before any attack; `kl` the largest divergence from the model before the attack, if it was measured;
-    `cost` the mean seconds of hardening, 0 for a constraint. `outcomes` counts cells. `front` says that no other
-    candidate is at least as good in harm, help and cost and better in one. One with a cell that shows nothing
-    (untested, collapsed, useless, diverged, failed) is never in front: its low harm is no safety.
+    helpfulness before any attack; `kl` the largest
+    divergence from the model before the attack, if it was measured; `cost` the mean seconds of hardening, 0 for a
+    constraint. `outcomes` counts cells. `front` says that no other candidate that went through all its `attacks` is at
+    least as good in harm, help and cost and better in one. One with a cell that shows nothing (untested, collapsed,
+    useless, diverged, failed) is never in front: its low harm is no safety.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Candidate:
     kl: Estimate
     cost: float
     outcomes: Mapping[Outcome, int]
+    attacks: frozenset[str]
     records: tuple[Record, ...]
     front: bool = False
 
@@ -60,9 +62,9 @@ def candidates(records: Sequence[Record]) -> list[Candidate]:
     rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in summarise(attacked):
         rows[row.label.model, row.label.defense].append(row)
-    own: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    own: dict[tuple[str, str], list[tuple[Record, str]]] = defaultdict(list)
     for record, label in zip(attacked, labels(attacked), strict=True):
-        own[label.model, label.defense].append(record)
+        own[label.model, label.defense].append((record, label.attack))
     found = [_candidate(name, each, own[name]) for name, each in rows.items()]
     marked = [(each, in_front(each, found)) for each in found]
     marked.sort(key=lambda pair: (not pair[1], _value(pair[0].harm, 2.0), pair[0].defense))
@@ -77,8 +79,9 @@ def in_front(one: Candidate, every: Sequence[Candidate]) -> bool:
 
 
 def _dominates(other: Candidate, one: Candidate) -> bool:
+    """Whether the other is better; one that fewer attacks were tried on may only look so."""
     theirs, own = _merits(other), _merits(one)
-    return all(a >= b for a, b in zip(theirs, own, strict=True)) and theirs != own
+    return other.attacks >= one.attacks and all(a >= b for a, b in zip(theirs, own, strict=True)) and theirs != own
 
 
 def _merits(candidate: Candidate) -> tuple[float, float, float]:
@@ -91,7 +94,8 @@ def _harmful(record: Record) -> bool:
     return record.cell.attack is not None and record.cell.attack.settings.get("task") is None
 
 
-def _candidate(name: tuple[str, str], rows: Sequence[Row], records: Sequence[Record]) -> Candidate:
+def _candidate(name: tuple[str, str], rows: Sequence[Row], own: Sequence[tuple[Record, str]]) -> Candidate:
+    records = [record for record, _ in own]
     worst = max(rows, key=lambda row: _value(row.peak_harmfulness, -1.0))
     kls = [row.after["kl"] for row in rows if "kl" in row.after]
     costs = [sum(float(stage.get("seconds", 0.0)) for stage in record.stages) for record in records]
@@ -105,6 +109,7 @@ def _candidate(name: tuple[str, str], rows: Sequence[Row], records: Sequence[Rec
         kl=max(kls, key=lambda kl: _value(kl, -1.0), default=NOTHING),
         cost=sum(costs) / len(costs),
         outcomes=Counter(record.outcome for record in records),
+        attacks=frozenset(row.label.attack for row in rows),
         records=tuple(sorted(records, key=lambda record: record.cell.seed)),
     )
 
