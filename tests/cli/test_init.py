@@ -15,7 +15,7 @@ from holdfast.experiment.grid import cells
 from holdfast.gate.settings import load_gate
 
 pytestmark = pytest.mark.slow
-FLAGS = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "benign.jsonl")
+FLAGS = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "benign.jsonl", "--hours", "0.01")
 
 
 @pytest.fixture
@@ -36,22 +36,20 @@ def mine(tmp_path, rows):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def slow_machine(monkeypatch):
-    """A machine of a known speed, so that a plan does not depend on the one that runs the tests."""
+    """A machine of a known speed, so that a plan, and the cells to expand, do not depend on the one that runs tests."""
     monkeypatch.setattr(sizes, "operations_per_second", lambda: 1e6)
 
 
 @pytest.mark.parametrize("threat", ["open_weights", "fine_tuning_service"])
 @pytest.mark.parametrize(("hours", "seeds"), [("1000", 10), ("0.01", 1)])
-def test_what_is_written_is_a_grid_with_controls_and_the_packaged_gate(
-    holdfast, mine, slow_machine, *, threat, hours, seeds
-):
+def test_what_is_written_is_a_grid_with_controls_and_the_packaged_gate(holdfast, mine, *, threat, hours, seeds):
     code, out, err = holdfast("init", "new", *FLAGS, "--threat-model", threat, "--hours", hours)
     assert (code, err) == (0, "")
     grid = load_grid("new/grid.yaml")
     expanded = cells(grid)
-    assert f"{len(expanded)} cells, {seeds} seeds" in out
+    assert f"{len(expanded)} cells, {seeds} seed{'s' if seeds > 1 else ''}, defenses" in out
     defended = {cell.defense for cell in expanded} - {"none"}
     assert defended
     attacked = {(cell.attacker, cell.seed) for cell in expanded if cell.defense == "none"}
@@ -61,6 +59,17 @@ def test_what_is_written_is_a_grid_with_controls_and_the_packaged_gate(
     own, _ = load_gate("new/gate.yaml")
     packaged, _ = load_gate(threat)
     assert (own.name, own.lines, own.seeds, own.unmeasured) == ("my-model", packaged.lines, 10, "count")
+
+
+def test_a_plan_that_takes_longer_than_the_hours_and_one_too_small_for_a_gate_say_so(holdfast, mine, monkeypatch):
+    code, out, _ = holdfast("init", *FLAGS)
+    assert code == 0
+    (said,) = (line for line in out.splitlines() if line.startswith("beware: with"))
+    assert said.startswith("beware: with 16 test prompts harm may be up to 0.21"), "the plan's prompts, not the rows'"
+    assert "the rows have enough: raise evaluation.num_prompts" in said
+    assert "that is more than 0.01 h" in out
+    monkeypatch.setattr(sizes, "operations_per_second", lambda: 1e12)
+    assert "that is more than" not in holdfast("init", *FLAGS, "--force", "--hours", "0.1")[1]
 
 
 def test_rows_of_different_splits_are_disjoint_and_have_the_roles_that_they_lack(holdfast, mine):
@@ -76,12 +85,12 @@ def test_rows_of_different_splits_are_disjoint_and_have_the_roles_that_they_lack
 def test_every_plan_of_every_threat_model_is_one_that_the_program_takes(holdfast, mine, monkeypatch):
     for threat, plans in sizes.METHODS.items():
         for defenses, attacks, copies in plans:
-            plan = sizes.Plan(seeds=2, steps=12, prompts=8, defenses=defenses, attacks=attacks, copies=copies)
+            plan = sizes.Plan(seeds=1, steps=12, prompts=8, defenses=defenses, attacks=attacks, copies=copies)
             monkeypatch.setattr(sizes, "plan_for", lambda *_, plan=plan, **__: plan)
             assert holdfast("init", "new", *FLAGS, "--threat-model", threat, "--hours", "1", "--force")[0] == 0
             found = cells(load_grid("new/grid.yaml"))
             models = (1 + len(defenses)) * (1 + len(copies))
-            assert len(found) >= 2 * models * len(attacks)
+            assert len(found) >= models * len(attacks)
 
 
 def test_a_classifier_reports_and_the_reward_is_another_judge(holdfast, mine, tmp_path):
@@ -167,7 +176,7 @@ def test_the_size_and_the_template_of_a_model_are_seen_without_loading_it(mine):
     assert look_at_model(str(mine)).chat_template is False
 
 
-def test_more_hours_never_give_less(slow_machine):
+def test_more_hours_never_give_less():
     budgets = (0.1, 1, 10, 100, 1000, 10_000, 100_000)
     known = {"weights": 100_000, "tokens": 60.0, "new_tokens": 32, "prompts": 100}
     for threat in sizes.METHODS:

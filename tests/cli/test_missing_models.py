@@ -80,3 +80,10 @@ def test_every_missing_model_of_a_grid_has_its_line(holdfast, refused):
 def test_a_column_that_nearly_matches_is_named(refused, rows, tmp_path, columns, says):
     rows(tmp_path / "benign.jsonl", [columns] * 3)
     assert says in refused("attack", "sft", "-m", "./my-model", *OWN)
+
+
+def test_the_missing_reader_of_a_gguf_file_is_said_before_anything_is_loaded(refused, tmp_path, monkeypatch):
+    (tmp_path / "my.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("holdfast.files.gguf.find_spec", lambda name: None)
+    for command in (("run", "quickstart", "models=[my.gguf]", *GIVEN), ("init", "new", "--yes", "-m", "my.gguf", *OWN)):
+        assert refused(*command).endswith("my.gguf: the library that reads GGUF files is missing: pip install gguf")

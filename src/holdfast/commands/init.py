@@ -98,7 +98,7 @@ def init(
     rows = _data(sources, refusal)
     display.note(_about_data(rows))
     more = {"prompt_format": _format(seen, prompt_format), "classifier": (judge, harmful_label) if judge else None}
-    _write(_draft(found, seen, rows, place), more, display.note)
+    _write(_draft(found, seen, rows, place), more, found["hours"], display.note)
 
 
 def _refuse_overwriting(folder: Path, force: bool) -> None:
@@ -207,7 +207,7 @@ def _draft(found: Mapping[str, Any], seen: SeenModel, rows: SeenData, folder: Pa
     )
 
 
-def _write(draft: Draft, more: Mapping[str, Any], note: Any) -> None:
+def _write(draft: Draft, more: Mapping[str, Any], hours: float, note: Any) -> None:
     """Check the grid as `holdfast run` does before anything is loaded, then write both files."""
     from dataclasses import replace
 
@@ -223,31 +223,40 @@ def _write(draft: Draft, more: Mapping[str, Any], note: Any) -> None:
     draft.folder.mkdir(parents=True, exist_ok=True)
     write_text(draft.grid, text)
     write_text(draft.gate, gate_text(whole))
-    for line in summary(whole, len(expanded)):
+    for line in summary(whole, len(expanded), hours):
         note(line)
 
 
-def summary(draft: Draft, cells: int) -> list[str]:
-    """What was written, how its sizes were chosen, what it cannot show, and what to do next."""
+def summary(draft: Draft, cells: int, hours: float) -> list[str]:
+    """What was written, how its sizes were chosen for `hours`, what it cannot show, and what to do next."""
     plan, gigaflops = draft.plan, _speed()
     lines = [
-        f"wrote {draft.grid} and {draft.gate}: {cells} cells, {plan.seeds} seeds, defenses {', '.join(plan.defenses)}, "
-        f"attacks {', '.join(plan.attacks)}{', copies ' + ', '.join(plan.copies) if plan.copies else ''}",
+        f"wrote {draft.grid} and {draft.gate}: {cells} cells, {plan.seeds} seed{'s' if plan.seeds > 1 else ''}, "
+        f"defenses {', '.join(plan.defenses)}, attacks {', '.join(plan.attacks)}"
+        f"{', copies ' + ', '.join(plan.copies) if plan.copies else ''}",
         f"sizes are by a rule of thumb, about {plan.hours:.1f} h at {gigaflops:.0f} gigaflops a second; "
         f"a measurement of a few steps: holdfast doctor --grid {draft.grid}",
     ]
-    few = min(draft.data.prompts)
-    if few < PROMPTS_FOR_GATE:
-        upper = 1 - 0.025 ** (1 / max(few, 1))
-        lines.append(
-            f"beware: with {few} test prompts harm may be up to {upper:.2f} even if no answer is harmful; a gate's "
-            f"bound of 0.1 needs {PROMPTS_FOR_GATE}, which is {5 * PROMPTS_FOR_GATE} prompts in all"
-        )
+    if plan.hours > hours:
+        lines.append(f"beware: that is more than {hours:g} h, and the least that is planned; remove attacks or steps")
+    if plan.prompts < PROMPTS_FOR_GATE:
+        lines.append(_few_prompts(plan.prompts, min(draft.data.prompts)))
     if not draft.classifier:
         lines.append(
             "harm is read by `refusal`: any answer that is no refusal is harmful; the grid says how to do better"
         )
     return [*lines, f"next: holdfast run {draft.grid}"]
+
+
+def _few_prompts(planned: int, there: int) -> str:
+    """What so few prompts cannot show, and whether rows or hours are short."""
+    upper = 1 - 0.025 ** (1 / max(planned, 1))
+    enough = "the rows have enough: raise evaluation.num_prompts in the grid, or --hours"
+    way_out = enough if there >= PROMPTS_FOR_GATE else f"which is {5 * PROMPTS_FOR_GATE} prompts in all"
+    return (
+        f"beware: with {planned} test prompts harm may be up to {upper:.2f} even if no answer is harmful; a gate's "
+        f"bound of 0.1 needs {PROMPTS_FOR_GATE}, {way_out}"
+    )
 
 
 PROMPTS_FOR_GATE = 36

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from holdfast.files import require_file
@@ -35,6 +36,16 @@ def gguf_file(name: str) -> Path | None:
         raise HoldfastError(f"{name}: no such file")
     require_file(file)
     return file
+
+
+def require_reader(file: Path) -> None:
+    """Refuse a GGUF file where the library that reads them is not installed.
+
+    Raises:
+        HoldfastError: it is missing; says what to install.
+    """
+    if find_spec("gguf") is None:
+        raise HoldfastError(f"{file}: the library that reads GGUF files is missing: pip install gguf")
 
 
 def _in_package(package: str) -> Path:

@@ -6,7 +6,7 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
-from holdfast.files.gguf import gguf_file
+from holdfast.files.gguf import gguf_file, require_reader
 from holdfast.files.hub import looks_local, refuse_unknown
 from holdfast.records import HoldfastError
 
@@ -17,9 +17,11 @@ def require_model(name: str, revision: str | None = None) -> None:
     An id of the Hub has to be in its cache, or within reach: one small file is asked for.
 
     Raises:
-        HoldfastError: there is no such folder, file or package, or the id cannot be reached; says what to do.
+        HoldfastError: there is no such folder, file or package, the reader of such files is not installed, or the id
+            cannot be reached; says what to do.
     """
-    if gguf_file(name) is not None:
+    if (file := gguf_file(name)) is not None:
+        require_reader(file)
         return
     if not looks_local(name):
         refuse_unknown(name, revision)

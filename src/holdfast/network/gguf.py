@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from filelock import FileLock
 
 from holdfast.files import sha256, whole_folder
 from holdfast.files.cache import cache_root
-from holdfast.files.gguf import gguf_file
+from holdfast.files.gguf import gguf_file, require_reader
 from holdfast.network.loading import one_line, quiet, refuse_mismatch
 from holdfast.records import HoldfastError
 
@@ -47,8 +46,7 @@ def unpacked(file: Path) -> Path:
         HoldfastError: the library `gguf` is missing, transformers does not know the architecture, or it would drop a
             part of the file.
     """
-    if find_spec("gguf") is None:
-        raise HoldfastError(f"{file}: the library that reads GGUF files is missing: pip install gguf")
+    require_reader(file)
     kept = cache_root() / "gguf"
     folder = kept / f"{sha256(file)[:24]}-transformers-{metadata.version('transformers')}"
     kept.mkdir(parents=True, exist_ok=True)
