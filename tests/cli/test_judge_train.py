@@ -65,8 +65,8 @@ def test_benign_rows_of_ones_own_teach_a_classifier_what_is_harmless(holdfast, o
         (("data.trian=3",), "data: unknown key 'trian' (did you mean 'train'?"),
         (("epochs",), "override 'epochs': expected key=value"),
         (("split=test",), "judge.split: input should be"),
-        (("--harmful", "nothing.jsonl"), "nothing.jsonl: no such file or folder"),
-        (("backbone=/nowhere/model",), "judge /nowhere/model: cannot be loaded"),
+        (("--harmful", "nothing.jsonl", "backbone=sandbox"), "nothing.jsonl: no such file or folder"),
+        (("backbone=/nowhere/model",), "/nowhere/model: no such model folder"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(holdfast, error_line, arguments, message):

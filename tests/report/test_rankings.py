@@ -125,7 +125,7 @@ def test_the_page_says_which_defenses_differ_and_how_far_runs_agree(runs, write_
     assert "3 of 3 can be told apart:" in page
     assert '<th scope="row" data-field="longer">a</th><td>b</td>' in page
     assert "Do runs rank the defenses alike?" in page
-    assert '<th class="num">Two models</th>' in page
+    assert '<th scope="col" class="num">Two models</th>' in page
 
 
 def test_the_page_of_few_seeds_says_that_it_cannot_tell(runs, write_run, tmp_path) -> None:

@@ -64,7 +64,8 @@ def test_the_page_and_the_figures_have_an_axis_for_each_defense(counted, write_r
     ]
     run = write_run(records)
     html = write_report([run], tmp_path / "r.html").read_text()
-    section = html[html.index('<section id="spending">') : html.index('<section id="scores">')]
+    start = html.index('<section id="spending">')
+    section = html[start : html.index("</section>", start)]
     assert re.findall(r"<figcaption>(\w+)</figcaption>", section) == ["none", "shield"]
     (figure,) = [path for path in write_figures([run], tmp_path, formats=("svg",)) if path.stem == "spending"]
     assert "FLOPs until broken" in figure.read_text()

@@ -31,7 +31,7 @@ _OWN_FILE_STARTS = {
     ".utility.csv": b"model,defense,attack,seed,tool,",
     ".versions.json": b'{\n "written_by": "holdfast ',
     ".heatmap.csv": b"model,defense,threat_model,attack,showed,",
-    ".charts.csv": b"chart,panel,",
+    ".charts.csv": b"chart,panel",
     ".summary.json": b'{\n "written_by": "holdfast ',
 }
 """The beginnings of the files next to the page, in all versions."""
