@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from huggingface_hub import ModelCard, parse_eval_result_entries
 from exported_runs import BROKE, HARMLESS, every_outcome, run, written
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from typer.testing import CliRunner
 
 from holdfast.cli import app
