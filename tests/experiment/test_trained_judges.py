@@ -140,7 +140,7 @@ def test_a_finished_run_trains_no_judge_again(finished_run):
 @pytest.mark.slow
 def test_a_judge_that_cannot_be_trained_is_refused_before_any_work(grid, tmp_path):
     judge = {"trained_reward_model": {"backbone": "/nowhere/model"}}
-    with pytest.raises(HoldfastError, match="judges.rm: /nowhere/model: no such model folder"):
+    with pytest.raises(HoldfastError, match=r"judges\.rm: /nowhere/model: no such model folder"):
         run(grid(attacks=[paid_by("rm")], judges={"rm": judge}), tmp_path, workers=0)
     assert not (tmp_path / "judges").exists()
 
