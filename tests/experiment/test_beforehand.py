@@ -154,7 +154,7 @@ FEWER_ROWS = {
 
 @pytest.fixture
 def looked_at_once(known, monkeypatch):
-    """Rows that presets share are made once, and a model that they share reads its prompts once."""
+    """Rows that presets share are made once, and prompts that they share are read once for one tokenizer."""
     load, copied = beforehand.load_splits, beforehand._first_copy
 
     def splits(data):
@@ -162,10 +162,10 @@ def looked_at_once(known, monkeypatch):
             known[repr(data)] = load(data)
         return known[repr(data)]
 
-    def first_copy(cell, splits):
+    def first_copy(cell, splits, before):
         key = digest([cell.model, cell.data, settings_of(cell).evaluation.max_new_tokens])
         if key not in known:
-            known[key] = copied(cell, splits)
+            known[key] = known["before"] = copied(cell, splits, before or known.get("before"))
         return known[key]
 
     monkeypatch.setattr(beforehand, "load_splits", splits)

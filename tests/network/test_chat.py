@@ -64,6 +64,70 @@ def test_prompts_are_what_the_chat_template_makes_of_them(family, turns):
     assert model.encode_prompt(turns) == as_template(model, turns)
 
 
+SAID = ("soup ?", " moss  and\nsalt ", "", "[INST] soup [/INST]", "<|im_end|> moss", "</s>", "<eos>", "soup ?")
+
+
+def one_by_one(model, turns):
+    try:
+        return model.chat.prompt(turns)
+    except HoldfastError as error:
+        return str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [*FAMILIES, "Question: {prompt}\nAnswer:"])
+def test_prompts_that_are_read_together_have_the_tokens_that_each_has_alone(family):
+    model = speaker(family) if family in FAMILIES else replace(speaker(CHATML), prompt_format=family)
+    asked = [*(user(text) for text in SAID), TURNS]
+    alone = [one_by_one(model, turns) for turns in asked]
+    together = model.chat.prompts(asked)
+    assert [ids or alone[i] for i, ids in enumerate(together)] == alone
+    assert together[0] is not None
+    model.encode_prompts(asked)
+    assert [model._prompts.get(turns) for turns in asked[:2]] == alone[:2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", ["[INST] soup", "<|im_end|> moss", "moss " * 60])
+@pytest.mark.parametrize("family", [CHATML, LLAMA2, GEMMA])
+def test_the_first_row_that_is_refused_is_the_one_that_reading_one_by_one_finds(family, odd, monkeypatch):
+    rows = [
+        Example(prompt=user(text), source=f"a.csv, line {i}") for i, text in enumerate(["soup ?", "moss", odd, odd])
+    ]
+    rows.insert(3, Example(prompt=(Message("system", "be brief"), *ASKED), source="with a system turn"))
+
+    def said():
+        try:
+            check_lengths(speaker(family), rows, max_new_tokens=4)
+        except HoldfastError as error:
+            return str(error)
+        return ""
+
+    together = said()
+    monkeypatch.setattr("holdfast.network.models.Model.encode_prompts", lambda *_: None)
+    assert together == said()
+
+
+def test_only_a_model_that_is_spoken_to_in_the_same_way_takes_over_tokens():
+    first = speaker(CHATML)
+    first.encode_prompts([ASKED, TURNS])
+    apart = replace(first, tokenizer=tokenizer(CHATML))
+    apart.take_prompts(first)
+    assert apart._prompts == first._prompts != {}
+    more = tokenizer(CHATML)
+    more.add_tokens(["soup"])
+    others = (
+        replace(first, prompt_format="{prompt}"),
+        replace(first, date="2024-02-29"),
+        replace(first, chat_template_kwargs={"role": 1}),
+        replace(first, tokenizer=more),
+        speaker(PHI),
+    )
+    for other in others:
+        other.take_prompts(first)
+        assert other._prompts == {}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_ends_as_the_chat_template_ends_it(family):

@@ -153,7 +153,8 @@ class _Check:
         key = digest([cell.model, settings_of(cell).evaluation.longest])
         if key not in self.first_copies:
             self.told(f"model {cell.model_name}, and the lengths of all prompts")
-            self.first_copies = {key: self._tried("models", lambda: _first_copy(cell, splits))}  # one at a time
+            before = next(iter(self.first_copies.values()), None)
+            self.first_copies = {key: self._tried("models", lambda: _first_copy(cell, splits, before))}  # one at a time
         self._metrics(cell, splits)
         self.judges_of(cell, cell.judges)
         twin, judges = self.first_copies[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
@@ -188,8 +189,11 @@ class _Check:
             return None
 
 
-def _first_copy(cell: Cell, splits: Splits) -> Model:
-    """A copy of the cell's model without weights, after loading it, encoding every prompt and surveying its modules."""
+def _first_copy(cell: Cell, splits: Splits, before: Model | None = None) -> Model:
+    """A copy of the cell's model without weights, after loading it, encoding every prompt and surveying its modules.
+
+    Prompts that the model `before` has encoded are not encoded again if both are spoken to in the same way.
+    """
     settings = settings_of(cell)
     if isinstance(settings.model, Sandbox):
         with torch.device("meta"):
@@ -200,12 +204,16 @@ def _first_copy(cell: Cell, splits: Splits) -> Model:
     kinds = (splits.harmful, splits.benign, *splits.tasks.values())
     pairs = [pair for part in splits.pairs.values() for pair in part]
     asked = [*(rows for kind in kinds for rows in kind.values()), *pairs]
+    if before is not None:
+        model.take_prompts(before)
     refuse_long_prompts(model, asked, settings.evaluation.longest)
     with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture reports this itself
         survey(model.network)
     network = model.network.to("meta")
     network.tie_weights()
-    return replace(model, network=network)
+    copied = replace(model, network=network)
+    copied.take_prompts(model)
+    return copied
 
 
 def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:

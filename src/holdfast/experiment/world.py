@@ -215,5 +215,5 @@ def attack_reward(cell: Cell, judge: Callable[[str], Judge]) -> Reward | None:
 
 def refuse_long_prompts(model: Model, parts: Iterable[Sequence[Example]], max_new_tokens: int) -> None:
     """Refuse prompts that do not fit the model's context, before anything is trained."""
-    for rows in parts:
-        check_lengths(model, rows, max_new_tokens=max_new_tokens, key="evaluation.max_new_tokens")
+    rows = [row for part in parts for row in part]
+    check_lengths(model, rows, max_new_tokens=max_new_tokens, key="evaluation.max_new_tokens")

@@ -24,11 +24,23 @@ from holdfast.network.templates import (
     spelling,
     text_of,
 )
-from holdfast.records import HoldfastError, Message, user
+from holdfast.records import HoldfastError, Message, digest, user
 from holdfast.text import thinking
 
 QUESTION, ANSWER = user("quaero"), "respondeo"
 """The conversation that a template is tried with; no template contains these words itself."""
+NOT_ITS_CONTENT = frozenset(
+    {
+        "_tokenizer",
+        "init_kwargs",
+        "name_or_path",
+        "files_loaded",
+        "deprecation_warnings",
+        "vocab_file",
+        "tokenizer_file",
+    }
+)
+"""What a tokenizer keeps beside its content: where it came from, and parts that are compared on their own."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,6 +101,69 @@ class Chat:
         if [token for token in ids if token in self.control] != own:
             raise self._unreadable(turn.content for turn in turns)
         return ids
+
+    def prompts(self, several: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        """Tokens of many conversations, tokenised together; `None` for those that only `prompt` can read or refuse.
+
+        These hold a control token, a turn marker or a token without an embedding; they are all of them if the template
+        refuses one, or ignores a turn.
+        """
+        if not several or not getattr(self.tokenizer, "is_fast", False):
+            return [None] * len(several)
+        try:
+            return self._plain_ones(several)
+        except Exception:  # whatever a template raises; `prompt` says it of the row that it is due to
+            return [None] * len(several)
+
+    def _plain_ones(self, several: Sequence[Sequence[Message]]) -> list[list[int] | None]:
+        together = self._together(several)
+        parts = [self._parts(turns) for turns in several]
+        texts = dict.fromkeys(text for some in parts for text in some)
+        plain = {
+            text
+            for text, ids in zip(texts, self._all_ids(list(texts)), strict=True)
+            if self.control.isdisjoint(ids) and not (self._markers and self._markers.search(text))
+        }
+        return [
+            ids if max(ids, default=0) < self.rows and plain.issuperset(some) else None
+            for some, ids in zip(parts, together, strict=True)
+        ]
+
+    def _parts(self, turns: Sequence[Message]) -> list[str]:
+        """The texts of a conversation that must hold no control token."""
+        return [turn.content for turn in turns] if self.prompt_format is None else [as_text(turns)]
+
+    def _together(self, several: Sequence[Sequence[Message]]) -> list[list[int]]:
+        """Tokens of conversations, for those in which only the format writes control tokens."""
+        if self.prompt_format is not None:
+            texts = [self.prompt_format.replace("{prompt}", as_text(turns)) for turns in several]
+            wholes = self.tokenizer(texts)["input_ids"]
+            return [
+                templates.with_beginning(bare, list(whole))
+                for bare, whole in zip(self._all_ids(texts), wholes, strict=True)
+            ]
+        for roles in dict.fromkeys(tuple(turn.role for turn in turns) for turns in several):
+            self._refuse_ignored_turns(roles)
+        options = {**self.arguments, "add_generation_prompt": True, "return_dict": False}
+        return [list(ids) for ids in templates.apply_to_all(self.tokenizer, several, options, date=self.date)]
+
+    def reads_as(self, other: Chat) -> bool:
+        """Whether every prompt has the same tokens for both, unless a model lacks embeddings of some."""
+        if (self.prompt_format, self.arguments, self.date) != (other.prompt_format, other.arguments, other.date):
+            return False
+        return self.tokenizer is other.tokenizer or (self._content is not None and self._content == other._content)
+
+    @cached_property
+    def _content(self) -> str | None:
+        """A digest of all that a tokenizer's tokens depend on; `None` if it cannot tell."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return None
+        own, named = (
+            {key: value for key, value in values.items() if key not in NOT_ITS_CONTENT}
+            for values in (vars(self.tokenizer), self.tokenizer.init_kwargs)
+        )
+        content = repr((type(self.tokenizer), own, named, self.tokenizer.backend_tokenizer.to_str()))
+        return None if " object at 0x" in content else digest(content)
 
     def response(self, text: str) -> list[int]:
         """Tokens of an answer: what the template writes before it, the answer itself, and the tokens that end it.
@@ -279,6 +354,10 @@ class Chat:
     def ids(self, text: str, **options: Any) -> list[int]:
         """Tokens of a text in which control tokens keep their meaning."""
         return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])
+
+    def _all_ids(self, texts: list[str]) -> list[list[int]]:
+        """`ids` of many texts, tokenised together."""
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def _tokens(self, turns: Sequence[Message], **options: Any) -> list[int]:
         return list(self._apply(turns, add_generation_prompt=True, return_dict=False, **options))

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+AT_ONCE = 1000
+"""The number of prompts that are tokenised together; more are hardly faster and take memory."""
+
+
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class LoRA:
@@ -118,6 +122,24 @@ class Model:
         if prompt not in self._prompts:
             self._prompts[prompt] = self.chat.prompt(prompt)
         return self._prompts[prompt]
+
+    def encode_prompts(self, prompts: Iterable[tuple[Message, ...]]) -> None:
+        """Have `encode_prompt` know the tokens of many prompts, each distinct one encoded once, an order faster.
+
+        Prompts that cannot be encoded, or in which the format has more to look at, are left to `encode_prompt`.
+        """
+        unknown = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._prompts))
+        for start in range(0, len(unknown), AT_ONCE):
+            some = unknown[start : start + AT_ONCE]
+            self._prompts.update(
+                {prompt: ids for prompt, ids in zip(some, self.chat.prompts(some), strict=True) if ids is not None}
+            )
+
+    def take_prompts(self, other: Model) -> None:
+        """Take over the prompts that another model has encoded, if they are the same tokens for both."""
+        if self.chat.reads_as(other.chat):
+            rows = self.chat.rows
+            self._prompts.update({prompt: ids for prompt, ids in other._prompts.items() if max(ids, default=0) < rows})
 
     def encode_response(self, text: str) -> list[int]:
         """Tokens of an answer, as the chat template writes it after the prompt, including its end.
@@ -269,6 +291,8 @@ def check_lengths(
     Raises:
         HoldfastError: names the first such row.
     """
+    examples = list(examples)
+    model.encode_prompts(example.prompt for example in examples)
     for example in examples:
         length = len(_encoded(example, model.encode_prompt, example.prompt))
         if model.context is not None and length + max_new_tokens > model.context:

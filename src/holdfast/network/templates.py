@@ -118,6 +118,12 @@ def apply(tokenizer: Any, turns: Sequence[Message], options: Mapping[str, Any], 
         return tokenizer.apply_chat_template([turn._asdict() for turn in turns], **options)
 
 
+def apply_to_all(tokenizer: Any, several: Sequence[Sequence[Message]], options: Mapping[str, Any], *, date: str) -> Any:
+    """Conversations, at least one, each as `apply` writes it; the template's text is tokenised together."""
+    with _today_is(date):
+        return tokenizer.apply_chat_template([[turn._asdict() for turn in turns] for turns in several], **options)
+
+
 @contextmanager
 def _today_is(date: str) -> Iterator[None]:
     """Within this context, `strftime_now` in transformers' templates returns the given date."""
