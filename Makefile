@@ -7,19 +7,22 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-com
 # Where PYTHONDONTWRITEBYTECODE is set, as some containers do, every process would compile torch and the others again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: quickstart test coverage fast bad-inputs lint types format docs dist findings clean
+.PHONY: quickstart test coverage fast exhaustive bad-inputs lint types format docs dist findings clean
 
 quickstart: $(VENV)/.core  ## From nothing to runs/quickstart/report.html
 	$(BIN)/holdfast quickstart
 
-test: $(VENV)/.dev  ## All tests; the ten slowest are printed at the end
-	$(BIN)/python -m pytest -n logical --dist worksteal --durations=10
+test: $(VENV)/.dev  ## Every claim; the ten slowest tests are printed at the end
+	$(BIN)/python -m pytest -n logical --dist worksteal --durations=10 -m "not exhaustive"
 
-coverage: $(VENV)/.dev  ## All tests, with coverage of src; before Python 3.12 that takes a third longer
-	$(BIN)/python -m pytest -n logical --dist worksteal --cov=holdfast --cov-report=term-missing:skip-covered
+coverage: $(VENV)/.dev  ## The same tests, with coverage of src; before Python 3.12 that takes a third longer
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not exhaustive" --cov=holdfast --cov-report=term-missing:skip-covered
 
 fast: $(VENV)/.dev  ## Tests that train nothing and start nothing
-	$(BIN)/python -m pytest -n logical --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not slow and not exhaustive"
+
+exhaustive: $(VENV)/.dev  ## Before a release: all tests, each claim for every architecture, preset or pair as well
+	$(BIN)/python -m pytest -n logical --dist worksteal --durations=10
 
 bad-inputs: $(VENV)/.dev  ## Every bad input of the catalogue through the command line, as a table
 	$(BIN)/python tests/bad_inputs/run.py --out benchmarks/results/bad_inputs.tsv
