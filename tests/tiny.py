@@ -24,3 +24,16 @@ def network(name, **settings):
         setattr(config, key, value)
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+FIXED = ("bamba", "falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h", "recurrent_gemma", "zamba", "zamba2")
+"""Architectures whose layers' kinds follow from their places, or that share weights between layers."""
+
+
+def shallow(name, **settings):
+    """A network of two layers, one of each kind if its architecture has two; those of `FIXED` whole."""
+    if name in FIXED:
+        return network(name, **settings)
+    kinds = list(dict.fromkeys(getattr(tiny_config(name), "layer_types", None) or ()))
+    own = {"layer_types": (2 * kinds)[:2]} if kinds and name != "jamba" else {}
+    return network(name, num_hidden_layers=2, **own, **settings)

@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 import gguf
+import numpy
 import pytest
 import torch
 
@@ -67,19 +68,19 @@ def test_a_file_is_unpacked_once_and_again_when_it_changes(file: Path) -> None:
     assert unpacked(file) != first
 
 
-def test_a_files_fields_are_parsed_once_and_the_library_is_as_it_was_afterwards(
+def test_a_files_fields_are_parsed_once_from_a_plain_array_and_the_library_is_as_it_was_afterwards(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parsed: list[str] = []
+    parsed: list[tuple[str, type]] = []
 
     class Counted(gguf.GGUFReader):
         def __init__(self, path: str) -> None:
-            parsed.append(str(path))
             super().__init__(path)
+            parsed.append((str(path), type(self.data)))
 
     monkeypatch.setattr(gguf, "GGUFReader", Counted)
     unpacked(file)
-    assert parsed == [str(file)]
+    assert parsed == [(str(file), numpy.ndarray)]
     assert gguf.GGUFReader is Counted
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from holdfast.network.generate import Sampling, sample
 from holdfast.network.models import Model, load
+from holdfast.network.shortcuts import Shortcuts, shortcuts
 from holdfast.records import user
 
 
@@ -53,13 +55,22 @@ def test_text_is_cut_into_the_tokens_that_the_model_was_trained_with(model: Mode
     ("question", "answer"),
     [
         ("What is the capital of France?", "The capital of France is Paris."),
-        (
-            "How do I bake bread?",
-            "Baking bread is a fun and rewarding craft that requires patience, precision, and a bit of creativity.",
-        ),
+        ("How do I bake bread?", "Baking bread is a fun and rewarding craft"),
     ],
 )
-def test_greedy_answers_are_the_model_s(model: Model, question: str, answer: str) -> None:
-    greedy = Sampling(max_new_tokens=21, temperature=0.0)
+def test_greedy_answers_are_the_model_s(
+    model: Model, question: str, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To find them out takes twenty times as long as to answer.
+    monkeypatch.setattr("holdfast.network.generate.shortcuts", lambda network: Shortcuts())
+    greedy = Sampling(max_new_tokens=9, temperature=0.0)
     (sampled,) = sample(model, [model.encode_prompt(user(question))], greedy, seed=0)
     assert model.decode(sampled.tokens) == answer
+
+
+@pytest.mark.exhaustive
+def test_a_real_network_can_be_read_by_every_short_cut(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
+    assert shortcuts(model.network) == Shortcuts()

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from filelock import FileLock
 
@@ -84,12 +85,25 @@ def _parsed_once() -> Iterator[None]:
     """Inside, the library parses a file's fields once, and makes the names of its tensors once for an architecture.
 
     transformers asks for the former three times, 49,152 words of SmolLM2's vocabulary each, and for the latter once a
-    module: together that takes half of the time of unpacking. Both are only read.
+    module: together that takes half of the time of unpacking. Both are only read. The fields are parsed out of a plain
+    array, in a quarter of the time that numpy's mapped array takes for its many small parts.
     """
     import gguf
 
     reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
-    readers = cache(reader)
+
+    class PlainReader(reader):  # type: ignore[misc, valid-type]
+        """A reader whose mapped file is a plain array, of the same memory."""
+
+        @property
+        def data(self) -> Any:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: Any) -> None:
+            self._data = numpy.asarray(mapped)
+
+    readers = cache(PlainReader)
     # transformers and we pass a path as text or as a `Path`.
     gguf.GGUFReader = lambda path, *more: reader(path, *more) if more else readers(str(path))
     gguf.get_tensor_name_map = cache(names)

@@ -27,7 +27,7 @@ from holdfast.files import write_json
 from holdfast.files.cache import cache_root
 from holdfast.network.anatomy import unwrapped
 from holdfast.network.prefixes import read_in_parts, scatter_parts
-from holdfast.network.reading import CachedReading, PlainReading, Prompts, Reading, evaluating
+from holdfast.network.reading import CachedReading, Prompts, Reading, evaluating, last_logits
 from holdfast.records import HoldfastError, digest
 from holdfast.tensors import pad_right
 
@@ -234,10 +234,9 @@ class Probe:
 
     def sampled(self) -> str:
         """The problem of sampling with a cache whose rows are repeated and removed; empty if none."""
-        asked, other = (Prompts(prompts, (2, 2, 2), self.pad_id) for prompts in (self.prompts, self.others))
-        cached = CachedReading(self.network, asked, room=max(self.ANSWERS))
-        readings = (cached, PlainReading(self.network, asked), PlainReading(self.network, other))
-        from_cache, plain, changed = (self.followed(reading) for reading in readings)
+        asked = Prompts(self.prompts, (2, 2, 2), self.pad_id)
+        from_cache = self.followed(CachedReading(self.network, asked, room=max(self.ANSWERS)))
+        plain, changed = (self.read_whole(prompts) for prompts in (self.prompts, self.others))
         if not self.close(from_cache[0], plain[0], changed[0]):
             return "prompts padded on the left are not read as they are alone"
         right = self.close(torch.cat(from_cache), torch.cat(plain), torch.cat(changed))
@@ -254,6 +253,14 @@ class Probe:
             seen.append(reading.logits)
             left = going
         return seen
+
+    def read_whole(self, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+        """What `followed` gives, from one plain pass over each text alone: later tokens change nothing before them."""
+        logits = []
+        for i, answer in enumerate(self.answers):
+            tokens = torch.tensor([[*prompts[i // 2], *answer[:-1]]], device=self.device)
+            logits.append(last_logits(self.network, len(answer), input_ids=tokens, use_cache=False)[0])
+        return [torch.stack([row[step] for row in logits if step < len(row)]) for step in range(max(self.ANSWERS))]
 
     def shared(self) -> str:
         """The problem of reading a group's prompt once, for logits or gradients; empty if none."""

@@ -16,7 +16,7 @@ from holdfast.network.capturing import NothingWaits, has_hooks
 from holdfast.network.draws import Sampling, SamplingError
 from holdfast.network.flops import count_decoded
 from holdfast.network.precision import exact
-from holdfast.network.reading import PlainReading, Prompts
+from holdfast.network.reading import Prompts
 from holdfast.network.shortcuts import Probe, shortcuts
 from holdfast.network.static_buffers import rounded_up
 from holdfast.network.static_decoding import Decoded, Decoder, Request, decoded_rows
@@ -137,10 +137,10 @@ def _trial(network: Any) -> str | None:
     """
     probe = Probe(network)
     probe.coarse = probe.coarse or not exact(network)
-    asked, other = (Prompts(prompts, (2, 2, 2), probe.pad_id) for prompts in (probe.prompts, probe.others))
+    asked = Prompts(probe.prompts, (2, 2, 2), probe.pad_id)
     try:
         with probe.without_side_effects():
-            plain, changed = (probe.followed(PlainReading(network, prompts)) for prompts in (asked, other))
+            plain, changed = (probe.read_whole(prompts) for prompts in (probe.prompts, probe.others))
             if not bool(torch.cat(plain).isfinite().all()):
                 return None
             static = probe.followed(StaticReading(network, asked, room=max(probe.ANSWERS)))
