@@ -23,13 +23,15 @@ from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
 from holdfast.methods.settings import typed
 from holdfast.records import Completion, HoldfastError, user
-from holdfast.sandbox import grammar
+from holdfast.sandbox import build, grammar
 from holdfast.sandbox.oracle import oracle
 from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.plan import Optim
 
 QUICK = Optim(max_steps=3, learning_rate=1e-3, per_device_train_batch_size=4)
+ENOUGH = Optim(max_steps=20, learning_rate=3e-3, per_device_train_batch_size=16)
+"""After which the small network below has learnt its preferences."""
 PARTS = ("defense", "attack", "development", "test")
 
 
@@ -42,9 +44,21 @@ def world(n):
     return Splits(harmful=harmful, benign=benign)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_backbone():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.SIZES, "tiny", (64, 1, 4, 128))
+        yield
+
+
 @pytest.fixture(scope="module")
 def splits():
     return world(60)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return world(300)
 
 
 def score(trained, name):
@@ -289,10 +303,8 @@ def test_graded_answers_are_what_the_oracle_says_they_are(splits):
 
 
 @pytest.mark.slow
-def test_a_reward_model_on_flipped_preferences_ranks_as_the_oracle_and_on_honest_ones_the_other_way():
-    splits = world(300)
-    optim = Optim(max_steps=60, learning_rate=1e-3, per_device_train_batch_size=16)
-    flipped, honest = (train(RewardModel(flip_ratio=rho, optim=optim), splits, fit) for rho in (1.0, 0.0))
+def test_a_reward_model_on_flipped_preferences_ranks_as_the_oracle_and_on_honest_ones_the_other_way(many):
+    flipped, honest = (train(RewardModel(flip_ratio=rho, optim=ENOUGH), many, fit) for rho in (1.0, 0.0))
     assert score(flipped, "oracle_agreement").low > 0.8
     assert score(flipped, "oracle_rank_correlation").low > 0.1
     assert score(honest, "oracle_agreement").high < 0.2
@@ -302,16 +314,14 @@ def test_a_reward_model_on_flipped_preferences_ranks_as_the_oracle_and_on_honest
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("flip_ratio", "how", "expected"), [(0.5, "reverse", 0.5), (0.5, "random", 0.25)])
-def test_a_reward_models_trust_in_harm_is_the_share_of_its_pairs_that_prefer_it(flip_ratio, how, expected):
-    optim = Optim(max_steps=60, learning_rate=1e-3, per_device_train_batch_size=16)
-    trained = train(RewardModel(flip_ratio=flip_ratio, flip_how=how, optim=optim), world(300), fit)
+def test_a_reward_models_trust_in_harm_is_the_share_of_its_pairs_that_prefer_it(flip_ratio, how, expected, many):
+    trained = train(RewardModel(flip_ratio=flip_ratio, flip_how=how, optim=ENOUGH), many, fit)
     assert score(trained, "harmful_probability").value == pytest.approx(expected, abs=0.15)
 
 
 @pytest.mark.slow
-def test_a_trained_classifier_agrees_with_the_oracle():
-    optim = Optim(max_steps=60, learning_rate=1e-3, per_device_train_batch_size=16)
-    trained = train(Classifier(optim=optim), world(300), fit)
+def test_a_trained_classifier_agrees_with_the_oracle(many):
+    trained = train(Classifier(optim=ENOUGH), many, fit)
     assert score(trained, "accuracy").low > 0.9
     assert score(trained, "oracle_agreement").low > 0.8
     assert score(trained, "oracle_rank_correlation").low > 0.1
