@@ -64,8 +64,15 @@ def _frozen() -> Callable[[], None]:
             gc.freeze()
             known = len(sys.modules)
             sys.modules["accelerate.utils.memory"].gc = _YoungGarbage  # type: ignore[attr-defined]
+            _look_once(sys.modules["accelerate.utils.imports"])
 
     return freeze
+
+
+def _look_once(imports: Any) -> None:
+    """Each run of the Trainer looks for a dozen packages, which do not come and go."""
+    if not hasattr(imports._is_package_available, "cache_info"):
+        imports._is_package_available = cache(imports._is_package_available)
 
 
 class _YoungGarbage:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from golden_case import FOLDER, Case, Check, of
+from golden_case import Case, Check, of, shared_llama
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from holdfast.defenses.online.lisa import Lisa
 from holdfast.network.models import Model
@@ -124,7 +124,7 @@ def batch(case: Case, step: int) -> Batch:
 
 
 def tiny() -> Model:
-    network = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32)
+    network = shared_llama()
     return Model(
         network=network, tokenizer=PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()), eos_token="<end>")
     )

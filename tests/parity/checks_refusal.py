@@ -10,9 +10,8 @@ from random import Random
 
 import pytest
 import torch
-from golden_case import FOLDER, Case, Check, examples, first_step, of, tiny_llama, word
+from golden_case import Case, Check, examples, first_step, of, shared_llama, tiny_llama, word
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from holdfast.attacks.dpo import DPO
 from holdfast.attacks.dpo import pairs as prepare_pairs
@@ -47,7 +46,7 @@ def refusal_mix(case: Case) -> None:
     attack = DPO(max_length=width, beta=beta_of(case)) if dpo else SFT(max_length=width)
     plan = attack.plan(model, context)
     if dpo:  # the case's reference is the shared tiny model, not the policy as the attack finds it
-        reference = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32).eval()
+        reference = shared_llama().eval()
         plan = replace(plan, prepare=prepare_pairs(lambda model: nullcontext(reference), max_length=width))
     plan = defense.constrain(plan, context)
 
@@ -99,7 +98,7 @@ def plain_sft(case: Case) -> None:
 
 def anchored(case: Case) -> Plan:
     """SFT on the case's task with its refusals mixed in as the authors' code does."""
-    network = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32)
+    network = shared_llama()
     read = tiny_llama(case)
     model = Verbatim(network=network, tokenizer=read.tokenizer, prompt_format=read.prompt_format)
     refusals = given(case, "anchor.")
@@ -151,7 +150,7 @@ def compare_gradients(case: Case, network: torch.nn.Module) -> None:
 def constrained(case: Case) -> None:
     """Token-wise constrained SFT on the case's task: the reference's log-probabilities, loss and gradients."""
     model = tiny_llama(case)
-    reference = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32).eval()
+    reference = shared_llama().eval()
     pairs = list(parts(case.tensors["task.input_ids"], case.tensors["task.labels"]))
     plan = Plan(
         model=model,

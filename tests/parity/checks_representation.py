@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from golden_case import FOLDER, Case, Check, of
+from golden_case import Case, Check, eager_llama, of
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from holdfast.defenses.offline.circuit_breakers import CircuitBreakers
 from holdfast.defenses.offline.repnoise import RepNoise
@@ -51,7 +50,7 @@ def masked_ce(case: Case) -> None:
 
 def repnoise(case: Case) -> None:
     """Loss, components, gradients and the weights after a step of plain gradient descent, with the file's noise."""
-    network, expected = tiny(), case.expected
+    network, expected = eager_llama(), case.expected
     settings = RepNoise(mode="parity", noise_weight=expected["beta"], ascent_weight=expected["alpha"])
     harmful, refusals = case.tensors["harmful_input_ids"], case.tensors["harmless_input_ids"]
     differ = (harmful != refusals).long().repeat(2, 1)
@@ -136,7 +135,7 @@ def lora(case: Case) -> torch.nn.Module:
     words = case.values["model"]
     rank, alpha = (int(re.search(rf"{name}=(\d+)", words)[1]) for name in ("r", "alpha"))
     network = get_peft_model(
-        tiny(), LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+        eager_llama(), LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     )
     start = of(case, "lora_init.")
     if case.expected["init_lora_B"] == "zero":
@@ -155,7 +154,7 @@ def bare(network):
 
 def rmu(case: Case) -> None:
     """Every step's losses, the first gradients and the last weights, under the optimizer of the published code."""
-    network, original, expected = tiny(), tiny().eval(), case.expected
+    network, original, expected = eager_llama(), eager_llama().eval(), case.expected
     count = len(network.model.layers)
     settings = RMU(
         vector_length=expected["steering_coeff"][0],
@@ -228,12 +227,6 @@ def old_adamw(case: Case, trained: dict[str, Tensor]):
 @contextmanager
 def opened(network):
     yield network
-
-
-def tiny() -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(
-        FOLDER / "tiny_llama", dtype=torch.float32, attn_implementation="eager"
-    ).train()
 
 
 def totals(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from golden_case import FOLDER, Case, Check, of, tiny_llama, word
+from golden_case import Case, Check, of, shared_llama, tiny_llama, word
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from holdfast.data.splits import Splits
 from holdfast.defenses.online.safe_rlhf import MULTIPLIER, SafeRLHF
@@ -207,8 +206,8 @@ def critics_of(plan: Plan) -> dict[str, Any]:
 def constrained(case: Case, rows: list[Example], steps: list[dict[str, float]]) -> Plan:
     """The case's run: its models, its critics, its rewards and costs; what it computes goes to `steps`."""
     model = tiny_llama(case, "rl_step.ref_policy.")
-    shared = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32)
-    reference = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32).eval()
+    shared = shared_llama()
+    reference = shared_llama().eval()
     reference.load_state_dict(of(case, "rl_step.ref_policy."))
     model.network.load_state_dict(shared.state_dict())
     # A KL is a small sum of large terms of both signs: float32 would leave in it how a machine happens to multiply.

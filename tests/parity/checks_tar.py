@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import tar_code
 import torch
-from golden_case import FOLDER, Case, Check, of
+from golden_case import Case, Check, eager_llama, of
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from holdfast.attacks.dpo import preference
 from holdfast.defenses.offline.tar import TAR
@@ -139,7 +139,9 @@ def outer_step(case: Case) -> None:
     """Outer steps of the case: inner losses, weighed losses, gradients of both parts, the weights afterwards."""
     config = case.expected["config"]
     exact = "not_parity_targets" not in case.expected
-    model, reference = moved(case) if config["start_params"] == "perturbed" else (as_model(tiny()), tiny())
+    model, reference = (
+        moved(case) if config["start_params"] == "perturbed" else (as_model(eager_llama()), eager_llama())
+    )
     settings = settings_of(config)
     kept = retention(model, frozen_copy(reference), "reference") if config["retain_representations"] else language
     looked, stepped = Loaders(case), Loaders(case)
@@ -270,16 +272,11 @@ def whole(ids: Tensor, labels: Tensor | None = None) -> Batch:
     return with_totals([{"input_ids": ids, "loss_mask": mask, "lengths": lengths}])[0]
 
 
-def tiny() -> torch.nn.Module:
-    path, attention = FOLDER / "tiny_llama", {"attn_implementation": "eager"}  # as the file was made
-    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **attention).train()
-
-
 def moved(case: Case) -> tuple[Model, torch.nn.Module]:
     """The case's model, and the shared one that it is held against."""
-    network = tiny()
+    network = eager_llama()
     network.load_state_dict(of(case, "perturbed_params."))
-    return as_model(network), tiny()
+    return as_model(network), eager_llama()
 
 
 def as_model(network: torch.nn.Module) -> Model:

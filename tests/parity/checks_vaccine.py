@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_case import FOLDER, Case, Check, of
+from golden_case import Case, Check, of, shared_llama
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
 
 from holdfast.network.anatomy import anatomy
 from holdfast.tensors import Batch, with_totals
@@ -21,7 +20,7 @@ from holdfast.training.perturbation import perturbations, slopes_of, two_pass
 def two_passes(case: Case) -> None:
     """Slopes, perturbations, both losses, and the gradient that training sees."""
     expected, divisor = case.expected, case.expected["gradient_accumulation_steps"]
-    network = AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32).train()
+    network = shared_llama().train()
     batch = one_of(case, divisor)
     clean, slopes = slopes_of(language, network, batch)
     assert not any(p.grad is not None for p in network.parameters())

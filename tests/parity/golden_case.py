@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,6 +56,22 @@ def tiny_llama(case: Case, prefix: str = "policy.") -> Model:
     words.pre_tokenizer = WhitespaceSplit()
     fast = PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(0), eos_token=word(config.eos_token_id))
     return Model(network=network, tokenizer=fast, prompt_format="{prompt}")
+
+
+def shared_llama(**options: Any) -> Any:
+    """The model that several cases begin with, loaded with these options; a network of its own at each call."""
+    return copy.deepcopy(_shared_llama(**options))
+
+
+@cache
+def _shared_llama(**options: Any) -> Any:
+    return AutoModelForCausalLM.from_pretrained(FOLDER / "tiny_llama", dtype=torch.float32, **options)
+
+
+def eager_llama() -> torch.nn.Module:
+    """The same in training mode, with the attention that several files were made with."""
+    network: torch.nn.Module = shared_llama(attn_implementation="eager")
+    return network.train()
 
 
 def word(token: int) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from holdfast.network.generate import Sampling
 from holdfast.network.models import Model
-from holdfast.sandbox.build import network, tokenizer
+from holdfast.sandbox import build
+from holdfast.sandbox.build import tokenizer
 
 SAME_LENGTH = [[7, 8, 9, 10], [11, 12, 13, 14]]
 PADDED = [[7, 8], [9, 10, 11, 12, 13], [14, 15, 16]]
@@ -17,8 +21,15 @@ PADDED = [[7, 8], [9, 10, 11, 12, 13], [14, 15, 16]]
 
 def random_model(architecture: Any, *, stops: int = 1) -> Model:
     """An untrained sandbox model with sharp opinions, whose answers end at any of `stops` tokens."""
-    words = tokenizer()
-    return opinionated(network(architecture, "tiny", vocabulary=len(words), seed=0), stops=stops)
+    return opinionated(copy.deepcopy(_untrained(architecture)), stops=stops)
+
+
+@cache
+def _untrained(architecture: Any) -> Any:
+    """Of half the sandbox's width."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.SIZES, "tiny", (64, 2, 4, 128))
+        return build.network(architecture, "tiny", vocabulary=len(tokenizer()), seed=0)
 
 
 def opinionated(weights: Any, *, stops: int = 1) -> Model:
@@ -55,6 +66,8 @@ def alone(model: Model, prompt: list[int], numbers: Tensor, sampling: Sampling) 
 
 def kept(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits with all but the `top_k` likeliest, and of these all past the share `top_p`, cut off, one at a time."""
+    if not sampling.top_k and sampling.top_p == 1:
+        return logits
     order = logits.argsort(descending=True).tolist()
     allowed, share = [], 0.0
     for rank, token in enumerate(order):

@@ -37,6 +37,7 @@ from holdfast.training.contracts import OnlineDefense
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
 from holdfast.training.plan import Context, Metrics, Optim, Plan, Progress, Rows, frozen_copy
+from repeated import repeated
 
 pytest.importorskip("trl")
 STEPS, SIZE, ACCUMULATE, LONGEST = 4, 4, 2, 5
@@ -216,16 +217,18 @@ def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Seque
     return fit(plan).model, plan
 
 
-# Each defense under one trainer, and each way to act (a second loss, weights put back, a distance, a disturbed pass,
-# an adapter beside the weights) under all.
+# Each defense under one trainer, and under the others those that act within the loss: a second one, a disturbed pass.
+# Every further way to act (weights put back, a distance, an adapter beside the weights) under all: `make exhaustive`.
 CASES = [
     *(("sft", "full", defense) for defense in DEFENSES),
-    *(("dpo", "full", defense) for defense in ("refusal_loss", "lisa", "kl_anchor", "vaccine", "security_vectors")),
-    *(
-        ("grpo", "full", defense)
-        for defense in ("refusal_loss by tokens", "lisa in two states", "l2_anchor", "vaccine", "security_vectors")
+    *(("dpo", "full", defense) for defense in ("refusal_loss", "vaccine")),
+    *(("grpo", "full", defense) for defense in ("refusal_loss by tokens", "vaccine")),
+    ("sft", "LoRA", "kl_anchor"),
+    *repeated(
+        *(("dpo", "full", defense) for defense in ("lisa", "kl_anchor", "security_vectors")),
+        *(("grpo", "full", defense) for defense in ("lisa in two states", "l2_anchor", "security_vectors")),
+        *(("sft", "LoRA", defense) for defense in ("refusal_loss", "lisa")),
     ),
-    *(("sft", "LoRA", defense) for defense in ("refusal_loss", "lisa", "kl_anchor")),
 ]
 
 
