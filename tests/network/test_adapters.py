@@ -12,13 +12,20 @@ from holdfast.network.models import LoRA, Model, adapt, load, merged
 from holdfast.network.releasing import save
 from holdfast.records import HoldfastError
 from holdfast.sandbox.build import tokenizer
+from repeated import repeated
 
-MIXTURES = ("qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3", "qwen3_next", "qwen3_5_moe_text", "llama4_text", "jamba")
+# Linear routers and bare ones, with biases beside them, and experts that are shared.
+MIXTURES = (
+    "qwen3_moe",
+    "gpt_oss",
+    "deepseek_v3",
+    *repeated("mixtral", "qwen3_next", "qwen3_5_moe_text", "llama4_text", "jamba"),
+)
 TOKENS = torch.arange(24).view(2, 12) % 37 + 3
 
 
 def model(name):
-    return Model(network=tiny.network(name), tokenizer=tokenizer(), name=name)
+    return Model(network=tiny.shallow(name), tokenizer=tokenizer(), name=name)
 
 
 def trained(model, steps=3):
@@ -70,7 +77,7 @@ def test_experts_are_moved_and_what_is_saved_says_what_the_adapted_model_says(na
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_h1", "nemotron_h"])
+@pytest.mark.parametrize("name", ["mamba", "falcon_h1", *repeated("mamba2", "nemotron_h")])
 def test_layers_that_fused_kernels_read_past_are_left_out_of_all_and_refused_by_name(name):
     before = {key: p.detach().clone() for key, p in model(name).network.named_parameters()}
     adapted = trained(adapt(model(name), LoRA(r=2, lora_alpha=2)))
@@ -84,7 +91,7 @@ def test_layers_that_fused_kernels_read_past_are_left_out_of_all_and_refused_by_
 def test_names_of_bare_tensors_are_targets_too():
     adapted = adapt(model("mixtral"), LoRA(r=2, target_modules=("q_proj", "mlp.experts.down_proj")))
     on = {bare_name(key).split(".lora_A")[0] for key, _ in adapted.network.named_parameters() if "lora_A" in key}
-    assert on == {f"model.layers.{i}.{part}" for i in range(4) for part in ("self_attn.q_proj", "mlp.experts")}
+    assert on == {f"model.layers.{i}.{part}" for i in range(2) for part in ("self_attn.q_proj", "mlp.experts")}
 
 
 def test_a_target_that_is_nowhere_is_refused_with_those_that_there_are():
@@ -120,6 +127,6 @@ def test_what_is_trained_is_named_layers_left_out_and_counted():
     assert part["tensors"] == ["model.layers.*.mlp.experts.down_proj", "model.layers.*.self_attn.q_proj"]
     assert part["parameters"] == sum(p.numel() for key, p in adapted.named_parameters() if "lora" in key)
     for name, p in whole.named_parameters():
-        p.requires_grad_(name.endswith("layers.3.mlp.experts.down_proj"))
+        p.requires_grad_(name.endswith("layers.1.mlp.experts.down_proj"))
     assert part_of(whole)["tensors"] == ["model.layers.*.mlp.experts.down_proj"]
-    assert part_of(whole)["parameters"] == whole.model.layers[3].mlp.experts.down_proj.numel()
+    assert part_of(whole)["parameters"] == whole.model.layers[1].mlp.experts.down_proj.numel()

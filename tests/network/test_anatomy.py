@@ -14,6 +14,7 @@ from holdfast.network.reach import check_lens, check_outputs
 from holdfast.network.releasing import save
 from holdfast.records import HoldfastError
 from holdfast.sandbox.build import tokenizer
+from repeated import repeated
 
 LAYERS, HIDDEN = 3, 16
 SHARED = {"vocab_size": 40, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
@@ -64,6 +65,10 @@ def hooks(network):
 @pytest.fixture(params=CONFIGS)
 def name(request):
     return request.param
+
+
+DIFFERENT = ("llama", "gpt2", "phi")  # linear layers, convolutions of width 1, a head with a bias
+FEW = pytest.mark.parametrize("name", [*DIFFERENT, *repeated(*(name for name in CONFIGS if name not in DIFFERENT))])
 
 
 @pytest.mark.slow
@@ -131,6 +136,7 @@ def test_hooks_are_gone_afterwards_also_when_the_forward_pass_fails(name):
 
 
 @pytest.mark.slow
+@FEW
 def test_the_parts_inside_an_adapter_are_those_of_the_model_itself(name):
     plain = model(name)
     with torch.no_grad(), residual_stream(anatomy(plain.network)) as before:
@@ -150,6 +156,7 @@ def test_data_parallel_wrappers_are_seen_through():
 
 
 @pytest.mark.slow
+@FEW
 @pytest.mark.parametrize("adapter", [None, LoRA(r=2, lora_alpha=2)])
 def test_a_model_trained_for_a_step_on_recorded_outputs_gives_the_same_logits_when_saved_and_loaded(
     name, adapter, tmp_path

@@ -12,20 +12,20 @@ from holdfast.network.forward import answer_distributions, answer_logprobs, targ
 from holdfast.network.models import LoRA, Model, adapt
 from holdfast.sandbox.build import tokenizer
 from holdfast.tensors import target_mask
+from repeated import repeated
 
 ARCHITECTURES = {
-    "llama": {},
     "qwen2": {"tie_word_embeddings": True},
-    "qwen3_moe": {},
     "gemma2": {"final_logit_softcapping": 0.5},
-    "gemma3_text": {"final_logit_softcapping": 0.5},
     "cohere": {"logit_scale": 0.3},
     "granite": {"logits_scaling": 3.0},
-    "falcon_h1": {"lm_head_multiplier": 0.4},
     "phi": {},  # a head with a bias
-    "gpt2": {},
-    "gpt_neox": {},
     "mamba": {},
+}
+FURTHER = {
+    "gemma3_text": {"final_logit_softcapping": 0.5},
+    "falcon_h1": {"lm_head_multiplier": 0.4},
+    **{name: {} for name in ("llama", "qwen3_moe", "gpt2", "gpt_neox")},
 }
 IDS = torch.arange(48).view(4, 12) * 7 % 50 + 5
 IDS[:, :5] = IDS[0, :5]
@@ -63,9 +63,9 @@ def used(network):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*which is slower:UserWarning")
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_logprobs_and_gradients_are_those_of_the_plain_pass(name, small_limit):
-    network = tiny.network(name, **ARCHITECTURES[name])
+@pytest.mark.parametrize(("name", "settings"), [*ARCHITECTURES.items(), *repeated(*FURTHER.items())])
+def test_logprobs_and_gradients_are_those_of_the_plain_pass(name, settings, small_limit):
+    network = tiny.shallow(name, **settings)
     expected = [outcome(network, batch) for batch in (BATCH, GROUPS)]
     assert used(network) is None
     small_limit()
@@ -76,12 +76,12 @@ def test_logprobs_and_gradients_are_those_of_the_plain_pass(name, small_limit):
 
 def test_a_small_vocabulary_is_read_as_ever(monkeypatch):
     monkeypatch.setattr(heads, "HeadReader", None)
-    assert isinstance(target_distributions(tiny.network("llama"), BATCH), Logits)
-    assert answer_logprobs(tiny.network("llama"), BATCH).shape == (4, 11)
+    assert isinstance(target_distributions(tiny.shallow("llama"), BATCH), Logits)
+    assert answer_logprobs(tiny.shallow("llama"), BATCH).shape == (4, 11)
 
 
 def adapted(**settings):
-    model = Model(network=tiny.network("llama"), tokenizer=tokenizer(), name="tiny")
+    model = Model(network=tiny.shallow("llama"), tokenizer=tokenizer(), name="tiny")
     network = adapt(model, LoRA(r=2, lora_alpha=8, **settings)).network
     for name, weight in network.named_parameters():
         if "lora_B" in name:
@@ -126,7 +126,7 @@ class Shifted(nn.Module):
 
 @pytest.mark.parametrize("how", ["scaled before the head", "another module", "after the head", "watched"])
 def test_a_head_that_is_not_understood_is_read_plainly(how, small_limit):
-    network = tiny.network("minicpm3", dim_model_base=8) if how == "scaled before the head" else tiny.network("llama")
+    network = tiny.shallow("minicpm3", dim_model_base=8) if how == "scaled before the head" else tiny.shallow("llama")
     if how == "another module":
         network.lm_head = Shifted(network.lm_head)
     elif how == "after the head":
@@ -151,7 +151,7 @@ def after(forward):
 
 
 def test_trying_a_head_changes_neither_mode_nor_random_numbers(small_limit):
-    network = tiny.network("llama").train()
+    network = tiny.shallow("llama").train()
     small_limit()
     before = torch.get_rng_state()
     assert isinstance(answer_distributions(network, BATCH), Projected)
@@ -161,7 +161,7 @@ def test_trying_a_head_changes_neither_mode_nor_random_numbers(small_limit):
 
 
 def test_targets_of_any_mask_can_be_asked_for(small_limit):
-    network, mask = tiny.network("gemma2"), torch.zeros(4, 11)
+    network, mask = tiny.shallow("gemma2"), torch.zeros(4, 11)
     mask[0, 2:4] = mask[3, 9:] = 1
     (expected,) = target_distributions(network, BATCH, mask).measure(Entropy())
     small_limit()
@@ -172,7 +172,7 @@ def test_targets_of_any_mask_can_be_asked_for(small_limit):
 
 
 def test_logits_of_states_are_those_of_the_anatomy(small_limit):
-    network = tiny.network("gemma2", final_logit_softcapping=0.5)
+    network = tiny.shallow("gemma2", final_logit_softcapping=0.5)
     small_limit()
     found = answer_distributions(network, BATCH)
     torch.testing.assert_close(found.head.logits(found.states), anatomy(network).head(found.states))
