@@ -24,7 +24,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
         backbone=str(file),
         adapter=LoRA(r=2),
         optim=short,
-        judge=Classifier(backbone=str(file), max_length=64, held_out=0.1, optim=short),
+        judge=Classifier(backbone=str(file), max_length=512, held_out=0.1, optim=short),
     )
 
 
