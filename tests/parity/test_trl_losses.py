@@ -7,6 +7,7 @@ prompts padded on the left, completions on the right, attention masks. Holdfast 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from holdfast.network.forward import forward
 from holdfast.network.models import Model
 from holdfast.tensors import Batch, collate, token_logprobs, with_totals
 from holdfast.training.objectives import language, policy_gradient
+from repeated import repeated
 
 pytest.importorskip("trl")
 GROUP = 4
@@ -112,10 +114,19 @@ def grpo(model: Model, tmp_path: Path) -> Callable[..., Any]:
 REDUCTIONS: dict[str, Any] = {"grpo": "sequence", "dapo": "token", "bnpo": "token", "dr_grpo": "fixed"}
 
 
+FULL, ADAPTED = (
+    [(kind, loss, kl, moved) for loss, kl, moved in itertools.product(REDUCTIONS, (0.0, 0.04), (False, True))]
+    for kind in KINDS
+)
+ADAPTED.remove(("LoRA", "grpo", 0.04, True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("loss_type", REDUCTIONS)
-@pytest.mark.parametrize("kl_coef", [0.0, 0.04])
-@pytest.mark.parametrize("moved", [False, True], ids=["on policy", "clipped"])
+@pytest.mark.parametrize(
+    ("model", "loss_type", "kl_coef", "moved"),
+    [*FULL, ("LoRA", "grpo", 0.04, True), *repeated(*ADAPTED)],
+    indirect=["model"],
+)
 def test_the_grpo_loss_and_its_gradients_equal_trls(
     model: Model, grpo: Callable[..., Any], loss_type: str, kl_coef: float, moved: bool
 ) -> None:

@@ -9,6 +9,7 @@ all values of N share the same samples.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +89,13 @@ def expected(values: NDArray[Any], weights: NDArray[Any], *, seed: int = 0) -> E
         return Expected(None, None, None, 0.0)
     value = float(sums.sum() / total)
     prompts = len(sums)
-    draws = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
+    draws = _resamples(prompts, seed)
     weight_sums = draws @ masses
     means = (draws @ sums)[weight_sums > 0] / weight_sums[weight_sums > 0]
     return Expected(value, *percentiles(means, value), total / prompts)
+
+
+@lru_cache(maxsize=2)  # 16 kB a prompt each
+def _resamples(prompts: int, seed: int) -> NDArray[np.int64]:
+    """How often each prompt is in each resample, (RESAMPLES, P); not to be changed."""
+    return np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=RESAMPLES)
