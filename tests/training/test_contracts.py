@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import fields, replace
+from functools import partial
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from holdfast.sandbox.build import tokenizer
 from holdfast.training.checkpoints import last_checkpoint
 from holdfast.training.contracts import learns_from, trains
 from holdfast.training.fit import fit
+from repeated import thinned
 
 TRAINING = {name: trains(ATTACKS.load(name)) for name in ATTACKS}
 ATTACK_NAMES, ONLINE_NAMES, OFFLINE_NAMES = [name for name in ATTACKS if TRAINING[name]], list(ONLINE), list(OFFLINE)
@@ -62,6 +64,31 @@ PAIRS = [
 """Answers and rewards under every defense; preferences and a critic under those that change more than the loss."""
 HARDENED = [(a, d) for a in PAIRED_NAMES for d in OFFLINE if a in ("sft", "grpo") or d == "token_buncher"]
 """A hardened model is one like any other: answers and rewards on each, every attack on one."""
+FAMILY = ("repnoise", "circuit_breakers", "rmu")
+"""Offline defenses that are settings of `representation_removal`."""
+
+
+def of_a_kind(attack):
+    return attack not in PAIRED_NAMES or attack in KINDS
+
+
+def kept_under(attack, defense):
+    """Each defense under answers and rewards, and Lisa or a price on harm under each other kind of attack."""
+    return attack in ("sft", "grpo") or (attack, defense) in OTHERS
+
+
+OTHERS = (("dpo", "lisa"), ("ppo", "safe_rlhf"), ("reinforce++", "lisa"), ("reinforce++", "safe_rlhf"))
+
+
+def kept_over_a_checkpoint(attack, defense):
+    """What a defense keeps of a run does not depend on the attack, unless it changes batches, rewards or weights."""
+    changes_more = defense in ("lisa", "safe_rlhf", "security_vectors")
+    return attack == "sft" or (attack, defense) in OTHERS or (attack == "grpo" and changes_more)
+
+
+def kept_hardened(attack, defense):
+    """Each hardened model under answers; rewards on one hardened by RL, by other means, and only rounded."""
+    return attack == "sft" or (attack == "grpo" and defense in ("token_buncher", "circuit_breakers", "rounded"))
 
 
 def attack_of(name, quick, **more):
@@ -138,13 +165,13 @@ def plain_weights(attack_plan, weights, known):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ATTACK_NAMES)
+@pytest.mark.parametrize("name", thinned(ATTACK_NAMES, of_a_kind))
 def test_an_attack_follows_its_seed(name, attack_plan, plain_weights, weights):
     assert not torch.equal(weights(fit(attack_plan(name, seed=1)).model), plain_weights(name))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ATTACK_NAMES)
+@pytest.mark.parametrize("name", thinned(ATTACK_NAMES, of_a_kind))
 def test_an_attack_by_adapter_moves_nothing_else(name, wavering_model, make_context, quick):
     settings = attack_of(name, quick, adapter=LoRA(r=4))
     plan = settings.plan(wavering_model(), make_context())
@@ -291,7 +318,7 @@ def test_an_attack_that_trains_nothing_goes_on_from_what_was_kept_as_if_it_had_n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OFFLINE_NAMES)
+@pytest.mark.parametrize("name", thinned(OFFLINE_NAMES, partial(kept_hardened, "grpo")))
 @pytest.mark.parametrize("attack", CHOOSING_NAMES)
 def test_a_hardened_model_can_be_sampled_from(attack, name, hardened, choose):
     assert [evaluation.step for evaluation, _ in choose(attack, model=hardened(name))] == [1, 2, 4]
@@ -358,7 +385,7 @@ def constrained_weights(constrained, weights, known):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+@pytest.mark.parametrize("pair", thinned(PAIRS, kept_under, single=True), ids="-".join)
 def test_a_constrained_run_differs_from_the_plain_one(pair, constrained_weights, plain_weights):
     assert not torch.equal(constrained_weights(pair), plain_weights(pair[0]))
 
@@ -376,7 +403,9 @@ def measuring(make_suite):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] not in KINDS], ids="-".join)
+@pytest.mark.parametrize(
+    "pair", thinned([pair for pair in PAIRS if pair[0] not in KINDS], kept_under, single=True), ids="-".join
+)
 def test_a_constrained_run_repeats_measured_in_between_or_not(
     pair, constrained, constrained_weights, measuring, weights
 ):
@@ -408,7 +437,9 @@ def kill(progress):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair[0] in KINDS], ids="-".join)
+@pytest.mark.parametrize(
+    "pair", thinned([pair for pair in PAIRS if pair[0] in KINDS], kept_over_a_checkpoint, single=True), ids="-".join
+)
 def test_a_constrained_attack_goes_on_from_a_checkpoint_as_if_it_had_neither_stopped_nor_been_measured(
     pair, constrained, constrained_weights, *, measuring, weights, tmp_path
 ):
@@ -466,7 +497,7 @@ def hardened(wavering_model, make_context, quick, known):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", HARDENING_NAMES)
+@pytest.mark.parametrize("name", thinned(HARDENING_NAMES, lambda name: name not in FAMILY))
 def test_hardening_follows_its_seed(name, hardened, wavering_model, *, make_context, quick, weights):
     other = offline_of(name, quick).harden(wavering_model(), make_context(seed=1))
     assert not torch.equal(weights(other), weights(hardened(name)))
@@ -479,7 +510,7 @@ def test_a_hardened_model_says_by_name_what_was_done_to_it(name, hardened, waver
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("attack", "name"), HARDENED)
+@pytest.mark.parametrize(("attack", "name"), thinned(HARDENED, kept_hardened))
 def test_a_hardened_model_can_be_attacked(attack, name, hardened, attack_plan, weights):
     model = hardened(name)
     before = weights(model)
