@@ -73,6 +73,14 @@ def test_all_that_a_file_of_ids_names_has_a_licence(world: str) -> None:
     assert all(hub.COMMIT.fullmatch(place["revision"]) for place in pinned)
 
 
+def test_what_two_files_of_ids_name_has_one_licence() -> None:
+    stated: dict[str, set[str]] = {}
+    for world in real_worlds():
+        for name, source in world_file(world)["sources"].items():
+            stated.setdefault(name, set()).add(source["licence"])
+    assert {name: licences for name, licences in stated.items() if len(licences) > 1} == {}
+
+
 def _ids(value: Any) -> Iterator[str]:
     for key, item in value.items():
         if key == "path":
