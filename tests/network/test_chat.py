@@ -25,7 +25,7 @@ from chat_families import (
 from holdfast.integrations.answers import model_of
 from holdfast.network.forward import answer_logprobs
 from holdfast.network.generate import Sampling, complete, sample
-from holdfast.network.models import answer_batch, check_lengths, load
+from holdfast.network.models import answer_batch, check_lengths, clone, load
 from holdfast.network.releasing import save
 from holdfast.records import Example, HoldfastError, Message, user
 from holdfast.tensors import target_mask
@@ -126,6 +126,24 @@ def test_only_a_model_that_is_spoken_to_in_the_same_way_takes_over_tokens():
     for other in others:
         other.take_prompts(first)
         assert other._prompts == {}
+
+
+def test_a_copy_shares_the_tokens_that_are_known_and_a_model_of_fewer_embeddings_refuses_them():
+    first = speaker(CHATML)
+    twin, fewer = clone(first), first.network.get_input_embeddings().weight.shape[0] - 1
+    assert first.encode_prompt(ASKED) == twin.encode_prompt(ASKED)
+    assert first.encode_response("soup") == twin.encode_response("soup")
+    assert twin.network is not first.network
+    assert twin._prompts is first._prompts
+    assert twin._answers.cache_info().hits == 1
+    twin.encode_response("soup").clear()
+    assert first.encode_response("soup") == first.chat.response("soup") != []
+    smaller = clone(first).network
+    smaller.resize_token_embeddings(fewer)
+    last = first.tokenizer.convert_ids_to_tokens(fewer)
+    assert fewer in first.encode_response(last)
+    with pytest.raises(HoldfastError, match=f"has embeddings for {fewer} tokens"):
+        first.with_network(smaller).encode_response(last)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1000
 """The number of prompts that are tokenised together; more are hardly faster and take memory."""
+ANSWERS_KEPT = 10_000
+"""The number of answers whose tokens are kept, the last ones used: training on few rows asks for them each epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,10 @@ class Model:
             date=self.date,
             rows=int(self.network.get_input_embeddings().weight.shape[0]),
         )
+
+    @cached_property
+    def _answers(self) -> Callable[[str], list[int]]:
+        return lru_cache(ANSWERS_KEPT)(self.chat.response)
 
     @property
     def pad_id(self) -> int:
@@ -147,7 +153,14 @@ class Model:
         Raises:
             HoldfastError: see `Chat.response`.
         """
-        return self.chat.response(text)
+        return list(self._answers(text))
+
+    def with_network(self, network: Any) -> Model:
+        """The same tokenizer and format with another network; both share known tokens if it has as many embeddings."""
+        other = replace(self, network=network)
+        if other.chat.rows == self.chat.rows:
+            vars(other).update(chat=self.chat, _prompts=self._prompts, _answers=self._answers)
+        return other
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a sampled answer without its end; control tokens within it stay visible."""
@@ -204,7 +217,7 @@ def load(
 
 def clone(model: Model) -> Model:
     """A copy of the model with its own weights."""
-    return replace(model, network=copy.deepcopy(model.network))
+    return model.with_network(copy.deepcopy(model.network))
 
 
 def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collection[str] | None = None) -> Model:
@@ -234,7 +247,7 @@ def adapt(model: Model, adapter: LoRA | None, *, seed: int = 0, within: Collecti
         torch.manual_seed(seed)
         network = get_peft_model(model.network, config)
     refuse_tied_targets(model.name, network)
-    return replace(model, network=network)
+    return model.with_network(network)
 
 
 def has_adapter(model: Model) -> bool:
@@ -251,7 +264,7 @@ def merged(model: Model) -> Model:
     """The model with its adapter merged into copies of the weights, all trainable; itself if it has none."""
     if not has_adapter(model):
         return model
-    return replace(model, network=copy.deepcopy(model.network).merge_and_unload().requires_grad_(True))
+    return model.with_network(copy.deepcopy(model.network).merge_and_unload().requires_grad_(True))
 
 
 def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Tensor]) -> None:
