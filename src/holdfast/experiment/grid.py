@@ -72,41 +72,55 @@ def cells(grid: Grid) -> list[Cell]:
         HoldfastError: a method or judge is unknown or has wrong settings, an attacker's reward is the reporting judge,
             or a combination is invalid.
     """
-    evaluation = evaluation_values(grid.evaluation)
-    data, own_data = data_values(grid.data), grid.data.harmful is not None or grid.data.benign is not None
+    data, evaluation = data_values(grid.data), evaluation_values(grid.evaluation)
     for name, judge in grid.judges.items():  # also those that are not called: a misspelt name may be the reason
         resolve(judge, "judge", f"judges.{name}")
-    expanded = []
-    for model, defense, attack in itertools.product(grid.models, _with_copies(grid), grid.attacks):
-        stages, constraints = divide(defense)
-        attacker = (*(resolve(method, "attack") for method in attack[:1]), *adaptive(attack))
+    ways = _ways(grid)
+    models = [model_values(model) for model in grid.models]
+    for name, value in (*(("model", model) for model in models), ("data", data), ("evaluation", evaluation)):
+        refuse_non_finite(value, name)
+    of_all = {"data": data, "evaluation": evaluation}
+    expanded = [
+        replace(way, model=model, **of_all, seed=seed) for model in models for way in ways for seed in grid.seeds
+    ]
+    if not expanded:
+        raise HoldfastError(f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped")
+    return [*expanded, *(missing_controls(expanded) if grid.control else ())]
+
+
+def _ways(grid: Grid) -> list[Cell]:
+    """Every valid combination of a defense and an attack, with its judges, as a cell of no model; each method is
+    resolved once."""
+    evaluation, first_judge = plain(grid.evaluation), grid.evaluation.harm_judges[0]
+    defenses = [(defense, *divide(defense)) for defense in _with_copies(grid)]
+    attacks = [
+        (attack, tuple(resolve(method, "attack") for method in attack[:1]), tuple(adaptive(attack)))
+        for attack in grid.attacks
+    ]
+    ways = []
+    for (defense, stages, constraints), (written, attack, around) in itertools.product(defenses, attacks):
         kinds: dict[Kind, Sequence[Method]] = {"offline": stages, "online": constraints}
-        kinds |= {"attack": attacker[:1], "adaptive": attacker[1:]}
+        kinds |= {"attack": attack, "adaptive": around}
         methods = [(kind, method) for kind, several in kinds.items() for method in several]
-        calls = called(plain(grid.evaluation), methods, (*defense, *attack))
-        judges = judges_of(calls, grid.judges, own_data=own_data)
+        own_data = grid.data.harmful is not None or grid.data.benign is not None
+        judges = judges_of(called(evaluation, methods, (*defense, *written)), grid.judges, own_data=own_data)
         try:
-            refuse_misfits(attacker, constraints, judges, judges[grid.evaluation.harm_judges[0]])
+            refuse_misfits((*attack, *around), constraints, judges, judges[first_judge])
         except Misfit:
             if grid.misfits == "refuse":
                 raise
             continue
-        cell = Cell(
-            model=model_values(model),
-            stages=stages,
-            constraints=constraints,
-            attack=attacker[0] if attacker else None,
-            adaptive=attacker[1:],
-            data=data,
-            evaluation=evaluation,
-            judges=judges,
+        ways.append(
+            Cell(
+                model={},
+                stages=stages,
+                constraints=constraints,
+                attack=attack[0] if attack else None,
+                adaptive=around,
+                judges=judges,
+            )
         )
-        for name in ("model", "data", "evaluation"):
-            refuse_non_finite(getattr(cell, name), name)
-        expanded += [replace(cell, seed=seed) for seed in grid.seeds]
-    if not expanded:
-        raise HoldfastError(f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped")
-    return [*expanded, *(missing_controls(expanded) if grid.control else ())]
+    return ways
 
 
 def _with_copies(grid: Grid) -> list[tuple[Method, ...]]:

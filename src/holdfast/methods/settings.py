@@ -34,7 +34,7 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
     """
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
-    whole = merge(defaults(cls), values)
+    whole = merge(_defaults(cls), values)
     refuse_non_finite(whole, where)
     text = _encoded(whole, where)
     try:
@@ -115,7 +115,7 @@ def plain(settings: Any) -> dict[str, Any]:
 
     The default of a group's field is that of the group in the dataclass that holds it.
     """
-    return _plain(settings, defaults(type(settings)))
+    return _plain(settings, _defaults(type(settings)))
 
 
 def _plain(settings: Any, by_default: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _plain(settings: Any, by_default: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain_value(value: Any, default: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(value, default if isinstance(default, Mapping) else defaults(type(value)))
+        return _plain(value, default if isinstance(default, Mapping) else _defaults(type(value)))
     if isinstance(value, Mapping):
         return {key: _plain_value(item, None) for key, item in value.items()}
     return [_plain_value(item, None) for item in value] if isinstance(value, list | tuple) else value
@@ -139,26 +139,31 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
     """Refuse keys that a settings dataclass does not have, at any depth."""
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{where}: expected settings as `key: value`, not {values!r}")
-    own = {item.name for item in fields(cls)}
-    hints = {name: hint for name, hint in _hints(cls).items() if name in own}
+    groups = _groups(cls)
     for key, value in values.items():
-        if key not in hints:
-            suggestion = near(str(key), hints, better=places(cls, str(key)))
-            raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(hints)}")
-        inner = _group(hints[key])
+        if key not in groups:
+            suggestion = near(str(key), groups, better=places(cls, str(key)))
+            raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(groups)}")
+        inner = groups[key]
         if inner is not None and isinstance(value, Mapping):
-            named = value.items() if get_origin(hints[key]) is Mapping else [("", value)]
+            named = value.items() if get_origin(_hints(cls)[key]) is Mapping else [("", value)]
             for name, part in named:
                 refuse_unknown(inner, part, f"{where}.{key}.{name}".removesuffix("."))
 
 
 def places(cls: type, key: str) -> list[str]:
     """The places of `key` in a settings dataclass: at the top, else the dotted keys below, at any depth."""
-    hints, names = _hints(cls), [item.name for item in fields(cls)]
-    if key in names:
+    groups = _groups(cls)
+    if key in groups:
         return [key]
-    groups = {name: inner for name in names if (inner := _group(hints[name])) is not None}
-    return [f"{name}.{place}" for name, inner in groups.items() for place in places(inner, key)]
+    return [f"{name}.{place}" for name, inner in groups.items() if inner is not None for place in places(inner, key)]
+
+
+@cache
+def _groups(cls: Any) -> Mapping[str, type | None]:
+    """The fields of a settings dataclass by name, each with the settings dataclass that it holds, if any."""
+    hints, own = _hints(cls), {item.name for item in fields(cls)}
+    return {name: _group(hint) for name, hint in hints.items() if name in own}
 
 
 def _group(hint: Any) -> type | None:
@@ -185,6 +190,12 @@ def defaults(cls: type) -> dict[str, Any]:
         elif item.default_factory is not MISSING:
             values[item.name] = item.default_factory()
     return {name: _json(asdict(v)) if is_dataclass(v) and not isinstance(v, type) else v for name, v in values.items()}
+
+
+@cache
+def _defaults(cls: Any) -> Mapping[str, Any]:
+    """`defaults`, to be read only: a grid needs those of the same few classes thousands of times."""
+    return defaults(cls)
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -228,7 +228,7 @@ class Cell:
     @property
     def key(self) -> str:
         """Hash of the whole resolved cell without labels."""
-        return digest(unlabelled(asdict(self)))
+        return digest(unlabelled(self))
 
     @property
     def defense(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 SERIES = "series"
@@ -18,7 +19,14 @@ def digest(value: object, length: int = 16) -> str:
 
 
 def unlabelled(value: Any) -> Any:
-    """A JSON value without what is for people only: the labels of methods and the series of models, at any depth."""
+    """A JSON value without what is for people only: the labels of methods and the series of models, at any depth.
+
+    Dataclasses become mappings of their fields, as with `dataclasses.asdict`, which takes three times as long.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
     if isinstance(value, Mapping):
         method = set(value) - {"fingerprints"} == {"name", "settings", "label"}
         hidden = "label" if method else SERIES if {"kind", "name", "settings"} <= set(value) else None
