@@ -35,7 +35,7 @@ def statements(node: ast.AST, *, typing: bool = False) -> Iterator[tuple[ast.Imp
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child, typing
-        else:
+        elif not isinstance(child, ast.expr):
             checked = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
             yield from statements(child, typing=typing or checked)
 

@@ -39,11 +39,12 @@ def commands():
 
 
 COMMANDS = list(commands())
+COMMAND = get_command(app)
 
 
 def parsed(words):
     """The command that the words call and its values, without running it."""
-    command = get_command(app)
+    command = COMMAND
     context = command.make_context("holdfast", [], resilient_parsing=True)
     while hasattr(command, "commands"):
         name, command, words = command.resolve_command(context, words)
@@ -198,7 +199,7 @@ def test_the_house_is_drawn_from_the_imports_as_they_are(generators):
     import house
 
     graph = house.rooms()
-    drawn = house.drawing()
+    drawn = house.drawing(graph)
     assert all(f">{room}</text>" in drawn for room in graph)
     floor = house.floors(graph)
     assert all(floor[below] < floor[room] for room, used in graph.items() for below in used)

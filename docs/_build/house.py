@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -27,15 +28,16 @@ def floors(graph: dict[str, set[str]]) -> dict[str, int]:
 def direct(graph: dict[str, set[str]]) -> dict[str, set[str]]:
     """The imports that do not follow from others."""
 
+    @cache
     def below(room: str) -> set[str]:
         return graph.get(room, set()) | {deep for one in graph.get(room, ()) for deep in below(one)}
 
     return {room: {one for one in used if not any(one in below(o) for o in used - {one})} for room, used in graph.items()}
 
 
-def drawing() -> str:
-    """The picture as SVG; the ground is at the bottom."""
-    graph = rooms()
+def drawing(graph: dict[str, set[str]] | None = None) -> str:
+    """The picture of `rooms()` as SVG; the ground is at the bottom."""
+    graph = rooms() if graph is None else graph
     floor = floors(graph)
     top = max(floor.values())
     places: dict[str, tuple[float, float]] = {}
