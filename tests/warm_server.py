@@ -24,8 +24,12 @@ PRELOADED = "transformers.trainer"
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
     """Where tests of models were collected; a process that only hands out tests has none."""
-    if PRELOADED not in sys.modules:
-        return
+    if PRELOADED in sys.modules:
+        serve()
+
+
+def serve() -> None:
+    """Fork the server from this process, which has none yet."""
     from holdfast.experiment.engine import Work
 
     sys.modules["tqdm"].tqdm.get_lock()  # a worker that is killed leaves none behind that it made itself

@@ -92,7 +92,9 @@ def _import() -> None:
     import datasets
     import peft  # noqa: F401
     import torch
+    from huggingface_hub.utils import disable_progress_bars
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401
+    from transformers.utils import logging
 
     import holdfast.cli
     import holdfast.commands.jobs
@@ -105,6 +107,8 @@ def _import() -> None:
             table.load(name)
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
+    disable_progress_bars()  # what was imported before has not heeded the environment
+    logging.disable_progress_bar()
     gc.collect()
     gc.freeze()
 

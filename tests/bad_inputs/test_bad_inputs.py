@@ -1,17 +1,17 @@
 """A share of the bad inputs of `run.py`, and what its verdicts are made of."""
 
+import multiprocessing
 import os
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cases import CASES
 from harness import Case, Ended, faults
 
-ROOT = Path(__file__).parents[2]
+from holdfast.experiment.engine import Work
+
 CASE = Case(area="data", name="x", argv=("run", "grid.yaml"), says=(r"bad\.jsonl, line 3", "prompt"))
 LINE = "error: bad.jsonl, line 3: no column 'prompt'\n"
 GOOD = Ended(code=2, out="", err=LINE, seconds=0.1, strays=())
@@ -41,9 +41,22 @@ def test_what_is_wrong_with_how_a_command_ended_is_told(changes, fault):
     assert any(fault in told for told in faults(CASE, replace(GOOD, **changes)))
 
 
+def quick(said):
+    """The command `run.py --quick`, what it says in a file."""
+    import run
+
+    for number in (1, 2):
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
+    sys.argv = ["run.py", "--quick"]
+    sys.exit(run.main())
+
+
 @pytest.mark.slow
-def test_bad_input_is_refused_on_one_line_that_names_it():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, Path(__file__).with_name("run.py"), "--quick"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
+def test_bad_input_is_refused_on_one_line_that_names_it(tmp_path):
+    """In a process of the server that workers come from: it has the heavy imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([Work.preload])
+    process = context.Process(target=quick, args=(tmp_path / "said",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (tmp_path / "said").read_text()

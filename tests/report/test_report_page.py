@@ -368,6 +368,7 @@ def test_reporting_imports_no_torch(make_record, write_run, tmp_path) -> None:
     code = (
         "import sys; from pathlib import Path; import holdfast.report as report\n"
         "heavy = {'torch', 'altair', 'numpy', 'pyarrow', 'jinja2', 'pandas'} & set(sys.modules)\n"
+        "from holdfast.report import figures; figures.script = str\n"  # which takes seconds to make
         f"report.write_report([Path({str(run)!r})], Path({str(tmp_path / 'r.html')!r}))\n"
         "print(sorted(heavy), 'torch' in sys.modules)"
     )
