@@ -79,9 +79,11 @@ def cells(grid: Grid) -> list[Cell]:
     models = [model_values(model) for model in grid.models]
     for name, value in (*(("model", model) for model in models), ("data", data), ("evaluation", evaluation)):
         refuse_non_finite(value, name)
-    of_all = {"data": data, "evaluation": evaluation}
     expanded = [
-        replace(way, model=model, **of_all, seed=seed) for model in models for way in ways for seed in grid.seeds
+        replace(way, model=model, data=data, evaluation=evaluation, seed=seed)
+        for model in models
+        for way in ways
+        for seed in grid.seeds
     ]
     if not expanded:
         raise HoldfastError(f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped")
@@ -89,8 +91,7 @@ def cells(grid: Grid) -> list[Cell]:
 
 
 def _ways(grid: Grid) -> list[Cell]:
-    """Every valid combination of a defense and an attack, with its judges, as a cell of no model; each method is
-    resolved once."""
+    """Every valid combination of a defense and an attack, with its judges, as a cell of no model."""
     evaluation, first_judge = plain(grid.evaluation), grid.evaluation.harm_judges[0]
     defenses = [(defense, *divide(defense)) for defense in _with_copies(grid)]
     attacks = [

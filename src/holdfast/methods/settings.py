@@ -34,7 +34,7 @@ def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Setting
     """
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
-    whole = merge(_defaults(cls), values)
+    whole = merge(_defaults(cast(Any, cls)), values)
     refuse_non_finite(whole, where)
     text = _encoded(whole, where)
     try:
@@ -115,7 +115,7 @@ def plain(settings: Any) -> dict[str, Any]:
 
     The default of a group's field is that of the group in the dataclass that holds it.
     """
-    return _plain(settings, _defaults(type(settings)))
+    return _plain(settings, _defaults(cast(Any, type(settings))))
 
 
 def _plain(settings: Any, by_default: Mapping[str, Any]) -> dict[str, Any]:
