@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -63,7 +64,7 @@ def test_grid_files_and_their_folders_are_completed_beside_presets(tmp_path, mon
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "mine.yaml").write_text("")
     (tmp_path / "grids" / "notes.txt").write_text("")
-    assert completed("run", "gri") == ["grids/"]
+    assert completed("run", "gri") == ["grids/mine.yaml"]
     assert completed("run", "grids/") == ["grids/mine.yaml"]
 
 
@@ -88,3 +89,15 @@ def test_the_script_of_every_shell_calls_the_program(shell):
 
     script = get_completion_script(prog_name="holdfast", complete_var="_HOLDFAST_COMPLETE", shell=shell)
     assert "_HOLDFAST_COMPLETE" in script
+
+
+def test_a_single_folder_is_completed_by_the_grids_in_it(tmp_path, monkeypatch):
+    """A word that is a folder alone would be ended by a space, before the file's name."""
+    monkeypatch.chdir(tmp_path)
+    Path("garden").mkdir()
+    assert completing.grids("gard") == []  # the shell's own completion of file names goes on
+    Path("garden/gate.yaml").touch()
+    Path("garden/grid.yaml").touch()
+    assert completing.grids("gard") == ["garden/gate.yaml", "garden/grid.yaml"]
+    Path("gardener").mkdir()
+    assert completing.grids("gard") == ["garden/", "gardener/"]

@@ -1,6 +1,9 @@
 """inspect's logs: what is written in them, and, where `inspect_ai` is installed, read again by it."""
 
 import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from exported_runs import HARMLESS, every_outcome, run, written
@@ -88,3 +91,15 @@ def test_logs_are_opened_again_by_inspect(tmp_path):
     assert (first.output.completion, first.scores["oracle"].value) == ("I can't␛[2J help.", 0.0)
     assert math.isnan(first.scores["rated"].value)
     assert last.metadata["outcome_of_cell"] == "untested"
+
+
+def test_logs_are_in_the_named_folder_also_if_its_name_is_relative(folder, tmp_path, monkeypatch):
+    """The library is a stand-in here, so that this is tested where it is not installed."""
+    log = SimpleNamespace(model_validate=lambda values: values)
+    stand_in = SimpleNamespace(EvalLog=log, write_eval_log=lambda log, name: Path(name).write_bytes(b"a log"))
+    monkeypatch.setitem(sys.modules, "inspect_ai", SimpleNamespace(log=stand_in))
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", stand_in)
+    monkeypatch.chdir(tmp_path)
+    files = export([folder], "inspect", Path("logs")).files
+    assert files
+    assert {file.resolve() for file in files} == set((tmp_path / "logs").iterdir())

@@ -43,17 +43,17 @@ def formats(incomplete: str) -> Names:
 
 def grids(incomplete: str) -> Names:
     """Presets, and YAML files that begin so."""
-    return [*_begun(_stems("presets"), incomplete), *_begun(_yaml_files(incomplete), incomplete)]
+    return [*_begun(_stems("presets"), incomplete), *_files(incomplete)]
 
 
 def control_grids(incomplete: str) -> Names:
     """Presets of control tasks, and YAML files that begin so."""
-    return [*_begun(_stems("control/presets"), incomplete), *_begun(_yaml_files(incomplete), incomplete)]
+    return [*_begun(_stems("control/presets"), incomplete), *_files(incomplete)]
 
 
 def gates(incomplete: str) -> Names:
     """Packaged gates, and YAML files that begin so."""
-    return [*_begun(_stems("gate/presets"), incomplete), *_begun(_yaml_files(incomplete), incomplete)]
+    return [*_begun(_stems("gate/presets"), incomplete), *_files(incomplete)]
 
 
 def lists(incomplete: str) -> Names:
@@ -87,6 +87,12 @@ def _begun(names: Iterable[str], incomplete: str) -> Names:
 
 def _stems(folder: str) -> list[str]:
     return sorted(path.stem for path in Path(str(files("holdfast") / folder)).glob("*.yaml"))
+
+
+def _files(incomplete: str) -> Names:
+    """YAML files and folders that begin so; of a single folder what is in it, or else the shell ends the word there."""
+    found = _begun(_yaml_files(incomplete), incomplete)
+    return _begun(_yaml_files(found[0]), found[0]) if len(found) == 1 and found[0].endswith("/") else found
 
 
 def _yaml_files(incomplete: str) -> Iterator[str]:

@@ -40,6 +40,7 @@ def write(contents: Contents, out: Path, options: Options) -> Written:
             "inspect's logs are written by its own library: pip install 'holdfast-llm[inspect]'"
         ) from None
     written = []
+    out = out.absolute()  # the working folder changes below, and `out` is meant from the one of now
     for subject in contents.subjects:
         for attack, cell in zip(subject.attacks, subject.cells, strict=True):
             log = EvalLog.model_validate(log_values(subject, attack, cell, options))
