@@ -396,7 +396,7 @@ def test_a_model_that_names_what_it_was_hardened_from_is_defended_and_has_that_f
     origin = {"name": "original"}
     cell = replace(hardened.cell, model={"name": "hardened", "undefended": origin})
     assert control_of(cell).model == origin
-    assert settled(replace(hardened, cell=cell), BROKE).outcome is Outcome.HELD
+    assert settled(replace(hardened, cell=cell, key=cell.key), BROKE).outcome is Outcome.HELD
 
 
 def test_records_of_an_earlier_version_are_judged_beside_those_at_hand():

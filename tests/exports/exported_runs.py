@@ -50,8 +50,8 @@ def run(defense: str | None, attack: str | None, harms: Sequence[float], *, seed
     cell = Cell(
         model={"kind": "sandbox", "name": "tiny", "settings": {"part": "aligned", "seed": 0}},
         stages=(Method(name=defense, label=label),) if defense else (),
-        attack=Method(name=attack, settings={"optim": {"max_steps": 100}}) if attack else None,
-        evaluation={**plain(Measurement()), "harm_judges": ["oracle", "rated"]},
+        attack=Method(name=attack, settings={"optim": {"max_steps": 90}}) if attack else None,
+        evaluation={**plain(Measurement()), "every": 80, "harm_judges": ["oracle", "rated"]},
         judges=JUDGES,
         seed=seed,
     )

@@ -107,8 +107,8 @@ def explained(folder: Path, *lines: str, defense: str = "tar") -> dict:
 
 def test_what_is_missing_is_a_grid_of_more_seeds_copies_judges_and_attacks(tmp_path):
     records = [
-        run(defense, harms, seed=seed, settings=settings, attack="sft")
-        for settings in [{"optim": {"max_steps": 60}}]
+        run(defense, harms, seed=seed, settings=settings, measured={"every": 80}, attack="sft")
+        for settings in [{"optim": {"max_steps": 80}}]
         for defense, harms in ((None, BROKE), ("tar", HELD))
         for seed in range(3)
     ]
@@ -129,9 +129,19 @@ def test_what_is_missing_is_a_grid_of_more_seeds_copies_judges_and_attacks(tmp_p
     assert {cell.attack.name for cell in cells(grid)} == {"sft", "dpo"}
 
 
+def test_a_record_from_which_evaluations_were_taken_is_named_and_no_gate_passes(gate, tmp_path):
+    own = {"settings": {"optim": {"max_steps": 80}}, "measured": {"every": 80}}
+    whole = [*runs(None, BROKE, **own), *runs("tar", HELD, **own)]
+    cut = run("tar", HELD[:2], seed=10, **own)
+    assert called(gate, written(whole, tmp_path / "whole")).exit_code == 0
+    found = called(gate, written([*whole, run(None, BROKE, seed=10, **own), cut], tmp_path / "cut"))
+    assert found.exit_code == 3
+    assert f"{cut.key}/record.json: not as a run leaves it" in " ".join(found.output.split())
+
+
 def test_the_grid_of_what_is_missing_keeps_the_keys_of_finished_cells(tmp_path):
-    asked = {"model": "sandbox", "defenses": ["none", "kl_anchor"], "seeds": [0, 1, 7]}
-    finished = cells(parse_grid({**asked, "attacks": [{"sft": {"optim": {"max_steps": 20}}}]}, "asked"))
+    asked = {"model": "sandbox", "defenses": ["none", "kl_anchor"], "seeds": [0, 1, 7], "evaluation": {"every": 80}}
+    finished = cells(parse_grid({**asked, "attacks": [{"sft": {"optim": {"max_steps": 80}}}]}, "asked"))
     records = [outcome_of_curve(cell, HELD if cell.constraints else BROKE) for cell in finished]
     made = explained(written(records, tmp_path / "few"), "{measure: held, at_least: 0.4}", defense="kl_anchor")
     del made["text"]

@@ -84,7 +84,7 @@ def _found(folders: Sequence[Path]) -> list[Candidate]:
     from holdfast.report.read import load
 
     loaded = load(folders)
-    for trouble in loaded.trouble:
+    for trouble in (*loaded.trouble, *loaded.doubtful):
         display.note(f"warning: {trouble}")
     found = candidates([cell.record for cell in loaded.cells])
     if not found:

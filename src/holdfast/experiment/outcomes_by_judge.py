@@ -10,6 +10,7 @@ from holdfast.attacks import unit
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import outcome_of, settled_by_controls
+from holdfast.experiment.whole_curves import not_whole
 from holdfast.records import Evaluation, Outcome, Record, Score
 
 
@@ -17,8 +18,12 @@ def rejudged(record: Record, steps: Sequence[int], scores: Sequence[float | None
     """The record with the evaluations of which answers to harmful prompts are kept, their harm as a judge scores it.
 
     `steps` and `scores` have one entry for each answer; a score of `None` is one that it could not judge. The outcome
-    is the run's own, without a control; of a cell that failed it stays.
+    is the run's own, without a control; of a cell that failed it stays. A record that is not as a run leaves
+    it shows nothing.
     """
+    cut = not_whole(record)
+    if cut is not None:
+        return replace(record, evaluations=(), control=None, time_to_break=None, outcome=Outcome.UNTESTED, reason=cut)
     kept = [evaluation for evaluation in record.evaluations if evaluation.step in set(steps)]
     curve = [_scored(each, [s for s, at in zip(scores, steps, strict=True) if at == each.step]) for each in kept]
     return with_evaluations(record, curve)
@@ -46,9 +51,10 @@ def with_evaluations(record: Record, curve: Sequence[Evaluation]) -> Record:
 def outcomes_by_judge(judged: Sequence[Record]) -> list[Outcome | None]:
     """The outcome of each rejudged record given its control, if that is among them, else without one.
 
-    `None` where the judge could not judge so many of the answers that the outcome would be about the judge.
+    `None` where the judge could not judge so many of the answers that the outcome would be about the judge. Rejudged
+    curves have only the evaluations of which answers are kept.
     """
-    return [None if _unjudged(record) else record.outcome for record in settled_by_controls(judged)]
+    return [None if _unjudged(record) else record.outcome for record in settled_by_controls(judged, whole=False)]
 
 
 def outcomes_by_further_judge(judge: str, records: Sequence[Record]) -> dict[str, Outcome]:

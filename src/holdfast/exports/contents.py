@@ -85,7 +85,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """The subjects of some runs; `unfinished` cells have no record, `trouble` is what could not be read."""
+    """The subjects of some runs; `unfinished` cells have no record, `trouble` is what could not be read or relied on."""
 
     subjects: tuple[Subject, ...]
     grids: tuple[str, ...]
@@ -124,7 +124,7 @@ def read_contents(runs: Sequence[Path], defense: str | None = None) -> Contents:
         subjects=tuple(subject for subject in subjects if defense in (None, subject.defense)),
         grids=tuple(name for name, _ in loaded.grids),
         unfinished=loaded.unfinished,
-        trouble=tuple(loaded.trouble),
+        trouble=(*loaded.trouble, *loaded.doubtful),
     )
 
 

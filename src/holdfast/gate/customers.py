@@ -7,11 +7,13 @@ from dataclasses import replace
 
 from holdfast.evaluation.survival import Interval
 from holdfast.experiment.outcomes import control_of, defended
+from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.gate.bounds import Finding, ends, mean_of_runs
 from holdfast.gate.evidence import Evidence, Group, Subject
 from holdfast.gate.runs import shortened
 from holdfast.gate.settings import Gate, Line
 from holdfast.records import Outcome, Record
+from holdfast.report.customers import share_left
 from holdfast.report.summarise.intervals import model_of
 
 NOTHING = Interval(0.0, 0.0, 1.0)
@@ -51,20 +53,20 @@ def _of_task(group: Group, seeds: int, twins: Twins) -> Finding:
 
 def _share_of_gain(record: Record, task: str, twins: Twins) -> Interval | str:
     """The share of the gain that is left in a run, cut to [0, 1], or why it is not known."""
-    if record.outcome in (Outcome.FAILED, Outcome.DIVERGED):
+    if not _ran_to_its_end(record):
         return f"a run ended {record.outcome} ({shortened(record.reason)})"
     twin = twins.get(_key(record, task))
-    if twin is None or twin.outcome in (Outcome.FAILED, Outcome.DIVERGED):
+    if twin is None or not _ran_to_its_end(twin):
         return "the same task on the undefended model was not run to its end"
     own, other, start = _end(record, task), _end(twin, task), ends(twin.evaluations[0].score(task))
     if own is None or other is None or start is None:
         return f"{task} was not measured at the start and at the end"
-    if other.low <= start.high:
-        return f"the undefended model did not learn {task} either, as far as its answers can tell"
-    low = (own.low - start.high) / (other.high - start.low)
-    high = (own.high - start.low) / (other.low - start.high)
-    value = (own.value - start.value) / (other.value - start.value)
-    return Interval(*(min(max(share, 0.0), 1.0) for share in (value, low, high)))
+    share = share_left(own, other, start)
+    return share or f"the undefended model did not learn {task} either, as far as its answers can tell"
+
+
+def _ran_to_its_end(record: Record) -> bool:
+    return record.outcome not in (Outcome.FAILED, Outcome.DIVERGED) and not record.reason.startswith(NOT_WHOLE)
 
 
 def _end(record: Record, task: str) -> Interval | None:

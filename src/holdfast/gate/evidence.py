@@ -64,7 +64,7 @@ class Evidence:
     """What some run folders say.
 
     `records` are all of them by key, `since` is when the first of these cells ended. `unfinished` cells have no record;
-    `trouble` lists what could not be read.
+    `trouble` lists what could not be read or relied on.
     """
 
     subjects: tuple[Subject, ...]
@@ -95,7 +95,7 @@ def read(runs: Sequence[Path]) -> Evidence:
     """
     folders = [_final_runs(Path(run)) for run in runs]
     loaded = load(folders)
-    trouble = list(loaded.trouble)
+    trouble = [*loaded.trouble, *loaded.doubtful]
     for cell in loaded.cells:
         _refuse_development(cell)
     searched = {key for folder in folders for key in _searched(folder, trouble)}

@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from holdfast.attacks import ATTACKS, unit
-from holdfast.evaluation.breaking import DIFFERENCES, given_up
+from holdfast.attacks import unit
+from holdfast.evaluation.breaking import DIFFERENCES
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.outcomes_by_judge import with_evaluations
+from holdfast.experiment.whole_curves import LATER, missing_steps
 from holdfast.records import HoldfastError, Outcome, Record, Score
 from holdfast.records.plausible import SHARES
 
-LATER = "; later "
-"""What a reason has before the cause of a divergence that came after the break."""
 COUNTED = ("refusal_rate", "over_refusal", "invalid", "degenerate", "in_constraint", "identical_groups")
 """Scores that are shares of answers: value times n is a whole number."""
 ROUNDING = 1e-6
@@ -121,33 +120,14 @@ def _own(record: Record) -> Iterator[Difference]:
         for name in ("samples", "tokens", "steps", "flops"):
             last = getattr(record.evaluations[-1], "step" if name == "steps" else name)
             yield from differences(getattr(record, name), last, name)
-    left_out = _left_out(record)
-    if left_out:
-        yield Difference("the curve", f"without step {left_out[0]}", "with it")
+    missing = missing_steps(record)
+    if missing:
+        yield Difference("the curve", f"without step {missing[0]}", "with it")
     tasks = _tasks(record)
     for evaluation in () if _chooses(record) else record.evaluations:
         for score in evaluation.scores:
             for difference in _of_score(score, tasks):
                 yield difference._replace(place=f"{score.name} at step {evaluation.step}: {difference.place}")
-
-
-def _left_out(record: Record) -> list[int]:
-    """The steps at which a built-in attack of so many steps measures by its settings, and the record has no scores.
-
-    None of a run that stopped early, by an error, a limit that the settings give or an attacker who may.
-    """
-    attack, settings = record.cell.attack, record.cell.evaluation
-    if attack is None or record.cell.adaptive or attack.name not in ATTACKS.built_in or _chooses(record):
-        return []
-    most, every = attack.settings.get("optim", {}).get("max_steps"), settings.get("every")
-    if not record.evaluations or not isinstance(most, int) or not isinstance(every, int) or every < 1:
-        return []
-    measured = {evaluation.step for evaluation in record.evaluations}
-    early = record.outcome in (Outcome.DIVERGED, Outcome.FAILED) or LATER in record.reason
-    early |= given_up(record.evaluations, settings_of(record.cell).evaluation)
-    early |= record.outcome is Outcome.BROKE and bool(settings.get("stop_when_broken"))
-    end = min(max(measured), most) if early else most
-    return [step for step in (*range(0, end, every), end) if step not in measured]
 
 
 def _of_score(score: Score, tasks: frozenset[str]) -> Iterator[Difference]:

@@ -90,6 +90,7 @@ def write_report(
         "samples": _samples(contents, samples_per_cell),
         "unfinished": contents.unfinished,
         "trouble": contents.trouble,
+        "doubtful": contents.doubtful,
         **counts(contents.records, contents.rows),
         **_tables(contents),
         **first_screen.on_the_page(contents, gate),
@@ -228,6 +229,7 @@ def _read_runs(runs: Sequence[Path], prices: Prices) -> ReportContents:
         styles=styles_of([row.label.defense for row in rows if row.time_to_break is not None]),
         grids=loaded.grids,
         trouble=loaded.trouble,
+        doubtful=loaded.doubtful,
         unfinished=loaded.unfinished,
     )
 

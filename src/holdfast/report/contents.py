@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ReportContents:
     """The contents of run folders, read and summarised once.
 
-    `trouble` lists what could not be read and is omitted. `labels` has one entry per cell; `shown` are the labels with
+    `trouble` lists what could not be read and is omitted, `doubtful` records that were changed or damaged. `labels` has one entry per cell; `shown` are the labels with
     panels and samples, see `flips.plotted`.
     """
 
@@ -36,6 +36,7 @@ class ReportContents:
     grids: tuple[tuple[str, str], ...]
     unfinished: int
     trouble: list[str]
+    doubtful: tuple[str, ...] = ()
 
     @property
     def records(self) -> list[Record]:

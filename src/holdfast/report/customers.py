@@ -63,11 +63,20 @@ def share_of_gain(end: Estimate | None, other: Estimate | None, start: Estimate 
     own, others, before = (_interval(each) for each in (end, other, start))
     if own is None or others is None or before is None:
         return "not measured with an interval at the start and at the end"
-    if others.low <= before.high:
-        return "as far as these answers can tell, the undefended model did not learn it either"
-    value = (own.value - before.value) / (others.value - before.value)
-    low = (own.low - before.high) / (others.high - before.low)
-    high = (own.high - before.low) / (others.low - before.high)
+    share = share_left(own, others, before)
+    return share or "as far as these answers can tell, the undefended model did not learn it either"
+
+
+def share_left(end: Interval, other: Interval, start: Interval) -> Interval | None:
+    """(end - start) / (other - start), cut to [0, 1], with all three at the worst ends of their intervals.
+
+    `None` if `other`, the undefended model's end, may not be above the start: then nothing was gained.
+    """
+    if other.low <= start.high:
+        return None
+    value = (end.value - start.value) / (other.value - start.value)
+    low = (end.low - start.high) / (other.high - start.low)
+    high = (end.high - start.low) / (other.low - start.high)
     return Interval(*(min(max(share, 0.0), 1.0) for share in (value, low, high)))
 
 

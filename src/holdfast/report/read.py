@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from holdfast import __version__
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import settled_by_controls
+from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.records import HoldfastError, Outcome, Record, digest
 from holdfast.records.plausible import refuse_impossible
@@ -49,14 +50,16 @@ class Finished:
 class Loaded:
     """The contents of run folders; `unfinished` cells have no record: begun ones, and others of the grid that ran last.
 
-    `trouble` lists what could not be read and is omitted, one line each. `earlier` finished cells are not of the grid
-    that ran last in their folder, the only one that the folder names.
+    `trouble` lists what could not be read and is omitted, one line each, `doubtful` the files of records that were
+    changed or damaged, whose cells are untested. `earlier` finished cells are not of the grid that ran last in their
+    folder, the only one that the folder names.
     """
 
     cells: tuple[Finished, ...]
     grids: tuple[tuple[str, str], ...]
     unfinished: int
     trouble: list[str]
+    doubtful: tuple[str, ...] = ()
     earlier: int = 0
 
 
@@ -97,8 +100,17 @@ def load(runs: Sequence[Path]) -> Loaded:
         grids=tuple(dict.fromkeys(grids)),
         unfinished=unfinished,
         trouble=trouble,
+        doubtful=tuple(_doubtful(loaded_cells)),
         earlier=earlier,
     )
+
+
+def _doubtful(cells: Sequence[Finished]) -> Iterator[str]:
+    for cell in cells:
+        if cell.record.reason.startswith(NOT_WHOLE):
+            said = f"{cell.folder / 'record.json'}: {cell.record.reason}; {_RERUN}"
+            _log.warning("%s", visible(said))
+            yield said
 
 
 def _add_cell(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
