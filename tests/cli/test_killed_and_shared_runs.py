@@ -10,6 +10,7 @@ import time
 from multiprocessing import forkserver
 
 import pytest
+
 import warm_server
 
 pytestmark = pytest.mark.slow

@@ -251,7 +251,8 @@ def test_undefended_runs_that_all_broke_at_once_could_have_lasted_as_long_as_the
     """Ten such runs out of those that break at step 10 or, one of four, at step 120 do not show the mean."""
     late = (0.0, 0.0, 0.9, 0.9, 0.9, 0.9, 0.9)
     at_once, settings = (0.0, *[0.9] * 6), {"optim": {"max_steps": 120}}
-    cut, more = (2, 3) if stops else (7, 7), {"settings": settings, "measured": {"every": 80, "stop_when_broken": stops}}
+    cut, measured = (2, 3) if stops else (7, 7), {"every": 80, "stop_when_broken": stops}
+    more = {"settings": settings, "measured": measured}
     own = [*runs(None, at_once[: cut[0]], **more), *runs("tar", late[: cut[1]], **more)]
     found = verdict({**RATIO, "at_least": 1.7}, own)
     assert found.verdict == "inconclusive"

@@ -132,7 +132,7 @@ def _by_others(cell: Cell) -> bool:
 def _free_of_charge(record: Record) -> int | None:
     """A step up to which the attack took no more tokens than up to the one before: one evaluation given for two."""
     curve = record.evaluations
-    if not record.environment and not any(evaluation.tokens for evaluation in curve):
-        return None  # no run wrote it, and nobody counted
+    if not any(evaluation.tokens for evaluation in curve):
+        return None  # nobody counted
     pairs = ((one, later) for one, later in pairwise(curve) if later.step > one.step)
     return next((later.step for one, later in pairs if later.tokens <= one.tokens), None)

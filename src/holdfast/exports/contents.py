@@ -85,7 +85,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contents:
-    """The subjects of some runs; `unfinished` cells have no record, `trouble` is what could not be read or relied on."""
+    """The subjects of some runs; `unfinished` cells have no record, `trouble` is what cannot be read or relied on."""
 
     subjects: tuple[Subject, ...]
     grids: tuple[str, ...]

@@ -204,7 +204,7 @@ def _figures(
         with unpacked(readable, about) as root:
             again = figures(root, values, about)
     except HoldfastError as error:
-        why = re.sub(r"\S*holdfast-pack-\w+/", "", str(error))
+        why = re.sub(r"\S*holdfast-pack-\w+/content/", "", str(error))
         yield Finding(status="differs", what=f"figures cannot be computed: {why}", version=True)
         return
     yield from _strangers(members, records, again, about)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from holdfast import report
 from holdfast.files import parse_json, write_scratch
+from holdfast.files.scratch import scratch_folder
 from holdfast.gate.answer import Answer, as_json
 from holdfast.gate.deciding import decide
 from holdfast.gate.evidence import read
@@ -50,8 +50,7 @@ class About:
 @contextmanager
 def unpacked(members: Mapping[str, bytes], about: About) -> Iterator[Path]:
     """A temporary folder with what figures are computed from."""
-    with tempfile.TemporaryDirectory(prefix="holdfast-pack-") as place:
-        root = Path(place).resolve()
+    with scratch_folder("pack") as root:
         for name, content in members.items():
             if name.rpartition("/")[2] in _READ or name == about.gate:
                 write_scratch(root / name, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from holdfast.attacks import unit
 from holdfast.evaluation.scores import score
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.files import write_scratch
+from holdfast.files.scratch import scratch_folder
 from holdfast.judges import JUDGES, checked
 from holdfast.methods.settings import typed
 from holdfast.packing.archive import MOST_BYTES
@@ -35,9 +35,9 @@ def rows_of(content: bytes) -> Rows:
     Raises:
         HoldfastError: it is no such table.
     """
-    with tempfile.TemporaryDirectory(prefix="holdfast-pack-") as place:
-        _refuse_large(write_scratch(Path(place) / "completions.parquet", content))
-        return read_completions(Path(place), every_step=True)
+    with scratch_folder("pack") as place:
+        _refuse_large(write_scratch(place / "completions.parquet", content))
+        return read_completions(place, every_step=True)
 
 
 def _refuse_large(path: Path) -> None:

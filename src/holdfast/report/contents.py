@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class ReportContents:
     """The contents of run folders, read and summarised once.
 
-    `trouble` lists what could not be read and is omitted, `doubtful` records that were changed or damaged. `labels` has one entry per cell; `shown` are the labels with
-    panels and samples, see `flips.plotted`.
+    `trouble` lists what could not be read and is omitted, `doubtful` records that were changed or damaged. `labels` has
+    one entry per cell; `shown` are the labels with panels and samples, see `flips.plotted`.
     """
 
     cells: tuple[Finished, ...]

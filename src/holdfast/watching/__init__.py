@@ -11,7 +11,6 @@ import glob
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.files import require_place, write_text
+from holdfast.files.scratch import scratch_folder
 from holdfast.records import HoldfastError
 from holdfast.watching.lines import Lines
 from holdfast.watching.reading import Progress, Reader
@@ -59,8 +59,8 @@ def on_page(runs: Sequence[Path], say: Say, *, every: float, port: int = 0, stay
     from holdfast.watching.building import Report
     from holdfast.watching.server import Site, serving
 
-    with tempfile.TemporaryDirectory(prefix="holdfast-watch-") as scratch:
-        place = Path(scratch).resolve() / "report.html"
+    with scratch_folder("watch") as scratch:
+        place = scratch / "report.html"
         reader, lines, site = Reader(runs=runs), Lines(say=say), Site(place=place, runs=[Path(run) for run in runs])
         report = Report(runs=runs, out=place, title=title_of(reader.read()), every=every)
         _publish(site, report, reader.read())
