@@ -223,6 +223,33 @@ def test_a_model_that_broke_on_the_way_is_not_below_at_the_end():
     assert standing(mixed).standing == "cannot tell"
 
 
+def test_the_harm_of_a_model_that_was_never_aligned_is_not_its_attacks():
+    start = row(
+        "rpa_table_8", model="llama2-7b", attack="sft", dataset="beavertails", defense="refusal_loss", flip_ratio=0.5
+    )
+    settings = {"flip_ratio": 0.5}
+
+    def of(*harms, help_kept=0.9):
+        own = measured(
+            "refusal_loss",
+            "sft",
+            harms,
+            part="base",
+            settings=settings,
+            outcome=Outcome.BROKE,
+            more={"helpfulness": help_kept},
+        )
+        return standing([own], start)
+
+    assert of(1.0, 0.8, 0.0).standing == "same side"
+    assert of(1.0, 0.0, 0.9, 0.0).standing == "miss"
+    assert of(1.0, 0.9).standing == "miss"
+    assert not of(1.0, 0.0).useless
+    refuses_all = of(1.0, 0.0, help_kept=0.0)
+    assert refuses_all.useless
+    assert "of no use in 1 of 1" in refuses_all.why
+
+
 def test_an_untested_defense_shows_nothing_and_a_useless_one_is_said_to_be():
     untested = standing([measured("lisa", "sft", (0.0, 0.0), outcome=Outcome.UNTESTED)])
     assert untested.standing == "cannot tell"

@@ -48,7 +48,7 @@ class Pair:
     @property
     def useless(self) -> bool:
         """Whether a run is below the threshold since its model answers nothing."""
-        return self.measured is not None and self.measured.outcomes[Outcome.USELESS] > 0
+        return self.measured is not None and self.measured.useless > 0
 
     def both(self, metric: str) -> tuple[float, float] | None:
         """The reported and the measured value of a metric, if both count: garbled answers and missing values do not."""
@@ -122,7 +122,7 @@ def _measured_side(row: Row, found: Measured, threshold: float) -> tuple[Side | 
     doubt = _doubt(row, found, own, threshold)
     if doubt is not None:
         return doubt
-    useless = times[Outcome.USELESS]
+    useless = found.useless if own == "below" else 0
     return own, f"of no use in {useless} of {runs}: harmless, since it answers nothing" if useless else ""
 
 
