@@ -250,9 +250,10 @@ def keyed_reads(name: str) -> Iterator[str]:
 
 
 KEYED = ("records", "experiment.cell_settings", "experiment.grid", "experiment.as_grid", "experiment.model_seeds")
-KEYED += ("config",)
+KEYED += ("config", "packing.figures")
 """Where settings are plain values: cells written and read, grids expanded and parsed."""
 READERS = ("experiment", "evaluation", "search", "report", "commands", "judge_training", "api")
+READERS += ("gate", "packing", "exports", "published", "watching", "drafting", "generative")
 
 
 def test_settings_of_cells_are_read_by_key_where_they_are_written_or_read_back_only():

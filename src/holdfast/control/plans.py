@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from holdfast.control.settings import Algorithm, Arm, Control, Evaluation, Learner, Task
+from holdfast.control.settings import Algorithm, Arm, Control, Evaluation, Learner
 from holdfast.methods.settings import plain
 from holdfast.records import digest
 from holdfast.rl.guidance.schedule import Schedule
@@ -125,8 +124,3 @@ def _cell(control: Control, task: str, algorithm: Algorithm, arm: Arm, seed: int
 def resolved(schedule: Schedule, steps: int) -> Schedule:
     """The schedule with its horizon for a run of `steps` steps."""
     return schedule if schedule.horizon is not None else replace(schedule, horizon=HORIZON * steps)
-
-
-def task_values(tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """Tasks as plain JSON values."""
-    return {name: plain(task) for name, task in tasks.items()}

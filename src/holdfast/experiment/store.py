@@ -20,12 +20,11 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.files import parse_json, require_file, sha256, sync_all, write, write_text
-from holdfast.records import Cell, HoldfastError, Outcome, Record
+from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.records.plausible import refuse_impossible
 
 _log = logging.getLogger("holdfast")
@@ -33,13 +32,6 @@ _log = logging.getLogger("holdfast")
 if TYPE_CHECKING:
     from holdfast.network.models import Model
     from holdfast.network.precision import Dtype
-
-
-def write_config(path: Path, cell: Cell) -> None:
-    """Write a cell as YAML, for people."""
-    import yaml
-
-    write_text(path, yaml.safe_dump(json.loads(json.dumps(asdict(cell))), sort_keys=False))
 
 
 def read_json(path: Path) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from holdfast.attacks import unit
 from holdfast.evaluation.scores import score
-from holdfast.experiment.cell_settings import settings_of
+from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.files import write_scratch
 from holdfast.files.scratch import scratch_folder
 from holdfast.judges import JUDGES, checked
@@ -110,7 +110,7 @@ def _judge(method: Method) -> Judge:
 def _examples(cell: Cell) -> Mapping[str, Example]:
     """The prompts of a cell in the sandbox by their text, with what is known of them; none of other data."""
     settings = settings_of(cell)
-    if cell.model.get("kind") != "sandbox" or settings.data.harmful is not None:
+    if not is_sandbox(cell) or settings.data.harmful is not None:
         return {}
     return _sandbox_prompts(digest(dict(cell.data)), settings.data, settings.evaluation.split)
 

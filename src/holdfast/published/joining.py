@@ -106,8 +106,6 @@ def _defense(method: Method) -> str:
 
 def dataset_of(cell: Cell) -> str | None:
     """The published data set that a cell's harmful rows are, by the name in their path; `None` for any other."""
-    if not cell.data.get("harmful"):
-        return None
     source = settings_of(cell).data.harmful
     text = _letters(f"{source.path} {source.format}") if source is not None else ""
     return next((name for name, part in DATASETS.items() if part in text), None)
