@@ -283,6 +283,12 @@ def test_public_functions_take_few_positional_arguments():
     assert many == []
 
 
+def test_the_documentation_says_what_each_room_is_for():
+    table = (ROOT.parents[1] / "docs" / "house.md").read_text().partition("| room | content |")[2]
+    named = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `")))
+    assert sorted(named) == sorted({room.partition(".")[0] for room in ORDER})
+
+
 def test_no_module_is_named_for_nothing_in_particular():
     vague = {"utils", "util", "helpers", "helper", "manager", "base", "handler", "common", "misc"}
     assert [name for name in modules() if name.rpartition(".")[2] in vague] == []
