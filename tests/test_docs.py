@@ -204,3 +204,8 @@ def test_the_house_is_drawn_from_the_imports_as_they_are(generators):
     floor = house.floors(graph)
     assert all(floor[below] < floor[room] for room, used in graph.items() for below in used)
     assert house.direct({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
+    boxes = list(house.places(graph).values())
+    assert all(house.ROOM / 2 <= x <= house.WIDTH - house.ROOM / 2 for x, _ in boxes)
+    beside = [(x, u) for i, (x, y) in enumerate(boxes) for u, v in boxes[:i] if y == v]
+    assert beside
+    assert all(abs(x - u) > house.ROOM for x, u in beside)
