@@ -27,7 +27,7 @@ ORDER = {
     "data": "endless mixing near_columns raw_rows splits pairing file_formats anthropic_hh beavertails multiple_choice "
     "pku_safe_rlhf trl columns dataset . read",
     "losses": "",
-    "network": ". anatomy loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
+    "network": ". anatomy shards loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
     "prefixes draws fixed_cache capturing models low_precision scoring shortcuts heads critic quantized releasing "
     "forward flops static_buffers static_decoding static_use generate activations",
     "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",

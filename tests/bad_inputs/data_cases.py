@@ -187,6 +187,7 @@ FILES: list[tuple[str, str, Any, dict[str, Any], str]] = [
     ("blank", "bad.jsonl", "\n \n\n", {}, r"bad\.jsonl.*no rows"),
     ("empty-folder", "bad", folder, {}, "bad"),
     ("folder-called-jsonl", "bad.jsonl", folder, {}, r"bad\.jsonl"),
+    ("folder-of-a-model", "none.jsonl", None, {"path": "@model"}, "folder of a model, not of rows"),
     ("fifo", "bad.jsonl", fifo, {}, r"bad\.jsonl"),
     ("fifo-parquet", "bad.parquet", fifo, {}, r"bad\.parquet"),
     ("device", "none.jsonl", None, {"path": "/dev/zero"}, "/dev/zero"),

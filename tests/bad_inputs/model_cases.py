@@ -124,6 +124,17 @@ def sharded(path: Path) -> None:
     (path / "model.safetensors").unlink()
 
 
+def elsewhere(shard: str) -> Spoil:
+    """An index that names a shard outside the folder."""
+
+    def spoil(path: Path) -> None:
+        sharded(path)
+        index = path / "model.safetensors.index.json"
+        index.write_text(index.read_text().replace("model-00001-of-00002.safetensors", shard))
+
+    return spoil
+
+
 REMOTE = {
     "AutoConfig": "code.Config",
     "AutoModelForCausalLM": "code.Network",
@@ -224,6 +235,8 @@ FOLDERS: list[tuple[str, Spoil, str]] = [
     ("weights-missing", drop("model.safetensors"), "safetensors|weights"),
     ("weights-pickled", pickled, "safetensors"),
     ("shard-missing", sharded, "bad"),
+    ("shard-in-another-folder", elsewhere("../model/model.safetensors"), "no file name in this folder"),
+    ("shard-by-its-whole-path", elsewhere("/tmp/model.safetensors"), "no file name in this folder"),
     ("index-broken", both(sharded, put("model.safetensors.index.json", "{")), "bad"),
     ("classifier", encoder("LlamaForSequenceClassification"), "lm_head|classif|score"),
     ("headless", encoder("LlamaModel"), "lm_head|missing|weights"),

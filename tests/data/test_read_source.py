@@ -199,6 +199,17 @@ def test_a_path_that_is_not_there_is_refused_by_name(path):
     assert refused(path=path).startswith(f"{path}: no such file or folder (looked in ")
 
 
+@pytest.mark.parametrize(
+    ("inside", "kind"),
+    [("model.safetensors", "a model"), ("tokenizer_config.json", "a model"), ("cells/a/record.json", "a run")],
+)
+def test_a_folder_of_a_model_or_of_a_run_is_not_read_as_rows(inside, kind, tmp_path):
+    file = tmp_path / "mine" / inside
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert refused(path="mine").startswith(f"mine: is the folder of {kind}, not of rows; name a file or folder of rows")
+
+
 def test_an_unknown_format_is_refused_with_the_known_ones():
     path = saved_as("data.jsonl")
     assert refused(path=path, format="beaver").startswith("data.jsonl: unknown format 'beaver'")

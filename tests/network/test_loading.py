@@ -94,6 +94,27 @@ def test_renamed_tensors_are_refused(copied):
     refused(folder, r"have no model\.layers\.0\.self_attn\.q_proj\.weight.* and .*query\.weight.* would be ignored")
 
 
+def test_weights_that_an_index_takes_from_outside_the_folder_are_not_loaded(folders, copied):
+    folder = copied()
+    weights, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    names = list(load_file(weights))
+    weights.unlink()
+    for file, match in (
+        (f"../{folder.name}/m.safetensors", "no file name in this folder"),
+        (str(folders() / "model.safetensors"), "no file name in this folder"),
+        (7, "no file name in this folder"),
+        ("gone.safetensors", "there is no such file"),
+    ):
+        index.write_text(json.dumps({"weight_map": dict.fromkeys(names, file)}))
+        refused(folder, match)
+    for content in ({}, {"weight_map": {}}, {"weight_map": names}):
+        index.write_text(json.dumps(content))
+        refused(folder, "no `weight_map`")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "shard.safetensors")}))
+    shutil.copy(folders() / "model.safetensors", folder / "shard.safetensors")
+    load(folder)
+
+
 def test_a_head_that_is_not_there_is_not_made_up(copied):
     refused(copied("gemma", tie_word_embeddings=False), r"the files have no lm_head\.weight")
 

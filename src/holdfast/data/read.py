@@ -36,6 +36,15 @@ from holdfast.records import Example, HoldfastError, Role
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+NO_ROWS = {
+    "*.safetensors": "a model",
+    "*.gguf": "a model",
+    "*model*.bin": "a model",
+    "tokenizer_config.json": "a model",
+    "cells/*/record.json": "a run",
+    "curves.jsonl": "a cell of a run",
+}
+"""What a folder is that holds a file of such a name."""
 WHOLE = 64 * 2**20
 END = 2**20
 
@@ -139,13 +148,21 @@ def _local(source: Source) -> Path | None:
 
 
 def _refuse_special(path: Path, name: str) -> None:
-    """Refuse pipes and devices, also in a folder: reading one may never end."""
+    """Refuse pipes and devices, also in a folder: reading one may never end. Of folders also those without rows."""
     if not path.is_dir():
         require_file(path, name)
         return
+    _refuse_no_rows(path, name)
     for inner in path.rglob("*"):
         if not inner.is_dir():
             require_file(inner)
+
+
+def _refuse_no_rows(folder: Path, name: str) -> None:
+    """Refuse a folder of a model or of runs, whose files `datasets` would try to read as one table."""
+    kind = next((kind for mark, kind in NO_ROWS.items() if any(folder.glob(mark))), None)
+    if kind is not None:
+        raise HoldfastError(f"{name}: is the folder of {kind}, not of rows; name a file or folder of rows instead")
 
 
 def _from_dataset(source: Source, folder: Path | None) -> Places:

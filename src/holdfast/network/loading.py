@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from holdfast.files.hub import looks_local
+from holdfast.network.shards import refuse_foreign_shards
 from holdfast.records import HoldfastError
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -64,12 +65,13 @@ def load_weights(
     `refuse_mismatch` reports them in one line. `unloadable` builds the error that is raised when loading fails.
 
     Raises:
-        HoldfastError: it cannot be loaded, is quantised, or holds an adapter.
+        HoldfastError: it cannot be loaded, is quantised, holds an adapter, or has weights outside the folder.
     """
     if (Path(name) / "adapter_config.json").exists():
         raise HoldfastError(
             f"{name}: the folder holds an adapter; merge it into its base model and save the whole model"
         )
+    refuse_foreign_shards(name, Path(name))
     try:
         with quiet():
             network, info = kind.from_pretrained(
