@@ -35,20 +35,21 @@ function draw(place) {
     .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });
 }
 const places = [...document.querySelectorAll("[data-spec]")];
+const due = (place) => { if (!place.dataset.drawn) draw(place); };
 const near = new IntersectionObserver((seen) => {
   for (const { target } of seen.filter((one) => one.isIntersecting)) {
     near.unobserve(target);
-    draw(target);
+    due(target);
   }
 }, { rootMargin: "400px" });
-// Few charts are all drawn, one after the other so that the page can be read meanwhile: a page that is printed to an
-// image is never scrolled.
+places.forEach((place) => near.observe(place));
+// Few charts are all drawn once the page stands, one after the other so that it can be read meanwhile: a page that is
+// printed to an image is never scrolled.
 function next(rest) {
   if (!rest.length) return;
-  draw(rest[0]);
+  due(rest[0]);
   setTimeout(next, 0, rest.slice(1));
 }
-if (places.length <= 24) setTimeout(next, 0, places);
-else places.forEach((place) => near.observe(place));
+if (places.length <= 24) addEventListener("load", () => setTimeout(next, 0, places));
 dark.addEventListener("change", () => places.filter((place) => place.dataset.drawn).forEach(draw));
-addEventListener("beforeprint", () => places.filter((place) => !place.dataset.drawn).forEach(draw));
+addEventListener("beforeprint", () => places.forEach(due));
