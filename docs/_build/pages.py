@@ -15,6 +15,9 @@ import yaml
 from holdfast.commands.methods import TITLES, kinds
 from holdfast.data import FORMATS
 from holdfast.methods.describe import LISTED, Description, Setting, describe
+from holdfast.methods.docstrings import BLOCKS
+from holdfast.methods.tables import Table
+from holdfast.records import HoldfastError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -39,9 +42,23 @@ Methods = dict[str, dict[str, Description]]
 
 @cache
 def methods() -> Methods:
-    """Every built-in method by kind and name."""
+    """Every built-in method by kind and name.
+
+    Raises:
+        HoldfastError: the docstring of a method lacks a block.
+    """
     tables = kinds()
-    return {kind: {name: describe(table, name) for name in table.built_in} for kind, table in tables.items()}
+    return {kind: {name: _documented(table, name) for name in table.built_in} for kind, table in tables.items()}
+
+
+def _documented(table: Table, name: str) -> Description:
+    method = describe(table, name)
+    missing = [TITLES[block] for block in BLOCKS if not method.documentation.blocks.get(block)]
+    if missing:
+        file = f"{method.target.partition(':')[0].replace('.', '/')}.py"
+        blocks = " and ".join(f"`{title}: ...`" for title in missing)
+        raise HoldfastError(f"{method.kind} {name!r}: the docstring of src/{file} has no block {blocks}")
+    return method
 
 
 @cache
