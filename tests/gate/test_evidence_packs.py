@@ -28,7 +28,9 @@ FOLDER = "runs/invented"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("packs")
+    made = tmp_path_factory.mktemp("packs")
+    (made / "own.yaml").write_text(GATE)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,6 @@ def folder(place):
 
 @pytest.fixture(scope="module")
 def good(place, folder):
-    (place / "own.yaml").write_text(GATE)
     return pack([folder], place / "good.zip", gate=str(place / "own.yaml"))
 
 
