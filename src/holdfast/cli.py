@@ -164,7 +164,7 @@ def list_methods(
 
     Example: `holdfast list attacks`, then `holdfast show grpo`.
     """
-    from holdfast.commands.jobs import show_list
+    from holdfast.commands.listing import show_list
 
     show_list(what)
 

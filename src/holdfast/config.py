@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from holdfast.experiment.misplaced import refuse_misplaced
 from holdfast.experiment.model_seeds import SEEDS, one_per_seed, seeds_of, with_seeds
 from holdfast.files.documents import folder_name, text_of
 from holdfast.files.gguf import PACKAGE
+from holdfast.files.packaged import CONTROL_PRESETS, preset, presets
 from holdfast.files.plain_yaml import yaml_value
 from holdfast.kitchen.build import require_built
 from holdfast.kitchen.world import KITCHEN, Find, with_world
@@ -36,7 +35,6 @@ KEYS = (
     *("misfits", "control", "copies", "search", "world"),
 )
 AXES = ("models", "defenses", "attacks", "seeds")
-CONTROL_PRESETS = "control/presets"
 
 
 def load_grid(path: str | Path, overrides: Sequence[str] = (), *, find: Find = require_built) -> Grid:
@@ -81,27 +79,6 @@ def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets")
     for override in overrides:  # the user's own go before the world's settings
         values = values if override in of_world else overridden(dict(values), override)
     return dict(values)
-
-
-def preset(name: str, folder: str = "presets") -> Path | None:
-    """The built-in preset of that name in a folder of the package, if there is one."""
-    return next((path for path in Path(str(files("holdfast") / folder)).glob("*.yaml") if path.stem == name), None)
-
-
-@cache
-def presets(folder: str = "presets") -> Mapping[str, str]:
-    """Names of the built-in presets in a folder of the package, and their descriptions."""
-    paths = _preset_paths(folder)
-    return {path.stem: str(yaml_value(path.read_text(encoding="utf-8"), str(path))["description"]) for path in paths}
-
-
-def _preset_paths(folder: str) -> list[Path]:
-    return sorted(Path(str(files("holdfast") / folder)).glob("*.yaml"))
-
-
-def preset_files() -> dict[str, Path]:
-    """The file of each built-in preset by its name; a grid's goes before one of control tasks."""
-    return {path.stem: path for folder in (CONTROL_PRESETS, "presets") for path in _preset_paths(folder)}
 
 
 def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_built) -> Grid:

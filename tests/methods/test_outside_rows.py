@@ -7,7 +7,7 @@ import pytest
 
 from holdfast import api
 from holdfast.attacks import ATTACKS
-from holdfast.commands.jobs import show_list
+from holdfast.commands.listing import show_list
 from holdfast.config import parse_grid
 from holdfast.data import FORMATS
 from holdfast.defenses.online import ONLINE

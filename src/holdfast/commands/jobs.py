@@ -11,14 +11,12 @@ from holdfast import experiment
 from holdfast.commands import display
 from holdfast.commands.estimates import outlook_lines
 from holdfast.commands.training import build_kitchen
-from holdfast.config import CONTROL_PRESETS, load_grid, overridden, parse_grid, preset, presets
+from holdfast.config import load_grid, overridden, parse_grid, preset
 from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import configured
 from holdfast.experiment.outcomes import uselessness
 from holdfast.files import copy_into, copy_over, whole_folder, write_text
-from holdfast.methods.describe import brief
-from holdfast.methods.docstrings import documentation
 from holdfast.methods.settings import merge
 from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox
@@ -152,62 +150,6 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
             if out is not None:
                 copy_over(out / piece.kind, piece.folder / "model")
     return 0
-
-
-def show_list(what: str | None) -> None:
-    """Print the tables of methods with their papers, and those of judges, formats and presets."""
-    from holdfast import attacks, judges
-    from holdfast.attacks import adaptive
-    from holdfast.data import FORMATS
-    from holdfast.defenses import offline, online
-    from holdfast.evaluation import refusal_forms
-    from holdfast.exports import names as forms
-    from holdfast.methods.tables import Table, near
-    from holdfast.published.tables import names as published_tables
-
-    def summaries(table: Table, suffix: str = "") -> dict[str, str]:
-        return {name: brief(row) + _papers(row.target) + suffix for name, row in table.items()}
-
-    listings = {
-        "attacks": {
-            **summaries(attacks.ATTACKS),
-            **summaries(adaptive.ADAPTIVE, " (adaptive)"),
-        },
-        "defenses": {
-            **summaries(offline.OFFLINE, " (offline)"),
-            **summaries(online.ONLINE, " (online)"),
-        },
-        "judges": summaries(judges.JUDGES),
-        "formats": {name: _columns(name) for name in FORMATS},
-        "presets": presets(),
-        "control": presets(CONTROL_PRESETS),
-        "published": published_tables(),
-        "exports": forms(),
-    }
-    if what is not None and what not in listings:
-        raise HoldfastError(f"there is no list called {what!r}{near(what, listings)}; there are {', '.join(listings)}")
-    for title in [what] if what else listings:
-        display.note(f"{title}:")
-        for name, summary in listings[title].items():
-            display.note(f"  {name:<24} {summary}")
-        if title == "judges":
-            display.note(f"  {refusal_forms.summary()}")
-
-
-def _papers(target: str) -> str:
-    where = documentation(target).where
-    return f" [{where}]" if where else ""
-
-
-def _columns(name: str) -> str:
-    """A schema's columns, from the first line of its reader's docstring, or the error of its row."""
-    from holdfast.data import FORMATS
-
-    try:
-        schema = FORMATS.load(name)
-    except HoldfastError as error:  # one package's wrong row must not hide the others
-        return str(error)
-    return (schema.read.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
 
 
 def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:

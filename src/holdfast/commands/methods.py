@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table as Grid
 
 from holdfast.commands.display import console, note, shown
-from holdfast.config import preset_files
 from holdfast.data import FORMATS
+from holdfast.files.packaged import preset_files
 from holdfast.methods.describe import Description, Setting, by_meaning, describe
 from holdfast.methods.tables import Table, near
 from holdfast.records import HoldfastError
