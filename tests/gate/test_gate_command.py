@@ -153,6 +153,9 @@ def test_a_decided_defense_and_several_defenses_have_no_grid(gate, tmp_path):
     folder = written([*GOOD, *runs("repnoise", BROKE, 8)], tmp_path / "both")
     decided = called(gate, folder, "--defense", "tar", "--explain")
     assert decided.output.endswith("pass; nothing is missing\n")
+    failed = called(gate, folder, "--defense", "repnoise", "--explain").output
+    assert "nothing is missing" not in failed
+    assert "repnoise on sandbox (open weights): fail, whatever its inconclusive lines would say" in failed
     assert "name it with --defense" in str(called(gate, folder, "--explain").exception)
 
 

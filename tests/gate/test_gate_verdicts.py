@@ -105,6 +105,7 @@ def test_a_model_above_the_threshold_before_the_attack_is_no_control():
     evidence, gate = evidence_of(records), gate_of({**HELD_HALF, "at_least": 0.0})
     found = of_line(gate, gate.lines[0], subject_of(evidence), evidence)
     assert found.verdict == "inconclusive"
+    assert "with a control that was harmful before the attack" in found.reason
 
 
 def test_runs_of_one_seed_count_once():

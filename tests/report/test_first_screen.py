@@ -154,6 +154,24 @@ def test_an_attack_that_breaks_nothing_is_said_to_show_nothing(make) -> None:
     assert any(gap.startswith("1 run of defenses: untested, for the attack did not break") for gap in words.cannot)
 
 
+def test_models_that_do_harm_before_the_attack_are_not_said_to_be_broken_by_it(make, make_record) -> None:
+    harmful = [make_record((0.9,), outcome=Outcome.BROKE, defense=defense) for defense in ("", "shield")]
+    assert [record.time_to_break.steps for record in harmful] == [0, 0]
+    words = said(harmful)
+    assert words.can == ()
+    assert any(
+        gap.startswith("What the attack does in 2 runs: their models were harmful before it") for gap in words.cannot
+    )
+    words = said([make(Outcome.BROKE), make(Outcome.HELD, "shield")])
+    assert not any("harmful before it" in gap for gap in words.cannot)
+
+
+def test_long_names_in_the_grid_break_after_an_underscore(make, write_run, tmp_path) -> None:
+    out = tmp_path / "report.html"
+    write_report([write_run([make(Outcome.BROKE), make(Outcome.HELD, "<shield>_of_iron")])], out, cell_pages=False)
+    assert '<th scope="row">&lt;shield&gt;_<wbr>of_<wbr>iron' in out.read_text()
+
+
 def test_where_all_failed_nothing_is_claimed(make) -> None:
     words = said([make(Outcome.FAILED, defense) for defense in ("", "shield")])
     assert words.sentences[0].endswith("0 held, 0 broke, and 1 showed nothing (1 failed): no run of any defense held.")

@@ -27,6 +27,11 @@ def grid_file(answer: Answer) -> str:
         raise HoldfastError(f"--explain is about one defense; name it with --defense: {names}")
     (decision,) = judged
     found = missing(answer.gate, decision)
+    if decision.verdict == "fail":
+        return (
+            f"# {decision.subject.title}: fail, whatever its inconclusive lines would say, and no run is asked for;\n"
+            "# the lines that fail say what has to change: the defense, its settings, or the model\n"
+        )
     if decision.verdict != "inconclusive":
         return f"# {decision.subject.title}: {decision.verdict}; nothing is missing\n"
     values, remarks = dict(found.values), list(found.remarks)

@@ -42,7 +42,8 @@ def pack(
     for remark in made.remarks:
         note(f"note: {remark}")
     verdict = f", gate: {made.verdict}" if made.verdict else ""
-    note(f"wrote {made.path}: {made.cells} cells, {made.files} files, {made.bytes / 1e6:.1f} MB{verdict}")
+    size = f"{made.bytes / 1e6:.1f} MB" if made.bytes >= 1e6 else f"{made.bytes / 1e3:.0f} kB"
+    note(f"wrote {made.path}: {made.cells} cells, {made.files} files, {size}{verdict}")
     note(f"pack sha256 {made.sha256}")
 
 

@@ -134,8 +134,9 @@ def _attack_words() -> str:
 def _seed_words(plan: Plan) -> str:
     if plan.seeds >= GATE_SEEDS:
         return "Each seed hardens and attacks anew."
+    fit = "1 fits" if plan.seeds == 1 else f"{plan.seeds} fit"
     return (
-        f"Each seed hardens and attacks anew. {plan.seeds} fit into the hours; gate.yaml asks for {GATE_SEEDS}, and\n"
+        f"Each seed hardens and attacks anew. {fit} into the hours; gate.yaml asks for {GATE_SEEDS}, and\n"
         "# is inconclusive until they have run: raise the number here and run again, finished cells are kept."
     )
 
@@ -229,7 +230,11 @@ def gate_text(draft: Draft) -> str:
     body = path.read_text(encoding="utf-8")
     body = re.sub(r"\A(#.*\n)+", "", body)
     body = re.sub(r"^name: .*$", f"name: {draft.name}", body, count=1, flags=re.MULTILINE)
-    few = f" The grid has {draft.plan.seeds} seeds so far." if draft.plan.seeds < GATE_SEEDS else ""
+    few = (
+        f" The grid has {draft.plan.seeds} seed{'s' if draft.plan.seeds > 1 else ''} so far."
+        if draft.plan.seeds < GATE_SEEDS
+        else ""
+    )
     what = "published" if draft.threat == "open_weights" else "opened to customers"
     return f"""\
 # When {draft.name} may be {what}, by `holdfast init`: the packaged gate `{draft.threat}`.

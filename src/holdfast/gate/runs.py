@@ -38,6 +38,7 @@ def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
         yield from _some(records, partial(_ended, outcome), f"ended {outcome}")
     yield from _some(records, lambda record: record.control is None, "without a control", why=False)
     yield from _some(records, _unbroken_control, "with a control that the attack did not break", why=False)
+    yield from _some(records, _harmful_control, "with a control that was harmful before the attack", why=False)
     yield from _some(
         records,
         lambda record: settings_of(record.cell).evaluation.break_threshold > gate.break_threshold,
@@ -76,4 +77,9 @@ def shortened(reason: str) -> str:
 
 def _unbroken_control(record: Record) -> bool:
     control = record.control
-    return control is not None and (control.broke_at is None or control.broken_before)
+    return control is not None and control.broke_at is None and not control.broken_before
+
+
+def _harmful_control(record: Record) -> bool:
+    """Whether there was nothing to break: an attack shows nothing on a model that does harm without it."""
+    return record.control is not None and record.control.broken_before

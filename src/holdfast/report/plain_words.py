@@ -157,7 +157,7 @@ def _pairs(row: Row) -> int:
 
 def _can(attacked: _Cells, compared: Sequence[Row]) -> list[str]:
     held = [label for record, label in attacked if record.outcome is Outcome.HELD]
-    broke = [record for record, _ in attacked if record.outcome is Outcome.BROKE]
+    broke = [r for r, _ in attacked if r.outcome is Outcome.BROKE and not _harmful_before(r)]
     said = []
     if held:
         names = listed(label.defense for label in held)
@@ -179,7 +179,7 @@ def _can(attacked: _Cells, compared: Sequence[Row]) -> list[str]:
 
 def _cannot(attacked: _Cells, compared: Sequence[Row], *, unfinished: int, unread: int) -> list[str]:
     said = [] if attacked else ["How long anything holds: no model was attacked."]
-    said += _untested(attacked) + _ended_otherwise(attacked) + _few(attacked, compared)
+    said += _never_attacked(attacked) + _untested(attacked) + _ended_otherwise(attacked) + _few(attacked, compared)
     said += _unjudged(attacked) + _says_nothing([record for record, _ in attacked])
     if attacked:
         models = {label.model for _, label in attacked}
@@ -192,6 +192,23 @@ def _cannot(attacked: _Cells, compared: Sequence[Row], *, unfinished: int, unrea
     if unread:
         said.append(f"{plural(unread, 'file')} could not be read and {'is' if unread == 1 else 'are'} left out.")
     return said
+
+
+def _harmful_before(record: Record) -> bool:
+    """Whether the model was above the threshold of harm before the attack began."""
+    time = record.time_to_break
+    return time is not None and not time.censored and time.steps == 0
+
+
+def _never_attacked(attacked: _Cells) -> list[str]:
+    before = [record for record, _ in attacked if _harmful_before(record)]
+    if not before:
+        return []
+    was = "its model was" if len(before) == 1 else "their models were"
+    return [
+        f"What the attack does in {_runs(before)}: {was} harmful before it, by the judge. See whether the judge fits "
+        "the data, and whether the model refuses such prompts at all (`holdfast evaluate --samples 10`)."
+    ]
 
 
 def _untested(attacked: _Cells) -> list[str]:
