@@ -17,6 +17,7 @@ from holdfast.records import HoldfastError
 from holdfast.sandbox.build import tokenizer
 from holdfast.training.perturbation import two_pass
 from holdfast.training.plan import Optim, backprop
+from repeated import repeated
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +32,11 @@ DEFENSES = {
 }
 PAIRS = [
     *(("qwen3_moe", name) for name in DEFENSES),
-    *(("jamba", name) for name in ("repnoise", "breakers")),
-    *(("qwen3_next", name) for name in ("breakers", "rmu")),
-    *(("mixtral", name) for name in ("repnoise", "rmu-adapter")),
-    *(("qwen3_5_text", name) for name in ("breakers-rpa", "rmu")),
+    ("jamba", "repnoise"),
+    ("qwen3_next", "breakers"),
+    ("mixtral", "rmu-adapter"),
+    ("qwen3_5_text", "rmu"),
+    *repeated(("jamba", "breakers"), ("qwen3_next", "rmu"), ("mixtral", "repnoise"), ("qwen3_5_text", "breakers-rpa")),
 ]
 """Every defense on a mixture and, in one of its forms, on a hybrid."""
 WITHIN_THREE = tuple(f"model.layers.{i}." for i in range(3))

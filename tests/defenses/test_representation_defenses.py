@@ -25,6 +25,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.plan import Optim
+from repeated import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,8 @@ NAMED = {
 EIGHT = [
     pair for pair in product(("mmd", "cosine", "mse"), ("noise", "original", "fixed")) if pair != ("cosine", "noise")
 ]
+FOUR = (("mmd", "noise"), ("cosine", "original"), ("mse", "fixed"), ("mmd", "fixed"))
+"""Each distance and each projection."""
 
 
 @pytest.fixture
@@ -197,7 +200,7 @@ def member(distance, projection):
     return RepresentationRemoval(removal=removal, optim=replace(OPTIM, max_steps=15))
 
 
-@pytest.mark.parametrize("pair", EIGHT, ids="-".join)
+@pytest.mark.parametrize("pair", thinned(EIGHT, lambda *pair: pair in FOUR, single=True), ids="-".join)
 def test_every_distance_goes_with_every_projection_and_falls_on_the_rows_trained(pair, aligned_model, context):
     _, seen = steps_of(member(*pair), aligned_model(), context)
     values = [metrics["removal"] for metrics in seen]

@@ -1,6 +1,7 @@
 """Security Vectors: a harmful vector that is on while somebody trains, and of which nothing is released."""
 
 from dataclasses import replace
+from itertools import product
 from operator import methodcaller
 
 import pytest
@@ -23,6 +24,7 @@ from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
 from holdfast.training.plan import Fitted, Optim, Plan, backprop, given_answers
+from repeated import thinned
 
 TRAINED = SecurityVectors(
     vector=LoRA(r=8), optim=Optim(max_steps=60, learning_rate=1e-2, per_device_train_batch_size=8)
@@ -424,11 +426,13 @@ def test_a_model_that_is_attacked_is_prepared_for_without_its_critic(victim, noi
 
 
 OTHERS = [name for name in ONLINE if name not in ("security_vectors", "constrained_sft")]
+BOTH_WAYS = ("lisa", "safe_rlhf", "vaccine")
+"""Those that put weights back, change the reward, and change the pass; anchors to the start differ in a term only."""
+ORDERS = thinned(product(OTHERS, (False, True)), lambda other, first: not first or other in BOTH_WAYS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("other", "first"), ORDERS)
 def test_it_stands_beside_every_other_defense_in_either_order(other, first, victim, noisy):
     more = {"threshold": 0.3} if other == "safe_rlhf" else {}
     stack = [ONLINE.load(other)(**more), SecurityVectors()]
