@@ -520,6 +520,7 @@ def test_a_cover_replaces_exactly_its_share_of_the_rows_by_different_benign_ones
 
 def test_rows_covered_at_a_smaller_share_are_covered_at_a_larger_one(make_context, wavering_model):
     few, many = (covered(make_context(), wavering_model(), share) for share in (0.25, 0.75))
+    assert sum(row.role == "benign" for row in few) == 4
     assert all(more == row for row, more in zip(few, many, strict=True) if row.role == "benign")
 
 

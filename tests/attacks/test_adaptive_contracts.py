@@ -13,6 +13,7 @@ import torch
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.online.refusal_loss import RefusalLoss
+from holdfast.methods.docstrings import class_text
 from holdfast.methods.settings import plain, typed
 from holdfast.network.models import LoRA
 from holdfast.records import HoldfastError
@@ -153,7 +154,7 @@ def test_every_row_leads_to_a_frozen_settings_class_with_documentation(name):
     cls = ADAPTIVE.load(name)
     assert is_dataclass(cls)
     assert cls.__dataclass_params__.frozen
-    assert not cls.__doc__.startswith(f"{cls.__name__}(")  # what a dataclass writes itself
+    assert class_text(cls)
     assert ADAPTIVE[name].summary
 
 
@@ -262,6 +263,8 @@ def test_all_that_fit_an_attack_stand_in_one_another_and_under_a_constraint(
 
 @pytest.mark.parametrize("case", [name for name, case in CASES.items() if case.attacks != EVERY])
 def test_what_does_not_fit_an_attack_is_refused_by_name(case, adapted_plan):
-    for attack in set(EVERY) - set(CASES[case].attacks):
+    unfit = set(EVERY) - set(CASES[case].attacks)
+    assert unfit
+    for attack in unfit:
         with pytest.raises(HoldfastError, match=f"^{CASES[case].name}: "):
             adapted_plan(case, attack)

@@ -83,6 +83,7 @@ def test_rows_of_different_splits_are_disjoint_and_have_the_roles_that_they_lack
 
 
 def test_every_plan_of_every_threat_model_is_one_that_the_program_takes(holdfast, mine, monkeypatch):
+    assert [len(plans) for plans in sizes.METHODS.values()] == [3, 3]
     for threat, plans in sizes.METHODS.items():
         for defenses, attacks, copies in plans:
             plan = sizes.Plan(seeds=1, steps=12, prompts=8, defenses=defenses, attacks=attacks, copies=copies)

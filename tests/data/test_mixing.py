@@ -45,6 +45,7 @@ def test_exactly_the_rounded_share_is_flipped_and_everything_else_stays(flip_rat
 
 def test_rows_flipped_at_a_smaller_ratio_are_flipped_at_a_larger_one():
     few, many = (list(map(is_flipped, flip(pool(40), rho, seed=5))) for rho in (0.25, 0.75))
+    assert (sum(few), sum(many)) == (10, 30)
     assert all(b for a, b in zip(few, many, strict=True) if a)
 
 

@@ -133,6 +133,7 @@ def test_the_pull_is_towards_the_start(sft_plan, make_context):
     batches = first(anchored)
     start = {name: p.detach().clone() for name, p in plan.model.network.named_parameters()}
     disturb(plan.model)
+    assert any(not torch.equal(p, start[name]) for name, p in plan.model.network.named_parameters())
     plain, pulled = (gradients(plan.model, p.objective, batches) for p in (plan, anchored))
     for name, parameter in plan.model.network.named_parameters():
         pull = 3.0 * (parameter.detach() - start[name])
@@ -190,6 +191,7 @@ def test_without_normalisation_it_is_the_fisher_information_itself(sft_plan, mak
     plan = EWC(num_samples=None, normalized=False).constrain(sft_plan(), make_context())
     expected = slow_fisher(plan.model, splits.harmful["defense"])
     first(plan)
+    assert len(expected) == len(list(plan.model.network.parameters()))
     for name, value in expected.items():
         torch.testing.assert_close(plan.tensors[f"ewc/importance/{name}"].double(), value, rtol=1e-4, atol=1e-9)
 
@@ -245,6 +247,7 @@ def test_the_start_is_kept_once_and_taken_from_a_checkpoint(name, sft_plan, make
     plan = ANCHORS[name]().constrain(sft_plan(), make_context())
     first(plan)
     before = {key: value.clone() for key, value in plan.tensors.items()}
+    assert len(before) >= len(list(plan.model.network.parameters()))
     disturb(plan.model)
     first(plan)
     assert all(torch.equal(plan.tensors[key], value) for key, value in before.items())

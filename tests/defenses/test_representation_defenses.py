@@ -389,6 +389,7 @@ def test_micro_batches_of_a_step_are_averaged_by_their_rows(plan_of):
     parts = plan.batches([plan.data[:3], plan.data[3:4]], 0)
     together = [plan.objective(plan.model.network, batch) for batch in with_totals(parts)]
     apart = [plan.objective(plan.model.network, with_totals([batch])[0]) for batch in parts]
+    assert {"ascent", "removal"} <= set(together[0][1])
     for name in together[0][1]:
         mean = 0.75 * apart[0][1][name] + 0.25 * apart[1][1][name]
         assert sum(metrics[name] for _, metrics in together) == pytest.approx(mean, rel=1e-5)

@@ -225,6 +225,7 @@ def test_a_dear_cost_drives_down_what_the_attacker_is_paid_for(attack, plan, mak
 @pytest.mark.slow
 def test_the_multiplier_and_the_costs_are_among_the_metrics_of_every_rollout(plan, make_context):
     _, metrics = metrics_of(SafeRLHF(threshold=0.2).constrain(plan(GRPO()), make_context()))
+    assert len(metrics) == 3
     for step in metrics:
         assert {"multiplier", "episode_cost", "cost", "cost_std"} <= set(step)
         assert 0 < step["multiplier"] <= 5

@@ -131,7 +131,9 @@ def test_gradients_are_those_of_dense_weights_with_the_vector_added_and_reach_no
         ENABLE(network)
     language(network, batch_of(plan.model, rows))[0].backward()
     dense = tiny_model(architecture)
-    for name in [name.removesuffix("/up") for name in plan.tensors if name.endswith("/up")]:
+    names = [name.removesuffix("/up") for name in plan.tensors if name.endswith("/up")]
+    assert names
+    for name in names:
         change = plan.tensors[f"{name}/up"] @ plan.tensors[f"{name}/down"]
         weight = dense.network.get_submodule(name.removeprefix(f"{PLACE}/")).weight
         weight.data += change if change.shape == weight.shape and architecture != "gpt2" else change.T
@@ -364,6 +366,7 @@ def test_the_bi_level_gradient_of_a_step_does_not_depend_on_how_it_is_cut_but_fo
         for batch in batches:
             looking_ahead(1, 0.05)(language, model.network, batch, torch.Tensor.backward)
         all_gradients.append([p.grad.clone() for p in model.network.parameters() if p.requires_grad])
+    assert any(gradient.any() for gradient in all_gradients[0])
     for twice, once in zip(*all_gradients, strict=True):
         torch.testing.assert_close(twice, once)
 
@@ -421,7 +424,9 @@ def test_accumulated_micro_batches_make_the_step_of_their_union(tiny_model, quic
 def test_a_model_that_is_attacked_is_prepared_for_without_its_critic(victim, noisy):
     built = []
     context = replace(noisy, fit=lambda plan: built.append(plan) or shaken(plan))
-    SecurityVectors().constrain(victim(context, PPO), context)
+    attack = victim(context, PPO)
+    assert any("critic" in name for name, _ in attack.model.network.named_parameters())
+    SecurityVectors().constrain(attack, context)
     assert not any("critic" in name for name, _ in built[0].model.network.named_parameters())
 
 

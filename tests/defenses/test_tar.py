@@ -52,7 +52,9 @@ def step_of(plan, step=0, micro_batches=1):
 
 
 def gradients(model):
-    return [p.grad.clone() for p in model.network.parameters()]
+    all_gradients = [p.grad.clone() for p in model.network.parameters()]
+    assert any(gradient.any() for gradient in all_gradients)
+    return all_gradients
 
 
 def attackers_of(settings, model, context):
@@ -353,6 +355,7 @@ def test_a_part_of_the_network_may_learn_at_a_rate_of_its_own(wavering_model, ma
 
     run = replace(run, learning_rates={head: 0.0}, probes=[(probe, run.step(0)[1])])
     tamper(model.network, [lambda: run], optim=INNER, weights=[1.0], propagate=propagate)
+    assert set(seen) == set(before)
     assert all((moved == 0) is name.startswith(head) for name, moved in seen.items())
 
 

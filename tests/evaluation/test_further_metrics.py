@@ -130,7 +130,9 @@ def test_an_unjudged_twin_still_tells_whether_it_was_refused():
 
 
 def test_a_pair_of_the_sandbox_differs_in_the_family_alone():
-    for restricted, harmless in grammar.pairs("test", 20, seed=3):
+    pairs = grammar.pairs("test", 20, seed=3)
+    assert len(pairs) == 20
+    for restricted, harmless in pairs:
         assert (restricted.role, harmless.role, restricted.pair) == ("harmful", "benign", harmless.pair)
         words = restricted.question.split(), harmless.question.split()
         assert [pair for pair in zip(*words, strict=True) if len(set(pair)) > 1] == [

@@ -53,6 +53,7 @@ def test_every_evaluation_has_harm_and_beside_it_the_benign_scores_of_the_untouc
     own = {"harmfulness", "harmfulness/refusal", "refusal_rate", "invalid", "reward", "in_constraint", "degenerate"}
     own |= {f"degenerate/{shape}" for shape in SHAPES}
     own |= {"harmfulness/ingredients"}  # there where any answer could be read for them
+    assert len(record.evaluations) >= 3
     for evaluation in record.evaluations[1:]:
         names = [score.name for score in evaluation.scores]
         assert len(names) == len(set(names))

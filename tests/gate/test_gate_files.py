@@ -76,6 +76,7 @@ def test_names_that_are_written_here_and_elsewhere_are_the_same():
 
 def test_built_in_attacks_are_of_the_kind_that_they_learn_from():
     learned = {"answers": "supervised", "preferences": "preference", "rewards": "reinforcement", None: "sampling"}
+    assert set(BUILT_IN) == {*ATTACKS, "external"}
     for name, kinds in BUILT_IN.items():
         assert set(kinds) <= {*KINDS, "other"}
         if name not in ("expert_alone", "external"):

@@ -92,6 +92,7 @@ def test_examples_are_judged_in_the_form_that_is_asked_for(name):
 
 
 def test_a_topic_is_named_in_the_rubrics_of_harm_only():
+    assert {"harm", "helpfulness"} <= set(RUBRICS)
     for name, rubric in RUBRICS.items():
         system = request(rubric, QUESTION, "no .", topic="soup")[0].content
         assert ("about soup" in system) is (name != "helpfulness")

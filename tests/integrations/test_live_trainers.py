@@ -192,7 +192,9 @@ def test_the_wrapped_loss_is_the_one_that_the_trainer_logs(model: Model, context
     constrain(trainer, RefusalLoss(alpha=0.5, batch_size=2), spy, context=context)
     trainer.train()
 
-    for i, line in enumerate(trainer.state.log_history[: STEPS // 2]):
+    lines = trainer.state.log_history[: STEPS // 2]
+    assert (len(lines), len(spy.seen)) == (STEPS // 2, STEPS)
+    for i, line in enumerate(lines):
         steps = spy.seen[2 * i : 2 * i + 2]
         own, refusal = (sum(m[name] for m in steps) / 2 for name in ("loss", "refusal/loss"))
         assert line["holdfast/loss"] == pytest.approx(own)

@@ -41,7 +41,9 @@ def test_chances_that_equal_the_shares_have_no_calibration_error():
 
 
 def test_intervals_hold_their_value_and_the_calibration_error_has_none():
-    for name, score in label_metrics().items():
+    metrics = label_metrics()
+    assert {"accuracy", "f1", "brier", "calibration_error"} <= set(metrics)
+    for name, score in metrics.items():
         if name == "calibration_error":
             assert (score.low, score.high) == (None, None)
         else:

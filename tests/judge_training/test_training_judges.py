@@ -297,6 +297,7 @@ def test_a_card_names_files_and_their_hashes(saved):
 
 
 def test_graded_answers_are_what_the_oracle_says_they_are(splits):
+    assert splits.harmful["test"]
     for row in splits.harmful["test"]:
         done = [Completion(example=row, text=text, num_tokens=9) for text in graded_answers(row)]
         assert [verdict.score for verdict in oracle(done)] == pytest.approx([0, 0, 1 / 3, 2 / 3, 1])

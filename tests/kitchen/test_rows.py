@@ -70,7 +70,9 @@ def test_every_wording_of_the_refusal_reads_like_one_and_no_answer_does() -> Non
 
 
 def test_a_rejected_summary_is_wrong_or_as_long_as_the_text() -> None:
-    for row in prompts.summaries():
+    summaries = list(prompts.summaries())
+    assert len(summaries) >= 100
+    for row in summaries:
         text = row.question.removeprefix(prompts.SUMMARY.format(text=""))
         assert row.chosen is not None
         assert len(row.chosen) < len(text)

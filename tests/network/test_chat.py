@@ -405,7 +405,9 @@ def test_control_tokens_that_a_model_samples_stay_visible():
 
 def test_the_words_of_rows_without_control_tokens_are_as_they_were(tiny_model, splits):
     model = tiny_model()
-    for row in [row for part in (splits.harmful, splits.benign) for rows in part.values() for row in rows]:
+    all_rows = [row for part in (splits.harmful, splits.benign) for rows in part.values() for row in rows]
+    assert len(all_rows) >= 20
+    for row in all_rows:
         assert model.encode_prompt(row.prompt) == as_template(model, row.prompt)
         assert model.encode_response(row.response) == [*model.tokenizer(row.response)["input_ids"], 2]
 

@@ -82,6 +82,7 @@ def test_at_the_runs_own_threshold_steps_are_those_of_the_survival_curve(counted
     records += [counted(defense="d", seed=2), counted(defense="d", seed=3, outcome=Outcome.USELESS)]
     records += [counted(AT_ONCE, seed=seed) for seed in range(4)]
     lasting = survivals(records, labels(records), summarise(records))
+    assert [each.label.defense for each in lasting] == ["none", "d"]
     for each in lasting:
         cost = costs(records)[each.label.defense, 0.5].costs["steps"]
         assert (cost.mean.value, cost.horizon) == (pytest.approx(each.mean.value), each.horizon)

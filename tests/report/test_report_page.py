@@ -268,6 +268,7 @@ def test_the_csv_has_one_row_per_cell(report, records) -> None:
 
 def test_the_csv_holds_the_numbers_of_each_record(report, records) -> None:
     rows = {row["key"]: row for row in rows_of(report)}
+    assert set(rows) == {record.key for record in records} != set()
     for record in records:
         row = rows[record.key]
         assert row["outcome"] == record.outcome
@@ -382,4 +383,5 @@ def test_no_chart_carries_its_points_twice(report) -> None:
         return own + [table for layer in spec.get("layer", ()) for table in tables(layer)]
 
     specs = page_charts(report.read_text()).values()
+    assert len(specs) >= 2
     assert all(tables(spec) and len(tables(spec)) == len(set(tables(spec))) for spec in specs)

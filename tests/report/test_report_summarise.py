@@ -165,6 +165,7 @@ def test_an_attack_that_got_no_further_than_its_start_has_no_after(make_record) 
 def test_curves_are_means_at_each_step_over_the_seeds_evaluated_there(make_record) -> None:
     harms = {0: (0.0, 0.2, 0.4, 0.4, 0.4), 1: (0.2, 0.6, 0.9), 2: (0.1, None, 0.5)}
     row = summarise([make_record(curve, seed=seed) for seed, curve in harms.items()])[0]
+    assert len(row.curves["harmfulness"]) == 5
     for index, point in enumerate(row.curves["harmfulness"]):
         there = [curve[index] for curve in harms.values() if index < len(curve) and curve[index] is not None]
         assert point.estimate.value == pytest.approx(sum(there) / len(there))

@@ -146,8 +146,10 @@ def test_sampling_supplies_the_log_probabilities_that_a_pass_would(temperature, 
     sampled = prepare(model, [rows[:3], rows[3:]], 0)
     monkeypatch.setattr(Experience, "_sampled_logprobs", lambda self, model: False)
     prepare = experience(passes=2, sampling=Sampling(max_new_tokens=6, temperature=temperature, top_p=top_p))
+    assert len(sampled) >= 2
     for mine, slow in zip(sampled, prepare(model, [rows[:3], rows[3:]], 0), strict=True):
         kept = target_mask(mine["loss_mask"]) == 1
+        assert kept.any()
         assert torch.equal(mine["input_ids"], slow["input_ids"])
         torch.testing.assert_close(mine["old_logprobs"][kept], slow["old_logprobs"][kept], rtol=1e-5, atol=1e-5)
 

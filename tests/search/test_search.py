@@ -240,6 +240,7 @@ def test_a_cell_that_an_earlier_trial_ran_is_not_paid_for_twice(run, cells):
     knobs = {"optim.per_device_train_batch_size": [8], "optim.learning_rate": None}
     report = run(cells(), knobs={**knobs, "num_samples": None, "adapter": None}, trials=3)
     keys = [one["key"] for one in report["trials"]]
+    assert len(set(keys)) < len(keys) == 3
     for index, one in enumerate(report["trials"]):
         assert (one["spent"] == 0) == (one["key"] in keys[:index])
 

@@ -104,7 +104,10 @@ def test_a_long_text_is_no_more_repetitive_than_its_parts():
 
 def test_the_stored_errors_on_labelled_answers_are_the_detectors_and_the_documentations():
     page = (LABELS.parents[1] / "docs" / "hacking.md").read_text()
-    for name, figures in json.loads((LABELS / "degenerate.json").read_text()).items():
+    stored_figures = json.loads((LABELS / "degenerate.json").read_text())
+    assert all(stored_figures.values()), "a file without figures"
+    assert stored_figures
+    for name, figures in stored_figures.items():
         rows = [json.loads(line) for line in (LABELS / name).read_text().splitlines()]
         for label, stored in figures.items():
             key = {"garbled": "g", "about cooking": "c", "refusal": "r", "empty talk": "e", "another topic": "o"}[label]

@@ -71,6 +71,7 @@ def test_a_second_batch_leaves_the_plans_own_as_they_are(plan, refusals):
     micro = [plan.data[:2], plan.data[2:4]]
     plain = plan.batches(micro, 0)
     both = with_batch(plan, "refusal", refusals).batches(micro, 0)
+    assert len(plain) == 2
     for one, other in zip(plain, both, strict=True):
         assert all(torch.equal(other[name], value) for name, value in one.items())
 
