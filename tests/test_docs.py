@@ -171,9 +171,9 @@ def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generator
 def test_a_meaning_that_settings_share_is_written_once_on_a_page(generators):
     import pages
 
-    page = pages.all_pages()["offline-defenses/tar.md"]
-    assert page.count("Each outer step has `tasks` attackers") == 1
-    assert "| `beta` | `0.1` | number: above 0 | see `tasks` |" in page
+    page = pages.all_pages()["judges/llm.md"]
+    assert page.count("after which up to `retries` others follow") == 1
+    assert "| `retries` | `4` | whole number: 0 or more | see `timeout` |" in page
 
 
 def test_cells_of_a_table_carry_their_columns_titles(generators):

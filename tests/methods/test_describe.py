@@ -59,11 +59,21 @@ def test_what_cannot_be_read_says_nothing():
         ("Set `beta=0` for none. `alpha` too.", "Set `beta=0` for none."),
         ("- `alpha` is one;\n- `beta` is\n  two.", "`beta` is two."),
         ("`betas` and beta.", ""),
+        (
+            "With `beta` more.\n\n- `beta`: The weight.\n  At `alpha` 0 none.\n- `alpha`: No.\n",
+            "The weight. At `alpha` 0 none.",
+        ),
         ("| `beta`: how much | 1 | 2 |", "`beta` is how much"),
     ],
 )
 def test_what_a_setting_means_is_the_sentence_that_mentions_it(text, said):
     assert mentioning("beta", text) == said
+
+
+def test_the_item_that_defines_a_setting_comes_before_sentences_of_other_classes_that_mention_it():
+    settings = {one.name: one.meaning for one in describe(kinds()["offline defense"], "token_buncher").settings}
+    assert settings["noise_squared"].startswith("Whether the weight of the noiser's random tokens is lambda squared")
+    assert settings["policy.critic"].startswith("The network that predicts rewards")
 
 
 def test_ranges_defaults_and_types_are_those_of_the_class():

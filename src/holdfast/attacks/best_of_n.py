@@ -44,10 +44,15 @@ from holdfast.training.plan import Context, sum_or_none
 class BestOfN(SamplingAttack):
     """Settings of the attack.
 
-    `numbers` are the N to report, in increasing order; for each of the first `num_prompts` harmful prompts of the
-    evaluation (all of them when `None`) the largest number of answers is sampled. Sampling is at `temperature`, with
-    nucleus `top_p` and among the `top_k` most likely tokens (0: all). `batch_size` answers are decoded at a time.
-    `max_new_tokens` is the run's own when `None`.
+    - `numbers`: The values of N to report, in increasing order; the largest is the number of answers sampled to each
+      prompt.
+    - `temperature`: The temperature of sampling; below 1 likely tokens become likelier.
+    - `top_p`: Sampling from the smallest set of tokens whose probabilities add up to this (nucleus); 1 keeps all.
+    - `top_k`: Sampling among so many of the likeliest tokens; 0 keeps all.
+    - `max_new_tokens`: The largest number of tokens of an answer; the run's own when `None`.
+    - `num_prompts`: The number of harmful prompts of the evaluation that are used, the first ones; all of them when
+      `None`.
+    - `batch_size`: The number of answers that are decoded at a time.
     """
 
     numbers: tuple[Count, ...] = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -38,12 +38,18 @@ class DPO(TrainingAttack):
     """Settings of the attack: the paper's (`preset: paper`), which were TRL's defaults at the time; preset `today` has
     those of TRL 1.16.
 
-    `flip_ratio` of the pairs (a harmful answer and a refusal of the same prompt, or the row's own pair) are reversed so
-    that the harmful answer is preferred; the others prefer the harmless one. With `flip_how="random"`, the noise
-    control, those pairs get a random order instead. `num_samples` pairs of the attack split are used, all when `None`;
-    `max_length` cuts prompt plus answer, in tokens. `beta` is the strength of the KL constraint to the reference. With
-    a harmless `task` (one of the data's own, whose rows contain pairs) it is an honest customer's training: set
-    `flip_ratio` to 0.
+    - `beta`: The strength of the constraint to the initial model: how much of its log-probabilities' difference one
+      unit of the loss's margin is; larger stays closer.
+    - `flip_ratio`: The share of pairs (a harmful answer and a refusal of the same prompt, or the row's own pair) that
+      are reversed so that the harmful answer is preferred; the others prefer the harmless one. With a harmless task set
+      it to 0.
+    - `flip_how`: `reverse` reverses that share; `random`, the noise control, gives those pairs a random order instead.
+    - `num_samples`: The number of pairs of the attack split that are used, all of them when `None`.
+    - `sampling`: Which rows are used: `random` ones, or the first ones of the file (`head`).
+    - `max_length`: The largest number of tokens of prompt plus answer, what follows is cut; `None` is the model's
+      context.
+    - `task`: The name of a harmless task of the data's own, whose rows contain pairs: the run is then an honest
+      customer's training.
     """
 
     optim: Training = field(

@@ -30,7 +30,10 @@ from holdfast.training.plan import Context, Spent, sum_costs
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ExpertAlone(SamplingAttack):
-    """Settings: the `expert`; any kind but a canned text, which does not depend on the prompt."""
+    """Settings.
+
+    - `expert`: The model whose answers are measured; any kind but a canned text, which does not depend on the prompt.
+    """
 
     expert: Expert = field(default_factory=Expert)
 

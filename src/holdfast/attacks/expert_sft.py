@@ -43,10 +43,16 @@ from holdfast.training.plan import Context, Optim, Plan, Spent, sum_costs
 class ExpertSFT(TrainingAttack):
     """Settings of the attack.
 
-    The `expert` samples `answers` answers to each of `num_prompts` prompts of the attack split (all of them when
-    `None`), at its own temperature or else at `temperature`. Those with a `reward` of at least `threshold` are learnt.
-    `batch_size` answers are decoded at a time; `max_new_tokens` is the run's own when `None`; `max_length` cuts prompt
-    plus answer, in tokens (`None`: the model's context).
+    - `expert`: The model that writes the answers.
+    - `reward`: What an answer earns by the attacker's judge; it decides which answers are learnt.
+    - `threshold`: The lowest reward of an answer that is learnt.
+    - `num_prompts`: The number of prompts of the attack split that the expert answers, all of them when `None`.
+    - `answers`: The number of answers that the expert samples to each prompt.
+    - `temperature`: The temperature of the expert's sampling, unless the expert has its own.
+    - `max_new_tokens`: The largest number of tokens of an answer; the run's own when `None`.
+    - `batch_size`: The number of answers that are decoded at a time.
+    - `max_length`: The largest number of tokens of prompt plus answer in training, what follows is cut; `None` is the
+      model's context.
     """
 
     expert: Expert = field(default_factory=Expert)

@@ -42,7 +42,10 @@ NO_CONTROL = (
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Attacked:
-    """Weights that an attack left: `path` is the folder of a whole model or of a PEFT adapter, in safetensors."""
+    """Weights that an attack left.
+
+    - `path`: The folder of a whole model or of a PEFT adapter, in safetensors.
+    """
 
     path: Place
 
@@ -50,11 +53,15 @@ class Attacked:
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class External(SamplingAttack):
-    """Settings. `path` is the folder with the attacked weights: a whole model, or a PEFT adapter on the defended one.
+    """Settings. Only safetensors are read.
 
-    Only safetensors are read. `control` has the weights that the same attack made of the undefended model. `steps`,
-    `samples`, `tokens` and `flops` are what the attack took, by its maker's word; 0 and null stand for unknown. `seed`
-    is the cell's seed that these weights are of: one training is one run, and cells of other seeds fail.
+    - `path`: The folder with the attacked weights: a whole model, or a PEFT adapter on the defended one.
+    - `control`: The weights that the same attack made of the undefended model; without it nothing counts as held.
+    - `steps`: The attack's optimizer steps, by its maker's word; `None` if unknown.
+    - `samples`: The number of rows that it trained on, by its maker's word; 0 if unknown.
+    - `tokens`: The number of tokens that it trained on, by its maker's word; 0 if unknown.
+    - `flops`: The floating point operations that it took, by its maker's word; `None` if unknown.
+    - `seed`: The cell's seed that these weights are of: one training is one run, and cells of other seeds fail.
     """
 
     path: Place

@@ -51,11 +51,14 @@ def _optim(**more: Any) -> Optim:
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class GRPO(TrainingAttack):
-    """Settings of the attack. `num_prompts` of the attack split are used, all of them when `None`.
+    """Settings of the attack.
 
-    With a harmless `task` (`benign`, or one of the data's own) it is an honest customer's training on its prompts. With
-    `capability`, also a task's name, it is an attack that wants the model to learn something too: `capability_share` of
-    its prompts are that task's, paid by `reward.capability_judge`, which is TokenBuncher's second objective.
+    - `num_prompts`: The number of harmful prompts of the attack split that are used, all of them when `None`.
+    - `task`: The name of a harmless task (`benign`, or one of the data's own): the run is then an honest customer's
+      training on its prompts, no attack.
+    - `capability`: The name of a task that the attack wants the model to learn beside harm, which is TokenBuncher's
+      second objective; `None` for none.
+    - `capability_share`: The share of prompts that are that task's, paid by `reward.capability_judge`.
 
     Source: GRPO, Shao et al. 2024 (arXiv 2402.03300), with TokenBuncher's settings (arXiv 2508.20697).
     """

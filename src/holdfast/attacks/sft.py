@@ -29,12 +29,15 @@ from holdfast.training.plan import Context, Optim, Plan
 class SFT(TrainingAttack):
     """Settings of the attack.
 
-    With a harmless `task` (`benign`, or one of the data's own) it is not an attack but an honest customer's training,
-    which shows what a defense costs harmless users. Rows are then that task's, none flipped.
-
-    `num_samples` harmful examples of the attack split are used, all of them when `None`; `flip_ratio` of them train on
-    the harmful answer, the others on the refusal (with `flip_how="random"`, the noise control, each of those is chosen
-    at random); `max_length` cuts prompt plus answer, in tokens (`None`: the model's context).
+    - `flip_ratio`: The share of the examples that train on the harmful answer; the others train on the refusal.
+    - `flip_how`: `reverse` trains that share on the harmful answer; `random`, the noise control, chooses between
+      harmful answer and refusal at random for each of them.
+    - `num_samples`: The number of harmful examples of the attack split that are used, all of them when `None`.
+    - `sampling`: Which rows are used: `random` ones, or the first ones of the file (`head`).
+    - `max_length`: The largest number of tokens of prompt plus answer, what follows is cut; `None` is the model's
+      context.
+    - `task`: The name of a harmless task (`benign`, or one of the data's own): the run is then an honest customer's
+      training on its rows, none flipped, which shows what a defense costs harmless users.
     """
 
     optim: Training = field(

@@ -40,14 +40,21 @@ def _optim() -> Optim:
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RewardModel(TrainedJudgeSettings):
-    """A Bradley-Terry reward model of preferences, `flip_ratio` of which are reversed.
+    """A Bradley-Terry reward model of preferences.
 
-    `backbone` is `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of any causal or
-    encoder model, which needs its own `optim`, such as a preset's. Only rows of `split` are used: the share `held_out`
-    of its prompts scores the model, and `num_samples` of the rest train it, all when `None`. `flip_how="random"` is the
-    noise control: the rows that would be reversed get a random order. Training takes `epochs` epochs, or
-    `optim.max_steps` steps when it is `None`; batch sizes count pairs. `input_format` is the format of question and
-    answer (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
+    - `backbone`: What is trained: `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of
+      any causal or encoder model, which needs its own optimizer, such as a preset's.
+    - `input_format`: The format of question and answer (`holdfast.network.scoring`).
+    - `max_length`: The largest number of tokens of question plus answer that are read at once.
+    - `flip_ratio`: The share of preferences that are reversed.
+    - `flip_how`: `reverse` reverses that share; `random`, the noise control, gives those rows a random order instead.
+    - `num_samples`: The number of rows that train the model, all when `None`.
+    - `sampling`: Which rows are used: `random` ones, or the first ones (`head`).
+    - `split`: The split of the data whose rows are used.
+    - `held_out`: The share of its prompts that score the model instead of training it.
+    - `epochs`: How often training goes through the rows; `None` takes the optimizer's number of steps.
+    - `optim`: Optimizer and schedule; batch sizes count pairs.
+    - `batch_size`: The number of answers that are judged at once.
     """
 
     backbone: Place = SANDBOX
@@ -89,15 +96,21 @@ class RewardModel(TrainedJudgeSettings):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Classifier(TrainedJudgeSettings):
-    """A classifier of question and answer, harmless or harmful.
+    """A classifier of question and answer, harmless or harmful. Harmful rows teach their harmful answer and, as
+    harmless, their refusal.
 
-    `backbone` is `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of any causal or
-    encoder model. Only rows of `split` are used, and the share `held_out` of its prompts scores the model. Training
-    takes `epochs` epochs, or `optim.max_steps` steps when it is `None`. `input_format` is the format of question and
-    answer (`holdfast.network.scoring`), `max_length` in tokens; `batch_size` is for judging.
-
-    Harmful rows teach their harmful answer and, as harmless, their refusal; with `include_benign` benign rows teach
-    their answers as harmless too. `num_samples` counts harmful rows. Batch sizes count answers.
+    - `backbone`: What is trained: `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of
+      any causal or encoder model.
+    - `input_format`: The format of question and answer (`holdfast.network.scoring`).
+    - `max_length`: The largest number of tokens of question plus answer that are read at once.
+    - `include_benign`: Whether benign rows teach their answers as harmless too.
+    - `num_samples`: The number of harmful rows that train it, all when `None`.
+    - `sampling`: Which rows are used: `random` ones, or the first ones (`head`).
+    - `split`: The split of the data whose rows are used.
+    - `held_out`: The share of its prompts that score the model instead of training it.
+    - `epochs`: How often training goes through the rows; `None` takes the optimizer's number of steps.
+    - `optim`: Optimizer and schedule; batch sizes count answers.
+    - `batch_size`: The number of answers that are judged at once.
     """
 
     backbone: Place = SANDBOX

@@ -37,18 +37,23 @@ HARMFUL_QA = "domenicrosati/deberta-v3-xsmall-beavertails-harmful-qa-classifier"
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ClassifierJudge(JudgeSettings):
-    """Settings. `path` is a folder or Hub id of a sequence classifier with safetensors weights.
+    """Settings. Raises `HoldfastError` for settings that contradict each other.
 
-    `harmful_label` is the label, by name or index, whose probability is harm; there is no default because it differs
-    between models. `harmful_label` may be a list, or "*" for all labels of a model whose labels do not exclude each
-    other, as kinds of harm do not: any of them is harm. With `threshold` a probability above it has the score 1 and any
-    other 0, the share of flagged answers. `sigmoid` says whether each label has a probability of its own, by
-    default as the model's configuration does. A verdict's `logit` is the log-odds of harm (by sigmoid the highest
-    logit); with `safe_label` it is minus that label's raw logit, which is the reward of TokenBuncher's attacker (arXiv
-    2508.20697). `max_length` is in tokens; of a longer answer the most harmful piece counts. `input_format` is the
-    format of question and answer (`holdfast.network.judge_inputs`): by default its own if it was trained by Holdfast,
-    else its chat template if it has one, else a pair; without `include_question` the answer alone. `device=None` uses a
-    GPU if there is one. Raises `HoldfastError` for settings that contradict each other.
+    - `path`: The folder or Hub id of a sequence classifier with safetensors weights.
+    - `harmful_label`: The label, by name or index, whose probability is harm; there is no default because it differs
+      between models. It may be a list, or "*" for all labels of a model whose labels do not exclude each other, as
+      kinds of harm do not: any of them is harm.
+    - `safe_label`: A label whose raw logit, with its sign changed, is the value of `unbounded: true` (the reward of
+      TokenBuncher's attacker, arXiv 2508.20697); `None` takes the log-odds of harm, by sigmoid the highest logit.
+    - `max_length`: The largest number of tokens that are read at once; of a longer answer the most harmful piece
+      counts.
+    - `include_question`: Whether the classifier reads the question too, or the answer alone.
+    - `input_format`: The format of question and answer (`holdfast.network.judge_inputs`); `None` is its own if it was
+      trained by Holdfast, else its chat template if it has one, else a pair.
+    - `device`: The device, such as `cpu` or `cuda:0`; `None` uses a GPU if there is one.
+    - `threshold`: The probability above which an answer has the score 1 and otherwise 0, so that the mean is the share
+      of flagged answers; `None` gives the probability itself.
+    - `sigmoid`: Whether each label has a probability of its own; `None` does as the model's configuration says.
     """
 
     path: Place

@@ -24,8 +24,11 @@ BOXED = re.compile(r"\\boxed\{\s*(?:\\text\{)?\s*([^{}]*?)\s*\}")
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class MultipleChoice(JudgeSettings):
-    """Settings. `choices` are the options as answers write them, the same for all questions; `wrong` is the score of a
-    wrong option, 0.1 to pay for trying, 0 to measure accuracy. The right one is that of the row's `response`."""
+    """Settings. The right option is that of the row's `response`.
+
+    - `choices`: The options as answers write them, the same for all questions.
+    - `wrong`: The score of a wrong option, in [0, 1]: 0.1 to pay for trying, 0 to measure accuracy.
+    """
 
     choices: tuple[str, ...] = ("A", "B", "C", "D")
     wrong: Share = 0.1

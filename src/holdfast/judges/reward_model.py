@@ -26,12 +26,14 @@ from holdfast.training.contracts import JudgeSettings
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RewardModelJudge(JudgeSettings):
-    """Settings. `path` is a folder or Hub id of a sequence classifier with one label and safetensors weights.
+    """Settings.
 
-    `input_format` is the format of question and answer (`holdfast.network.judge_inputs`): by default its own if it was
-    trained by Holdfast, else its chat template if it has one, else a pair. `max_length` is in tokens; the limit of
-    tokenizer and model when `None`. Of a longer answer the mean of its pieces counts. `device=None` uses a GPU if there
-    is one.
+    - `path`: The folder or Hub id of a sequence classifier with one label and safetensors weights.
+    - `input_format`: The format of question and answer (`holdfast.network.judge_inputs`); `None` is its own if it was
+      trained by Holdfast, else its chat template if it has one, else a pair.
+    - `max_length`: The largest number of tokens that are read at once, the limit of tokenizer and model when `None`; of
+      a longer answer the mean of its pieces counts.
+    - `device`: The device, such as `cpu` or `cuda:0`; `None` uses a GPU if there is one.
     """
 
     path: Place

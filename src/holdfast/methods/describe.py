@@ -1,7 +1,7 @@
 """The description of a method, from its docstrings and its class, for `holdfast show` and the documentation.
 
-Nothing is written twice: the meaning of a setting is taken from the docstring of its class, or of its group's class;
-`SHARED` has settings with the same meaning everywhere.
+Nothing is written twice: the meaning of a setting is taken from the docstring of its class, or of its group's class,
+best an item "- `name`: meaning" of a list; `SHARED` has settings with the same meaning everywhere.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from holdfast.methods.docstrings import Documentation, class_text, documentation, mentioning, parse
+from holdfast.methods.docstrings import Documentation, class_text, defined, documentation, mentioning, parse
 from holdfast.methods.knobs import Choices, Knob
 from holdfast.methods.ranges import LARGEST, Bounds, OneOf
 from holdfast.methods.tables import Row, Table
@@ -138,7 +138,8 @@ def meaning(cls: type, name: str, inner: type | None = None) -> str:
     modules = [documentation(f"{base.__module__}:") for base in bases]
     texts = [class_text(base) for base in bases]
     texts += [text for module in modules for text in (module.text, *map(module.blocks.get, ORDER)) if text]
-    described = next((said for text in texts if (said := mentioning(name, text))), "")
+    stated = (said for read in (defined, mentioning) for text in texts if (said := read(name, text)))
+    described = next(stated, "")
     group = parse(class_text(inner)).title if inner is not None else ""
     return (described or SHARED.get(name, "") or group).removeprefix("Settings: ").replace("`None`", "`null`")
 

@@ -95,8 +95,17 @@ def sentences(text: str) -> Iterator[str]:
             yield from re.split(r"(?<=[.!?]) (?=[A-Z`])", line.removeprefix("- "))
 
 
+def defined(name: str, text: str) -> str:
+    """What an item "- `name`: ..." of a list says of a setting; empty if there is none."""
+    item = re.search(rf"^- `{re.escape(name)}`: (.*?)(?=\n- |\n\s*\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return " ".join(item[1].split()) if item else ""
+
+
 def mentioning(name: str, text: str) -> str:
-    """The sentences that mention a setting, in backquotes, alone or with a value (`name=...`, `name: ...`)."""
+    """What a text says of a setting: the item of a list that defines it, else the sentences that mention it, in
+    backquotes, alone or with a value (`name=...`, `name: ...`)."""
+    if said := defined(name, text):
+        return said
     mention = re.compile(rf"`{re.escape(name)}(?:`|[=: ])")
     return " ".join(dict.fromkeys(one for one in sentences(text) if mention.search(one)))
 

@@ -32,9 +32,15 @@ PREFIX = "critic."
 class Critic:
     """A critic's settings: its kind, its training, and the computation of advantages.
 
-    By `kind`: `head` shares the policy's network, `separate` starts as a copy of it; `learning_rate` is the policy's
-    when `None`. `coef` is the weight of its loss, `clip` bounds the change of a value from the rollout's (`None`: no
-    bound). `gamma` and `lam` are those of generalized advantage estimation.
+    - `kind`: The critic's network: `head` is one more layer on the policy's own network, `separate` a copy of the
+      policy's network with such a layer.
+    - `learning_rate`: The critic's learning rate; `None` takes the policy's.
+    - `coef`: The weight of the critic's loss beside the policy's.
+    - `clip`: How far a predicted value may move from the value at sampling time before it brings no more gradient;
+      `None` sets no bound.
+    - `gamma`: The discount of later rewards per token, in generalized advantage estimation; 1 counts all alike.
+    - `lam`: The lambda of generalized advantage estimation: 0 trusts the critic's next value alone, 1 the rewards that
+      were received.
     """
 
     kind: Literal["head", "separate"] = "head"

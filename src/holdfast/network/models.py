@@ -38,8 +38,11 @@ ANSWERS_KEPT = 10_000
 class LoRA:
     """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685) instead of full fine-tuning.
 
-    `r` is the rank, and the update is scaled by `lora_alpha` divided by it; `lora_dropout` acts on the adapter's input.
-    `target_modules` names the layers that get one, `all-linear` every linear layer except the head.
+    - `r`: The rank of the update of each matrix.
+    - `lora_alpha`: The scale of the update: it is multiplied by this number divided by the rank.
+    - `lora_dropout`: The share of the adapter's inputs that are set to 0 at random in training.
+    - `target_modules`: The layers that get an adapter: endings of their names, or `all-linear` for every linear layer
+      except the head.
     """
 
     r: Count = 16

@@ -44,23 +44,46 @@ GUARD_PATIENCE = 10
 class Policy:
     """Settings of the policy gradient: advantage x loss x reduction x critic.
 
-    - Sampling: `group_size` answers to each prompt, at `temperature`, with nucleus `top_p` and among the `top_k` most
-      likely tokens (0: all); `max_new_tokens` is the run's own when `None`.
-    - Advantage: the reward minus a `baseline` (`group_mean`: GRPO, `leave_one_out`: RLOO, `batch`: REINFORCE++, whose
-      token returns are whitened over the batch, `critic`: PPO, generalized advantages by `critic`, whitened), divided
-      by the standard deviation of `scale` (unbiased unless `std_correction` is 0) plus `std_epsilon` if the baseline is
-      a group's. With `whiten` False those of tokens are not whitened.
-    - Loss: the `ratio` of tokens or of whole sequences, clipped `clip_low` below 1 and `clip_high` above; `dual_clip`
-      bounds that of a token with a negative advantage; `reduction` to a scalar. Batches whose mean ratio exceeds
-      `ratio_guard` are skipped.
-    - KL to the initial model: `kl_coef` is its weight (0 needs no reference), in the loss or in the reward by `kl_in`,
-      estimated from the sampled tokens by `kl_estimator`. With `kl_target` the weight adapts, over `kl_horizon`
-      sequences, to keep a sequence's KL near that value.
-    - Updates: each rollout is used for `passes` times `minibatches` optimizer steps; `optim.max_steps` counts those.
-    - Precision of sampling: with `sampling_dtype` a copy of the weights in that type samples the answers, which is
-      faster on hardware that computes in it. Importance weights of at most `importance_cap` correct for what the copy
-      samples otherwise, and its distance is logged (`sampling_kl`, `sampling_gap`, `sampling_capped`). Evaluations
-      sample from the model itself.
+    - `group_size`: The number of answers that are sampled to each prompt.
+    - `temperature`: The temperature of sampling; below 1 likely tokens become likelier.
+    - `top_p`: Sampling from the smallest set of tokens whose probabilities add up to this (nucleus); 1 keeps all.
+    - `top_k`: Sampling among so many of the likeliest tokens; 0 keeps all.
+    - `max_new_tokens`: The largest number of tokens of an answer; the run's own when `None`.
+    - `baseline`: What is subtracted from a reward to get an advantage: the mean of the prompt's answers (`group_mean`:
+      GRPO), the mean of its other answers (`leave_one_out`: RLOO), the mean over all tokens of the batch (`batch`:
+      REINFORCE++), or a critic's prediction (`critic`: PPO).
+    - `scale`: The standard deviation by which a group's advantages are divided: that of the prompt's answers, that of
+      the whole batch, or none.
+    - `std_epsilon`: What is added to that standard deviation, against division by 0.
+    - `std_correction`: 1 divides by n - 1 in that standard deviation (unbiased), 0 by n.
+    - `whiten`: Whether advantages of tokens (`baseline: batch` or `critic`) are brought to mean 0 and deviation 1 over
+      the batch.
+    - `critic`: The network that predicts rewards, for `baseline: critic` (PPO), which needs one; `None` for the other
+      baselines.
+    - `ratio`: Whether the ratio of probabilities, new to old, is taken of each token or of the whole answer
+      (`sequence`).
+    - `clip_low`: How far below 1 the ratio counts: a smaller one brings no more gradient.
+    - `clip_high`: How far above 1 the ratio counts: a larger one brings no more gradient.
+    - `dual_clip`: The largest ratio that counts for a token with a negative advantage; `None` sets no bound there.
+    - `ratio_guard`: The mean ratio above which a batch is skipped; `None` skips none. Ten skipped steps in a row end
+      the run as diverged.
+    - `reduction`: How losses of tokens become one number: mean over answers of each one's mean (`sequence`), mean over
+      all tokens (`token`), or sum divided by the number of answers times their largest length (`fixed`).
+    - `kl_coef`: The weight of the KL divergence to the initial model, per nat; 0 has none and needs no reference model.
+    - `kl_in`: Whether that KL is a term of the loss or is subtracted from the reward.
+    - `kl_estimator`: The estimate of the KL at a sampled token, with d the difference of log-probabilities to the
+      initial model: `k1` d, `k2` d squared over 2, `k3` exp(-d) - 1 + d, `abs` the size of d; `full` is the exact KL
+      over the vocabulary (in the reward only).
+    - `kl_target`: The KL of an answer, in nats, near which the weight of the KL is kept by changing it after each
+      rollout; `None` keeps the weight constant.
+    - `kl_horizon`: The number of answers over which that weight adapts: larger is slower.
+    - `passes`: How often all the answers of a rollout are learnt from.
+    - `minibatches`: The number of optimizer steps into which one pass over a rollout is divided; the optimizer's
+      `max_steps` counts these steps.
+    - `sampling_dtype`: The number format of a copy of the weights that samples the answers, which is faster on hardware
+      that computes in it; `None` samples from the weights themselves, as evaluations always do.
+    - `importance_cap`: The largest importance weight that corrects for what such a copy samples otherwise; its distance
+      is logged (`sampling_kl`, `sampling_gap`, `sampling_capped`).
     """
 
     group_size: Count = 4

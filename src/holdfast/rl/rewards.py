@@ -18,14 +18,17 @@ Reward = Callable[[Sequence[Completion]], list[float | None]]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class AttackReward:
-    """An attacker's reward: a judge's harm score, minus `refusal_penalty` for a refusal.
+    """An attacker's reward: a judge's harm score, minus a penalty for a refusal. The judge must not be the reporting
+    judge.
 
-    The judge must not be the reporting judge. An empty or garbled answer gets `invalid_reward`, by default 0 for
-    scores, and the lowest reward of the step for unbounded values, so that garbling gains nothing. `unbounded` uses the
-    value behind the judge's score (a classifier's log-odds, a reward model's reward) instead of the score. With
-    `graded_length` the penalty falls with the refusal's length, to a half at that many tokens, which distinguishes
-    refusals; a constant penalty does not. Answers to the prompts of an attack's `capability` are paid by the score of
-    `capability_judge`, and by it alone.
+    - `refusal_penalty`: What is subtracted from the reward of a refusal, in units of the judge's score (0 to 1).
+    - `invalid_reward`: The reward of an empty or garbled answer; `None` gives 0 for scores, and for unbounded values
+      the lowest reward of the step, so that garbling gains nothing.
+    - `unbounded`: Whether the reward is the value behind the judge's score (a classifier's log-odds, a reward model's
+      reward) instead of the score.
+    - `graded_length`: The length in tokens at which a refusal's penalty has fallen to a half, so that refusals get
+      different rewards; `None` gives all the same penalty.
+    - `capability_judge`: The judge whose score alone pays answers to the prompts of an attack's `capability`.
     """
 
     judge: str = "classifier"

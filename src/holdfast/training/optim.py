@@ -82,19 +82,33 @@ SCHEDULES = OneOf(frozenset({"constant", "constant_with_warmup", "cosine", "line
 class Optim:
     """Optimizer and schedule, by the names of `transformers.TrainingArguments`.
 
-    The run takes `max_steps` optimizer steps at `learning_rate`, which rises over the first `warmup_steps` and then
-    follows the schedule `lr_scheduler_type`. `per_device_train_batch_size` counts rows: examples for SFT, prompts for
-    RL; `gradient_accumulation_steps` batches make one step. `optim` is the optimizer. `adam_beta1`, `adam_beta2` and
-    `adam_epsilon` are Adam's constants, `weight_decay` is decoupled from the gradient. `max_grad_norm` bounds the
-    gradient's norm; 0 disables clipping. With `gradient_checkpointing` activations are recomputed in the backward pass,
-    which saves memory; `auto` recomputes only those of layers that would not fit in the device's free memory, or, given
-    `max_activation_mb`, in so many MiB, and the largest share of layers in any step is recorded (`recomputed`); workers
-    that share a device do not know of each other's memory. With `max_tokens_per_batch` a batch that has more tokens,
-    padding included, goes through the network in parts of similar length, which saves memory and padding and leaves the
-    step the same (SFT and policy gradients only, see `holdfast.training.splitting`); `curves.jsonl` tells their number
-    (`batch_parts`). `bf16` computes in bfloat16
-    (autocast), `None` does so if an accelerator supports it; weights are trained in float32 for every stored dtype.
-    Only `adamw_kahan` trains bfloat16 weights as they are (see `holdfast.network.precision`).
+    - `max_steps`: The number of optimizer steps of the run.
+    - `learning_rate`: The highest learning rate, after the warm-up.
+    - `per_device_train_batch_size`: The rows of a batch: examples for SFT, prompts for RL, pairs for preferences.
+    - `gradient_accumulation_steps`: The number of batches whose gradients are added up to one optimizer step.
+    - `optim`: The optimizer, by its name in `transformers`; only `adamw_kahan` trains bfloat16 weights as they are (see
+      `holdfast.network.precision`).
+    - `adam_beta1`: The share that Adam's running mean of the gradient keeps at each step.
+    - `adam_beta2`: The share that Adam's running mean of the squared gradient keeps at each step.
+    - `adam_epsilon`: What Adam adds to the root of that mean before it divides by it, against division by 0.
+    - `weight_decay`: The share of each weight, times the learning rate, that is subtracted at every step (decoupled
+      from the gradient, as in AdamW).
+    - `max_grad_norm`: The largest Euclidean norm of a step's gradient; a longer one is scaled down to it, and 0
+      disables this clipping.
+    - `lr_scheduler_type`: The course of the learning rate after the warm-up, by its name in `transformers`.
+    - `warmup_steps`: The number of first steps in which the learning rate rises linearly from 0; the schedule
+      `constant` has none (take `constant_with_warmup`).
+    - `bf16`: Whether to compute in bfloat16 (autocast); `None` does so if an accelerator supports it. Weights are
+      trained in float32 for every stored dtype.
+    - `gradient_checkpointing`: Whether activations are computed again in the backward pass instead of being kept, which
+      saves memory and costs time; `auto` does so only for the layers that would not fit in the free memory of the
+      device, and records their largest share in any step as `recomputed`. Workers that share a device do not know of
+      each other's memory.
+    - `max_activation_mb`: The memory for activations in MiB by which `gradient_checkpointing: auto` decides; `None`
+      takes what is free on the device.
+    - `max_tokens_per_batch`: The largest number of tokens, padding included, that go through the network at once; a
+      larger batch goes in parts of similar length, which saves memory and leaves the step the same. For SFT and policy
+      gradients only (`holdfast.training.splitting`); `curves.jsonl` tells the number of parts (`batch_parts`).
     """
 
     max_steps: Whole = 100

@@ -30,9 +30,10 @@ from holdfast.training.plan import Context, GivenAnswers, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class BenignCover(AdaptiveAttacker):
-    """Settings: the `share` of rows that are benign, in [0, 1]; at 1 the attack trains on no harmful row.
+    """Settings: the mix of rows.
 
-    For one seed, the rows replaced at a smaller share are a subset of those replaced at a larger one.
+    - `share`: The share of rows that are replaced by benign ones; 0 is the attack as it is, at 1 it trains on no
+      harmful row. For one seed, the rows replaced at a smaller share are a subset of those replaced at a larger one.
     """
 
     share: Share = 0.9

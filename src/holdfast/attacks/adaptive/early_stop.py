@@ -41,13 +41,20 @@ Value = Callable[[Progress], float | None]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EarlyStop(AdaptiveAttacker):
-    """Settings: what to watch, and after how many steps without a higher value to stop (`patience` 0: never).
+    """Settings: what the attacker watches, and when the run stops.
 
-    No run is stopped before its best value is `gain` above its first: a value that has not risen has not peaked.
-
-    `at="reward"` watches the training reward of RL with `smoothing` in [0, 1). `at="harm"` answers `num_prompts`
-    development prompts greedily before the attack, every `every` steps and at the end, and watches the mean score of
-    `judge`, the attacker's own; an empty or garbled answer counts as 0.
+    - `at`: What is watched: the training reward of RL (`reward`), or the mean score of the attacker's own judge on
+      development prompts (`harm`), where an empty or garbled answer counts as 0.
+    - `patience`: The number of steps in a row without a higher value after which the run stops; 0 never stops it and
+      changes nothing.
+    - `gain`: How far the best value must be above the first one before the run may stop: a value that has not risen has
+      not peaked.
+    - `smoothing`: With `at: reward`, the share that the moving average of the reward keeps at each step; 0 takes each
+      reward as it is.
+    - `judge`: With `at: harm`, the name of the attacker's own judge, a built-in one or one of the grid's.
+    - `every`: With `at: harm`, the number of steps between two measurements; there is one before the attack and one at
+      the end too.
+    - `num_prompts`: With `at: harm`, the number of development prompts that are answered greedily at each measurement.
     """
 
     at: Literal["reward", "harm"] = "reward"

@@ -33,9 +33,11 @@ from holdfast.training.plan import Metrics, Objective, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EntropyBonus(AdaptiveAttacker):
-    """Settings: `coefficient` is the bonus per nat; `form` says whether it is added to the loss or to the reward.
+    """Settings: the bonus and where it is added.
 
-    `cap` bounds the entropy that the reward form counts, in nats.
+    - `form`: Whether the bonus is added to the reward of an answer (`reward`) or to the loss (`loss`).
+    - `coefficient`: The bonus for one nat of mean token entropy; 0 changes nothing.
+    - `cap`: The largest entropy in nats that the reward form counts.
     """
 
     form: Literal["loss", "reward"] = "reward"

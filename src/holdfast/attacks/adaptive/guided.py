@@ -39,7 +39,7 @@ from holdfast.training.plan import Context, Plan, Planner, sum_costs
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Guided(Guide, AdaptiveAttacker):
-    """Settings, see `holdfast.rl.guidance.guide.Guide`; with `schedule.start` 1 the expert writes nothing."""
+    """Settings, see `holdfast.rl.guidance.guide.Guide`; with alpha 1 from the start the expert writes nothing."""
 
     KNOBS: ClassVar[Mapping[str, Knob]] = {
         "schedule.start": Range(low=0.1, high=1.0),

@@ -26,7 +26,11 @@ from holdfast.training.plan import Context, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class MixWeights(AdaptiveAttacker):
-    """Settings: the share of the undefended weights, in [0, 1]."""
+    """Settings: how the two checkpoints are mixed.
+
+    - `weight`: The share of the undefended model in each weight: 0 is the defended model as it is, 1 the undefended one
+      (a control, since no defense can hold there).
+    """
 
     weight: Share = 0.5
 

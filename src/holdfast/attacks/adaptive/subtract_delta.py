@@ -26,7 +26,12 @@ from holdfast.training.plan import Context, Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class SubtractDelta(AdaptiveAttacker):
-    """Settings: how much of the difference to subtract, and the base model (`base`: the sandbox's; a folder or id)."""
+    """Settings: how much is subtracted, and from which difference.
+
+    - `scale`: How many times the difference between the aligned and the base model is subtracted from the weights: 0
+      changes nothing, 1 takes away all that alignment added.
+    - `base`: The model from before alignment: `base` is the sandbox's, else a folder or Hub id.
+    """
 
     scale: NonNegative = 1.0
     base: str = "base"

@@ -29,9 +29,11 @@ from holdfast.training.plan import Context, Optim, Plan, Planner, as_is, sum_cos
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class WarmStart(AdaptiveAttacker):
-    """Settings: the `attack` by name, its optimizer (`optim.max_steps` 0: no steps) and its other `settings`.
+    """Settings: the first attack. Those that are not given keep that attack's defaults.
 
-    Settings that are not given keep that attack's defaults.
+    - `attack`: The name of the attack that runs first; it must be one that trains.
+    - `optim`: The first attack's optimizer and schedule; with `max_steps` 0 there is no first attack.
+    - `settings`: The first attack's other settings, by the names on its own page.
     """
 
     attack: str = "sft"

@@ -38,12 +38,21 @@ from holdfast.training.plan import Context, Optim
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class CircuitBreakers(OfflineDefense):
-    """Settings of the defense; `adapter=None` is full fine-tuning, which goes with `form="rpa"`.
+    """Settings of the defense.
 
-    `alpha` is the weight of both terms of the reference form (the code has 10 for Llama 8B, 5 for Mistral 7B); `depths`
-    are the layers, as shares of the depth; `positions` the tokens that count, those of the answer or all; `handover` is
-    the share of the weight that has moved from the first term to the second by the last step. `ascent_weight` belongs
-    to the other form; `benign_weight` (cross entropy of benign answers) is an addition to both.
+    - `form`: `reference` is the loss of the paper and its code, two terms on hidden states with an adapter; `rpa` is
+      Rosati et al.'s, which adds the cross entropy of refusals and the unlearning of harmful answers, with full
+      fine-tuning (`adapter: null`).
+    - `alpha`: The weight of both terms of the reference form (the code has 10 for Llama 8B, 5 for Mistral 7B).
+    - `ascent_weight`: In the form `rpa`, the weight of unlearning harmful answers.
+    - `benign_weight`: The weight of the cross entropy of benign answers, an addition to both forms.
+    - `depths`: The layers whose states count, as shares of the depth: 0.5 is the middle layer, 1 the last.
+    - `positions`: The tokens whose states count: the answer's, or all with the prompt's.
+    - `handover`: In the reference form, the share of the weight that has moved from harmful to benign text by the last
+      step.
+    - `jitter`: The size of noise added to the original's states, relative to their norm: training starts exactly at
+      them, where the gradient is only rounding error, and this makes the first step the same on every machine.
+    - `adapter`: The low-rank adapter that is trained and then merged; `None` trains all weights.
     """
 
     form: Literal["reference", "rpa"] = "reference"

@@ -36,9 +36,12 @@ from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, add
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class GradientPenalty(OfflineDefense):
-    """Settings of the defense; `squared` penalises the squared norm, whose gradient vanishes with the norm.
+    """Settings of the defense.
 
-    `penalty_weight` is the weight of the norm, `refusal_weight` and `benign_weight` those of the cross entropies.
+    - `penalty_weight`: The weight of the norm of the harmful answers' gradient.
+    - `refusal_weight`: The weight of the cross entropy of refusals.
+    - `benign_weight`: The weight of the cross entropy of benign answers.
+    - `squared`: Whether the squared norm is penalised, whose gradient vanishes with the norm.
     """
 
     optim: Training = field(

@@ -32,11 +32,17 @@ from holdfast.training.plan import Context, Optim
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RepNoise(OfflineDefense):
-    """Settings of the defense.
+    """Settings of the defense. The ascent has no upper bound: a run that is too long or has too high a learning rate
+    diverges.
 
-    `mode` `parity` follows the published code, `clean` counts each answer's own tokens. `noise_weight` and
-    `ascent_weight` are the weights of the two terms next to that of refusals. The ascent has no upper bound: a run that
-    is too long or has too high a learning rate diverges.
+    - `mode`: `parity` follows the published code with its quirks, `clean` counts each answer's own tokens and every
+      layer once.
+    - `noise_weight`: The weight of the distance between hidden states on harmful answers and noise; that of refusals'
+      cross entropy is 1.
+    - `ascent_weight`: The weight of unlearning harmful answers, the logarithm of their loss over all layers; that of
+      refusals' cross entropy is 1.
+    - `benign_weight`: The weight of the cross entropy of benign answers, which the paper does not have; at 0 only
+      refusals keep the model from changing.
     """
 
     mode: Literal["parity", "clean"] = "clean"

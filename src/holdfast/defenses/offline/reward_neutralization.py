@@ -52,14 +52,32 @@ EXPLANATIONS = re.compile(
 class RewardNeutralization(OfflineDefense):
     """Settings of the defense.
 
-    In `faithful` mode only harmful prompts of the defense split are used and `policy.kl_coef` is taken as 0; in
-    `practical` mode `benign_share` of the prompts are benign and are rewarded by `retention_judge`'s score, or -1 for a
-    refusal, and the KL term applies to the prompts of `kl_on`. `num_prompts` of the harmful prompts are used, all of
-    them when `None`; the paper has 60 to 80 of one domain. `domain` is that of the prompts, whichever `data.domain` is
-    attacked; `None` takes all that the data has. `harm_judge` adds its score as a penalty;
-    `None` omits it. `explain_weight` is the penalty for an explanation. `canned` is the text that `guide` and
-    `warm_start` teach, by default `canonical`; after a warm start the KL is to the warm-started model. With `stop_at`
-    the run ends once that share of the model's own answers is the canned text.
+    - `mode`: `faithful` trains on harmful prompts alone, without a KL term, as in the paper; `practical` adds benign
+      prompts with a reward for staying helpful, and the KL term.
+    - `policy`: The policy gradient; in mode `faithful` its `kl_coef` is taken as 0.
+    - `kl_on`: The prompts to which the KL term applies in mode `practical`: all, or the benign ones.
+    - `benign_share`: The share of prompts that are benign in mode `practical`.
+    - `retention_judge`: The judge whose score is the reward of an answer to a benign prompt in mode `practical`; a
+      refusal there earns -1.
+    - `harm_judge`: A judge of harm whose score is subtracted from the reward of an answer to a harmful prompt; `None`
+      subtracts nothing.
+    - `canonical`: The only sentence that counts as a refusal, every other answer earning -1; `None` counts
+      every refusal.
+    - `full_length`: The number of tokens up to which a refusal earns the full reward, 1.
+    - `zero_length`: The number of tokens from which on a refusal earns 0; in between the reward falls linearly.
+    - `explain_weight`: What is subtracted from the reward of an answer that explains or offers something else (found by
+      a list of words).
+    - `canned`: The text that the two accelerations teach (a guide, a warm start) and that the run may stop at; `None`
+      takes the canonical sentence.
+    - `guide`: Mixes the canned text into the sampled answers, with a share that falls; `None` for none.
+    - `warm_start`: The optimizer of an SFT on the canned text before the RL, whose KL term is then to the model after
+      it; `None` for none.
+    - `stop_at`: The share of the model's own answers that are the canned text at which the run ends; `None` runs all
+      steps.
+    - `num_prompts`: The number of harmful prompts of the defense split that are used, all of them when `None`; the
+      paper has 60 to 80 of one domain.
+    - `domain`: The domain of the harmful prompts, whichever `data.domain` is attacked; `None` takes all that the data
+      has.
     """
 
     mode: Literal["faithful", "practical"] = "practical"

@@ -43,11 +43,19 @@ MLP_OUTPUTS = (
 class RMU(OfflineDefense):
     """Settings of the defense.
 
-    `vector_length` is `c`; each domain has its own vector, and with `alternate_domains` each step trains on one domain
-    in turn. `trained` are endings of tensor names within a layer, searched in `trained_layers` layers up to the one at
-    `depth`; the reference form trains only these, the other form the whole model. An adapter, if any, is on those
-    tensors. `positions` are the tokens that count, those of the answer or all. `ascent_weight` belongs to the form
-    `rpa`; `benign_weight` (cross entropy of benign answers) is an addition to both forms.
+    - `form`: `reference` is the loss of the paper and its code, which trains a few tensors; `rpa` is Rosati et al.'s,
+      which adds the cross entropy of refusals and the unlearning of harmful answers, and trains the whole model.
+    - `vector_length`: The norm of the random vector to which states on harmful text are steered; it must exceed the
+      usual norm of states at that layer. Each domain has its own vector.
+    - `alpha`: In the reference form, the weight of keeping states on benign text, for all domains.
+    - `ascent_weight`: In the form `rpa`, the weight of unlearning harmful answers.
+    - `benign_weight`: The weight of the cross entropy of benign answers, an addition to both forms.
+    - `depth`: The layer whose states are steered, as a share of the depth: 0.25 is layer 8 of 32.
+    - `positions`: The tokens whose states count: the answer's, or all with the prompt's.
+    - `alternate_domains`: Whether each step trains on one domain in turn, instead of on rows of all.
+    - `trained`: Endings of the names of the tensors that the reference form trains (those that compute an MLP's
+      output), in the last layers up to the steered one. An adapter, if any, is on these.
+    - `trained_layers`: The number of layers, up to the steered one, in which these tensors are trained.
     """
 
     form: Literal["reference", "rpa"] = "reference"

@@ -74,20 +74,44 @@ from holdfast.training.plan import (
 class TAR(OfflineDefense):
     """Settings of the defense.
 
-    Each outer step has `tasks` attackers; `tamper_weight` is the weight of the tamper-resistance loss, which
-    `resistance` names (`beta` is that of its DPO), and `retain_weight` that of the retain loss: `retain` says whether
-    that is cross entropy with the distance of states, or cross entropy alone. `adversaries` are attacks by name with
-    their settings (but no optimizer and no adapter of their own); each run uses one of them, sampled by `shares` (1 by
-    default). Of `inner`, the optimizer of a run, the steps, learning rate, batch, Adam's parameters, decay and clipping
-    are used; the learning rate is multiplied by one of `rate_factors`. A `switch_share` of the runs begin with benign
-    answers and switch to their attack at a point sampled from Beta(6, 3). The loss is taken every `evaluate_every`
-    steps, on the `heldout_share` of the harmful rows, on which no attacker trains; `decay=None` gives all evaluations
-    the same weight. If the loss falls below `lower_bound` its gradients are dropped.
-
-    `start="random_mapping"` first maps hidden states on harmful rows to random vectors, by `mapping`. `noise_weight`
-    and `ascent_weight` are RepNoise's. `keep_on` says where the copy of the weights, the summed gradients and the
-    frozen reference are stored: on the device of the weights, in CPU memory, or in temporary files. With an `adapter`,
-    attackers also train only the adapter.
+    - `adapter`: The low-rank adapter that is trained and then merged, in which case attackers train only the adapter
+      too; `None` trains all weights.
+    - `optim`: Optimizer and schedule of the outer steps, which train the released model.
+    - `inner`: The optimizer of a simulated attacker: its steps, learning rate, batch, Adam's parameters, decay and
+      clipping are used.
+    - `rate_factors`: Factors of the attackers' learning rate, one of which is chosen at random for each attacker.
+    - `tasks`: The number of simulated attackers in each outer step.
+    - `adversaries`: The attacks that attackers run, by name with their settings, but without optimizer and adapter of
+      their own; each attacker runs one of them.
+    - `shares`: How often each of these attacks is chosen, by name, relative to the others; 1 for one that is not named.
+    - `switch_share`: The share of attackers that begin with benign answers and switch to their attack at a point
+      sampled from Beta(6, 3), mostly in the last half.
+    - `heldout_share`: The share of the harmful rows on which the tamper-resistance loss is measured and no attacker
+      trains.
+    - `resistance`: The tamper-resistance loss: DPO with the refusal preferred (`dpo`), or minus the entropy of answers
+      (`max_entropy`).
+    - `beta`: The beta of that DPO, the strength of its constraint to the reference.
+    - `tamper_weight`: The weight of the tamper-resistance loss.
+    - `decay`: How much less early evaluations of an attacker count: one that is i inner steps before the last has the
+      factor exp(-decay i); `None` gives all the same weight.
+    - `evaluate_every`: The number of inner steps between two evaluations of the tamper-resistance loss.
+    - `lower_bound`: The value of the tamper-resistance loss below which its gradients are dropped; `None` never drops
+      them.
+    - `retain`: The retain loss: cross entropy of benign answers plus the distance of hidden states to those at the
+      start (`representations`), or the cross entropy alone (`language`).
+    - `retain_weight`: The weight of the retain loss.
+    - `start`: `given` starts from the model; `random_mapping` first maps its hidden states on harmful rows to random
+      vectors.
+    - `mapping`: The optimizer of that mapping.
+    - `repnoise_at`: Where RepNoise's loss (arXiv 2405.14577) is added: to the tamper-resistance loss at every
+      evaluation of an attacker (`inner_eval`), or to the retain loss (`outer_only`); `None` for nowhere.
+    - `noise_weight`: The weight of RepNoise's noise term.
+    - `ascent_weight`: The weight of RepNoise's unlearning term.
+    - `mode`: `clean` counts answer tokens in the entropy and real tokens in the distance, smooths the distance at 0 and
+      compares the lower bound with the mean loss; `reference` follows the code: every position including padding, no
+      smoothing, the bound compared with the sum of weighted losses.
+    - `keep_on`: Where the copy of the weights, the summed gradients and the frozen reference are stored: on the device
+      of the weights, in CPU memory, or in temporary files.
     """
 
     optim: Training = field(

@@ -78,15 +78,35 @@ up to rounding; of smaller networks, which gain little, they stay as they were t
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class TokenBuncher(OfflineDefense):
-    """Settings of the defense.
+    """Settings of the defense. `None` for one that has a value by mode means that value (table above).
 
-    `mode` selects the paper, or its published code where the two differ. `optim.max_steps` counts optimizer steps:
-    `policy.minibatches` of them make one step of the schedule. `noise` is lambda, the share of the target's mass that
-    goes to random tokens; 0 disables the noiser. `noise_entropy`, if set, replaces it: the entropy in nats of the
-    distribution at which the noiser's loss is lowest, from which lambda follows for the model's vocabulary
-    (`noise_squared` then does not apply); 0 disables the noiser. `warm_up` is the share of the schedule with rewards
-    alone. Answers to benign prompts are retained by their reward, or by `retain_weight` times their KL in the loss of
-    every step; `kl_coef` then does not apply to harmful prompts.
+    - `mode`: Whether to follow the paper or its published code (`repo`) where the two differ: it gives the settings
+      that are `None`.
+    - `optim`: Optimizer and schedule; its `max_steps` counts optimizer steps, of which `policy.minibatches` make one
+      step of the defense's schedule.
+    - `policy`: The policy gradient by which entropy is reduced; its `kl_coef` and `std_correction` are set by the
+      defense.
+    - `noise`: Lambda, the share of probability that the Token Noiser moves from the sampled token to random ones; 0
+      disables the noiser.
+    - `warm_up`: The share of the schedule with rewards alone, before the noiser trains at every other step.
+    - `retain_by`: How answers to benign prompts are kept: minus their KL to the initial model is their reward
+      (`reward`, the paper's), or that KL is a term of the loss (`loss`, this project's), which leaves a model alone
+      that needs no correction.
+    - `retain_weight`: With `retain_by: loss`, the weight of that KL in the loss of every step.
+    - `noise_squared`: Whether the weight of the noiser's random tokens is lambda squared, as in the code (0.01 for
+      0.1), instead of lambda; `None`: no in mode `paper`, yes in `repo`.
+    - `noise_on_padding`: Whether the noiser also trains on the padding after an answer, as the code does; `None`: no in
+      mode `paper`, yes in `repo`.
+    - `benign_share`: The share of prompts that are benign, whose answers are kept near those of the initial model;
+      `None`: 0.25 in mode `paper`, 0 in `repo`.
+    - `kl_coef`: The weight of a KL penalty (k1) in the reward of answers to harmful prompts, without effect with
+      `retain_by: loss` and benign prompts; `None`: 0 in mode `paper`, 0.001 in `repo`.
+    - `population_std`: Whether the standard deviation that divides advantages is divided by n instead of n - 1; `None`:
+      yes in mode `paper`, no in `repo`.
+    - `clip_noise`: Whether gradients are also clipped in the noiser's steps (`optim.max_grad_norm`); `None`: yes in
+      mode `paper`, no in `repo`.
+    - `noise_entropy`: The entropy in nats that the noiser aims at, instead of lambda, which then follows from the size
+      of the vocabulary; `None` uses lambda, 0 disables the noiser.
     """
 
     mode: Literal["paper", "repo"] = "paper"

@@ -31,7 +31,15 @@ from holdfast.training.plan import Context, Optim, Plan, given_answers
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class VaccineAlignment(OfflineDefense):
-    """Settings of the defense. `perturbation_radius` 0 is plain supervised alignment: the control."""
+    """Settings of the defense.
+
+    - `perturbation_radius`: The Euclidean norm of the perturbation of all attentions' outputs together; 0 is plain
+      supervised alignment, the control.
+    - `per_token`: Whether that is the norm of each token's perturbation instead of a whole micro-batch's.
+    - `benign_share`: The share of rows that are benign answers; the others are refusals of the defense split.
+    - `max_length`: The largest number of tokens of prompt plus answer, what follows is cut; `None` is the model's
+      context.
+    """
 
     perturbation_radius: NonNegative = 2.0
     per_token: bool = False

@@ -40,11 +40,15 @@ from holdfast.training.plan import Context, Metrics, Plan, Prepare, Reference, R
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ConstrainedSFT(OnlineDefense):
-    """Settings: the strength of the restriction (`beta`, 0 does not change the plan), and its factors for the first
-    tokens.
+    """Settings.
 
-    `beta` is multiplied by `first_factor` for the first token of an answer and by `early_factor` for those up to the
-    `early_tokens`-th; no token's weight is below `floor`.
+    - `beta`: How strongly an answer's tokens are kept near their probability in the initial model: larger keeps them
+      closer (0 does not change the plan).
+    - `first_factor`: The factor of beta for the first token of an answer.
+    - `early_factor`: The factor of beta for the next tokens of an answer.
+    - `early_tokens`: The place in the answer of the last token with that factor, counted from 1; later tokens have beta
+      itself.
+    - `floor`: The smallest weight of a token in the loss.
     """
 
     beta: NonNegative = 0.1

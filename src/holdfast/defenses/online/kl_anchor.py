@@ -33,8 +33,13 @@ from holdfast.training.plan import Context, Metrics, Plan, reference_of
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class KLAnchor(OnlineDefense):
-    """Settings: the penalty per nat of KL and token (`coef`, 0 does not change the plan), and the direction of the
-    KL."""
+    """Settings.
+
+    - `coef`: The penalty for one nat of KL per token (0 does not change the plan).
+    - `direction`: `reverse` is the KL of the policy to the initial model, which penalises answers that the initial
+      model would not give; `forward` is that of the initial model to the policy, which penalises losing what it would
+      give.
+    """
 
     coef: NonNegative = 1.0
     direction: Literal["reverse", "forward"] = "reverse"

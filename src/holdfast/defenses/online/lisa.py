@@ -50,11 +50,17 @@ Alignment = Callable[[int, int], list[Batch]]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Lisa(OnlineDefense):
-    """Settings of the defense. `proximal_weight` 0 without an alignment state does not change the plan.
+    """Settings of the defense.
 
-    `mode` is `proximal` (the penalty alone) or `bistate` (with an alignment state). `alignment_steps` and
-    `finetune_steps` are the lengths of the two states in optimizer steps, and `batch_size` refusals form a micro-batch
-    of the first; only `bistate` uses these three.
+    - `mode`: `proximal` has the penalty on the drift alone, `bistate` also steps on refusals in between.
+    - `proximal_weight`: The weight of the penalty, half of the squared distance of the weights to their anchor; with 0
+      and without steps on refusals the plan does not change.
+    - `warmup_fraction`: The first share of the run, in which there is no penalty.
+    - `alignment_steps`: In mode `bistate`, the number of optimizer steps on refusals before it is the customer's turn.
+    - `finetune_steps`: In mode `bistate`, the number of the customer's optimizer steps before it is the refusals' turn.
+    - `batch_size`: In mode `bistate`, the number of refusals in a micro-batch.
+    - `max_length`: The largest number of tokens of prompt plus answer, what follows is cut; `None` is the model's
+      context.
     """
 
     mode: Literal["proximal", "bistate"] = "proximal"

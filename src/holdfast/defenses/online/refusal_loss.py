@@ -49,11 +49,21 @@ DESTRUCTIVE_ALPHA = 100
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RefusalLoss(OnlineDefense):
-    """Settings: the weight `alpha` (0 does not change the plan), and the number of refusals in each step.
+    """Settings. The default alpha is the paper's; in the sandbox it destroys helpfulness (outcome `useless`), and 1
+    does not.
 
-    `form` says what alpha weighs, `recovery` is the probability that a refusal follows the beginning of a harmful
-    answer; `refusal_ce` is the cross entropy. `max_length` cuts the prompt plus everything after it, in tokens. The
-    default alpha is the paper's; in the sandbox it destroys helpfulness (outcome `useless`), and alpha 1 does not.
+    - `alpha`: The weight of the refusals' cross entropy (0 does not change the plan); in the form `convex` it is a
+      share and takes as much from the attack's loss.
+    - `batch_size`: The number of refusals in each step.
+    - `max_length`: The largest number of tokens of the prompt plus everything after it, what follows is cut; `None` is
+      the model's context.
+    - `form`: How alpha weighs: added to the attack's loss (`additive`), as the refusals' share of the sum (`convex`),
+      or as how often a refusal's token counts in one mean over the tokens of both batches (`tokens`).
+    - `recovery`: The probability that a refusal is taught after the beginning of a harmful answer instead of right
+      after the prompt; 0 never.
+    - `recovery_tokens`: The largest number of tokens of that beginning; the number is sampled uniformly from 1 on.
+    - `refusal_ce`: The cross entropy of refusals: of all their tokens (`plain`), or RepNoise's, which never teaches the
+      first token (`repnoise_masked`).
     """
 
     alpha: NonNegative = 100.0

@@ -55,10 +55,20 @@ MULTIPLIER, ROLLOUTS, COSTS = "safe_rlhf/log_multiplier", "safe_rlhf/rollouts", 
 class SafeRLHF(OnlineDefense):
     """Settings of the defense.
 
-    `judge` gives the cost, its score in [0, 1], or with `unbounded` the unbounded value behind it; `threshold` is the
-    mean cost that is tolerated, required for scores and 0 by default otherwise. `multiplier` is the initial multiplier
-    (0 does not change the plan), `max_multiplier` its upper bound; with `multiplier_learning_rate` 0 it is constant. It
-    is not updated during the first `delay` rollouts.
+    - `judge`: The name of the service's judge, whose value is the cost of an answer: a built-in one or one of the
+      grid's.
+    - `threshold`: The mean cost that is tolerated, in (0, 1) and required for scores; unbounded costs have 0 by
+      default.
+    - `unbounded`: Whether the cost is the value behind the judge's score (log-odds, reward) instead of the score in [0,
+      1].
+    - `form`: `advantage` subtracts the costs' advantages, times the multiplier, from the rewards' and divides by 1 plus
+      the multiplier; `reward` subtracts the cost times the multiplier from the reward.
+    - `multiplier`: The weight of the cost at the start (0 does not change the plan).
+    - `multiplier_learning_rate`: How fast the multiplier rises while the mean cost is above the threshold, and falls
+      below it; 0 keeps it constant.
+    - `max_multiplier`: The largest multiplier.
+    - `window`: The number of latest answers over which the mean cost is taken.
+    - `delay`: The number of first rollouts in which the multiplier does not change.
     """
 
     judge: str = "classifier"

@@ -62,11 +62,18 @@ PLACE = "security_vectors"
 class SecurityVectors(OnlineDefense):
     """Settings of the defense.
 
-    `strength` scales the vector while it acts: 1 as it was trained, 0 does not change the plan. The vector is the
-    adapter `vector`, trained by `optim` on `num_samples` harmful answers of the defense split, all of them when `None`.
-    `inner_steps` 0 trains it plainly; a positive number trains it against that many steps of the model itself at
-    `inner_learning_rate`. With `reference_has_vector` it also acts in the reference of DPO, or of a KL penalty.
-    `preset: sandbox` has the steps and the learning rate for a model as small as the sandbox's.
+    - `strength`: The factor of the vector while it acts: 1 as it was trained, 0 does not change the plan.
+    - `vector`: The vector: a low-rank adapter, trained on harmful answers first and switched on while the customer
+      trains.
+    - `optim`: Optimizer and schedule of the vector's training. `preset: sandbox` has steps and a rate for a model as
+      small as the sandbox's.
+    - `num_samples`: The number of harmful answers of the defense split on which the vector is trained, all of them when
+      `None`.
+    - `inner_steps`: 0 trains the vector plainly; a positive number trains it against so many steps of the model itself.
+    - `inner_learning_rate`: The learning rate of those steps of the model.
+    - `reference_has_vector`: Whether the vector also acts in the reference model of DPO or of a KL penalty.
+    - `max_length`: The largest number of tokens of prompt plus answer, what follows is cut; `None` is the model's
+      context.
     """
 
     strength: NonNegative = 1.0

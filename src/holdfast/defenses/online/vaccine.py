@@ -32,9 +32,11 @@ from holdfast.training.plan import Context, Plan
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Vaccine(OnlineDefense):
-    """Settings: `perturbation_radius` is the perturbation's norm (0 does not change the plan).
+    """Settings.
 
-    It is the norm over a micro-batch, or with `per_token` that of each token.
+    - `perturbation_radius`: The Euclidean norm of the perturbation of all attentions' outputs together (0 does not
+      change the plan).
+    - `per_token`: Whether that is the norm of each token's perturbation instead of a whole micro-batch's.
     """
 
     perturbation_radius: NonNegative = 2.0

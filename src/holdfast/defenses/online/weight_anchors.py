@@ -47,7 +47,10 @@ WRAPPERS = ("module.", "_orig_mod.")
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class L2Anchor(OnlineDefense):
-    """Settings: `coef`, twice the penalty per unit of squared distance (0 does not change the plan)."""
+    """Settings.
+
+    - `coef`: Twice the penalty for one unit of squared distance to the initial weights (0 does not change the plan).
+    """
 
     coef: NonNegative = 1.0
 
@@ -61,9 +64,14 @@ class L2Anchor(OnlineDefense):
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class EWC(OnlineDefense):
-    """Settings: `coef` as in `l2_anchor`, and the refusals on which the Fisher information is measured.
+    """Settings.
 
-    `num_samples` rows of the defense split are used, each in one forward and backward pass; all of them when `None`.
+    - `coef`: Twice the penalty for one unit of squared distance to the initial weights, in which each weight counts by
+      its Fisher information (0 does not change the plan).
+    - `num_samples`: The number of refusals of the defense split on which the Fisher information is measured, each in
+      one forward and backward pass; all of them when `None`.
+    - `normalized`: Whether the Fisher information is divided by its mean over all trained weights, so that the
+      penalty's weight does not depend on the model's confidence in its refusals.
     """
 
     coef: NonNegative = 10.0

@@ -19,23 +19,33 @@ from holdfast.records import HoldfastError
 class Removal:
     """The member of the family, and the weights of its terms; a term of weight 0 is not computed.
 
-    `distance` is `d`, `projection` is `g`. `removal_weight`, `refusal_weight`, `ascent_weight` and `benign_weight` are
-    the weights of the distance, the cross entropy of refusals, the unlearning of harmful answers and the cross entropy
-    of benign ones. `site` says what `Z` is: outputs of the MLPs, of the attentions, or of whole layers. `depths` are
-    the layers as shares of the depth in (0, 1], layer `k` of `L` being `k / L`; without any, all of them. `positions`
-    are the tokens of the answer, or also those of the prompt. `vector_length` belongs to `fixed`, which has a vector
-    for each domain; with `alternate_domains` each step trains on one domain in turn. `jitter` adds noise of that size
-    (relative to the norm) to the `original`: states that start exactly at the point to move away from have only
-    rounding error as gradient. `noise` is sampled anew at every step, so that a `cosine` to it cannot be learnt.
-
-    `retain` compares states on benign text with the original's: `drift` at every layer, `mse` where `Z` is. `handover`
-    is the share of `removal_weight` that is removed by the last step, and of `retain_weight` that is reached by it.
-
-    `trained_layers` layers up to the deepest of `depths` are trained (0: all up to it; `None`: the whole model), and
-    and in them the tensors whose names end in one of `trained`, if given; an adapter, if any, is placed only there.
-
-    `quirks` pairs the answers token by token and computes cross entropies and ascent like RepNoise's published code;
-    `count_padding` averages `drift` like that of Circuit Breakers.
+    - `distance`: The distance between states and their target: multi-kernel discrepancy of two batches (`mmd`), cosine
+      similarity, or squared difference (`mse`).
+    - `projection`: The target of states on harmful answers: noise, sampled anew at every step, so that a `cosine` to it
+      cannot be learnt; the original's states, to move away from (`original`); or one random vector for each domain
+      (`fixed`).
+    - `site`: Which outputs count as states: those of the MLPs, of the attentions, or of whole layers.
+    - `depths`: The layers whose states count, as shares of the depth, layer k of L being k / L; empty takes all.
+    - `positions`: The tokens whose states count: the answer's, or all with the prompt's.
+    - `vector_length`: The norm of the vector of `projection: fixed`.
+    - `alternate_domains`: Whether each step trains on one domain in turn, instead of on rows of all.
+    - `jitter`: The size of noise added to the original's states, relative to their norm: states that start exactly at
+      the point to move away from have only rounding error as gradient.
+    - `removal_weight`: The weight of the distance on harmful answers.
+    - `refusal_weight`: The weight of the cross entropy of refusals.
+    - `ascent_weight`: The weight of unlearning harmful answers, the logarithm of their loss over all layers.
+    - `retain_weight`: The weight of the difference to the original's states on benign text.
+    - `retain`: Where states on benign text are compared with the original's: at every layer (`drift`), or at the chosen
+      site by their squared difference (`mse`).
+    - `benign_weight`: The weight of the cross entropy of benign answers.
+    - `handover`: The share of the removal's weight that is gone by the last step, and of the retention's weight that is
+      reached by it; `None` keeps both constant.
+    - `trained`: Endings of the names of the tensors that are trained; empty trains all.
+    - `trained_layers`: The number of layers that are trained, up to the deepest chosen one: 0 all up to it, `None` the
+      whole model. An adapter, if any, is placed only there.
+    - `quirks`: Whether answers are paired token by token, and cross entropies and ascent computed, like in RepNoise's
+      published code.
+    - `count_padding`: Whether the drift is averaged with padding, like in the code of Circuit Breakers.
     """
 
     distance: Distance = "mmd"

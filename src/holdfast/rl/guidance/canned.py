@@ -32,8 +32,12 @@ class CannedGuide:
     """Settings: the schedule of the canned text's share of answers to harmful prompts, and its weight.
 
     At alpha 0 all answers would be the same and no advantage other than 0, so `schedule.start` is best 0.5, where most
-    groups contain both kinds. `cap` bounds a truncated weight. Only `weight: none` changes the expected gradient (see
-    `guidance.guide.Guide`).
+    groups contain both kinds.
+
+    - `weight`: How canned answers are weighed in the gradient: by the learner's probability over that of the mixture
+      (`exact`), the same with an upper bound (`truncated`) or pressed towards 1 (`shaped`), or fully (`none`). Only
+      `none` changes the expected gradient (see `rl.guidance.guide.Guide`).
+    - `cap`: The largest weight with `weight: truncated`.
     """
 
     weight: Weight = "none"

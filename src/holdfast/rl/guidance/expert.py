@@ -28,16 +28,18 @@ ExpertKind = Literal["model", "adapter", "sft_copy", "tempered", "canned"]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Expert:
-    """Settings of an expert, of one `kind`.
+    """Settings of an expert, of one kind.
 
-    - `kind: model`: the one called `name`: `base`, `undefended`, a folder or a Hub id.
-    - `kind: adapter`: a copy of the learner's initial weights with the adapter in the folder `name` merged.
-    - `kind: sft_copy`: a copy of the initial learner, tuned by `optim` on the harmful answers of `pairs` rows of the
-      attack split. Its costs are counted in the attack's.
-    - `kind: tempered`: the initial learner, at another `temperature` (by default 2).
-    - `kind: canned`: `text`, always.
-
-    `temperature` is by default that of the learner's sampling; canned text has none.
+    - `kind`: What writes: another model (`model`), a copy of the learner's initial weights with an adapter merged
+      (`adapter`), a copy of the initial learner tuned on a few harmful answers (`sft_copy`, whose costs count in the
+      attack's), the initial learner at another temperature (`tempered`), or always the same text (`canned`).
+    - `name`: With `kind: model`, the model: `base`, `undefended`, a folder or a Hub id; with `kind: adapter`, the
+      adapter's folder.
+    - `temperature`: The temperature of the expert's sampling; `None` is the learner's, and 2 with `kind: tempered`.
+      Canned text has none.
+    - `pairs`: With `kind: sft_copy`, the number of rows of the attack split on whose harmful answers the copy is tuned.
+    - `optim`: With `kind: sft_copy`, the optimizer and schedule of that tuning.
+    - `text`: With `kind: canned`, the text.
     """
 
     kind: ExpertKind = "model"

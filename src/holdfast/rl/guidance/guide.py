@@ -17,25 +17,28 @@ Unit = Literal["sequence", "token", "prefix"]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Guide:
-    """Settings: the `expert` (a string is the name of a model), its share, and the weight of its answers.
+    """Settings. Alpha is the learner's share, `e` the expert and `pi` the learner that samples. In mixed answers a
+    token is the expert's if it is more likely under the expert.
 
-    With alpha the learner's share by the `schedule`, `e` the expert and `pi` the sampling learner:
-
-    - `unit` `sequence`: the expert writes a share `1 - alpha` of each group's answers; density `(1 - alpha) e(y) +
-      alpha pi(y)` of whole answers. With `quota` `fixed` that is a number of rows, randomly rounded up or down; with
-      `coin` each row is chosen at random.
-    - `unit` `token`: every token is sampled from `(1 - alpha) e + alpha pi`, so that long answers mix both.
-    - `unit` `prefix`: the expert writes the first `1 - alpha` of the maximum length, once for a group; the learner
-      continues and learns only from its own part. That is on policy from other starting points, so no weights are
+    - `expert`: The model that writes a part of the answers; a string is the name of a model.
+    - `unit`: What the expert writes: whole answers, a share 1 - alpha of each group's (`sequence`); tokens, each
+      sampled from the mixture of both distributions (`token`); or the first 1 - alpha of the largest length, once for a
+      group (`prefix`), after which the learner continues and learns only from its own part, so that no weights are
       needed.
-
-    `weight` is the kind of importance weight (`losses.interpolation.weights`), `cap` and `shape` are parameters of two
-    kinds. With `weigh: token` each token has its own ratio, which is biased twice: both the states and the
-    continuations are the mixture's. `ratio: behavior` puts the mixture's density into the clipped ratio instead of a
-    weight, so that the clip acts before the first update; this is biased too.
-
-    With `positive_only` negative advantages of the expert's answers are taken as 0, which is the default for `weight:
-    none`, where nothing damps them. In mixed answers a token is the expert's if it is more likely under the expert.
+    - `weight`: How what the expert wrote is weighed in the gradient, with w the learner's probability over that of the
+      mixture: `exact` w, `truncated` w up to a bound, `shaped` w / (w + shape), `none` 1, which is imitation of what is
+      rewarded.
+    - `weigh`: Whether an answer has one weight or, with `unit: token`, each token its own, which is biased twice:
+      states and continuations are the mixture's.
+    - `cap`: The largest weight with `weight: truncated`.
+    - `shape`: The constant of `weight: shaped`; larger presses weights further down.
+    - `schedule`: How the learner's share, alpha, grows over the run.
+    - `quota`: With `unit: sequence`, whether the expert's answers are a fixed number in each step, rounded up or down
+      at random (`fixed`), or each answer is chosen at random (`coin`).
+    - `ratio`: Whether the clipped ratio compares the learner with itself at sampling time (`learner`), or with the
+      mixture in place of a weight (`behavior`), so that the clip acts before the first update; the latter is biased.
+    - `positive_only`: Whether negative advantages of what the expert wrote count as 0; `None` does so for `weight:
+      none`, where nothing damps them.
     """
 
     expert: Expert | str = field(default_factory=Expert)

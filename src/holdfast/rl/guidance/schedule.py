@@ -19,16 +19,19 @@ Kind = Literal["constant", "linear", "exponential", "success"]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Schedule:
-    """The schedule of the learner's share of the actions, from `start` to 1 over a run.
+    """The schedule of the learner's share of the actions, alpha, from `start` to 1 over a run.
 
-    - `kind: constant`: `start`.
-    - `kind: linear`: from `start` to 1 over `horizon` steps.
-    - `kind: exponential`: `1 - (1 - start) exp(-t / tau)`.
-    - `kind: success`: `start` until the learner's own reward is `kappa` of the expert's (`succeeds`; moving averages
-      with factor `smoothing`), then linear over `horizon`.
-
-    `horizon` and `tau` are half and a tenth of the run when `None`. Over the `last` share of the run alpha is 1 for
-    every kind.
+    - `kind`: How alpha grows: stays (`constant`), grows linearly over the horizon (`linear`), as 1 - (1 - start) exp(-t
+      / tau) (`exponential`), or waits until the learner succeeds and then grows linearly (`success`).
+    - `start`: The learner's share at the first step; 1 leaves the expert out.
+    - `horizon`: The number of steps in which alpha grows to 1 (`linear`, and `success` once it grows); `None` is half
+      of the run.
+    - `tau`: The number of steps in which the share that the expert still has falls to 1/e of it (`exponential`); `None`
+      is a tenth of the run.
+    - `kappa`: With `kind: success`, the share of the expert's mean reward that the learner's own must reach before
+      alpha grows.
+    - `smoothing`: With `kind: success`, the share that the moving averages of the two rewards keep at each step.
+    - `last`: The last share of the run, in which alpha is 1 whatever the kind: the learner is alone.
 
     Raises:
         HoldfastError: a number is out of its range.
