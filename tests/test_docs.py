@@ -117,6 +117,11 @@ def test_python_shown_compiles():
         compile(block, page, "exec")
 
 
+def test_the_python_about_time_in_constraint_holds():
+    (example,) = [block for page, block in blocks("python") if page == "hacking.md"]
+    exec(compile(example, "hacking.md", "exec"), {})
+
+
 def test_readme_is_of_one_screen():
     assert len(PAGES[0].read_text().splitlines()) <= 125
 

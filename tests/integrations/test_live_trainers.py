@@ -186,6 +186,19 @@ def test_a_defense_that_does_nothing_changes_no_weight_of_a_users_trainer(model:
 
 
 @pytest.mark.slow
+def test_the_example_of_the_documentation_runs(model: Model, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "constrain.md").read_text()
+    example = page.partition("```py\n")[2].partition("```")[0]
+    scope = {"trainer": make(model, tmp_path)}
+    before = weights(scope["trainer"].model)
+
+    exec(compile(example.replace(", ...]", "]"), "constrain.md", "exec"), scope)
+
+    assert scope["trainer"].state.global_step == STEPS
+    assert not equal(before, weights(scope["trainer"].model))
+
+
+@pytest.mark.slow
 def test_the_wrapped_loss_is_the_one_that_the_trainer_logs(model: Model, context: Context, tmp_path: Path) -> None:
     trainer = make(model, tmp_path, logging_strategy="steps", logging_steps=2)
     spy = Spy()

@@ -260,3 +260,13 @@ def test_help_has_exit_codes_and_examples():
     helped = " ".join(called("--help").output.split())
     assert "Exit codes: 0 the same shape, 1 not the same, 2 wrong input, 3 cannot tell" in helped
     assert "holdfast compare rpa_table_3 runs/rpa_table_3" in helped
+
+
+def test_the_python_of_the_documentation_runs(write_run, monkeypatch, tmp_path, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
+    (tmp_path / "runs").mkdir()
+    write_run(as_reported(ROWS["safe_rlhf"]), "runs/rpa_table_3")
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(compile(page.partition("```python\n")[2].partition("```")[0], "compare.md", "exec"), scope)
+    assert scope["found"].verdict in capsys.readouterr().out
