@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from holdfast.cli import app
 from holdfast.commands.methods import kinds
-from holdfast.config import overridden, parse_grid, presets
+from holdfast.config import load_grid, overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
 from holdfast.gate.settings import parse_gate
 from holdfast.kitchen.build import Made
@@ -61,6 +61,8 @@ def test_every_command_shown_is_one_that_the_program_takes(page, words):
     if command.name in ("run", "search") and not values.get("grid", "x").endswith(".yaml") and words[0] != "control":
         named = values.get("grid") or values.get("question")
         assert named in presets(), f"{page}: no preset {named!r}"
+        if command.name == "run" and "kitchen" not in f"{named} {values.get('overrides')}":
+            assert cells(load_grid(named, values.get("overrides") or []))
     for name in ("attack", "defense"):
         methods = values.get(name) if command.name in ("attack", "harden") else None
         for method in [methods] if isinstance(methods, str) else methods or []:
