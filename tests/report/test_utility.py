@@ -3,15 +3,17 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from holdfast.records import HoldfastError
 from holdfast.report import write_report
 from holdfast.report.utility import utilities
-from holdfast.report.utility_files import inspect, lm_eval
+from holdfast.report.utility_files import inspect, lm_eval, of_log
 
 FILE = Path(__file__).parent / "lm_eval_0.4.13_results.json"
+LOG = Path(__file__).parent / "inspect_0.3.285_log.json"
 
 
 @pytest.fixture
@@ -115,12 +117,78 @@ def test_the_page_and_both_tables_show_it_beside_its_cells_only(labelled, write_
     assert not out.with_suffix(".utility.csv").exists()
 
 
+def recorded(**changed):
+    """A log that inspect wrote (6 samples of a task of ours, no model asked), as an object like the library's own."""
+    content = json.loads(LOG.read_text()) | changed
+    eval_, results = content["eval"], content["results"]
+    scores = [
+        SimpleNamespace(**score | {"metrics": {k: SimpleNamespace(**v) for k, v in score["metrics"].items()}})
+        for score in (results or {"scores": []})["scores"]
+    ]
+    results = results and SimpleNamespace(scores=scores)
+    return SimpleNamespace(status=content["status"], eval=SimpleNamespace(**eval_), results=results)
+
+
+def test_a_log_that_inspect_wrote_gives_its_metric_with_error_n_and_version():
+    (found,) = of_log(recorded(), LOG)
+    assert (found.task, found.metric, found.n) == ("paper_folding", "accuracy", 6)
+    assert found.value == pytest.approx(5 / 6)
+    assert found.stderr == pytest.approx((5 / 36 / 5) ** 0.5)
+    assert found.version == "task 0, inspect_ai 0.3.285"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"status": "error"}, "ended with status 'error'"),
+        ({"results": None}, "give a log of one that succeeded"),
+        ({"results": {"scores": []}}, "has no score"),
+    ],
+)
+def test_a_log_without_a_whole_result_is_named(changed, said):
+    with pytest.raises(HoldfastError, match=said) as error:
+        of_log(recorded(**changed), LOG)
+    assert str(LOG) in str(error.value)
+
+
 def test_a_log_of_inspect_is_read_by_inspect(tmp_path):
     pytest.importorskip("inspect_ai.log", reason="needs the extra `inspect`")
+    assert inspect(LOG) == of_log(recorded(), LOG)
     wrong = tmp_path / "wrong.eval"
     wrong.write_text("no log")
     with pytest.raises(HoldfastError, match="is no log of inspect"):
         inspect(wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["eval", "json"])
+def test_a_log_that_inspect_writes_now_is_a_column_of_the_report(labelled, write_run, tmp_path, form):
+    """No model is asked, since inspect fetches a tokenizer from the network when one is; the solver answers."""
+    ai = pytest.importorskip("inspect_ai", reason="needs the extra `inspect`")
+    from inspect_ai.dataset import Sample
+    from inspect_ai.model import ModelOutput
+    from inspect_ai.scorer import match
+    from inspect_ai.solver import solver
+
+    @solver
+    def answers():
+        async def solve(state, generate):
+            state.output = ModelOutput.from_content("mockllm/model", "9" if state.sample_id == 3 else "fold")
+            return state
+
+        return solve
+
+    samples = [Sample(input=f"Which word is {n}?", target="fold", id=n) for n in range(1, 7)]
+    task = ai.Task(dataset=samples, solver=answers(), scorer=match(), name="words")
+    (log,) = ai.eval(task, model="mockllm/model", display="none", log_dir=str(tmp_path / "logs"), log_format=form)
+    assert log.status == "success"
+    (path,) = (tmp_path / "logs").glob(f"*.{form}")
+    out = tmp_path / "report.html"
+    write_report([write_run(labelled[0])], out, utility=[f"inspect:{path}=tar x grpo, seed 1"], cell_pages=False)
+    with out.with_suffix(".csv").open() as file:
+        told = {(row["defense"], row["seed"]): row["utility/words/accuracy"] for row in csv.DictReader(file)}
+    assert {place: float(text) for place, text in told.items() if text} == {("tar", "1"): pytest.approx(5 / 6)}
 
 
 def test_without_inspect_its_logs_ask_for_the_extra(tmp_path, monkeypatch):

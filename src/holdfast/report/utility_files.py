@@ -122,6 +122,15 @@ def inspect(path: Path) -> list[Measured]:
         log = read_eval_log(str(path.resolve()), header_only=True)
     except Exception as error:  # whatever it raises for what is no log
         raise HoldfastError(f"{path}: is no log of inspect: {' '.join(str(error).split())[:100]}") from None
+    return of_log(log, path)
+
+
+def of_log(log: Any, path: Path) -> list[Measured]:
+    """The metrics of a log of inspect, an `inspect_ai.log.EvalLog`, that was read from `path`.
+
+    Raises:
+        HoldfastError: its evaluation did not end well, or it has no score.
+    """
     if log.status != "success" or log.results is None:
         raise HoldfastError(
             f"{path}: the evaluation ended with status {log.status!r}; give a log of one that succeeded"
