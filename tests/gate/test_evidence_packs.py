@@ -310,6 +310,19 @@ def test_unfinished_cells_stay_listed_and_a_damaged_record_is_not_left_out(folde
         pack([short], place / "damaged.zip")
 
 
+def test_of_a_cut_record_findings_alone_speak_and_not_of_the_copy_that_was_unpacked(place, caplog):
+    own = {"settings": {"optim": {"max_steps": 80}}, "measured": {"every": 80}}
+    records = settled_by_controls([*runs(None, BROKE, 3, **own), *runs("tar", HELD, 3, **own)])
+    made = pack([written(records, place / "uncut")], place / "uncut.zip", gate=str(place / "own.yaml"))
+    name = f"runs/uncut/cells/{records[-1].key}/record.json"
+    cut = json.loads(archive.read(made.path)[name])
+    del cut["evaluations"][-1]
+    caplog.clear()
+    said = differing(changed(made, place / "cut.zip", {name: json.dumps(cut).encode()}, listed=True))
+    assert f"{name}: " in said
+    assert caplog.messages == []
+
+
 def test_a_search_is_packed_with_its_trials_and_counts_as_one(place):
     records = settled_by_controls([*runs(None, BROKE, 3), *runs("tar", HELD, 3)])
     written(records, place / "tuned" / "test")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,7 +203,7 @@ def _figures(
     readable |= {name: members[name] for name in records}
     values = [record.to_json() for record in records.values()]
     try:
-        with unpacked(readable, about) as root:
+        with unpacked(readable, about) as root, _without_notes():
             again = figures(root, values, about)
     except HoldfastError as error:
         why = re.sub(r"\S*holdfast-pack-\w+/content/", "", str(error))
@@ -217,6 +219,21 @@ def _figures(
             compare = table_differences if name.endswith(".csv") else text_differences
             said = in_short(name, list(compare(members[name], again[name])))
             yield from summed(said, f"{name}: follows from the records", version=True)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Nothing is said of the unpacked copy, whose folder is gone when the reader looks: findings name what differs."""
+    log = logging.getLogger("holdfast")
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return "holdfast-pack-" not in record.getMessage()
+
+    log.addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        log.removeFilter(elsewhere)
 
 
 def _strangers(

@@ -207,7 +207,7 @@ def _never_attacked(attacked: _Cells) -> list[str]:
     was = "its model was" if len(before) == 1 else "their models were"
     return [
         f"What the attack does in {_runs(before)}: {was} harmful before it, by the judge. See whether the judge fits "
-        "the data, and whether the model refuses such prompts at all (`holdfast evaluate --samples 10`)."
+        "the data, and whether the model refuses such prompts at all (holdfast evaluate --samples 10)."
     ]
 
 
