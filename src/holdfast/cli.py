@@ -81,6 +81,7 @@ def run(
     checkpoint_every: Checkpoints = 100,
     keep_weights: Annotated[bool, typer.Option(help="Keep attacked weights; deleted otherwise.")] = False,
     report: Annotated[bool, typer.Option(help="Write `report.html` at the end.")] = True,
+    price: Annotated[float | None, typer.Option(min=0, help="What an hour of this machine costs.")] = None,
 ) -> None:
     """Run a grid of models, defenses, attacks and seeds; finished cells are not run again.
 
@@ -96,6 +97,7 @@ def run(
         checkpoint_every=checkpoint_every,
         keep_weights=keep_weights,
         report=report,
+        price=price,
     )
     leave(code)
 

@@ -72,6 +72,20 @@ def test_a_plan_that_takes_longer_than_the_hours_and_one_too_small_for_a_gate_sa
     assert "that is more than" not in holdfast("init", *FLAGS, "--yes", "--force", "--hours", "0.1")[1]
 
 
+@pytest.mark.parametrize(
+    ("weights", "attack", "steps", "prompts", "seconds"),
+    [(137e6, "sft", 24, 24, 425), (137e6, "grpo", 24, 24, 646), (0.36e6, "sft", 60, 100, 23)],
+)
+def test_the_rule_of_thumb_is_within_twice_of_what_one_core_took(
+    monkeypatch, *, weights, attack, steps, prompts, seconds
+):
+    monkeypatch.setattr(sizes, "operations_per_second", lambda: 32e9)
+    monkeypatch.setattr(sizes.os, "cpu_count", lambda: 1)
+    plan = sizes.Plan(seeds=1, steps=steps, prompts=prompts, defenses=(), attacks=(attack,))
+    told = 3600 * sizes.hours_of(plan, weights=weights, tokens=80, new_tokens=32)
+    assert seconds / 2 < told < seconds * 2
+
+
 def test_rows_of_different_splits_are_disjoint_and_have_the_roles_that_they_lack(holdfast, mine):
     assert holdfast("init", *FLAGS, "--yes")[0] == 0
     data = load_grid("grid.yaml").data

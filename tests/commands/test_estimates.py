@@ -72,3 +72,10 @@ def test_a_missing_time_of_a_step_is_explained(total):
 )
 def test_a_run_begins_with_what_there_is_to_do_and_how_long_that_may_take(told, lines):
     assert list(outlook_lines(told)) == lines
+
+
+def test_a_run_says_what_its_time_costs_where_an_hour_has_a_price():
+    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), price=3.0)
+    assert time.startswith("time: about 1 h 30 min, 4.50 at 3 an hour, by what finished work")
+    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, None, False), price=3.0)
+    assert time.startswith("time and money: unknown until")

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from holdfast.report.accounting import costs, environments, stages
-from holdfast.report.charts import styles_of
+from holdfast.report.charts import styles_of, tradeoff
 from holdfast.report.judge_costs import judge_costs
 from holdfast.report.page import duration, number
 from holdfast.report.samples import LONGEST, pick
@@ -112,3 +112,14 @@ def test_durations_read_as_a_person_says_them(seconds, text) -> None:
 @pytest.mark.parametrize(("value", "text"), [(40.0, "40"), (46.66, "46.7"), (12800, "12,800"), (None, "–")])
 def test_steps_are_whole_where_they_can_be(value, text) -> None:
     assert number(value) == text
+
+
+def test_names_of_close_marks_are_left_to_the_legend() -> None:
+    places = {"none": (0.9, 0.8), "near": (0.3, 0.85), "beside": (0.33, 0.85), "far": (0.3, 0.2)}
+    ends = {"harm_low": 0.0, "harm_high": 1.0, "help_low": 0.0, "help_high": 1.0, "threshold": 0.5}
+    points = [
+        {"model": "m", "attack": "a", "defense": name, "harm": harm, "help": use, "outcomes": "", "runs": 1, **ends}
+        for name, (harm, use) in places.items()
+    ]
+    chart = tradeoff(points, styles_of(list(places)), width="container")
+    assert [row["name"] for row in chart.data["points"]] == ["none", "", "beside", "far"]

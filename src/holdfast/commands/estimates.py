@@ -63,8 +63,16 @@ def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> N
     _total(needs, runs=len(timed) // len(distinct), at_once=at_once, price=price)
 
 
-def outlook_lines(told: Outlook) -> Iterator[str]:
-    """What a run is about to do and how long that may take; nothing if every cell is finished."""
+def _money(seconds: float, price: float | None) -> str:
+    """What so many seconds cost at a price an hour, behind a comma; empty without a price."""
+    return "" if price is None else f", {seconds / HOUR * price:.2f} at {price:g} an hour"
+
+
+def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]:
+    """What a run is about to do, how long that may take, and what it costs if an hour of this machine has a `price`.
+
+    Nothing if every cell is finished.
+    """
     from holdfast.report.page import duration, plural
 
     to_run = told.cells - told.done
@@ -75,11 +83,12 @@ def outlook_lines(told: Outlook) -> Iterator[str]:
     yield f"to do: {plural(to_run, 'cell')}{first}; {told.at_once} at once"
     if told.seconds is None:
         measure = "`holdfast doctor --grid` measures it beforehand, by a few steps of each cell"
-        yield f"time: unknown until the first piece of work is done ({measure})"
+        yield f"time{'' if price is None else ' and money'}: unknown until the first piece of work is done ({measure})"
     else:
+        least, cost = "at least" if told.at_least else "about", _money(told.seconds, price)
         yield (
-            f"time: {'at least' if told.at_least else 'about'} {duration(told.seconds)}, by what finished work of the "
-            "same kind took" + ("; for some of it there is none yet" if told.at_least else "")
+            f"time: {least} {duration(told.seconds)}{cost}, by what finished work of the same kind took"
+            + ("; for some of it there is none yet" if told.at_least else "")
         )
 
 
@@ -110,7 +119,7 @@ def _total(needs: Sequence[Needs], *, runs: int, at_once: int, price: float | No
     hours = max(seconds / count, *(part.seconds for part in needs)) / HOUR
     pieces = "1 piece" if len(needs) * runs == 1 else f"{len(needs) * runs} pieces"
     line = f"{pieces} of work by {count} at once: about {_seconds(hours * HOUR)}"
-    display.note(line + ("" if price is None else f", {hours * price:.2f} at {price:g} an hour"))
+    display.note(line + _money(hours * HOUR, price))
     if any(part.steps and not part.step for part in needs):
         display.note("without a time of a step: work so short that all its steps were run, and timed as a whole")
     display.note(

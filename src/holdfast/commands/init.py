@@ -229,12 +229,15 @@ def _write(draft: Draft, more: Mapping[str, Any], hours: float, note: Any) -> No
 
 def summary(draft: Draft, cells: int, hours: float) -> list[str]:
     """What was written, how its sizes were chosen for `hours`, what it cannot show, and what to do next."""
+    from holdfast.report.page import plural
+
     plan, gigaflops = draft.plan, _speed()
     lines = [
-        f"wrote {draft.grid} and {draft.gate}: {cells} cells, {plan.seeds} seed{'s' if plan.seeds > 1 else ''}, "
+        f"wrote {draft.grid} and {draft.gate}: {cells} cells, {plural(plan.seeds, 'seed')}, "
         f"defenses {', '.join(plan.defenses)}, attacks {', '.join(plan.attacks)}"
         f"{', copies ' + ', '.join(plan.copies) if plan.copies else ''}",
-        f"sizes are by a rule of thumb, about {plan.hours:.1f} h at {gigaflops:.0f} gigaflops a second; "
+        f"sizes are by a rule of thumb: {plan.hours / 2:.1f} to {plan.hours * 2:.1f} h at {gigaflops:.0f} gigaflops a "
+        "second, longer if the machine has other work; "
         f"a measurement of a few steps: holdfast doctor --grid {draft.grid}",
     ]
     if plan.hours > hours:

@@ -31,13 +31,14 @@ def run_grid(
     checkpoint_every: int = 100,
     keep_weights: bool = False,
     report: bool = True,
+    price: float | None = None,
 ) -> int:
-    """Run a grid file or preset, show its results and write its report."""
+    """Run a grid file or preset, show its results and write its report; `price` is that of an hour of this machine."""
     from holdfast.experiment.tasks import Options
 
     grid = grid_of(name, overrides)
     options = Options(checkpoint_every=checkpoint_every, keep_weights=keep_weights)
-    return _run(grid, runs or Path("runs") / grid.name, workers=workers, options=options, report=report)
+    return _run(grid, runs or Path("runs") / grid.name, workers=workers, options=options, report=report, price=price)
 
 
 def run_values(
@@ -152,13 +153,13 @@ def build_models(settings: Mapping[str, Any], *, out: Path | None, runs: Path, o
     return 0
 
 
-def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool) -> int:
+def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: bool, price: float | None = None) -> int:
     announce(grid)
     every = cells(grid)
     done = sum(store.finished(store.cell_folder(runs, cell.key)) for cell in every)
     if done:
         display.note(f"{done} of {len(every)} cells are already done in {runs}")
-    for line in outlook_lines(experiment.outlook(grid, runs, workers=workers)):
+    for line in outlook_lines(experiment.outlook(grid, runs, workers=workers), price=price):
         display.note(line)
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)

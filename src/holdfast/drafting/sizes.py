@@ -1,27 +1,34 @@
 """How much fits into some hours: seeds, steps, prompts and methods, by a rule of thumb. No torch.
 
-The rule counts operations, `6 x weights` for a token that is trained on and `2 x weights` for one that is generated,
-and divides them by what this machine does in a matrix product, timed on the spot. Loading, slow memory and answers that
-end early are not in it: `holdfast doctor --grid` runs a few steps of each cell and tells better.
+The rule counts operations, `4 x weights` for a token that an adapter is trained on and `2 x weights` for one that is
+generated, divides them by what all cores do in matrix products, timed on the spot, and adds what a cell, a step and an
+evaluation take of any model. It was set by finished runs of SmolLM2 and the sandbox, which it meets within a factor of
+two; other work on the machine is not in it. `holdfast doctor --grid` runs a few steps of each cell
+and tells better.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from holdfast.experiment.devices import gpus
 
 ThreatModel = Literal["open_weights", "fine_tuning_service"]
 UNKNOWN_WEIGHTS = 1_000_000_000
 BATCH, GROUP = 4, 4
-GENERATING = 0.25
+GENERATING = 0.5
 """Speed of a token that is generated, as a share of that of one that is trained on, for each operation."""
-OF_PRODUCT = 0.5
-"""Speed of a step as a share of that of one large matrix product."""
+OF_PRODUCT = 0.6
+"""Speed of a step as a share of that of matrix products."""
+OF_A_CELL, OF_A_STEP, OF_AN_EVALUATION = 5.0, 0.05, 1.0
+"""Seconds of one core that they take whatever the model's size."""
+HARDENING = 2.5
+"""A step of hardening as a multiple of one of GRPO."""
 OF_A_GPU = 1e14
 """Operations a second that are assumed of a GPU; what this machine's GPU does is not timed here."""
 EVALUATIONS = 6
@@ -103,15 +110,18 @@ def plan_for(
 def hours_of(plan: Plan, *, weights: int | None, tokens: float, new_tokens: int) -> float:
     """Hours of a plan by the rule of thumb: all cells with controls, evaluations and hardening, on this machine."""
     own = float(weights or UNKNOWN_WEIGHTS)
-    learnt, said = 6 * own * (tokens + 0.0), 2 * own * new_tokens / GENERATING
-    rollouts = BATCH * GROUP * (said + 6 * own * (tokens + new_tokens))
+    learnt, said = 4 * own * tokens, 2 * own * new_tokens / GENERATING
+    rollouts = BATCH * GROUP * (said + 4 * own * (tokens + new_tokens))
     costs = {"sft": BATCH * learnt, "dpo": 2.7 * BATCH * learnt, "grpo": rollouts, "best_of_n": 0.0}
     evaluations = (EVALUATIONS + 1) * 2 * plan.prompts * said
     models = (1 + len(plan.defenses)) * (1 + len(plan.copies))
     attacked = sum(plan.steps * _cost(costs, attack) + evaluations for attack in plan.attacks)
     attacked += BEST_OF * plan.prompts * said * plan.attacks.count("best_of_n")
-    hardened = len(plan.defenses) * plan.steps * rollouts
-    return plan.seeds * (models * attacked + hardened) / (operations_per_second() * 3600)
+    hardened = len(plan.defenses) * plan.steps * HARDENING * rollouts
+    cells = models * len(plan.attacks)
+    least = cells * (OF_A_CELL + plan.steps * OF_A_STEP + (EVALUATIONS + 1) * OF_AN_EVALUATION)
+    seconds = (models * attacked + hardened) / operations_per_second() + least / (os.cpu_count() or 1)
+    return plan.seeds * seconds / 3600
 
 
 def _cost(costs: Mapping[str, float], attack: str) -> float:
@@ -120,15 +130,20 @@ def _cost(costs: Mapping[str, float], attack: str) -> float:
 
 @cache
 def operations_per_second() -> float:
-    """Operations a second that this machine is reckoned to do in training: a matrix product timed, a GPU assumed."""
+    """Operations a second that this machine is reckoned to do in training: products timed, a GPU assumed.
+
+    Cells run beside each other, one a core. The products are so small that one thread does each, and so short that the
+    fastest of them is hardly ever interrupted: a busy machine gives the same figure as an idle one.
+    """
     if count := len(gpus()):
         return OF_A_GPU * count
     import numpy as np
 
-    size = 768
-    one = np.ones((size, size), dtype=np.float32)
-    one @ one
+    one = np.ones((64, 64, 64), dtype=np.float32)  # 64 products of 64 x 64
+    return OF_PRODUCT * 2 * 64**4 / min(_seconds(one) for _ in range(40)) * (os.cpu_count() or 1)
+
+
+def _seconds(one: Any) -> float:
     start = time.perf_counter()
-    for _ in range(4):
-        one @ one
-    return OF_PRODUCT * 4 * 2 * size**3 / max(time.perf_counter() - start, 1e-6)
+    one @ one
+    return max(time.perf_counter() - start, 1e-6)

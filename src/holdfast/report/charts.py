@@ -48,6 +48,8 @@ _ENDS = {
 HOWS = {"reverse": _DASHES[0], "random": _DASHES[1]}
 _TITLES = {"reward": "attacker's reward"}
 _HEIGHT, _BAR, _ROW = 230, 38, 24
+_LETTER, _LINE, _ABOVE = 0.022, 0.06, 0.1
+"""A letter's width, a line's height and the height up to which a name stands above its mark, on axes from 0 to 1."""
 
 
 def styles_of(defenses: Sequence[str]) -> dict[str, Style]:
@@ -209,10 +211,31 @@ def _survival(names: Names, width: Width) -> dict[str, Any]:
 
 
 def tradeoff(points: Points, styles: Mapping[str, Style], *, width: Width) -> ChartWithData:
-    """Helpfulness at the end over peak harm, one mark per defense with its name, 95 % intervals as whiskers."""
+    """Helpfulness at the end over peak harm, one mark per defense, 95 % intervals as whiskers.
+
+    A mark has its name beside it where there is room for it; every color and dash is in the legend.
+    """
     rules = thresholds(points)
     spec = _tradeoff(named(points, styles), width, ruled=bool(rules))
-    return ChartWithData(spec, {"points": rows_of(points), **rules})
+    beside = _with_room(points)
+    rows = [{**point, "name": point["defense"] if at in beside else ""} for at, point in enumerate(points)]
+    return ChartWithData(spec, {"points": rows_of(rows), **rules})
+
+
+def _with_room(points: Points) -> set[int]:
+    """The marks, by number, whose names cover neither another mark nor another name; undefended models come first."""
+    places = [(point["harm"], point["help"]) for point in points]
+    drawn: list[tuple[float, float, float]] = []
+    free = set()
+    for at in sorted(range(len(points)), key=lambda at: points[at]["defense"] != "none"):
+        (x, y), end = places[at], places[at][0] + _LETTER * len(points[at]["defense"])
+        marks = (place for number, place in enumerate(places) if number != at)
+        hides = any(x <= left < end and 0 <= up - y < _ABOVE for left, up in marks)
+        meets = any(left < end and x < right and abs(up - y) < _LINE for left, right, up in drawn)
+        if not hides and not meets:
+            free.add(at)
+            drawn.append((x, end, y))
+    return free
 
 
 @lru_cache(maxsize=64)
@@ -229,7 +252,7 @@ def _tradeoff(names: Names, width: Width, *, ruled: bool) -> dict[str, Any]:
         whiskers.transform_filter("isValid(datum.harm_high)").encode(x="harm_low:Q", x2="harm_high:Q", y=y),
         whiskers.transform_filter("isValid(datum.help_high)").encode(x=x, y="help_low:Q", y2="help_high:Q"),
         base.mark_point(size=64, filled=True, opacity=1).encode(x=x, y=y, tooltip=tips),
-        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(x=x, y=y, text="defense:N"),
+        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(x=x, y=y, text="name:N"),
     )
     if ruled:
         rule = alt.Chart(alt.NamedData(name="thresholds")).mark_rule(strokeDash=[4, 4], opacity=0.8)
