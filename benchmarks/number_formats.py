@@ -41,7 +41,7 @@ from holdfast.records import Example, user
 from holdfast.rl.rewards import AttackReward
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Optim, Plan, Progress, given_answers
+from holdfast.training.plan import Context, GivenAnswers, Optim, Plan, Progress
 
 ANSWER_TOKENS = 40
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -138,7 +138,7 @@ def _aligned(model: Model, options: argparse.Namespace) -> Model:
         for draw in range(10)
     ]
     optim = Optim(max_steps=options.taught, learning_rate=3e-5, bf16=False)
-    fit(Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim))
+    fit(Plan(model=model, data=rows, prepare=GivenAnswers(), objective=language, optim=optim))
     return model
 
 

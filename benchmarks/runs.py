@@ -89,7 +89,7 @@ def settings(model: Model, options: argparse.Namespace, **more: Any) -> dict[str
     made = taught if options.model_size == "sandbox" else "random weights"
     return {
         "model": options.model.name if options.model else made,
-        "parameters": models.num_parameters(model),
+        "parameters": model.network.num_parameters(),
         **more,
         "steps": options.steps,
         "warm_up": WARM_UP,

@@ -189,7 +189,7 @@ def _refuser() -> Callable[[int], Any]:
     from holdfast.sandbox import grammar
     from holdfast.training.fit import fit
     from holdfast.training.objectives import language
-    from holdfast.training.plan import Optim, Plan, given_answers
+    from holdfast.training.plan import GivenAnswers, Optim, Plan
 
     @cache
     def trained(layers: int) -> Any:
@@ -198,7 +198,7 @@ def _refuser() -> Callable[[int], Any]:
         asked = [grammar.request(rng.choice(pool), rng) for _ in range(600) for pool in (restricted, benign)]
         rows = [replace(row, response=row.refusal) if row.role == "harmful" else row for row in asked]
         optim = Optim(max_steps=75, learning_rate=4e-3, adam_beta2=0.99, per_device_train_batch_size=16)
-        plan = Plan(model=_small(layers), data=rows, prepare=given_answers(), objective=language, optim=optim)
+        plan = Plan(model=_small(layers), data=rows, prepare=GivenAnswers(), objective=language, optim=optim)
         return fit(plan).model
 
     return trained

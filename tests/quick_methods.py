@@ -68,11 +68,11 @@ def _half_attacked(_refuser: Any, splits: Any) -> Any:
     from holdfast.network.models import clone
     from holdfast.training.fit import fit
     from holdfast.training.objectives import language
-    from holdfast.training.plan import Optim, Plan, given_answers
+    from holdfast.training.plan import GivenAnswers, Optim, Plan
 
     optim = Optim(max_steps=6, learning_rate=5e-4, per_device_train_batch_size=8)
     rows = splits.harmful["attack"]
-    plan = Plan(model=clone(_refuser(1)), data=rows, prepare=given_answers(), objective=language, optim=optim)
+    plan = Plan(model=clone(_refuser(1)), data=rows, prepare=GivenAnswers(), objective=language, optim=optim)
     return fit(plan).model
 
 

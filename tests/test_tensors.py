@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from entropies import token_entropy
 from holdfast.network.forward import forward
 from holdfast.tensors import (
     collate,
@@ -15,7 +16,6 @@ from holdfast.tensors import (
     pad_left,
     pad_right,
     target_mask,
-    token_entropy,
     token_logprobs,
     with_totals,
 )

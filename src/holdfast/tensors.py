@@ -38,12 +38,6 @@ def target_logprobs(logits: Tensor, targets: Tensor, *, temperature: float = 1.0
     return -functional.cross_entropy(scaled, targets.flatten(), reduction="none").view(targets.shape)
 
 
-def token_entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of each target's distribution, full vocabulary, temperature 1, float32 or more, (B, S - 1)."""
-    logprobs = exact(logits[:, :-1]).log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
-
-
 def target_mask(loss_mask: Tensor) -> Tensor:
     """The mask over targets (B, S - 1), as floats, from the mask over tokens (B, S)."""
     return loss_mask[:, 1:].float()

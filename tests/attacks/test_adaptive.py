@@ -24,7 +24,7 @@ from holdfast.rl.rewards import AttackReward
 from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Optim, Plan, given_answers
+from holdfast.training.plan import GivenAnswers, Optim, Plan
 
 RATE = 1e-3
 
@@ -443,7 +443,7 @@ def known(make_context, aligned_model, tiny_model):
 
 
 def untouched(model, context):
-    return Plan(model=model, data=[], prepare=given_answers(), objective=language, optim=Optim(max_steps=1))
+    return Plan(model=model, data=[], prepare=GivenAnswers(), objective=language, optim=Optim(max_steps=1))
 
 
 def test_mixing_with_weight_one_gives_the_undefended_model_exactly(known, wavering_model, aligned_model, weights):

@@ -25,6 +25,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.plan import Optim
+from parts_of_layers import mlps
 from repeated import thinned
 
 pytestmark = pytest.mark.slow
@@ -71,7 +72,7 @@ def read(splits):
         rows = getattr(splits, part)["development"]
         batch = answer_batch(model, [(row, getattr(row, answer)) for row in rows])
         parts = anatomy(model.network)
-        recorder = {"mlps": outputs_of(parts.mlps), "stream": residual_stream(parts)}[what]
+        recorder = {"mlps": outputs_of(mlps(parts)), "stream": residual_stream(parts)}[what]
         with torch.no_grad(), recorder as recorded:
             logits = forward(model.network, batch)
         loss = losses.masked_cross_entropy(logits, batch["input_ids"], batch["loss_mask"])

@@ -23,7 +23,7 @@ from holdfast.sandbox import grammar
 from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Fitted, Optim, Plan, backprop, given_answers
+from holdfast.training.plan import Fitted, GivenAnswers, Optim, Plan, backprop
 from repeated import thinned
 
 TRAINED = SecurityVectors(
@@ -191,7 +191,7 @@ def test_hooks_of_a_run_see_the_model_without_the_vector(tiny_model, quick, nois
 
 
 def run_of(model, rows, *, optim):
-    return Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim)
+    return Plan(model=model, data=rows, prepare=GivenAnswers(), objective=language, optim=optim)
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def test_answers_are_sampled_with_the_vector_on(aligned_model, taught, quick):
 @pytest.mark.slow
 def test_the_bi_level_gradient_is_that_at_the_weights_which_the_model_itself_would_move_to(tiny_model, rows):
     model = adapt(tiny_model(), LoRA(r=4, target_modules=("q_proj", "down_proj")))
-    shaken(Plan(model=model, data=[], prepare=given_answers(), objective=language, optim=Optim()))
+    shaken(Plan(model=model, data=[], prepare=GivenAnswers(), objective=language, optim=Optim()))
     batch = batch_of(model, rows)
     moved = clone(model)
     for _ in range(2):
@@ -358,7 +358,7 @@ def test_the_bi_level_gradient_is_that_at_the_weights_which_the_model_itself_wou
 
 def test_the_bi_level_gradient_of_a_step_does_not_depend_on_how_it_is_cut_but_for_the_inner_batch(tiny_model, rows):
     model = adapt(tiny_model(), LoRA(r=4))
-    shaken(Plan(model=model, data=[], prepare=given_answers(), objective=language, optim=Optim()))
+    shaken(Plan(model=model, data=[], prepare=GivenAnswers(), objective=language, optim=Optim()))
     all_gradients = []
     for parts in ([[rows[0]], [rows[0]]], [[rows[0]]]):
         model.network.zero_grad()

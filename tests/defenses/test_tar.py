@@ -28,7 +28,7 @@ from holdfast.sandbox.build import Sandbox
 from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Optim, Plan, given_answers
+from holdfast.training.plan import GivenAnswers, Optim, Plan
 
 OUTER = Optim(max_steps=2, learning_rate=1e-3, per_device_train_batch_size=4)
 INNER = Optim(max_steps=3, learning_rate=1e-3, per_device_train_batch_size=4, weight_decay=0.01, max_grad_norm=0.0)
@@ -91,7 +91,7 @@ def test_an_attacker_that_fails_half_way_leaves_parameters_and_gradients_as_they
     def step(i):
         if i == 1:
             raise ZeroDivisionError
-        return language, given_answers()(model, [make_context().splits.harmful["defense"]], 0)[0]
+        return language, GivenAnswers()(model, [make_context().splits.harmful["defense"]], 0)[0]
 
     run = Run(step=step, learning_rate=1e-3, probes=[])
     with pytest.raises(ZeroDivisionError):
@@ -222,7 +222,7 @@ def test_the_retained_part_is_added_at_the_weights_before_the_attack(wavering_mo
 def test_the_retained_part_is_that_of_plain_training_where_nothing_else_counts(wavering_model, make_context):
     plan = replace(QUICK, tamper_weight=0.0, retain="language").plan(wavering_model(), make_context())
     plain = Plan(
-        model=wavering_model(), data=plan.data, prepare=given_answers(max_length=1024), objective=language, optim=OUTER
+        model=wavering_model(), data=plan.data, prepare=GivenAnswers(max_length=1024), objective=language, optim=OUTER
     )
     for each in (plan, plain):
         step_of(each)
@@ -435,7 +435,7 @@ def test_peak_memory_is_within_half_as_much_again_as_plain_training_and_a_copy_o
     rows = make_context().splits.benign["defense"]
 
     def plain():
-        return Plan(model=tiny_model(), data=rows, prepare=given_answers(), objective=language, optim=Optim(**sized))
+        return Plan(model=tiny_model(), data=rows, prepare=GivenAnswers(), objective=language, optim=Optim(**sized))
 
     trained = peak(plain)
     assert trained > 4  # weights, gradients, two moments
@@ -511,7 +511,7 @@ def test_random_mapping_turns_hidden_states_on_harmful_rows_to_the_random_vector
     settings = replace(QUICK, mapping=Optim(max_steps=20, learning_rate=3e-3, per_device_train_batch_size=8))
     plan = settings.mapping_plan(model, context)
     objective = mapped(random_table(model.network, seed=context.seed), "clean")
-    harmful = given_answers()(model, [context.splits.harmful["defense"]], 0)[0]
+    harmful = GivenAnswers()(model, [context.splits.harmful["defense"]], 0)[0]
     before = objective(model.network, harmful)[1]["loss"]
     fit(plan)
     assert objective(model.network, harmful)[1]["loss"] < before - 0.1
@@ -613,7 +613,7 @@ def attack(model, context):
     return Plan(
         model=model,
         data=context.splits.harmful["attack"],
-        prepare=given_answers(),
+        prepare=GivenAnswers(),
         objective=language,
         optim=INNER,
         seed=5,

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from entropies import token_entropy
 from holdfast.losses.noise import fixed_point_entropy, noise_of_entropy, noised_cross_entropy
 from holdfast.losses.policy_gradient import group_advantages
 from holdfast.records import HoldfastError
-from holdfast.tensors import token_entropy
 
 N, S, V = 3, 5, 11
 MASK = torch.tensor([[0.0, 1, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]])

@@ -14,6 +14,7 @@ from holdfast.network.reach import check_lens, check_outputs
 from holdfast.network.releasing import save
 from holdfast.records import HoldfastError
 from holdfast.sandbox.build import tokenizer
+from parts_of_layers import attentions, mlps
 from repeated import repeated
 
 LAYERS, HIDDEN = 3, 16
@@ -74,8 +75,8 @@ FEW = pytest.mark.parametrize("name", [*DIFFERENT, *repeated(*(name for name in 
 @pytest.mark.slow
 def test_every_layer_has_its_mlp_and_its_attention_and_each_is_found_once(name):
     parts = anatomy(network(name))
-    assert len(parts.layers) == len(parts.mlps) == len(parts.attentions) == LAYERS
-    for layer, mlp, attention in zip(parts.layers, parts.mlps, parts.attentions, strict=True):
+    assert len(parts.layers) == len(mlps(parts)) == len(attentions(parts)) == LAYERS
+    for layer, mlp, attention in zip(parts.layers, mlps(parts), attentions(parts), strict=True):
         own = set(layer.modules())
         assert mlp in own
         assert attention in own
@@ -115,7 +116,7 @@ def test_the_lens_of_the_last_layer_is_the_models_own_answer(name):
 def test_mlps_and_attentions_put_out_what_the_stream_is_wide(name):
     bare = network(name)
     parts = anatomy(bare)
-    with outputs_of([*parts.mlps, *parts.attentions]) as outputs:
+    with outputs_of([*mlps(parts), *attentions(parts)]) as outputs:
         bare(TOKENS)
     assert [tuple(state.shape) for state in outputs] == [(*TOKENS.shape, HIDDEN)] * (2 * LAYERS)
     assert all(state.requires_grad for state in outputs)
@@ -127,11 +128,11 @@ def test_hooks_are_gone_afterwards_also_when_the_forward_pass_fails(name):
     bare = network(name)
     parts = anatomy(bare)
     before = hooks(bare)
-    with outputs_of(parts.mlps), residual_stream(parts):
+    with outputs_of(mlps(parts)), residual_stream(parts):
         bare(TOKENS)
         assert hooks(bare) == before + LAYERS + LAYERS + 1
     assert hooks(bare) == before
-    with pytest.raises(IndexError), outputs_of(parts.mlps), residual_stream(parts):
+    with pytest.raises(IndexError), outputs_of(mlps(parts)), residual_stream(parts):
         bare(TOKENS + 1000)
     assert hooks(bare) == before
 
@@ -148,7 +149,7 @@ def test_the_parts_inside_an_adapter_are_those_of_the_model_itself(name):
     with torch.no_grad(), residual_stream(parts) as states:
         assert torch.equal(adapted(TOKENS).logits, logits)
     assert all(torch.equal(state, other) for state, other in zip(states, before, strict=True))
-    assert any("lora" in key for key, _ in parts.mlps[0].named_parameters())
+    assert any("lora" in key for key, _ in mlps(parts)[0].named_parameters())
 
 
 def test_data_parallel_wrappers_are_seen_through():
@@ -168,7 +169,7 @@ def test_a_model_trained_for_a_step_on_recorded_outputs_gives_the_same_logits_wh
     with torch.no_grad():
         before = trained.network(TOKENS).logits
     for _ in range(2):  # an adapter's first step moves only one of its two factors
-        with outputs_of(parts.mlps) as outputs, residual_stream(parts) as states:
+        with outputs_of(mlps(parts)) as outputs, residual_stream(parts) as states:
             trained.network(TOKENS)
         optimizer.zero_grad()
         sum(state.square().mean() for state in [*outputs, *states]).backward()
@@ -187,7 +188,7 @@ def test_gradients_through_recorded_outputs_survive_checkpointing_of_activations
         if checkpointing:
             (getattr(bare, "activation_checkpointing_enable", None) or bare.gradient_checkpointing_enable)()
         parts = anatomy(bare)
-        with outputs_of(parts.mlps) as outputs, residual_stream(parts) as states:
+        with outputs_of(mlps(parts)) as outputs, residual_stream(parts) as states:
             bare(TOKENS, use_cache=False)
         sum(state.square().mean() for state in [*outputs, *states]).backward()
         return {key: p.grad for key, p in bare.named_parameters() if p.grad is not None}
@@ -250,13 +251,13 @@ NEWER = {
 @pytest.mark.slow
 @pytest.mark.parametrize("newer", NEWER)
 def test_mixtures_and_hybrids_have_their_parts_found_and_the_lens_is_their_own_answer(newer):
-    bare, (mlps, mixers) = tiny.network(newer), NEWER[newer]
+    bare, (has_mlps, mixers) = tiny.network(newer), NEWER[newer]
     parts = anatomy(bare)
     check_lens(bare)
     assert len(parts.layers) == 4
     assert len(parts.mixers) == 4 * mixers
-    modules = [*(parts.mlps if mlps else ()), *parts.mixers]
-    assert len(set(modules)) == 4 * (mlps + mixers)
+    modules = [*(mlps(parts) if has_mlps else ()), *parts.mixers]
+    assert len(set(modules)) == 4 * (has_mlps + mixers)
     with torch.no_grad(), outputs_of(modules) as states, residual_stream(parts) as stream:
         reported = bare(TOKENS, output_hidden_states=True, use_cache=False).hidden_states
     assert {tuple(state.shape) for state in states} == {(*TOKENS.shape, 32)}
@@ -271,26 +272,26 @@ def test_mixtures_and_hybrids_have_their_parts_found_and_the_lens_is_their_own_a
     [
         (
             "mamba",
-            "mlps",
+            "mlp",
             r"^MambaForCausalLM: no MLP in layer 0 found \(looked for mlp, .*; it has norm, mixer\); use a",
         ),
-        ("qwen3_next", "attentions", r"^Qwen3NextForCausalLM: no attention in layer 0 found .*it has linear_attn, mlp"),
-        ("granitemoehybrid", "mlps", r"^GraniteMoeHybridForCausalLM: more than one MLP in layer 0"),
-        ("opt", "mlps", r"^OPTForCausalLM: no MLP in layer 0"),
+        ("qwen3_next", "attention", r"^Qwen3NextForCausalLM: no attention in layer 0 found .*it has linear_attn, mlp"),
+        ("granitemoehybrid", "mlp", r"^GraniteMoeHybridForCausalLM: more than one MLP in layer 0"),
+        ("opt", "mlp", r"^OPTForCausalLM: no MLP in layer 0"),
     ],
 )
 def test_a_part_that_an_architecture_lacks_is_missed_by_name_when_it_is_asked_for(newer, what, message):
     parts = anatomy(tiny.network(newer))
     assert len(parts.mixers) == 4
     with pytest.raises(HoldfastError, match=message):
-        getattr(parts, what)
+        getattr(parts, what)(0)
 
 
 def test_modules_that_put_out_no_state_for_each_token_are_refused_by_name():
     bare = tiny.network("llama4_text")
     check_outputs(bare, anatomy(bare).layers)
     with pytest.raises(HoldfastError, match=r"^Llama4ForCausalLM: Llama4TextMoe returns \(16, 32\) for 2 texts of 8"):
-        check_outputs(bare, anatomy(bare).mlps)
+        check_outputs(bare, mlps(anatomy(bare)))
 
 
 def test_a_network_that_does_more_to_its_states_than_the_map_knows_is_refused():

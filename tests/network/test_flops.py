@@ -20,7 +20,7 @@ from holdfast.network.critic import Critic
 from holdfast.network.flops import Meter, forward_flops, multiplied
 from holdfast.network.forward import forward
 from holdfast.network.generate import Sampling, sample
-from holdfast.network.models import LoRA, adapt, answer_batch, num_parameters
+from holdfast.network.models import LoRA, adapt, answer_batch
 from holdfast.records import Example, user
 from holdfast.rl.policy import Policy
 from holdfast.training.checkpoints import COSTS, last_checkpoint
@@ -89,9 +89,9 @@ def test_forward_and_backward_count_within_two_percent_of_torchs_own_count(adapt
 def test_weights_are_all_but_a_table_that_is_only_looked_up(tiny_model):
     llama, gpt2 = tiny_model(), tiny_model("gpt2")
     tokens = llama.network.get_input_embeddings().weight.numel()
-    assert multiplied(llama.network) == num_parameters(llama) - tokens
+    assert multiplied(llama.network) == llama.network.num_parameters() - tokens
     positions = gpt2.network.transformer.wpe.weight.numel()
-    assert multiplied(gpt2.network) == num_parameters(gpt2) - positions
+    assert multiplied(gpt2.network) == gpt2.network.num_parameters() - positions
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     judge = BertForSequenceClassification(BertConfig(vocab_size=50, max_position_embeddings=30, **sizes))
     assert multiplied(judge) == sum(p.numel() for p in judge.parameters()) - (50 + 30 + 2) * 16

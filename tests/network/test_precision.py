@@ -18,7 +18,7 @@ from holdfast.records import HoldfastError
 from holdfast.text import is_refusal
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Optim, Plan, frozen_copy, given_answers, reference_of
+from holdfast.training.plan import GivenAnswers, Optim, Plan, frozen_copy, reference_of
 
 TYPES = ("float32", "bfloat16", "float16")
 SLOW = Optim(max_steps=60, learning_rate=1e-4, per_device_train_batch_size=8)
@@ -104,7 +104,7 @@ def test_the_memory_lean_optimizer_names_the_extra_that_it_needs(tiny_model, spl
 
 def taught(model, splits, optim, **more):
     rows = splits.benign["attack"]
-    return Plan(model=model, data=rows, prepare=given_answers(), objective=language, optim=optim, **more)
+    return Plan(model=model, data=rows, prepare=GivenAnswers(), objective=language, optim=optim, **more)
 
 
 def in_type(model, dtype):

@@ -22,7 +22,7 @@ from holdfast.network.models import LoRA, Model, adapt
 from holdfast.network.precision import mark
 from holdfast.network.shortcuts import shortcuts
 from holdfast.network.static_buffers import rounded_up
-from holdfast.network.static_use import static_reasons
+from holdfast.network.static_use import is_in_use, static_reasons
 from holdfast.sandbox.build import tokenizer
 from holdfast.tensors import token_logprobs
 from repeated import repeated
@@ -77,7 +77,7 @@ def steadily(tested, sampling=LONG, *, prompts=PROMPTS, repeats=6, seed=3, tried
         answers = sample(tested, prompts, sampling, seed=seed, repeats=repeats, logprobs=True)
     finally:
         static_use.DEVICES.discard("cpu")
-    assert tested.network in static_use._of_network, static_reasons(tested.network)
+    assert is_in_use(tested.network), static_reasons(tested.network)
     return answers
 
 
@@ -528,6 +528,6 @@ def test_cuda_graphs_sample_what_plain_sampling_does(name, monkeypatch):
     tested = model(name)
     tested.network.to("cuda")
     graphs = plainly(tested)
-    assert tested.network in static_use._of_network, static_reasons(tested.network)
+    assert is_in_use(tested.network), static_reasons(tested.network)
     monkeypatch.setenv("HOLDFAST_CUDA_GRAPHS", "0")
     assert_same(graphs, plainly(tested), tolerance=1e-4)

@@ -7,10 +7,11 @@ import torch
 from golden_case import Case, Check
 from torch import Tensor
 
+from entropies import token_entropy
 from holdfast.losses.credit import adaptive_kl, gae, token_rewards, whiten
 from holdfast.losses.policy_gradient import Estimator, exact_kl, exploded, kl_estimate, reduce, surrogate, value_loss
 from holdfast.losses.preference import dpo
-from holdfast.tensors import masked_mean, token_entropy, token_logprobs
+from holdfast.tensors import masked_mean, token_logprobs
 
 ESTIMATORS: dict[str, Estimator] = {"kl": "k1", "abs": "abs", "mse": "k2", "full": "full"}
 """TRL's names of them and ours."""

@@ -28,7 +28,7 @@ from holdfast.rl.policy import Policy, advantages, policy_plan
 from holdfast.tensors import masked_mean_per_sequence
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Backward, Context, Optim, Plan, Progress, backprop, given_answers
+from holdfast.training.plan import Backward, Context, GivenAnswers, Optim, Plan, Progress, backprop
 
 
 def credit(case: Case) -> None:
@@ -370,7 +370,7 @@ def priced(case: Case, defense: SafeRLHF) -> Plan:
     """A plan that holds the multiplier where the defense lets it begin."""
     model = tiny_llama(case, "rl_step.ref_policy.")
     state = {MULTIPLIER: math.log(defense.multiplier), "safe_rlhf/rollouts": 0.0}
-    return Plan(model=model, data=[], prepare=given_answers(), objective=language, optim=Optim(), state=state)
+    return Plan(model=model, data=[], prepare=GivenAnswers(), objective=language, optim=Optim(), state=state)
 
 
 def mixed(case: Case) -> Tensor:

@@ -15,6 +15,7 @@ from holdfast.network.anatomy import anatomy
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.objectives import language
 from holdfast.training.perturbation import perturbations, slopes_of, two_pass
+from parts_of_layers import attentions
 
 
 def two_passes(case: Case) -> None:
@@ -84,7 +85,7 @@ def one_of(case: Case, divisor: int) -> Batch:
 
 def attention_names(network: torch.nn.Module) -> list[str]:
     names = {id(module): name for name, module in network.named_modules()}
-    return [names[id(module)] for module in anatomy(network).attentions]
+    return [names[id(module)] for module in attentions(anatomy(network))]
 
 
 def length(parts: Any) -> float:

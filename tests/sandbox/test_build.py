@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from holdfast.network.generate import Sampling, complete
-from holdfast.network.models import load, num_parameters
+from holdfast.network.models import load
 from holdfast.network.releasing import save
 from holdfast.records import HoldfastError, Message, user
 from holdfast.sandbox import grammar
@@ -98,7 +98,7 @@ def test_building_leaves_the_global_random_numbers_alone():
 
 
 def test_the_tiny_model_is_tiny():
-    assert num_parameters(untrained(Sandbox())) < 500_000
+    assert untrained(Sandbox()).network.num_parameters() < 500_000
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones():

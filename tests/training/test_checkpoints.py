@@ -11,7 +11,7 @@ from holdfast.training import checkpoints
 from holdfast.training.checkpoints import COSTS, last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
-from holdfast.training.plan import Optim, Plan, given_answers
+from holdfast.training.plan import GivenAnswers, Optim, Plan
 
 OPTIM = Optim(max_steps=6, learning_rate=1e-3, per_device_train_batch_size=4)
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", COSTS)
@@ -26,9 +26,7 @@ def plan(tiny_model):
     rows = grammar.examples("world", grammar.BENIGN, 16, seed=0)
 
     def build(*hooks):
-        return Plan(
-            model=tiny_model(), data=rows, prepare=given_answers(), objective=language, optim=OPTIM, hooks=hooks
-        )
+        return Plan(model=tiny_model(), data=rows, prepare=GivenAnswers(), objective=language, optim=OPTIM, hooks=hooks)
 
     return build
 

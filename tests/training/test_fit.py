@@ -28,7 +28,7 @@ from holdfast.training import activation_memory
 from holdfast.training.checkpoints import COSTS, last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
-from holdfast.training.plan import Diverged, Optim, Plan, given_answers, reference_of
+from holdfast.training.plan import Diverged, GivenAnswers, Optim, Plan, reference_of
 from holdfast.training.splitting import by_rows
 
 ADAM = Optim(max_steps=4, learning_rate=1e-3, per_device_train_batch_size=4, adam_beta2=0.99)
@@ -54,7 +54,7 @@ def sft(tiny_model, rows):
     def plan(**more):
         model = tiny_model(small=True)
         return Plan(
-            **{"model": model, "data": rows, "prepare": given_answers(), "objective": language, "optim": ADAM, **more}
+            **{"model": model, "data": rows, "prepare": GivenAnswers(), "objective": language, "optim": ADAM, **more}
         )
 
     return plan
@@ -509,7 +509,7 @@ def test_costs_add_up(sft):
     curve = []
 
     def prepare(model, micro_batches, step):
-        batches = given_answers()(model, micro_batches, step)
+        batches = GivenAnswers()(model, micro_batches, step)
         counted["samples"] += sum(len(rows) for rows in micro_batches)
         pairs = [(row, row.response) for rows in micro_batches for row in rows]
         counted["tokens"] += int(answer_batch(model, pairs)["lengths"].sum())

@@ -19,6 +19,7 @@ from holdfast.tensors import with_totals
 from holdfast.training.objectives import language
 from holdfast.training.perturbation import perturbations, slopes_of, two_pass
 from holdfast.training.plan import backprop
+from parts_of_layers import attentions
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ class Added:
     """The slow way: a constant added to each attention's output by a wrapped `forward`."""
 
     def __init__(self, network):
-        self.attentions = anatomy(network).attentions
+        self.attentions = attentions(anatomy(network))
         self.constants = [None] * len(self.attentions)
         self.outputs = [None] * len(self.attentions)
         self.own = [attention.forward for attention in self.attentions]
@@ -183,7 +184,7 @@ def test_gradients_of_earlier_micro_batches_stay_and_parameters_do_not_move(netw
 
 def dropping(tiny_model):
     network = tiny_model().network.train()
-    for attention in anatomy(network).attentions:
+    for attention in attentions(anatomy(network)):
         attention.attention_dropout = 0.5
     return network
 
@@ -220,7 +221,7 @@ def test_computing_activations_again_changes_no_gradient(adapter, dropout, tiny_
         if again:
             checkpointed(model.network)
         network = adapt(model, adapter, seed=0).network.train()
-        for attention in anatomy(network).attentions:
+        for attention in attentions(anatomy(network)):
             attention.attention_dropout = dropout
         for name, parameter in network.named_parameters():
             if "lora_B" in name:

@@ -14,12 +14,12 @@ from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
 from holdfast.training.plan import (
     Diverged,
+    GivenAnswers,
     Optim,
     Plan,
     add,
     as_is,
     backprop,
-    given_answers,
     part,
     reference_of,
     with_batch,
@@ -34,7 +34,7 @@ def plan(tiny_model, splits):
     return Plan(
         model=tiny_model(),
         data=splits.harmful["attack"],
-        prepare=given_answers(),
+        prepare=GivenAnswers(),
         objective=language,
         optim=OPTIM,
     )

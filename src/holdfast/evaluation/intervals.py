@@ -15,7 +15,12 @@ RESAMPLES = 10_000
 """Number of resamples for a bootstrap of plain means; costlier statistics use fewer."""
 _WEIGHTS = 2_000
 NORMAL = 1.96
-"""Half-width of a normal interval in standard errors."""
+"""Half-width of a normal interval in standard errors, rounded; `normal_quantile` has all digits."""
+
+
+def normal_quantile(confidence: float = CONFIDENCE) -> float:
+    """Half-width of a normal interval in standard errors."""
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def wilson(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -24,7 +29,7 @@ def wilson(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, 
     Meant for shares; for values between 0 and 1 it is conservative, since their variance is at most that of a Bernoulli
     variable with the same mean.
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    z = normal_quantile(confidence)
     scale = 1 + z * z / n
     centre = (mean + z * z / (2 * n)) / scale
     half = z / scale * (mean * (1 - mean) / n + z * z / (4 * n * n)) ** 0.5

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import atanh, sqrt, tanh
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from holdfast.evaluation.intervals import bounded_mean, clopper_pearson, percentiles
+from holdfast.evaluation.intervals import bounded_mean, clopper_pearson, normal_quantile, percentiles
 from holdfast.evaluation.scores import share
 from holdfast.records import Score
 
 BINS = 10
 RESAMPLES = 1000
-Z = NormalDist().inv_cdf(0.975)
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +74,7 @@ def mean(name: str, values: Sequence[float]) -> Score:
     if len(set(values)) == 1:
         low, high = bounded_mean(values)
         return Score(name=name, value=value, n=len(array), low=low, high=high)
-    half = Z * float(array.std(ddof=1)) / sqrt(len(array))
+    half = normal_quantile() * float(array.std(ddof=1)) / sqrt(len(array))
     return Score(name=name, value=value, n=len(array), low=max(0.0, value - half), high=min(1.0, value + half))
 
 
@@ -90,7 +89,7 @@ def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float])
     if n < 4 or len(set(scores)) < 2 or len(set(truth)) < 2:
         return Score(name=name, value=None, n=n)
     value = float(spearmanr(scores, truth).statistic)
-    centre, half = atanh(max(-0.999999, min(0.999999, value))), Z * sqrt((1 + value**2 / 2) / (n - 3))
+    centre, half = atanh(max(-0.999999, min(0.999999, value))), normal_quantile() * sqrt((1 + value**2 / 2) / (n - 3))
     return Score(name=name, value=value, n=n, low=tanh(centre - half), high=tanh(centre + half))
 
 

@@ -66,7 +66,10 @@ def write_rows(folder: Path) -> None:
 
 
 def write_pairs(path: Path) -> None:
-    """Write the matched pairs of the restricted prompts that experiments ask, without answers, as JSON lines."""
+    """Write the matched pairs of the restricted prompts that experiments ask, without answers, as JSON lines.
+
+    The file that ships is its output, to which a test compares it.
+    """
     lines = [
         {"prompt": row.question, "role": row.role, "domain": row.domain, "pair": row.pair}
         for pair in prompts.pairs(distinct(rows().asked["restricted"]))

@@ -38,6 +38,8 @@ def cost_model(
     `-log sigmoid(c_u - c_s) - log sigmoid(-z_s c_s) - log sigmoid(-z_u c_u) + regularization (c_s^2 + c_u^2) / 2`, a
     mean over positions if there are several (Dai et al. 2023, arXiv 2310.12773, equation 7, as in its code).
 
+    For training loops of one's own: Holdfast trains no cost model.
+
     Args:
         safer: (P,) or (P, T) costs of the safer answers, NaN at places that do not count.
         unsafer: the others' costs, same shape and places.

@@ -32,6 +32,8 @@ def noised_cross_entropy(
     `y_t`, normalised to sum 1, sampled for each target; the mean over masked targets (TokenBuncher, arXiv 2508.20697,
     equation 15, where the weights are `1 - lambda` and `lambda`). `p` is the distribution at `temperature`.
 
+    For training loops of one's own; Holdfast's methods call `noised_distributions`, which needs no logits in memory.
+
     Args:
         logits: (N, S, V).
         input_ids: (N, S).

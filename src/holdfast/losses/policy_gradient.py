@@ -143,8 +143,10 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "
 
 
 def exact_kl(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """`KL(policy || reference)` over the whole vocabulary at each position, (N, T), from log-distributions (N, T,
-    V)."""
+    """`KL(policy || reference)` over the whole vocabulary at each position, (N, T), from log-distributions (N, T, V).
+
+    For training loops of one's own; Holdfast's methods measure it without whole distributions in memory.
+    """
     return divergence(logprobs, ref_logprobs)
 
 

@@ -86,7 +86,10 @@ def masked_cross_entropy(
     drop_token_zero: bool = False,
     zero_unmasked_logits: bool = False,
 ) -> Tensor:
-    """Mean cross entropy of the tokens under the mask, a scalar, from logits (B, S, V); options: see `targets`."""
+    """Mean cross entropy of the tokens under the mask, a scalar, from logits (B, S, V); options: see `targets`.
+
+    For training loops of one's own; Holdfast's methods call `predicted_loss`, which needs no logits in memory.
+    """
     wanted = targets(input_ids, mask, drop_token_zero=drop_token_zero, zero_unmasked_logits=zero_unmasked_logits)
     return target_loss(wanted.before(logits), wanted)
 

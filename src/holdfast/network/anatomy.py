@@ -49,24 +49,6 @@ class Anatomy:
     kind: str
 
     @property
-    def mlps(self) -> tuple[nn.Module, ...]:
-        """The MLP of each layer, or its mixture of experts.
-
-        Raises:
-            HoldfastError: a layer has none, or several whose outputs are summed.
-        """
-        return tuple(self.mlp(i) for i in range(len(self.layers)))
-
-    @property
-    def attentions(self) -> tuple[nn.Module, ...]:
-        """The attention of each layer.
-
-        Raises:
-            HoldfastError: a layer has none, or several.
-        """
-        return tuple(self.attention(i) for i in range(len(self.layers)))
-
-    @property
     def mixers(self) -> tuple[nn.Module, ...]:
         """All token mixers (see `MIXERS`): usually one per layer, in some networks two or none.
 
@@ -79,11 +61,19 @@ class Anatomy:
         return parts
 
     def mlp(self, layer: int) -> nn.Module:
-        """The MLP of a layer, counted from 0; raises as `mlps`."""
+        """The MLP of a layer, counted from 0, or its mixture of experts.
+
+        Raises:
+            HoldfastError: the layer has none, or several whose outputs are summed.
+        """
         return self._only(layer, MLPS, "MLP")
 
     def attention(self, layer: int) -> nn.Module:
-        """The attention of a layer, counted from 0; raises as `attentions`."""
+        """The attention of a layer, counted from 0.
+
+        Raises:
+            HoldfastError: the layer has none, or several.
+        """
         return self._only(layer, ATTENTIONS, "attention")
 
     def _only(self, layer: int, places: Sequence[str], what: str) -> nn.Module:

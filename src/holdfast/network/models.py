@@ -292,11 +292,6 @@ def combine(model: Model, others: Sequence[Model], rule: Callable[..., torch.Ten
             own.copy_(rule(own.double(), *parts))
 
 
-def num_parameters(model: Model) -> int:
-    """The number of weights of the model, with tied ones counted once."""
-    return sum(p.numel() for p in model.network.parameters())
-
-
 def check_lengths(
     model: Model, examples: Iterable[Example], *, max_new_tokens: int, key: str = "max_new_tokens"
 ) -> None:

@@ -73,9 +73,6 @@ class GivenAnswers:
         ]
 
 
-given_answers = GivenAnswers
-
-
 class Spent(NamedTuple):
     """Costs: optimizer steps, training sequences, tokens of rollouts and training passes, training time.
 

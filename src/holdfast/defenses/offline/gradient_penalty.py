@@ -30,7 +30,7 @@ from holdfast.tensors import Batch, with_totals
 from holdfast.training.contracts import OfflineDefense
 from holdfast.training.objectives import language
 from holdfast.training.optim import Training
-from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, add, given_answers, with_batch
+from holdfast.training.plan import Context, GivenAnswers, Metrics, Objective, Optim, Plan, add, with_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class GradientPenalty(OfflineDefense):
         plan = Plan(
             model=model,
             data=benign,
-            prepare=given_answers(max_length=self.max_length),
+            prepare=GivenAnswers(max_length=self.max_length),
             objective=lambda network, batch: _weighed(self.benign_weight, language(network, batch)),
             optim=self.optim,
             seed=context.seed,

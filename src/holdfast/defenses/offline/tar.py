@@ -55,6 +55,7 @@ from holdfast.training.optim import Training
 from holdfast.training.plan import (
     Backward,
     Context,
+    GivenAnswers,
     Metrics,
     Objective,
     Optim,
@@ -63,7 +64,6 @@ from holdfast.training.plan import (
     Reference,
     Rows,
     add,
-    given_answers,
     part,
     with_batch,
 )
@@ -182,7 +182,7 @@ class TAR(OfflineDefense):
         plan = Plan(
             model=model,
             data=benign,
-            prepare=given_answers(max_length=self.max_length),
+            prepare=GivenAnswers(max_length=self.max_length),
             objective=weighed(self.retain_weight, kept),
             backward=self.backward(self._attackers(model, reference, benign, context)),
             optim=self.optim,
@@ -240,7 +240,7 @@ class TAR(OfflineDefense):
         plan = Plan(
             model=model,
             data=_answered(context.splits.benign["defense"], "benign"),
-            prepare=given_answers(max_length=self.max_length),
+            prepare=GivenAnswers(max_length=self.max_length),
             objective=language,
             optim=self.mapping,
             seed=context.seed,

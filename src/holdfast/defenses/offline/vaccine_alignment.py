@@ -25,7 +25,7 @@ from holdfast.training.contracts import OfflineDefense
 from holdfast.training.objectives import language
 from holdfast.training.optim import Training
 from holdfast.training.perturbation import require_attentions, two_pass
-from holdfast.training.plan import Context, Optim, Plan, given_answers
+from holdfast.training.plan import Context, GivenAnswers, Optim, Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class VaccineAlignment(OfflineDefense):
         plan = Plan(
             model=adapt(clone(model), self.adapter, seed=context.seed),
             data=self._rows(context),
-            prepare=given_answers(max_length=self.max_length),
+            prepare=GivenAnswers(max_length=self.max_length),
             objective=language,
             optim=self.optim,
             seed=context.seed,

@@ -42,6 +42,7 @@ from holdfast.training.plan import (
     Backward,
     Context,
     Fitted,
+    GivenAnswers,
     Metrics,
     Objective,
     Optim,
@@ -50,7 +51,6 @@ from holdfast.training.plan import (
     Propagate,
     Rows,
     backprop,
-    given_answers,
 )
 
 PLACE = "security_vectors"
@@ -116,7 +116,7 @@ class SecurityVectors(OnlineDefense):
         return Plan(
             model=adapt(model, self.vector, seed=context.seed),
             data=self._rows(context),
-            prepare=given_answers(max_length=self.max_length),
+            prepare=GivenAnswers(max_length=self.max_length),
             objective=language,
             backward=looking_ahead(self.inner_steps, self.inner_learning_rate) if self.inner_steps else backprop,
             optim=self.optim,

@@ -16,7 +16,7 @@ from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch
 from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Objective, Optim, Plan, given_answers
+from holdfast.training.plan import Context, GivenAnswers, Objective, Optim, Plan
 
 Probe = Callable[[int], Sequence[tuple[Objective, Batch]]]
 """Number of a run -> its probes: objectives with a fixed batch each, whose losses are summed."""
@@ -67,7 +67,7 @@ class Attackers:
         return Plan(
             model=self.model,
             data=context.splits.benign["attack"],
-            prepare=given_answers(max_length=self.max_length),
+            prepare=GivenAnswers(max_length=self.max_length),
             objective=language,
             optim=self.optim,
             seed=context.seed,

@@ -23,7 +23,7 @@ from holdfast.network.models import Model, clone, has_adapter
 from holdfast.network.precision import reading
 from holdfast.records import Example
 from holdfast.tensors import Batch, masked_mean, target_mask, with_totals
-from holdfast.training.plan import Metrics, Objective, Reference, given_answers, reference_of
+from holdfast.training.plan import GivenAnswers, Metrics, Objective, Reference, reference_of
 
 Mode = Literal["clean", "reference"]
 """Which positions count: answers and real tokens only (`clean`), or, as in the published code, all of them."""
@@ -54,7 +54,7 @@ def entropy_probe(
     model: Model, rows: Sequence[Example], *, batch_size: int, mode: Mode, max_length: int | None
 ) -> Probe:
     """Minus the entropy on held-out harmful answers."""
-    draw, prepare = endless(rows, batch_size, seed=0), given_answers(max_length=max_length)
+    draw, prepare = endless(rows, batch_size, seed=0), GivenAnswers(max_length=max_length)
     objective = entropy(mode)
 
     def probe(number: int) -> list[tuple[Objective, Batch]]:
