@@ -22,7 +22,7 @@ ORDER = {
     "tensors": "",
     "distributions": "head statistics chunked .",
     "text": ". thinking degenerate",
-    "files": "hub . cache scratch gguf required fingerprints plain_yaml packaged documents",
+    "files": "hub . cache space scratch gguf required fingerprints plain_yaml packaged documents",
     "methods": ". tables knobs ranges settings docstrings describe",
     "data": "endless mixing near_columns raw_rows splits pairing file_formats anthropic_hh beavertails multiple_choice "
     "pku_safe_rlhf trl columns dataset . read",

@@ -203,7 +203,7 @@ def main() -> None:
     try:
         app()
     except (HoldfastError, OSError) as error:  # such as a name that is too long, or a folder without permission
-        for line in getattr(error, "lines", [str(error)]):
+        for line in getattr(error, "lines", [_worded(error)]):
             _complain(line[:1000])
         sys.exit(2)
     except SystemExit as leaving:
@@ -222,6 +222,15 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - 
     Without this its workers would go on without it until their piece of work is done.
     """
     sys.exit(TERMINATED)
+
+
+def _worded(error: Exception) -> str:
+    """An error's message; of a full disk one that names the folder, which the system's does not."""
+    if isinstance(error, HoldfastError):
+        return str(error)
+    from holdfast.files.space import full_disk, is_full
+
+    return full_disk(error) if is_full(error) else str(error)
 
 
 def _complain(message: str) -> None:

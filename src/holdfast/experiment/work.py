@@ -25,6 +25,7 @@ from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.world import context_of, judge_of, load_model
 from holdfast.files import write_json
+from holdfast.files.space import full_disk, is_full
 from holdfast.network.activations import repeated_share
 from holdfast.network.adapters import trained
 from holdfast.network.generate import SamplingError
@@ -35,9 +36,6 @@ from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.training.fit import fit
 from holdfast.training.plan import Diverged, Fitted, Plan, Progress, sum_or_none
-
-DISK_IS_FULL = ("No space left on device", "File too large", "Disk quota exceeded")
-"""The system's messages, which torch and safetensors wrap in their own errors."""
 
 
 def execute(task: Task, options: Options, report: Report) -> None:
@@ -61,8 +59,8 @@ def failure(error: BaseException, folder: Path) -> str:
     text = " ".join(str(error).split())[:500]
     if isinstance(error, HoldfastError):
         return text
-    if any(sign in text for sign in DISK_IS_FULL):
-        return f"{folder}: cannot be written: {text}; free some space and run again"
+    if is_full(error):
+        return full_disk(error, folder)
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory: {text or type(error).__name__}; lower the batch sizes, or --workers on a shared GPU"
     return f"{origin(error)}{type(error).__name__}: {text}"
