@@ -48,7 +48,8 @@ def write(contents: Contents, out: Path, options: Options) -> Written:
         require_place(place)
         text = yaml.safe_dump(clean(entries), sort_keys=False, allow_unicode=True, width=1000)
         written.append(write_text(place, f"{_heading(subject)}{text}"))
-    notes = (f"{left_out} undefended models have no file: they are controls",) if left_out else ()
+    who = "1 undefended model has" if left_out == 1 else f"{left_out} undefended models have"
+    notes = (f"{who} no file: {'it is a control' if left_out == 1 else 'they are controls'}",) if left_out else ()
     return Written(files=tuple(written), notes=notes)
 
 
