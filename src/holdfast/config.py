@@ -22,7 +22,7 @@ from holdfast.files.plain_yaml import yaml_value
 from holdfast.kitchen.build import require_built
 from holdfast.kitchen.world import KITCHEN, Find, with_world
 from holdfast.methods.ranges import SettingsError, shown
-from holdfast.methods.settings import Settings, one_text, typed
+from holdfast.methods.settings import AnySettings, one_text, typed
 from holdfast.methods.tables import near
 from holdfast.network.pretrained import Pretrained
 from holdfast.network.templates import DATE
@@ -141,7 +141,7 @@ def parse_arm(value: Any, where: str) -> Arm:
     return _placed(Arm, values, f"{where}.{method.name}")
 
 
-def _placed(cls: type[Settings], values: Mapping[str, Any], where: str, **parsed: Any) -> Settings:
+def _placed(cls: type[AnySettings], values: Mapping[str, Any], where: str, **parsed: Any) -> AnySettings:
     """Settings from `values`, with fields that are already parsed in `parsed`; errors name the place `where`."""
     try:
         settings = typed(cls, values, where)

@@ -96,6 +96,7 @@ def compare(
     """
     from holdfast.commands import comparing, comparing_shown
     from holdfast.evaluation.agreement import require_libraries
+    from holdfast.training.contracts import usage_of
 
     require_libraries()
     given = [Path(source) for source in sources if not source.startswith("judges.")]
@@ -110,8 +111,7 @@ def compare(
     found = comparing.verdicts(cells)
     comparing_shown.show_agreement(answers, examples)
     for name, judge in judges.items():
-        usage = getattr(judge, "usage", None)
-        if usage:
+        if usage := usage_of(judge):
             comparing_shown.show_usage(name, usage)
     if found:
         comparing_shown.show_verdicts(found)

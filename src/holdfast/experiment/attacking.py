@@ -36,7 +36,7 @@ from holdfast.network.models import Model, clone
 from holdfast.network.precision import types_of
 from holdfast.records import Cell, Judge, Method, Record
 from holdfast.records.evidence import Effect
-from holdfast.training.contracts import SamplingAttack, learns_from, trains
+from holdfast.training.contracts import SamplingAttack, learns_from, trains, usage_of
 from holdfast.training.fit import fit
 from holdfast.training.plan import Context, Diverged, Fitted, Plan, Planner, Progress, as_is
 
@@ -86,7 +86,7 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
 
 def _judges(cell: Cell, judge: Callable[[str], Judge]) -> dict[str, Any]:
     """What judges say of their own work: requests, tokens and their price of language models that were asked."""
-    told = {name: getattr(judge(name), "usage", None) for name, own in cell.judges.items() if own.name not in TRAINED}
+    told = {name: usage_of(judge(name)) for name, own in cell.judges.items() if own.name not in TRAINED}
     return {"judges": known} if (known := {name: usage for name, usage in told.items() if usage}) else {}
 
 

@@ -47,6 +47,7 @@ from holdfast.network.models import Model
 from holdfast.network.reach import survey
 from holdfast.records import Cell, Completion, HoldfastError, Judge, Method, digest
 from holdfast.sandbox.build import Sandbox, untrained
+from holdfast.training.contracts import check_judge
 
 ASKED = 2
 """The number of answers of each kind with which a judge is tried."""
@@ -223,8 +224,8 @@ def _judge(name: str, method: Method, cell: Cell, splits: Splits) -> Judge:
             train_judge(judge_settings(method), splits, _stop)
         return no_judge
     judge = make_judge(method)
-    if not others.asks_others(method) and callable(load := getattr(judge, "check", None)):
-        load()
+    if not others.asks_others(method):
+        check_judge(judge)
     with _ignoring_artificial_errors():
         _ask(name, judge, cell, splits)
     return judge

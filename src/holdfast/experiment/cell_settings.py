@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
-from holdfast.methods.settings import Settings, typed
+from holdfast.methods.settings import AnySettings, typed
 from holdfast.records import Cell, digest
 
 if TYPE_CHECKING:
@@ -95,6 +95,6 @@ def sandbox_keys(cell: Cell) -> tuple[str, str]:
     return digest({"base": base}), digest({"aligned": settings})
 
 
-def _read(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+def _read(cls: type[AnySettings], values: Mapping[str, Any], where: str) -> AnySettings:
     known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
     return typed(cls, {name: value for name, value in values.items() if name in known}, where)

@@ -86,4 +86,5 @@ def resolve(method: Method, kind: Kind, where: str = "") -> Method:
     """The method with every setting written in full, and with fingerprints of the folders that it names."""
     own = configured(method, kind, where)
     settings = plain(own)
-    return replace(method, settings=settings, fingerprints={**of_settings(settings), **getattr(own, "outside", {})})
+    outside = own.outside if kind == "judge" else {}
+    return replace(method, settings=settings, fingerprints={**of_settings(settings), **outside})

@@ -15,7 +15,7 @@ from holdfast.files.hub import looks_local, refuse_unknown
 from holdfast.judges import TRAINED
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError, Method
-from holdfast.training.contracts import JudgeSettings
+from holdfast.training.contracts import JudgeSettings, check_judge
 
 Told = Callable[[str], None]
 """Called with what is checked next, in a few words."""
@@ -69,9 +69,7 @@ def _needed(cells: Sequence[Cell]) -> Iterator[tuple[str, str, Callable[[], None
 
 
 def _reach(method: Method) -> None:
-    check = getattr(make_judge(method), "check", None)  # kept replies would hide that nobody answers
-    if callable(check):
-        check()
+    check_judge(make_judge(method))  # kept replies would hide that nobody answers
 
 
 def _ids(cells: Sequence[Cell], judges: Sequence[tuple[str, Method]]) -> Iterator[tuple[str, str, str | None]]:

@@ -20,7 +20,7 @@ from holdfast.generative import endpoint, local, replies, rubrics
 from holdfast.methods.ranges import Count, NonNegative, Positive, Whole, ranged
 from holdfast.records import Completion, HoldfastError, Judge, Message, Verdict, digest
 from holdfast.text import empty_or_garbled
-from holdfast.training.contracts import JudgeSettings
+from holdfast.training.contracts import JudgeSettings, LanguageModelJudge
 
 SHOWN = 60
 """Characters of a reply that is no verdict in a verdict's reason."""
@@ -86,7 +86,7 @@ class LLMJudge(JudgeSettings):
 
 
 @dataclass(kw_only=True, eq=False)
-class GenerativeJudge:
+class GenerativeJudge(LanguageModelJudge):
     """Judges answers by the replies of a language model.
 
     Equal questions and answers are asked once, and what was asked before, by any process, is read from the cache. An

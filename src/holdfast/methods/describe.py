@@ -87,7 +87,7 @@ def describe(table: Table, name: str) -> Description:
         about=class_text(cls),
         settings=tuple(_settings(cls)),
         presets={preset: dict(_flat(values)) for preset, values in cls.PRESETS.items()},
-        knobs={knob: _knob(known) for knob, known in getattr(cls, "KNOBS", {}).items()},
+        knobs={knob: _knob(known) for knob, known in cls.KNOBS.items()},
     )
 
 

@@ -7,21 +7,35 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from holdfast.methods.knobs import Knob
 from holdfast.methods.ranges import SettingsError, described, shown, with_place
 from holdfast.methods.tables import near
 from holdfast.records import HoldfastError
 
-Settings = TypeVar("Settings")
+AnySettings = TypeVar("AnySettings")
 OMITTED_AT_DEFAULT = {"omitted_at_default": True}
 """Metadata of a field that was added to a method's settings after cells of it were finished: `plain` leaves it out
 while it has its default, so that those cells keep their keys."""
 
 
-def typed(cls: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+class Settings(Protocol):
+    """Class variables of methods of every kind about their settings.
+
+    `PRESETS` are settings by a name that `preset` refers to; `EXAMPLE` has a value for each setting without a default,
+    so that the method can be shown and tested. `KNOBS` are what a search varies, by a setting's dotted name; a search
+    is over attacks and adaptive attackers.
+    """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    EXAMPLE: ClassVar[Mapping[str, Any]] = {}
+    KNOBS: ClassVar[Mapping[str, Knob]] = {}
+
+
+def typed(cls: type[AnySettings], values: Mapping[str, Any], where: str) -> AnySettings:
     """An instance of a settings dataclass from plain values; what is not given keeps the class's default.
 
     A nested group given in part keeps the rest of the class's own default for that group. `preset` among the values
@@ -103,7 +117,8 @@ def _hints(cls: Any) -> Mapping[str, Any]:
 def _with_preset(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if not isinstance(values, Mapping) or "preset" not in values or "preset" in _hints(cls):
         return values
-    known, name = getattr(cls, "PRESETS", {}), values["preset"]
+    known = cast(type[Settings], cls).PRESETS if Settings in cls.__mro__ else {}
+    name = values["preset"]
     if not isinstance(name, str) or name not in known:
         listed = ", ".join(known) or "none"
         raise HoldfastError(f"{where}: unknown preset {name!r}{near(str(name), known)}; known: {listed}")

@@ -7,15 +7,15 @@ knobs, no presets, no needs. Importing this module does not import torch.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
-from holdfast.methods.knobs import Choices, Knob, Range
-from holdfast.methods.settings import has_setting, typed
-from holdfast.records import HoldfastError, Judge
+from holdfast.methods.knobs import Choices, Range
+from holdfast.methods.settings import Settings, has_setting, typed
+from holdfast.records import Completion, HoldfastError, Judge, Verdict
 
 if TYPE_CHECKING:
     from holdfast.evaluation.evaluate import Judged, Suite
@@ -30,25 +30,9 @@ Keep = Callable[[int, int, Callable[[], Any]], Any]
 """(number, of, make) -> the JSON value of piece `number` of `of`, computed by `make` unless it is already stored."""
 
 
-class Settings(Protocol):
-    """Class variables of methods of every kind about their settings.
-
-    `PRESETS` are settings by a name that `preset` refers to; `EXAMPLE` has a value for each setting without a default,
-    so that the method can be shown and tested.
-    """
-
-    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    EXAMPLE: ClassVar[Mapping[str, Any]] = {}
-
-
 class Attack(Settings, Protocol):
-    """An attack of either kind.
+    """An attack of either kind. `LEARNS_FROM` is what it trains on, `None` if it does not train."""
 
-    `KNOBS` are the knobs of a search, by a setting's dotted name; `LEARNS_FROM` is what the attack trains on, `None` if
-    it does not train.
-    """
-
-    KNOBS: ClassVar[Mapping[str, Knob]] = {}
     LEARNS_FROM: ClassVar[LearnsFrom | None] = None
 
 
@@ -80,10 +64,8 @@ class SamplingAttack(Attack, Protocol):
 class AdaptiveAttacker(Settings, Protocol):
     """A modification of any training attack by an attacker who knows the defenses.
 
-    With strength 0 it returns the given planner itself, so that the run equals the plain one. `KNOBS` as for attacks.
+    With strength 0 it returns the given planner itself, so that the run equals the plain one.
     """
-
-    KNOBS: ClassVar[Mapping[str, Knob]] = {}
 
     @property
     def needs(self) -> LearnsFrom | None:
@@ -158,6 +140,42 @@ class JudgeSettings(Settings, Protocol):
     def judge(self) -> Judge:
         """A function that reads completions and returns a verdict for each, in order."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class LanguageModelJudge(Protocol):
+    """A judge that asks a language model; any judge that has these members is treated as one."""
+
+    @property
+    def usage(self) -> Mapping[str, Any]:
+        """Counts of requests and tokens since the judge was made, and their price, for records and people."""
+        return {}
+
+    def check(self) -> None:
+        """See, before anything else is done, whether the model can be asked; a local one is loaded.
+
+        Raises:
+            HoldfastError: it cannot.
+        """
+
+    def __call__(self, completions: Sequence[Completion]) -> list[Verdict]:
+        """A verdict for each completion, in order."""
+        raise NotImplementedError
+
+
+def usage_of(judge: Judge) -> Mapping[str, Any]:
+    """What a judge says of its own requests and tokens; empty for one that asks no language model."""
+    return judge.usage if isinstance(judge, LanguageModelJudge) else {}
+
+
+def check_judge(judge: Judge) -> None:
+    """See whether the language model that a judge asks can be asked; nothing for other judges.
+
+    Raises:
+        HoldfastError: it cannot.
+    """
+    if isinstance(judge, LanguageModelJudge):
+        judge.check()
 
 
 class TrainedJudgeSettings(JudgeSettings, Protocol):
@@ -237,7 +255,7 @@ def _called(name: str, function: Callable[..., Any]) -> str:
 
 def _check_groups(cls: Any, where: str) -> None:
     """Class variables that are read by names have names."""
-    groups = {name: getattr(cls, name, {}) for name in ("EXAMPLE", "PRESETS", "KNOBS")}
+    groups = {"EXAMPLE": cls.EXAMPLE, "PRESETS": cls.PRESETS, "KNOBS": cls.KNOBS}
     if isinstance(groups["PRESETS"], Mapping):
         groups |= {f"PRESETS[{name!r}]": values for name, values in groups["PRESETS"].items()}
     for name, value in groups.items():
@@ -271,7 +289,7 @@ def _check_properties(settings: Any, where: str) -> None:
 
 def _check_names(cls: Any, where: str) -> None:
     """Class variables that name settings must name known ones, and have the expected form."""
-    for name, knob in getattr(cls, "KNOBS", {}).items():
+    for name, knob in cls.KNOBS.items():
         if not isinstance(knob, Range | Choices):
             raise HoldfastError(f"{where}: KNOBS[{name!r}] is {knob!r}; a knob is a `Range` or `Choices`")
         if not has_setting(cls, name):
