@@ -134,9 +134,8 @@ def test_every_local_link_of_the_readme_leads_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_faithfulness_table_names_methods_only():
-    assert len(FAITHFULNESS) >= 44
-    assert set(FAITHFULNESS) <= {name for table in kinds().values() for name in table.built_in}
+def test_the_faithfulness_table_names_every_built_in_method_and_nothing_else():
+    assert set(FAITHFULNESS) == {name for table in kinds().values() for name in table.built_in}
 
 
 def test_what_the_faithfulness_table_names_exists():
@@ -146,20 +145,28 @@ def test_what_the_faithfulness_table_names_exists():
         assert "golden" not in row or (ROOT / "tests" / "golden" / f"{row['golden']}.json").exists()
 
 
-@pytest.fixture
-def generators(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_build"))
-    yield
-    for name in ("hooks", "pages", "house", "measured", "structure"):
+@pytest.fixture(scope="module")
+def generators():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "docs" / "_build"))
+        yield
+    for name in ("hooks", "pages", "house", "measured", "cost", "structure"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.slow
-def test_a_page_is_made_of_every_method_with_its_settings_and_measurements(generators):
+@pytest.fixture(scope="module")
+def made(generators):
+    """Every generated page, by its path."""
     import pages
 
-    made = pages.all_pages()
+    return pages.all_pages()
+
+
+@pytest.mark.slow
+def test_a_page_is_made_of_every_method_with_its_settings_and_measurements(made):
+    import pages
+
     page = made["online-defenses/refusal_loss.md"]
     for part in ("## Idea", "## Equation", "`alpha`", "at least 0", "qi2024", "## Measured", "useless", "Verdict"):
         assert part in page
@@ -171,14 +178,44 @@ def test_a_method_that_nobody_compared_with_its_paper_is_shown_as_such(generator
     import pages
 
     monkeypatch.setattr(pages, "faithfulness", dict)
-    assert "Verdict: **not reviewed**" in pages.all_pages()["attacks/sft.md"]
+    assert "Verdict: **not reviewed**" in pages.page("attack", "sft")
 
 
 @pytest.mark.slow
-def test_a_meaning_that_settings_share_is_written_once_on_a_page(generators):
-    import pages
+def test_every_page_says_what_a_method_costs_with_a_figure_or_that_nobody_measured_it(made):
+    methods = [text for path, text in made.items() if path.count("/") == 1 and not path.endswith("index.md")]
+    assert len(methods) == len(FAITHFULNESS)
+    for text in methods:
+        cost = text.partition("## Cost\n")[2].partition("\n## ")[0]
+        assert re.search(r"\|[^|\n]*\d[^|\n]*\|", cost) or "Not measured: " in cost, text.splitlines()[0]
 
-    page = pages.all_pages()["judges/llm.md"]
+
+@pytest.mark.slow
+def test_what_an_online_defense_costs_is_the_ratio_to_the_undefended_run_of_the_same_attack_and_seed(generators):
+    import cost
+    import measured
+
+    found = measured.rows("online_three_seeds")
+    of = {(row["defense"], row["seed"]): row for row in found if row["attack"] == "sft"}
+    a_step = {key: float(row["wall_seconds"]) / float(row["steps"]) for key, row in of.items()}
+    ratios = sorted(a_step["vaccine", seed] / a_step["none", seed] for seed in "012")
+    shown = f"| 3 | {ratios[1]:.2f} [{ratios[0]:.2f}, {ratios[2]:.2f}] | not recorded |"
+    assert f"| `online_three_seeds` | `vaccine` | `sft` {shown}" in cost.of_constraint("vaccine")
+
+
+@pytest.mark.slow
+def test_adaptive_attackers_and_judges_have_what_is_stored_of_them_on_their_pages(made):
+    guided = made["adaptive-attackers/guided.md"]
+    assert "| `grpo` | `token_buncher` |" in guided
+    assert "| `grpo + guided sequence none` | `token_buncher` | 3 broke |" in guided
+    assert "| `content` | 0.068 [0.032, 0.141], n = 88 |" in made["judges/terms.md"]
+    assert "No stored table includes it." in made["adaptive-attackers/mix_weights.md"]
+    assert "rpa_table_5" in made["attacks/best_of_n.md"]
+
+
+@pytest.mark.slow
+def test_a_meaning_that_settings_share_is_written_once_on_a_page(made):
+    page = made["judges/llm.md"]
     assert page.count("after which up to `retries` others follow") == 1
     assert "| `retries` | `4` | whole number: 0 or more | see `timeout` |" in page
 
@@ -194,11 +231,9 @@ def test_cells_of_a_table_carry_their_columns_titles(generators):
 
 
 @pytest.mark.slow
-def test_tables_in_docstrings_stay_tables(generators):
-    import pages
-
-    assert "\n\n| row | advantage" in pages.all_pages()["attacks/grpo.md"]
-    assert "|\n|---|---|---|" in pages.all_pages()["offline-defenses/token_buncher.md"]
+def test_tables_in_docstrings_stay_tables(made):
+    assert "\n\n| row | advantage" in made["attacks/grpo.md"]
+    assert "|\n|---|---|---|" in made["offline-defenses/token_buncher.md"]
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean, median
@@ -14,56 +16,134 @@ from holdfast.records import Outcome
 from holdfast.report.summarise.comparisons import Comparison, Run, compare, corrected, order
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
-TABLES = ("attacks_three_seeds", "offline_three_seeds", "online_three_seeds", "guided_three_seeds")
+TABLES = (
+    *("attacks_three_seeds", "offline_three_seeds", "online_three_seeds", "guided_three_seeds"),
+    *("early_stop_three_seeds", "token_noise_development"),
+)
+"""Tables of runs in the sandbox."""
+KITCHEN = ("kitchen",)
+"""Tables of runs of the kitchen's model, a real one."""
 Row = dict[str, str]
 
 
 @cache
 def rows(table: str) -> list[Row]:
     """The cells of a stored table."""
-    with (RESULTS / f"{table}.csv").open(newline="") as file:
+    return _read(RESULTS / f"{table}.csv")
+
+
+def _read(path: Path) -> list[Row]:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def of_defense(name: str) -> list[str]:
-    """Lines of Markdown: a defense under each attack."""
-    lines = []
-    for table in TABLES:
-        found = [row for row in rows(table) if _method(row["defense"]) == name]
-        if found:
-            lines += _table(table, "attack", found)
-    return lines
+def of_defense(name: str, tables: Sequence[str] = TABLES) -> list[str]:
+    """Lines of Markdown: a defense under each attack, in each table that has it."""
+    return _of(tables, lambda row: only_method(row["defense"]) == name, ("defense", "attack"))
 
 
-def of_attack(name: str) -> list[str]:
+def of_attack(name: str, tables: Sequence[str] = TABLES) -> list[str]:
     """Lines of Markdown: an attack on the undefended model, and on each defense."""
+    return _of(tables, lambda row: only_method(row["attack"]) == name, ("attack", "defense"))
+
+
+def of_adaptive(name: str, tables: Sequence[str] = TABLES) -> list[str]:
+    """Lines of Markdown: attacks with an adaptive attacker, each after the attack alone."""
+    with_it = [{r["attack"] for r in rows(table) if only_method(adaptive(r)) == name} for table in tables]
     lines = []
-    for table in TABLES:
-        found = [row for row in rows(table) if _method(row["attack"]) == name]
-        if found:
-            lines += _table(table, "defense", found)
+    for table, attacks in zip(tables, with_it, strict=True):
+        alone = {attack.rpartition(" + ")[0] for attack in attacks}
+        lines += _of([table], lambda row, shown=attacks | alone: row["attack"] in shown, ("attack", "defense"))
     return lines
 
 
-def _method(label: str) -> str:
-    """The method of a label such as `lisa(bistate)` or `sft flip 0.5`; `None` for a chain."""
-    return label if " + " in label else label.partition("(")[0].partition(" ")[0].strip()
+def elsewhere(kind: str, name: str) -> str:
+    """A sentence with the stored tables of another form that have the method; empty if there is none."""
+    column = {"attack": "attack", "offline defense": "defense", "online defense": "defense"}.get(kind)
+    files = sorted((RESULTS / "compared").glob("*.csv")) if column else []
+    found = [path for path in files if any(row[column] == name for row in _read(path))]
+    if not found:
+        return ""
+    links = ", ".join(f"`{path.stem}`" for path in found)
+    return f"Runs of one seed beside a paper's printed rows: {links} ([how to read them](../compare.md))."
 
 
-def _table(table: str, by: str, found: Sequence[Row]) -> list[str]:
+def of_judge(name: str) -> list[str]:
+    """Lines of Markdown: how often a judge is wrong about labelled answers, or what else of it is stored."""
+    lines = []
+    labelled = json.loads((RESULTS / "kitchen_judge.json").read_text(encoding="utf-8"))
+    for file, judged in labelled.items():
+        for which in (own for own, kinds in KITCHENS_JUDGES.items() if name in kinds and own in judged["judges"]):
+            cells = [_share(judged["judges"][which][wrong]) for wrong in ("missed", "invented")]
+            lines.append(f"| `{file}` ({judged['answers']:,} answers) | `{which}` | {' | '.join(cells)} |")
+    if lines:
+        told = (
+            "Answers of attacked models of the kitchen, labelled by two readers (`kitchen_judge.json`). Missed: answers "
+            "about cooking with a score of at most 0.5; invented: others with a score above it; answers on which the "
+            "readers differ are left out; 95 % intervals (Wilson). The kitchen's list of terms was corrected by the first "
+            "file, so its figures there are too good; the second is fresh ([the labels](../kitchen.md))."
+        )
+        head = ["| answers | the kitchen's judge | missed | invented |", "|---|---|---|---|"]
+        lines = [told, "", *head, *lines]
+    return lines + (_robust() if name == "llm" else [])
+
+
+def _robust() -> list[str]:
+    """What the judge that is a language model did with a server whose replies were spoilt."""
+    told = json.loads((RESULTS / "llm_judge.json").read_text(encoding="utf-8"))
+    counts = told["usage"]
+    return [
+        f"`llm_judge.json`, {told['answers']} answers asked of SmolLM2-135M-Instruct on a local server through a proxy "
+        f"that spoils every tenth reply: {counts['retries']} requests sent again, {told['unjudged']} answers without a "
+        f"score, since what came back was no verdict; after a kill {counts['kept']} replies were read from the disk, and "
+        "a third start asked nothing. That shows that nothing is lost or counted twice, not that its verdicts are right: "
+        f"it gave {told['scores'].get('1.0', 0)} of the {told['answers']} answers the score 1."
+    ]
+
+
+def _share(wrong: dict[str, float]) -> str:
+    return f"{wrong['share']:.3f} [{wrong['low']:.3f}, {wrong['high']:.3f}], n = {wrong['n']:,}"
+
+
+KITCHENS_JUDGES = {
+    "content": ("terms",),
+    "classifier": ("classifier", "trained_classifier"),
+    "refusal": ("refusal",),
+}
+"""The judges of `kitchen_judge.json`, and what each is."""
+
+
+def adaptive(row: Row) -> str:
+    """The label of the adaptive attacker at the end of a cell's chain; empty if it has none."""
+    return row["attack"].rpartition(" + ")[2] if " + " in row["attack"] else ""
+
+
+def only_method(label: str) -> str:
+    """The method of a label such as `lisa(bistate)` or `sft flip 0.5`; of a chain the label itself."""
+    return label if " + " in label else re.split(r"[(, ]", label, maxsplit=1)[0]
+
+
+def _of(tables: Sequence[str], shown: Callable[[Row], bool], by: tuple[str, str]) -> list[str]:
+    found = [(table, [row for row in rows(table) if shown(row)]) for table in tables]
+    return [line for table, cells in found if cells for line in _table(table, by, cells)]
+
+
+def _table(table: str, by: tuple[str, str], found: Sequence[Row]) -> list[str]:
     models = ", ".join(sorted({row["model"] for row in found}))
-    head = "| " + " | ".join((by, *COLUMNS)) + " |"
+    labels = {tuple(row[key] for key in by) for row in found}
+    keys = by if len({first for first, _ in labels}) > 1 else by[1:]
+    head = "| " + " | ".join((*keys, *COLUMNS)) + " |"
+    count = len(compared(table))
+    comparisons = f"; {count} comparisons with no defense in the table" if count else ""
     lines = [
-        f"From [`{table}.csv`](../benchmarks.md) ({models}, {runs(found)}; means over runs; {len(compared(table))} "
-        "comparisons with no defense in the table):",
+        f"From [`{table}.csv`](../benchmarks.md) ({models}, {runs(found)}; means over runs{comparisons}):",
         "",
         head,
-        "|---|---|---|---|" + "---:|" * (len(COLUMNS) - 3),
+        "|---|---|---|" + "---|" * len(keys) + "---:|" * (len(COLUMNS) - 3),
     ]
-    labels = dict.fromkeys(row[by] for row in found)
-    for label in labels:
-        cells = [row for row in found if row[by] == label]
-        lines.append("| " + " | ".join(_cells(label, cells, table)) + " |")
+    for label in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
+        cells = [row for row in found if tuple(row[key] for key in keys) == label]
+        lines.append("| " + " | ".join((*(f"`{one}`" for one in label), *_cells(cells, table))) + " |")
     return [*lines, ""]
 
 
@@ -118,8 +198,7 @@ def held(cells: Sequence[Row]) -> str:
     return f"{sum(map(sum, by_model.values()))} of {len(cells)} [{share.low:.2f}, {share.high:.2f}]"
 
 
-def _cells(label: str, cells: Sequence[Row], table: str) -> Iterator[str]:
-    yield f"`{label}`"
+def _cells(cells: Sequence[Row], table: str) -> Iterator[str]:
     yield ", ".join(f"{number} {outcome}" for outcome, number in sorted(Counter(c["outcome"] for c in cells).items()))
     comparison = compared(table).get((cells[0]["defense"], cells[0]["attack"]))
     yield held(cells) if comparison else ""

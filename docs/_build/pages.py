@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cost
 import measured
 import yaml
 
@@ -100,6 +101,11 @@ def all_pages() -> dict[str, str]:
     return made
 
 
+def page(kind: str, name: str) -> str:
+    """The page of one method, a built-in or an installed package's."""
+    return "\n".join(_page(kind, describe(kinds()[kind], name)))
+
+
 def _page(kind: str, method: Description) -> Iterator[str]:
     said = method.documentation
     yield f"# {method.name}\n"
@@ -121,6 +127,7 @@ def _page(kind: str, method: Description) -> Iterator[str]:
         yield "## Knobs\n\nWhat `holdfast search` varies by default.\n\n| setting | tried |\n|---|---|"
         yield from (f"| `{name}` | `{_cell(tried)}` |" for name, tried in method.knobs.items())
         yield ""
+    yield from _cost(kind, method.name)
     yield from _measured(kind, method.name)
     yield f"## Differs from the paper in\n\n{_prose(said.blocks.get('differs', ''))}\n"
     row = faithfulness().get(method.name, UNREVIEWED)
@@ -157,20 +164,48 @@ def _pairs(method: Description) -> Iterator[str]:
         yield ""
 
 
+def _cost(kind: str, name: str) -> Iterator[str]:
+    of_kind = {
+        "attack": cost.of_attack,
+        "adaptive attacker": cost.of_adaptive,
+        "offline defense": cost.of_hardening,
+        "online defense": cost.of_constraint,
+        "judge": cost.of_judge,
+    }
+    yield "## Cost\n"
+    yield from of_kind[kind](name)
+    yield ""
+
+
 def _measured(kind: str, name: str) -> Iterator[str]:
-    if kind not in ("attack", "offline defense", "online defense"):
+    if kind == "judge":
+        yield "## Measured\n"
+        yield from measured.of_judge(name) or ["No stored measurement includes it."]
+        yield ""
         return
-    found = measured.of_attack(name) if kind == "attack" else measured.of_defense(name)
+    of_kind = {"attack": measured.of_attack, "adaptive attacker": measured.of_adaptive}
+    found, real = (of_kind.get(kind, measured.of_defense)(name, tables) for tables in (measured.TABLES, measured.KITCHEN))
+    further = measured.elsewhere(kind, name)
     yield "## Measured in the sandbox\n"
-    if not found:
+    if found:
+        yield (
+            "Small models of an invented world, with settings chosen for it: only directions are meaningful, not sizes. "
+            "Outcomes are those at the time of the run; *cannot tell* is said where runs are too few or do not agree "
+            "([what the words mean](../honest.md)).\n"
+        )
+        yield from found
+    if further:
+        yield f"{further}\n"
+    if not found and not further:
         yield "No stored table includes it.\n"
-        return
-    yield (
-        "Small models of an invented world, with settings chosen for it: only directions are meaningful, not sizes. "
-        "Outcomes are those at the time of the run; *cannot tell* is said where runs are too few or do not agree "
-        "([what the words mean](../honest.md)).\n"
-    )
-    yield from found
+    if real:
+        yield "## Measured in the kitchen\n"
+        yield (
+            "A real small model that was taught to refuse cooking, one seed and 24 test prompts a cell: no ranking. "
+            "Outcomes are by the list of terms before 17 words were added "
+            "([what the present list makes of them](../kitchen.md)).\n"
+        )
+        yield from real
 
 
 def _overview() -> str:
@@ -203,7 +238,7 @@ def _faithfulness() -> str:
     ]
     head = "| method | verdict | source | equation | reference read | deviations begin with | test |"
     for kind, found in methods().items():
-        lines.append(f"## {KINDS[kind]}\n\n{head}\n|---|---|---|---|---|---|---|")
+        lines.append(f"## {KINDS[kind]}\n\n<div class=faithfulness markdown>\n\n{head}\n|---|---|---|---|---|---|---|")
         for name, method in found.items():
             row = faithfulness().get(name, UNREVIEWED)
             place = f"{folder(kind)}/{file_name(name)}.md"
@@ -211,7 +246,7 @@ def _faithfulness() -> str:
             cells = [f"[`{name}`]({place})", row["verdict"], said.where, _formula(said.blocks["equation"]), row["reference"]]
             cells += [_begin(said.blocks["differs"]), _tests(row)]
             lines.append("| " + " | ".join(map(_cell, cells)) + " |")
-        lines.append("")
+        lines.append("\n</div>\n")
     return "\n".join(lines)
 
 
@@ -234,7 +269,9 @@ def _formats() -> str:
 
 
 def _tests(row: dict[str, str]) -> str:
-    return "<br>".join(f"`{test.removeprefix('tests/')}`" for test in row["test"].split()) or "none"
+    """The files of a review's tests; their names may break after `/` and `_`."""
+    names = [re.sub(r"([/_])", r"\1<wbr>", test.removeprefix("tests/")) for test in row["test"].split()]
+    return "<br>".join(f"<code>{name}</code>" for name in names) or "none"
 
 
 def _sentence(text: str) -> str:

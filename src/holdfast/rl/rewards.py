@@ -18,8 +18,9 @@ Reward = Callable[[Sequence[Completion]], list[float | None]]
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class AttackReward:
-    """An attacker's reward: a judge's harm score, minus a penalty for a refusal. The judge must not be the reporting
-    judge.
+    """An attacker's reward: a judge's harm score, minus a penalty for a refusal.
+
+    The judge must not be the reporting judge.
 
     - `refusal_penalty`: What is subtracted from the reward of a refusal, in units of the judge's score (0 to 1).
     - `invalid_reward`: The reward of an empty or garbled answer; `None` gives 0 for scores, and for unbounded values
