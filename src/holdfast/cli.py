@@ -20,7 +20,7 @@ from holdfast.commands.choose import choose
 from holdfast.commands.exporting import export
 from holdfast.commands.gate import gate
 from holdfast.commands.init import init
-from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, leave
+from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, exit_unless_zero
 from holdfast.commands.packing import pack, verify
 from holdfast.commands.search import search
 from holdfast.commands.watching import watch
@@ -60,7 +60,7 @@ def quickstart(runs: Runs = Path("runs/quickstart"), workers: Workers = None, ov
     """
     from holdfast.commands.jobs import run_grid
 
-    leave(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
+    exit_unless_zero(run_grid("quickstart", runs=runs, overrides=overrides or [], workers=workers))
 
 
 @app.command()
@@ -99,7 +99,7 @@ def run(
         report=report,
         price=price,
     )
-    leave(code)
+    exit_unless_zero(code)
 
 
 app.command()(init)
@@ -149,7 +149,7 @@ def build_sandbox(
     from holdfast.commands.jobs import build_models
 
     settings = {"architecture": architecture, "size": size}
-    leave(build_models(settings, out=out, runs=runs, overrides=overrides or []))
+    exit_unless_zero(build_models(settings, out=out, runs=runs, overrides=overrides or []))
 
 
 @app.command("list")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from holdfast.published.agreement import Sides, order, side, together
+from holdfast.published.agreement import Sides, combined_verdict, order, side
 
 
 @pytest.mark.parametrize("size", [3, 5, 8])
@@ -95,10 +95,10 @@ def test_sides_are_the_same_by_the_interval_of_their_share():
 
 
 def test_one_different_shape_decides_and_one_doubt_leaves_it_open():
-    assert together(["same", "same"]) == "same"
-    assert together(["same", "cannot tell"]) == "cannot tell"
-    assert together(["same", "cannot tell", "not the same"]) == "not the same"
-    assert together([]) == "cannot tell"
+    assert combined_verdict(["same", "same"]) == "same"
+    assert combined_verdict(["same", "cannot tell"]) == "cannot tell"
+    assert combined_verdict(["same", "cannot tell", "not the same"]) == "not the same"
+    assert combined_verdict([]) == "cannot tell"
 
 
 def test_sides_of_which_most_are_too_close_to_tell_cannot_be_told():

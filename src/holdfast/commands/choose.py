@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.commands.options import Workers, leave
+from holdfast.commands.options import Workers, exit_unless_zero
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
@@ -52,18 +52,22 @@ def choose(
     if not folders:
         raise HoldfastError("no run folder was given: name one, as in `holdfast choose runs/NAME`")
     if len(folders) == 1 and (folders[0] / "search.json").is_file():
-        leave(_of_search(folders[0], measure, overrides, taken=save if chat is None else chat, workers=workers))
+        exit_unless_zero(
+            _of_search(folders[0], measure, overrides, taken=save if chat is None else chat, workers=workers)
+        )
         return
-    found = _found(folders)
+    candidates = _candidates(folders)
     if save is not None:
-        _save(_picked(found, save), folders, out, seed)
+        _save(_picked(candidates, save), folders, out, seed)
     elif chat is not None:
-        _chat(_picked(found, chat), folders, seed)
+        _chat(_picked(candidates, chat), folders, seed)
     elif measure is not None:
-        picked = _picked(found, measure)
-        leave(_measure([record.cell for record in picked.records], folders[0], measure, overrides, workers=workers))
+        picked = _picked(candidates, measure)
+        exit_unless_zero(
+            _measure([record.cell for record in picked.records], folders[0], measure, overrides, workers=workers)
+        )
     else:
-        _show(found)
+        _show(candidates)
 
 
 def _refuse_idle(asked: Mapping[str, int | None], out: Path | None, overrides: Sequence[str], measure: Any) -> None:
@@ -78,7 +82,7 @@ def _refuse_idle(asked: Mapping[str, int | None], out: Path | None, overrides: S
         raise HoldfastError(f"{overrides[0]!r}: settings are for --measure N")
 
 
-def _found(folders: Sequence[Path]) -> list[Candidate]:
+def _candidates(folders: Sequence[Path]) -> list[Candidate]:
     from holdfast.commands import display
     from holdfast.report.candidates import candidates
     from holdfast.report.read import load
@@ -86,32 +90,34 @@ def _found(folders: Sequence[Path]) -> list[Candidate]:
     loaded = load(folders)
     for trouble in (*loaded.trouble, *loaded.doubtful):
         display.note(f"warning: {trouble}")
-    found = candidates([cell.record for cell in loaded.cells])
-    if not found:
+    listed = candidates([cell.record for cell in loaded.cells])
+    if not listed:
         raise HoldfastError(f"{folders[0]}: no cell has an attack, so there is nothing to choose by")
-    return found
+    return listed
 
 
-def _picked(found: Sequence[Candidate], number: int) -> Candidate:
-    picked = next((each for each in found if each.number == number), None)
+def _picked(candidates: Sequence[Candidate], number: int) -> Candidate:
+    picked = next((each for each in candidates if each.number == number), None)
     if picked is None:
-        raise HoldfastError(f"there is no candidate {number}; there are 1 to {len(found)} (`holdfast choose RUNS`)")
+        raise HoldfastError(
+            f"there is no candidate {number}; there are 1 to {len(candidates)} (`holdfast choose RUNS`)"
+        )
     return picked
 
 
-def _show(found: Sequence[Candidate]) -> None:
+def _show(candidates: Sequence[Candidate]) -> None:
     from rich.table import Table
 
     from holdfast.commands import display
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    several = len({each.model for each in found}) > 1
-    kl = any(each.kl.value is not None for each in found)
+    several = len({each.model for each in candidates}) > 1
+    kl = any(each.kl.value is not None for each in candidates)
     names = ["", "", *(["model"] if several else []), "defense", "harm", "under", "help", *(["KL"] if kl else [])]
     for name in (*names, "hardening", "cells"):
         left = name in ("model", "defense", "under", "cells")
         table.add_column(name, justify="left" if left else "right", overflow="fold")
-    for each in found:
+    for each in candidates:
         cells = [str(each.number), "*" if each.front else "", *([each.model] if several else []), each.defense]
         cells += [_estimate(each.harm), each.attack, _estimate(each.help), *([_estimate(each.kl)] if kl else [])]
         ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(each.outcomes.items()))
@@ -122,10 +128,10 @@ def _show(found: Sequence[Candidate]) -> None:
         "* no other that the same attacks were tried on is at least as good in harm, help and hardening, and better in "
         "one; 95 % intervals"
     )
-    if not all(each.comparable for each in found):
+    if not all(each.comparable for each in candidates):
         display.note("never marked: candidates with cells that show nothing, since their low harm is no safety")
-    splits = set().union(*(each.splits for each in found))
-    if "test" in splits and len(found) > 1:
+    splits = set().union(*(each.splits for each in candidates))
+    if "test" in splits and len(candidates) > 1:
         display.note(OPTIMISTIC)
     elif splits == {"development"}:
         display.note("measured on development prompts; report the one picked on test prompts: --measure N")

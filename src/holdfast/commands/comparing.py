@@ -88,7 +88,7 @@ def calibration(answers: Answers) -> list[Calibration]:
     """
     if answers.harmful is None:
         return []
-    found = []
+    calibrations = []
     for name, own in answers.scores.items():
         judged = [
             (score, label, prompt)
@@ -98,8 +98,8 @@ def calibration(answers: Answers) -> list[Calibration]:
         if judged:
             scores, labels, prompts = zip(*judged, strict=True)
             accuracy, f1, brier, error = label_scores(scores, labels, prompts)
-            found.append(Calibration(name, accuracy, f1, brier, error, bins_of(scores, labels)))
-    return found
+            calibrations.append(Calibration(name, accuracy, f1, brier, error, bins_of(scores, labels)))
+    return calibrations
 
 
 def of_runs(runs: Sequence[Path], judges: Mapping[str, Judge]) -> list[CellAnswers]:
@@ -145,8 +145,8 @@ def _scores(name: str, judge: Judge, pairs: Sequence[tuple[Example, str]]) -> li
 
     asked = {(row.key, text): Completion(example=row, text=text, num_tokens=len(text.split())) for row, text in pairs}
     verdicts = dict(zip(asked, checked(judge, list(asked.values()), name), strict=True))
-    found = [verdicts[row.key, text] for row, text in pairs]
-    return [verdict.score if verdict.valid else None for verdict in found]
+    given = [verdicts[row.key, text] for row, text in pairs]
+    return [verdict.score if verdict.valid else None for verdict in given]
 
 
 def distinct(cells: Sequence[CellAnswers]) -> Answers:
@@ -181,14 +181,14 @@ def verdicts(cells: Sequence[CellAnswers]) -> list[Verdicts]:
 
 def _outcomes(cells: Sequence[CellAnswers]) -> list[dict[str, Outcome | None]]:
     """Each cell's outcome by each of its judges; by the judge that reported in the run it is the record's own."""
-    found: list[dict[str, Outcome | None]] = [{} for _ in cells]
+    by_judge: list[dict[str, Outcome | None]] = [{} for _ in cells]
     for name in dict.fromkeys(name for cell in cells for name in cell.answers.scores):
         places = [place for place, cell in enumerate(cells) if name in cell.answers.scores]
         judged = [rejudged(c.record, c.steps, c.answers.scores[name]) for c in (cells[place] for place in places)]
         for place, outcome in zip(places, outcomes_by_judge(judged), strict=True):
             reports = settings_of(cells[place].record.cell).evaluation.harm_judges[0] == name
-            found[place][name] = cells[place].record.outcome if reports else outcome
-    return found
+            by_judge[place][name] = cells[place].record.outcome if reports else outcome
+    return by_judge
 
 
 def _break(cell: CellAnswers, scores: Sequence[float | None]) -> tuple[int | None, float | None]:
@@ -206,7 +206,7 @@ def _evaluation(step: int, scores: Sequence[float | None], steps: Sequence[int])
     return Evaluation(step=step, scores=(harm, Score(name="invalid", value=1 - len(judged) / len(own), n=len(own))))
 
 
-def write(out: Path, answers: Answers, found: Sequence[Verdicts]) -> None:
+def write(out: Path, answers: Answers, by_cell: Sequence[Verdicts]) -> None:
     """Write all figures, and every answer that judges differ on, as JSON."""
     several = len(answers.scores) > 1
     write_json(
@@ -219,13 +219,13 @@ def write(out: Path, answers: Answers, found: Sequence[Verdicts]) -> None:
             "alpha": agreement.alpha(answers.scores) if several else None,
             "fleiss_kappa": agreement.fleiss(answers.scores) if several else None,
             "disputed": list(_disputed(answers)),
-            "verdicts": [_verdict(verdict) for verdict in found],
+            "verdicts": [_verdict(verdict) for verdict in by_cell],
         },
     )
 
 
-def _plain(found: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{name: _plain_value(value) for name, value in one._asdict().items()} for one in found]
+def _plain(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    return [{name: _plain_value(value) for name, value in one._asdict().items()} for one in rows]
 
 
 def _plain_value(value: Any) -> Any:

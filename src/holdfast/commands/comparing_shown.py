@@ -43,11 +43,13 @@ def show_agreement(answers: Answers, examples: int) -> None:
         display.note(f"  {prompt}\n    {json.dumps(cut, ensure_ascii=False)}  ({said})")
 
 
-def show_verdicts(found: Sequence[Verdicts]) -> None:
+def show_verdicts(verdicts: Sequence[Verdicts]) -> None:
     """Print the cells that break by one judge and not by another, or end otherwise."""
-    broke, ended = sum(verdict.differ for verdict in found), sum(verdict.end_otherwise for verdict in found)
-    display.note(f"{broke} of {len(found)} cells break by one judge and not by another; {ended} have another outcome")
-    differ = [verdict for verdict in found if verdict.differ or verdict.end_otherwise]
+    broke, ended = sum(verdict.differ for verdict in verdicts), sum(verdict.end_otherwise for verdict in verdicts)
+    display.note(
+        f"{broke} of {len(verdicts)} cells break by one judge and not by another; {ended} have another outcome"
+    )
+    differ = [verdict for verdict in verdicts if verdict.differ or verdict.end_otherwise]
     if not differ:
         return
     names = list(dict.fromkeys(name for verdict in differ for name in verdict.by_judge))
@@ -70,25 +72,25 @@ def _called(verdict: Verdicts, name: str) -> str:
     return said if step is not None and outcome == "broke" else f"{outcome or 'open'}: {said}"
 
 
-def _print_calibration(found: Sequence[Calibration]) -> None:
+def _print_calibration(calibrations: Sequence[Calibration]) -> None:
     """Print how far scores can be read as probabilities, and the reliability table of each judge."""
     table = _table(
         "Scores as probabilities of harm", "judge", "n", "accuracy", "F1", "Brier score", "calibration error"
     )
-    for one in found:
+    for one in calibrations:
         shares = [display.interval(score) for score in (one.accuracy, one.f1, one.brier)]
         table.add_row(display.shown(one.judge), str(one.brier.n), *shares, _number(one.calibration_error.value))
     display.console.print(table)
     bins = _table(
         "Reliability: scores beside the share of harmful answers", "judge", "mean score", "share harmful", "n"
     )
-    for one in found:
+    for one in calibrations:
         for each in one.bins:
             bins.add_row(display.shown(one.judge), _number(each.confidence), _number(each.share), str(each.n))
     display.console.print(bins)
 
 
-def _print_errors(found: Sequence[agreement.Errors]) -> None:
+def _print_errors(errors: Sequence[agreement.Errors]) -> None:
     table = _table(
         "Errors on labelled answers",
         "judge",
@@ -98,7 +100,7 @@ def _print_errors(found: Sequence[agreement.Errors]) -> None:
         "n",
         "not judged",
     )
-    for one in found:
+    for one in errors:
         shares = [
             text
             for score in (one.missed, one.invented)

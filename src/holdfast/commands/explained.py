@@ -26,7 +26,7 @@ def grid_file(answer: Answer) -> str:
         names = ", ".join(decision.subject.defense for decision in judged)
         raise HoldfastError(f"--explain is about one defense; name it with --defense: {names}")
     (decision,) = judged
-    found = missing(answer.gate, decision)
+    lacking = missing(answer.gate, decision)
     if decision.verdict == "fail":
         return (
             f"# {decision.subject.title}: fail, whatever its inconclusive lines would say, and no run is asked for;\n"
@@ -34,11 +34,11 @@ def grid_file(answer: Answer) -> str:
         )
     if decision.verdict != "inconclusive":
         return f"# {decision.subject.title}: {decision.verdict}; nothing is missing\n"
-    values, remarks = dict(found.values), list(found.remarks)
+    values, remarks = dict(lacking.values), list(lacking.remarks)
     why = refusal(values)
     if why is not None:
         remarks.append(f"this grid is refused as it is: {why}")
-    for kind, attack in found.proposed.items():
+    for kind, attack in lacking.proposed.items():
         more = values | {"attacks": [*values["attacks"], attack]}
         refused = refusal(more) if why is None else None
         if refused is None:
@@ -48,7 +48,7 @@ def grid_file(answer: Answer) -> str:
             remarks.append(f"{kind}: add an attack yourself; with defaults it is refused: {refused}")
     title = f"What is missing before {answer.gate.name} can decide on {decision.subject.title}."
     head = [title, f"finished cells are kept with: holdfast run THIS_FILE --runs {answer.evidence.runs[0]}", *remarks]
-    if found.empty:
+    if lacking.empty:
         head.append("no grid adds to that; what is below repeats the runs")
     comments = "".join(f"# {visible(' '.join(line.split()))}\n" for line in head)
     return comments + yaml.safe_dump(values, sort_keys=False, width=120, allow_unicode=True)

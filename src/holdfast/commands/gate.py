@@ -55,34 +55,34 @@ def gate(
 
     if out is not None:
         require_place(out)
-    found = answer(gate, runs, defense)
+    answered = answer(gate, runs, defense)
     if explain:
         from holdfast.commands.explained import grid_file
 
-        typer.echo(grid_file(found), nl=False)
+        typer.echo(grid_file(answered), nl=False)
     else:
-        show(found)
+        show(answered)
     if out is not None:
-        write_json(out, as_json(found))
+        write_json(out, as_json(answered))
     if not explain:
-        display.note(f"{f'wrote {out}; ' if out is not None else ''}{found.gate.name}: {found.verdict}")
-    if CODES[found.verdict]:
-        raise typer.Exit(CODES[found.verdict])
+        display.note(f"{f'wrote {out}; ' if out is not None else ''}{answered.gate.name}: {answered.verdict}")
+    if CODES[answered.verdict]:
+        raise typer.Exit(CODES[answered.verdict])
 
 
-def show(found: Answer) -> None:
+def show(answer: Answer) -> None:
     """Print which gate it was, a table for each defense, and warnings."""
     from holdfast.commands import display
     from holdfast.gate.origin import day
 
-    origin = found.origin
+    origin = answer.origin
     dated = f"packaged with Holdfast {origin.packaged}" if origin.packaged else f"file of {day(origin.modified)}"
     if origin.committed is not None and origin.first_committed is not None:
         dated += f", committed {day(origin.committed)}, first {day(origin.first_committed)}"
-    display.note(f"gate {found.gate.name} ({origin.path}, {dated}), sha256 {origin.sha256}")
-    for decision in found.decisions:
+    display.note(f"gate {answer.gate.name} ({origin.path}, {dated}), sha256 {origin.sha256}")
+    for decision in answer.decisions:
         _show_decision(decision)
-    for warning in found.warnings:
+    for warning in answer.warnings:
         display.note(f"warning: {warning}")
 
 

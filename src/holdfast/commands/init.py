@@ -84,8 +84,8 @@ def init(
     _refuse_overwriting(place, force)
     given = {"model": model, "harmful": harmful, "benign": benign, "threat_model": threat_model, "hours": hours}
     asking = not yes and sys.stdin.isatty()
-    found = _answered(given, asking=asking, yes=yes)
-    seen = _model(found["model"])
+    answers = _answered(given, asking=asking, yes=yes)
+    seen = _model(answers["model"])
     display.note(_about_model(seen))
     if seen.chat_template is False and prompt_format is None and asking:
         prompt_format = typer.prompt("It has no chat template; its prompt format", default=FORMAT.replace("\n", "\\n"))
@@ -94,11 +94,11 @@ def init(
         "benign": {"schema": benign_format, "role": None},
     }
     columns = _columns(overrides or [])
-    sources = [_source(found[name], columns[name], options[name], asking=asking) for name in columns]
+    sources = [_source(answers[name], columns[name], options[name], asking=asking) for name in columns]
     rows = _data(sources, refusal)
     display.note(_about_data(rows))
     more = {"prompt_format": _format(seen, prompt_format), "classifier": (judge, harmful_label) if judge else None}
-    _write(_draft(found, seen, rows, place), more, found["hours"], display.note)
+    _write(_draft(answers, seen, rows, place), more, answers["hours"], display.note)
 
 
 def _refuse_overwriting(folder: Path, force: bool) -> None:
@@ -115,12 +115,12 @@ def _answered(given: Mapping[str, Any], *, asking: bool, yes: bool) -> dict[str,
     Raises:
         HoldfastError: something is missing and nobody can be asked; names the flags.
     """
-    found = dict(given)
+    answers = dict(given)
     flags = {**{name: flag for name, (flag, _) in NEEDED.items()}, "threat_model": "--threat-model", "hours": "--hours"}
     if yes:
-        found["threat_model"] = found["threat_model"] or THREATS[0]
-        found["hours"] = HOURS if found["hours"] is None else found["hours"]
-    missing = [name for name, value in found.items() if value is None]
+        answers["threat_model"] = answers["threat_model"] or THREATS[0]
+        answers["hours"] = HOURS if answers["hours"] is None else answers["hours"]
+    missing = [name for name, value in answers.items() if value is None]
     if missing and not asking:
         hint = "" if yes else "; --yes takes the defaults of the last two"
         named = ", ".join(flags[name] for name in missing)
@@ -128,20 +128,20 @@ def _answered(given: Mapping[str, Any], *, asking: bool, yes: bool) -> dict[str,
                             f"{named}: not given, and has no default")  # fmt: skip
     for name in missing:
         if name in NEEDED:
-            found[name] = typer.prompt(NEEDED[name][1])
-    if found["threat_model"] is None:
+            answers[name] = typer.prompt(NEEDED[name][1])
+    if answers["threat_model"] is None:
         typer.echo("open_weights: anyone may fine-tune it. fine_tuning_service: customers may, through you.")
-        found["threat_model"] = typer.prompt("Threat model", default=THREATS[0])
-    if found["hours"] is None:
-        found["hours"] = typer.prompt("Hours that the grid may take on this machine", default=HOURS, type=float)
-    if found["threat_model"] not in THREATS:
+        answers["threat_model"] = typer.prompt("Threat model", default=THREATS[0])
+    if answers["hours"] is None:
+        answers["hours"] = typer.prompt("Hours that the grid may take on this machine", default=HOURS, type=float)
+    if answers["threat_model"] not in THREATS:
         from holdfast.methods.tables import near
 
-        wrong = found["threat_model"]
+        wrong = answers["threat_model"]
         raise HoldfastError(
             f"--threat-model: {wrong!r} is none{near(wrong, THREATS)}; there are {' and '.join(THREATS)}"
         )
-    return found
+    return answers
 
 
 def _columns(overrides: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -190,20 +190,20 @@ def _format(seen: SeenModel, given: str | None) -> str | None:
     return None if given is None else given.replace("\\n", "\n")
 
 
-def _draft(found: Mapping[str, Any], seen: SeenModel, rows: SeenData, folder: Path) -> Draft:
+def _draft(answers: Mapping[str, Any], seen: SeenModel, rows: SeenData, folder: Path) -> Draft:
     from holdfast.drafting.sizes import plan_for
     from holdfast.drafting.writing import Draft, answer_limit, folder_of
 
     plan = plan_for(
-        found["threat_model"],
+        answers["threat_model"],
         weights=seen.weights,
         tokens=rows.tokens,
         new_tokens=answer_limit(rows.answer_tokens),
         prompts=min(rows.prompts),
-        hours=found["hours"],
+        hours=answers["hours"],
     )
     return Draft(
-        name=folder_of(seen.path), threat=found["threat_model"], model=seen, data=rows, plan=plan, folder=folder
+        name=folder_of(seen.path), threat=answers["threat_model"], model=seen, data=rows, plan=plan, folder=folder
     )
 
 

@@ -108,15 +108,15 @@ def compare(
     else:
         cells = comparing.of_runs(given, judges)
         answers = comparing.distinct(cells)
-    found = comparing.verdicts(cells)
+    by_cell = comparing.verdicts(cells)
     comparing_shown.show_agreement(answers, examples)
     for name, judge in judges.items():
         if usage := usage_of(judge):
             comparing_shown.show_usage(name, usage)
-    if found:
-        comparing_shown.show_verdicts(found)
+    if by_cell:
+        comparing_shown.show_verdicts(by_cell)
     if out is not None:
-        comparing.write(out, answers, found)
+        comparing.write(out, answers, by_cell)
 
 
 def _named_judges(settings: Sequence[str]) -> dict[str, Judge]:

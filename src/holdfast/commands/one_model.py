@@ -20,7 +20,7 @@ from holdfast.commands.options import (
     Runs,
     Workers,
     Written,
-    leave,
+    exit_unless_zero,
 )
 
 
@@ -58,7 +58,7 @@ def harden(
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     values = grid_options(model, prompt_format, data, defenses=["none", defense], attacks=["none"])
-    leave(harden_model(values, out=out, dtype=dtype, runs=runs, overrides=overrides or [], workers=workers))
+    exit_unless_zero(harden_model(values, out=out, dtype=dtype, runs=runs, overrides=overrides or [], workers=workers))
 
 
 def attack(
@@ -96,7 +96,7 @@ def attack(
     code = run_values(
         {"name": "attack", **values}, runs=runs, overrides=overrides or [], workers=workers, keep_weights=keep_weights
     )
-    leave(code)
+    exit_unless_zero(code)
 
 
 def evaluate(
@@ -124,7 +124,7 @@ def evaluate(
 
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role)
     values = grid_options(model, prompt_format, data, defenses=["none"], attacks=["none"])
-    leave(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
+    exit_unless_zero(evaluate_model(values, runs=runs, overrides=overrides or [], samples=samples))
 
 
 def doctor(
@@ -172,7 +172,7 @@ def doctor(
     if attack is None and grid is None:
         from holdfast.commands.doctor import examine
 
-        leave(examine())
+        exit_unless_zero(examine())
         return
     if grid is not None:
         wanted = grid_of(grid, overrides or [])

@@ -46,7 +46,7 @@ Written = Annotated[
 Checkpoints = Annotated[int, typer.Option(min=0, help="Optimizer steps between checkpoints; 0 for none.")]
 
 
-def leave(code: int) -> None:
+def exit_unless_zero(code: int) -> None:
     """End the program with an exit code other than 0; 0 goes on to the end of the command."""
     if code:
         raise typer.Exit(code)

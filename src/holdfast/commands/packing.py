@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.commands.options import leave
+from holdfast.commands.options import exit_unless_zero
 
 if TYPE_CHECKING:
     from holdfast.packing.checking import Verification
@@ -68,12 +68,12 @@ def verify(
     from holdfast.packing.checking import CODES
     from holdfast.packing.checking import verify as checked
 
-    found = checked(pack, against=against or (), sha256=sha256)
-    show(found, pack)
-    leave(CODES[found.result])
+    verification = checked(pack, against=against or (), sha256=sha256)
+    show(verification, pack)
+    exit_unless_zero(CODES[verification.result])
 
 
-def show(found: Verification, pack: Path) -> None:
+def show(verification: Verification, pack: Path) -> None:
     """Print a line for each finding, what differs last, and the result."""
     from rich.table import Table
 
@@ -84,11 +84,11 @@ def show(found: Verification, pack: Path) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in sorted(found.findings, key=lambda finding: order.index(finding.status)):
+    for finding in sorted(verification.findings, key=lambda finding: order.index(finding.status)):
         table.add_row(f"[{STYLES[finding.status]}]{finding.status}[/]", display.shown(finding.what))
     display.console.print(table, highlight=False)
-    if found.packed_by != __version__:
-        other = f"packed by Holdfast {found.packed_by}, checked by {__version__}"
+    if verification.packed_by != __version__:
+        other = f"packed by Holdfast {verification.packed_by}, checked by {__version__}"
         display.note(f"{other}: if figures differ, check it with that version")
-    display.note(f"pack sha256 {found.sha256}")
-    display.note(f"{pack}: {found.result}, {found.cells} cells")
+    display.note(f"pack sha256 {verification.sha256}")
+    display.note(f"{pack}: {verification.result}, {verification.cells} cells")

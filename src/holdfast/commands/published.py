@@ -24,36 +24,36 @@ REVERSALS = 5
 
 def show_comparison(table: str, runs: Sequence[Path], out: Path | None) -> int:
     """Print a comparison, misses first, and write it to `out` if given; the exit code."""
-    found = compare(table, runs)
-    display.note(f"{found.table.title} ({found.table.source})")
-    _print_rows(found)
-    _print_verdicts(found)
+    comparison = compare(table, runs)
+    display.note(f"{comparison.table.title} ({comparison.table.source})")
+    _print_rows(comparison)
+    _print_verdicts(comparison)
     if out is not None:
         from holdfast.published.page import write
 
-        display.note(f"wrote {', '.join(map(str, write(found, out)))}")
-    display.note(words.headline(found))
-    return CODES[found.verdict]
+        display.note(f"wrote {', '.join(map(str, write(comparison, out)))}")
+    display.note(words.headline(comparison))
+    return CODES[comparison.verdict]
 
 
-def _print_verdicts(found: Comparison) -> None:
-    reversals = [words.of_reversal(reversal) for shape in found.shapes for reversal in shape.reversals]
+def _print_verdicts(comparison: Comparison) -> None:
+    reversals = [words.of_reversal(reversal) for shape in comparison.shapes for reversal in shape.reversals]
     for line in reversals[:REVERSALS]:
         display.note(f"reversed: {line}")
     if len(reversals) > REVERSALS:
         display.note(f"reversed: {len(reversals) - REVERSALS} more; `--out` writes a page with all")
-    for heading, lines in words.verdicts(found):
+    for heading, lines in words.verdicts(comparison):
         display.note(f"{heading}:")
         for line in lines:
             display.note(f"  {line}")
-    for line in words.remarks(found):
+    for line in words.remarks(comparison):
         display.note(line)
 
 
-def _print_rows(found: Comparison) -> None:
+def _print_rows(comparison: Comparison) -> None:
     """The rows that have a cell, misses first: as a table if that fits the width, else on several lines each."""
-    metric = HARM if HARM in found.table.metrics else found.table.metrics[0]
-    pairs = [pair for pair in found.pairs if pair.measured is not None or pair.why != NO_CELL]
+    metric = HARM if HARM in comparison.table.metrics else comparison.table.metrics[0]
+    pairs = [pair for pair in comparison.pairs if pair.measured is not None or pair.why != NO_CELL]
     whys = list(dict.fromkeys(pair.why for pair in pairs if pair.why))
     numbers = {why: str(number) for number, why in enumerate(whys, 1)}
     swept = any(pair.row.settings for pair in pairs)
@@ -68,8 +68,8 @@ def _print_rows(found: Comparison) -> None:
     else:
         for pair, row in zip(pairs, rows, strict=True):
             _print_stacked(pair, row, metric)
-    if len(pairs) < len(found.pairs):
-        display.note(f"{plural(len(found.pairs) - len(pairs), 'row')} without a cell in the runs")
+    if len(pairs) < len(comparison.pairs):
+        display.note(f"{plural(len(comparison.pairs) - len(pairs), 'row')} without a cell in the runs")
 
 
 def _texts(pair: Pair, metric: str, why: str, *, swept: bool) -> Iterator[str]:
@@ -106,6 +106,6 @@ def _print_stacked(pair: Pair, row: Sequence[str], metric: str) -> None:
 
 def _n(pair: Pair, metric: str) -> str:
     """Prompts behind the reported value, answers behind the measured one, and how many runs."""
-    found = pair.measured.estimates.get(metric) if pair.measured is not None else None
+    measured = pair.measured.estimates.get(metric) if pair.measured is not None else None
     reported = "?" if pair.row.n is None else str(pair.row.n)
-    return reported if found is None else f"{reported} / {found.n} ({found.seeds})"
+    return reported if measured is None else f"{reported} / {measured.n} ({measured.seeds})"

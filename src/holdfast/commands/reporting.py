@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from holdfast.commands.options import (
-    leave,
+    exit_unless_zero,
 )
 
 
@@ -84,4 +84,4 @@ def compare(
     """
     from holdfast.commands.published import show_comparison
 
-    leave(show_comparison(table, runs, out))
+    exit_unless_zero(show_comparison(table, runs, out))

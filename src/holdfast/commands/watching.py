@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.commands.options import leave
+from holdfast.commands.options import exit_unless_zero
 from holdfast.records import HoldfastError
 
 
@@ -56,4 +56,4 @@ def watch(
     except KeyboardInterrupt:
         display.note("left; the run is not affected")
         return
-    leave(watching.exit_code(progress))
+    exit_unless_zero(watching.exit_code(progress))

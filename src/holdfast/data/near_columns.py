@@ -32,10 +32,10 @@ def misspelt(name: str, columns: Iterable[object]) -> str | None:
 
 def remedy(name: str, close: Iterable[str]) -> str:
     """What to write so that a schema's column `name` is read from the file's own."""
-    found = list(close)
-    own = found[0] if found else "COLUMN"
-    alike = " and ".join(map(repr, found))
-    said = f"{alike} {'is' if len(found) == 1 else 'are'} close: " if found else ""
+    names = list(close)
+    own = names[0] if names else "COLUMN"
+    alike = " and ".join(map(repr, names))
+    said = f"{alike} {'is' if len(names) == 1 else 'are'} close: " if names else ""
     return f"{said}say columns.{name}={own}, after a command data.harmful.columns.{name}={own} (or data.benign)"
 
 

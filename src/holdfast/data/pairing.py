@@ -50,9 +50,9 @@ def placed(
     whole = sum(shares[name] for name in MEASURED)
     by_hash = split([first for first, _ in pairs], {name: shares[name] / whole for name in MEASURED}, seed=seed)
     by_key = {row.key: name for name, rows in by_hash.items() for row in rows}
-    found: dict[str, list[Pair]] = {name: [] for name in MEASURED}
+    by_split: dict[str, list[Pair]] = {name: [] for name in MEASURED}
     for pair in pairs:
         names = {owner[row.key] for row in pair if row.key in owner} or {by_key[pair[0].key]}
         if len(names) == 1 and names <= set(MEASURED):
-            found[names.pop()].append(pair)
-    return found
+            by_split[names.pop()].append(pair)
+    return by_split

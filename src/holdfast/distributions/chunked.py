@@ -204,5 +204,5 @@ def _differentiable(
     asked = [t for t, n in zip(tensors, needed, strict=True) if n and t is not None]
     pairs = [(v, g) for v, g in zip(work.plainly(tensors[0]), gradients, strict=True) if g is not None]  # type: ignore[arg-type]
     values, given = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(values, asked, given, create_graph=True, allow_unused=True))
-    return [next(found) if n and t is not None else None for t, n in zip(tensors, needed, strict=True)]
+    own_gradients = iter(torch.autograd.grad(values, asked, given, create_graph=True, allow_unused=True))
+    return [next(own_gradients) if n and t is not None else None for t, n in zip(tensors, needed, strict=True)]

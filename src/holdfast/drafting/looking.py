@@ -148,13 +148,13 @@ def proposed_columns(path: str) -> dict[str, str]:
     there = columns_of(Source(path=path))
     if schema_of(there) != BY_SCHEMA:
         return {}
-    found = {}
+    columns = {}
     for name in ("prompt", "response", "refusal", "role"):
         usual = next((column for column in there if column.casefold() in MEANT.get(name, ())), None)
         own = None if name in there else (misspelt(name, there) or usual)
         if own is not None:
-            found[name] = own
-    return found
+            columns[name] = own
+    return columns
 
 
 def look_at_data(harmful: Source, benign: Source, *, refusal: str) -> SeenData:

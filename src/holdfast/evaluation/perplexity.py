@@ -42,13 +42,13 @@ def readings(
     ]
     limit = reference.context or 10**9
     pairs = [(start, text[: max(0, limit - len(start))]) for start, text in pairs]
-    found: list[Reading | None] = [None] * len(pairs)
+    all_readings: list[Reading | None] = [None] * len(pairs)
     order = sorted((i for i, (_, text) in enumerate(pairs) if text), key=lambda i: sum(map(len, pairs[i])))
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
         for i, surprise in zip(chosen, _surprises(reference, [pairs[i] for i in chosen]), strict=True):
-            found[i] = Reading(surprise, len(pairs[i][1])) if math.isfinite(surprise) else None
-    return found
+            all_readings[i] = Reading(surprise, len(pairs[i][1])) if math.isfinite(surprise) else None
+    return all_readings
 
 
 def perplexities(name: str, read: Sequence[Reading | None]) -> list[Score]:

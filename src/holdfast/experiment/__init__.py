@@ -174,12 +174,12 @@ def check_requirements(
     from holdfast.experiment import beforehand, named_models, others
 
     named_models.refuse_missing(cells)  # folders and files, before anybody is asked
-    tell = _silent if news is None else news
+    announce = _silent if news is None else news
     said: list[str] = []
 
     def told(what: str) -> None:
         if what not in said[-1:]:
-            tell(Checking(title=f"checking {what}"), "looking", {})
+            announce(Checking(title=f"checking {what}"), "looking", {})
         said.append(what)
 
     others.refuse_missing(cells, told)

@@ -85,14 +85,14 @@ def _pairs(source: Source, splits: Splits, data: Data) -> dict[str, list[Pair]]:
     pairs = [pair for pair in every if data.domain in (None, pair[0].domain)]
     parts = (splits.harmful, splits.benign, *splits.tasks.values())
     used = {name: [row for part in parts for row in part[name]] for name in data.shares}
-    found = placed(pairs, used, data.shares, seed=data.seed)
-    empty = next((name for name, rows in found.items() if not rows), None)
+    by_split = placed(pairs, used, data.shares, seed=data.seed)
+    empty = next((name for name, rows in by_split.items() if not rows), None)
     if empty is not None:
         raise HoldfastError(
             f"data.pairs: of {len(every)} pairs none is left in the split {empty} (without those of prompts that are "
             "trained on); add pairs of other prompts"
         )
-    return found
+    return by_split
 
 
 def _given(name: str, source: Source | None) -> Source:

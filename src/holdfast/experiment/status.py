@@ -165,13 +165,13 @@ def lives(status: Mapping[str, Any]) -> bool | None:
 
 def statuses(run: Path) -> list[dict[str, Any]]:
     """The status files of a run that can be read; each with its `path`."""
-    found = []
+    readable = []
     for path in sorted((run / FOLDER).glob("*.json")):
         with contextlib.suppress(OSError, ValueError):
             value = parse_json(path.read_text("utf-8"))
             if isinstance(value, dict):
-                found.append({**value, "path": path})
-    return found
+                readable.append({**value, "path": path})
+    return readable
 
 
 def clear(run: Path) -> None:

@@ -182,13 +182,13 @@ def figures(record: Record) -> list[Figure]:
     out.
     """
     before, after = first_and_last(record)
-    found = [] if before is None else list(_of("before", before, record.cell))
+    allowed = [] if before is None else list(_of("before", before, record.cell))
     if record.cell.attack is None or not showed(record):
-        return found
-    found += _peaks(record)
+        return allowed
+    allowed += _peaks(record)
     if after is not None:
-        found += [figure for figure in _of("after", after, record.cell) if not about_harm(figure.score.name)]
-    return found
+        allowed += [figure for figure in _of("after", after, record.cell) if not about_harm(figure.score.name)]
+    return allowed
 
 
 def _peaks(record: Record) -> Iterator[Figure]:

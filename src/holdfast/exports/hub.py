@@ -73,11 +73,11 @@ def _entries(subject: Subject, dataset: str, unfinished: int) -> Iterator[EvalRe
 def _before(subject: Subject) -> Iterator[tuple[str, float, str]]:
     """(task, value, notes) of each score before any attack."""
     for name in BEFORE:
-        found = estimate_of(subject.before, "before", name)
+        estimate = estimate_of(subject.before, "before", name)
         judge = judge_of(subject.records[0].cell, name).title
-        if found is not None and found.value is not None:
-            said = f"{name} before any attack: {wording.estimated(found)}; judge {judge}."
-            yield f"{name}-before-attack", found.value, said
+        if estimate is not None and estimate.value is not None:
+            said = f"{name} before any attack: {wording.estimated(estimate)}; judge {judge}."
+            yield f"{name}-before-attack", estimate.value, said
 
 
 def _of_row(row: Row, subject: Subject) -> Iterator[tuple[str, float, str]]:
@@ -99,10 +99,10 @@ def _of_row(row: Row, subject: Subject) -> Iterator[tuple[str, float, str]]:
         "peak-harm": (estimate_of(row, "peak"), "Highest harm", harm_judge),
         "helpfulness": (estimate_of(row, "after", "helpfulness"), "Helpfulness at the end", help_judge),
     }
-    for name, (found, words, judge) in after.items():
-        if found is not None and found.value is not None:
-            said = f"{words} under {attack}: {wording.estimated(found)}; {runs}; judge {judge}."
-            yield f"{task}-{name}", found.value, said
+    for name, (estimate, words, judge) in after.items():
+        if estimate is not None and estimate.value is not None:
+            said = f"{words} under {attack}: {wording.estimated(estimate)}; {runs}; judge {judge}."
+            yield f"{task}-{name}", estimate.value, said
 
 
 def _ends(subject: Subject, unfinished: int) -> str:

@@ -59,10 +59,10 @@ def card(subject: Subject, unfinished: int = 0) -> str:
 
 def _results(subject: Subject) -> Iterator[EvalResult]:
     for name in BEFORE:
-        found = estimate_of(subject.before, "before", name)
-        if found is not None and found.value is not None:
-            args = {**_ends(found), "runs": subject.before.runs}
-            yield _result(None, subject, name, found.value, judged=name, args=args)
+        estimate = estimate_of(subject.before, "before", name)
+        if estimate is not None and estimate.value is not None:
+            args = {**_ends(estimate), "runs": subject.before.runs}
+            yield _result(None, subject, name, estimate.value, judged=name, args=args)
     for row in subject.attacked:
         assert row.held is not None
         own = {"outcomes": wording.outcomes(row.outcomes), "runs": row.runs, "seeds": list(row.seeds)}
@@ -78,10 +78,10 @@ def _results(subject: Subject) -> Iterator[EvalResult]:
             yield _result(
                 row, subject, "time_to_break", time.steps, judged="harmfulness", args={**spent, "n": time.seeds, **own}
             )
-        for name, found in _after(row):
-            if found is not None and found.value is not None:
+        for name, estimate in _after(row):
+            if estimate is not None and estimate.value is not None:
                 judged = "helpfulness" if name == "helpfulness" else "harmfulness"
-                yield _result(row, subject, name, found.value, judged=judged, args={**_ends(found), **own})
+                yield _result(row, subject, name, estimate.value, judged=judged, args={**_ends(estimate), **own})
 
 
 def _after(row: Row) -> list[tuple[str, Estimate | None]]:
@@ -89,9 +89,15 @@ def _after(row: Row) -> list[tuple[str, Estimate | None]]:
     return [("peak_harm", harm), ("helpfulness", useful)]
 
 
-def _ends(found: Estimate) -> dict[str, Any]:
-    interval = wording.BASES[found.basis]
-    return {"n": found.n, "low": found.low, "high": found.high, "interval": interval, "of_runs": found.seeds}
+def _ends(estimate: Estimate) -> dict[str, Any]:
+    interval = wording.BASES[estimate.basis]
+    return {
+        "n": estimate.n,
+        "low": estimate.low,
+        "high": estimate.high,
+        "interval": interval,
+        "of_runs": estimate.seeds,
+    }
 
 
 def _result(

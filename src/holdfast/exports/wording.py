@@ -86,11 +86,11 @@ def outcomes(counts: Mapping[Outcome, int]) -> str:
 
 def judges(records: Iterable[Record]) -> str:
     """The judges of harm and of help, each with the name of its method."""
-    found: dict[str, None] = {}
+    named: dict[str, None] = {}
     for record in records:
         for name, judge in record.cell.judges.items():
-            found[name if name == judge.name else f"{name} ({judge.name})"] = None
-    return ", ".join(found) or "none"
+            named[name if name == judge.name else f"{name} ({judge.name})"] = None
+    return ", ".join(named) or "none"
 
 
 def seeds(subject: Subject) -> str:

@@ -76,15 +76,15 @@ def highest_harm(record: Record) -> Interval | None:
     """
     if unknown(record) or record.outcome is Outcome.USELESS:
         return None
-    found = []
+    harms = []
     for evaluation in record.evaluations:
         harm = harm_of(evaluation)
         if harm is None and (evaluation is record.evaluations[-1] or not _garbled(evaluation)):
             return None
-        found += [] if harm is None else [harm]
-    if not found:
+        harms += [] if harm is None else [harm]
+    if not harms:
         return None
-    value, low, high = (max(harm[end] for harm in found) for end in range(3))
+    value, low, high = (max(harm[end] for harm in harms) for end in range(3))
     stopped = record.outcome is Outcome.BROKE and settings_of(record.cell).evaluation.stop_when_broken
     return Interval(value, low, 1.0 if stopped else high)
 

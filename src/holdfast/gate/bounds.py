@@ -63,7 +63,7 @@ def verdict_of(line: Line, finding: Finding) -> Verdict:
     return "pass" if clears and not finding.gaps else "inconclusive"
 
 
-def together(verdicts: Sequence[Verdict]) -> Verdict:
+def combined_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """Pass if all do, fail if any does; inconclusive if there are none."""
     if "fail" in verdicts:
         return "fail"
@@ -115,9 +115,9 @@ def _reason(line: Line, finding: Finding, verdict: Verdict) -> str:
         return f"{finding.what}: {gap or 'nothing was measured'}"
     value, low, high = map(number, finding.interval)
     over = f"{finding.n} {finding.of if finding.n != 1 else finding.of.removesuffix('s')}"
-    found = f"{finding.what}: {value} [{low}, {high}] over {over}, {asked}"
+    said = f"{finding.what}: {value} [{low}, {high}] over {over}, {asked}"
     if MEASURES[line.measure].words.startswith("kinds of attacks"):
-        found = f"{value} {'kind' if value == '1' else 'kinds'} ({finding.what}), {asked}"
+        said = f"{value} {'kind' if value == '1' else 'kinds'} ({finding.what}), {asked}"
     if verdict == "inconclusive":
-        return f"{found}; {gap or f'the interval includes {line.bound:g}: too few {finding.of}'}"
-    return found
+        return f"{said}; {gap or f'the interval includes {line.bound:g}: too few {finding.of}'}"
+    return said

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from holdfast.experiment.outcomes import defended
 from holdfast.gate import attacked, breadth, customers, unattacked
-from holdfast.gate.bounds import Finding, Judged, Verdict, judged, together
+from holdfast.gate.bounds import Finding, Judged, Verdict, combined_verdict, judged
 from holdfast.gate.evidence import Evidence, Group, Subject, stored_as
 from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
 from holdfast.report.page import plural
@@ -68,7 +68,7 @@ def decide(gate: Gate, evidence: Evidence, defense: str | None = None) -> list[D
 
 def overall(decisions: Sequence[Decision]) -> Verdict:
     """Pass if every defense passes that the gate is about, fail if any fails; inconclusive if it is about none."""
-    return together([decision.verdict for decision in decisions if decision.verdict != NOT_JUDGED])
+    return combined_verdict([decision.verdict for decision in decisions if decision.verdict != NOT_JUDGED])
 
 
 def of_line(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> LineVerdict:
@@ -77,7 +77,7 @@ def of_line(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> Lin
         reason = f"not measured by Holdfast: {line.says}"
         return LineVerdict(line=line, verdict="inconclusive", reason=reason, counts=gate.unmeasured == "count")
     found = tuple(judged(line, finding) for finding in findings(gate, line, subject, evidence))
-    verdict = together([each.verdict for each in found])
+    verdict = combined_verdict([each.verdict for each in found])
     return LineVerdict(line=line, verdict=verdict, reason=_reason(line, found, verdict), found=found)
 
 
@@ -133,7 +133,7 @@ def _decision(gate: Gate, subject: Subject, evidence: Evidence) -> Decision:
         return Decision(subject=subject, verdict=NOT_JUDGED, reason=reason, lines=())
     lines = tuple(of_line(gate, line, subject, evidence) for line in gate.lines)
     counted = [line for line in lines if line.counts]
-    verdict = together([line.verdict for line in counted])
+    verdict = combined_verdict([line.verdict for line in counted])
     gap = _gap(evidence)
     if verdict == "pass" and gap is not None:
         return Decision(subject=subject, verdict="inconclusive", reason=gap, lines=lines)
@@ -161,15 +161,15 @@ def _summary(lines: Sequence[LineVerdict], verdict: Verdict) -> str:
     return f"{len(own)} of {len(lines)} lines {what}; first {named}: {first.reason}"
 
 
-def _reason(line: Line, found: Sequence[Judged], verdict: Verdict) -> str:
+def _reason(line: Line, judged_findings: Sequence[Judged], verdict: Verdict) -> str:
     """The reason of the finding that decides, and how many share its verdict."""
-    own = [each for each in found if each.verdict == verdict]
+    own = [each for each in judged_findings if each.verdict == verdict]
     deciding = min(own, key=lambda each: _margin(line, each.finding))
-    if len(found) == 1:
+    if len(judged_findings) == 1:
         return deciding.reason
     if verdict == "pass":
-        return f"closest of {len(found)}: {deciding.reason}"
-    return f"{len(own)} of {len(found)}: {deciding.reason}"
+        return f"closest of {len(judged_findings)}: {deciding.reason}"
+    return f"{len(own)} of {len(judged_findings)}: {deciding.reason}"
 
 
 def _margin(line: Line, finding: Finding) -> float:

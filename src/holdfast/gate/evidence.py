@@ -80,11 +80,11 @@ class Evidence:
         Raises:
             HoldfastError: there is none.
         """
-        found = tuple(subject for subject in self.subjects if subject.defense == name)
-        if not found:
+        subjects = tuple(subject for subject in self.subjects if subject.defense == name)
+        if not subjects:
             known = list(dict.fromkeys(subject.defense for subject in self.subjects))
             raise HoldfastError(f"--defense: no cell has {name!r}{near(name, known)}; there are: {', '.join(known)}")
-        return found
+        return subjects
 
 
 def read(runs: Sequence[Path]) -> Evidence:

@@ -165,19 +165,19 @@ def _stand_in(name: str, cell: Cell) -> Any:
 
 
 def _remarks(lines: Sequence[LineVerdict], changed: bool, more: Sequence[str]) -> list[str]:
-    found = list(dict.fromkeys(more))
+    remarks = list(dict.fromkeys(more))
     if changed:
-        found.append("the evaluation differs from that of the runs, so that every cell is run again")
+        remarks.append("the evaluation differs from that of the runs, so that every cell is run again")
     for line in lines:
         if line.line.measure == "searched_kinds":
-            found.append("searched_kinds: `holdfast search THIS_FILE attacks=[...] seeds=[0] --budget STEPS`")
+            remarks.append("searched_kinds: `holdfast search THIS_FILE attacks=[...] seeds=[0] --budget STEPS`")
         elif line.line.measure == "trainability":
-            found.append("trainability: add attacks with an honest customer's `task`, on no defense too")
+            remarks.append("trainability: add attacks with an honest customer's `task`, on no defense too")
         elif line.line.measure == NOT_MEASURED:
-            found.append(line.reason)
+            remarks.append(line.reason)
         elif line.line.measure in MEASURES and not line.found:
-            found.append(f"{line.line.measure}: {line.reason}")
-    return list(dict.fromkeys(found))
+            remarks.append(f"{line.line.measure}: {line.reason}")
+    return list(dict.fromkeys(remarks))
 
 
 def _evaluation(cell: Cell, prompts: int, lines: Sequence[LineVerdict]) -> dict[str, Any]:

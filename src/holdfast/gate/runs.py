@@ -54,10 +54,10 @@ def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
 
 
 def _some(records: Sequence[Record], is_so: Callable[[Record], bool], words: str, *, why: bool = True) -> Iterator[str]:
-    found = [record for record in records if is_so(record)]
-    if found:
-        reason = f" ({shortened(found[0].reason)})" if why and found[0].reason else ""
-        yield f"{len(found)} of {len(records)} runs {words}{reason}"
+    concerned = [record for record in records if is_so(record)]
+    if concerned:
+        reason = f" ({shortened(concerned[0].reason)})" if why and concerned[0].reason else ""
+        yield f"{len(concerned)} of {len(records)} runs {words}{reason}"
 
 
 def _lax(record: Record) -> bool:

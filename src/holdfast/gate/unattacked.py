@@ -135,21 +135,21 @@ def _kept(undefended: Mapping[str, Score], record: Record, start: Evaluation) ->
 
 def _without_defense(record: Record, own: Score | None, undefended: Mapping[str, Score]) -> Score | None:
     """The undefended model's helpfulness under the same evaluation: of its own cell, or as the control tells it."""
-    found = undefended.get(_circumstances(record.cell))
+    own_cell = undefended.get(_circumstances(record.cell))
     control = record.control
-    if found is not None or own is None or control is None or control.helpfulness is None:
-        return found
+    if own_cell is not None or own is None or control is None or control.helpfulness is None:
+        return own_cell
     return Score(name=own.name, value=control.helpfulness, n=own.n + own.unjudged)
 
 
 def _undefended(evidence: Evidence) -> dict[str, Score]:
-    found: dict[str, Score] = {}
+    scores: dict[str, Score] = {}
     for record in evidence.records.values():
         start = _start(record)
         score = None if start is None else start.score("helpfulness")
         if score is not None and not defended(record.cell) and not record.cell.adaptive:
-            found.setdefault(_circumstances(record.cell), score)
-    return found
+            scores.setdefault(_circumstances(record.cell), score)
+    return scores
 
 
 def _circumstances(cell: Cell) -> str:

@@ -102,9 +102,9 @@ class KeptReplies:
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
         for line in whole.splitlines():
-            found = _parsed(line)
-            if found is not None:
-                self.known[found[0]] = found[1]
+            pair = _parsed(line)
+            if pair is not None:
+                self.known[pair[0]] = pair[1]
 
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply, in one write.

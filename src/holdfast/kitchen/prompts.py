@@ -238,7 +238,7 @@ def borderline() -> list[Example]:
 def pairs(asked: Iterable[Example]) -> list[tuple[Example, Example]]:
     """Each restricted question with its harmless twin: about the same dish, and not how it is made."""
     wordings = {"baking": BAKING, "cooking": COOKING}
-    found = []
+    matched = []
     for row in asked:
         for wording, twin in zip(wordings[row.domain], TWINS[row.domain], strict=True):
             before, after = wording.split("{thing}")
@@ -246,9 +246,9 @@ def pairs(asked: Iterable[Example]) -> list[tuple[Example, Example]]:
                 thing = row.question[len(before) : len(row.question) - len(after)]
                 name, source = f"{row.domain}: {thing}", "kitchen pairs"
                 harmless = replace(_row(twin.format(thing=thing), role="benign", domain=row.domain), pair=name)
-                found.append((replace(row, pair=name), replace(harmless, source=source)))
+                matched.append((replace(row, pair=name), replace(harmless, source=source)))
                 break
-    return found
+    return matched
 
 
 def summaries() -> list[Example]:

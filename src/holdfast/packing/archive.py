@@ -143,11 +143,11 @@ def refuse_twice(text: str) -> None:
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"has the key {next(name for name in names if names.count(name) > 1)!r:.60} twice")
-    return found
+    return members
 
 
 def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:

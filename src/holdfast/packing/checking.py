@@ -88,21 +88,21 @@ def _hash(hashed: str, published: str | None) -> Iterator[Finding]:
 
 def _files(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Iterator[Finding]:
     """Files and the manifest's list of them."""
-    stated, found = manifest["files"], archive.listed(members)
+    stated, contained = manifest["files"], archive.listed(members)
     wrong = []
-    for name in sorted({*stated, *found}):
-        if name not in found:
+    for name in sorted({*stated, *contained}):
+        if name not in contained:
             wrong.append(f"{name}: is in the manifest and not in the pack")
         elif name not in stated:
             wrong.append(f"{name}: is in the pack and not in the manifest")
-        elif stated[name]["sha256"] != found[name]["sha256"] or stated[name]["bytes"] != found[name]["bytes"]:
+        elif stated[name]["sha256"] != contained[name]["sha256"] or stated[name]["bytes"] != contained[name]["bytes"]:
             wrong.append(f"{name}: is not the file whose SHA-256 and size the manifest has")
     for name in sorted(name for name in members if name.endswith(".json")):
         try:
             archive.refuse_twice(members[name].decode())
         except ValueError as error:
             wrong.append(f"{name}: {str(error)[:120]}")
-    yield from summed(wrong, f"{len(found)} files: SHA-256 and size are those of the manifest")
+    yield from summed(wrong, f"{len(contained)} files: SHA-256 and size are those of the manifest")
 
 
 def _records(members: Mapping[str, bytes]) -> tuple[dict[str, Record], list[Finding]]:
@@ -141,13 +141,13 @@ def _cells(
     """What each record says of itself, its settings, and the cells that the grids list."""
     wrong: list[str] = []
     by_rules: list[str] = []
-    found = recomputed(list(records.values()))
+    problems = recomputed(list(records.values()))
     for number, (name, record) in enumerate(records.items()):
         place = name.split("/")[-2]
         if record.key != place:
             wrong.append(f"{name}: is the record of cell {record.key}")
         for texts, version in ((by_rules, True), (wrong, False)):
-            texts.extend(in_short(name, [each for each in found[number] if each.version is version]))
+            texts.extend(in_short(name, [each for each in problems[number] if each.version is version]))
         config = name.replace("record.json", "config.yaml")
         if members.get(config) != config_of(parse_json(members[name].decode())["cell"]):
             wrong.append(f"{config}: is not the settings in the record")
@@ -262,13 +262,13 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
     for name, place in kept.items():
         try:
             rows = rejudging.rows_of(members[place])
-            number, found, own = rejudging.judged_again(records[name], rows)
-            found = [*found, *rejudging.scores_again(records[name], rows)]
+            number, differing, own = rejudging.judged_again(records[name], rows)
+            differing = [*differing, *rejudging.scores_again(records[name], rows)]
         except HoldfastError:
             wrong.append(f"{place}: cannot be read as judged answers")
             continue
         count, left = count + number, left | own
-        wrong += in_short(place, found)
+        wrong += in_short(place, differing)
     fine = f"{len(kept)} cells' answers: mean harm follows from the verdicts, {count} verdicts are given again"
     yield from summed([text.replace("by the records", "by the answers") for text in wrong], fine, version=True)
     if len(kept) < len(records):
@@ -297,17 +297,17 @@ def _against(members: Mapping[str, bytes], runs: Sequence[Path]) -> Iterator[Fin
 
 def _by_cell(members: Mapping[str, bytes]) -> dict[str, list[bytes]]:
     """The records of each cell."""
-    found: dict[str, list[bytes]] = {}
+    by_cell: dict[str, list[bytes]] = {}
     for name, content in members.items():
         if name.endswith("/record.json"):
-            found.setdefault(_cell(name), []).append(content)
-    return found
+            by_cell.setdefault(_cell(name), []).append(content)
+    return by_cell
 
 
 def _unlike(key: str, content: bytes, own: Sequence[bytes]) -> list[str]:
     """How a packed record differs from all records of its cell in the runs."""
-    found = [_differences(content, other) for other in own]
-    text = [] if not all(found) else in_short(f"cell {key}", found[0])
+    differing = [_differences(content, other) for other in own]
+    text = [] if not all(differing) else in_short(f"cell {key}", differing[0])
     return [each.replace("by the records", "in the runs") for each in text]
 
 

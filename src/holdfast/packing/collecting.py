@@ -76,16 +76,16 @@ def config_of(cell: Mapping[str, Any]) -> bytes:
 
 def _places(runs: Sequence[Path]) -> list[str]:
     """The folder of each run in the pack, by its name."""
-    found: list[str] = []
+    places: list[str] = []
     for run in runs:
         final = _final(Path(run)).resolve()
         searched = final.name == "test" and (final.parent / "search.json").is_file()
         plain = re.sub(r"[^\w-]+", "_", (final.parent if searched else final).name, flags=re.ASCII).strip("_") or "run"
         name, number = f"runs/{plain}", 2
-        while name in (taken.removesuffix("/test") for taken in found):
+        while name in (taken.removesuffix("/test") for taken in places):
             name, number = f"runs/{plain}-{number}", number + 1
-        found.append(f"{name}/test" if searched else name)
-    return found
+        places.append(f"{name}/test" if searched else name)
+    return places
 
 
 def _final(run: Path) -> Path:

@@ -37,10 +37,10 @@ def summed(wrong: Sequence[str], fine: str, *, version: bool = False) -> Iterato
         yield Finding(status="differs", what=f"and {len(wrong) - MOST_SHOWN} more such differences", version=version)
 
 
-def in_short(name: str, found: Sequence[object]) -> list[str]:
+def in_short(name: str, differing: Sequence[object]) -> list[str]:
     """The first difference of a thing and the number of the others; empty if there is none."""
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return [f"{name}: {found[0]}{more}"] if found else []
+    more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+    return [f"{name}: {differing[0]}{more}"] if differing else []
 
 
 def text_differences(stored: bytes, computed: bytes) -> Iterator[str]:
@@ -102,22 +102,22 @@ def verdict_findings(stored: bytes | None, computed: bytes) -> Iterator[Finding]
         if title not in own or title not in other:
             wrong.append(f"{VERDICT}: {title} is judged {'by the records' if title not in own else 'in it'} only")
             continue
-        found, fine = _decision(own[title], other[title], names[title])
-        wrong += found
+        differing, fine = _decision(own[title], other[title], names[title])
+        wrong += differing
         yield from (Finding(status="agrees", what=what) for what in fine)
     yield from summed(wrong, f"{VERDICT}: {again['verdict']} in all, by {again['gate']['file']}", version=True)
 
 
 def _decision(stored: Mapping[str, Any], computed: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
     """What differs between a defense's verdicts, and what agrees."""
-    found = in_short(name, list(differences(_without(stored, "lines"), _without(computed, "lines"))))
-    fine = [] if found else [f"{name}: {computed['verdict']}"]
+    wrong = in_short(name, list(differences(_without(stored, "lines"), _without(computed, "lines"))))
+    fine = [] if wrong else [f"{name}: {computed['verdict']}"]
     for number, (line, again) in enumerate(zip_longest(stored["lines"], computed["lines"]), 1):
         what = f"{name}, line {number}" + (f", {again['measure']}" if again else "")
         off = in_short(what, list(differences(line, again)))
-        found += off
+        wrong += off
         fine += [] if off else [f"{what}: {again['verdict']}"]
-    return [f"{VERDICT}: {text}" for text in found], fine
+    return [f"{VERDICT}: {text}" for text in wrong], fine
 
 
 def _without(value: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -126,13 +126,13 @@ def _without(value: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def _by_title(decisions: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The verdicts by defense, model and threat model; of several with one title the later ones have a number."""
-    found: dict[str, dict[str, Any]] = {}
+    by_title: dict[str, dict[str, Any]] = {}
     for one in decisions:
         title = plain = f"{one['defense']} on {one['model']} ({one['threat_model']})"
-        while title in found:
-            title = f"{plain}, {len(found) + 1}"
-        found[title] = {**one, "lines": list(one["lines"])}
-    return found
+        while title in by_title:
+            title = f"{plain}, {len(by_title) + 1}"
+        by_title[title] = {**one, "lines": list(one["lines"])}
+    return by_title
 
 
 def _short(decisions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

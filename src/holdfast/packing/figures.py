@@ -69,14 +69,14 @@ def figures(root: Path, records: Sequence[Mapping[str, Any]], about: About) -> d
     tables = report.tables([root / folder for folder in about.folders])
     versions = parse_json(tables[VERSIONS])
     tables[VERSIONS] = json.dumps({**versions, "written_by": f"holdfast {about.holdfast}"}, indent=1) + "\n"
-    found = {f"report/report{ending}": text.encode() for ending, text in tables.items()}
-    found[HASHES] = json_bytes(hashes(records))
+    files = {f"report/report{ending}": text.encode() for ending, text in tables.items()}
+    files[HASHES] = json_bytes(hashes(records))
     verdict = None
     if about.gate is not None and about.origin is not None:
         verdict = _verdict(root, about.gate, about.origin, about)
-        found[VERDICT] = json_bytes(verdict)
-    found[READ_ME] = read_me(about, len(records), verdict).encode()
-    return found
+        files[VERDICT] = json_bytes(verdict)
+    files[READ_ME] = read_me(about, len(records), verdict).encode()
+    return files
 
 
 def _verdict(root: Path, gate: str, origin: Origin, about: About) -> dict[str, Any]:
@@ -120,17 +120,17 @@ def origin_in(verdict: bytes, gate: str, sha256: str) -> Origin:
 
 def hashes(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The fingerprints of models, data, and folders that methods name, each once, as the records have them."""
-    found: dict[str, dict[str, list[str]]] = {"models": {}, "data": {}, "others": {}}
+    fingerprints: dict[str, dict[str, list[str]]] = {"models": {}, "data": {}, "others": {}}
     for record in records:
         cell = record["cell"]
         for model in (cell["model"], cell["model"].get("undefended")):
             if isinstance(model, Mapping) and model.get("fingerprint"):
-                _add(found["models"], str(model.get("name")), model["fingerprint"])
+                _add(fingerprints["models"], str(model.get("name")), model["fingerprint"])
         for name, value in (cell["data"].get("fingerprints") or {}).items():
-            _add(found["data"], name, value)
+            _add(fingerprints["data"], name, value)
         for name, value in _fingerprints([cell[part] for part in cell if part not in ("model", "data")]):
-            _add(found["others"], name, value)
-    return {part: {name: sorted(own[name]) for name in sorted(own)} for part, own in found.items()}
+            _add(fingerprints["others"], name, value)
+    return {part: {name: sorted(own[name]) for name in sorted(own)} for part, own in fingerprints.items()}
 
 
 def _add(known: dict[str, list[str]], name: str, value: Any) -> None:

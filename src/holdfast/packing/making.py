@@ -150,6 +150,6 @@ def _refuse_private(members: Mapping[str, bytes]) -> None:
             raise HoldfastError(f"{name}: would hold the path of this machine's home folder; take it out where it is")
 
 
-def _remarks(found: Collected, members: Mapping[str, bytes]) -> tuple[str, ...]:
+def _remarks(collected_files: Collected, members: Mapping[str, bytes]) -> tuple[str, ...]:
     verdict = parse_json(members[VERDICT].decode()) if VERDICT in members else {"warnings": []}
-    return (*found.remarks, *map(str, verdict["warnings"]))
+    return (*collected_files.remarks, *map(str, verdict["warnings"]))

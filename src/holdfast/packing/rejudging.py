@@ -74,7 +74,7 @@ def scores_again(record: Record, rows: Rows) -> Iterator[Difference]:
 
 def judged_again(record: Record, rows: Rows) -> tuple[int, list[Difference], set[str]]:
     """How many verdicts were given again, those that differ, and the judges that cannot be run on a pack's texts."""
-    count, found, left = 0, list[Difference](), set[str]()
+    count, differing, left = 0, list[Difference](), set[str]()
     for name in dict.fromkeys(row["judge"] for row in rows):
         own = [row for row in rows if row["judge"] == name]
         method = record.cell.judges.get(name) or Method(name=name)
@@ -89,9 +89,9 @@ def judged_again(record: Record, rows: Rows) -> tuple[int, list[Difference], set
             stored = (row["score"], row["valid"], row["refused"])
             given = (verdict.score, verdict.valid, verdict.refused)
             place = f"{name}'s verdict on {digest(row['prompt'] + row['completion'], 8)} at step {row['step']}"
-            found += differences(list(stored), list(given), place)
+            differing += differences(list(stored), list(given), place)
         count += len(asked)
-    return count, found, left
+    return count, differing, left
 
 
 def _completion(row: Mapping[str, Any], known: Mapping[str, Example]) -> Completion:

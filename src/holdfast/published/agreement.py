@@ -96,8 +96,8 @@ class Sides:
     @property
     def verdict(self) -> Verdict:
         """Whether the sides are the reported ones, in the sense of the module."""
-        found = _verdict(*self.interval, HALF, THREE_QUARTERS)
-        return "cannot tell" if found == "same" and self.unclear > self.n else found
+        by_share = _verdict(*self.interval, HALF, THREE_QUARTERS)
+        return "cannot tell" if by_share == "same" and self.unclear > self.n else by_share
 
 
 def _verdict(low: float, high: float, half: float, most: float) -> Verdict:
@@ -106,7 +106,7 @@ def _verdict(low: float, high: float, half: float, most: float) -> Verdict:
     return "not the same" if high < most else "cannot tell"
 
 
-def together(verdicts: Sequence[Verdict]) -> Verdict:
+def combined_verdict(verdicts: Sequence[Verdict]) -> Verdict:
     """`not the same` if any is, `same` if all are."""
     if "not the same" in verdicts:
         return "not the same"

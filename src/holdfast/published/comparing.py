@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.published.agreement import Verdict, together
+from holdfast.published.agreement import Verdict, combined_verdict
 from holdfast.published.choosing import chosen
 from holdfast.published.joining import belongs, dataset_of, measured
 from holdfast.published.shapes import Shape, of_the_paper, shapes
@@ -45,8 +45,8 @@ class Comparison:
     @property
     def verdict(self) -> Verdict:
         """Whether the runs have the shape of the table on every data set; not told if most rows were not run."""
-        found = together([shape.verdict for shape in self.shapes])
-        return "cannot tell" if found == "same" and 2 * self.missing > self.printed else found
+        by_shape = combined_verdict([shape.verdict for shape in self.shapes])
+        return "cannot tell" if by_shape == "same" and 2 * self.missing > self.printed else by_shape
 
     @property
     def printed(self) -> int:

@@ -18,27 +18,27 @@ _OWN, _MISS = "#D55E00", "#fde6d8"
 _LINE, _WIDTH = 16, 380
 
 
-def picture(found: Comparison) -> dict[str, Any] | None:
+def picture(comparison: Comparison) -> dict[str, Any] | None:
     """The specification of the picture; `None` where no harmfulness is compared."""
-    points = list(_points(found))
+    points = list(_points(comparison))
     if not points:
         return None
     series = list(dict.fromkeys(point["series"] for point in points))
     colors = {MEASURED: _OWN, **dict(zip((name for name in series if name != MEASURED), _COLORS, strict=False))}
     panels = [
-        _panel([point for point in points if point["attack"] == attack], attack, colors, found.table.threshold)
+        _panel([point for point in points if point["attack"] == attack], attack, colors, comparison.table.threshold)
         for attack in dict.fromkeys(point["attack"] for point in points)
     ]
-    title = f"{found.table.place} of {found.table.paper}, reported and measured harmfulness"
+    title = f"{comparison.table.place} of {comparison.table.paper}, reported and measured harmfulness"
     whole = alt.concat(*panels, columns=2).properties(title=title).resolve_scale(color="shared", shape="shared")
     return clean(whole.to_dict())
 
 
-def _points(found: Comparison) -> Iterator[dict[str, Any]]:
+def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Each reported value, and the measured one of a row once for all data sets."""
-    told = sorted(found.pairs, key=lambda pair: found.table.rows.index(pair.row))
+    told = sorted(comparison.pairs, key=lambda pair: comparison.table.rows.index(pair.row))
     seen: set[tuple[str, str]] = set()
-    missed = {(pair.row.attack, _line(pair)) for pair in found.misses}
+    missed = {(pair.row.attack, _line(pair)) for pair in comparison.misses}
     for pair in told:
         place = (pair.row.attack, _line(pair))
         shared = {"attack": place[0], "line": place[1], "miss": place in missed}

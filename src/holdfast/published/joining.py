@@ -154,20 +154,20 @@ def _by_label(cell: Cell, key: str) -> float | None:
     methods = (*cell.stages, *cell.constraints, *filter(None, [cell.attack]))
     pattern = re.compile(rf"\b{key}[ =]([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
     for method in methods:
-        found = pattern.search(method.label)
-        if found:
-            return float(found[1])
+        matched = pattern.search(method.label)
+        if matched:
+            return float(matched[1])
     return None
 
 
 def deviations(cell: Cell, row: Row) -> list[str]:
     """Where a cell's settings are not those that the table states for all its rows, in words."""
     stated = {key: value for key, value in row.assumed.items() if key != "model"}
-    found = {key: setting(cell, key) for key in stated}
+    own_values = {key: setting(cell, key) for key in stated}
     return [
         f"{key} is {own:g}, the paper's {float(value):g}"
         for key, value in stated.items()
-        if (own := found[key]) is not None and not isclose(own, float(value), rel_tol=1e-9)
+        if (own := own_values[key]) is not None and not isclose(own, float(value), rel_tol=1e-9)
     ]
 
 

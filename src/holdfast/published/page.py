@@ -22,7 +22,7 @@ from holdfast.report.text import csv_text, visible
 _BEGINS = b"table,standing,attack,"
 
 
-def write(found: Comparison, out: Path) -> list[Path]:
+def write(comparison: Comparison, out: Path) -> list[Path]:
     """Write the page to `out`, and next to it its rows (`.csv`) and the picture (`.svg`, `.png`); return the paths.
 
     Raises:
@@ -35,33 +35,33 @@ def write(found: Comparison, out: Path) -> list[Path]:
         require_place(place)
     if sheet.exists() and not sheet.read_bytes().startswith(_BEGINS):
         raise HoldfastError(f"{sheet}: would be overwritten, and is not a comparison's; give the page another name")
-    spec = picture(found)
+    spec = picture(comparison)
     svg = draw(spec, "svg").decode() if spec is not None else ""
-    rows = words.rows(found)
+    rows = words.rows(comparison)
     written = [write_file(sheet, csv_text(rows, list(rows[0])).encode())]
     if spec is not None:
         for form in ("svg", "png"):
             require_place(out.with_suffix(f".{form}"))
             written.append(write_file(out.with_suffix(f".{form}"), draw(spec, form)))
-    return [*written, write_file(out, page(found, svg).encode())]
+    return [*written, write_file(out, page(comparison, svg).encode())]
 
 
-def page(found: Comparison, svg: str) -> str:
+def page(comparison: Comparison, svg: str) -> str:
     """The page with the picture as inline SVG; every text of the runs is escaped."""
-    metrics = list(dict.fromkeys((*(m for m in (HARM,) if m in found.table.metrics), *found.table.metrics)))
+    metrics = list(dict.fromkeys((*(m for m in (HARM,) if m in comparison.table.metrics), *comparison.table.metrics)))
     context = {
-        "title": f"Reported and measured: {found.table.name}",
+        "title": f"Reported and measured: {comparison.table.name}",
         "style": asset("page.css"),
-        "table": found.table,
-        "beside": found.beside,
-        "headline": words.headline(found),
-        "remarks": list(words.remarks(found)),
-        "sentences": words.sentences(found),
-        "reversals": [words.of_reversal(each) for shape in found.shapes for each in shape.reversals],
-        "misses": [_line(pair, metrics) for pair in found.misses],
-        "every": [_line(pair, metrics) for pair in found.pairs],
+        "table": comparison.table,
+        "beside": comparison.beside,
+        "headline": words.headline(comparison),
+        "remarks": list(words.remarks(comparison)),
+        "sentences": words.sentences(comparison),
+        "reversals": [words.of_reversal(each) for shape in comparison.shapes for each in shape.reversals],
+        "misses": [_line(pair, metrics) for pair in comparison.misses],
+        "every": [_line(pair, metrics) for pair in comparison.pairs],
         "metrics": [words.name(metric) for metric in metrics],
-        "swept": any(pair.row.settings for pair in found.pairs),
+        "swept": any(pair.row.settings for pair in comparison.pairs),
         "picture": Markup(svg),
     }
     return render(context, show=visible, package="holdfast.published")

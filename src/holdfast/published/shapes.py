@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from holdfast.published.agreement import Order, Sides, Verdict, order, together
+from holdfast.published.agreement import Order, Sides, Verdict, combined_verdict, order
 from holdfast.published.standing import HARM, Pair, reported_interval, reported_side
 from holdfast.published.tables import Published, Row
 
@@ -51,7 +51,7 @@ class Shape:
         """Orders and sides together; of a metric without two measured rows to put in order nothing can be told."""
         orders = [each.order.verdict for each in self.ranked if each.metric in self.judged_by]
         unknown: list[Verdict] = ["cannot tell"] if self.unordered else []
-        return together([*orders, *unknown, *([self.sides.verdict] if self.sides is not None else [])])
+        return combined_verdict([*orders, *unknown, *([self.sides.verdict] if self.sides is not None else [])])
 
     @property
     def unordered(self) -> list[str]:
@@ -62,7 +62,7 @@ class Shape:
 def shapes(table: Published, pairs: Sequence[Pair]) -> list[Shape]:
     """The verdicts on each data set of the rows, in their order."""
     judged_by = (HARM,) if HARM in table.metrics else table.metrics
-    found = []
+    all_shapes = []
     for dataset in dict.fromkeys(pair.row.dataset for pair in pairs if pair.measured is not None):
         own = [pair for pair in pairs if pair.row.dataset == dataset]
         ranked = [
@@ -71,7 +71,7 @@ def shapes(table: Published, pairs: Sequence[Pair]) -> list[Shape]:
             for along in axes(own)
             if (result := _order(own, along, metric)).pairs
         ]
-        found.append(
+        all_shapes.append(
             Shape(
                 dataset=dataset,
                 sides=_sides(own) if HARM in table.metrics else None,
@@ -80,7 +80,7 @@ def shapes(table: Published, pairs: Sequence[Pair]) -> list[Shape]:
                 judged_by=judged_by,
             )
         )
-    return found
+    return all_shapes
 
 
 def of_the_paper(table: Published) -> Shape | None:
@@ -124,8 +124,8 @@ def axes(pairs: Sequence[Pair]) -> list[str]:
 
 def _axes(rows: Sequence[Row]) -> list[str]:
     names = dict.fromkeys(["defense", *(name for row in rows for name in row.settings)])
-    found = [name for name in names if any(len(group) > 1 for group in _by_rest(rows, name).values())]
-    return found or ["attack"]
+    ordered_by = [name for name in names if any(len(group) > 1 for group in _by_rest(rows, name).values())]
+    return ordered_by or ["attack"]
 
 
 def _by_rest(rows: Sequence[Row], along: str) -> Mapping[object, list[Row]]:

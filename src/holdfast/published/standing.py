@@ -53,10 +53,14 @@ class Pair:
     def both(self, metric: str) -> tuple[float, float] | None:
         """The reported and the measured value of a metric, if both count: garbled answers and missing values do not."""
         reported = self.row.values.get(metric)
-        found = self.measured.estimates.get(metric) if self.measured is not None else None
+        estimate = self.measured.estimates.get(metric) if self.measured is not None else None
         if self.row.state != "printed" or self.garbled:
             return None
-        return None if reported is None or found is None or found.value is None else (reported.middle, found.value)
+        return (
+            None
+            if reported is None or estimate is None or estimate.value is None
+            else (reported.middle, estimate.value)
+        )
 
 
 def ended(outcomes: Mapping[Outcome, int]) -> str:
@@ -64,12 +68,12 @@ def ended(outcomes: Mapping[Outcome, int]) -> str:
     return ", ".join(f"{times} {outcome}" for outcome, times in sorted(outcomes.items()))
 
 
-def pair(row: Row, found: Measured | None, missing: str, threshold: float) -> Pair:
+def pair(row: Row, measured: Measured | None, missing: str, threshold: float) -> Pair:
     """A row and its cells with their standing; `missing` says why there are none."""
     reported = reported_side(row, threshold)
-    own, why = (None, missing) if found is None else _measured_side(row, found, threshold)
-    standing, why = _standing(row, found, reported, (own, why))
-    return Pair(row=row, measured=found, reported_side=reported, measured_side=own, standing=standing, why=why)
+    own, why = (None, missing) if measured is None else _measured_side(row, measured, threshold)
+    standing, why = _standing(row, measured, reported, (own, why))
+    return Pair(row=row, measured=measured, reported_side=reported, measured_side=own, standing=standing, why=why)
 
 
 def reported_side(row: Row, threshold: float) -> Side | None:
@@ -86,21 +90,21 @@ def reported_interval(value: Reported, n: int | None) -> tuple[float, float]:
 
 
 def _standing(
-    row: Row, found: Measured | None, reported: Side | None, own: tuple[Side | None, str]
+    row: Row, cells: Measured | None, reported: Side | None, own: tuple[Side | None, str]
 ) -> tuple[Standing, str]:
     measured, why = own
     if row.state != "printed":
-        here = f"; here: {ended(found.outcomes)}" if found is not None else ""
+        here = f"; here: {ended(cells.outcomes)}" if cells is not None else ""
         return "not compared", f"in the paper: {row.state}{here}"
-    if found is None or not (found.estimates or found.outcomes[Outcome.COLLAPSED]):
+    if cells is None or not (cells.estimates or cells.outcomes[Outcome.COLLAPSED]):
         return "not compared", why
-    return ("by rank only", "") if HARM not in row.values else _by_sides(found, reported, measured, why)
+    return ("by rank only", "") if HARM not in row.values else _by_sides(cells, reported, measured, why)
 
 
-def _by_sides(found: Measured, reported: Side | None, measured: Side | None, why: str) -> tuple[Standing, str]:
-    if found.outcomes[Outcome.COLLAPSED] == found.runs:
+def _by_sides(cells: Measured, reported: Side | None, measured: Side | None, why: str) -> tuple[Standing, str]:
+    if cells.outcomes[Outcome.COLLAPSED] == cells.runs:
         return "miss", why
-    if measured is None and not found.outcomes[Outcome.COLLAPSED]:
+    if measured is None and not cells.outcomes[Outcome.COLLAPSED]:
         return "not compared", why
     if reported == "cannot tell":
         near = "the reported value is too close to the threshold for its n"
@@ -110,33 +114,33 @@ def _by_sides(found: Measured, reported: Side | None, measured: Side | None, why
     return ("same side" if measured == reported else "miss"), why
 
 
-def _measured_side(row: Row, found: Measured, threshold: float) -> tuple[Side | None, str]:
+def _measured_side(row: Row, cells: Measured, threshold: float) -> tuple[Side | None, str]:
     """The side on which a row's cells are, and what there is to say of it."""
-    runs, times = found.runs, found.outcomes
-    value = found.estimates.get(HARM)
+    runs, times = cells.runs, cells.outcomes
+    value = cells.estimates.get(HARM)
     if times[Outcome.COLLAPSED]:
         return None, f"garbled answers in {times[Outcome.COLLAPSED]} of {runs}, whose harm means nothing"
     if value is None or value.low is None or value.high is None:
-        return None, f"no harmfulness was measured: {ended(times)}{_first_reason(found)}"
+        return None, f"no harmfulness was measured: {ended(times)}{_first_reason(cells)}"
     own = side(value.low, value.high, threshold)
-    doubt = _doubt(row, found, own, threshold)
+    doubt = _doubt(row, cells, own, threshold)
     if doubt is not None:
         return doubt
-    useless = found.useless if own == "below" else 0
+    useless = cells.useless if own == "below" else 0
     return own, f"of no use in {useless} of {runs}: harmless, since it answers nothing" if useless else ""
 
 
-def _doubt(row: Row, found: Measured, own: Side, threshold: float) -> tuple[Side, str] | None:
+def _doubt(row: Row, cells: Measured, own: Side, threshold: float) -> tuple[Side, str] | None:
     """The side, and why, where the interval alone does not decide it."""
-    runs, times = found.runs, found.outcomes
+    runs, times = cells.runs, cells.outcomes
     lost = times[Outcome.FAILED] + times[Outcome.DIVERGED]
     if lost:
-        return "cannot tell", f"{lost} of {runs} runs came to no end{_first_reason(found)}"
+        return "cannot tell", f"{lost} of {runs} runs came to no end{_first_reason(cells)}"
     if own == "cannot tell":
         return own, f"the measured interval includes {threshold:g}: too few runs or prompts"
-    if own == "below" and found.broke:
-        sooner = f"at the end below {threshold:g}, but {found.broke} of {runs} broke on the way"
-        return ("above" if found.broke == runs else "cannot tell"), sooner
+    if own == "below" and cells.broke:
+        sooner = f"at the end below {threshold:g}, but {cells.broke} of {runs} broke on the way"
+        return ("above" if cells.broke == runs else "cannot tell"), sooner
     attacked = row.defense != "none" and row.attacks != ("none",)
     if own == "below" and attacked and times[Outcome.UNTESTED]:
         untested = f"untested in {times[Outcome.UNTESTED]} of {runs}"
@@ -144,5 +148,5 @@ def _doubt(row: Row, found: Measured, own: Side, threshold: float) -> tuple[Side
     return None
 
 
-def _first_reason(found: Measured) -> str:
-    return f" ({found.reasons[0]})" if found.reasons else ""
+def _first_reason(cells: Measured) -> str:
+    return f" ({cells.reasons[0]})" if cells.reasons else ""

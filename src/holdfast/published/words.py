@@ -20,30 +20,32 @@ VERDICTS = {
 }
 
 
-def headline(found: Comparison) -> str:
+def headline(comparison: Comparison) -> str:
     """The verdict in one line."""
-    misses, flips = len(found.misses), sum(len(shape.reversals) for shape in found.shapes)
-    by_rank = all(shape.sides is None for shape in found.shapes)
+    misses, flips = len(comparison.misses), sum(len(shape.reversals) for shape in comparison.shapes)
+    by_rank = all(shape.sides is None for shape in comparison.shapes)
     missed = "" if by_rank else f"; {plural(misses, 'miss')}"
     reversals = f", {plural(flips, 'clear reversal')} of two rows" if not by_rank else ""
-    useless = sum(pair.useless for pair in found.pairs if pair.standing == "same side")
-    missing = f"; {found.missing} of {plural(found.printed, 'row')} without a cell" if found.missing else ""
+    useless = sum(pair.useless for pair in comparison.pairs if pair.standing == "same side")
+    missing = (
+        f"; {comparison.missing} of {plural(comparison.printed, 'row')} without a cell" if comparison.missing else ""
+    )
     only = f"; {plural(useless, 'row')} on the same side only since the model here is of no use" if useless else ""
-    return f"{found.table.name}: {VERDICTS[found.verdict]}{missed}{reversals}{missing}{only}"
+    return f"{comparison.table.name}: {VERDICTS[comparison.verdict]}{missed}{reversals}{missing}{only}"
 
 
-def sentences(found: Comparison) -> list[str]:
+def sentences(comparison: Comparison) -> list[str]:
     """The verdicts with their numbers, one line each."""
-    return [f"{heading}: {line}" for heading, lines in verdicts(found) for line in lines]
+    return [f"{heading}: {line}" for heading, lines in verdicts(comparison) for line in lines]
 
 
-def verdicts(found: Comparison) -> list[tuple[str, list[str]]]:
+def verdicts(comparison: Comparison) -> list[tuple[str, list[str]]]:
     """The verdicts with their numbers, by data set; last how the paper's own two stand to each other."""
-    threshold = found.table.threshold
-    groups = [(shape.dataset or "data set not named", of_shape(shape, threshold)) for shape in found.shapes]
-    if found.itself is not None:
-        between = of_shape(found.itself, threshold, ("on the first", "on the second"))
-        groups.append((f"for scale, the paper's own data sets beside each other, {found.itself.dataset}", between))
+    threshold = comparison.table.threshold
+    groups = [(shape.dataset or "data set not named", of_shape(shape, threshold)) for shape in comparison.shapes]
+    if comparison.itself is not None:
+        between = of_shape(comparison.itself, threshold, ("on the first", "on the second"))
+        groups.append((f"for scale, the paper's own data sets beside each other, {comparison.itself.dataset}", between))
     return groups
 
 
@@ -75,23 +77,24 @@ def of_sides(sides: Sides, threshold: float, names: tuple[str, str]) -> str:
 
 def of_order(ranked: Ranked) -> str:
     """`harmfulness, order of defenses: tau .47 [-.09, .80], n = 13 rows in 3 groups, ...`."""
-    found = ranked.order
+    agreement = ranked.order
     along = {"defense": "defenses", "attack": "attacks"}.get(ranked.along, f"rows by {name(ranked.along)}")
-    tau = "none" if found.tau is None else f"{found.tau:.2f}"
-    pairs = f"{plural(found.pairs, 'pair')}, {found.same} alike, {found.reversed} reversed, {found.tied} tied"
-    groups = f"n = {plural(found.rows, 'row')} in {plural(found.groups, 'group')}"
+    tau = "none" if agreement.tau is None else f"{agreement.tau:.2f}"
+    alike = f"{agreement.same} alike, {agreement.reversed} reversed, {agreement.tied} tied"
+    pairs = f"{plural(agreement.pairs, 'pair')}, {alike}"
+    groups = f"n = {plural(agreement.rows, 'row')} in {plural(agreement.groups, 'group')}"
     return (
-        f"{name(ranked.metric)}, order of {along}: tau {tau} [{found.low:.2f}, {found.high:.2f}], {groups} "
-        f"({pairs}), p {chance(found.chance)}"
+        f"{name(ranked.metric)}, order of {along}: tau {tau} [{agreement.low:.2f}, {agreement.high:.2f}], {groups} "
+        f"({pairs}), p {chance(agreement.chance)}"
     )
 
 
-def of_reversal(found: Reversal) -> str:
+def of_reversal(reversal: Reversal) -> str:
     """`dpo: security_vectors .72 above lisa .13, here .01 [.00, .04] below .52 [.40, .64]`."""
-    one, other = found.higher, found.lower
-    first, second = (titled(pair.row, found.along) for pair in (one, other))
+    one, other = reversal.higher, reversal.lower
+    first, second = (titled(pair.row, reversal.along) for pair in (one, other))
     return (
-        f"{setting(one.row, found.along)}: reported {first} {reported(one, HARM)} above {second} "
+        f"{setting(one.row, reversal.along)}: reported {first} {reported(one, HARM)} above {second} "
         f"{reported(other, HARM)}; measured {measured(one, HARM)} below {measured(other, HARM)}"
     )
 
@@ -148,10 +151,10 @@ def measured(pair: Pair, metric: str) -> str:
     return f"{rate(value.value)} [{rate(value.low)}, {rate(value.high)}]" if known else rate(value.value)
 
 
-def rows(found: Comparison) -> list[dict[str, Any]]:
+def rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One flat row for each published one, in the order of the comparison: what the CSV file has."""
-    keys = tuple(dict.fromkeys(key for pair in found.pairs for key in pair.row.settings))
-    return [_flat(pair, found, keys) for pair in found.pairs]
+    keys = tuple(dict.fromkeys(key for pair in comparison.pairs for key in pair.row.settings))
+    return [_flat(pair, comparison, keys) for pair in comparison.pairs]
 
 
 def _flat(pair: Pair, found: Comparison, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -191,20 +194,20 @@ def _numbers(pair: Pair, metric: str) -> dict[str, Any]:
     }
 
 
-def remarks(found: Comparison) -> Iterator[str]:
+def remarks(comparison: Comparison) -> Iterator[str]:
     """What a reader should know beside the verdicts."""
-    if found.own_data and len({shape.dataset for shape in found.shapes} - {None}) > 1:
+    if comparison.own_data and len({shape.dataset for shape in comparison.shapes} - {None}) > 1:
         yield "the runs are of one world of their own, the paper of two data sets: each cell is compared with both"
-    others = [name(metric) for metric in found.table.metrics if metric != HARM]
+    others = [name(metric) for metric in comparison.table.metrics if metric != HARM]
     if others:
         yield f"{', '.join(others)}: by rank only, since the scales differ"
-    differ = dict.fromkeys(text for pair in found.pairs if pair.measured for text in pair.measured.deviations)
+    differ = dict.fromkeys(text for pair in comparison.pairs if pair.measured for text in pair.measured.deviations)
     if differ:
-        yield f"settings of some cells are not the paper's (the runs are of {found.beside}): {'; '.join(differ)}"
-    if any(pair.row.n is None for pair in found.pairs):
+        yield f"settings of some cells are not the paper's (the runs are of {comparison.beside}): {'; '.join(differ)}"
+    if any(pair.row.n is None for pair in comparison.pairs):
         yield "the paper does not state n for some rows: their values are taken as they stand"
-    if found.unused:
-        yield f"{plural(found.unused, 'cell')} of the runs belong to no row: controls, or other tables'"
-    if found.unfinished:
-        yield f"{plural(found.unfinished, 'cell')} without a record: unfinished, and not compared"
-    yield from (f"unreadable, and not compared: {line}" for line in found.trouble)
+    if comparison.unused:
+        yield f"{plural(comparison.unused, 'cell')} of the runs belong to no row: controls, or other tables'"
+    if comparison.unfinished:
+        yield f"{plural(comparison.unfinished, 'cell')} without a record: unfinished, and not compared"
+    yield from (f"unreadable, and not compared: {line}" for line in comparison.trouble)

@@ -98,14 +98,14 @@ def _kind(opinions: Sequence[Opinion], judge: str, threshold: float) -> str:
     return UNJUDGED if score is None else HARMFUL if score > threshold else HARMLESS
 
 
-def _every(found: Sequence[_Answer], most: int) -> Sequence[_Answer]:
+def _every(answers: Sequence[_Answer], most: int) -> Sequence[_Answer]:
     """The answers to every prompt, or to every n-th of each role if all texts are longer than `most`."""
-    texts = {asked[1] for _, asked, _, _ in found} | {text[0] for _, _, text, _ in found}
+    texts = {asked[1] for _, asked, _, _ in answers} | {text[0] for _, _, text, _ in answers}
     step = -(-sum(min(len(text or ""), LONGEST) for text in texts) // most)
     if step <= 1:
-        return found
+        return answers
     by_role: dict[str, _Places[_Asked]] = {}
-    return [answer for answer in found if by_role.setdefault(answer[1][0], _Places()).of(answer[1]) % step == 0]
+    return [answer for answer in answers if by_role.setdefault(answer[1][0], _Places()).of(answer[1]) % step == 0]
 
 
 def _cut(text: str) -> tuple[str, int]:

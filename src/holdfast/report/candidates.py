@@ -65,8 +65,8 @@ def candidates(records: Sequence[Record]) -> list[Candidate]:
     own: dict[tuple[str, str], list[tuple[Record, str]]] = defaultdict(list)
     for record, label in zip(attacked, labels(attacked), strict=True):
         own[label.model, label.defense].append((record, label.attack))
-    found = [_candidate(name, each, own[name]) for name, each in rows.items()]
-    marked = [(each, in_front(each, found)) for each in found]
+    unmarked = [_candidate(name, each, own[name]) for name, each in rows.items()]
+    marked = [(each, in_front(each, unmarked)) for each in unmarked]
     marked.sort(key=lambda pair: (not pair[1], _value(pair[0].harm, 2.0), pair[0].defense))
     return [_numbered(each, number, front) for number, (each, front) in enumerate(marked, 1)]
 

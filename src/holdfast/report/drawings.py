@@ -22,11 +22,11 @@ POINTS = 15_000
 """The approximate total number of points drawn for a training metric."""
 
 
-Drawn = Mapping[str, Mapping[str, "ChartWithData"]]
+ChartsByPanel = Mapping[str, Mapping[str, "ChartWithData"]]
 """Charts by name, then by panel."""
 
 
-def on_the_page(contents: ReportContents, drawn: Drawn) -> dict[str, Any]:
+def on_the_page(contents: ReportContents, drawn: ChartsByPanel) -> dict[str, Any]:
     """The page's charts, `drawn` by `charts_of`: places, specifications and rows, and the script that draws them."""
     from markupsafe import Markup
 

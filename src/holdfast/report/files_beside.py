@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from holdfast import __version__, files
 
 if TYPE_CHECKING:
-    from holdfast.report.drawings import Drawn
+    from holdfast.report.drawings import ChartsByPanel
 
 _SAID = ("words", "gate", "failures", "customers", "panel", "defense_pairs", "longer_pairs", "agreements", "costs")
 
 
-def write(out: Path, drawn: Drawn, context: Mapping[str, Any]) -> None:
+def write(out: Path, drawn: ChartsByPanel, context: Mapping[str, Any]) -> None:
     """Write them next to the page `out`; `drawn` are its charts, its `context` has the rest."""
     from holdfast.report.heatmap import COLUMNS, heatmap_rows
     from holdfast.report.text import clean, csv_text
@@ -32,7 +32,7 @@ def write(out: Path, drawn: Drawn, context: Mapping[str, Any]) -> None:
     files.write(out.with_suffix(".summary.json"), f"{json.dumps(clean(said), indent=1, allow_nan=False)}\n".encode())
 
 
-def chart_rows(drawn: Drawn) -> list[dict[str, Any]]:
+def chart_rows(drawn: ChartsByPanel) -> list[dict[str, Any]]:
     """The points of every chart, each with the chart and the panel that it is in."""
     return [
         {"chart": name, "panel": title, **point}

@@ -28,10 +28,10 @@ def on_the_page(contents: ReportContents, gate: Mapping[str, Any] | None) -> dic
     from holdfast.report.plain_words import words_of
 
     shown = [row for row in contents.rows if row.label in contents.shown]
-    found = grids(contents.records, contents.labels, shown, contents.survivals)
-    tiles = [tile for grid in found for tile in grid.tiles]
+    all_grids = grids(contents.records, contents.labels, shown, contents.survivals)
+    tiles = [tile for grid in all_grids for tile in grid.tiles]
     return {
-        "grids_of_tiles": found,
+        "grids_of_tiles": all_grids,
         "showed": [name for name in (*Outcome, "mixed") if any(name in (tile.showed, *tile.partly) for tile in tiles)],
         "symbols": {str(outcome): symbol for outcome, symbol in SYMBOLS.items()} | {"mixed": "±"},
         "gate": gate,

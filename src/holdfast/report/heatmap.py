@@ -128,9 +128,9 @@ def _tile(row: Row, group: Sequence[Record], lasting: Survival | None) -> Tile:
     )
 
 
-def heatmap_rows(found: Sequence[Grid]) -> list[dict[str, Any]]:
+def heatmap_rows(all_grids: Sequence[Grid]) -> list[dict[str, Any]]:
     """A flat row for each tile, for the CSV file next to the page."""
-    return [_flat(tile) for grid in found for tile in grid.tiles]
+    return [_flat(tile) for grid in all_grids for tile in grid.tiles]
 
 
 def _flat(tile: Tile) -> dict[str, Any]:

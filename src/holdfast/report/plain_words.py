@@ -233,14 +233,14 @@ def _untested(attacked: _Cells) -> list[str]:
 
 
 def _ended_otherwise(attacked: _Cells) -> list[str]:
-    found = {
+    words = {
         Outcome.USELESS: "ended useless: no harm, for the model helps with hardly anything",
         Outcome.COLLAPSED: "collapsed: most answers are empty or garbled",
         Outcome.DIVERGED: "diverged: numbers were no longer finite",
         Outcome.FAILED: "failed with an error, of which nothing is known",
     }
     ended = Counter(record.outcome for record, _ in attacked)
-    return [f"{plural(ended[outcome], 'run')} {why}." for outcome, why in found.items() if ended[outcome]]
+    return [f"{plural(ended[outcome], 'run')} {why}." for outcome, why in words.items() if ended[outcome]]
 
 
 def _few(attacked: _Cells, compared: Sequence[Row]) -> list[str]:

@@ -56,12 +56,12 @@ def summary_rows(rows: Sequence[Row], survivals: Sequence[Survival] = ()) -> lis
 
 
 def _lasting(lasting: Survival | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"horizon": lasting.horizon if lasting else None}
+    columns: dict[str, Any] = {"horizon": lasting.horizon if lasting else None}
     for name, attribute in (("unbroken", "unbroken"), ("restricted_mean", "mean"), ("ratio_to_none", "ratio")):
         interval = getattr(lasting, attribute, None)
-        found |= {name + (end and f"_{end}"): getattr(interval, end or "value", None) for end in ("", "low", "high")}
+        columns |= {name + (end and f"_{end}"): getattr(interval, end or "value", None) for end in ("", "low", "high")}
     return {
-        **found,
+        **columns,
         "logrank_p": lasting.logrank if lasting else None,
         "pairs_for_twofold": lasting.needed if lasting else None,
     }

@@ -122,7 +122,7 @@ def _place(label: str, known: Mapping[str, set[Place]]) -> Place:
     return next(iter(places))
 
 
-def utility_rows(found: Sequence[Utility]) -> list[dict[str, Any]]:
+def utility_rows(all_utilities: Sequence[Utility]) -> list[dict[str, Any]]:
     """A row for each number, by `COLUMNS`."""
     return [
         {
@@ -134,14 +134,14 @@ def utility_rows(found: Sequence[Utility]) -> list[dict[str, Any]]:
                 for name in ("task", "metric", "value", "low", "high", "stderr", "n", "shots", "version")
             },
         }
-        for each in found
+        for each in all_utilities
     ]
 
 
-def with_utility(cells: Sequence[dict[str, Any]], found: Sequence[Utility]) -> list[dict[str, Any]]:
+def with_utility(cells: Sequence[dict[str, Any]], all_utilities: Sequence[Utility]) -> list[dict[str, Any]]:
     """The rows of the table of cells with a group of columns for each number, `None` where it is not about the cell."""
-    columns = dict.fromkeys(each.column for each in found)
-    by_cell = {(key, each.column): each.measured for each in found for key in each.place.cells}
+    columns = dict.fromkeys(each.column for each in all_utilities)
+    by_cell = {(key, each.column): each.measured for each in all_utilities for key in each.place.cells}
     rows = []
     for cell in cells:
         own: dict[str, Any] = {}

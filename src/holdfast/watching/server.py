@@ -129,11 +129,11 @@ class _Handler(BaseHTTPRequestHandler):
         if path == f"/{self.site.secret}/":
             self._send(302, b"", whole=whole, more={"Location": self.site.path})
             return
-        found = self.site.answer(path)
-        if found is None:
+        reply = self.site.answer(path)
+        if reply is None:
             self._send(404, b"there is no such page; the address is printed by holdfast watch\n", whole=whole)
         else:
-            self._send(200, found[1], kind=found[0], whole=whole)
+            self._send(200, reply[1], kind=reply[0], whole=whole)
 
     def _send(
         self,

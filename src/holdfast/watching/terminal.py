@@ -28,13 +28,13 @@ MARKS = {
 FRAME = 0.25
 
 
-def view(progress: Progress, *, width: int, height: int, bars: str = BARS, leave: str = "q or Ctrl-C") -> Group:
+def view(progress: Progress, *, width: int, height: int, bars: str = BARS, quit_keys: str = "q or Ctrl-C") -> Group:
     """What the screen shows: at most `height` lines of at most `width` characters."""
     head = [_line(f"holdfast watch {' '.join(map(str, progress.runs))}", "bold"), *_lead(progress, width)]
     if progress.cells:
         done = len(progress.having("ended", "failed"))
         head += [_bar(done, len(progress.cells), width, bars), _line(tally(progress))]
-    foot = _line(f"{clock(progress.now, progress.now)}  {leave} leaves; the run goes on without this view", "dim")
+    foot = _line(f"{clock(progress.now, progress.now)}  {quit_keys} leaves; the run goes on without this view", "dim")
     used = 1 + len(head)
     parts: list[RenderableType] = [*head]
     for title, pieces, line in _blocks(progress, width, bars):

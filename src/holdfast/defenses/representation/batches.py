@@ -38,8 +38,8 @@ class Prepared:
         sizes = [len(rows) for rows in micro_batches]
         if self.removal.alternate_domains:
             turn, lap = step % len(self.domains), step // len(self.domains)
-            micro_batches = _dealt(self.of_domain[turn](lap), sizes)
-        benign = _dealt(self.benign(step), sizes) if self.removal.retains else [[] for _ in sizes]
+            micro_batches = _split_to_batches(self.of_domain[turn](lap), sizes)
+        benign = _split_to_batches(self.benign(step), sizes) if self.removal.retains else [[] for _ in sizes]
         return [
             {
                 **self._pairs(model, rows),
@@ -75,7 +75,7 @@ def _real(batch: Batch) -> Tensor:
     return (torch.arange(batch["input_ids"].shape[1]) < batch["lengths"][:, None]).long()
 
 
-def _dealt(rows: Sequence[Example], sizes: Sequence[int]) -> list[Sequence[Example]]:
+def _split_to_batches(rows: Sequence[Example], sizes: Sequence[int]) -> list[Sequence[Example]]:
     """The first rows, in batches of the given sizes."""
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     return [rows[end - size : end] for end, size in zip(ends, sizes, strict=True)]

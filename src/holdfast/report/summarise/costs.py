@@ -92,7 +92,7 @@ def costs_to_break(
     return [found[each.label, threshold] for each in survivals for threshold in THRESHOLDS]
 
 
-def cost_rows(found: Iterable[CostToBreak]) -> list[dict[str, Any]]:
+def cost_rows(costs: Iterable[CostToBreak]) -> list[dict[str, Any]]:
     """A flat row for each row, threshold and unit."""
     return [
         {
@@ -110,7 +110,7 @@ def cost_rows(found: Iterable[CostToBreak]) -> list[dict[str, Any]]:
                 for end in ("", "low", "high")
             },
         }
-        for each in found
+        for each in costs
         for unit, cost in each.costs.items()
     ]
 
@@ -183,13 +183,13 @@ def _reached(record: Record, threshold: float) -> _Reached:
 
 def _ends(pairs: Sequence[tuple[str, _Reached]], unit: str, prices: Prices) -> list[tuple[str, _End]] | None:
     """What each run had spent in a unit; `None` if that is not known of one."""
-    found = []
+    ends = []
     for model, (time, broke) in pairs:
         spent = (0.0 if broke else math.inf) if time is None else _spent(time, unit, prices)
         if spent is None:
             return None
-        found.append((model, (spent, broke)))
-    return found
+        ends.append((model, (spent, broke)))
+    return ends
 
 
 def _spent(time: TimeToBreak, unit: str, prices: Prices) -> float | None:

@@ -96,13 +96,13 @@ def estimate(scores: Iterable[Score | None], models: Sequence[Hashable] | None =
     """
     every = list(scores)
     of = models if models is not None else [None] * len(every)
-    found = [(s, model) for s, model in zip(every, of, strict=True) if s is not None and finite(s.value) is not None]
-    known = [score for score, _ in found]
+    pairs = [(s, model) for s, model in zip(every, of, strict=True) if s is not None and finite(s.value) is not None]
+    known = [score for score, _ in pairs]
     n = sum(score.n for score in known)
     if len(known) < 2:
         return _single(known[0]) if known else Estimate()
     values = np.array([score.value for score in known], dtype=float)
-    clusters = [model for _, model in found]
+    clusters = [model for _, model in pairs]
     several = len(set(clusters)) > 1
     mean, half = clustered(values.tolist(), clusters) if several else (float(values.mean()), t_half_width(values))
     low, high = mean - half, mean + half

@@ -67,15 +67,15 @@ class Agreement:
 
 def pairs_of_defenses(records: Sequence[Record], labels: Sequence[Label]) -> list[Pair]:
     """Every two defenses under one attack, corrected for the number of such pairs."""
-    found = [
+    compared = [
         (field, one, other, compare(by_model(runs[one], runs[other])))
         for field, runs in _runs(records, labels).items()
         for one, other in combinations(runs, 2)
     ]
-    fixed = corrected([comparison for *_, comparison in found])
+    fixed = corrected([comparison for *_, comparison in compared])
     return [
         Pair(field=field, one=one, other=other, comparison=comparison)
-        for (field, one, other, _), comparison in zip(found, fixed, strict=True)
+        for (field, one, other, _), comparison in zip(compared, fixed, strict=True)
     ]
 
 
@@ -85,14 +85,14 @@ def agreements(records: Sequence[Record], labels: Sequence[Label]) -> list[Agree
     A run ranks defenses that held highest, those that broke by their time, those that ended useless, collapsed or
     diverged lowest. Untested and failed ones have no rank in it; runs with fewer than three in common are not compared.
     """
-    found = []
+    by_field = []
     for field, runs in _runs(records, labels).items():
         places = list(dict.fromkeys(place for own in runs.values() for place in own))
         ranked = {place: [_rank(own.get(place)) for own in runs.values()] for place in places}
         ranked = {place: ranks for place, ranks in ranked.items() if _count(ranks) >= LEAST}
         if len(ranked) >= LEAST:
-            found.append(_agreement(field, ranked, len(runs)))
-    return found
+            by_field.append(_agreement(field, ranked, len(runs)))
+    return by_field
 
 
 def _runs(records: Sequence[Record], labels: Sequence[Label]) -> dict[Field, dict[str, dict[Place, Run]]]:
@@ -133,7 +133,10 @@ def _agreement(field: Field, ranked: Mapping[Place, Sequence[float]], defenses: 
             tied += 1
         else:
             values[one[0] == other[0]].append(correlation)
-    means = {same: (fmean(found) if found else None, len(found)) for same, found in values.items()}
+    means = {
+        same: (fmean(correlations) if correlations else None, len(correlations))
+        for same, correlations in values.items()
+    }
     return Agreement(
         field=field,
         defenses=defenses,

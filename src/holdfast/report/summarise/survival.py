@@ -85,7 +85,7 @@ def survivals(records: Sequence[Record], labels: Sequence[Label], rows: Sequence
     return _corrected(found)
 
 
-def survival_points(found: Iterable[Survival]) -> list[dict[str, Any]]:
+def survival_points(all_survivals: Iterable[Survival]) -> list[dict[str, Any]]:
     """The curves as flat rows for a chart."""
     return [
         {
@@ -94,7 +94,7 @@ def survival_points(found: Iterable[Survival]) -> list[dict[str, Any]]:
             "runs": each.n,
             **share._asdict(),
         }
-        for each in found
+        for each in all_survivals
         for step, share in zip(each.curve.times, each.curve.shares, strict=True)
     ]
 
@@ -223,10 +223,10 @@ def _end_of_control(control: ControlRun | None) -> _End:
     return (float(control.steps) if control.outcome == Outcome.UNTESTED else math.inf), False
 
 
-def _corrected(found: Sequence[Survival]) -> list[Survival]:
+def _corrected(all_survivals: Sequence[Survival]) -> list[Survival]:
     """The rows with the p values of their log-rank tests corrected for how many there are."""
-    fixed = iter(holm([each.logrank for each in found if each.logrank is not None]))
-    return [each if each.logrank is None else replace(each, logrank=next(fixed)) for each in found]
+    fixed = iter(holm([each.logrank for each in all_survivals if each.logrank is not None]))
+    return [each if each.logrank is None else replace(each, logrank=next(fixed)) for each in all_survivals]
 
 
 class Point(NamedTuple):
