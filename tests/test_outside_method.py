@@ -66,7 +66,7 @@ def test_the_judge_of_the_example_is_tried_as_shown(installed):
     assert "Verdict(score=0.6," in installed("-c", f"from my_package.length import Length\n{shown}")
 
 
-def test_the_examples_are_listed_and_had_from_python(installed, tmp_path):
+def test_the_examples_are_listed_shown_documented_and_had_from_python(installed, tmp_path):
     row = {"prompt": "where is it?", "reply": "in the box", "escalated": True}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     code = f"""
@@ -79,6 +79,9 @@ print(api.WeightAnchor(coef=0.5).coef, "WeightAnchor" in api.__all__)
 (row,) = read(api.Source(path={str(tmp_path / "rows.jsonl")!r}, format="tickets"))
 print(row.role, row.response)
 print(api.judge("length", tokens=4)([Completion(example=row, text="in the box", num_tokens=2)])[0].score)
+sys.path[:0] = {[str(TESTS.parent / "docs" / "_build"), str(TESTS.parent / "benchmarks")]!r}
+import pages
+print(pages.page("online defense", "weight_anchor"))
 for words in (["list"], ["show", "weight_anchor"]):
     sys.argv = ["holdfast", *words]
     try:
@@ -88,6 +91,8 @@ for words in (["list"], ["show", "weight_anchor"]):
 """
     said = installed("-c", code)
     assert said.split("\n")[:3] == ["0.5 True", "harmful in the box", "0.5"]
+    assert "| `coef` | `0.01` | number: at least 0 | The weight of the squared distance; 0 is the plain run. |" in said
+    assert "Not measured: no stored table has a run under it." in said
     assert re.search(r"^  weight_anchor\s.*from my-package", said, re.MULTILINE)
     assert re.search(r"^  length\s.*from my-package", said, re.MULTILINE)
     assert re.search(r"^  tickets\s+Columns prompt, reply, escalated", said, re.MULTILINE)
