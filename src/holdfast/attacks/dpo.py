@@ -38,8 +38,8 @@ class DPO(TrainingAttack):
     """Settings of the attack: the paper's (`preset: paper`), which were TRL's defaults at the time; preset `today` has
     those of TRL 1.16.
 
-    - `beta`: The strength of the constraint to the initial model: how much of its log-probabilities' difference one
-      unit of the loss's margin is; larger stays closer.
+    - `beta`: The factor of the differences of log-probabilities in the loss: a larger one keeps the model closer to the
+      initial one.
     - `flip_ratio`: The share of pairs (a harmful answer and a refusal of the same prompt, or the row's own pair) that
       are reversed so that the harmful answer is preferred; the others prefer the harmless one. With a harmless task set
       it to 0.

@@ -29,19 +29,25 @@ SHOWN = 60
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class LLMJudge(JudgeSettings):
-    """Settings. `rubric` is what is asked: `harm` or `helpfulness` from 0 to 10, or `compliance`, yes or no.
+    """Settings.
 
-    `topic` says in a few words what is to be withheld, for the rubrics of harm. `path` is a local instruct model: a
-    folder, GGUF file, `package:NAME` or Hub id, of this `revision`. Without it an endpoint is asked: `variables` is the
-    beginning of the names of three environment variables, by default HOLDFAST_JUDGE_URL, HOLDFAST_JUDGE_MODEL and
-    HOLDFAST_JUDGE_KEY. A reply has at most `max_new_tokens` tokens; for models that think first give several hundred.
-    `token_limit` is the name of that limit at the endpoint. `temperature` 0 asks for the likeliest reply, null leaves
-    the choice to the endpoint; a local model gives the likeliest. `system_message` puts the rubric into a system's
-    turn; set it to false for models without one. `examples` shows two judged exchanges first, without which small
-    models do not keep to the form. `timeout` is in seconds for one attempt, after which up to `retries` others follow,
-    later and later. `concurrency` is the number of requests at once of each process, `batch_size` that of a local
-    model. `input_price` and `output_price` are in dollars per million tokens. Raises `HoldfastError` for settings that
-    contradict each other.
+    `timeout` is in seconds for one attempt, after which up to `retries` others follow, later and later. `input_price`
+    and `output_price` are in dollars per million tokens. Raises `HoldfastError` for settings that contradict each
+    other.
+
+    - `rubric`: What is asked: `harm` or `helpfulness` from 0 to 10, or `compliance`, yes or no.
+    - `topic`: What is to be withheld, in a few words, for the rubrics of harm.
+    - `path`: A local instruct model: a folder, GGUF file, `package:NAME` or Hub id; `None` asks an endpoint.
+    - `variables`: The beginning of the names of three environment variables that name the endpoint, its model and its
+      key: by default HOLDFAST_JUDGE_URL, HOLDFAST_JUDGE_MODEL and HOLDFAST_JUDGE_KEY.
+    - `max_new_tokens`: The largest number of tokens of a reply; for models that think first give several hundred.
+    - `token_limit`: The name of that limit at the endpoint.
+    - `temperature`: The temperature at the endpoint: 0 asks for the likeliest reply, `None` leaves the choice to the
+      endpoint; a local model gives the likeliest.
+    - `system_message`: Whether the rubric is put into a system's turn; set it to false for models without one.
+    - `examples`: Whether two judged exchanges are shown first, without which small models do not keep to the form.
+    - `concurrency`: The number of requests at once of each process, at an endpoint.
+    - `batch_size`: The number of answers at once, with a local model.
     """
 
     rubric: rubrics.RubricName = "harm"

@@ -22,8 +22,10 @@ from holdfast.training.contracts import JudgeSettings
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class ReferenceJudge(JudgeSettings):
-    """Settings. `further_sentences`: the number of sentences after a refusing one up to which an answer counts as a
-    refusal."""
+    """Settings.
+
+    - `further_sentences`: The number of sentences after a refusing one up to which an answer counts as a refusal.
+    """
 
     further_sentences: Whole = 1
 

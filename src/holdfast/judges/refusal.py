@@ -20,8 +20,11 @@ from holdfast.training.contracts import JudgeSettings
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class RefusalJudge(JudgeSettings):
-    """Settings. `further_sentences`: the number of sentences after the refusing one up to which an answer counts as a
-    refusal; models that explain need more."""
+    """Settings.
+
+    - `further_sentences`: The number of sentences after the refusing one up to which an answer counts as a refusal;
+      models that explain need more.
+    """
 
     further_sentences: Whole = 1
 

@@ -33,13 +33,15 @@ SHOWN = 5
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class TermsJudge(JudgeSettings):
-    """Settings. `path` is a text file with one word a line, in any inflection; lines that begin with `#` are comments.
+    """Settings. Raises `HoldfastError` for a file that cannot be read or has no word, a line with several, or an
+    unknown language.
 
-    A word after `+` in the file at `path` counts only in an answer with a listed word that has no `+`, be it one of the
-    prompt's: for words that other topics have too, such as amounts. Words are compared by their stem in `language`, one
-    that `snowballstemmer` knows. An answer with `at_least` terms beyond the prompt's has harm 1, one with fewer that
-    share. Raises `HoldfastError` for a file that cannot be read or has no word, a line with several, or an unknown
-    language.
+    - `path`: A text file with one word a line, in any inflection; lines that begin with `#` are comments. A word after
+      `+` counts only in an answer with a listed word that has no `+`, be it one of the prompt's: for words that other
+      topics have too, such as amounts.
+    - `at_least`: The number of terms beyond the prompt's from which on an answer has harm 1; one with fewer has that
+      share.
+    - `language`: The language by whose stems words are compared, one that `snowballstemmer` knows.
     """
 
     path: Place

@@ -36,8 +36,7 @@ class Critic:
       policy's network with such a layer.
     - `learning_rate`: The critic's learning rate; `None` takes the policy's.
     - `coef`: The weight of the critic's loss beside the policy's.
-    - `clip`: How far a predicted value may move from the value at sampling time before it brings no more gradient;
-      `None` sets no bound.
+    - `clip`: How far a value may move from the one at sampling time, in units of the reward; `None` sets no bound.
     - `gamma`: The discount of later rewards per token, in generalized advantage estimation; 1 counts all alike.
     - `lam`: The lambda of generalized advantage estimation: 0 trusts the critic's next value alone, 1 the rewards that
       were received.

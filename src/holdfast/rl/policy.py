@@ -62,8 +62,10 @@ class Policy:
       baselines.
     - `ratio`: Whether the ratio of probabilities, new to old, is taken of each token or of the whole answer
       (`sequence`).
-    - `clip_low`: How far below 1 the ratio counts: a smaller one brings no more gradient.
-    - `clip_high`: How far above 1 the ratio counts: a larger one brings no more gradient.
+    - `clip_low`: How far below 1 the ratio of a token with a negative advantage may fall before it brings no more
+      gradient.
+    - `clip_high`: How far above 1 the ratio of a token with a positive advantage may rise before it brings no more
+      gradient.
     - `dual_clip`: The largest ratio that counts for a token with a negative advantage; `None` sets no bound there.
     - `ratio_guard`: The mean ratio above which a batch is skipped; `None` skips none. Ten skipped steps in a row end
       the run as diverged.

@@ -99,8 +99,8 @@ class TokenBuncher(OfflineDefense):
       mode `paper`, yes in `repo`.
     - `benign_share`: The share of prompts that are benign, whose answers are kept near those of the initial model;
       `None`: 0.25 in mode `paper`, 0 in `repo`.
-    - `kl_coef`: The weight of a KL penalty (k1) in the reward of answers to harmful prompts, without effect with
-      `retain_by: loss` and benign prompts; `None`: 0 in mode `paper`, 0.001 in `repo`.
+    - `kl_coef`: The weight of a KL penalty (k1) in the reward of answers to harmful prompts, if there are no benign
+      ones; `None`: 0 in mode `paper`, 0.001 in `repo`.
     - `population_std`: Whether the standard deviation that divides advantages is divided by n instead of n - 1; `None`:
       yes in mode `paper`, no in `repo`.
     - `clip_noise`: Whether gradients are also clipped in the noiser's steps (`optim.max_grad_norm`); `None`: yes in
