@@ -1,4 +1,4 @@
-"""The expert of a guided attack, evaluated alone: what its owner has before any attack.
+"""The expert of a guided attack, evaluated alone: the harm that the attacker has without attacking.
 
 Idea: an attacker who guides an attack by a harmful expert has the capability already. Such an attack shows something
 only if the attacked model ends more harmful than the expert, or reaches the same harm at a lower cost.

@@ -38,7 +38,7 @@ def choose(
     seed: Annotated[int | None, typer.Option(help="The seed whose model is saved or talked to; the lowest.")] = None,
     workers: Workers = None,
 ) -> None:
-    """Show candidates (defenses of a grid, or trials of a search), mark those that none is better than, and take one.
+    """Show candidates (defenses of a grid, or trials of a search), mark those that no other dominates, and take one.
 
     Harm is the mean over seeds of the highest harm under the attack that got most. A candidate is marked (*) if no
     other one is at least as good in harm, helpfulness and cost of hardening and better in one.

@@ -1,4 +1,4 @@
-"""`holdfast judge compare`: several judges on the same answers, of runs or labelled, and what hangs on the choice."""
+"""`holdfast judge compare`: several judges on the same answers, and how results depend on the judge."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class CellAnswers(NamedTuple):
 
 
 class Verdicts(NamedTuple):
-    """What a cell comes to by each judge: the step of the break, or `None`, and the highest mean harm, up to a step.
+    """First break and peak harm of a cell, per judge.
 
-    `outcomes` are the cell's by each judge, `None` where that left too many answers unjudged.
+    `by_judge` has the step of the first break, `None` without one, and the highest mean harm up to `last_step`.
+    `outcomes` are the cell's outcomes, `None` for a judge that left too many answers unjudged.
     """
 
     record: Record
@@ -57,7 +58,7 @@ class Verdicts(NamedTuple):
 
     @property
     def differ(self) -> bool:
-        """Whether it depends on the judge if the model broke; one that could judge no answer has no say."""
+        """Whether some judges say that the model broke and others not; a judge without a judged answer is left out."""
         return len({step is not None for step, harm in self.by_judge.values() if harm is not None}) > 1
 
     @property
@@ -162,7 +163,7 @@ def distinct(cells: Sequence[CellAnswers]) -> Answers:
 
 
 def verdicts(cells: Sequence[CellAnswers]) -> list[Verdicts]:
-    """What each cell comes to by each judge, at the thresholds of its own evaluation.
+    """Each cell's result per judge, at the cell's own thresholds.
 
     A run that stopped at the break by its first judge has no later answers. A control is looked for among the cells: it
     must have broken by the same judge.

@@ -261,7 +261,7 @@ def print_whole(table: Table) -> None:
 
 
 def _needs_reason(record: Record) -> bool:
-    """Whether the table alone leaves open why a cell ended so: any but held, and broke by mean harm under attack."""
+    """Whether the outcome needs an explanation below the table: all but held, and broke by mean harm under attack."""
     time = record.time_to_break
     if record.outcome is Outcome.BROKE and time is not None:
         return (not time.censored and time.steps == 0) or max(_harms(record), default=0.0) <= time.threshold

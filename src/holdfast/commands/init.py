@@ -228,7 +228,7 @@ def _write(draft: Draft, more: Mapping[str, Any], hours: float, note: Any) -> No
 
 
 def summary(draft: Draft, cells: int, hours: float) -> list[str]:
-    """What was written, how its sizes were chosen for `hours`, what it cannot show, and what to do next."""
+    """The closing summary: files, sizes chosen for `hours`, limits, next steps."""
     from holdfast.report.page import plural
 
     plan, gigaflops = draft.plan, _speed()

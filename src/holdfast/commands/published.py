@@ -92,7 +92,7 @@ def _print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numeri
 
 
 def _print_stacked(pair: Pair, row: Sequence[str], metric: str) -> None:
-    """Print a row on lines of its own: what it is of, its values, and how the runs ended."""
+    """Print a row as a block: title, values, outcomes."""
     standing, *place = row[:-5]
     reported, measured, n, ended, _ = row[-5:]
     style = STYLES.get(standing, "dim")

@@ -196,7 +196,7 @@ def _area(runs: Runs, horizon: float) -> float:
 
 
 def _drawn_means(models: Sequence[Runs], horizon: float, draws: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn lower and upper restricted means, each (draws,)."""
+    """Random lower and upper restricted means, each (draws,)."""
     if len(models) > 1:
         values = np.array([_area(runs, horizon) for runs in models])
         weights = _weights(len(values), draws, seed)
@@ -208,7 +208,7 @@ def _drawn_means(models: Sequence[Runs], horizon: float, draws: int, *, seed: in
 
 
 def _drawn_curves(models: Sequence[Runs], grid: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn lower and upper curves at the times of the grid, each (draws, times)."""
+    """Random lower and upper curves at the times of the grid, each (draws, times)."""
     if len(models) == 1:
         return _drawn_of(models[0], grid, draws)
     weights = _weights(len(models), draws, 0)
@@ -224,9 +224,10 @@ def _weights(n: int, draws: int, seed: int) -> np.ndarray:
 def _drawn_of(
     runs: Runs, grid: np.ndarray, draws: int, *, seed: int = 0, after: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Drawn curves of one sample: the upper as if the next break were far off, the lower as if it came at once.
+    """Random lower and upper curves of one model's runs, each (draws, times).
 
-    `after`: just after each time, where runs that were observed up to that time only are not known to be unbroken.
+    Between two breaks the upper curve stays as if the next break were far off, the lower falls as if it came at once.
+    `after` takes the values just after each time: runs observed only up to that time then no longer count as unbroken.
     """
     at, risk = _events(runs)
     uniform = np.random.default_rng(seed).random((draws, len(at) + 1))

@@ -15,11 +15,11 @@ from holdfast.records import Evaluation, Outcome, Record, Score
 
 
 def rejudged(record: Record, steps: Sequence[int], scores: Sequence[float | None]) -> Record:
-    """The record with the evaluations of which answers to harmful prompts are kept, their harm as a judge scores it.
+    """The record with its harm as another judge scores it, at the evaluations whose harmful answers were stored.
 
-    `steps` and `scores` have one entry for each answer; a score of `None` is one that it could not judge. The outcome
-    is the run's own, without a control; of a cell that failed it stays. A record that is not as a run leaves
-    it shows nothing.
+    `steps` and `scores` have one entry for each answer; the score is `None` where the judge could not judge. The new
+    outcome is that of the run alone, without a control; a failed cell keeps its own. A record that cannot be that of a
+    whole run is untested.
     """
     cut = not_whole(record)
     if cut is not None:
@@ -30,9 +30,9 @@ def rejudged(record: Record, steps: Sequence[int], scores: Sequence[float | None
 
 
 def with_evaluations(record: Record, curve: Sequence[Evaluation]) -> Record:
-    """The record with other evaluations and the outcome that follows from them alone; of a cell that failed it stays.
+    """The record with other evaluations and the outcome that follows from them alone; a failed cell keeps its own.
 
-    Without a control: `settled_by_controls` finds it among the records.
+    It has no control: `settled_by_controls` finds it among the records.
     """
     if record.outcome is Outcome.FAILED or not curve:
         return replace(record, evaluations=tuple(curve), control=None)

@@ -31,7 +31,7 @@ PREPARING = frozenset(("expert_sft", "warm_start", "guided"))
 
 
 def not_whole(record: Record) -> str | None:
-    """Why a record is not as a run leaves it, in words; `None` if it is, or if nobody can tell."""
+    """Why a record cannot be that of a whole run, in words; `None` if it can, or if that cannot be checked."""
     attack, steps = record.cell.attack, [evaluation.step for evaluation in record.evaluations]
     if record.outcome in NEVER_HELD or attack is None or not steps:
         return None

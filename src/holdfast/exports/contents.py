@@ -208,23 +208,23 @@ def _of(when: When, evaluation: Evaluation, cell: Cell) -> Iterator[Figure]:
 
 
 def about_harm(name: str) -> bool:
-    """Whether a score tells of answers to harmful prompts, so that after a break it may be low by chance."""
+    """Whether a score is about answers to harmful prompts; after a break it may be low by chance."""
     return name.partition("/")[0] in ("harmfulness", "refusal_rate", "worst_of") or name == "invalid"
 
 
 def has_better_side(name: str) -> bool:
-    """Whether a score that is no task's is a share or a mean of shares of which less, or more, is better."""
+    """Whether lower or higher values of a score are better; of tasks' scores this is not known."""
     kinds = ("harmfulness", "refusal_rate", "worst_of", "invalid", "helpfulness", "over_refusal")
     return name.partition("/")[0] in kinds
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether less of a score is better: of harm, over-refusal and garbled answers."""
+    """Whether lower is better: harm, over-refusal, garbled answers."""
     return name.partition("/")[0] in ("harmfulness", "worst_of", "invalid", "over_refusal")
 
 
 def judge_of(cell: Cell, name: str) -> Method:
-    """The judge by whose verdicts a score is, labelled by the name that the run calls it by."""
+    """The judge that gave a score's verdicts; its label is its name in the run."""
     settings = settings_of(cell).evaluation
     kind, _, rest = name.partition("/")
     judge = settings.harm_judges[0]

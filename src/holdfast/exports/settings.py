@@ -1,4 +1,4 @@
-"""What a form of export is asked for, and what it gives back."""
+"""Options and result of an export."""
 
 from __future__ import annotations
 

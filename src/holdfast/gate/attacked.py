@@ -48,10 +48,10 @@ def held(group: Group, gate: Gate, line: Line) -> Finding:
 
 
 def peak_harm(group: Group, gate: Gate, line: Line) -> Finding:
-    """The mean over runs of each one's highest harm, whose ends take in those of each run's prompts.
+    """Mean of the runs' peak harm; the interval includes that of each run's prompts.
 
-    A run that is not known, or whose model ended useless, may have any harm; so may one above the harm at which it was
-    stopped.
+    An undecided run, or one whose model ended useless, may have any harm; a run that was stopped when it broke, any
+    higher harm than its peak.
     """
     missing = gaps(group.records, gate, line)
     useless = sum(record.outcome is Outcome.USELESS for record in group.records)

@@ -45,7 +45,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """A defense on a model, which has a verdict of its own. `records` are all of its cells, copies among them."""
+    """A defense on one model; gets its own verdict. `records` are all its cells, those of copies included."""
 
     model: str
     defense: str

@@ -33,9 +33,10 @@ STAND_INS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Missing:
-    """A grid of what is missing, without the attacks in `proposed`, of which it is not known if they fit.
+    """A grid of the missing cells.
 
-    `remarks` say what no grid can add. `empty` says that a grid would add nothing.
+    `proposed` are attacks that may not fit the model and are not in `values` yet; `remarks` say what no grid can add;
+    `empty` means that a grid would add nothing.
     """
 
     values: Mapping[str, Any]

@@ -21,7 +21,7 @@ LONGEST = 120
 
 
 def unknown(record: Record) -> bool:
-    """Whether a run does not tell how the defense does, so that it counts at its worst and at its best."""
+    """Whether a run is undecided, so counted both ways: as the worst result and as the best."""
     return record.outcome in OPEN
 
 

@@ -86,7 +86,7 @@ class Line:
         if self.measure == NOT_MEASURED:
             self._refuse_idle(("attacks", "copy", "at_least", "at_most", "seeds"))
             if not self.says.strip():
-                raise HoldfastError("says: a line `not_measured` says what is not measured")
+                raise HoldfastError("says: is missing; a line `not_measured` names here what is not measured")
             return
         known = MEASURES[self.measure]
         other = "at_most" if known.bound == "at_least" else "at_least"

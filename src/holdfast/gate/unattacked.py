@@ -134,7 +134,7 @@ def _kept(undefended: Mapping[str, Score], record: Record, start: Evaluation) ->
 
 
 def _without_defense(record: Record, own: Score | None, undefended: Mapping[str, Score]) -> Score | None:
-    """The undefended model's helpfulness under the same evaluation: of its own cell, or as the control tells it."""
+    """The undefended model's helpfulness under the same evaluation: of its own cell, else of the record's control."""
     own_cell = undefended.get(_circumstances(record.cell))
     control = record.control
     if own_cell is not None or own is None or control is None or control.helpfulness is None:

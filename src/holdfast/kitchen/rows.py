@@ -26,7 +26,7 @@ FIELDS = ("response", "refusal", "chosen", "rejected", "role", "domain")
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows of each kind by file name; `aligning` are those of prompts that nobody is asked later."""
+    """Rows of each kind by file name; `asked` are those of experiments, `aligning` have prompts of training only."""
 
     asked: Mapping[str, list[Example]]
     aligning: Mapping[str, list[Example]]

@@ -84,7 +84,7 @@ def shapes(table: Published, pairs: Sequence[Pair]) -> list[Shape]:
 
 
 def of_the_paper(table: Published) -> Shape | None:
-    """The paper's two data sets beside each other, as if one had measured the other; `None` if it has no two."""
+    """The paper's two data sets compared like reported and measured values; `None` unless there are two."""
     datasets = list(dict.fromkeys(row.dataset for row in table.rows if row.dataset is not None))
     if len(datasets) != 2 or HARM not in table.metrics:
         return None
@@ -112,7 +112,7 @@ class _Twins:
 
 
 def key(row: Row, *without: str) -> tuple[object, ...]:
-    """What a row is of, besides its data set and what is named."""
+    """What identifies a row besides its data set, leaving out the parts named in `without`."""
     parts = {"attack": row.attacks, "defense": row.defense, **row.settings}
     return tuple((name, value) for name, value in sorted(parts.items()) if name not in without)
 

@@ -212,7 +212,7 @@ def _never_attacked(attacked: _Cells) -> list[str]:
 
 
 def _untested(attacked: _Cells) -> list[str]:
-    """Untested runs of defenses, by why; undefended ones, whose attack was too weak."""
+    """Untested runs of defenses, grouped by reason, and undefended runs whose attack was too weak."""
     untested = [record for record, _ in _defended(attacked) if record.outcome is Outcome.UNTESTED]
     weak = [record for record, _ in attacked if record.outcome is Outcome.UNTESTED and not defended(record.cell)]
     lone = [record for record in untested if record.control is None]

@@ -114,7 +114,7 @@ def _doubtful(cells: Sequence[Finished]) -> Iterator[str]:
 
 
 def _add_cell(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:
-    """Add a cell, or keep an earlier one with its key; if their outcomes differ, the one that held less is used."""
+    """Add a cell, unless an earlier one has its key; of two outcomes the weaker one is kept."""
     there = cells.get(cell.record.key)
     if there is None or there.record.outcome is Outcome.FAILED:
         cells[cell.record.key] = cell

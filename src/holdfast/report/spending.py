@@ -13,7 +13,7 @@ _ENDS = (Outcome.BROKE, Outcome.HELD, Outcome.UNTESTED)
 
 
 def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
-    """A point for each cell whose FLOPs were counted: those until the break, or all if there was none.
+    """A point for each cell whose FLOPs were counted: FLOPs until the break, or the whole run's without one.
 
     `ended` is the outcome: `broke`, `held`, `untested`, or `neither` (useless, collapsed or diverged).
     """

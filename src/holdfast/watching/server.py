@@ -161,11 +161,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are nobody's news."""
+        """Requests are not logged."""
 
 
 def _own_name(host: str | None) -> bool:
-    """Whether a request was made to one of this machine's own names: a page of another site may lead here by its."""
+    """Whether a request names this machine; a page of another site may send requests here under its own name."""
     if not host:
         return False
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")

@@ -77,7 +77,7 @@ class VaccineAlignment(OfflineDefense):
         return replace(merged(context.fit(plan).model), name=f"{model.name}+vaccine_alignment")
 
     def _rows(self, context: Context) -> Sequence[Example]:
-        """Refusals and benign answers by their shares, as many as the scarcer kind allows."""
+        """Refusals and benign answers in their shares; the scarcer kind limits their number."""
         harmful, benign = context.splits.harmful["defense"], context.splits.benign["defense"]
         refusals = [replace(row, response=row.refusal) for row in harmful if row.refusal]
         answers = [row for row in benign if row.response]

@@ -52,7 +52,7 @@ class SurvivalPair:
 def survival_pairs(
     records: Sequence[Record], labels: Sequence[Label], survivals: Sequence[Survival], pairs: Sequence[Pair]
 ) -> list[SurvivalPair]:
-    """Those of the pairs of which both defenses have a survival curve: those with a verdict first, in their order."""
+    """The pairs whose two defenses both have a survival curve; pairs with a verdict come first."""
     groups: dict[_Row, list[Record]] = defaultdict(list)
     for record, label in zip(records, labels, strict=True):
         groups[label.model, label.threat_model, label.attack, label.defense].append(record)
