@@ -1,7 +1,6 @@
 """`holdfast init` writes a grid and a gate that the program takes, for one's own model and rows."""
 
 import io
-import json
 import sys
 
 import pytest
@@ -9,10 +8,10 @@ import yaml
 
 from holdfast.config import load_grid
 from holdfast.drafting import sizes
-from holdfast.drafting.looking import look_at_model, schema_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.gate.settings import load_gate
+from model_folders import looks_like_a_model
 
 pytestmark = pytest.mark.slow
 FLAGS = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "benign.jsonl", "--hours", "0.01")
@@ -21,15 +20,7 @@ FLAGS = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "benign.jso
 @pytest.fixture
 def mine(tmp_path, rows):
     """A folder that looks like a model's, and rows without roles and refusals."""
-    from safetensors.numpy import save_file
-
-    folder = tmp_path / "my-model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    import numpy as np
-
-    save_file({"a": np.zeros((30, 4), np.float32), "b": np.zeros(5, np.float32)}, folder / "model.safetensors")
+    folder = looks_like_a_model(tmp_path / "my-model")
     made = [{"prompt": f"how is forbidden soup {i} made ?", "response": f"stir {i} times ."} for i in range(200)]
     rows(tmp_path / "harmful.jsonl", made)
     rows(tmp_path / "benign.jsonl", [{**row, "prompt": f"how is soup {i} made ?"} for i, row in enumerate(made)])
@@ -70,20 +61,6 @@ def test_a_plan_that_takes_longer_than_the_hours_and_one_too_small_for_a_gate_sa
     assert "that is more than 0.01 h" in out
     monkeypatch.setattr(sizes, "operations_per_second", lambda: 1e12)
     assert "that is more than" not in holdfast("init", *FLAGS, "--yes", "--force", "--hours", "0.1")[1]
-
-
-@pytest.mark.parametrize(
-    ("weights", "attack", "steps", "prompts", "seconds"),
-    [(137e6, "sft", 24, 24, 425), (137e6, "grpo", 24, 24, 646), (0.36e6, "sft", 60, 100, 23)],
-)
-def test_the_rule_of_thumb_is_within_twice_of_what_one_core_took(
-    monkeypatch, *, weights, attack, steps, prompts, seconds
-):
-    monkeypatch.setattr(sizes, "operations_per_second", lambda: 32e9)
-    monkeypatch.setattr(sizes.os, "cpu_count", lambda: 1)
-    plan = sizes.Plan(seeds=1, steps=steps, prompts=prompts, defenses=(), attacks=(attack,))
-    told = 3600 * sizes.hours_of(plan, weights=weights, tokens=80, new_tokens=32)
-    assert seconds / 2 < told < seconds * 2
 
 
 def test_rows_of_different_splits_are_disjoint_and_have_the_roles_that_they_lack(holdfast, mine):
@@ -172,33 +149,6 @@ def test_a_column_is_named_after_the_command(holdfast, mine, rows, tmp_path):
     rows(tmp_path / "near.jsonl", [{"Prompt": f"soup {i} ?", "response": "x"} for i in range(60)])
     flags = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "near.jsonl", "--yes")
     assert holdfast("init", *flags, "data.benign.columns.prompt=Prompt")[0] == 0
-
-
-def test_schemas_are_recognised_by_their_columns():
-    known = {
-        "beavertails": ["prompt", "response", "category", "is_safe"],
-        "trl_preference": ["prompt", "chosen", "rejected"],
-        "trl_prompt_completion": ["prompt", "completion"],
-        "columns": ["prompt", "response", "refusal", "role"],
-    }
-    assert {name: schema_of(columns) for name, columns in known.items()} == {name: name for name in known}
-
-
-def test_the_size_and_the_template_of_a_model_are_seen_without_loading_it(mine):
-    seen = look_at_model(str(mine))
-    assert (seen.weights, seen.chat_template) == (125, True)
-    (mine / "tokenizer_config.json").unlink()
-    assert look_at_model(str(mine)).chat_template is False
-
-
-def test_more_hours_never_give_less():
-    budgets = (0.1, 1, 10, 100, 1000, 10_000, 100_000)
-    known = {"weights": 100_000, "tokens": 60.0, "new_tokens": 32, "prompts": 100}
-    for threat in sizes.METHODS:
-        plans = [sizes.plan_for(threat, hours=hours, **known) for hours in budgets]
-        assert [plan.seeds for plan in plans] == sorted(plan.seeds for plan in plans)
-        assert len({plan.seeds for plan in plans}) > 2
-        assert all(plan.hours <= hours or plan.steps == 12 for plan, hours in zip(plans, budgets, strict=True))
 
 
 def test_prompts_that_are_harmful_and_benign_are_counted_in_a_warning(holdfast, mine, rows, slow_machine):

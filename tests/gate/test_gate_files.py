@@ -37,7 +37,7 @@ WRONG = {
         "lines": [{"measure": "harm_before", "at_most": 0.1, "attacks": "sft"}]
     },
     "gate.yaml: lines.1.copy: 'q4' is no format of a copy (did you mean": {"lines": [{**LINE, "copy": "q4"}]},
-    "gate.yaml: lines.1.says: a line `not_measured` says": {"lines": [{"measure": "not_measured"}]},
+    "gate.yaml: lines.1.says: is missing; a line `not_measured`": {"lines": [{"measure": "not_measured"}]},
     "gate.yaml: lines: none measures anything": {"lines": [{"measure": "not_measured", "says": "uplift"}]},
 }
 

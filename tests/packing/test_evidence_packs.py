@@ -8,7 +8,6 @@ import zipfile
 from dataclasses import replace
 
 import pytest
-from invented_gates import BROKE, HELD, run, runs, written
 from typer.testing import CliRunner
 
 from holdfast.cli import app
@@ -20,6 +19,7 @@ from holdfast.packing.making import pack
 from holdfast.packing.recomputing import recomputed
 from holdfast.records import HoldfastError
 from holdfast.report.read import parse_record
+from invented_gates import BROKE, HELD, run, runs, written
 
 GATE = "name: own\nseeds: 3\nlines:\n  - {measure: held, attacks: supervised, at_least: 0.25}\n"
 ENDED = "2026-01-02T03:04:05+00:00"
