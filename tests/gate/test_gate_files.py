@@ -5,7 +5,6 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from invented_gates import gate_of
 
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
@@ -16,6 +15,7 @@ from holdfast.gate.origin import origin_of
 from holdfast.gate.settings import MEASURES, Gate, load_gate, parse_gate, presets
 from holdfast.network.releasing import FORMATS
 from holdfast.records import HoldfastError
+from invented_gates import gate_of
 
 LINE = {"measure": "held", "at_least": 0.5}
 WRONG = {

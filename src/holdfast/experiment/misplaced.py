@@ -10,7 +10,7 @@ from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.methods import Kind, settings_class
 from holdfast.methods.settings import places
-from holdfast.methods.tables import near
+from holdfast.methods.tables import near, without_space
 from holdfast.records import HoldfastError
 
 KINDS: dict[str, tuple[Kind, ...]] = {"attacks": ("attack", "adaptive"), "defenses": ("offline", "online")}
@@ -25,7 +25,7 @@ def refuse_misplaced(values: Mapping[str, Any], known: Collection[str], where: s
     """
     for key in values:
         if key not in known:
-            suggestion = near(str(key), known, better=belongs(str(key), values))
+            suggestion = without_space(str(key)) or near(str(key), known, better=belongs(str(key), values))
             raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(known)}")
 
 

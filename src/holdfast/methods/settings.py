@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from holdfast.methods.knobs import Knob
 from holdfast.methods.ranges import SettingsError, described, shown, with_place
-from holdfast.methods.tables import near
+from holdfast.methods.tables import near, without_space
 from holdfast.records import HoldfastError
 
 AnySettings = TypeVar("AnySettings")
@@ -56,10 +56,12 @@ def typed(cls: type[AnySettings], values: Mapping[str, Any], where: str) -> AnyS
     except ValidationError as error:
         first = error.errors()[0]
         missing = [str(first["loc"][-1])] if first["type"] == "missing" else []
-        place = ".".join([where, *_path(first["loc"], whole), *missing])
+        keys = [*_path(first["loc"], whole), *missing]
+        place = ".".join([where, *keys])
         reason = first.get("ctx", {}).get("error")
         message = reason.message if isinstance(reason, SettingsError) else described(first)
-        raise HoldfastError(with_place(place, message)) from None
+        hint = without_space(next(reversed(keys), "")) if first["input"] is None else ""
+        raise HoldfastError(with_place(place, message) + hint) from None
     except HoldfastError as error:  # raised by a class that is not `ranged`
         raise HoldfastError(with_place(where, str(error))) from None
 
@@ -157,7 +159,7 @@ def refuse_unknown(cls: Any, values: Any, where: str) -> None:
     groups = _groups(cls)
     for key, value in values.items():
         if key not in groups:
-            suggestion = near(str(key), groups, better=places(cls, str(key)))
+            suggestion = without_space(str(key)) or near(str(key), groups, better=places(cls, str(key)))
             raise HoldfastError(f"{where}: unknown key {key!r}{suggestion}; known: {', '.join(groups)}")
         inner = groups[key]
         if inner is not None and isinstance(value, Mapping):

@@ -132,6 +132,12 @@ def near(name: str, known: Iterable[str], better: Iterable[str] = ()) -> str:
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
+def without_space(key: str) -> str:
+    """` (a space is missing after the colon: 'lr: 1')` for the key `lr:1`, which YAML makes of `{lr:1}`; else empty."""
+    name, colon, value = key.partition(":")
+    return f" (a space is missing after the colon: {f'{name}: {value}'!r})" if name and colon and value else ""
+
+
 def judge_names(settings: Mapping[str, Any]) -> list[str]:
     """Names of judges in settings: the values of keys called `judge`, or ending in `_judge` or `_judges` (a list,
     or names by task)."""
