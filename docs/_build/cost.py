@@ -24,7 +24,7 @@ WALL = (
 PAIRED = (
     "Medians over pairs of runs that share everything else, with the smallest and the largest in brackets. Seconds are "
     "wall time of one core of a machine that also did other work, measurements included: good to a factor of two at "
-    "best."
+    "best, so that one below 1 may be noise."
 )
 Value = Callable[[Row], float | None]
 
@@ -169,7 +169,8 @@ def _table(table: str, cells: Sequence[Row]) -> str:
 
 def _median(cells: Sequence[Row], key: str) -> str:
     values = [float(row[key]) for row in cells if row.get(key)]
-    return _number(median(values)) if values else "not recorded"
+    fewer = f" ({len(values)} runs)" if len(values) < len(cells) else ""
+    return f"{_number(median(values))}{fewer}" if values else "not recorded"
 
 
 def _whole(key: str) -> Value:
@@ -181,12 +182,13 @@ def _a_step(key: str) -> Value:
 
 
 def _ratio(pairs: Sequence[tuple[Row, Row]], value: Value) -> str:
-    """The median of a value's ratios over pairs of cells, with the smallest and the largest."""
+    """The median of a value's ratios over pairs of cells, with the smallest and the largest; how many, if not all."""
     values = [(value(own), value(other)) for own, other in pairs]
     ratios = sorted(own / other for own, other in values if own is not None and other)
     if not ratios:
         return "not recorded"
-    return f"{median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]"
+    fewer = f", {len(ratios)} pairs" if len(ratios) < len(pairs) else ""
+    return f"{median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]{fewer}"
 
 
 def _number(value: float) -> str:
