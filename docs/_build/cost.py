@@ -62,7 +62,9 @@ def of_hardening(name: str) -> list[str]:
 
 def _bare(name: str) -> list[str]:
     """A step of hardening on random weights, if it was measured."""
-    file, words = _json("hardening_step"), "the bare passes that it consists of"
+    own = f"hardening_step_{name}"  # measured again, after the other file
+    source = own if (RESULTS / f"{own}.json").exists() else "hardening_step"
+    file, words = _json(source), "the bare passes that it consists of"
     lines = [
         f"| `{one['defense']}` | {one['seconds']:.2f} | {one['ratio']:.2f} | {one['peak_memory_copies']:.1f} |"
         for one in file["results"]
@@ -73,7 +75,7 @@ def _bare(name: str) -> list[str]:
     settings = file["settings"]
     told = (
         f"A step of {settings['rows']} rows on {settings['parameters'] / 1e6:.0f} million random weights, one thread "
-        f"(`hardening_step.json`, {settings['steps']} steps, {settings['seeds']} seed):"
+        f"(`{source}.json`, {settings['steps']} steps, {settings['seeds']} seed):"
     )
     head = f"| defense | seconds | times {words} | peak memory, in copies of the weights |"
     return [told, "", head, "|---|---:|---:|---:|", *lines]
@@ -109,7 +111,8 @@ def _plain_steps(name: str) -> list[str]:
     settings = file["settings"]
     told = (
         f"A step of {settings['rows']} rows on {settings['parameters'] / 1e6:.0f} million random weights, one thread "
-        f"(`constrained_step.json`, {settings['steps']} steps, {settings['seeds']} seeds):"
+        f"(`constrained_step.json`, {settings['steps']} steps, {settings['seeds']} seeds), without what the defense does "
+        "once before the first step:"
     )
     head = "| attack | defense | seconds | times the plain step | tokens read, times | peak memory, copies of the weights |"
     return [told, "", head, "|---|---|---:|---:|---:|---:|", *lines]
