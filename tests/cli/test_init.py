@@ -1,6 +1,8 @@
 """`holdfast init` writes a grid and a gate that the program takes, for one's own model and rows."""
 
 import io
+import re
+import shlex
 import sys
 
 import pytest
@@ -41,6 +43,8 @@ def test_what_is_written_is_a_grid_with_controls_and_the_packaged_gate(holdfast,
     grid = load_grid("new/grid.yaml")
     expanded = cells(grid)
     assert f"{len(expanded)} cells, {seeds} seed{'s' if seeds > 1 else ''}, defenses" in out
+    (look,) = re.findall(r"holdfast evaluate (.*)", out)
+    assert shlex.split(look)[:4] == ["-m", "my-model", "--harmful", "harmful.jsonl"]
     defended = {cell.defense for cell in expanded} - {"none"}
     assert defended
     attacked = {(cell.attacker, cell.seed) for cell in expanded if cell.defense == "none"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -248,7 +249,24 @@ def summary(draft: Draft, cells: int, hours: float) -> list[str]:
         lines.append(
             "harm is read by `refusal`: any answer that is no refusal is harmful; the grid says how to do better"
         )
+    lines.append(f"first see that the model refuses; where it answers, an attack has nothing to break: {_look(draft)}")
     return [*lines, f"next: holdfast run {draft.grid}"]
+
+
+def _look(draft: Draft) -> str:
+    """The command that shows what the model answers before any attack."""
+    harmful, benign = draft.data.harmful, draft.data.benign
+    flags = {
+        "-m": draft.model.path,
+        "--prompt-format": (draft.prompt_format or "").replace("\n", "\\n"),
+        "--harmful": harmful.path,
+        "--harmful-format": harmful.format if harmful.format != "columns" else "",
+        "--harmful-role": harmful.role or "",
+        "--benign": benign.path,
+        "--benign-format": benign.format if benign.format != "columns" else "",
+    }
+    given = [f"{flag} {shlex.quote(value)}" for flag, value in flags.items() if value]
+    return " ".join(["holdfast evaluate", *given, "--samples 5"])
 
 
 def _few_prompts(planned: int, there: int) -> str:
