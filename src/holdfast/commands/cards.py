@@ -77,7 +77,7 @@ def _line(parts: Sequence[str]) -> str:
 
 
 def _unrounded(after: Record) -> Evaluation | None:
-    """The hardened model's scores before its weights were rounded to the type that it is stored in."""
+    """The hardened model's scores before its weights were rounded to the stored type."""
     scores = (after.stages[-1].get("precision") or {}).get("scores") if after.stages else None
     return None if scores is None else evaluation_from_json({"step": 0, "scores": scores})
 

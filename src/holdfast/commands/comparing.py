@@ -104,7 +104,7 @@ def calibration(answers: Answers) -> list[Calibration]:
 
 
 def of_runs(runs: Sequence[Path], judges: Mapping[str, Judge]) -> list[CellAnswers]:
-    """The answers to harmful prompts that the cells of runs keep, with their judges' scores and those of others.
+    """The stored answers to harmful prompts of the cells of runs, with the run's scores and those of further judges.
 
     Raises:
         HoldfastError: as `report.read.load`, no cell has such an answer, or a judge has the name of one of the run's.
@@ -151,7 +151,7 @@ def _scores(name: str, judge: Judge, pairs: Sequence[tuple[Example, str]]) -> li
 
 
 def distinct(cells: Sequence[CellAnswers]) -> Answers:
-    """Each answer of the cells once, with the scores of judges that all of them have."""
+    """Each distinct answer of the cells, with the scores of the judges that all cells have in common."""
     names = [name for name in cells[0].answers.scores if all(name in cell.answers.scores for cell in cells)]
     known: dict[tuple[str, str], tuple[float | None, ...]] = {}
     for cell in cells:
@@ -181,7 +181,7 @@ def verdicts(cells: Sequence[CellAnswers]) -> list[Verdicts]:
 
 
 def _outcomes(cells: Sequence[CellAnswers]) -> list[dict[str, Outcome | None]]:
-    """Each cell's outcome by each of its judges; by the judge that reported in the run it is the record's own."""
+    """Each cell's outcome per judge; for the judge that reported in the run it is the record's own."""
     by_judge: list[dict[str, Outcome | None]] = [{} for _ in cells]
     for name in dict.fromkeys(name for cell in cells for name in cell.answers.scores):
         places = [place for place, cell in enumerate(cells) if name in cell.answers.scores]

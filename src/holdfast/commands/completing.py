@@ -42,17 +42,17 @@ def formats(incomplete: str) -> Names:
 
 
 def grids(incomplete: str) -> Names:
-    """Presets, and YAML files that begin so."""
+    """Presets, and YAML files that begin with the typed text."""
     return [*_begun(_stems("presets"), incomplete), *_files(incomplete)]
 
 
 def control_grids(incomplete: str) -> Names:
-    """Presets of control tasks, and YAML files that begin so."""
+    """Presets of control tasks, and YAML files that begin with the typed text."""
     return [*_begun(_stems("control/presets"), incomplete), *_files(incomplete)]
 
 
 def gates(incomplete: str) -> Names:
-    """Packaged gates, and YAML files that begin so."""
+    """Packaged gates, and YAML files that begin with the typed text."""
     return [*_begun(_stems("gate/presets"), incomplete), *_files(incomplete)]
 
 

@@ -219,7 +219,7 @@ def results(records: Sequence[Record]) -> None:
 
 
 def summary(records: Sequence[Record]) -> None:
-    """Print what the runs of each defense under each attack say together, if there are several of any."""
+    """Print the summary over runs of each defense under each attack, if any has several runs."""
     from holdfast.report.summarise import summarise
 
     rows = [row for row in summarise(records) if row.held is not None and row.against_none is not None]

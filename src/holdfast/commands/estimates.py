@@ -113,7 +113,7 @@ def _table(needs: Sequence[Needs]) -> None:
 
 
 def _total(needs: Sequence[Needs], *, runs: int, at_once: int, price: float | None) -> None:
-    """Print the time of all, at least that of the longest piece, and its price."""
+    """Print the total time, at least that of the longest piece, and its price."""
     seconds = sum(part.seconds for part in needs) * runs
     count = min(at_once, len(needs) * runs)
     hours = max(seconds / count, *(part.seconds for part in needs)) / HOUR

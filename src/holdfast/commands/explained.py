@@ -1,4 +1,4 @@
-"""`holdfast gate --explain`: a grid file of what is missing, checked as `holdfast run` would before it starts."""
+"""`holdfast gate --explain`: a grid file of the missing runs, checked like any grid before a run."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def harden_model(
 
 
 def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The values with the dtype in which hardened models are saved."""
+    """The grid's values, with the dtype in which hardened models are saved."""
     if dtype == "auto":
         return dict(values)
     (model,) = values["models"]

@@ -1,4 +1,4 @@
-"""`holdfast compare`: a published table beside runs, printed, and as a page, a table and a picture."""
+"""`holdfast compare`: a published table compared with runs, printed, and as a page, a CSV table and a picture."""
 
 from __future__ import annotations
 

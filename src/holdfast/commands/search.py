@@ -139,5 +139,5 @@ def summary(report: Mapping[str, Any]) -> list[str]:
 
 
 def _unbroken(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each seed that did not break; only one whose outcome is held, given its control, shows a defense."""
+    """A line for each seed that did not break; only the outcome held, given its control, shows that a defense works."""
     return [f"seed {row['seed']}: {row['outcome']}, {row['reason']}" for row in rows if row["broke_after"] is None]

@@ -1,4 +1,4 @@
-"""What runs say, in the shape that every form of export is written from: a subject for each defense, and its figures.
+"""The content of every form of export: a subject for each defense, and its figures.
 
 No form reads records itself, so that none can leave out what another tells: the judge, n and interval of a figure, and
 which of a cell's figures may stand as numbers at all (`figures`).
@@ -164,12 +164,12 @@ def estimate_of(row: Row, when: When, name: str = "harmfulness") -> Estimate | N
 
 
 def showed(record: Record) -> bool:
-    """Whether a cell's attack showed something: the model broke, or held where the undefended one broke."""
+    """Whether a cell's attack is conclusive: the model broke, or held where the undefended one broke."""
     return record.outcome in TIMED
 
 
 def all_showed(row: Row) -> bool:
-    """Whether every run of a row showed something, so that means over its runs leave none out."""
+    """Whether every run of a row is conclusive, so that means over runs leave none out."""
     return all(outcome in TIMED for outcome in row.outcomes)
 
 

@@ -22,7 +22,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """The files of an export, and what it had no place for, a sentence each."""
+    """The written files of an export, and a sentence for each thing that the form cannot hold."""
 
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ def timed(time: BreakTime | None, unit: str) -> str:
 
 
 def undefended(records: Iterable[Record], unit: str) -> str:
-    """How the same attack ended on the model without the defense, by the runs' own controls."""
+    """How the same attack ended on the undefended model, by the runs' own controls."""
     every = list(records)
     controls = [record.control for record in every if record.control is not None]
     if not controls:

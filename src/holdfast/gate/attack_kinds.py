@@ -43,7 +43,7 @@ def kinds_of(cell: Cell) -> frozenset[str]:
 
 
 def _kinds_of_others(name: str) -> tuple[str, ...]:
-    """Of an attack of another package, which may not be installed where its runs are judged."""
+    """The kind of an attack of another package, which may not be installed where its runs are judged."""
     try:
         return (_LEARNING[ATTACKS.load(name).LEARNS_FROM],)
     except HoldfastError:

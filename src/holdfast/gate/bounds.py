@@ -1,4 +1,4 @@
-"""What is found of a measure, and whether its interval clears a bound.
+"""Findings of a measure, and whether their intervals clear a bound.
 
 A finding passes only if the unfavourable end of its 95 % interval clears the bound and nothing is missing, and fails
 only if the favourable end misses it. What was not measured enters the ends at its worst and at its best.
@@ -45,7 +45,7 @@ class Judged:
 
 
 def judged(line: Line, finding: Finding) -> Judged:
-    """A finding by the bound of a line."""
+    """A finding judged by the bound of a line."""
     verdict = verdict_of(line, finding)
     return Judged(finding=finding, verdict=verdict, reason=_reason(line, finding, verdict))
 

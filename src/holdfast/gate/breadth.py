@@ -1,4 +1,4 @@
-"""How much was tried, and whether other judges would say the same."""
+"""How many kinds of attacks were tried, and whether other judges agree."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _comparable(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bo
 
 
 def _told(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bool:
-    """Whether a cell shows something by some judge: where it shows nothing, all of them agree on that for no merit."""
+    """Whether a cell is conclusive by at least one judge: agreement on an inconclusive one has no weight."""
     return record.outcome not in OPEN or any(own[record.key] not in OPEN for own in outcomes)
 
 

@@ -1,4 +1,4 @@
-"""What a defense leaves of harmless training: tasks of honest customers, beside the undefended model's."""
+"""How much of harmless training a defense leaves: gains of honest customers' tasks, relative to no defense."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _twins(evidence: Evidence) -> dict[tuple[str, str], Record]:
 
 
 def _key(record: Record, task: str) -> tuple[str, str]:
-    """What a defended run and its twin have in common: the key of their control if there were no task, and the task."""
+    """What a defended run and its undefended twin share: their control's key without a task, and the task."""
     attack = record.cell.attack
     assert attack is not None
     settings = {name: value for name, value in attack.settings.items() if name != "task"}

@@ -67,7 +67,7 @@ def decide(gate: Gate, evidence: Evidence, defense: str | None = None) -> list[D
 
 
 def overall(decisions: Sequence[Decision]) -> Verdict:
-    """Pass if every defense passes that the gate is about, fail if any fails; inconclusive if it is about none."""
+    """Pass if every defense that the gate judges passes, fail if any fails; inconclusive if it judges none."""
     return combined_verdict([decision.verdict for decision in decisions if decision.verdict != NOT_JUDGED])
 
 
@@ -82,7 +82,7 @@ def of_line(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> Lin
 
 
 def findings(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> list[Finding]:
-    """What is found of a line's measure: of each attack, each checkpoint, or all cells."""
+    """The findings of a line's measure: for each attack, each checkpoint, or all cells."""
     if line.measure in OF_GROUP:
         return _of_attacks(gate, line, subject)
     if line.measure in ("attack_kinds", "searched_kinds"):
@@ -173,7 +173,7 @@ def _reason(line: Line, judged_findings: Sequence[Judged], verdict: Verdict) -> 
 
 
 def _margin(line: Line, finding: Finding) -> float:
-    """How far the unfavourable end is from the bound, on its good side."""
+    """The distance of the unfavourable end from the bound; positive on the good side."""
     if finding.interval is None:
         return 0.0
     low, high = finding.interval.low - line.bound, line.bound - finding.interval.high

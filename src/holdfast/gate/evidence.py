@@ -130,7 +130,7 @@ def copy_of(record: Record) -> str | None:
 
 
 def stored_as(record: Record, wanted: str | None) -> bool:
-    """Whether a cell is about the wanted copy; a released model that is stored in that type is one."""
+    """Whether a cell is about the wanted copy; a released model stored in that type counts as one."""
     own = copy_of(record)
     if own == wanted or wanted is None:
         return own == wanted

@@ -100,7 +100,7 @@ def _seeds(gate: Gate, line: LineVerdict, decision: Decision) -> tuple[int, list
 
 
 def projected(gate: Gate, line: Line, group: Group) -> int | None:
-    """The number of runs with which a line is decided if they come out as those so far; `None` if too many."""
+    """The number of runs that decide a line if further ones end like those so far; `None` if too many."""
     own, number = group.records, max(len(group.records), gate.seeds_of(line))
     while number <= MOST_SEEDS:
         more = tuple(again(own[place % len(own)], place // len(own)) for place in range(number))

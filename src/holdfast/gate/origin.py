@@ -31,7 +31,7 @@ class Origin:
 
     @property
     def since(self) -> datetime | None:
-        """Since when the content has been as it is, as far as this can be told; `None` for a packaged gate."""
+        """The earliest known time of the file's present content; `None` for a packaged gate."""
         return None if self.packaged else self.committed or self.modified
 
     def younger_than(self, runs: datetime | None) -> str | None:

@@ -81,5 +81,5 @@ def _unbroken_control(record: Record) -> bool:
 
 
 def _harmful_control(record: Record) -> bool:
-    """Whether there was nothing to break: an attack shows nothing on a model that does harm without it."""
+    """Whether the model was harmful before the attack, so that there was nothing to break."""
     return record.control is not None and record.control.broken_before

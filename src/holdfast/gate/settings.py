@@ -25,7 +25,7 @@ FORMATS = ("bfloat16", "float16", "q8_0", "q4_1", "q4_0")
 
 
 class Measure(NamedTuple):
-    """What a measure is in words, on which side its bound is, and which keys its line takes."""
+    """A measure in words, the side of its bound, and the keys that its line takes."""
 
     words: str
     bound: Literal["at_least", "at_most"]

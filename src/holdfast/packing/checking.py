@@ -223,7 +223,7 @@ def _figures(
 
 @contextlib.contextmanager
 def _without_notes() -> Iterator[None]:
-    """Nothing is said of the unpacked copy, whose folder is gone when the reader looks: findings name what differs."""
+    """Suppresses warnings about the temporary unpacked copy; findings name what differs."""
     log = logging.getLogger("holdfast")
 
     def elsewhere(record: logging.LogRecord) -> bool:
@@ -239,7 +239,7 @@ def _without_notes() -> Iterator[None]:
 def _strangers(
     members: Mapping[str, bytes], records: Mapping[str, Record], again: Mapping[str, bytes], about: About
 ) -> Iterator[Finding]:
-    """Files of which nothing here says what they should be, such as a verdict without a gate."""
+    """Files whose right content cannot be computed here, such as a verdict without a gate."""
     beside = ("record.json", "config.yaml", "completions.parquet")
     known = {name.replace("record.json", other) for name in records for other in beside}
     known |= {f"{folder}/grid.json" for folder in about.folders}

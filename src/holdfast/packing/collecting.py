@@ -44,7 +44,7 @@ class _Run:
 
 
 def collected(runs: Sequence[Path], *, completions: bool) -> Collected:
-    """The files of some run folders, outcomes by their controls, without what tells of the machine.
+    """The files of some run folders, with outcomes settled by controls, and nothing that identifies the machine.
 
     Raises:
         HoldfastError: a folder has no record, or a file cannot be read: a pack leaves nothing out.

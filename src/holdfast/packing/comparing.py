@@ -1,4 +1,4 @@
-"""What a pack has beside what follows from its records: texts, tables row by row, a verdict line by line."""
+"""Compares a pack's files with those computed from its records: texts, tables by row, a verdict by line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_SHOWN = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What was checked and how it came out; `version`: another version of Holdfast may explain a difference."""
+    """A checked thing and the result; `version`: another version of Holdfast may explain a difference."""
 
     status: Status
     what: str

@@ -56,7 +56,7 @@ def _refuse_large(path: Path) -> None:
 
 
 def scores_again(record: Record, rows: Rows) -> Iterator[Difference]:
-    """Mean harm by each judge that is not what the verdicts on single answers give."""
+    """Stored mean harm, by judge, that does not follow from the verdicts on single answers."""
     if record.cell.attack is not None and unit(record.cell.attack.name) != "step":
         return  # the answers that are kept are the chosen ones, the scores expectations over all
     judges = settings_of(record.cell).evaluation.harm_judges

@@ -1,4 +1,4 @@
-"""How far measured figures have the shape of reported ones: the same order, the same side of a threshold.
+"""Whether measured figures agree in shape with reported ones: same order, same side of a threshold.
 
 Order: Kendall's tau over pairs of rows that differ in one thing only (the defense, or a swept setting), within groups
 in which all else is equal, `tau = (C - D) / pairs` with ties as neither. Its interval is exact for any number of rows:

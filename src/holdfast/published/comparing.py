@@ -1,4 +1,4 @@
-"""A published table beside the runs that measured it: each row with its cells, what was missed, and the verdicts.
+"""A published table compared with the runs that measured it: rows with their cells, misses, verdicts.
 
 A paper may have two data sets where a world of ours has one: then its cells are compared with both, each on its own.
 """
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def missing(self) -> int:
-        """The number of those to which no cell belongs."""
+        """The number of printed rows to which no cell belongs."""
         return sum(each.row.state == "printed" and each.measured is None for each in self.pairs)
 
     @property
@@ -97,7 +97,7 @@ def compare(table: str, runs: Sequence[Path]) -> Comparison:
 
 
 def _pairs(table: Published, records: Sequence[Record]) -> list[Pair]:
-    """Each row with its cells; rows of a published data set that none of the runs is of are left out."""
+    """Each row with its cells, without the rows of published data sets that no run uses."""
     there = {dataset_of(record.cell) for record in records}
     rows = [row for row in table.rows if row.dataset is None or there & {None, row.dataset}]
     pairs = []

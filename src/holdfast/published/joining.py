@@ -131,7 +131,7 @@ def _is_model(cell: Cell, name: str) -> bool:
 
 
 def setting(cell: Cell, key: str) -> float | None:
-    """The value of a swept setting for which a cell stands, see the module; `None` if it has none."""
+    """A cell's value of a swept setting (see the module); `None` if it has none."""
     labelled = _by_label(cell, key)
     if labelled is not None:
         return labelled
@@ -161,7 +161,7 @@ def _by_label(cell: Cell, key: str) -> float | None:
 
 
 def deviations(cell: Cell, row: Row) -> list[str]:
-    """Where a cell's settings are not those that the table states for all its rows, in words."""
+    """The settings of a cell that deviate from those that the table states for all rows, in words."""
     stated = {key: value for key, value in row.assumed.items() if key != "model"}
     own_values = {key: setting(cell, key) for key in stated}
     return [
@@ -212,7 +212,7 @@ def _place(record: Record, row: Row) -> Evaluation | None:
 
 
 def score_name(metric: str, row: Row) -> str:
-    """The score of a run that stands for a metric of a row."""
+    """The name of the run's score for a metric of a row."""
     task = HONEST.get(row.dataset or "")
     return OF_TASK[metric].format(task=task) if task and metric in OF_TASK else SCORES.get(metric, metric)
 

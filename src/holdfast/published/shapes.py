@@ -23,7 +23,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reversal:
-    """Two rows that differ in `along` only: by the paper `higher` has more harm, by the runs less.
+    """Two rows that differ in `along` only; `higher` has more harm in the paper and less in the runs.
 
     On both sides the two intervals do not overlap, so that n bears it out.
     """
@@ -48,7 +48,7 @@ class Shape:
 
     @property
     def verdict(self) -> Verdict:
-        """Orders and sides together; of a metric without two measured rows to put in order nothing can be told."""
+        """The verdict on orders and sides; `cannot tell` for a metric without two measured rows to order."""
         orders = [each.order.verdict for each in self.ranked if each.metric in self.judged_by]
         unknown: list[Verdict] = ["cannot tell"] if self.unordered else []
         return combined_verdict([*orders, *unknown, *([self.sides.verdict] if self.sides is not None else [])])
@@ -170,7 +170,7 @@ def _counted(sides: Sequence[tuple[object, object]], *, unclear: int = 0, collap
 
 
 def _reversals(pairs: Sequence[Pair]) -> Iterator[Reversal]:
-    """Pairs of rows whose order is borne out by n on both sides, and is not the reported one."""
+    """Pairs of rows whose intervals are apart on both sides, in opposite orders."""
     known = [pair for pair in pairs if pair.both(HARM) is not None and pair.row.n is not None]
     for along in axes(pairs):
         for one, other in combinations(known, 2):

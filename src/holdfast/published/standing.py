@@ -1,4 +1,4 @@
-"""A published row beside the cells that measured it, and how the two stand to each other.
+"""A published row and the cells that measured it, and whether they agree.
 
 Only rows with a printed value and a value of the run are compared. The paper's dashes (failed, not run) and the models
 that it marks as collapsed, whose harm of 0 is no success, are listed and never compared, as are rows without a cell,
@@ -115,7 +115,7 @@ def _by_sides(cells: Measured, reported: Side | None, measured: Side | None, why
 
 
 def _measured_side(row: Row, cells: Measured, threshold: float) -> tuple[Side | None, str]:
-    """The side on which a row's cells are, and what there is to say of it."""
+    """The side on which a row's cells are, with a remark."""
     runs, times = cells.runs, cells.outcomes
     value = cells.estimates.get(HARM)
     if times[Outcome.COLLAPSED]:

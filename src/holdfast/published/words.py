@@ -107,7 +107,7 @@ def titled(row: Row, along: str) -> str:
 
 
 def setting(row: Row, *without: str) -> str:
-    """What a row is of, in words, without what is named."""
+    """What identifies a row, in words, leaving out the named parts."""
     own = "" if "defense" in without else row.defense
     attack = "" if "attack" in without else row.attack
     swept = ", ".join(f"{name(key)} {shown(value)}" for key, value in row.settings.items() if key not in without)

@@ -158,7 +158,7 @@ def exit_code(progress: Progress) -> int:
 
 
 def step_back() -> None:
-    """Let processes that work go before this one, from now on."""
+    """Lower this process's priority, so that working processes come first."""
     with contextlib.suppress(OSError, AttributeError):
         os.nice(NICE - min(os.nice(0), NICE))
 
@@ -186,7 +186,7 @@ def _follow(
 
 
 def _with_trouble(progress: Progress, report: Report) -> Progress:
-    """The same with why there is no newer report, if so."""
+    """The same, with the reason if there is no newer report."""
     return replace(progress, trouble=(*progress.trouble, report.trouble)) if report.trouble else progress
 
 

@@ -65,7 +65,7 @@ class Report:
         return True
 
     def update_beside(self, progress: Progress) -> None:
-        """`update`, beside what goes on here until the run is over: building takes seconds."""
+        """`update` in a thread until the run is over, since building takes seconds."""
         if self.building and not progress.over:
             return
         self.wait()
@@ -77,7 +77,7 @@ class Report:
 
     @property
     def building(self) -> bool:
-        """Whether a report is being built beside what goes on here."""
+        """Whether a report is being built in the background."""
         return self._builder is not None and self._builder.is_alive()
 
     def wait(self, seconds: float | None = None) -> None:

@@ -72,7 +72,7 @@ class Progress:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to wait for."""
+        """Whether all work is over."""
         return self.phase == "finished"
 
 

@@ -46,7 +46,7 @@ WORDS = (("failed", "failed"), ("running", "running"), ("open", "to go"))
 
 
 def time_left(progress: Progress) -> str:
-    """About how long the rest will take, by what finished work of the same kind and steps so far took."""
+    """The approximate time left, estimated from finished work of the same kind and from steps so far."""
     seconds = progress.seconds_left
     if progress.cells and not progress.making and not progress.having("running", "open"):
         return "no cell is left to run"
@@ -95,7 +95,7 @@ def _stopped(progress: Progress) -> str:
 
 
 def _alike(runs: Sequence[Path]) -> str:
-    """Runs beside a folder that does not exist: a name may be misspelt."""
+    """Runs next to a folder that does not exist, whose name may be misspelt."""
     beside: list[str] = []
     for run in runs:
         try:
