@@ -176,7 +176,7 @@ def test_show_has_everything_that_a_user_would_open_the_source_for(holdfast):
     for part in ("offline defense", "Idea", "Equation", "2508.20697", "Differs from the paper", "Preset sandbox"):
         assert part in flat
     assert "policy.group_size" in out
-    assert "share of the target's mass" in flat
+    assert "noise_squared = null true or false or null Whether the weight of the noiser's random tokens" in flat
 
 
 def test_show_of_an_attack_has_its_knobs(holdfast):
@@ -184,9 +184,9 @@ def test_show_of_an_attack_has_its_knobs(holdfast):
 
 
 def test_show_explains_settings_of_one_meaning_once(holdfast):
-    out = " ".join(holdfast("show", "tar")[1].split())
-    assert out.count("Each outer step has tasks attackers") == 1
-    assert out.count("adversaries are attacks by name") == 1
+    out = " ".join(holdfast("show", "llm")[1].split())
+    assert out.count("timeout is in seconds for one attempt") == 1
+    assert "retries = 4 whole number (0 or more) timeout is in seconds" in out
 
 
 def test_show_of_a_preset_is_a_grid_to_copy(holdfast, tmp_path):
