@@ -14,12 +14,13 @@ from holdfast.commands.training import build_kitchen
 from holdfast.config import load_grid, overridden, parse_grid, preset
 from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
-from holdfast.experiment.methods import configured
+from holdfast.experiment.methods import Kind, configured
 from holdfast.experiment.outcomes import uselessness
 from holdfast.files import copy_into, copy_over, whole_folder, write_text
 from holdfast.methods.settings import merge
-from holdfast.records import HoldfastError, Outcome, Record
+from holdfast.records import Cell, HoldfastError, Method, Outcome, Record
 from holdfast.sandbox.build import Sandbox
+from holdfast.training.optim import Optim
 
 
 def run_grid(
@@ -184,8 +185,20 @@ def announce(grid: Grid) -> None:
     for line in _origins(grid) if any(grid.attacks) else ():
         display.note(line)
     cautions = [configured(m, "online").caution for cell in own for m in cell.constraints]
-    for line in dict.fromkeys(filter(None, cautions)):
+    for line in dict.fromkeys(filter(None, [*cautions, *_of_optimizers(own)])):
         display.note(f"beware: {line}")
+
+
+def _of_optimizers(own: Sequence[Cell]) -> Iterator[str]:
+    """What has no effect in the optimizers of the cells' methods."""
+    methods: list[tuple[Method, Kind]] = []
+    for cell in own:
+        methods += [(method, "offline") for method in cell.stages] + [(method, "online") for method in cell.constraints]
+        methods += [] if cell.attack is None else [(cell.attack, "attack")]
+    for method, kind in methods:
+        optim = getattr(configured(method, kind), "optim", None)
+        if isinstance(optim, Optim) and optim.caution:
+            yield f"{method.name}: optim.{optim.caution}"
 
 
 def _origins(grid: Grid) -> Iterator[str]:

@@ -132,6 +132,16 @@ class Optim:
         if self.max_activation_mb is not None and self.gradient_checkpointing != "auto":
             raise HoldfastError("max_activation_mb: needs `gradient_checkpointing: auto`; set both or neither")
 
+    @property
+    def caution(self) -> str | None:
+        """What of it has no effect, in words, if anything: transformers' constant schedule has no warm-up."""
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            return (
+                f"warmup_steps {self.warmup_steps} has no effect with lr_scheduler_type `constant`; take "
+                "`constant_with_warmup`, or leave it out"
+            )
+        return None
+
 
 def _trains(optim: Optim) -> Optim:
     if optim.max_steps < 1:
