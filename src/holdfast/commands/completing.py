@@ -91,8 +91,10 @@ def _stems(folder: str) -> list[str]:
 
 def _files(incomplete: str) -> Names:
     """YAML files and folders that begin so; of a single folder what is in it, or else the shell ends the word there."""
-    found = _begun(_yaml_files(incomplete), incomplete)
-    return _begun(_yaml_files(found[0]), found[0]) if len(found) == 1 and found[0].endswith("/") else found
+    matching = _begun(_yaml_files(incomplete), incomplete)
+    return (
+        _begun(_yaml_files(matching[0]), matching[0]) if len(matching) == 1 and matching[0].endswith("/") else matching
+    )
 
 
 def _yaml_files(incomplete: str) -> Iterator[str]:

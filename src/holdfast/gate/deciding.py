@@ -76,9 +76,11 @@ def of_line(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> Lin
     if line.measure == NOT_MEASURED:
         reason = f"not measured by Holdfast: {line.says}"
         return LineVerdict(line=line, verdict="inconclusive", reason=reason, counts=gate.unmeasured == "count")
-    found = tuple(judged(line, finding) for finding in findings(gate, line, subject, evidence))
-    verdict = combined_verdict([each.verdict for each in found])
-    return LineVerdict(line=line, verdict=verdict, reason=_reason(line, found, verdict), found=found)
+    judged_findings = tuple(judged(line, finding) for finding in findings(gate, line, subject, evidence))
+    verdict = combined_verdict([each.verdict for each in judged_findings])
+    return LineVerdict(
+        line=line, verdict=verdict, reason=_reason(line, judged_findings, verdict), found=judged_findings
+    )
 
 
 def findings(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> list[Finding]:

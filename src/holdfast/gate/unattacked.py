@@ -76,14 +76,16 @@ def _finding(
 ) -> Finding:
     pairs = [(record, start) for record in checkpoint.records if (start := _start(record)) is not None]
     every = [measure(record, start) for record, start in pairs]
-    missing = tuple(dict.fromkeys(found for found in every if isinstance(found, str)))
-    known = [found for found in every if isinstance(found, Interval)]
+    missing = tuple(dict.fromkeys(measured for measured in every if isinstance(measured, str)))
+    known = [measured for measured in every if isinstance(measured, Interval)]
     what = f"{checkpoint.name}, {name}" if "/" in name else checkpoint.name
     if not known:
         return Finding(what=what, gaps=missing or (_why_not(checkpoint.records),))
     worst = max if MEASURES[line.measure].bound == "at_most" else min
     interval = Interval(
-        worst(found.value for found in known), min(found.low for found in known), max(found.high for found in known)
+        worst(measured.value for measured in known),
+        min(measured.low for measured in known),
+        max(measured.high for measured in known),
     )
     n = min((score.n for _, start in pairs if (score := start.score(name)) is not None), default=0)
     return Finding(what=what, interval=interval, n=n, of="prompts", gaps=missing)

@@ -178,10 +178,10 @@ def _harmful(model_config: Any, config: ClassifierJudge, *, independent: bool) -
                 "them always is true; name the harmful ones"
             )
         return list(range(model_config.num_labels))
-    found = [_label_index(model_config, config.path, "harmful_label", label) for label in config.labels]
-    if not independent and len(set(found)) == model_config.num_labels:
+    indices = [_label_index(model_config, config.path, "harmful_label", label) for label in config.labels]
+    if not independent and len(set(indices)) == model_config.num_labels:
         raise HoldfastError(f"judge {config.path}: harmful_label: names all labels, which exclude each other")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(indices))
 
 
 def _label_index(model_config: Any, path: str, setting: str, wanted: str | int) -> int:

@@ -122,10 +122,10 @@ def read_terms(path: str, stems: Stems) -> Terms:
         word = line.strip()
         if not word or word.startswith("#"):
             continue
-        found = stems(word.removeprefix("+"))
-        if len(found) != 1:
+        word_stems = stems(word.removeprefix("+"))
+        if len(word_stems) != 1:
             raise HoldfastError(f"{path}: line {number}: {word!r} is not one word; give each word a line of its own")
-        (beside if word.startswith("+") else alone).update(found)
+        (beside if word.startswith("+") else alone).update(word_stems)
     if not alone:
         raise HoldfastError(f"{path}: has no word that counts by itself; give at least one without '+'")
     return Terms(frozenset(alone), frozenset(beside))

@@ -224,12 +224,12 @@ def _answers_to(
     """One answer to each example, in order; prompts of similar length are read together."""
     prompts = [model.encode_prompt(example.prompt) for example in examples]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found: dict[int, Answer] = {}
+    by_place: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = sample(model, [prompts[i] for i in chosen], sampling, seed=seed + start)
-        found |= dict(zip(chosen, answers, strict=True))
-    return [found[i] for i in range(len(examples))]
+        by_place |= dict(zip(chosen, answers, strict=True))
+    return [by_place[i] for i in range(len(examples))]
 
 
 def as_completion(model: Model, example: Example, answer: Answer) -> Completion:

@@ -48,11 +48,11 @@ def text_differences(stored: bytes, computed: bytes) -> Iterator[str]:
     if stored == computed:
         return
     try:
-        found = list(differences(parse_json(stored.decode()), parse_json(computed.decode())))
+        differing = list(differences(parse_json(stored.decode()), parse_json(computed.decode())))
     except ValueError:
         yield "is not what follows from the records"
         return
-    yield from map(str, found)
+    yield from map(str, differing)
 
 
 def table_differences(stored: bytes, computed: bytes) -> Iterator[str]:

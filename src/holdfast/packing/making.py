@@ -63,8 +63,8 @@ def pack(
         raise HoldfastError("--defense: says whose verdict is packed, and there is none without --gate")
     if gate is not None:
         load_gate(gate)  # a wrong gate is told before anything is read
-    found = collected([Path(run) for run in runs], completions=completions)
-    members, about = dict(found.members), About(runs=found.runs, holdfast=__version__, completions=completions)
+    evidence = collected([Path(run) for run in runs], completions=completions)
+    members, about = dict(evidence.members), About(runs=evidence.runs, holdfast=__version__, completions=completions)
     if gate is not None:
         about = _with_gate(gate, defense, about, members)
     with unpacked(members, about) as root:
@@ -75,11 +75,11 @@ def pack(
     return Packed(
         path=out,
         sha256=hashlib.sha256(members[archive.MANIFEST]).hexdigest(),
-        cells=sum(int(run["cells"]) for run in found.runs),
+        cells=sum(int(run["cells"]) for run in evidence.runs),
         files=len(members),
         bytes=out.stat().st_size,
         verdict=parse_json(members[VERDICT].decode())["verdict"] if gate is not None else None,
-        remarks=_remarks(found, members),
+        remarks=_remarks(evidence, members),
     )
 
 

@@ -53,7 +53,7 @@ def _text(text: str, names: Mapping[str, str]) -> str:
     text = _PASSWORD.sub(r"\1", text)
     if _is_path(text):
         return names.get(text, text)
-    return _INSIDE.sub(lambda found: names.get(_trimmed(found[0]), found[0]) + _tail(found[0]), text)
+    return _INSIDE.sub(lambda match: names.get(_trimmed(match[0]), match[0]) + _tail(match[0]), text)
 
 
 def _paths(text: str) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _paths(text: str) -> Iterator[str]:
     if _is_path(text):
         yield text
     else:
-        yield from (_trimmed(found[0]) for found in _INSIDE.finditer(text))
+        yield from (_trimmed(match[0]) for match in _INSIDE.finditer(text))
 
 
 def _is_path(text: str) -> bool:

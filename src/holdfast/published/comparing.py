@@ -102,8 +102,8 @@ def _pairs(table: Published, records: Sequence[Record]) -> list[Pair]:
     rows = [row for row in table.rows if row.dataset is None or there & {None, row.dataset}]
     pairs = []
     for row, (own, why) in zip(rows, chosen(records, rows), strict=True):
-        found = measured(own, row, table.metrics, table.threshold) if own else None
-        pairs.append(pair(row, found, why, table.threshold))
+        of_row = measured(own, row, table.metrics, table.threshold) if own else None
+        pairs.append(pair(row, of_row, why, table.threshold))
     return pairs
 
 

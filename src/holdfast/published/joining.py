@@ -139,15 +139,15 @@ def setting(cell: Cell, key: str) -> float | None:
     if key == "flip_ratio":
         flip = flip_of(cell)
         return flip.ratio if flip is not None and flip.how == "reverse" else None
-    found: Any = attack.get(key)
+    value: Any = attack.get(key)
     if key == "num_samples":
-        found = attack.get("num_prompts") if "num_prompts" in attack else found
+        value = attack.get("num_prompts") if "num_prompts" in attack else value
     elif key == "kl_coef":
-        found = (attack.get("policy") or {}).get("kl_coef")
+        value = (attack.get("policy") or {}).get("kl_coef")
     elif key in ("rho", "alpha"):
         own = {name: setting for (name, known), setting in WEIGHTS.items() if known == key}
-        found = next((m.settings.get(own[m.name]) for m in cell.constraints if m.name in own), None)
-    return found if isinstance(found, int | float) else None
+        value = next((m.settings.get(own[m.name]) for m in cell.constraints if m.name in own), None)
+    return value if isinstance(value, int | float) else None
 
 
 def _by_label(cell: Cell, key: str) -> float | None:

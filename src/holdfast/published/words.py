@@ -157,11 +157,11 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
     return [_flat(pair, comparison, keys) for pair in comparison.pairs]
 
 
-def _flat(pair: Pair, found: Comparison, keys: tuple[str, ...]) -> dict[str, Any]:
+def _flat(pair: Pair, comparison: Comparison, keys: tuple[str, ...]) -> dict[str, Any]:
     row, own = pair.row, pair.measured
     flags = ", ".join(flag for flag in ("ambiguous", "from_text") if getattr(row, flag))
     flat: dict[str, Any] = {
-        "table": found.table.name,
+        "table": comparison.table.name,
         "standing": pair.standing,
         "attack": row.attack,
         "dataset": row.dataset or "",
@@ -177,20 +177,20 @@ def _flat(pair: Pair, found: Comparison, keys: tuple[str, ...]) -> dict[str, Any
         "why": pair.why,
         "deviations": "; ".join(own.deviations) if own is not None else "",
     }
-    for metric in dict.fromkeys((*found.table.metrics, HARM)):
+    for metric in dict.fromkeys((*comparison.table.metrics, HARM)):
         flat |= _numbers(pair, metric)
     return flat
 
 
 def _numbers(pair: Pair, metric: str) -> dict[str, Any]:
     value = pair.row.values.get(metric)
-    found = pair.measured.estimates.get(metric) if pair.measured is not None else None
+    estimate = pair.measured.estimates.get(metric) if pair.measured is not None else None
     return {
         f"reported_{metric}": None if value is None else value.middle,
-        f"measured_{metric}": None if found is None else found.value,
-        f"measured_{metric}_low": None if found is None else found.low,
-        f"measured_{metric}_high": None if found is None else found.high,
-        f"measured_{metric}_n": 0 if found is None else found.n,
+        f"measured_{metric}": None if estimate is None else estimate.value,
+        f"measured_{metric}_low": None if estimate is None else estimate.low,
+        f"measured_{metric}_high": None if estimate is None else estimate.high,
+        f"measured_{metric}_n": 0 if estimate is None else estimate.n,
     }
 
 

@@ -36,8 +36,8 @@ def failures(records: Sequence[Record], labels: Sequence[Label]) -> list[Failure
     for record, label in zip(records, labels, strict=True):
         if record.outcome not in TIMED and (is_attack(record) or record.outcome in ORDER[:2]):
             groups[record.outcome, label].append(record.reason)
-    found = [_failure(outcome, label, reasons, sizes[label]) for (outcome, label), reasons in groups.items()]
-    return sorted(found, key=lambda each: ORDER.index(each.outcome))
+    unordered = [_failure(outcome, label, reasons, sizes[label]) for (outcome, label), reasons in groups.items()]
+    return sorted(unordered, key=lambda each: ORDER.index(each.outcome))
 
 
 def _failure(outcome: Outcome, label: Label, reasons: Sequence[str], of: int) -> Failure:

@@ -95,5 +95,5 @@ def metric_tables(names: Iterable[str]) -> list[MetricTable]:
 
 
 def _heading(name: str, family: Family) -> str | None:
-    found = ((re.fullmatch(pattern, name), heading) for pattern, heading in family.columns)
-    return next((match.expand(heading) for match, heading in found if match is not None), None)
+    matches = ((re.fullmatch(pattern, name), heading) for pattern, heading in family.columns)
+    return next((match.expand(heading) for match, heading in matches if match is not None), None)

@@ -98,7 +98,7 @@ def _always(own: _Cells) -> str:
 
 def _at_what_cost(attacked: _Cells) -> str:
     own = _defended(attacked) or attacked
-    peaks = [value for record, _ in own if (found := peak(record)) and (value := found[1].value) is not None]
+    peaks = [value for record, _ in own if (highest := peak(record)) and (value := highest[1].value) is not None]
     if not peaks:
         return "Harm was not measured in any of these attacks." if attacked else "Nothing was measured under attack."
     whose = "defended" if _defended(attacked) else "undefended"

@@ -62,20 +62,20 @@ def utilities(given: Sequence[str], records: Sequence[Record], labels: Sequence[
             given twice for one number.
     """
     known = _places(records, labels)
-    found: list[Utility] = []
+    placed: list[Utility] = []
     for text in given:
         tool, path, label = _parts(text)
         place = _place(label, known)
         measured, content = READERS[tool](path), sha256(path)
-        found += [Utility(place=place, tool=tool, file=path.name, sha256=content, measured=each) for each in measured]
+        placed += [Utility(place=place, tool=tool, file=path.name, sha256=content, measured=each) for each in measured]
     seen: dict[tuple[Place, str], Utility] = {}
-    for each in found:
+    for each in placed:
         other = seen.setdefault((each.place, each.column), each)
         if other is not each:
             raise HoldfastError(
                 f"--utility: {other.file} and {each.file} both have {each.column} of one label; give one of them"
             )
-    return found
+    return placed
 
 
 def _parts(text: str) -> tuple[str, Path, str]:

@@ -65,10 +65,10 @@ def lm_eval(path: Path) -> list[Measured]:
     results = content.get("results") if isinstance(content, Mapping) else None
     if not isinstance(results, Mapping) or not all(isinstance(row, Mapping) for row in results.values()):
         raise HoldfastError(f"{wrong}: it has no `results` by task; give the file `results_*.json` that it writes")
-    found = [each for task, row in results.items() for each in _of_task(str(task), row, content)]
-    if not found:
+    scores = [each for task, row in results.items() for each in _of_task(str(task), row, content)]
+    if not scores:
         raise HoldfastError(f"{wrong} of version 0.4 or later: it has no metric with a filter, such as `acc,none`")
-    return found
+    return scores
 
 
 def _of_task(task: str, row: Mapping[str, Any], content: Mapping[str, Any]) -> Iterator[Measured]:
@@ -136,10 +136,10 @@ def of_log(log: Any, path: Path) -> list[Measured]:
             f"{path}: the evaluation ended with status {log.status!r}; give a log of one that succeeded"
         )
     version = f"task {log.eval.task_version}, inspect_ai {log.eval.packages.get('inspect_ai', 'unknown')}"
-    found = [each for score in log.results.scores for each in _of_score(score, str(log.eval.task), version)]
-    if not found:
+    scores = [each for score in log.results.scores for each in _of_score(score, str(log.eval.task), version)]
+    if not scores:
         raise HoldfastError(f"{path}: has no score; score it with `inspect score` first")
-    return found
+    return scores
 
 
 def _of_score(score: Any, task: str, version: str) -> Iterator[Measured]:

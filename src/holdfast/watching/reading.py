@@ -112,9 +112,9 @@ class Reader:
     def read(self) -> Progress:
         """How far the runs are now."""
         now = time.time()
-        found = [_read_run(Path(run), now) for run in self.runs]
-        stamp, records, names, trouble = self._settled(found)
-        runs = [run._replace(phase=_phase(run, records)) for run in found]
+        states = [_read_run(Path(run), now) for run in self.runs]
+        stamp, records, names, trouble = self._settled(states)
+        runs = [run._replace(phase=_phase(run, records)) for run in states]
         alive = [one for run in runs for one in run.alive]
         lefts = [max(left - (now - _time(one, "updated")), 0.0) for one in alive if (left := _left(one)) is not None]
         return Progress(

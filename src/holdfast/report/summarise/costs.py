@@ -83,13 +83,13 @@ def costs_to_break(
     fields: dict[tuple[str, str], dict[Label, list[Record]]] = defaultdict(dict)
     for each in survivals:
         fields[each.label.model, each.label.attack][each.label] = groups[each.label]
-    found = {
+    by_label = {
         (label, threshold): cost
         for field in fields.values()
         for threshold in THRESHOLDS
         for label, cost in _costs_of_field(field, known, threshold, prices).items()
     }
-    return [found[each.label, threshold] for each in survivals for threshold in THRESHOLDS]
+    return [by_label[each.label, threshold] for each in survivals for threshold in THRESHOLDS]
 
 
 def cost_rows(costs: Iterable[CostToBreak]) -> list[dict[str, Any]]:
@@ -159,8 +159,8 @@ def _controls(group: Sequence[Record], known: Mapping[str, Record], threshold: f
         for record in group
         if defended(record.cell) and (control := control_of(record.cell)) is not None
     }
-    found = [(model, record) for (model, _), record in wanted.items() if record is not None]
-    return [(model, _reached(record, threshold)) for model, record in found] if len(found) == len(wanted) else []
+    recorded = [(model, record) for (model, _), record in wanted.items() if record is not None]
+    return [(model, _reached(record, threshold)) for model, record in recorded] if len(recorded) == len(wanted) else []
 
 
 def _timed(record: Record) -> bool:

@@ -45,8 +45,8 @@ def power_of(n: int, wins: float, losses: float, allowed: np.ndarray) -> float:
     logs = gammaln(n + 1) - gammaln(decided + 1) - gammaln(n - decided + 1)
     weights = np.exp(logs + xlogy(decided, some) + xlogy(n - decided, max(0.0, 1 - some)))
     limits = allowed[: n + 1]
-    found = np.where(limits < 0, 0.0, bdtr(np.maximum(limits, 0), np.maximum(decided, 1), losses / some))
-    return float(weights @ found)
+    chances = np.where(limits < 0, 0.0, bdtr(np.maximum(limits, 0), np.maximum(decided, 1), losses / some))
+    return float(weights @ chances)
 
 
 @cache

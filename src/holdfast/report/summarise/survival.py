@@ -81,8 +81,8 @@ def survivals(records: Sequence[Record], labels: Sequence[Label], rows: Sequence
     horizons = _horizons({row.label: groups[row.label] for row in shown})
     shown = [row for row in shown if horizons[_field(row.label)] > 0]
     compared = sum(1 for row in rows if row.against_none is not None)
-    found = [_survival(row, groups[row.label], horizons[_field(row.label)], compared) for row in shown]
-    return _corrected(found)
+    uncorrected = [_survival(row, groups[row.label], horizons[_field(row.label)], compared) for row in shown]
+    return _corrected(uncorrected)
 
 
 def survival_points(all_survivals: Iterable[Survival]) -> list[dict[str, Any]]:
@@ -114,10 +114,10 @@ def ratio_of(group: Sequence[Record]) -> Interval | None:
     horizon = _horizon(ends)
     if not _usable(group) or horizon <= 0:
         return None
-    found = _ratio_up_to(group, horizon)
+    ratio = _ratio_up_to(group, horizon)
     if any(not broke and step < math.inf for step, broke in ends):
-        return found
-    return found._replace(low=min(found.low, _ratio_up_to(group, max(horizon, _length(group))).low))
+        return ratio
+    return ratio._replace(low=min(ratio.low, _ratio_up_to(group, max(horizon, _length(group))).low))
 
 
 def _ratio_up_to(group: Sequence[Record], horizon: float) -> Interval:

@@ -59,14 +59,14 @@ def survival_pairs(
     lasting = {
         (each.label.model, each.label.threat_model, each.label.attack, each.label.defense): each for each in survivals
     }
-    found = []
+    compared = []
     for pair in pairs:
         places = [(*pair.field, name) for name in (pair.one, pair.other)]
         if all(place in lasting for place in places):
             one, other = sorted((lasting[place] for place in places), key=lambda each: -each.mean.value)
             sides = [groups[(*pair.field, each.label.defense)] for each in (one, other)]
-            found.append(_survival_pair(pair, (one, other), sides, len(pairs)))
-    return sorted(_corrected(found), key=lambda each: each.pair.comparison.verdict == "cannot tell")
+            compared.append(_survival_pair(pair, (one, other), sides, len(pairs)))
+    return sorted(_corrected(compared), key=lambda each: each.pair.comparison.verdict == "cannot tell")
 
 
 def _survival_pair(
@@ -86,7 +86,7 @@ def _survival_pair(
     )
 
 
-def _corrected(found: Sequence[SurvivalPair]) -> list[SurvivalPair]:
+def _corrected(compared: Sequence[SurvivalPair]) -> list[SurvivalPair]:
     """The pairs with the p values of their log-rank tests corrected for how many there are."""
-    fixed = iter(holm([each.logrank for each in found if each.logrank is not None]))
-    return [each if each.logrank is None else replace(each, logrank=next(fixed)) for each in found]
+    fixed = iter(holm([each.logrank for each in compared if each.logrank is not None]))
+    return [each if each.logrank is None else replace(each, logrank=next(fixed)) for each in compared]
