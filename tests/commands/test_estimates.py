@@ -43,7 +43,7 @@ def test_one_piece_of_work_is_one_piece(total):
 
 
 def test_a_missing_time_of_a_step_is_explained(total):
-    reason = "without a time of a step: work so short that all its steps were run"
+    reason = "no seconds per step: of work so short that all its steps were run"
     assert reason in total(3.0, 0.0)
     assert reason not in total(3.0, 3.0)
 

@@ -27,18 +27,18 @@ WRONG = {
     },
     "gate.yaml: lines.1.measure: input should be": {"lines": [{"measure": "hold", "at_least": 0.5}]},
     "gate.yaml: lines.1.at_least: is missing": {"lines": [{"measure": "held"}]},
-    "gate.yaml: lines.1.at_most: means nothing for held": {"lines": [{**LINE, "at_most": 1}]},
+    "gate.yaml: lines.1.at_most: has no effect on held": {"lines": [{**LINE, "at_most": 1}]},
     "gate.yaml: lines.1.at_least: held is a share": {"lines": [{"measure": "held", "at_least": 50}]},
     "gate.yaml: lines.1.attacks: no attack or kind 'supervisd' (did you mean 'supervised'?)": {
         "lines": [{**LINE, "attacks": "supervisd"}]
     },
     "gate.yaml: lines.1.attacks: name at least one": {"lines": [{**LINE, "attacks": []}]},
-    "gate.yaml: lines.1.attacks: means nothing for harm_before": {
+    "gate.yaml: lines.1.attacks: has no effect on harm_before": {
         "lines": [{"measure": "harm_before", "at_most": 0.1, "attacks": "sft"}]
     },
     "gate.yaml: lines.1.copy: 'q4' is no format of a copy (did you mean": {"lines": [{**LINE, "copy": "q4"}]},
     "gate.yaml: lines.1.says: is missing; a line `not_measured`": {"lines": [{"measure": "not_measured"}]},
-    "gate.yaml: lines: none measures anything": {"lines": [{"measure": "not_measured", "says": "uplift"}]},
+    "gate.yaml: lines: no line measures anything": {"lines": [{"measure": "not_measured", "says": "uplift"}]},
 }
 
 

@@ -125,8 +125,8 @@ def _show(candidates: Sequence[Candidate]) -> None:
         table.add_row(*map(display.shown, cells), style="bold" if each.front else None)
     display.print_whole(table)
     display.note(
-        "* no other that the same attacks were tried on is at least as good in harm, help and hardening, and better in "
-        "one; 95 % intervals"
+        "* of the candidates with the same attacks, no other is at least as good in harm, help and hardening and "
+        "better in one; intervals are of 95 %"
     )
     if not all(each.comparable for each in candidates):
         display.note("never marked: candidates with cells that show nothing, since their low harm is no safety")

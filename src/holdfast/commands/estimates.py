@@ -121,10 +121,10 @@ def _total(needs: Sequence[Needs], *, runs: int, at_once: int, price: float | No
     line = f"{pieces} of work by {count} at once: about {_seconds(hours * HOUR)}"
     display.note(line + _money(hours * HOUR, price))
     if any(part.steps and not part.step for part in needs):
-        display.note("without a time of a step: work so short that all its steps were run, and timed as a whole")
+        display.note("no seconds per step: of work so short that all its steps were run and timed as a whole")
     display.note(
-        "counted on from the first steps: less if a break ends a cell early, more in reinforcement learning if answers "
-        "become longer"
+        "extrapolated from the first steps: less if a break ends a cell early, more if answers become "
+        "longer in reinforcement learning"
     )
 
 

@@ -140,7 +140,7 @@ def _answered(given: Mapping[str, Any], *, asking: bool, yes: bool) -> dict[str,
 
         wrong = answers["threat_model"]
         raise HoldfastError(
-            f"--threat-model: {wrong!r} is none{near(wrong, THREATS)}; there are {' and '.join(THREATS)}"
+            f"--threat-model: {wrong!r} is no threat model{near(wrong, THREATS)}; there are {' and '.join(THREATS)}"
         )
     return answers
 

@@ -54,7 +54,7 @@ def missing(gate: Gate, decision: Decision) -> Missing:
     open_lines = [line for line in decision.lines if line.verdict == "inconclusive" and line.counts]
     attacked = [record for group in decision.subject.groups for record in group.records]
     if not decision.lines or not attacked:
-        raise HoldfastError(f"{decision.subject.title}: {decision.reason}; there is nothing to explain by a grid")
+        raise HoldfastError(f"{decision.subject.title}: {decision.reason}; so --explain can propose no grid")
     cell = attacked[0].cell
     grids = [_seeds(gate, line, decision) for line in open_lines if line.line.measure in OF_GROUP]
     wanted = max((seeds for seeds, _ in grids), default=0)

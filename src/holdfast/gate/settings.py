@@ -113,7 +113,7 @@ class Line:
         by_default = {"attacks": ANY, "says": ""}
         idle = next((key for key in keys if getattr(self, key) != by_default.get(key)), None)
         if idle is not None:
-            raise HoldfastError(f"{idle}: means nothing for {self.measure}; remove it")
+            raise HoldfastError(f"{idle}: has no effect on {self.measure}; remove it")
 
     def _refuse_unknown(self) -> None:
         known = [*KINDS, *ATTACKS]
@@ -180,7 +180,7 @@ def parse_gate(values: Any, where: str) -> Gate:
     gate = typed(Gate, {"name": Path(where).stem, **given, "lines": []}, f"{where}: gate")
     parsed = tuple(typed(Line, line, f"{where}: lines.{number}") for number, line in enumerate(lines, 1))
     if all(line.measure == NOT_MEASURED for line in parsed):
-        raise HoldfastError(f"{where}: lines: none measures anything")
+        raise HoldfastError(f"{where}: lines: no line measures anything; add one with a bound")
     return replace(gate, lines=parsed)
 
 
