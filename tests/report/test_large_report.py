@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import sys
 import time
 
 import pytest
@@ -67,7 +68,8 @@ def test_hundreds_of_cells_are_a_page_of_a_few_megabytes_written_in_seconds(larg
     seconds = time.process_time() - start
     print(f"{page.stat().st_size / 1e6:.2f} MB in {seconds:.1f} s")
     assert page.stat().st_size < 4e6
-    assert seconds < 10  # a third of that on an idle machine; the way that checked every chart took over 15
+    limit = 10 if sys.gettrace() is None else 20  # under coverage everything takes longer
+    assert seconds < limit  # a third of that on an idle machine; the way that checked every chart took over 15
     html = page.read_text()
     charts = page_charts(html)
     assert len(charts) > 100
