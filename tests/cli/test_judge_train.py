@@ -73,6 +73,12 @@ def test_wrong_input_is_one_line_and_code_2(holdfast, error_line, arguments, mes
     assert message in error_line(holdfast("judge", "train", "-o", "made", *arguments, "data.train=20"))
 
 
+@pytest.mark.slow
+def test_rows_are_looked_at_before_a_backbone_that_has_to_be_fetched(holdfast, error_line):
+    arguments = ("judge", "train", "-o", "made", "--preset", "gpt2-medium", "--harmful", "no.jsonl")
+    assert "no.jsonl" in error_line(holdfast(*arguments))
+
+
 def test_a_folder_that_holds_something_is_not_written_to(holdfast, error_line, tmp_path):
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "precious").write_text("kept")

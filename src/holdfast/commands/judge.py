@@ -163,10 +163,10 @@ def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[st
     from holdfast.training.plan import Diverged
 
     settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
-    if settings.backbone != SANDBOX:
-        require_model(settings.backbone, settings.revision)
     fingerprints = data_fingerprints(data)
     splits = _splits(data)
+    if settings.backbone != SANDBOX:
+        require_model(settings.backbone, settings.revision)
     try:
         trained = train_judge(settings, splits, shown_fit(f"{kind} from {settings.backbone}"))
     except Diverged:
