@@ -238,7 +238,7 @@ COMBINATIONS: list[tuple[str, dict[str, Any], str]] = [
     (
         "a-model-of-reference-that-is-nowhere",
         {"evaluation": {"metrics": {"perplexity": {"path": "./nowhere"}}}},
-        "evaluation.metrics.perplexity: nowhere",
+        r"evaluation\.metrics\.perplexity: \./nowhere",
     ),
     ("pairs-beside-the-sandbox", {"data": {"pairs": {"path": "p.jsonl"}}}, "give `harmful` and `benign` too"),
 ]

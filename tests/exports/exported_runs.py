@@ -3,7 +3,6 @@ and that failed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from holdfast.experiment.outcomes_by_judge import with_evaluations
 from holdfast.methods.settings import plain
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 from holdfast.records.evidence import Effect
+from invented_gates import written as write_records
 
 STEPS = (0, 10, 80, 90, 100)
 N = 40
@@ -89,12 +89,9 @@ def written(
     import pyarrow
     import pyarrow.parquet
 
-    folder.mkdir(parents=True)
-    (folder / "grid.json").write_text(json.dumps({"name": name, "description": "invented"}))
+    write_records(records, folder, name)
     for record in records:
         place = folder / "cells" / record.key
-        place.mkdir(parents=True)
-        (place / "record.json").write_text(json.dumps(record.to_json()))
         if completions:
             table = pyarrow.Table.from_pylist([dict(row) for row in completions])
             pyarrow.parquet.write_table(table, place / "completions.parquet")
