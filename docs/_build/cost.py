@@ -67,8 +67,7 @@ def _bare(name: str) -> list[str]:
     file, words = _json(source), "the bare passes that it consists of"
     lines = [
         f"| `{one['defense']}` | {one['seconds']:.2f} | {one['ratio']:.2f} | {one['peak_memory_copies']:.1f} |"
-        for one in file["results"]
-        if one["defense"].partition(",")[0] == name
+        for one in _of_defense(file, name)
     ]
     if not lines:
         return []
@@ -79,6 +78,11 @@ def _bare(name: str) -> list[str]:
     )
     head = f"| defense | seconds | times {words} | peak memory, in copies of the weights |"
     return [told, "", head, "|---|---:|---:|---:|", *lines]
+
+
+def _of_defense(file: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The results of a file that are a defense's, whatever its settings."""
+    return [one for one in file["results"] if one["defense"].partition(",")[0] == name]
 
 
 def of_constraint(name: str) -> list[str]:
@@ -103,8 +107,7 @@ def _plain_steps(name: str) -> list[str]:
     lines = [
         f"| `{one['attack']}` | `{one['defense']}` | {one['seconds']:.2f} | {one['ratio']:.2f} | "
         f"{one['token_share']:.2f} | {one['peak_memory_copies']:.1f} |"
-        for one in file["results"]
-        if one["defense"].partition(",")[0] == name
+        for one in _of_defense(file, name)
     ]
     if not lines:
         return []
