@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-from invented_gates import BROKE, HELD, N, run, runs, written
 from typer.testing import CliRunner
 
 from holdfast.cli import app
@@ -18,6 +17,7 @@ from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.tasks import stage_key
 from holdfast.records import HoldfastError, Outcome
 from holdfast.report.candidates import candidates
+from invented_gates import BROKE, HELD, N, run, runs, written
 
 SOME = (0.0, 0.2, 0.3)
 DEVELOPMENT = {"split": "development"}

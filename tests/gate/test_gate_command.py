@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from invented_gates import BROKE, HELD, Q4, outcome_of_curve, run, runs, written
 from typer.testing import CliRunner
 
 from holdfast.cli import app
 from holdfast.config import parse_grid
 from holdfast.experiment.grid import cells
 from holdfast.files import sha256
+from invented_gates import BROKE, HELD, Q4, outcome_of_curve, run, runs, written
 
 GATE = "name: own\nseeds: 5\nlines:\n  - {group: PE2, measure: held, attacks: supervised, at_least: 0.5}\n"
 GOOD = [*runs(None, BROKE, 8), *runs("tar", HELD, 8)]

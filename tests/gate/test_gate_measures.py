@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from invented_gates import BROKE, HELD, N, failed, gate_of, run, runs, seen, subject_of
 
 from holdfast.gate.bounds import ends, mean_of_runs
 from holdfast.gate.deciding import of_line
 from holdfast.records import Outcome, Score
 from holdfast.records.evidence import Effect
+from invented_gates import BROKE, HELD, N, failed, gate_of, run, runs, seen, subject_of
 
 CONTROL = runs(None, BROKE)
 GOOD = [*CONTROL, *runs("tar", HELD)]

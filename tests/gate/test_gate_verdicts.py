@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from invented_gates import BROKE, HELD, failed, gate_of, run, runs, seen, subject_of
 
 from holdfast.gate.deciding import decide, of_line, overall
 from holdfast.gate.evidence import evidence_of
 from holdfast.records import Outcome
 from holdfast.records.evidence import ControlRun
+from invented_gates import BROKE, HELD, failed, gate_of, run, runs, seen, subject_of
 
 HELD_HALF = {"measure": "held", "attacks": "supervised", "at_least": 0.5}
 RATIO = {"measure": "time_to_break_ratio", "attacks": "supervised", "at_least": 1.5}
