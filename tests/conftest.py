@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["quick_methods", "warm_server"]
+pytest_plugins = ["quick_methods", "small_grids", "warm_server"]
 
 # Before anything imports torch or transformers, both of which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -18,7 +18,7 @@ from holdfast.experiment.model_seeds import SEEDS, one_per_seed, seeds_of, with_
 from holdfast.files.documents import folder_name, text_of
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.packaged import CONTROL_PRESETS, preset, presets
-from holdfast.files.plain_yaml import yaml_value
+from holdfast.files.plain_yaml import settings_at_top, yaml_value
 from holdfast.kitchen.build import require_built
 from holdfast.kitchen.world import KITCHEN, Find, with_world
 from holdfast.methods.ranges import SettingsError, shown
@@ -69,9 +69,7 @@ def load_control(path: str | Path, overrides: Sequence[str] = ()) -> Control:
 
 def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets") -> dict[str, Any]:
     place = preset(str(path), folder) or Path(path)
-    values = yaml_value(_text(place, folder), str(path))
-    if not isinstance(values, Mapping):
-        raise HoldfastError(f"{path}: expected `key: value` lines at the top of the file")
+    values = settings_at_top(yaml_value(_text(place, folder), str(path)), str(path))
     of_world = [override for override in overrides if override.partition("=")[0].strip() == "world"]
     for override in of_world:
         values = overridden(dict(values), override)

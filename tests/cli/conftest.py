@@ -11,17 +11,7 @@ import pytest
 import yaml
 
 from holdfast.methods import tables
-
-SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "aligned": {"max_steps": 4}}
-SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}
-VALUES = {
-    "name": "small",
-    "control": False,
-    "models": [{"sandbox": SANDBOX}],
-    "attacks": [SFT],
-    "data": {"train": 24, "held_out": 6},
-    "evaluation": {"every": 2, "num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["oracle", "refusal"]},
-}
+from small_grids import VALUES, finished_cell
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -162,18 +152,6 @@ def result():
 def finished_run(folder):
     """Records, curves and completions of a run as comparable values."""
     return {cell.name: finished_cell(cell) for cell in (folder / "cells").iterdir()}
-
-
-def finished_cell(folder):
-    from pyarrow import parquet
-
-    record = json.loads((folder / "record.json").read_text())
-    for key in ("wall_seconds", "peak_memory_mb", "environment", "finished"):
-        del record[key]
-    for timed in (*record["evaluations"], *record["stages"], record["time_to_break"] or {}):
-        timed.pop("seconds", None)
-    curve = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
-    return record, curve, parquet.read_table(folder / "completions.parquet").to_pylist()
 
 
 @pytest.fixture

@@ -4,21 +4,12 @@ Its models learn little: the machinery is what is tested.
 """
 
 import copy
-import json
 import os
 
 import pytest
 
-SANDBOX = {"num_base": 640, "num_aligned": 320, "base": {"max_steps": 6}, "aligned": {"max_steps": 4}}
-SFT = {"sft": {"num_samples": 16, "optim": {"max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 4}}}
-VALUES = {
-    "name": "small",
-    "control": False,
-    "models": [{"sandbox": SANDBOX}],
-    "attacks": [SFT],
-    "data": {"train": 24, "held_out": 6},
-    "evaluation": {"every": 2, "num_prompts": 4, "max_new_tokens": 8, "harm_judges": ["oracle", "refusal"]},
-}
+from small_grids import SFT, VALUES, finished_cell
+
 NEUTRAL = {
     "reward_neutralization": {
         "retention_judge": "keyword",
@@ -46,20 +37,6 @@ def sft():
         settings = copy.deepcopy(SFT["sft"])
         settings["optim"] |= changes.pop("optim", {})
         return {"sft": settings | changes, **({"label": label} if label else {})}
-
-    return build
-
-
-@pytest.fixture(scope="session")
-def values():
-    """The plain values of the small grid with some of its keys changed; groups are merged one level deep."""
-
-    def build(**changes):
-        built = copy.deepcopy(VALUES)
-        for key, value in changes.items():
-            both = isinstance(value, dict) and isinstance(built.get(key), dict)
-            built[key] = {**built[key], **value} if both else value
-        return built
 
     return build
 
@@ -105,16 +82,3 @@ def news():
 def result():
     """What a cell left behind without what differs from run to run: times, memory, machine."""
     return finished_cell
-
-
-def finished_cell(folder):
-    """Record, curve and completions of a cell as comparable values."""
-    from pyarrow import parquet
-
-    record = json.loads((folder / "record.json").read_text())
-    for key in ("wall_seconds", "peak_memory_mb", "environment", "finished"):
-        del record[key]
-    for timed in (*record["evaluations"], *record["stages"], record["time_to_break"] or {}):
-        timed.pop("seconds", None)
-    curve = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
-    return record, curve, parquet.read_table(folder / "completions.parquet").to_pylist()

@@ -38,6 +38,7 @@ class Piece:
     title: str
     plan: ExpertPlan | Cell
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     expert: Path | None = None
 
 

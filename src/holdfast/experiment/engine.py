@@ -37,10 +37,7 @@ BUSY_WAIT = 1.0
 
 
 class Piece(Protocol):
-    """What the engine needs to know of a piece of work.
-
-    It may also have `after`: keys of pieces that run first if they run at all, but may fail.
-    """
+    """What the engine needs to know of a piece of work."""
 
     @property
     def key(self) -> str:
@@ -55,6 +52,11 @@ class Piece(Protocol):
     @property
     def needs(self) -> tuple[str, ...]:
         """Keys that must be finished first."""
+        ...
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Keys of pieces that run first if they run at all, but may fail."""
         ...
 
 
@@ -188,7 +190,7 @@ def _postpone(piece: Any, waiting: list[Any], held: dict[str, float], news: News
 
 def _ready(piece: Any, waiting: Sequence[Any], running: Sequence[_Running]) -> bool:
     unfinished = {other.key for other in waiting} | {active.piece.key for active in running}
-    return not unfinished.intersection((*piece.needs, *getattr(piece, "after", ())))
+    return not unfinished.intersection((*piece.needs, *piece.after))
 
 
 def _record_blocked(piece: Any, work: Work, news: News, failed: dict[str, str]) -> bool:

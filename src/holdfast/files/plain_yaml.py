@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -47,6 +48,19 @@ def yaml_value(text: str, where: str) -> Any:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise HoldfastError(f"{where}{line}: {problem}") from error
+
+
+def settings_at_top(value: Any, where: str) -> Mapping[str, Any]:
+    """The value of a file of settings; `where` names the file in errors.
+
+    Raises:
+        HoldfastError: it is not a mapping, as of an empty file or one of comments only.
+    """
+    if value is None:
+        raise HoldfastError(f"{where}: has no settings, since it is empty or has comments only; read them, if any")
+    if not isinstance(value, Mapping):
+        raise HoldfastError(f"{where}: expected `key: value` lines at the top of the file")
+    return value
 
 
 def flow(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from holdfast.attacks import ATTACKS
 from holdfast.files.documents import text_of
-from holdfast.files.plain_yaml import yaml_value
+from holdfast.files.plain_yaml import settings_at_top, yaml_value
 from holdfast.gate.attack_kinds import KINDS
 from holdfast.methods.ranges import Count, NonNegative, PartialShare, ranged
 from holdfast.methods.settings import typed
@@ -171,8 +171,7 @@ def load_gate(name: str) -> tuple[Gate, Path]:
 
 def parse_gate(values: Any, where: str) -> Gate:
     """A gate from plain values; `where` names their source in errors."""
-    if not isinstance(values, Mapping):
-        raise HoldfastError(f"{where}: expected `key: value` lines at the top of the file")
+    values = settings_at_top(values, where)
     lines = values.get("lines")
     if not isinstance(lines, list) or not lines:
         raise HoldfastError(f"{where}: lines: expected a list of lines such as `- {{measure: held, at_least: 0.5}}`")

@@ -381,3 +381,11 @@ def test_a_schema_without_rows_is_refused_by_its_option(option, given):
 )
 def test_what_is_wrong_in_a_measurement_or_a_judge_is_refused(values, changes, says):
     assert says in error_of(lambda: cells(parse_grid(values(**changes), "test")))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing is missing\n"])
+def test_a_file_without_settings_is_told_from_one_that_is_written_wrongly(tmp_path, text):
+    (tmp_path / "missing.yaml").write_text(text)
+    assert "has no settings, since it is empty or has comments only" in error_of(load_grid, tmp_path / "missing.yaml")
+    (tmp_path / "missing.yaml").write_text("- sft\n")
+    assert "expected `key: value` lines" in error_of(load_grid, tmp_path / "missing.yaml")
