@@ -59,7 +59,7 @@ ORDER = {
     "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "
     "origin answer .",
     "packing": ". archive reducing collecting figures recomputing comparing rejudging making checking",
-    "drafting": "looking sizes . writing",
+    "drafting": "looking sizes . rough writing",
     "control": "",
     "api": "",
     "integrations": "instance traps answers live rollouts drop_in refusals .",

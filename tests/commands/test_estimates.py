@@ -64,18 +64,19 @@ def test_a_missing_time_of_a_step_is_explained(total):
             Outlook(1, 0, 0, 1, None, False),
             [
                 "to do: 1 cell; 1 at once",
-                "time: unknown until the first piece of work is done (`holdfast doctor --grid` measures it "
-                "beforehand, by a few steps of each cell)",
+                "time: very roughly 20 min to 1 h 20 min, by a rule of thumb (`holdfast doctor --grid` measures it, by "
+                "a few steps of each cell)",
             ],
         ),
     ],
 )
 def test_a_run_begins_with_what_there_is_to_do_and_how_long_that_may_take(told, lines):
-    assert list(outlook_lines(told)) == lines
+    assert list(outlook_lines(told, lambda: 2400.0)) == lines
 
 
 def test_a_run_says_what_its_time_costs_where_an_hour_has_a_price():
-    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), price=3.0)
+    rough = lambda: 2400.0  # noqa: E731
+    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), rough, price=3.0)
     assert time.startswith("time: about 1 h 30 min, 4.50 at 3 an hour, by what finished work")
-    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, None, False), price=3.0)
-    assert time.startswith("time and money: unknown until")
+    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, None, False), rough, price=3.0)
+    assert time.startswith("time: very roughly 20 min to 1 h 20 min, 1.00 to 4.00 at 3 an hour, by a rule of thumb")

@@ -12,12 +12,14 @@ from holdfast.experiment.grid import Grid, cells
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from holdfast.experiment import Outlook
     from holdfast.experiment.estimate import Needs
 
 HOUR = 3600.0
+UP_TO = 2.0
+"""Factor within which the rule of thumb met most runs on an idle machine."""
 
 
 def refuse_unused(attack: str | None, grid: str | None, named: Mapping[str, Any], more: Mapping[str, Any]) -> None:
@@ -68,10 +70,11 @@ def _money(seconds: float, price: float | None) -> str:
     return "" if price is None else f", {seconds / HOUR * price:.2f} at {price:g} an hour"
 
 
-def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]:
+def outlook_lines(told: Outlook, rough: Callable[[], float], *, price: float | None = None) -> Iterator[str]:
     """What a run is about to do, how long that may take, and what it costs if an hour of this machine has a `price`.
 
-    Nothing if every cell is finished.
+    Nothing if every cell is finished. `rough` gives seconds by a rule of thumb, which is asked where nothing alike is
+    finished yet.
     """
     from holdfast.report.page import duration, plural
 
@@ -82,14 +85,26 @@ def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]
     first = f", after {told.making} models or judges made first" if told.making > 1 else first
     yield f"to do: {plural(to_run, 'cell')}{first}; {told.at_once} at once"
     if told.seconds is None:
-        measure = "`holdfast doctor --grid` measures it beforehand, by a few steps of each cell"
-        yield f"time{'' if price is None else ' and money'}: unknown until the first piece of work is done ({measure})"
+        seconds = rough()
+        low, high = seconds / UP_TO, seconds * UP_TO
+        money = "" if price is None else f", {low / HOUR * price:.2f} to {high / HOUR * price:.2f} at {price:g} an hour"
+        yield (
+            f"time: very roughly {_minutes(low)} to {_minutes(high)}{money}, by a rule of thumb "
+            "(`holdfast doctor --grid` measures it, by a few steps of each cell)"
+        )
     else:
         least, cost = "at least" if told.at_least else "about", _money(told.seconds, price)
         yield (
             f"time: {least} {duration(told.seconds)}{cost}, by what finished work of the same kind took"
             + ("; for some of it there is none yet" if told.at_least else "")
         )
+
+
+def _minutes(seconds: float) -> str:
+    from holdfast.report.page import duration
+
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 60 else duration(60 * minutes)
 
 
 def _table(needs: Sequence[Needs]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.experiment.engine import News, Work
     from holdfast.experiment.grid import Grid
     from holdfast.experiment.status import Status
-    from holdfast.experiment.tasks import Options
+    from holdfast.experiment.tasks import Options, Task
     from holdfast.experiment.time_left import TimeLeft
     from holdfast.records import Cell, Record
 
@@ -117,7 +117,7 @@ def outlook(grid: Grid, folder: Path, *, workers: int | None = None) -> Outlook:
 
     cells = grids.cells(grid)
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
-    open_pieces = [piece for piece in _needed(pieces) if not _finished(piece)]
+    open_pieces = _open(pieces)
     to_run = sum(piece.kind == "cell" for piece in open_pieces)
     count = _at_once(workers, gpus() if open_pieces else ())
     told = _time_left(pieces, open_pieces, count, _silent).left()
@@ -129,6 +129,22 @@ def outlook(grid: Grid, folder: Path, *, workers: int | None = None) -> Outlook:
         seconds=told.get("seconds_left"),
         at_least=bool(told.get("at_least")),
     )
+
+
+def open_pieces(grid: Grid, folder: Path) -> list[Task]:
+    """The pieces of work that running a grid into a folder has to do: models, hardenings, judges and cells.
+
+    Raises:
+        HoldfastError: the grid is not valid.
+    """
+    from holdfast.experiment import grid as grids
+    from holdfast.experiment import tasks
+
+    return _open(tasks.tasks_of(grids.cells(grid), folder.absolute(), cache_folder()))
+
+
+def _open(pieces: list[Any]) -> list[Any]:
+    return [piece for piece in _needed(pieces) if not _finished(piece)]
 
 
 def _at_once(workers: int | None, devices: Sequence[str]) -> int:

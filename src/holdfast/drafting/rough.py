@@ -1,0 +1,92 @@
+"""How long pieces of work take, very roughly and before any of them has run, by the rule of thumb of `sizes`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from holdfast.drafting.looking import look_at_model
+from holdfast.drafting.sizes import (
+    GENERATING,
+    OF_A_CELL,
+    OF_A_STEP,
+    OF_AN_EVALUATION,
+    UNKNOWN_WEIGHTS,
+    operations_per_second,
+)
+from holdfast.evaluation.measurement import Measurement
+from holdfast.experiment.cell_settings import is_sandbox, settings_of
+from holdfast.experiment.tasks import Task
+from holdfast.records import Cell
+
+FULL, ADAPTER = 6, 4
+"""Operations for each weight and token that is trained on, with all weights or an adapter's."""
+
+
+def rough_seconds(pieces: Sequence[Task], at_once: int) -> float:
+    """Seconds that some pieces take, each on one core or GPU, `at_once` beside each other, on a machine that is idle.
+
+    A row is taken to be as long as the longest answer of the evaluation. What judges take to be trained, and to judge,
+    is not in it.
+    """
+    each = [_seconds(piece) for piece in pieces]
+    return max(sum(each) / max(at_once, 1), *each) if each else 0.0
+
+
+def _seconds(piece: Task) -> float:
+    cell = piece.cell
+    weights, measured = _weights(cell), settings_of(cell).evaluation
+    if piece.kind == "stage":
+        return OF_A_CELL + _training(cell.stages[piece.depth - 1].settings, weights, measured)
+    if piece.kind in ("base", "aligned"):
+        return OF_A_CELL + _training({"optim": cell.model_settings[piece.kind]}, weights, measured)
+    if piece.kind != "cell":
+        return OF_A_CELL
+    attack = {} if cell.attack is None else cell.attack.settings
+    steps = int((attack.get("optim") or {}).get("max_steps", 0))
+    return OF_A_CELL + _training(attack, weights, measured) + _evaluating(steps, weights, measured)
+
+
+def _training(settings: Mapping[str, Any], weights: float, measured: Measurement) -> float:
+    """Seconds of all optimizer steps; 0 of a method without any."""
+    optim, policy = settings.get("optim"), settings.get("policy")
+    if not optim:
+        return 0.0
+    rows, length = optim["per_device_train_batch_size"], measured.max_new_tokens
+    rows *= optim.get("gradient_accumulation_steps", 1)
+    learnt, sampled = (ADAPTER if settings.get("adapter") else FULL) * weights * length, 0.0
+    if policy:
+        new = policy.get("max_new_tokens") or length
+        rollouts = policy.get("passes", 1) * policy.get("minibatches", 1)
+        rows *= policy.get("group_size", 1)
+        learnt, sampled = learnt * (1 + new / length), 2 * weights * new / GENERATING / rollouts
+    return float(optim["max_steps"] * (OF_A_STEP + rows * (learnt + sampled) / _speed()))
+
+
+def _evaluating(steps: int, weights: float, measured: Measurement) -> float:
+    """Seconds of the evaluations: before the first step, between, and after the last."""
+    answers = 2 * measured.num_prompts * 2 * weights * measured.max_new_tokens / GENERATING
+    return (1 - -steps // measured.every) * (OF_AN_EVALUATION + answers / _speed())
+
+
+def _speed() -> float:
+    """Operations a second of one core, or of one GPU."""
+    from holdfast.experiment.devices import gpus
+
+    return operations_per_second() / (len(gpus()) or os.cpu_count() or 1)
+
+
+def _weights(cell: Cell) -> float:
+    if is_sandbox(cell):
+        from holdfast.sandbox.build import SIZES
+
+        hidden, layers, _, width = SIZES[cell.model_settings["size"]]
+        return float(layers * hidden * (4 * hidden + 3 * width))
+    return float(_seen(settings_of(cell).place[0]) or UNKNOWN_WEIGHTS)
+
+
+@cache
+def _seen(path: str) -> int | None:
+    return look_at_model(path).weights
