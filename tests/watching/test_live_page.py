@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 from urllib.parse import urlsplit
@@ -160,6 +161,11 @@ def test_the_server_gives_the_page_and_its_progress_to_this_machine_alone(invent
         for path in (f"/{site.secret}{invented.folder}/grid.json", f"/{site.secret}/etc/passwd", f"/{site.secret}/%00"):
             assert get(page, path)[0] == 404
         assert get(page, "progress", method="POST")[0] == 501
+        status, headers, text = get(page, "progress", method="HEAD")
+        assert (status, headers["Content-Length"], text) == (200, "16", "")
+        with socket.create_connection((urlsplit(page).hostname, urlsplit(page).port), timeout=20) as bare:
+            bare.sendall(f"GET {site.path} HTTP/1.0\r\n\r\n".encode())
+            assert b" 403 " in bare.recv(200)  # it does not say whom it calls
 
 
 def test_a_link_out_of_the_served_folder_is_not_followed(tmp_path):
@@ -246,6 +252,47 @@ def test_a_file_is_kept_up_to_date_and_is_the_report_at_the_end(invented, tmp_pa
     assert "watch-progress" not in out.read_text()
     assert f"figures {len(quick_report)}" in out.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["live.csv", "live.html", "live_cells", "runs"]
+
+
+def test_the_report_that_is_in_the_file_already_is_not_made_again(invented, tmp_path, quick_report, monkeypatch):
+    for number in range(4):
+        invented.begin().finish(number)
+    asked = []
+    monkeypatch.setattr("holdfast.report.is_of", lambda runs, out, title: asked.append((out.name, title)) or True)
+    assert watching.in_file([invented.folder], tmp_path / "page.html", print, every=0.05).over
+    assert asked == [("page.html", "Holdfast: invented")]
+    assert quick_report == []
+
+
+def test_a_last_report_that_cannot_be_made_ends_the_watch_with_its_reason(invented, tmp_path, monkeypatch):
+    for number in range(4):
+        invented.begin().finish(number)
+    monkeypatch.setattr("holdfast.report.write_report", raising(HoldfastError("the disk is full")))
+    with pytest.raises(HoldfastError, match="the disk is full"):
+        watching.in_file([invented.folder], tmp_path / "page.html", print, every=0.05)
+
+
+def test_no_second_report_is_begun_beside_one_that_is_being_built(invented, monkeypatch):
+    begun, go_on = [], threading.Event()
+    monkeypatch.setattr("holdfast.report.write_report", lambda *_, **__: begun.append(1) or go_on.wait(60))
+    reader = Reader(runs=[invented.begin().finish(0).work(2).folder])
+    report = building.Report(runs=[invented.folder], out=invented.folder / "page.html", title="t", every=0.0)
+    report.update_beside(reader.read())
+    until(lambda: begun)
+    report.update_beside(invented.finish(1) and reader.read())
+    assert len(begun) == 1
+    go_on.set()
+    report.wait()
+    report._not_before = 0.0
+    report.update_beside(reader.read())  # the record that came meanwhile is not forgotten
+    report.wait()
+    assert len(begun) == 2
+
+
+def test_a_page_that_nobody_looks_at_any_more_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching.time, "sleep", lambda seconds: pytest.fail("waited"))
+    site = Site(place=tmp_path / "report.html", runs=[], asked=time.monotonic() - watching.LOOKED_AT - 1)
+    watching._linger(site)
 
 
 def test_a_link_in_the_place_of_the_file_is_refused(invented, tmp_path):

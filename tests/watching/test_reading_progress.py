@@ -3,6 +3,7 @@
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,8 +11,9 @@ from holdfast import watching
 from holdfast.records import Outcome
 from holdfast.report import read as read_module
 from holdfast.report.read import parse_record
-from holdfast.watching.reading import Reader
-from holdfast.watching.wording import headline, sparkline, tally
+from holdfast.watching import reading
+from holdfast.watching.reading import Piece, Reader
+from holdfast.watching.wording import clock, doing, headline, sparkline, tally, time_left
 
 
 def read(run):
@@ -39,6 +41,69 @@ def test_cells_are_done_running_failed_or_to_go(invented):
     assert (running.step, running.max_steps, running.harms) == (7, 20, (0.0, 0.2, 0.4))
     assert running.pace == pytest.approx(4.0)  # six steps in 24 seconds
     assert running.name == "rmu x grpo, seed 0"
+
+
+def test_a_run_whose_requirements_are_checked_says_so(invented):
+    invented.begin().work(checking=True)
+    assert headline(read(invented)) == "unfinished: models, rows and judges are being checked before the first cell"
+
+
+def test_a_folder_without_cells_is_waited_for_by_name(invented):
+    invented.folder.mkdir(parents=True)
+    assert headline(read(invented)) == f"{invented.folder}: no run has begun here yet; waiting"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at_least", "told"),
+    [
+        (59.0, False, "under a minute left"),
+        (59.0, True, "time left unknown yet"),
+        (90.0, True, "at least 2 min left"),
+        (3600.0, False, "about 1 h 0 min left"),
+    ],
+)
+def test_time_left_is_told_in_minutes_and_no_bound_is_called_a_minute(invented, seconds, at_least, told):
+    progress = read(invented.begin().work(0))
+    assert time_left(replace(progress, seconds_left=seconds, at_least=at_least)) == told
+
+
+def test_a_piece_of_work_without_steps_says_for_how_long_it_goes_on():
+    piece = Piece(key="k", name="a judge", state="running", since=100.0, harms=(0.1, 0.25))
+    assert doing(piece, 190.0) == "for 1 min 30 s, harm 0.25"
+    assert doing(replace(piece, since=None, harms=()), 190.0) == ""
+
+
+def test_a_time_of_another_day_has_its_date_and_an_unknown_one_says_so():
+    now = time.mktime((2026, 3, 4, 12, 0, 0, 0, 0, -1))
+    assert clock(now - 60, now) == "11:59:00"
+    assert clock(now - 86400, now) == "2026-03-03 12:00:00"
+    assert clock(None, now) == "an unknown time"
+
+
+def test_a_name_that_no_folder_can_have_is_a_folder_that_is_not_there():
+    progress = Reader(runs=[Path("x" * 300, "run")]).read()
+    assert progress.phase == "absent"
+    assert "no such folder yet" in headline(progress)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"grid"', "null"])
+def test_a_damaged_list_of_cells_is_told(invented, content):
+    invented.begin().finish(0)
+    (invented.folder / "grid.json").write_text(content)
+    (told,) = read(invented).trouble
+    assert told.startswith(f"{invented.folder / 'grid.json'}: cannot be read (")
+
+
+def test_a_record_that_vanishes_while_it_is_read_is_none_yet(invented, monkeypatch):
+    monkeypatch.setattr(reading, "_stamp", lambda path: (1, 1))  # there when it was looked for
+    progress = read(invented.begin())
+    assert [cell.state for cell in progress.cells] == ["open"] * 4
+    assert progress.trouble == ()
+
+
+def test_a_process_that_does_not_say_when_it_began_runs_for_an_unknown_time(invented):
+    told = headline(read(invented.begin().work(0, began=None)))
+    assert told == "unfinished: running; time left unknown until the first piece of work is done"
 
 
 def test_a_failed_cell_that_is_tried_again_is_to_go(invented):

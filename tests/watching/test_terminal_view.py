@@ -1,6 +1,10 @@
 """The full-screen view, and plain lines where there is no terminal."""
 
 import io
+import os
+import pty
+import sys
+import termios
 import threading
 import time
 
@@ -10,10 +14,13 @@ from typer.testing import CliRunner
 
 from holdfast import watching
 from holdfast.cli import app
+from holdfast.commands import display
 from holdfast.records import Outcome
 from holdfast.watching import terminal
 from holdfast.watching.lines import Lines
 from holdfast.watching.reading import Reader
+
+STEP_BACK = watching.step_back
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +61,20 @@ def test_the_view_says_what_runs_what_failed_and_why_and_how_cells_ended(invente
         assert part in text
 
 
+def test_cells_without_room_are_counted_and_trouble_never_hides_how_to_leave(invented):
+    invented.begin().work(0, 1, 2, 3)
+    lines = picture(invented, height=11)
+    assert [line.strip() for line in lines if " more" in line] == ["and 3 more"]
+    assert sum("seed" in line for line in lines) == 1
+    invented.finish(0).work(1, notes=["a long note of the run " * 20])
+    for number in (2, 3):
+        (invented.folder / "cells" / invented.keys[number]).mkdir()
+        (invented.folder / "cells" / invented.keys[number] / "record.json").write_text("{" * 90)
+    lines = picture(invented, width=40, height=8)
+    assert len(lines) == 8
+    assert "q or Ctrl-C" in lines[-1]
+
+
 def test_escapes_of_others_do_not_reach_the_terminal(invented):
     invented.begin().fail(0, reason="\x1b]0;title\x07\x1b[2J[red]no\n\rmemory").work(1, notes=["\x1b[31mnote"])
     text = "\n".join(picture(invented))
@@ -81,6 +102,79 @@ def test_q_leaves(invented, monkeypatch):
     monkeypatch.setattr(terminal, "_no_key", lambda seconds: "q")
     console = Console(width=80, height=24, file=io.StringIO(), force_terminal=True)
     assert not watching.on_screen([invented.begin().folder], console, every=0.05).over
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """The other end of a terminal that is this process's input."""
+    keyboard, screen = pty.openpty()
+    with os.fdopen(keyboard, "wb", buffering=0) as keys, os.fdopen(screen, "rb", buffering=0) as own:
+        monkeypatch.setattr(terminal.sys, "stdin", own)
+        yield keys
+
+
+def test_a_key_is_read_without_its_echo_which_comes_back_afterwards(typed):
+    def echoes():
+        return bool(termios.tcgetattr(sys.stdin.fileno())[3] & termios.ECHO)
+
+    with terminal.keys() as pressed:
+        assert not echoes()
+        assert pressed(0.0) == ""
+        typed.write(b"x")
+        assert pressed(5.0) == "x"
+    assert echoes()
+
+
+def test_a_terminal_that_is_gone_is_left(typed, invented, monkeypatch):
+    monkeypatch.setattr(terminal, "FRAME", 0.01)
+    reader, looks = Reader(runs=[invented.begin().work(0).folder]), []
+
+    def read():
+        looks.append(1)
+        if len(looks) == 2:
+            typed.close()
+        assert len(looks) < 9, "it goes on looking"
+        return reader.read()
+
+    console = Console(width=80, height=24, file=io.StringIO(), force_terminal=True)
+    assert not terminal.show(read, console, every=0.0, stay=False).over
+    assert len(looks) >= 2
+
+
+def test_where_nobody_can_press_a_key_the_view_waits_for_the_next_frame(monkeypatch):
+    waited = []
+    monkeypatch.setattr(terminal.time, "sleep", waited.append)
+    with terminal.keys() as pressed:
+        assert pressed(0.25) == ""
+    assert waited == [0.25]
+
+
+def test_the_command_says_how_far_the_run_was_when_the_full_screen_is_left(invented, monkeypatch):
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    monkeypatch.setattr(display, "console", console)
+    monkeypatch.setattr(terminal, "_no_key", lambda seconds: "q")
+    run = invented.begin().finish(0).work(1)
+    result = CliRunner().invoke(app, ["watch", str(run.folder), "--terminal"])
+    assert result.exit_code == 0
+    last = console.file.getvalue().splitlines()[-1]
+    assert "unfinished: running for " in last
+    assert last.endswith("; 1 of 4 cells done, 1 running, 2 to go")
+
+
+def test_notes_of_a_run_are_told_once(invented):
+    said = []
+    lines, reader = Lines(say=said.append), Reader(runs=[invented.begin().work(0, notes=["the disk is slow"]).folder])
+    for _ in range(3):
+        lines(reader.read())
+    assert [line.split("  ", 1)[1] for line in said if "disk" in line] == ["beware   the disk is slow"]
+
+
+@pytest.mark.parametrize(("niceness", "added"), [(0, 10), (7, 3), (15, 0)])
+def test_watching_stands_ten_steps_behind_those_that_work_and_never_ahead(monkeypatch, niceness, added):
+    asked = []
+    monkeypatch.setattr(watching.os, "nice", lambda step: asked.append(step) or niceness)
+    STEP_BACK()
+    assert asked == [0, added]
 
 
 def test_lines_tell_each_change_once(invented):

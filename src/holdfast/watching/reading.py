@@ -123,7 +123,7 @@ class Reader:
             phase=_of_all([run.phase for run in runs]),
             cells=tuple({cell.key: cell for run in runs for cell in self._cells(run, records, names)}.values()),
             making=tuple(piece for one in alive for piece in _running(one) if piece.key not in _names(one)),
-            began=min((_time(one, "began") for one in alive), default=None),
+            began=min((began for one in alive if (began := _time(one, "began"))), default=None),
             last=None if alive else max((last for run in runs if (last := _last(run)) is not None), default=None),
             ended=next((str(one["ended"]) for run in runs for one in run.statuses if one.get("ended")), ""),
             seconds_left=max(lefts, default=None),
@@ -219,10 +219,10 @@ def _read_run(run: Path, now: float) -> _Run:
     trouble, grid = [], {}
     path = run / "grid.json"
     try:
-        grid = dict(parse_json(path.read_text("utf-8")))
+        grid = _object(parse_json(path.read_text("utf-8")))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         trouble.append(f"{path}: cannot be read ({error})")
     statuses = tuple(status.statuses(run))
     alive = tuple(one for one in statuses if _alive(one, now))
@@ -231,6 +231,12 @@ def _read_run(run: Path, now: float) -> _Run:
     return _Run(
         run, str(grid.get("name") or run.resolve().name), "waiting", tuple(keys), statuses, alive, tuple(trouble)
     )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
 
 
 def _folders(place: Path) -> list[Path]:
@@ -264,6 +270,8 @@ def _alive(one: Mapping[str, Any], now: float) -> bool:
 
 def _last(run: _Run) -> float | None:
     """When anything of a run was written last."""
+    if run.phase == "absent":
+        return None  # its name may be one that no folder can have
     places = [run.folder / "grid.json", *(run.folder / "cells").glob("*/*"), *(one["path"] for one in run.statuses)]
     times = [stamp[0] / 1e9 for path in places if path.name != ".lock" and (stamp := _stamp(path)) is not None]
     return max(times, default=None)

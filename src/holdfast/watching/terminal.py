@@ -26,6 +26,7 @@ MARKS = {
     "open": ("to go", "dim"),
 }
 FRAME = 0.25
+LEAVE = "q"
 
 
 def view(progress: Progress, *, width: int, height: int, bars: str = BARS, quit_keys: str = "q or Ctrl-C") -> Group:
@@ -34,6 +35,7 @@ def view(progress: Progress, *, width: int, height: int, bars: str = BARS, quit_
     if progress.cells:
         done = len(progress.having("ended", "failed"))
         head += [_bar(done, len(progress.cells), width, bars), _line(tally(progress))]
+    head = head[: max(height - 1, 0)]  # however much trouble there is, the last line says how to leave
     foot = _line(f"{clock(progress.now, progress.now)}  {quit_keys} leaves; the run goes on without this view", "dim")
     used = 1 + len(head)
     parts: list[RenderableType] = [*head]
@@ -151,7 +153,7 @@ def show(read: Callable[[], Progress], console: Console, *, every: float, stay: 
                 shown = now
             if progress.over and not stay:
                 return progress
-            if pressed(FRAME) in ("q", "Q"):
+            if pressed(FRAME).lower() == LEAVE:
                 return progress
             if time.monotonic() >= next_read:
                 progress, next_read = read(), time.monotonic() + every
@@ -175,14 +177,15 @@ def keys() -> Iterator[Callable[[float], str]]:
         import os
 
         with contextlib.suppress(OSError):
-            return os.read(place, 1).decode("latin-1")
-        return ""
+            return os.read(place, 1).decode("latin-1") or LEAVE
+        return LEAVE  # the terminal is gone, which `select` would report at once for ever
 
     try:
         tty.setcbreak(place)
         yield pressed
     finally:
-        termios.tcsetattr(place, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # the terminal may be gone
+            termios.tcsetattr(place, termios.TCSADRAIN, before)
 
 
 def _no_key(seconds: float) -> str:
