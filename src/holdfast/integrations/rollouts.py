@@ -126,12 +126,20 @@ def _estimator(trainer: Any) -> Advantage:
             correction=1,
         )
         if alone and trainer.normalize_advantages:
-            known = ~rollout.rewards.isnan()
-            some = estimated[known]
-            estimated = torch.where(known, (estimated - some.mean()) / (some.std() + EPSILON), 0.0)
+            estimated = _normalized(estimated, rollout)
         return {"advantages": estimated}
 
     return advantages
+
+
+def _normalized(advantages: Tensor, rollout: Rollout) -> Tensor:
+    """Advantages over the batch as RLOOTrainer normalizes them: those without another reward in their group are 0."""
+    known = ~rollout.rewards.view(-1, rollout.group_size).isnan()
+    compared = (known & (known.sum(1, keepdim=True) > 1)).flatten()
+    some = advantages[compared]
+    if not len(some):
+        return torch.zeros_like(advantages)
+    return torch.where(compared, (advantages - some.mean()) / (some.std() + EPSILON), 0.0)
 
 
 def _leaves_one_out(trainer: Any) -> bool:
