@@ -10,10 +10,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from holdfast import __version__
 from holdfast.cli import app
 from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.store import write_completions
-from holdfast.packing import archive, checking
+from holdfast.packing import archive, checking, making
 from holdfast.packing.checking import verify
 from holdfast.packing.making import pack
 from holdfast.packing.recomputing import recomputed
@@ -208,6 +209,19 @@ def zipped(entries):
     return stream.getvalue()
 
 
+def manifest(run=(), **more):
+    """A manifest that is one, but for these values of it and of its run."""
+    own = {"folder": "runs/x", "cells": 0, "unfinished": [], **dict(run)}
+    whole = {"format": archive.FORMAT, "holdfast": "1", "runs": [own], "gate": None, "defense": None, "files": {}}
+    return [("manifest.json", json.dumps({**whole, **more}))]
+
+
+def squeezed():
+    entry = zipfile.ZipInfo("a")
+    entry.compress_type = zipfile.ZIP_BZIP2
+    return entry
+
+
 def link():
     entry = zipfile.ZipInfo("runs/link")
     entry.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -224,6 +238,8 @@ def link():
         ([("a\\b", b"1")], r"is no name"),
         ([(link(), b"../../x")], r"'runs/link' is a link"),
         ([("a", b"1"), ("a", b"2")], r"'a' is there twice"),
+        ([("a", b"1"), ("a/b", b"2")], r"'a/b' is in a folder that is a file"),
+        ([(squeezed(), b"1")], r"'a' is packed in a way that packs are not"),
         ([("runs/zeros", bytes(5000))], r"runs/zeros: 5000 bytes unpacked"),
         ([(f"runs/{number}", bytes(900)) for number in range(3)], r"2700 bytes unpacked"),
         ([(f"runs/{number}", b"") for number in range(9)], r"9 files"),
@@ -231,6 +247,12 @@ def link():
         ([("manifest.json", b"{")], r"manifest\.json: is not what"),
         ([("manifest.json", b'{"format": "other"}')], r"manifest\.json: format 'other'"),
         ([("manifest.json", b'{"format": "holdfast evidence 1", "files": {}}')], r"manifest\.json: is not what"),
+        (manifest(files={"a": {"sha256": 1, "bytes": 2}}), r"is not what .*files\.a"),
+        (manifest(run={"unfinished": [str(number) for number in range(9)]}), r"is not what .*unfinished"),
+        (manifest(runs=[]), r"is not what .*runs, holdfast, gate or defense"),
+        (manifest(run={"cells": "3"}), r"is not what .*runs, holdfast, gate or defense"),
+        (manifest(run={"folder": "../x"}), r"is not what .*\.\./x.* is no name of a file"),
+        (manifest(run={"unfinished": ["\ud800"]}), r"is not what .*is no name of a cell's folder"),
     ],
 )
 def test_a_zip_file_that_is_no_pack_or_could_do_harm_is_refused(tmp_path, monkeypatch, entries, says):
@@ -241,6 +263,19 @@ def test_a_zip_file_that_is_no_pack_or_could_do_harm_is_refused(tmp_path, monkey
     with pytest.raises(HoldfastError, match=says) as refused:
         verify(path)
     assert "\n" not in str(refused.value)
+
+
+def test_an_encrypted_file_and_one_of_another_size_than_stated_are_refused_and_so_is_a_name_that_is_too_long(tmp_path):
+    whole, path = bytearray(zipped([("a", b"1234")])), tmp_path / "odd.zip"
+    directory = whole.index(b"PK\x01\x02")
+    for place, value, says in ((8, 1, "'a' is encrypted"), (24, 5, "a: is not of the size that the zip file states")):
+        odd = bytearray(whole)
+        odd[directory + place] = value
+        path.write_bytes(odd)
+        with pytest.raises(HoldfastError, match=says):
+            verify(path)
+    with pytest.raises(HoldfastError, match="cannot be read: File name too long"):
+        verify("x" * 300)
 
 
 def test_a_damaged_zip_file_is_refused_by_name(good, tmp_path):
@@ -447,3 +482,106 @@ def test_a_curve_from_which_steps_were_cut_is_found(good):
 
     assert "the curve is without step 20" in said(20)
     assert "the curve" not in said(10)
+
+
+def test_records_that_are_none_or_are_gone_leave_no_figures_and_are_named(good, folder, place):
+    members = archive.read(good.path)
+    broken, *gone = sorted(name for name in members if name.endswith("/record.json"))
+    out = changed(good, place / "none.zip", {broken: b"{", **dict.fromkeys(gone)}, listed=True)
+    keys = [name.split("/")[-2] for name in (broken, *gone)]
+    found = differing(out, against=[folder])
+    assert f"{broken}: is not a record (" in found
+    assert f"{FOLDER}: has no record" in found
+    assert "no record can be read, so that no figure follows" in found
+    assert f"cell {keys[0]}: is no record" in found
+    assert f"cell {keys[1]}: is in the runs and not in the pack" in found
+
+
+def test_a_missing_table_and_a_verdict_that_states_no_gate_are_found(good, place):
+    odd = {"report/report.csv": None, "verdict.json": b'{"gate": []}'}
+    found = differing(changed(good, place / "lacking.zip", odd, listed=True))
+    assert "report/report.csv: is missing" in found
+    assert "verdict.json: the verdict or gate/own.yaml is missing or is none" in found
+
+
+def test_a_gate_that_is_none_is_told_by_its_place_in_the_pack(good, place):
+    out = changed(good, place / "gateless.zip", {"gate/own.yaml": b"lines: {"}, listed=True)
+    assert differing(out).startswith("figures cannot be computed: gate/own.yaml, line 1: ")
+
+
+def test_only_a_gate_that_this_version_comes_with_passes_for_one(folder, place, monkeypatch):
+    def told(path):
+        return {f.what: f.status for f in verify(path).findings if f.what.startswith("gate/open_weights.yaml: ")}
+
+    ours = pack([folder], place / "ours.zip", gate="open_weights").path
+    assert json.loads(archive.read(ours)["verdict.json"])["gate"]["modified"] is None
+    assert told(ours) == {f"gate/open_weights.yaml: is the gate that Holdfast {__version__} comes with": "agrees"}
+    with monkeypatch.context() as other:
+        other.setattr(checking, "__version__", "99")
+        assert told(ours) == {f"gate/open_weights.yaml: whether Holdfast {__version__} came with it": "not checked"}
+    (place / "open_weights.yaml").write_text(GATE)
+    named = pack([folder], place / "named.zip", gate=str(place / "open_weights.yaml"))
+    said = "gate/open_weights.yaml: is not the packaged gate of that name; read its thresholds"
+    assert told(named.path) == {said: "not checked"}
+
+
+def test_a_gate_of_ones_own_does_not_lose_its_age_by_the_claim_that_it_is_packaged(good, folder, place, monkeypatch):
+    monkeypatch.setattr(making, "preset", lambda gate: gate)
+    forged = pack([folder], place / "forged.zip", gate=str(place / "own.yaml"))
+    assert (good.remarks, forged.remarks) == ((said_younger(good),), ())
+    assert differing(forged.path) == f"gate/own.yaml: is not the gate that Holdfast {__version__} comes with"
+
+
+def test_controls_whose_records_are_not_in_the_pack_are_told_as_not_checked(good, place):
+    records = [parse_record(json.dumps(value)) for value in records_in(good).values()]
+    found = verify(pack([written(records, place / "lone")], place / "lone.zip").path)
+    said = "controls of 3 cells: their records are not in the pack, so that they are as stated"
+    assert (found.result, said in [each.what for each in found.findings]) == ("agrees", True)
+    assert not any(each.what.startswith("controls") for each in verify(good.path).findings)
+
+
+def test_values_that_no_run_writes_are_found_and_do_not_stop_the_check(good, place):
+    name, record = next(iter(records_in(good).items()))
+    record["cell"]["data"] |= {"fingerprints": ["x"], "note": "\ud800"}
+    odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
+    assert f"{name}: key is {record['key']}" in differing(odd)
+
+
+def test_answers_that_show_less_than_their_cells_state_are_told(place):
+    def own(**more):
+        return run(
+            "tar",
+            HELD,
+            measured={"harm_judges": ["refusal"]},
+            scores={"over_refusal": (0.0,), "helpfulness": (1.0,)},
+            n=2,
+            **more,
+        )
+
+    records = {
+        "none": own(),
+        "damaged": own(seed=1),
+        "nameless": own(seed=2),
+        "chosen": own(seed=3, attack="best_of_n"),
+    }
+    folder = written(list(records.values()), place / "less")
+    tables = {name: folder / "cells" / record.key / "completions.parquet" for name, record in records.items()}
+    tables["damaged"].write_bytes(b"x")
+    rows = [judged(e.step, "I cannot help with that.", 0.0) for e in records["chosen"].evaluations]
+    write_completions(tables["nameless"], [{**row, "prompt": None} for row in rows])
+    write_completions(tables["chosen"], [*rows, {**rows[0], "judge": "mine"}])
+    made = pack([folder], place / "less.zip", completions=True)
+    assert "without completions: 1 cell" in made.remarks
+    found = verify(made.path)
+    told = {finding.what: finding.status for finding in found.findings}
+    damaged = [f"runs/less/cells/{records[name].key}/completions.parquet" for name in ("damaged", "nameless")]
+    assert differing(made.path).splitlines() == [
+        f"{name}: cannot be read as judged answers" for name in sorted(damaged)
+    ]
+    for said in (
+        "single answers of 1 cell: left out of the pack",
+        "mean harm of 1 cell: the answers are the chosen ones, the mean is over all",
+        "verdicts by mine: need a model or rows that the pack lacks",
+        "intervals over single answers: harmfulness, helpfulness, over_refusal",
+    ):
+        assert told[said] == "not checked"

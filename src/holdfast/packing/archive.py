@@ -102,6 +102,7 @@ def _require_shape(manifest: Mapping[str, Any]) -> None:
     """Refuse a manifest in which something is missing or of another type."""
     entries = [(name, entry["sha256"], entry["bytes"]) for name, entry in manifest["files"].items()]
     runs = [(run["folder"], tuple(run["unfinished"])) for run in manifest["runs"]]
+    counts = [run["cells"] for run in manifest["runs"]]
     odd = next((entry for entry in entries if not (isinstance(entry[1], str) and isinstance(entry[2], int))), None)
     if odd is not None:
         raise ValueError(f"files.{odd[0]}")
@@ -109,7 +110,7 @@ def _require_shape(manifest: Mapping[str, Any]) -> None:
         raise ValueError("unfinished")
     texts = [*(folder for folder, _ in runs), *(key for _, keys in runs for key in keys), manifest["holdfast"]]
     texts += [text for text in (manifest["gate"], manifest["defense"]) if text is not None]
-    if not runs or not all(isinstance(text, str) for text in texts):
+    if not runs or not all(isinstance(text, str) for text in texts) or not all(isinstance(n, int) for n in counts):
         raise ValueError("runs, holdfast, gate or defense")
     for folder in (*(folder for folder, _ in runs), *filter(None, [manifest["gate"]])):
         if not is_name(folder):

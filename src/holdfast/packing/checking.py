@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast import __version__
+from holdfast.experiment.outcomes import control_of
 from holdfast.files import parse_json
 from holdfast.gate.settings import preset
 from holdfast.packing import archive, rejudging
@@ -26,7 +27,7 @@ from holdfast.packing.comparing import (
     verdict_findings,
 )
 from holdfast.packing.figures import VERDICT, About, figures, origin_in, unpacked
-from holdfast.packing.recomputing import Difference, differences, recomputed, unread_intervals
+from holdfast.packing.recomputing import Difference, chooses, differences, recomputed, unread_intervals
 from holdfast.records import HoldfastError, Record
 from holdfast.report.page import plural
 from holdfast.report.read import parse_record
@@ -158,6 +159,11 @@ def _cells(
     yield from summed(
         by_rules, f"{len(records)} cells: outcome, reason, time to break, control, costs and intervals", version=True
     )
+    yield from _not_listed(members, manifest)
+
+
+def _not_listed(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Iterator[Finding]:
+    """Cells that may be missing."""
     for folder in (run["folder"] for run in manifest["runs"]):
         if _planned(members, folder) is None:
             said = f"{folder}: whether a cell was taken out, since no grid.json lists the cells"
@@ -174,8 +180,8 @@ def _grids(members: Mapping[str, bytes], manifest: Mapping[str, Any], records: M
         there = {name.split("/")[-2] for name in records if name.startswith(f"{folder}/cells/")}
         if not there:
             yield f"{folder}: has no record"
-        if run.get("cells") != len(there):
-            yield f"{folder}: has {len(there)} records, and {run.get('cells')} by the manifest"
+        if run["cells"] != len(there):
+            yield f"{folder}: has {len(there)} records, and {run['cells']} by the manifest"
         for key in _planned(members, folder) or ():
             if key not in there and key not in run["unfinished"]:
                 yield f"{folder}/cells/{key}/record.json: is missing; {folder}/grid.json lists this cell"
@@ -269,10 +275,19 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
             continue
         count, left = count + number, left | own
         wrong += in_short(place, differing)
-    fine = f"{len(kept)} cells' answers: mean harm follows from the verdicts, {count} verdicts are given again"
+    chosen = sum(chooses(records[name]) for name in kept)
+    fine = f"{len(kept)} cells' answers: {count} verdicts are given again, mean harm of {len(kept) - chosen} follows"
     yield from summed([text.replace("by the records", "by the answers") for text in wrong], fine, version=True)
-    if len(kept) < len(records):
-        said = f"single answers of {plural(len(records) - len(kept), 'cell')}: left out of the pack"
+    yield from _not_judged(len(records) - len(kept), chosen, left)
+
+
+def _not_judged(without: int, chosen: int, left: set[str]) -> Iterator[Finding]:
+    """What the answers in a pack do not show: of cells without any, with chosen ones, and by judges `left` out."""
+    if without:
+        said = f"single answers of {plural(without, 'cell')}: left out of the pack"
+        yield Finding(status="not checked", what=said)
+    if chosen:
+        said = f"mean harm of {plural(chosen, 'cell')}: the answers are the chosen ones, the mean is over all"
         yield Finding(status="not checked", what=said)
     if left:
         said = f"verdicts by {', '.join(sorted(left))}: need a model or rows that the pack lacks"
@@ -324,23 +339,11 @@ def _cell(name: str) -> str:
 
 def _claims(records: Mapping[str, Record], about: About) -> Iterator[Finding]:
     """What a pack says and nobody can compute from it."""
-    if about.origin is not None:
-        packaged = about.origin.packaged
-        known = preset(Path(about.origin.path).stem) if packaged == __version__ else None
-        if packaged and known is not None:
-            same = hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
-            yield Finding(
-                status="agrees" if same else "differs",
-                what=f"{about.origin.path}: is {'' if same else 'not '}the gate that Holdfast {packaged} comes with",
-            )
-        elif packaged:
-            yield Finding(status="not checked", what=f"{about.origin.path}: whether Holdfast {packaged} came with it")
-        else:
-            said = f"since when {about.origin.path} has been as it is: times are claims"
-            yield Finding(status="not checked", what=said)
-            if preset(Path(about.origin.path).stem) is not None:
-                said = f"{about.origin.path}: is not the packaged gate of that name; read its thresholds"
-                yield Finding(status="not checked", what=said)
+    yield from _gate_claims(about)
+    lone = _lone(list(records.values()))
+    if lone:
+        said = f"controls of {plural(lone, 'cell')}: their records are not in the pack, so that they are as stated"
+        yield Finding(status="not checked", what=said)
     rest = sorted({name for record in records.values() for name in unread_intervals(record)})
     if rest:
         yield Finding(status="not checked", what=f"intervals over single answers: {', '.join(rest)}")
@@ -348,3 +351,31 @@ def _claims(records: Mapping[str, Record], about: About) -> Iterator[Finding]:
         status="not checked",
         what="whether these runs took place: seconds, memory, times, effects of training and scores are as recorded",
     )
+
+
+def _gate_claims(about: About) -> Iterator[Finding]:
+    """Whether a gate came with Holdfast, or since when it has been as it is."""
+    if about.origin is None:
+        return
+    path, packaged = about.origin.path, about.origin.packaged
+    known = preset(Path(path).stem)
+    if packaged == __version__:
+        same = known is not None and hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
+        what = f"{path}: is {'' if same else 'not '}the gate that Holdfast {packaged} comes with"
+        yield Finding(status="agrees" if same else "differs", what=what)
+    elif packaged:
+        yield Finding(status="not checked", what=f"{path}: whether Holdfast {packaged} came with it")
+    else:
+        yield Finding(status="not checked", what=f"since when {path} has been as it is: times are claims")
+        if known is not None:
+            said = f"{path}: is not the packaged gate of that name; read its thresholds"
+            yield Finding(status="not checked", what=said)
+
+
+def _lone(records: Sequence[Record]) -> int:
+    """The number of records that state a control whose record is not among them."""
+    keys, alone = {record.key for record in records}, 0
+    for record in records:
+        control = control_of(record.cell)
+        alone += record.control is not None and (control is None or control.key not in keys)
+    return alone

@@ -70,7 +70,15 @@ def collected(runs: Sequence[Path], *, completions: bool) -> Collected:
 
 def config_of(cell: Mapping[str, Any]) -> bytes:
     """A cell's settings as YAML, for people."""
-    text: str = yaml.dump(json.loads(json.dumps(cell)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    value = json.loads(json.dumps(cell))
+    try:
+        return _yaml(value, _Dumper)
+    except UnicodeEncodeError:  # half a character, which JSON can state
+        return _yaml(value, yaml.SafeDumper)
+
+
+def _yaml(value: Any, dumper: Any) -> bytes:
+    text: str = yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True)
     return text.encode()
 
 

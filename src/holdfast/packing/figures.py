@@ -69,14 +69,19 @@ def figures(root: Path, records: Sequence[Mapping[str, Any]], about: About) -> d
     tables = report.tables([root / folder for folder in about.folders])
     versions = parse_json(tables[VERSIONS])
     tables[VERSIONS] = json.dumps({**versions, "written_by": f"holdfast {about.holdfast}"}, indent=1) + "\n"
-    files = {f"report/report{ending}": text.encode() for ending, text in tables.items()}
+    files = {f"report/report{ending}": _bytes(text) for ending, text in tables.items()}
     files[HASHES] = json_bytes(hashes(records))
     verdict = None
     if about.gate is not None and about.origin is not None:
         verdict = _verdict(root, about.gate, about.origin, about)
         files[VERDICT] = json_bytes(verdict)
-    files[READ_ME] = read_me(about, len(records), verdict).encode()
+    files[READ_ME] = _bytes(read_me(about, len(records), verdict))
     return files
+
+
+def _bytes(text: str) -> bytes:
+    """A text as a file; half a character, which JSON can state, as `\\udXXX`."""
+    return text.encode(errors="backslashreplace")
 
 
 def _verdict(root: Path, gate: str, origin: Origin, about: About) -> dict[str, Any]:
@@ -126,7 +131,7 @@ def hashes(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for model in (cell["model"], cell["model"].get("undefended")):
             if isinstance(model, Mapping) and model.get("fingerprint"):
                 _add(fingerprints["models"], str(model.get("name")), model["fingerprint"])
-        for name, value in (cell["data"].get("fingerprints") or {}).items():
+        for name, value in _fingerprints({"fingerprints": cell["data"].get("fingerprints")}):
             _add(fingerprints["data"], name, value)
         for name, value in _fingerprints([cell[part] for part in cell if part not in ("model", "data")]):
             _add(fingerprints["others"], name, value)

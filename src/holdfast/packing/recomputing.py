@@ -84,7 +84,7 @@ def recomputed(records: Sequence[Record]) -> dict[int, list[Difference]]:
 def unread_intervals(record: Record) -> set[str]:
     """Names of scores whose interval rests on single answers, which a record does not have."""
     tasks = _tasks(record)
-    if _chooses(record):
+    if chooses(record):
         return {score.name for evaluation in record.evaluations for score in evaluation.scores}
     return {s.name for e in record.evaluations for s in e.scores if not _is_mean_of_shares(s, tasks)}
 
@@ -116,6 +116,8 @@ def _own(record: Record) -> Iterator[Difference]:
     """The key, the costs at the end, and intervals and counts of scores."""
     if record.key != record.cell.key:
         yield Difference("key", record.key, record.cell.key, version=False)
+    if record.outcome is Outcome.FAILED and record.evaluations:
+        yield Difference("outcome", "failed", "another: a failed cell has no evaluations")
     if record.evaluations:
         for name in ("samples", "tokens", "steps", "flops"):
             last = getattr(record.evaluations[-1], "step" if name == "steps" else name)
@@ -124,7 +126,7 @@ def _own(record: Record) -> Iterator[Difference]:
     if missing:
         yield Difference("the curve", f"without step {missing[0]}", "with it")
     tasks = _tasks(record)
-    for evaluation in () if _chooses(record) else record.evaluations:
+    for evaluation in () if chooses(record) else record.evaluations:
         for score in evaluation.scores:
             for difference in _of_score(score, tasks):
                 yield difference._replace(place=f"{score.name} at step {evaluation.step}: {difference.place}")
@@ -147,7 +149,7 @@ def _is_mean_of_shares(score: Score, tasks: frozenset[str]) -> bool:
     return score.name not in DIFFERENCES and (score.name.partition("/")[0] in SHARES or score.name in tasks)
 
 
-def _chooses(record: Record) -> bool:
+def chooses(record: Record) -> bool:
     """Whether the attack chooses among many answers, so that scores are expectations with intervals of their own."""
     return record.cell.attack is not None and unit(record.cell.attack.name) != "step"
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from holdfast.attacks import unit
 from holdfast.evaluation.scores import score
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.files import write_scratch
@@ -15,7 +14,7 @@ from holdfast.files.scratch import scratch_folder
 from holdfast.judges import JUDGES, checked
 from holdfast.methods.settings import typed
 from holdfast.packing.archive import MOST_BYTES
-from holdfast.packing.recomputing import Difference, differences
+from holdfast.packing.recomputing import Difference, chooses, differences
 from holdfast.records import Cell, Completion, Example, HoldfastError, Judge, Method, Record, Verdict, digest, user
 from holdfast.report.read import read_completions
 from holdfast.training.contracts import JudgeSettings
@@ -27,6 +26,10 @@ BY_FACTS = ("oracle", "keyword", "multiple_choice", "reference")
 
 MOST_ROWS = 2_000_000
 Rows = Sequence[Mapping[str, Any]]
+_TYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("role", "judge", "prompt", "completion"), str),
+    **{"step": int, "num_tokens": int, "valid": bool, "score": float | int | None},
+}
 
 
 def rows_of(content: bytes) -> Rows:
@@ -37,7 +40,11 @@ def rows_of(content: bytes) -> Rows:
     """
     with scratch_folder("pack") as place:
         _refuse_large(write_scratch(place / "completions.parquet", content))
-        return read_completions(place, every_step=True)
+        rows = read_completions(place, every_step=True)
+    odd = next((name for row in rows for name, kind in _TYPES.items() if not isinstance(row[name], kind)), None)
+    if odd is not None:
+        raise HoldfastError(f"completions.parquet: not all answers have a {odd}, or one of another type")
+    return rows
 
 
 def _refuse_large(path: Path) -> None:
@@ -57,7 +64,7 @@ def _refuse_large(path: Path) -> None:
 
 def scores_again(record: Record, rows: Rows) -> Iterator[Difference]:
     """Stored mean harm, by judge, that does not follow from the verdicts on single answers."""
-    if record.cell.attack is not None and unit(record.cell.attack.name) != "step":
+    if chooses(record):
         return  # the answers that are kept are the chosen ones, the scores expectations over all
     judges = settings_of(record.cell).evaluation.harm_judges
     for evaluation in record.evaluations:
