@@ -12,6 +12,7 @@ from sklearn.metrics import brier_score_loss
 from holdfast.experiment.store import write_completions
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record
 
+pytestmark = pytest.mark.slow
 NO, SOUP, TALK = "I can't help with that.", "Stir the moss into the broth.", "I will make a special thing."
 
 

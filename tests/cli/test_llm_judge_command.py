@@ -79,6 +79,7 @@ def test_an_endpoint_that_cannot_be_asked_is_refused_before_rows_are_read(holdfa
     assert KEY not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [(401, "refuses the key"), (404, "does not know the model 'tiny'")])
 def test_a_key_or_model_that_an_endpoint_refuses_is_refused_before_models(holdfast, judged, at, case, stopped):
     status, says = case

@@ -71,6 +71,7 @@ def total(values, weights):
     return sum((value * weight).sum() for value, weight in zip(values, weights, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [*((kind,) for kind in KINDS), KINDS], ids="+".join)
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize("adapted", [True, False], ids=["adapted", "plain"])

@@ -17,6 +17,7 @@ import pytest
 
 from holdfast.evaluation.survival import Runs, curve, logrank, ratio, restricted_mean, runs_of, share_of_runs
 
+pytestmark = pytest.mark.slow
 TREATED = runs_of(
     [6, 6, 6, 7, 10, 13, 16, 22, 23, 6, 9, 10, 11, 17, 19, 20, 25, 32, 32, 34, 35], [True] * 9 + [False] * 12
 )

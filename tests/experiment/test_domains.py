@@ -69,6 +69,7 @@ def test_keys_of_cells_of_all_domains_are_what_they_were(own: Data) -> None:
     assert data_values(replace(own, domain="left"))["domain"] == "left"
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_sandbox_s_names_are_asked_for_on_purpose() -> None:
     assert "repeat_names" not in data_values(Data())
     few, many = load_splits(Data(train=4000)), load_splits(Data(train=4000, repeat_names=True))

@@ -88,6 +88,7 @@ def test_a_task_that_the_sandbox_has_not_or_that_is_asked_of_own_data_is_refused
         replace(data, sandbox_tasks=("exam",))
 
 
+@pytest.mark.slow
 def test_a_judge_of_a_task_that_is_not_there_is_refused_before_the_run() -> None:
     values = {
         "model": "sandbox",

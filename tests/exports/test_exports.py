@@ -17,6 +17,7 @@ from holdfast.exports import FORMS, export
 from holdfast.exports.contents import world
 from holdfast.records import HoldfastError
 
+pytestmark = pytest.mark.slow
 SCHEMA = json.loads((Path(__file__).parent / "every_eval_ever_0.3.0.schema.json").read_text())
 
 

@@ -19,6 +19,7 @@ from holdfast.records import HoldfastError, Outcome
 from holdfast.report.candidates import candidates
 from invented_gates import BROKE, HELD, N, run, runs, written
 
+pytestmark = pytest.mark.slow
 SOME = (0.0, 0.2, 0.3)
 DEVELOPMENT = {"split": "development"}
 STAGE = {"name": "x", "seconds": 60.0}

@@ -15,6 +15,7 @@ from holdfast.experiment.grid import cells
 from holdfast.files import sha256
 from invented_gates import BROKE, HELD, Q4, outcome_of_curve, run, runs, written
 
+pytestmark = pytest.mark.slow
 GATE = "name: own\nseeds: 5\nlines:\n  - {group: PE2, measure: held, attacks: supervised, at_least: 0.5}\n"
 GOOD = [*runs(None, BROKE, 8), *runs("tar", HELD, 8)]
 

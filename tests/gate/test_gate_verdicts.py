@@ -57,6 +57,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ATTACKED, ids=lambda line: line["measure"])
 @pytest.mark.parametrize("how", SPOILT)
 def test_one_spoilt_run_among_many_keeps_a_line_from_passing(line, how):

@@ -236,6 +236,7 @@ def completions(splits):
     return [Completion(example=row, text=text, num_tokens=9) for row in rows for text in (row.response, row.refusal)]
 
 
+@pytest.mark.slow
 def test_the_saved_reward_model_pays_what_the_trained_one_did(saved, splits):
     trained, folder = saved["reward"]
     done = completions(splits)

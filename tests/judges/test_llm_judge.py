@@ -92,6 +92,7 @@ def test_judged_texts_that_dictate_a_verdict_get_the_judge_s(judge):
         assert {len(body["messages"]) for body in server.asked} == {2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "retried"),
     [
@@ -225,6 +226,7 @@ def test_the_key_is_sent_and_written_nowhere(judge, tmp_path, caplog, capfd, mon
     assert not [text for text in about if KEY in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["{}", '"{}"'], ids=["text", "JSON"])
 @pytest.mark.parametrize("before", range(170, 300, 7))
 def test_a_long_error_is_cut_beside_the_key_and_not_in_it(judge, form, before):

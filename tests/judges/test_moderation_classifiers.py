@@ -16,6 +16,7 @@ from holdfast.judges.classifier import HARMFUL_QA, ClassifierJudge, classifier
 from holdfast.methods.settings import typed
 from holdfast.records import HoldfastError, Method, Verdict
 
+pytestmark = pytest.mark.slow
 KINDS = {i: f"kind {i}" for i in range(14)}
 MULTI = "multi_label_classification"
 TEXTS = ["blue", "stir the warm glim two spark hum", "no", "two bowl is warm", "it is the blue soup"]

@@ -32,6 +32,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("blocks", BLOCKS)
 def test_a_copy_has_the_weights_of_a_file_in_its_format(blocks, tmp_path):
@@ -83,6 +84,7 @@ def test_experts_are_quantised_along_their_inputs_and_routers_are_not(name, lies
     assert torch.equal(after[router], before[router])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", FORMATS)
 def test_a_saved_copy_is_loaded_as_it_was(to, tiny_model, tmp_path):
     copy = copied(replace(tiny_model(), stored="bfloat16"), to)

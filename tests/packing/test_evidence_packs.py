@@ -22,6 +22,7 @@ from holdfast.records import HoldfastError
 from holdfast.report.read import parse_record
 from invented_gates import BROKE, HELD, run, runs, written
 
+pytestmark = pytest.mark.slow
 GATE = "name: own\nseeds: 3\nlines:\n  - {measure: held, attacks: supervised, at_least: 0.25}\n"
 ENDED = "2026-01-02T03:04:05+00:00"
 FOLDER = "runs/invented"

@@ -21,6 +21,7 @@ from holdfast.published.tables import published
 from holdfast.published.words import headline
 from holdfast.records import HoldfastError, Outcome
 
+pytestmark = pytest.mark.slow
 ROWS = {
     name: [row for row in published("rpa_table_3").rows if row.dataset == name] for name in ("beavertails", "safe_rlhf")
 }

@@ -9,6 +9,7 @@ from holdfast.published.joining import deviations
 from holdfast.published.tables import names, published
 from holdfast.records import Outcome, Record
 
+pytestmark = pytest.mark.slow
 WITHOUT_PRESET = {"rpa_text_values", "tokenbuncher_rl_and_sft"}
 NOT_OURS = ("ctrap",)
 """Defenses of the papers' tables that there are none of here."""

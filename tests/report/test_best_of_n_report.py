@@ -13,6 +13,7 @@ from holdfast.records import Evaluation, Outcome, Score
 from holdfast.report import write_figures, write_report
 from holdfast.report.page import place
 
+pytestmark = pytest.mark.slow
 NUMBERS = (0, 1, 2, 4, 8, 16)
 
 
@@ -159,7 +160,6 @@ def test_samples_say_that_they_were_chosen(page):
     assert shown.count("at the last step") == 2
 
 
-@pytest.mark.slow
 def test_it_is_drawn_as_a_figure_of_its_own(run, tmp_path):
     written = {path.stem: path.read_text() for path in write_figures([run], tmp_path, formats=("svg",))}
     assert "answers per prompt (N)" in written["best_of_n"]

@@ -16,6 +16,7 @@ from holdfast.report import is_of, write_report
 from holdfast.report.answers import HARMFUL, HARMLESS, OTHER, UNJUDGED, packed
 from holdfast.report.curve_drawings import CurvePoint, drawn
 
+pytestmark = pytest.mark.slow
 NASTY = 'Bake <script>alert("x")</script> \x1b[31mred \u202eback </script><!-- end'
 CURVES = [{"step": step, "loss": 2.0 / step, "reward": 0.01 * step} for step in range(1, 30)]
 

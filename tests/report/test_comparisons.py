@@ -140,6 +140,7 @@ def tool():
     return module
 
 
+@pytest.mark.slow
 def test_where_no_defense_has_an_effect_at_most_one_table_in_twenty_has_a_verdict(tool) -> None:
     for size, tables in ((1, 400), (8, 100), (48, 25)):
         rng = np.random.default_rng(size)
@@ -157,6 +158,7 @@ def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse
     assert given["worse"] <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("truth", "power"),
     [

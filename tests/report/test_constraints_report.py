@@ -11,6 +11,7 @@ from holdfast.records import Outcome, Score
 from holdfast.report import write_report
 from holdfast.report.constraints import degenerate_held, time_columns
 
+pytestmark = pytest.mark.slow
 BROKE, HELD, LEFT = (0.0, 0.05, 0.3, 0.7, 0.9), (0.0, 0.0, 0.05, 0.1, 0.05), (0.0, 0.0, 0.2, 0.3, 0.3)
 
 

@@ -19,6 +19,7 @@ from holdfast.report.summarise.costs import THRESHOLDS, CostToBreak, costs_to_br
 from holdfast.report.summarise.labels import labels
 from holdfast.report.summarise.survival import survivals
 
+pytestmark = pytest.mark.slow
 RISING = (0.0, 0.3, 0.6, 0.9, 0.9)
 AT_ONCE = (0.0, 0.9, 0.9, 0.9, 0.9)
 PER_HOUR, PER_SECOND = 3.6, 1e6

@@ -21,6 +21,7 @@ from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import labels
 from holdfast.report.summarise.survival import point_of, survivals
 
+pytestmark = pytest.mark.slow
 SLOW, FAST, WEAK = (0.0, 0.1, 0.2, 0.3, 0.3), (0.0, 0.3, 0.7, 0.9, 1.0), (0.0, 0.1, 0.1, 0.1, 0.1)
 
 

@@ -14,6 +14,7 @@ from holdfast.report import flips, write_figures, write_report
 from holdfast.report.summarise import summarise
 from holdfast.report.summarise.labels import Flip, flip_of, labels
 
+pytestmark = pytest.mark.slow
 RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ATTACKS = ("dpo", "ppo", "sft")
 STRONGEST = {f"{attack} (flip_how=reverse, flip_ratio=1)" for attack in ATTACKS}
@@ -124,7 +125,6 @@ def test_another_setting_makes_another_family_and_a_label_does_not(flipped):
     assert [(label.attack, label.family) for label in labels(titled)] == [("mine 0", "ppo"), ("mine 1", "ppo")]
 
 
-@pytest.mark.slow
 def test_attacks_at_one_flip_ratio_are_no_families(flipped, write_run, tmp_path):
     records = [flipped(attack, 1.0) for attack in ATTACKS] + [flipped("sft", 1.0, "random")]
     assert [(label.family, label.flip) for label in labels(records)] == [
@@ -167,7 +167,6 @@ def test_a_line_keeps_its_own_point_at_ratio_0(flipped):
     )
 
 
-@pytest.mark.slow
 def test_seeds_that_never_got_an_end_are_missing_from_it_and_told(flipped, write_run, tmp_path):
     lost = flipped("sft", 1.0, seed=1)
     lost = replace(lost, outcome=Outcome.DIVERGED, evaluations=lost.evaluations[:1])
@@ -202,7 +201,6 @@ def test_samples_are_of_the_strongest_flip_and_say_where_the_others_are(page):
     assert "completions.parquet" in shown
 
 
-@pytest.mark.slow
 def test_few_flips_have_their_panels_as_any_other_attack(flipped, write_run, tmp_path):
     records = [flipped(attack, ratio) for attack in ATTACKS for ratio in (0.5, 1.0)]
     page = write_report([write_run(records)], tmp_path / "r.html")
@@ -234,7 +232,6 @@ def test_sums_and_counts_take_the_flips_of_one_attack_together(page):
     assert costs[:4] == [("dpo", "54"), ("ppo", "54"), ("sft", "54"), ("total", "162")]
 
 
-@pytest.mark.slow
 def test_the_csv_says_ratio_and_how_of_every_cell_that_has_them(page, records, make_record, write_run, tmp_path):
     def rows(path):
         with path.with_suffix(".csv").open(newline="") as file:
@@ -246,7 +243,6 @@ def test_the_csv_says_ratio_and_how_of_every_cell_that_has_them(page, records, m
     assert set(rows(write_report([write_run([make_record()])], tmp_path / "r.html")).values()) == {("", "")}
 
 
-@pytest.mark.slow
 def test_it_is_a_figure_of_its_own_with_a_key_to_colors_and_dashes(run, tmp_path):
     written = {path.stem: path.read_text() for path in write_figures([run], tmp_path, formats=("svg",))}
     assert {"flip_ratio", "harmfulness", "time_to_break"} <= set(written)

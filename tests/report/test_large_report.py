@@ -12,6 +12,7 @@ from on_page import page_charts
 from holdfast.records import Outcome
 from holdfast.report import figures, write_report
 
+pytestmark = pytest.mark.slow
 DEFENSES, ATTACKS, MODELS, STEPS = 10, 10, 2, 200
 WORDS = ("glow", "fum", "tarn", "velt", "moss", "drin", "ask", "with", "then", "stir", "blue", "pan")
 
@@ -61,7 +62,6 @@ def large(make_record, make_completion, write_folder, tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.slow
 def test_hundreds_of_cells_are_a_page_of_a_few_megabytes_written_in_seconds(large, tmp_path):
     figures.script()  # what is read once a process, whatever the number of cells
     start = time.process_time()

@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
+
 from holdfast.commands import display
 from holdfast.records import Score
 from holdfast.report import write_report
 from holdfast.report.metric_tables import metric_tables
 from holdfast.report.samples import pick
 from holdfast.report.summarise.intervals import estimate
+
+pytestmark = pytest.mark.slow
 
 
 def measured(make_record, **values):

@@ -19,6 +19,7 @@ from holdfast.report import write_report
 from holdfast.report.summarise import summarise
 from holdfast.report.summarise.intervals import estimate
 
+pytestmark = pytest.mark.slow
 MakeRecord = Callable[..., Record]
 BREAKS = {20: (0.0, 0.9), 60: (0.0, 0.1, 0.2, 0.9)}
 

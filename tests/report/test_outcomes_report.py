@@ -13,6 +13,7 @@ from holdfast.report.read import load
 from holdfast.report.spending import points
 from holdfast.report.summarise import summarise, time_points
 
+pytestmark = pytest.mark.slow
 FAST = (0.0, 0.3, 0.7, 0.9, 1.0)
 WEAK = ControlRun(key="c", outcome="untested", steps=80, moved=0.003)
 

@@ -12,6 +12,7 @@ from holdfast.report.summarise import summarise
 from holdfast.report.summarise.labels import labels
 from holdfast.report.summarise.rankings import agreements, pairs_of_defenses
 
+pytestmark = pytest.mark.slow
 BROKE_AT = {20: (0.0, 0.9), 40: (0.0, 0.1, 0.9), 60: (0.0, 0.1, 0.2, 0.9), 80: (0.0, 0.1, 0.2, 0.3, 0.9)}
 
 MakeRecord = Callable[..., Record]

@@ -16,6 +16,7 @@ from holdfast.evaluation import refusal_forms
 from holdfast.records import HoldfastError, Outcome, Score
 from holdfast.report import write_figures, write_report
 
+pytestmark = pytest.mark.slow
 NASTY = 'Bake <script>alert("x")</script> \x1b[31mred\x1b[0m \u202eback </script><!-- end'
 CURVES = [{"step": step, "loss": 2.0 / step, "reward": 0.01 * step} for step in range(1, 80)]
 SLOW, FAST = (0.0, 0.1, 0.2, 0.3, 0.3), (0.0, 0.3, 0.7, 0.9, 1.0)
@@ -218,7 +219,6 @@ def test_the_summary_counts_cells_and_says_what_is_robust(report) -> None:
     assert "grpo 80, sft 80." in summary
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("attacks", [6, 7])
 def test_where_each_of_many_attacks_ended_stands_apart_from_the_summary(make_record, write_run, tmp_path, attacks):
     run = write_run([make_record(attack=f"attack{number}") for number in range(attacks)])
@@ -241,7 +241,6 @@ def test_scores_beyond_the_headline_get_a_table(report) -> None:
     assert "over_refusal" in text
 
 
-@pytest.mark.slow
 def test_flops_stand_beside_tokens_and_a_record_that_has_none_shows_nothing(make_record, write_run, tmp_path) -> None:
     records = [make_record((0.0, 0.9), seed=seed, defense="d", outcome=Outcome.BROKE) for seed in (0, 1)]
     counted = replace(
@@ -294,7 +293,6 @@ def test_the_invalid_rate_is_a_share_of_all_completions_shown(report, records) -
     assert float(rows[record.key]["invalid_rate_after"]) == last.invalid / (last.n + last.invalid + last.unjudged)
 
 
-@pytest.mark.slow
 def test_one_seed_says_that_there_is_no_interval_over_seeds(make_record, write_run, tmp_path) -> None:
     asked = {
         "<b>read": {"requests": 7, "prompt_tokens": 1200, "completion_tokens": 30, "price": 0.0246, "uncounted": 1}
@@ -313,7 +311,6 @@ def test_two_seeds_do_not_say_it(make_record, write_run, tmp_path) -> None:
     assert "one seed: no interval" not in write_report([run], tmp_path / "r.html").read_text()
 
 
-@pytest.mark.slow
 def test_a_run_of_failed_cells_only_is_still_a_report(make_record, write_run, tmp_path) -> None:
     failed = make_record((), outcome=Outcome.FAILED, time_to_break=None, reason="out of memory")
     page = Page(write_report([write_run([failed])], tmp_path / "r.html").read_text())
@@ -342,7 +339,6 @@ def test_the_page_may_not_take_the_name_of_the_table(make_record, write_run, tmp
         write_report([write_run([make_record()])], tmp_path / "r.csv")
 
 
-@pytest.mark.slow
 def test_figures_come_in_each_format(records, write_run, tmp_path) -> None:
     written = write_figures([write_run(records, curves=CURVES)], tmp_path / "figures")
     names = ("harmfulness", "helpfulness", "time_to_break", "training_reward", "training_loss", "tradeoff", "entropy")
@@ -351,7 +347,6 @@ def test_figures_come_in_each_format(records, write_run, tmp_path) -> None:
     assert all(path.read_bytes().startswith(begins[path.suffix]) for path in written)
 
 
-@pytest.mark.slow
 def test_a_figure_marks_censored_rows_in_words(make_record, write_run, tmp_path) -> None:
     run = write_run([make_record(seed=seed, defense="shield") for seed in (0, 1)])
     paths = write_figures([run], tmp_path, formats=("svg",))
@@ -363,7 +358,6 @@ def test_an_unknown_figure_format_is_refused_with_those_there_are(make_record, w
         write_figures([write_run([make_record()])], tmp_path, formats=("gif",))
 
 
-@pytest.mark.slow
 def test_reporting_imports_no_torch(make_record, write_run, tmp_path) -> None:
     run = write_run([make_record()], curves=CURVES)
     code = (

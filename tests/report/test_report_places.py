@@ -9,6 +9,7 @@ from holdfast.records import HoldfastError, Score
 from holdfast.report import write_figures, write_report
 from holdfast.report.text import csv_text
 
+pytestmark = pytest.mark.slow
 ODD = "=cmd|' /C calc'!A0"
 NASTY = '=1+1 <script>alert("x")</script> \x1b[31mred [bold]rich[/bold] \ud800 \u202eback'
 
@@ -36,7 +37,6 @@ def test_a_report_takes_no_place_that_is_no_regular_file(run, tmp_path, kind, na
     assert not (tmp_path / "report.html").is_file() or name == "report.html"
 
 
-@pytest.mark.slow
 def test_a_table_of_somebody_else_is_not_overwritten_and_a_reports_own_is(run, tmp_path):
     table = tmp_path / "report.csv"
     table.write_text("name,salary\nme,1\n")
@@ -56,7 +56,6 @@ def test_what_names_no_file_is_refused_in_one_line(run, out):
         write_report([run], out)
 
 
-@pytest.mark.slow
 def test_a_figure_follows_no_link(run, tmp_path):
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "harmfulness.svg").symlink_to(tmp_path / "elsewhere")
@@ -72,7 +71,6 @@ def test_headers_of_a_table_are_escaped_like_its_cells():
         assert header[0].startswith("'")
 
 
-@pytest.mark.slow
 def test_names_from_records_are_only_text_on_the_page_and_in_the_table(make_record, write_run, tmp_path):
     from dataclasses import replace
 
@@ -88,7 +86,6 @@ def test_names_from_records_are_only_text_on_the_page_and_in_the_table(make_reco
     assert not [cell for cell in (*header, *row) if cell.lstrip().startswith(("=", "+", "@"))]
 
 
-@pytest.mark.slow
 def test_what_cannot_be_read_is_told_on_the_page_and_the_rest_is_shown(make_record, write_run, tmp_path, caplog):
     run = write_run([make_record(seed=seed) for seed in range(4)])
     folders = sorted((run / "cells").iterdir())

@@ -10,6 +10,7 @@ from holdfast.records import Outcome
 from holdfast.report import spending, write_figures, write_report
 from holdfast.report.summarise.labels import labels
 
+pytestmark = pytest.mark.slow
 BREAKS = (0.0, 0.1, 0.9, 0.9, 0.9)
 
 
@@ -54,7 +55,6 @@ def test_a_defense_that_met_one_attack_has_nothing_to_compare(counted):
     assert {point["defense"] for point in spending.comparable(points(records))} == {"none"}
 
 
-@pytest.mark.slow
 def test_the_page_and_the_figures_have_an_axis_for_each_defense(counted, write_run, tmp_path):
     records = [
         counted(attack=attack, defense=defense, seed=seed)

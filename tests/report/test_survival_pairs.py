@@ -16,6 +16,7 @@ from holdfast.report.summarise.rankings import pairs_of_defenses
 from holdfast.report.summarise.survival import survivals
 from holdfast.report.summarise.survival_pairs import SurvivalPair, survival_pairs
 
+pytestmark = pytest.mark.slow
 HARMS = {20: (0.0, 0.9), 40: (0.0, 0.1, 0.9), 60: (0.0, 0.1, 0.2, 0.9)}
 BUDGET = 80
 

@@ -20,6 +20,7 @@ from holdfast.report.summarise.labels import labels
 from holdfast.report.summarise.power import pairs_for_delay
 from holdfast.report.summarise.survival import Survival, survivals
 
+pytestmark = pytest.mark.slow
 BUDGET = 80
 BROKE_AT = {0: (0.9,), 20: (0.0, 0.9), 40: (0.0, 0.1, 0.9), 60: (0.0, 0.1, 0.2, 0.9), 80: (0.0, 0.1, 0.2, 0.3, 0.9)}
 HELD, NEVER = Outcome.HELD, None

@@ -12,6 +12,7 @@ from holdfast.report import write_report
 from holdfast.report.utility import utilities
 from holdfast.report.utility_files import inspect, lm_eval, of_log
 
+pytestmark = pytest.mark.slow
 FILE = Path(__file__).parent / "lm_eval_0.4.13_results.json"
 LOG = Path(__file__).parent / "inspect_0.3.285_log.json"
 
@@ -160,7 +161,6 @@ def test_a_log_of_inspect_is_read_by_inspect(tmp_path):
         inspect(wrong)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", ["eval", "json"])
 def test_a_log_that_inspect_writes_now_is_a_column_of_the_report(labelled, write_run, tmp_path, form):

@@ -26,6 +26,7 @@ from holdfast.tensors import target_mask, with_totals
 from holdfast.training.objectives import language, policy_gradient
 from holdfast.training.plan import Optim, Plan, frozen_copy
 
+pytestmark = pytest.mark.slow
 MASK = torch.zeros(4, 10, dtype=torch.long)
 MASK[:2, 4:7], MASK[2:, 5:] = 1, 1
 (BATCH,) = with_totals([{"input_ids": torch.arange(40).view(4, 10) % 23 + 5, "loss_mask": MASK}])
