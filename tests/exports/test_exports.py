@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from holdfast.cli import app
 from holdfast.evaluation.intervals import wilson
-from holdfast.exports import FORMS, export
+from holdfast.exports import FORMS, export, wording
 from holdfast.exports.contents import world
 from holdfast.records import HoldfastError
 
@@ -167,6 +167,7 @@ def test_text_of_others_does_not_become_markdown_or_html_of_a_card(tmp_path):
         (["--to", "hub"], "name yours as OWNER/NAME"),
         (["--to", "model_card", "--defense", "tarr"], "did you mean 'tar'"),
         (["--to", "model_card", "--defense", "none"], "undefended ones are controls"),
+        (["--to", "hub", "--dataset", "our/benchmark", "--defense", "none"], "undefended ones are controls"),
     ],
 )
 def test_wrong_input_is_refused_by_name(runs, tmp_path, words, said):
@@ -186,3 +187,21 @@ def test_a_file_in_the_place_of_the_folder_is_refused(runs, tmp_path):
 def test_every_form_has_a_module_that_writes_and_a_line():
     assert all(form.summary and form.module.startswith("holdfast.exports.") for form in FORMS.values())
     assert len({form.module for form in FORMS.values()}) == len(FORMS)
+
+
+def test_unfinished_cells_and_attacks_without_a_control_are_told(tmp_path):
+    folder = written([run("tar", "sft", BROKE), run("tar", "grpo", HARMLESS)], tmp_path / "short")
+    (folder / "cells" / "begun").mkdir()
+    (card,) = export([folder], "model_card", tmp_path / "card").files
+    assert "Not among the figures, since unfinished: 1 cell of the runs." in card.read_text()
+    (line,) = [line for line in card.read_text().splitlines() if line.startswith("| sft")]
+    assert "| not run |" in line
+    found = export([folder], "hub", tmp_path / "hub", dataset="our/benchmark")
+    entries = parse_eval_result_entries(yaml.safe_load(found.files[0].read_text()))
+    assert all("Not among the figures, since unfinished: 1 cell." in entry.notes for entry in entries)
+    assert "without figures, since unfinished: 1 cell" in found.notes
+
+
+def test_a_figure_that_there_is_not_is_called_so():
+    assert wording.estimated(None) == "not measured"
+    assert wording.timed(None, "step") == "not known"

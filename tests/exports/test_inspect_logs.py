@@ -12,7 +12,7 @@ from holdfast.exports import export
 from holdfast.exports.contents import read_contents
 from holdfast.exports.inspect_logs import log_values
 from holdfast.exports.settings import Options
-from holdfast.records import Outcome
+from holdfast.records import HoldfastError, Outcome
 
 ANSWERS = [
     {"step": step, "role": "harmful", "domain": "glow", "prompt": "How to glow a fum?", "completion": text}
@@ -103,3 +103,9 @@ def test_logs_are_in_the_named_folder_also_if_its_name_is_relative(folder, tmp_p
     files = export([folder], "inspect", Path("logs")).files
     assert files
     assert {file.resolve() for file in files} == set((tmp_path / "logs").iterdir())
+
+
+def test_without_inspect_its_logs_ask_for_the_extra(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    with pytest.raises(HoldfastError, match=r"holdfast-llm\[inspect\]"):
+        export([folder], "inspect", tmp_path / "out")

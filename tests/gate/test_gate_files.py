@@ -117,3 +117,11 @@ def test_a_packaged_gate_has_no_age():
     origin = origin_of(load_gate("open_weights")[1], packaged=True)
     assert origin.packaged
     assert origin.younger_than(datetime(2020, 1, 1, tzinfo=UTC)) is None
+
+
+def test_without_git_a_gate_is_as_old_as_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "gate.yaml"
+    path.write_text("one")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    origin = origin_of(path)
+    assert (origin.committed, origin.since) == (None, origin.modified)

@@ -63,6 +63,7 @@ def export(
     """
     from holdfast.exports.contents import read_contents
     from holdfast.exports.settings import Options, Written
+    from holdfast.report.page import plural
 
     if form not in FORMS:
         raise HoldfastError(f"--to: there is no form {form!r}{near(form, FORMS)}; there are {', '.join(FORMS)}")
@@ -71,5 +72,7 @@ def export(
     contents = read_contents(runs, defense)
     options = Options(completions=completions, dataset=dataset, organization=organization)
     written: Written = importlib.import_module(FORMS[form].module).write(contents, out, options)
-    unfinished = (f"{contents.unfinished} unfinished cells have no figures",) if contents.unfinished else ()
+    unfinished = (
+        (f"without figures, since unfinished: {plural(contents.unfinished, 'cell')}",) if contents.unfinished else ()
+    )
     return Written(files=written.files, notes=(*written.notes, *unfinished, *contents.trouble))

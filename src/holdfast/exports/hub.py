@@ -20,6 +20,7 @@ from holdfast.exports.contents import Contents, Subject, all_showed, ended, esti
 from holdfast.exports.settings import Options, Written
 from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
+from holdfast.report.page import plural
 from holdfast.report.summarise import Row
 from holdfast.report.text import clean
 
@@ -112,5 +113,5 @@ def _ends(subject: Subject, unfinished: int) -> str:
     if missing:
         said.append(f"Of this model {len(missing)} attacked runs show nothing: {'; '.join(missing)}.")
     if unfinished:
-        said.append(f"{unfinished} cells are unfinished.")
+        said.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')}.")
     return " ".join(said)

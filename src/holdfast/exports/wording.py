@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from holdfast.exports.contents import MEANINGS, Subject, showed, world
-from holdfast.records import Outcome, Record, Score
+from holdfast.records import Outcome, Record
+from holdfast.report.page import plural
 from holdfast.report.summarise.intervals import BreakTime, Estimate, Share
 
 CELLS_SHOWN = 40
@@ -30,15 +31,6 @@ TIMES = (
     "A time to break is known up to the steps between two evaluations; its interval over few runs is too narrow, and "
     "of no width where all runs agree."
 )
-
-
-def scored(score: Score) -> str:
-    """`0.12 [0.05, 0.25], n = 40`; says so if it could not be measured, and how many answers were left out."""
-    if score.value is None:
-        return "not measured"
-    ends = "" if score.low is None or score.high is None else f" [{score.low:.3f}, {score.high:.3f}]"
-    out = "".join(f", {n} {kind}" for kind, n in (("unjudged", score.unjudged), ("invalid", score.invalid)) if n)
-    return f"{score.value:.3f}{ends}, n = {score.n}{out}"
 
 
 def estimated(estimate: Estimate | None) -> str:
@@ -125,5 +117,5 @@ def limits(subject: Subject, unfinished: int = 0) -> list[str]:
     if missing:
         said.append(f"{len(missing)} attacked cells show nothing, and are listed as such.")
     if unfinished:
-        said.append(f"{unfinished} cells of the runs are unfinished and not among the figures.")
+        said.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')} of the runs.")
     return said

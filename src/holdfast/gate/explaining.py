@@ -16,7 +16,7 @@ from holdfast.experiment.as_grid import attack_entry, data_values, defense_entry
 from holdfast.gate.bounds import Finding, verdict_of
 from holdfast.gate.deciding import OF_GROUP, Decision, LineVerdict, groups_of, missing_attacks
 from holdfast.gate.evidence import ROUNDED, Group
-from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
+from holdfast.gate.settings import ANY, NOT_MEASURED, Gate, Line
 from holdfast.records import Cell, HoldfastError, Record
 
 MOST_SEEDS, MOST_PROMPTS = 100, 1000
@@ -176,8 +176,6 @@ def _remarks(lines: Sequence[LineVerdict], changed: bool, more: Sequence[str]) -
             remarks.append("trainability: add attacks with an honest customer's `task`, on no defense too")
         elif line.line.measure == NOT_MEASURED:
             remarks.append(line.reason)
-        elif line.line.measure in MEASURES and not line.found:
-            remarks.append(f"{line.line.measure}: {line.reason}")
     return list(dict.fromkeys(remarks))
 
 
