@@ -43,3 +43,63 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         store.write_text(tmp_path / "whole", "new")
     assert (tmp_path / "whole").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", "3", '{"key": "a1", "cell": 3, "outcome": "broke"}', '{"key": ["a1"]}'])
+def test_a_record_that_cannot_be_one_is_named_with_the_way_out(record, tmp_path):
+    (tmp_path / "record.json").write_text(record)
+    with pytest.raises(HoldfastError, match=r"record.json: not a record of this version .+; delete it and run again"):
+        store.read_record(tmp_path)
+
+
+def test_a_saved_model_is_damaged_unless_every_file_is_what_was_written(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    files = store.files_in(tmp_path / "model")
+
+    def damage(of):
+        (tmp_path / "record.json").write_text(json.dumps({"files": of}))
+        return store.damage(tmp_path)
+
+    assert damage(files) is None
+    for name in ("gone.json", "x" * 300):
+        assert damage({**files, name: [2, "a hash"]}) == f"model/{name} is not what was written"
+    assert damage({"config.json": 3}) == "model/config.json is not what was written"
+    assert damage([3]) == "record.json has no list of the model's files"
+
+
+def test_what_is_damaged_is_set_aside_in_the_place_of_what_was_before(tmp_path, caplog):
+    for content in ("first", "second"):
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "file").write_text(content)
+        store.set_aside(tmp_path / "model", "a line\nand another")
+    store.set_aside(tmp_path / "model", "another run was faster")
+    assert [path.name for path in tmp_path.iterdir()] == [".damaged-model"]
+    assert (tmp_path / ".damaged-model" / "file").read_text() == "second"
+    assert "model: is damaged (a line and another); renamed to .damaged-model and made again" in caplog.text
+
+
+def test_what_is_discarded_is_gone_even_where_an_earlier_discarding_was_cut_short(tmp_path):
+    for name in ("training", ".training-discarded"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    for _ in range(2):  # there is nothing left the second time
+        store.discard(tmp_path / "training")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_of_a_curve_that_are_not_finite_are_null_and_a_curve_that_cannot_grow_is_named(tmp_path):
+    store.append_line(tmp_path / "curves.jsonl", {"step": 1, "loss": float("nan"), "reward": float("inf")})
+    assert (tmp_path / "curves.jsonl").read_text() == '{"step": 1, "loss": null, "reward": null}\n'
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(HoldfastError, match="folder: cannot be written: Is a directory"):
+        store.append_line(tmp_path / "folder", {"step": 1})
+
+
+def test_a_model_that_cannot_be_saved_is_named_by_its_folder(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("holdfast.network.releasing.save", full)
+    with pytest.raises(HoldfastError, match=f"{tmp_path}: the model cannot be saved: No space left on device"):
+        store.save_model(None, tmp_path)

@@ -58,9 +58,10 @@ def read_object(path: Path) -> dict[str, Any]:
 def set_aside(path: Path, trouble: object) -> None:
     """Rename a damaged file or folder, so that it can be inspected, and log a warning."""
     aside = path.with_name(f".damaged-{path.name}")
-    if aside.is_dir() and not aside.is_symlink():
+    there = path.exists()  # another run may have set it aside already, and what it keeps is not lost
+    if there and aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
-    with contextlib.suppress(FileNotFoundError):  # another run may have done so already
+    with contextlib.suppress(FileNotFoundError):
         path.replace(aside)
     _log.warning("%s: is damaged (%s); renamed to %s and made again", path, one_line(trouble), aside.name)
 
@@ -79,10 +80,13 @@ def files_in(folder: Path) -> dict[str, list[Any]]:
 
 def damage(folder: Path) -> str | None:
     """The damage of a saved model, by the list of files in its record; `None` if it is intact."""
-    for name, (size, hashed) in read_object(folder / "record.json").get("files", {}).items():
+    files = read_object(folder / "record.json").get("files", {})
+    if not isinstance(files, dict):
+        return "record.json has no list of the model's files"
+    for name, written in files.items():
         path = folder / "model" / name
         try:
-            same = path.is_file() and path.stat().st_size == size and sha256(path) == hashed
+            same = path.is_file() and [path.stat().st_size, sha256(path)] == written
         except OSError:
             same = False
         if not same:
@@ -129,7 +133,7 @@ def read_record(folder: Path) -> Record:
     try:
         record = Record.from_json(read_json(path))
         refuse_impossible(record)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise HoldfastError(f"{path}: not a record of this version ({error}); delete it and run again") from error
     if record.key != folder.name:
         raise HoldfastError(f"{path}: is the record of another cell, {record.key}; delete it and run again")
