@@ -99,3 +99,11 @@ def test_a_reference_that_equals_the_model_is_passed_over_whatever_its_type(tiny
     model, reference = tiny_model().network.bfloat16().float(), tiny_model().network.bfloat16()
     keep = SimpleNamespace(unwrap_model=lambda network: network)
     warn_of_another_reference(SimpleNamespace(model=model, ref_model=reference, accelerator=keep))
+
+
+def test_a_reference_of_another_shape_is_told_by_the_first_weight_that_differs(tiny_model):
+    model, other = tiny_model().network, tiny_model().network
+    other.resize_token_embeddings(model.get_input_embeddings().num_embeddings + 8)
+    keep = SimpleNamespace(unwrap_model=lambda network: network)
+    with pytest.warns(UserWarning, match=r"it trains: model\.embed_tokens\.weight differs"):
+        warn_of_another_reference(SimpleNamespace(model=model, ref_model=other, accelerator=keep))

