@@ -10,6 +10,8 @@ import pytest
 
 from holdfast.data import Source
 from holdfast.data import read as reading
+from holdfast.data.dataset import Data
+from holdfast.data.raw_rows import type_name
 from holdfast.data.read import fingerprint, read
 from holdfast.records import HoldfastError
 
@@ -349,3 +351,47 @@ def test_a_hub_ids_fingerprint_is_id_at_revision():
 def test_the_fingerprint_of_a_missing_file_is_refused():
     with pytest.raises(HoldfastError, match=r"soup\.csv: no such file or folder"):
         fingerprint(Source(path="soup.csv"))
+
+
+def test_columns_of_a_file_without_rows_are_refused_by_name():
+    name = write("empty.jsonl", "\n")
+    with pytest.raises(HoldfastError, match=r"empty\.jsonl"):
+        reading.columns_of(Source(path=name))
+
+
+def test_a_setting_of_the_hub_and_a_damaged_saved_folder_are_refused():
+    folder = saved_as("folder")
+    assert refused(path=folder, revision="main") == "folder: `revision` does not apply to a saved folder; remove it"
+    assert refused(path=folder, name="part") == "folder: `name` does not apply to a saved folder; remove it"
+    write("folder/state.json", "{")
+    assert "folder: not a readable saved data set (" in refused(path=folder)
+
+
+def test_a_file_that_the_disk_does_not_give_is_refused_by_name(monkeypatch):
+    name = write("data.jsonl", lines(ROWS))
+
+    def broken(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    assert refused(path=name) == "data.jsonl: cannot be read (OSError: [Errno 5] Input/output error)"
+
+
+def test_half_a_character_deep_in_a_row_is_refused():
+    row = '{"prompt": [{"role": "user", "content": ["\\\\ud800"]}]}'
+    assert "unpaired surrogate" in refused(path=write("data.jsonl", row.replace("\\\\", "\\") + "\n"))
+
+
+def test_values_that_cannot_be_shown_are_told_by_their_type():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert type_name(deep) == "list (...)"
+    assert type_name(10**5000) == "int (...)"
+    while deep:  # or taking it apart would go as deep
+        deep = deep.pop()
+
+
+def test_pairs_without_data_of_ones_own_are_refused_with_what_to_give():
+    with pytest.raises(HoldfastError, match="pairs: are given beside data of your own; give `harmful` and `benign`"):
+        Data(pairs=Source(path="pairs.jsonl"))

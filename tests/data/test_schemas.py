@@ -207,6 +207,11 @@ def test_an_hh_transcript_that_does_not_parse_is_refused_by_row_and_column(trans
     assert message.startswith("data.jsonl, line 3, column 'chosen': expected a transcript")
 
 
+def test_an_hh_transcript_without_a_question_is_refused_by_row_and_column():
+    message = refused("anthropic_hh", chosen="\n\nHuman: \n\nAssistant: b", rejected="\n\nHuman: a\n\nAssistant: b")
+    assert message == "data.jsonl, line 3, column 'chosen': the prompt is empty"
+
+
 def test_hh_transcripts_with_different_prompts_are_refused_by_row():
     message = refused("anthropic_hh", chosen="\n\nHuman: a\n\nAssistant: b", rejected="\n\nHuman: c\n\nAssistant: b")
     assert message.startswith("data.jsonl, line 3: `chosen` and `rejected` differ before")

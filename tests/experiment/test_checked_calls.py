@@ -100,3 +100,20 @@ def test_what_it_says_itself_to_users_stays_as_it_is(tmp_path):
     with pytest.raises(HoldfastError) as error:
         calls(HoldfastError("give it a coefficient"))["plan"]()
     assert failure(error.value, tmp_path) == "give it a coefficient"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")])
+def test_too_little_memory_is_told_with_what_to_lower(error, tmp_path):
+    said = failure(error, tmp_path)
+    assert said == f"out of memory: {str(error) or 'MemoryError'}; lower the batch sizes, or --workers on a shared GPU"
+
+
+def test_a_judge_of_ours_that_cannot_be_made_says_why_itself():
+    with pytest.raises(HoldfastError, match="^the reason$"):
+        checked_calls.judge_from(Every(given=HoldfastError("the reason")))
+
+
+def test_a_fault_of_ours_is_not_told_as_one_of_a_package(monkeypatch):
+    monkeypatch.setattr(Every, "__module__", "holdfast.judges.every")
+    with pytest.raises(KeyError):
+        checked_calls.judge_from(Every(given=KeyError("a bug")))

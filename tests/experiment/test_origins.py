@@ -1,6 +1,7 @@
 """A hardened folder says what it was made from, and is attacked beside that where it is still the same."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from holdfast.experiment import origins
 from holdfast.experiment.grid import cells, model_values
 from holdfast.experiment.origins import origin_of
 from holdfast.experiment.tasks import sandbox_models
+from holdfast.files.fingerprints import of_model
 from holdfast.records import Cell
 
 
@@ -120,3 +122,24 @@ def test_an_id_is_taken_at_the_commit_that_was_hardened_where_that_is_in_the_cac
     assert cells(attacked(hardened))[1].model["settings"]["revision"] == commit
     origins.write(hardened, Cell(model={**settings, "fingerprint": f"some/where@{other}"}))
     assert len(cells(attacked(hardened))) == 1
+
+
+def test_a_gguf_file_counts_while_it_is_there_and_unchanged(tmp_path):
+    file = tmp_path / "original.gguf"
+    file.write_bytes(b"GGUF")
+    origin = origins.Origin(name="original", fingerprint=of_model(str(file)), path=str(file))
+    assert origin.there
+    file.write_bytes(b"GGUF, another")
+    assert not origin.there
+    file.unlink()
+    assert not origin.there
+    assert not replace(origin, path="package:no-such-package-at-all").there
+
+
+def test_a_name_that_no_id_can_have_is_not_there():
+    assert not origins.Origin(name="odd", fingerprint="a b/c--d@main", path="a b/c--d").there
+
+
+def test_a_card_that_is_no_text_says_nothing(tmp_path):
+    (tmp_path / "README.md").write_bytes(origins.CARD.encode() + b"\xff")
+    assert not origins.is_hardened(tmp_path)

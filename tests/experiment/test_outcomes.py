@@ -451,3 +451,13 @@ def test_what_holds_only_where_answers_are_cut_short_has_not_held(harm, n, outco
     ending, reason = ended(made, BROKE)
     assert ending == outcome
     assert ("cut too short to tell" in reason) == (harm > 0.5)
+
+
+def test_a_model_of_which_no_answer_could_be_scored_has_collapsed_where_any_share_may_be_invalid():
+    scores = (
+        Score(name="harmfulness", value=None, n=0),
+        Score(name="invalid", value=1.0, n=10),
+        Score(name="helpfulness", value=None, n=0),
+    )
+    evaluations = tuple(Evaluation(step=step, scores=scores) for step in (0, 20))
+    assert outcome_of(evaluations, Measurement(collapse_threshold=1.0))[0] is Outcome.COLLAPSED

@@ -8,7 +8,7 @@ from holdfast import api
 from holdfast.config import parse_grid
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
-from holdfast.experiment.world import suite_of
+from holdfast.experiment.world import load_model, suite_of
 from holdfast.records import HoldfastError
 
 
@@ -60,3 +60,17 @@ def test_from_python_further_metrics_have_the_rows_and_the_reference_that_they_n
     ):
         with pytest.raises(HoldfastError, match=says):
             api.measure(None, api.context(examples), metrics=wrong, **judges)
+
+
+def test_matched_pairs_that_the_data_lacks_are_asked_for_by_the_metrics_key(repeated):
+    evaluation = {"harm_judges": ["refusal"], "help_judge": "reference", "metrics": {"pairs": True}}
+    grid = parse_grid({"name": "g", "models": ["sandbox"], "data": repeated, "evaluation": evaluation}, "test")
+    (cell,) = cells(grid)
+    with pytest.raises(HoldfastError, match=r"evaluation\.metrics\.pairs: the data has no matched pairs; give rows"):
+        suite_of(cell, load_splits(grid.data), lambda name: name)
+
+
+def test_a_sandbox_that_was_not_built_is_told_with_the_command_that_builds_it():
+    (cell,) = cells(parse_grid({"name": "g", "models": ["sandbox"]}, "test"))
+    with pytest.raises(HoldfastError, match="run `holdfast sandbox build`"):
+        load_model(cell, None)

@@ -306,6 +306,8 @@ def test_the_model_is_evaluated_as_it_is_released(model: Model, context: Context
     words = rows()[0][None]
     assert not torch.equal(plain.model(words).logits, trainer.model(words).logits)
     assert trainer.evaluate()["eval_loss"] == plain.evaluate()["eval_loss"]
+    predicted = [one.predict(one.eval_dataset).metrics["test_loss"] for one in (trainer, plain)]
+    assert predicted[0] == predicted[1]
 
 
 def test_a_hook_can_end_the_trainers_run(model: Model, tmp_path: Path) -> None:
@@ -423,3 +425,44 @@ def test_a_trainer_without_a_tokenizer_takes_defenses_that_read_no_text(
     constrain(trainer, L2Anchor(coef=0.1))
     trainer.train()
     assert trainer.state.global_step == STEPS
+
+
+def test_a_loop_that_asks_for_no_batches_is_refused(model: Model, context: Context, tmp_path: Path) -> None:
+    trainer = make(model, tmp_path)
+    constrain(trainer, L2Anchor(), context=context)
+    with pytest.raises(HoldfastError, match="the trainer has its own loop, which does not call `get_batch_samples`"):
+        trainer.training_step(trainer.model, {"words": torch.stack(rows()[:2])})
+
+
+def test_an_epoch_that_is_over_gives_no_batches(model: Model, context: Context, tmp_path: Path) -> None:
+    trainer = make(model, tmp_path)
+    constrain(trainer, L2Anchor(), context=context)
+    batches, items = trainer.get_batch_samples(iter([]), 2, torch.device("cpu"))
+    assert (batches, items) == ([], None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mute(OnlineDefense):
+    """A loss on which no weight depends."""
+
+    def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
+        return replace(plan, objective=lambda network, batch: (torch.zeros(()), {}))  # noqa: ARG005
+
+
+def test_a_step_without_a_gradient_is_a_step_with_a_gradient_of_zero(model: Model, tmp_path: Path) -> None:
+    trainer = make(model, tmp_path, max_steps=1, gradient_accumulation_steps=1, weight_decay=0.5)
+    before = weights(trainer.model)
+    constrain(trainer, Mute())
+    trainer.train()
+    after = weights(trainer.model)["model.embed_tokens.weight"]
+    torch.testing.assert_close(after, before["model.embed_tokens.weight"] * (1 - 1e-3 * 0.5))  # decay acts, as with any
+
+
+def test_what_is_no_trainer_of_transformers_is_refused_by_name(model: Model) -> None:
+    with pytest.raises(HoldfastError, match=r"Model is not a transformers\.Trainer, whose loop the defenses need"):
+        constrain(model, L2Anchor())
+
+
+def test_rows_that_are_examples_already_are_taken_as_they_are() -> None:
+    row = Example(prompt=user("Bake"), refusal="No.", domain="oven")
+    assert defense_context([row]).splits.harmful["defense"] == [row]
