@@ -1,5 +1,6 @@
 """Weights that somebody else attacked: read as the model's, measured once, and held only with a broken control."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -163,3 +164,18 @@ def test_a_model_has_held_against_it_only_beside_a_control_that_it_broke():
 def test_control_and_attack_are_two_folders():
     with pytest.raises(HoldfastError, match="is the folder of the attacked model itself"):
         External(path="attacked", control=Attacked(path="attacked"))
+
+
+def test_an_adapter_that_is_for_other_parts_is_refused_by_its_folder(world, measured, tmp_path):
+    models, _ = world
+    adapt(clone(models["defended"]), LoRA(r=2), seed=0).network.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": ["no_such_part"]}))
+    with pytest.raises(HoldfastError, match=rf"^{tmp_path}/adapter: the adapter does not fit"):
+        measured(External(path=str(tmp_path / "adapter")))
+
+
+def test_a_file_that_is_no_model_is_refused_by_its_name(measured, tmp_path):
+    (tmp_path / "weights.txt").write_text("none")
+    with pytest.raises(HoldfastError, match=r"weights\.txt"):
+        measured(External(path=str(tmp_path / "weights.txt")))

@@ -1,5 +1,6 @@
 """What a method gives back is looked at where it is called, and what it raises is told with its name."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from holdfast.experiment import checked_calls
 from holdfast.experiment.work import failure
 from holdfast.records import Evaluation, HoldfastError
 from holdfast.training.contracts import (
+    METHOD,
     AdaptiveAttacker,
     JudgeSettings,
     OfflineDefense,
@@ -109,7 +111,7 @@ def test_too_little_memory_is_told_with_what_to_lower(error, tmp_path):
 
 
 def test_a_judge_of_ours_that_cannot_be_made_says_why_itself():
-    with pytest.raises(HoldfastError, match="^the reason$"):
+    with pytest.raises(HoldfastError, match=r"^the reason$"):
         checked_calls.judge_from(Every(given=HoldfastError("the reason")))
 
 
@@ -117,3 +119,12 @@ def test_a_fault_of_ours_is_not_told_as_one_of_a_package(monkeypatch):
     monkeypatch.setattr(Every, "__module__", "holdfast.judges.every")
     with pytest.raises(KeyError):
         checked_calls.judge_from(Every(given=KeyError("a bug")))
+
+
+@pytest.mark.parametrize(("kind", "method"), METHOD.items())
+def test_a_method_that_a_class_leaves_out_never_does_nothing_in_silence(kind, method):
+    left_out = dataclass(frozen=True)(type("LeftOut", (kind,), {"__annotations__": {}}))()
+    arguments = inspect.signature(getattr(left_out, method)).parameters
+    given = dict.fromkeys(arguments)
+    with pytest.raises(NotImplementedError):
+        getattr(left_out, method)(**given)

@@ -445,8 +445,8 @@ def test_an_epoch_that_is_over_gives_no_batches(model: Model, context: Context, 
 class Mute(OnlineDefense):
     """A loss on which no weight depends."""
 
-    def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
-        return replace(plan, objective=lambda network, batch: (torch.zeros(()), {}))  # noqa: ARG005
+    def constrain(self, plan: Plan, context: Context) -> Plan:
+        return replace(plan, objective=lambda network, batch: (torch.zeros(()), {}))
 
 
 def test_a_step_without_a_gradient_is_a_step_with_a_gradient_of_zero(model: Model, tmp_path: Path) -> None:

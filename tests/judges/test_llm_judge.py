@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import time
 from typing import Any
@@ -15,6 +16,7 @@ pytest.importorskip("openai")
 from fake_endpoint import KEY, Answer, Fake, serving, variables
 from generative.test_rubrics import INJECTIONS
 from holdfast.generative import bodies, endpoint
+from holdfast.generative.bodies import TryAgain, body_of
 from holdfast.judges import checked
 from holdfast.judges.llm import GenerativeJudge, LLMJudge
 from holdfast.records import Completion, Example, HoldfastError, user
@@ -210,6 +212,27 @@ def test_a_refusal_of_key_or_model_ends_the_asking_at_once(judge, status, text, 
         assert len(server.asked) == 1
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_quota_that_is_used_up_ends_the_asking_although_others_of_its_status_pass(judge):
+    body = b'{"error": {"message": "you have to pay", "code": "insufficient_quota"}}'
+    with serving(Answer(status=429, body=body)) as server:
+        with pytest.raises(HoldfastError, match=r"the account's quota is used up \(.*pay.*\); replies are kept"):
+            judge(server, concurrency=1)(completions("warm .", "hot ."))
+        assert len(server.asked) == 1
+
+
+def test_a_reply_without_end_is_not_read_to_its_end():
+    parts = iter([b"x" * 2**20, b"x", pytest.fail])
+    with pytest.raises(TryAgain, match="the reply is far too long"):
+        body_of(parts, deadline=time.monotonic() + 60)
+    assert next(parts) is pytest.fail
+
+
+def test_an_endpoint_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(HoldfastError, match=r"pip install 'holdfast-llm\[judges\]'"):
+        endpoint.from_environment("HOLDFAST_JUDGE")
 
 
 def test_the_key_is_sent_and_written_nowhere(judge, tmp_path, caplog, capfd, monkeypatch):

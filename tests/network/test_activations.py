@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import tiny
-from holdfast.network.activations import Activations, _Created, refuse_unrepeatable, repeated_share
+from holdfast.network import activations
+from holdfast.network.activations import Activations, _Created, free_memory, refuse_unrepeatable, repeated_share
 from holdfast.network.critic import Critic, attach_critic, distributions_and_values
 from holdfast.network.forward import answer_logprobs
 from holdfast.network.models import LoRA, adapt
@@ -138,3 +139,25 @@ def test_an_architecture_with_a_recurrent_state_is_refused(name):
         refuse_unrepeatable(tiny.network(name))
     with pytest.raises(HoldfastError, match="or set gradient_checkpointing, here `auto`, to true or false"):
         refuse_unrepeatable(torch.nn.Linear(1, 1))
+
+
+def test_the_free_memory_is_what_a_container_leaves_where_it_has_a_limit(monkeypatch, tmp_path):
+    monkeypatch.setattr(activations, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert free_memory(torch.device("cpu")) > 1000
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert free_memory(torch.device("cpu")) == 600
+
+
+@pytest.mark.parametrize(("share", "left"), [(1.0, 65), (0.5, 45)])
+def test_the_free_memory_of_a_gpu_is_within_the_share_of_this_process(monkeypatch, share, left):
+    device = torch.device("cuda", 1)
+    of = {
+        **{"mem_get_info": (50, 100), "memory_reserved": 20, "memory_allocated": 5},
+        "get_per_process_memory_fraction": share,
+    }
+    for name, value in of.items():
+        monkeypatch.setattr(torch.cuda, name, lambda asked, value=value: {device: value}[asked])
+    # 50 are free on the device, or what the share leaves beside the 20 that are reserved, of which 15 are unused.
+    assert free_memory(device) == left

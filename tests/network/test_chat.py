@@ -306,6 +306,12 @@ def test_an_argument_that_the_template_does_not_ask_for_is_refused(argument, tmp
     assert load(tmp_path / "m", chat_template_kwargs={"enable_thinking": False})
 
 
+def test_a_templates_arguments_are_refused_beside_a_plain_format(tmp_path):
+    save(speaker(THINKING), tmp_path / "m")
+    with pytest.raises(HoldfastError, match="chat_template_kwargs are for a chat template, and prompt_format is set"):
+        load(tmp_path / "m", prompt_format="{prompt}", chat_template_kwargs={"enable_thinking": False})
+
+
 # tokens without an embedding
 
 

@@ -118,6 +118,14 @@ def test_the_ends_of_answers_count_where_the_tokenizer_pads_with_them(tiny_model
     assert flops == forward_flops(model.network, int(batch["lengths"].sum()))
 
 
+def test_embeddings_that_are_given_in_place_of_tokens_count_like_them(tiny_model):
+    model = tiny_model()
+    with torch.no_grad():
+        embedded = model.network.get_input_embeddings()(tokens_of(model, count=2, length=5))
+        flops = count(model, lambda _: model.network(inputs_embeds=embedded))
+    assert flops == forward_flops(model.network, 10)
+
+
 def test_sampling_reads_a_prompt_once_a_group_and_then_token_by_token(tiny_model):
     model = tiny_model()
     prompts = [[5, 6, 7, 8], [9, 10, 11, 12, 13, 14]]

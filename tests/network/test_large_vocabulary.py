@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import tiny
 from holdfast.distributions import Entropy, Logits, Projected
@@ -124,13 +125,20 @@ class Shifted(nn.Module):
         return self.inner(states).roll(1, -1)
 
 
-@pytest.mark.parametrize("how", ["scaled before the head", "another module", "after the head", "watched"])
+HOW = ["scaled before the head", "another module", "after the head", "watched", "not called", "of more words"]
+
+
+@pytest.mark.parametrize("how", HOW)
 def test_a_head_that_is_not_understood_is_read_plainly(how, small_limit):
     network = tiny.shallow("minicpm3", dim_model_base=8) if how == "scaled before the head" else tiny.shallow("llama")
     if how == "another module":
         network.lm_head = Shifted(network.lm_head)
     elif how == "after the head":
         network.forward = after(network.forward)
+    elif how == "not called":
+        network.forward = beside(network)
+    elif how == "of more words":
+        network.forward = after(network.forward, more=3)
     elif how == "watched":
         network.lm_head.register_forward_hook(lambda module, inputs, output: output * 2)
     expected = outcome(network, BATCH)
@@ -139,15 +147,45 @@ def test_a_head_that_is_not_understood_is_read_plainly(how, small_limit):
     assert_equal(outcome(network, BATCH), expected)
 
 
-def after(forward):
-    """A forward pass that changes logits once more."""
+def after(forward, more=0):
+    """A forward pass that changes logits once more, and adds those of further words."""
 
     def changed(input_ids, **named):
         output = forward(input_ids, **named)
-        output.logits = output.logits * 1.01
+        output.logits = nn.functional.pad(output.logits * 1.01, (0, more))
         return output
 
     return changed
+
+
+def beside(network):
+    """A forward pass that multiplies by the head's weight without calling the head."""
+
+    def forward(input_ids, **named):
+        output = network.model(input_ids=input_ids, **{**named, "logits_to_keep": None})
+        return CausalLMOutputWithPast(logits=output.last_hidden_state @ network.lm_head.weight.T)
+
+    return forward
+
+
+def test_too_little_memory_for_trying_a_head_is_said_and_not_taken_for_a_head_that_is_not_understood(
+    small_limit, monkeypatch
+):
+    network = tiny.shallow("llama")
+    small_limit()
+    monkeypatch.setattr(network, "forward", raising(torch.OutOfMemoryError("no room")))
+    with pytest.raises(torch.OutOfMemoryError):
+        heads.without_logits(network, 8)
+    monkeypatch.undo()
+    small_limit()
+    assert heads.without_logits(network, 8)
+
+
+def raising(error):
+    def forward(*_, **__):
+        raise error
+
+    return forward
 
 
 def test_trying_a_head_changes_neither_mode_nor_random_numbers(small_limit):

@@ -107,6 +107,8 @@ def test_weights_that_an_index_takes_from_outside_the_folder_are_not_loaded(fold
     ):
         index.write_text(json.dumps({"weight_map": dict.fromkeys(names, file)}))
         refused(folder, match)
+    index.write_text("{")
+    refused(folder, r"model\.safetensors\.index\.json cannot be read \(.+\); save the model again")
     for content in ({}, {"weight_map": {}}, {"weight_map": names}):
         index.write_text(json.dumps(content))
         refused(folder, "no `weight_map`")

@@ -12,7 +12,7 @@ from holdfast.attacks.sft import SFT
 from holdfast.defenses.offline.rmu import RMU
 from holdfast.network.generate import Sampling, complete, sample
 from holdfast.network.models import LoRA, adapt, clone, combine, load, merged
-from holdfast.network.precision import held_type, in_bf16, mark, stored_type, types_of
+from holdfast.network.precision import held_type, in_bf16, mark, stored_type, types_of, widen
 from holdfast.network.releasing import as_released, save
 from holdfast.records import HoldfastError
 from holdfast.text import is_refusal
@@ -136,6 +136,19 @@ def test_an_adapter_is_float32_on_a_base_that_keeps_its_type(tiny_model, splits)
 
 
 @pytest.mark.slow
+def test_an_adapter_that_came_in_few_bits_is_widened_alone(tiny_model):
+    network = adapt(tiny_model(small=True), LoRA(r=2), seed=0).network.bfloat16()
+    widen(network)
+    kinds = {p.requires_grad: p.dtype for p in network.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_a_model_that_came_from_no_folder_is_released_as_it_is_in_memory(tiny_model):
+    model = tiny_model(small=True)
+    assert model.stored is None
+    assert as_released(model) is model
+
+
 def test_a_reference_made_before_the_run_is_read_as_the_policy_is(tiny_model, splits):
     """Its log-probabilities are then those of the policy, bit for bit, before the first step."""
     model = in_type(tiny_model(), torch.bfloat16)

@@ -506,9 +506,10 @@ def test_sizes_are_few():
     assert all(number <= rounded_up(number, 1) < max(2, 1.5 * number) for number in range(1, 200))
 
 
+@pytest.mark.parametrize("room", [9, 12])  # the longest answer, and more
 @pytest.mark.parametrize("share", [0.0, DROP_SHARE, 2.0])
-def test_the_rows_that_plain_sampling_reads_are_counted_by_its_own_rule(share):
-    lengths, room = [3, 9, 4, 4, 9, 1, 7, 2], 9
+def test_the_rows_that_plain_sampling_reads_are_counted_by_its_own_rule(share, room):
+    lengths = [3, 9, 4, 4, 9, 1, 7, 2]
     total, rows = 0, list(lengths)
     for step in range(1, room):  # after token `step`
         finished = [length for length in rows if length <= step]

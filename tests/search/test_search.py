@@ -15,6 +15,8 @@ from holdfast.search.trials import Trial, bars, best, medians
 from holdfast.training.contracts import AdaptiveAttacker
 
 pytest.importorskip("optuna")
+NONE = dict.fromkeys(("num_samples", "adapter", "optim.per_device_train_batch_size"))
+"""Knobs that are not turned."""
 
 
 def trial(number, harms, **changes):
@@ -218,6 +220,19 @@ def test_a_folder_answers_one_question_only(run):
         run(seed=1)
 
 
+def test_a_folder_that_cannot_be_and_a_journal_that_is_none_are_refused_by_their_place(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HoldfastError, match=r"file/run: cannot be written to: Not a directory"):
+        run(folder=tmp_path / "file" / "run")
+    run(trials=1)
+    journal = tmp_path / "run" / "study.log"
+    journal.write_text("no journal\n" + journal.read_text())
+    with pytest.raises(
+        HoldfastError, match=rf"{journal.name}: cannot be read or written \(.+give another --runs folder"
+    ):
+        run(trials=1)
+
+
 def test_two_searches_do_not_share_a_folder_at_one_time(run, tmp_path):
     from filelock import FileLock
 
@@ -257,6 +272,18 @@ def test_a_cell_that_an_earlier_trial_ran_is_not_paid_for_twice(run, cells):
         ({"defenses": ["none", "refusal_loss"]}, {}, "the grid has 2 defenses"),
         ({"attacks": ["none"]}, {}, "there is no attack to search"),
         ({"evaluation": {"split": "development"}}, {}, "must be test"),
+        (
+            {"attacks": [{"best_of_n": {"reward": {"judge": "refusal"}}}]},
+            {},
+            "takes no optimizer steps, so",
+        ),
+        ({"copies": ["q4_0"]}, {}, "copies: a search is over one model; make the copy a stage"),
+        ({}, {"knobs": {**NONE, "optim.learning_rate": None}}, "has no knobs; name some, for example search.knobs."),
+        (
+            {},
+            {"knobs": {**NONE, "optim.weight_decay": {"low": -1, "high": 1}}},
+            "weight_decay: -1 cannot be set",
+        ),
     ],
 )
 def test_a_search_that_makes_no_sense_is_refused_before_anything_runs(run, cells, values, changes, part):

@@ -151,19 +151,20 @@ def check(endpoint: Endpoint) -> tuple[str, ...]:
     """
     import openai
 
-    for attempt in range(CHECKS):
+    attempt = 0
+    while True:
         try:
             listed = endpoint.client.models.list(timeout=CHECK_SECONDS)
             return tuple(str(model.id) for model in listed.data)
         except openai.APIConnectionError as error:
-            if attempt + 1 == CHECKS:
+            attempt += 1
+            if attempt == CHECKS:
                 raise _unreachable(endpoint, error) from None
-            time.sleep(FIRST_WAIT * 2**attempt)
+            time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise _refused(endpoint, error) from None
         except Exception:  # no such list, or a strange one
             return ()
-    return ()
 
 
 def _unreachable(endpoint: Endpoint, error: Exception) -> HoldfastError:
