@@ -97,3 +97,13 @@ def test_a_judge_of_a_task_that_is_not_there_is_refused_before_the_run() -> None
     }
     with pytest.raises(HoldfastError, match=r"task_judges: the data has no task 'exam'; known: quiz"):
         refuse_unready(cells(parse_grid(values, "grid")))
+
+
+def test_pairs_that_are_all_trained_on_are_refused_with_the_way_out(data: Data, tmp_path: Path) -> None:
+    twins = [{"prompt": f"{word} {i}", "role": role, "pair": i} for i in range(2) for word, role in PAIR]
+    (tmp_path / "p.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in twins))
+    with pytest.raises(HoldfastError, match=r"data\.pairs: of 2 pairs none is left in the split .+ of other prompts"):
+        load_splits(replace(data, pairs=Source(path=str(tmp_path / "p.jsonl"))))
+
+
+PAIR = (("bad", "harmful"), ("good", "benign"))

@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.experiment.outcomes import control_run, settled, settled_by_controls
 from holdfast.experiment.outcomes_by_judge import outcomes_by_judge, rejudged, with_evaluations
-from holdfast.experiment.whole_curves import NOT_WHOLE
+from holdfast.experiment.whole_curves import NOT_WHOLE, missing_steps
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 from holdfast.records.evidence import Effect
 
@@ -118,3 +118,9 @@ def test_another_judge_is_not_asked_about_a_cut_curve_but_may_have_few_answers_o
     of_control = rejudged(control, steps, [0.0] * 50 + [1.0] * 50)
     assert outcomes_by_judge([rejudged(whole, steps, harm), of_control])[0] is Outcome.HELD
     assert outcomes_by_judge([rejudged(cut, steps, harm), of_control])[0] is Outcome.UNTESTED
+
+
+def test_where_nothing_attacked_or_nothing_was_measured_no_evaluation_is_missing():
+    assert missing_steps(replace(record(), cell=replace(record().cell, attack=None))) == []
+    assert missing_steps(replace(record(), evaluations=())) == []
+    assert missing_steps(record((0, 20, 35))) == [10, 30]

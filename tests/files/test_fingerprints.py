@@ -7,7 +7,7 @@ import pytest
 from holdfast.experiment.methods import resolve
 from holdfast.experiment.outcomes import control_of
 from holdfast.files.fingerprints import of_folder, of_settings
-from holdfast.records import Cell, Method
+from holdfast.records import Cell, HoldfastError, Method
 
 
 @pytest.fixture
@@ -60,3 +60,12 @@ def test_a_label_still_enters_no_key(folder):
     plain, named = (Method(name="sft", label=label, fingerprints={"a": "b"}) for label in ("", "mine"))
     assert Cell(model={}, attack=plain).key == Cell(model={}, attack=named).key
     assert Cell(model={}, attack=plain).key != Cell(model={}, attack=Method(name="sft")).key
+
+
+def test_a_file_that_the_disk_does_not_give_is_named(folder, monkeypatch):
+    def broken(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("holdfast.files.fingerprints.sha256", broken)
+    with pytest.raises(HoldfastError, match=r"chat_template\.jinja: cannot be read: Input/output error"):
+        of_folder(folder)

@@ -93,3 +93,24 @@ def test_a_sandbox_model_is_written_over_an_earlier_one_and_over_nothing_else(so
     with pytest.raises(HoldfastError, match=r"base: holds notes\.txt"):
         copy_over(out, source)
     assert len(os.listdir(out)) == 4
+
+
+def test_an_empty_folder_is_replaced_and_a_full_one_is_not(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    released(source, tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").read_text() == "card"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(HoldfastError, match=r"full: cannot be written: Directory not empty; name another place"):
+        released(source, tmp_path / "full")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "out", "source"]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+def test_a_copy_that_finds_no_room_names_its_place(source, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(HoldfastError, match=rf"^{tmp_path}/out: cannot be written: .*No space left on device"):
+        copy_into(tmp_path / "out", source)

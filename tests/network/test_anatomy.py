@@ -312,3 +312,10 @@ def test_a_model_without_a_language_head_is_refused():
 class Headless(Strange):
     def get_output_embeddings(self):
         return None
+
+
+def test_a_network_without_layers_is_refused_by_where_they_would_be(tiny_model):
+    network = tiny_model(small=True).network
+    network.model.layers = network.model.layers[:0]
+    with pytest.raises(HoldfastError, match=r"LlamaForCausalLM: model\.layers holds no decoder layers"):
+        anatomy(network)

@@ -105,3 +105,10 @@ def test_the_same_seed_makes_the_same_critic_and_leaves_the_global_generator_alo
 def test_settings_that_cannot_be_are_refused(bad):
     with pytest.raises(HoldfastError, match="Critic"):
         Critic(**bad)
+
+
+def test_a_network_without_a_head_has_no_critic(tiny_model, monkeypatch):
+    model = tiny_model(small=True)
+    monkeypatch.setattr(type(model.network), "get_output_embeddings", lambda self: None)
+    with pytest.raises(HoldfastError, match="LlamaForCausalLM: no output embeddings found, which a critic needs"):
+        attach_critic(model, Critic())

@@ -17,6 +17,7 @@ from transformers import (
 
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.network.forward import forward
+from holdfast.network.loading import refuse_encoder
 from holdfast.network.models import LoRA, adapt, load, merged
 from holdfast.network.releasing import save
 from holdfast.records import Completion, Example, HoldfastError, user
@@ -218,3 +219,14 @@ def test_an_experts_adapter_on_a_tied_head_is_refused(tmp_path, tiny_model, make
     get_peft_model(tiny_model("gemma").network, config).save_pretrained(tmp_path, save_embedding_layers=False)
     with pytest.raises(HoldfastError, match="lm_head shares its weights"):
         load_expert(Expert(kind="adapter", name=str(tmp_path)), replace(tiny_model("gemma"), name="g"), make_context())
+
+
+def test_a_forward_pass_that_fails_is_told_on_one_line(tiny_model, monkeypatch):
+    network = tiny_model(small=True).network
+
+    def broken(*_, **__):
+        raise RuntimeError("sizes of\ntensors")
+
+    monkeypatch.setattr(network, "forward", broken)
+    with pytest.raises(HoldfastError, match=r"^mine: a forward pass over four tokens failed: .*sizes of tensors"):
+        refuse_encoder("mine", network)

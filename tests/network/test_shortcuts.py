@@ -273,3 +273,13 @@ def test_a_batch_in_groups_gives_the_plain_logits_where_prefixes_cannot_be_share
     with torch.no_grad():
         logits = forward(tested, batch)
         assert torch.equal(logits, tested(batch["input_ids"], use_cache=False).logits)
+
+
+@pytest.mark.parametrize("probe", ["padded_and_alone", "sampled", "shared"])
+def test_too_little_memory_is_not_taken_for_a_fault_of_the_architecture(probe, monkeypatch):
+    def none(self):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(holdfast.network.shortcuts.Probe, probe, none)
+    with pytest.raises(torch.OutOfMemoryError):
+        holdfast.network.shortcuts._working_shortcuts(shallow("llama"), "model")

@@ -147,6 +147,25 @@ def test_when_finished_rows_leave_changes_no_answer(checked, tapes, monkeypatch)
     assert len(shapes) > 1 or checked == 100
 
 
+def test_many_kinds_of_steps_are_let_go_of_and_recorded_anew(tapes, monkeypatch):
+    tested = model()
+    monkeypatch.setattr(static_decoding, "MOST_STEPS", 1)
+    monkeypatch.setattr(static_decoding, "CHECKED", 1)
+    monkeypatch.setattr(static_decoding, "LEAST_ROWS", 1)
+    assert_same(steadily(tested, repeats=7), plainly(tested, repeats=7))
+    assert len(static_use._of_network[tested.network].steps) == 1
+    assert len(tapes.made) > 1
+
+
+def test_too_little_memory_is_not_taken_for_a_step_that_cannot_be_recorded(tapes, monkeypatch):
+    def none(self, *_):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(static_use.Probe, "followed", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        static_use._trial(model().network)
+
+
 def test_nothing_is_read_long_after_the_last_answer_has_ended(tapes):
     tested = model()
     (free, *_) = plainly(tested, Sampling(max_new_tokens=24, temperature=0.0), prompts=PROMPTS[:1], repeats=1)

@@ -129,10 +129,7 @@ def _read(network: Any, inputs: dict[str, Tensor], answers: Tensor) -> tuple[Dis
         states = reader(network, answers.shape[1] + 1, **inputs, use_cache=False)
         return Projected(states[:, :-1][answers], reader.head, answers), states[..., : reader.head.weight.shape[1]]
     seen: list[Tensor] = []
-    output = network.get_output_embeddings()
-    if output is None:
-        raise HoldfastError(f"{type(network).__name__}: no output embeddings found, which a critic needs")
-    handle = output.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    handle = network.get_output_embeddings().register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
         logits = network(**inputs, use_cache=False).logits
     finally:
@@ -141,4 +138,7 @@ def _read(network: Any, inputs: dict[str, Tensor], answers: Tensor) -> tuple[Dis
 
 
 def _hidden_size(network: Any) -> int:
-    return int(network.get_output_embeddings().weight.shape[1])
+    output = network.get_output_embeddings()
+    if output is None:
+        raise HoldfastError(f"{type(network).__name__}: no output embeddings found, which a critic needs")
+    return int(output.weight.shape[1])
