@@ -14,9 +14,11 @@ from typer.testing import CliRunner
 from holdfast.cli import app
 from holdfast.commands import display
 from holdfast.commands.published import show_comparison
+from holdfast.published import words
 from holdfast.published.comparing import compare
 from holdfast.published.page import write
 from holdfast.published.shapes import of_the_paper
+from holdfast.published.standing import pair
 from holdfast.published.tables import published
 from holdfast.published.words import headline
 from holdfast.records import HoldfastError, Outcome
@@ -271,3 +273,21 @@ def test_the_python_of_the_documentation_runs(write_run, monkeypatch, tmp_path, 
     scope = {}
     exec(compile(page.partition("```python\n")[2].partition("```")[0], "compare.md", "exec"), scope)
     assert scope["found"].verdict in capsys.readouterr().out
+
+
+def test_two_data_sets_without_a_row_in_common_are_no_scale():
+    table = published("rpa_table_3")
+    rows = [replace(row, defense=f"{row.defense}_{row.dataset}") for row in table.rows]
+    assert of_the_paper(replace(table, rows=tuple(rows))) is None
+
+
+def test_a_table_without_harmfulness_has_a_page_without_a_picture_and_its_settings_in_words(of_beavertails, tmp_path):
+    table = published("rpa_table_7")
+    swept = replace(table.rows[0], settings={"num_samples": 25000, "beta": 0.1, "model": "llama2-7b"})
+    pairs = tuple(pair(row, None, "no cell", 0.5) for row in (swept, *table.rows[1:]))
+    table = replace(table, rows=tuple(each.row for each in pairs))
+    found = replace(compare("rpa_table_3", [of_beavertails]), table=table, pairs=pairs, shapes=(), itself=None)
+    out = tmp_path / "page.html"
+    assert write(found, out) == [out.with_suffix(".csv"), out]
+    assert "<svg" not in out.read_text()
+    assert words.swept(swept).endswith("25,000, beta 0.1, model llama2-7b")

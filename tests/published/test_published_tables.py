@@ -105,3 +105,9 @@ def test_a_range_is_read_and_other_values_are_refused_by_table_and_row(tmp_path)
     path.write_text(text + row.format("[0.9, 0.7]"))
     with pytest.raises(HoldfastError, match="table_1, row 1: harmfulness"):
         list(tables.read(path))
+    for odd in ("harmfulness: 0.5, rho: [1]", "harmfulness: 0.5, perplexity: 3"):
+        path.write_text(text + f"      - {{attack: grpo, dataset: null, defense: none, {odd}}}\n")
+        with pytest.raises(
+            HoldfastError, match=r"table_1, row 1: (rho|a metric that the table does not name) cannot be"
+        ):
+            list(tables.read(path))

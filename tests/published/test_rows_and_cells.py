@@ -327,3 +327,11 @@ def test_a_model_before_its_attack_that_was_hardened_with_several_settings_is_no
     own = [measured("repnoise", "sft", (0.0, 0.1), defense_settings={"alpha": alpha}) for alpha in (1.0, 1.0, 4.0)]
     assert chosen_for(own[:2], before) == ([own[0]], "")
     assert chosen_for(own, before) == ([], "2 settings of the defense belong to it; compare those of one grid")
+
+
+def test_a_row_whose_cells_measured_help_alone_is_not_compared():
+    cells = measure([measured("lisa", "sft", (None, None))], LISA, ("harmfulness", "helpfulness"), 0.5)
+    found = pair(LISA, cells, "", 0.5)
+    assert cells.estimates["helpfulness"].value == 0.9
+    assert found.standing == "not compared"
+    assert found.why.startswith("no harmfulness was measured: 1 held")

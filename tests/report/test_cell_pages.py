@@ -243,3 +243,8 @@ def test_a_key_never_leads_out_of_the_folder(key):
 
     assert Path(_file_name(key)).name == _file_name(key)
     assert re.fullmatch(r"[0-9a-f]{16}\.html", _file_name(key))
+
+
+def test_a_curve_without_points_is_not_drawn() -> None:
+    with pytest.raises(ValueError, match="harm: a curve without points"):
+        drawn("harm", [])

@@ -11,7 +11,7 @@ from statistics import fmean
 import pytest
 
 from holdfast.evaluation.breaking import time_to_break
-from holdfast.records import Outcome, Record
+from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.report import is_of, write_report
 from holdfast.report.prices import load_prices
 from holdfast.report.summarise import summarise
@@ -179,3 +179,33 @@ def test_the_page_and_its_table_have_the_costs_by_the_price_list_that_was_given(
     assert not is_of([run], page), "the page of another price list is not the one that a run writes"
     assert is_of([run], write_report([run], tmp_path / "r.html"))
     assert "USD: FLOPs at 2.5 an hour" in " ".join(page.read_text().split())
+
+
+def test_undefended_answers_that_could_never_be_read_do_not_make_a_defense_look_better(counted, make_record) -> None:
+    def unread(seed):
+        record = make_record((None,) * 5, outcome=Outcome.COLLAPSED, seed=seed)
+        return replace(record, time_to_break=None)
+
+    held = [counted(defense="d", seed=seed) for seed in range(3)]
+    broke = [counted(AT_ONCE, seed=seed) for seed in range(3)]
+    collapsed = [counted(seed=seed, outcome=Outcome.COLLAPSED) for seed in range(3)]
+    assert costs([*held, *broke])["d", 0.5].costs["steps"].ratio.value == 4
+    assert costs([*held, *collapsed])["d", 0.5].costs["steps"].ratio.value == 1
+    assert costs([*held, *map(unread, range(3))])["d", 0.5].costs["steps"].ratio.value == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"machine: gone\ncurrency: EUR\nmachines: {}\n", "machine: 'gone' is unknown.*`machines` has none"),
+        (b"[1]", "not a price list; it has `machine`, `currency` and `machines`"),
+        (b"\xff", "not text in UTF-8"),
+        (None, "cannot be read .No such file or directory"),
+    ],
+)
+def test_a_price_list_that_is_none_is_refused_by_name(tmp_path, content, says) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(HoldfastError, match=rf"mine\.yaml: {says}"):
+        load_prices(path)

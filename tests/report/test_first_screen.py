@@ -13,6 +13,7 @@ from holdfast.report import write_report
 from holdfast.report.alternatives import MOST, in_words
 from holdfast.report.customers import customers, share_of_gain
 from holdfast.report.failures import failures
+from holdfast.report.files_beside import plain
 from holdfast.report.heatmap import grids, heatmap_rows
 from holdfast.report.panel import panel
 from holdfast.report.plain_words import listed, words_of
@@ -354,3 +355,27 @@ def test_tables_have_captions_scopes_and_boxes_that_the_keyboard_scrolls(page) -
     assert [head for head in re.findall(r"<th\b[^>]*>", html) if "scope=" not in head] == []
     assert [box for box in re.findall(r'<div class="scroll[^>]*>', html) if "tabindex" not in box] == []
     assert [box for box in re.findall(r'<div class="chart"[^>]*>', html) if "aria-label" not in box] == []
+
+
+def test_a_ratio_to_an_undefended_model_that_was_broken_before_the_attack_is_none(make) -> None:
+    held = make(Outcome.HELD, "shield")
+    assert point_of([held]).ratio == 2.0
+    assert point_of([replace(held, control=replace(held.control, broke_at=0))]) is None
+
+
+def test_a_task_that_was_not_trained_without_the_defense_has_no_share(make) -> None:
+    records = customer_runs(make)[1:]
+    (shield,) = customers(records, labels(records), summarise(records))
+    assert (shield.share, shield.why) == (None, "the task was not trained on the undefended model")
+
+
+def test_runs_that_held_without_measured_help_are_not_called_helpful(make) -> None:
+    held = make(Outcome.HELD, "shield")
+    bare = [replace(e, scores=tuple(s for s in e.scores if s.name != "helpfulness")) for e in held.evaluations]
+    sentence = said([make(Outcome.BROKE), replace(held, evaluations=tuple(bare))]).sentences[1]
+    assert sentence.endswith("helpfulness was not measured at the end of the runs that held.")
+
+
+def test_what_a_chart_cannot_tell_is_named_only_and_no_number_is_null_in_its_file() -> None:
+    assert in_words([{"defense": "shield"}]).startswith("shield. All numbers")
+    assert plain({"harm": [float("nan"), float("inf"), 0.5]}) == {"harm": [None, None, 0.5]}

@@ -135,3 +135,10 @@ def test_the_page_of_few_seeds_says_that_it_cannot_tell(runs, write_run, tmp_pat
     assert "0 of 1 can be told apart; of the others the runs cannot tell." in page
     assert "<b>cannot tell</b><small>3 pairs: 3 longer, 0 shorter</small><small>p = .5</small>" in page
     assert "it takes 7 pairs without exception" in page
+
+
+def test_two_runs_with_fewer_than_three_defenses_in_common_are_not_compared(runs) -> None:
+    gone = Outcome.UNTESTED
+    records = runs({"a": [20, gone, 20], "b": [40, 40, 40], "c": [0, 0, 0], "d": [gone, 60, 60]})
+    (agreement,) = agreements(records, labels(records))
+    assert (agreement.runs, agreement.same_model) == (3, (1.0, 2))

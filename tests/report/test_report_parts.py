@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast.records import Method
 from holdfast.report.accounting import costs, environments, stages
 from holdfast.report.charts import styles_of, tradeoff
 from holdfast.report.judge_costs import judge_costs
-from holdfast.report.page import duration, number
+from holdfast.report.page import duration, money, number
 from holdfast.report.samples import LONGEST, pick
 from holdfast.report.training import thin
 
@@ -123,3 +124,20 @@ def test_names_of_close_marks_are_left_to_the_legend() -> None:
     ]
     chart = tradeoff(points, styles_of(list(places)), width="container")
     assert [row["name"] for row in chart.data["points"]] == ["none", "", "beside", "far"]
+
+
+def test_what_judges_cost_names_the_model_behind_an_endpoint_and_not_its_address(make_record) -> None:
+    def asked(**judge):
+        record = make_record(environment={"judges": {"read": {"answers": 1}}})
+        return replace(record, cell=replace(record.cell, judges={"read": Method(name="llm", **judge)}))
+
+    records = [
+        asked(fingerprints={"HOLDFAST_JUDGE_MODEL": "large@0123abcd"}),
+        asked(settings={"path": "judges/instruct"}),
+        asked(),
+    ]
+    assert [cost.model for cost in judge_costs(records)] == ["large", "judges/instruct", ""]
+
+
+def test_money_that_is_not_known_is_a_dash() -> None:
+    assert [money(amount) for amount in (None, float("inf"), 0.0000012, 1234)] == ["–", "–", "1.2e-06", "1,200"]

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -161,3 +162,28 @@ def test_only_the_first_and_the_last_step_are_read(make_record, make_completion,
     folder = load([write_run([make_record()], completions=rows)]).cells[0].folder
     assert [row["completion"] for row in read_completions(folder)] == ["at 40", "at 40", "at 0", "at 0"]
     assert read_judges(folder) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [('{"step": 1, "loss": "low"}', "line 1: loss is not a number"), ('{"step": -1}', "line 1: step is not a step")],
+)
+def test_a_training_metric_that_is_no_number_is_named(tmp_path, line, says) -> None:
+    (tmp_path / "curves.jsonl").write_text(line)
+    with pytest.raises(HoldfastError, match=says):
+        read_curves(tmp_path)
+
+
+def test_a_record_that_the_disk_does_not_give_is_named_with_the_reason(make_record, write_run, monkeypatch) -> None:
+    run = write_run([make_record(), make_record(seed=1)])
+    first, text_of = sorted(run.glob("cells/*/record.json"))[0], Path.read_text
+
+    def read_text(path, *words, **more):
+        if path == first:
+            raise OSError(5, "Input/output error")
+        return text_of(path, *words, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    loaded = load([run])
+    assert len(loaded.cells) == 1
+    assert f"{first}: cannot be read (Input/output error)" in loaded.trouble

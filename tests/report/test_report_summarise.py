@@ -177,3 +177,8 @@ def test_the_label_of_a_method_is_what_its_row_is_called(make_record) -> None:
     attack = Method(name="grpo", label="cheap GRPO")
     cell = type(record.cell)(model=record.cell.model, attack=attack, seed=0)
     assert labels([type(record)(key="k", cell=cell, outcome=Outcome.HELD)])[0].attack == "cheap GRPO"
+
+
+def test_settings_in_nested_lists_tell_rows_apart(make_record) -> None:
+    records = [make_record(defense="d", settings={"bars": [[1, 0.1], [2, bar]]}) for bar in (0.2, 0.3)]
+    assert [label.defense for label in labels(records)] == ["d (d.bars.1=[2, 0.2])", "d (d.bars.1=[2, 0.3])"]

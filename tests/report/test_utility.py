@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,8 +193,23 @@ def test_a_log_that_inspect_writes_now_is_a_column_of_the_report(labelled, write
 
 
 def test_without_inspect_its_logs_ask_for_the_extra(tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
     with pytest.raises(HoldfastError, match=r"holdfast-llm\[inspect\]"):
         inspect(tmp_path / "any.eval")
+
+
+def test_what_is_no_log_of_inspect_is_refused_whatever_its_reader_raises(tmp_path, monkeypatch):
+    def read_eval_log(place, *, header_only):
+        raise RuntimeError(f"no\n zip in {Path(place).name}")
+
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", SimpleNamespace(read_eval_log=read_eval_log))
+    path = tmp_path / "any.eval"
+    with pytest.raises(HoldfastError, match=r"any\.eval: there is no such file"):
+        inspect(path)
+    path.write_text("x")
+    with pytest.raises(HoldfastError, match=r"any\.eval: is no log of inspect: no zip in any\.eval"):
+        inspect(path)
+    log = SimpleNamespace(status="error", results=None)
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", SimpleNamespace(read_eval_log=lambda *_, **__: log))
+    with pytest.raises(HoldfastError, match=r"any\.eval: the evaluation ended with status 'error'"):
+        inspect(path)

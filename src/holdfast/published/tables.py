@@ -86,12 +86,6 @@ class Published:
     notes: tuple[str, ...]
 
     @property
-    def swept(self) -> tuple[str, ...]:
-        """Settings in which its rows differ, besides attack, data set and defense."""
-        keys = dict.fromkeys(key for row in self.rows for key in row.settings)
-        return tuple(key for key in keys if len({row.settings.get(key) for row in self.rows}) > 1)
-
-    @property
     def source(self) -> str:
         """Paper and place in one line."""
         return f"{self.paper}, {self.place}"

@@ -43,7 +43,7 @@ def _template(package: str, name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (rate, percent, number, count, duration, power, cost, plural, yes_no, place, chance, times, money)
+    filters = (rate, percent, number, count, duration, power, plural, place, chance, times, money)
     environment.filters.update({each.__name__: each for each in filters})
     return environment.get_template(name)
 
@@ -125,18 +125,8 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def cost(steps: float | None) -> str:
-    """A break time or budget as a phrase: `1 step`, `40 steps`."""
-    return f"{number(steps)} {'step' if steps == 1 else 'steps'}"
-
-
 def plural(amount: int, noun: str) -> str:
     """`1 cell`, `2 cells`; also `2 replies` and `2 misses`."""
     many = f"{noun[:-1]}ies" if noun[-2:-1] not in "aeiou" and noun.endswith("y") else noun
     many = many if many != noun else f"{noun}{'es' if noun.endswith(('s', 'x')) else 's'}"
     return f"{amount:,} {noun if amount == 1 else many}"
-
-
-def yes_no(value: bool | None) -> str:
-    """A tri-state for tables."""
-    return NOTHING if value is None else ("yes" if value else "no")

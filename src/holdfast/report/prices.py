@@ -83,4 +83,8 @@ def _parsed(text: str, where: str) -> Prices:
     values = yaml_value(text, where)
     if not isinstance(values, Mapping):
         raise HoldfastError(f"{where}: not a price list; it has `machine`, `currency` and `machines`")
-    return typed(Prices, json.loads(json.dumps(values, default=str)), where)  # YAML has dates, which need no quotes
+    plain = json.loads(json.dumps(values, default=str))  # YAML has dates, which need no quotes
+    try:
+        return typed(Prices, plain, "prices")
+    except HoldfastError as error:
+        raise HoldfastError(f"{where}: {str(error).removeprefix('prices').lstrip('.: ')}") from None
