@@ -1,13 +1,16 @@
 """`holdfast choose`: who is in front, what the figures are worth, and the model of the one that is picked."""
 
+import io
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli import app
-from holdfast.commands import jobs
+from holdfast.commands import jobs, talking
+from holdfast.commands.choose import choose
 from holdfast.config import load_grid, parse_grid
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment import store
@@ -17,7 +20,7 @@ from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.tasks import stage_key
 from holdfast.records import HoldfastError, Outcome
 from holdfast.report.candidates import candidates
-from invented_gates import BROKE, HELD, N, run, runs, written
+from invented_gates import BROKE, HELD, N, failed, run, runs, written
 
 pytestmark = pytest.mark.slow
 SOME = (0.0, 0.2, 0.3)
@@ -67,6 +70,7 @@ def kept(folder):
     (place / "model").mkdir(parents=True)
     (place / "model" / "config.json").write_text("{}")
     (place / "record.json").write_text(json.dumps({"name": "repnoise", "seconds": 1.0}))
+    return place / "model"
 
 
 def records_of(folder):
@@ -153,6 +157,23 @@ def test_without_a_terminal_the_lines_for_transformers_are_printed(real):
     assert "pipeline('text-generation'" in output
 
 
+def test_in_a_terminal_the_hardened_model_answers(real, monkeypatch, capsys, tiny_model):
+    from holdfast.network.releasing import save
+
+    (placeholder,) = kept(real).iterdir()
+    placeholder.unlink()
+    save(tiny_model(small=True), placeholder.parent)
+    number = int(number_of(called(real).output, "repnoise"))
+    typed = io.StringIO("how ?\n")
+    typed.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", typed)
+    monkeypatch.setattr(talking, "LONGEST", 4)
+    choose([str(real)], chat=number)
+    first, *_ = capsys.readouterr().out.partition("an empty line ends it\n")[2].splitlines()
+    assert first.startswith("you: ")
+    assert len(first.split()) > 1, "an answer"
+
+
 def test_one_is_measured_on_test_prompts_with_new_seeds(real, monkeypatch):
     asked = {}
     monkeypatch.setattr(jobs, "_run", lambda grid, folder, **_: asked.update(grid=grid, folder=folder) or 0)
@@ -177,3 +198,44 @@ def test_what_cannot_be_done_is_refused(several, tmp_path):
     assert "-o FOLDER" in refused(folder, "--save", "1")
     assert "settings are for --measure" in refused(folder, "seeds=[1]")
     assert "no seed 9" in refused(folder, "--chat", number_of(output, "tar"), "--seed", "9")
+    assert "no run folder was given" in refused("seeds=[1]", "--measure", "1")
+    assert "-o: is the folder of --save" in refused(folder, "-o", tmp_path / "out")
+    for more in ([], ["--measure", "1"]):
+        assert "--seed: is for --save N or --chat N" in refused(folder, "--seed", "1", *more)
+
+
+def test_a_folder_with_something_in_it_is_not_written_into(real, tmp_path):
+    kept(real)
+    (tmp_path / "mine").write_text("mine")
+    number = number_of(called(real).output, "repnoise")
+    for place in (tmp_path, tmp_path / "mine"):
+        assert "exists and is not an empty folder" in refused(real, "--save", number, "-o", place)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_record_that_cannot_be_read_is_said_with_the_candidates(real):
+    file = next((real / "cells").glob("*/record.json"))
+    file.write_text("{")
+    assert f"warning: {file}: not what `holdfast run` writes (Expecting" in called(real).output
+
+
+def test_a_run_without_attacks_has_nothing_to_choose_by(tmp_path):
+    folder = written(runs("tar", HELD, 2, attack=None), tmp_path / "run")
+    assert "no cell has an attack" in refused(folder)
+
+
+def test_a_defense_whose_cells_failed_has_no_figures_and_no_mark(tmp_path):
+    broken = [failed(record) for record in runs("tar", HELD, 2)]
+    output = called(written([*runs(None, BROKE, 2), *broken], tmp_path / "run")).output
+    (row,) = [line.split() for line in output.splitlines() if " tar " in line]
+    assert row[1:] == ["tar", "-", "sft", "-", "-", "2", "failed"]
+
+
+def test_candidates_picked_by_test_prompts_stay_optimistic_when_they_are_measured_again(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jobs, "_run", lambda grid, folder, **_: asked.append(grid) or 3)
+    folder = written([*runs(None, BROKE, 2), *runs("tar", HELD, 2)], tmp_path / "run")
+    result = called(folder, "--measure", number_of(called(folder).output, "tar"))
+    assert result.exit_code == 3, "as the run that it starts"
+    assert "the test prompts by which it was picked: still optimistic" in result.output
+    assert len(asked) == 1

@@ -48,7 +48,7 @@ def choose(
     """
     folders = [Path(word) for word in arguments if "=" not in word]
     overrides = [word for word in arguments if "=" in word]
-    _refuse_idle({"--save": save, "--chat": chat, "--measure": measure}, out, overrides, measure)
+    _refuse_idle({"--save": save, "--chat": chat, "--measure": measure}, out, overrides, seed)
     if not folders:
         raise HoldfastError("no run folder was given: name one, as in `holdfast choose runs/NAME`")
     if len(folders) == 1 and (folders[0] / "search.json").is_file():
@@ -62,15 +62,12 @@ def choose(
     elif chat is not None:
         _chat(_picked(candidates, chat), folders, seed)
     elif measure is not None:
-        picked = _picked(candidates, measure)
-        exit_unless_zero(
-            _measure([record.cell for record in picked.records], folders[0], measure, overrides, workers=workers)
-        )
+        exit_unless_zero(_measure_candidate(_picked(candidates, measure), folders[0], overrides, workers=workers))
     else:
         _show(candidates)
 
 
-def _refuse_idle(asked: Mapping[str, int | None], out: Path | None, overrides: Sequence[str], measure: Any) -> None:
+def _refuse_idle(asked: Mapping[str, int | None], out: Path | None, overrides: Sequence[str], seed: int | None) -> None:
     several = [flag for flag, number in asked.items() if number is not None]
     if len(several) > 1:
         raise HoldfastError(f"{' and '.join(several)}: give one of them")
@@ -78,8 +75,10 @@ def _refuse_idle(asked: Mapping[str, int | None], out: Path | None, overrides: S
         raise HoldfastError("--save: give the folder with -o FOLDER")
     if out is not None and asked["--save"] is None:
         raise HoldfastError("-o: is the folder of --save N; give that too")
-    if overrides and measure is None:
+    if overrides and asked["--measure"] is None:
         raise HoldfastError(f"{overrides[0]!r}: settings are for --measure N")
+    if seed is not None and asked["--save"] is None and asked["--chat"] is None:
+        raise HoldfastError("--seed: is for --save N or --chat N; seeds of --measure N are given as `seeds=[10,11,12]`")
 
 
 def _candidates(folders: Sequence[Path]) -> list[Candidate]:
@@ -252,9 +251,18 @@ def _chat(picked: Candidate, folders: Sequence[Path], seed: int | None) -> None:
     talk(weights, record.cell)
 
 
+def _measure_candidate(picked: Candidate, folder: Path, overrides: Sequence[str], *, workers: int | None) -> int:
+    """Run the candidate's attacks again, and say so where the prompts are those by which it was picked."""
+    from holdfast.commands import display
+
+    if "test" in picked.splits:
+        display.note("these are the test prompts by which it was picked: still optimistic, with new seeds too")
+    return _measure([record.cell for record in picked.records], folder, picked.number, overrides, workers=workers)
+
+
 def _measure(cells: Sequence[Any], folder: Path, number: int, overrides: Sequence[str], *, workers: int | None) -> int:
-    """Run the candidate's attacks on test prompts with new seeds, or those given, into a folder of their own."""
-    from holdfast.commands import display, jobs
+    """Run the cells' attacks on test prompts with new seeds, or those given, into a folder of their own."""
+    from holdfast.commands import jobs
     from holdfast.config import overridden, parse_grid
     from holdfast.experiment.as_grid import evaluation_values, grid_of_cells
     from holdfast.experiment.tasks import Options
@@ -268,17 +276,8 @@ def _measure(cells: Sequence[Any], folder: Path, number: int, overrides: Sequenc
     values = dict(grid_of_cells(cells, **changes))
     for override in overrides:
         values = overridden(values, override)
-    if settings_split(cells[0]) == "test":
-        display.note("new seeds, but the same test prompts by which it was picked: still optimistic")
     runs = folder / f"measured-{number}"
     return jobs._run(parse_grid(values, "--measure"), runs, workers=workers, options=Options(), report=True)
-
-
-def settings_split(cell: Any) -> str:
-    """The split on whose prompts a cell was measured."""
-    from holdfast.experiment.cell_settings import settings_of
-
-    return settings_of(cell).evaluation.split
 
 
 def _of_search(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
-    from holdfast.records import Cell
+    from holdfast.network.models import Model
+    from holdfast.records import Cell, Message
 
 LONGEST = 256
 """Tokens of an answer."""
@@ -26,7 +27,8 @@ def transformers_lines(folder: Path) -> str:
 def talk(folder: Path, cell: Cell) -> None:
     """Ask for turns until an empty one or the end of the input, and print the likeliest answer to each.
 
-    Control characters in answers are shown as symbols. What was said before is part of the prompt.
+    Control characters in answers are shown as symbols. What was said before is part of the prompt, as far back as the
+    model's context reaches.
     """
     from holdfast.commands import display
     from holdfast.experiment.world import load_model
@@ -36,14 +38,27 @@ def talk(folder: Path, cell: Cell) -> None:
     model = load_model(cell, folder)
     display.note("an empty line ends it")
     room = min(LONGEST, (model.context or 2 * LONGEST) // 2)
-    turns: list[Any] = []
+    sampling = Sampling(max_new_tokens=room, temperature=0.0)
+    turns: tuple[Message, ...] = ()
+    whole = True
     while asked := _asked():
-        turns.append(Message("user", asked))
-        (answer,) = complete(
-            model, [Example(prompt=tuple(turns))], Sampling(max_new_tokens=room, temperature=0.0), seed=0
-        )
+        told = _latest(model, (*turns, Message("user", asked)), room)
+        if not told:
+            display.note(f"too long: with an answer of {room} tokens it exceeds the {model.context} tokens of context")
+            continue
+        if whole and len(told) <= len(turns):
+            display.note("from here on the first turns are left out: all no longer fit into the model's context")
+            whole = False
+        (answer,) = complete(model, [Example(prompt=told)], sampling, seed=0)
         display.note(answer.text)
-        turns.append(Message("assistant", answer.text))
+        turns = (*told, Message("assistant", answer.text))
+
+
+def _latest(model: Model, turns: tuple[Message, ...], room: int) -> tuple[Message, ...]:
+    """The latest turns that leave `room` tokens for an answer; none if the last one alone does not."""
+    while turns and model.context is not None and len(model.encode_prompt(turns)) + room > model.context:
+        turns = turns[2:]
+    return turns
 
 
 def _asked() -> str:
