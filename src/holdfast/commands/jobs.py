@@ -19,6 +19,7 @@ from holdfast.experiment.outcomes import uselessness
 from holdfast.files import copy_into, copy_over, whole_folder, write_text
 from holdfast.methods.settings import merge
 from holdfast.records import Cell, HoldfastError, Method, Outcome, Record
+from holdfast.report.page import plural
 from holdfast.sandbox.build import Sandbox
 from holdfast.training.optim import Optim
 
@@ -60,16 +61,7 @@ def harden_model(
     from holdfast.commands.cards import model_card
 
     grid = grid_of({"name": "harden", **_written(values, dtype)}, overrides)
-    if len(grid.seeds) > 1:
-        raise HoldfastError(f"seeds: hardening writes one model, so give one seed, not {len(grid.seeds)}")
-    if len(grid.models) > 1:
-        raise HoldfastError(f"models: hardening writes one model, so give one, not {len(grid.models)}")
-    if grid.copies:
-        raise HoldfastError("copies: hardening writes one model; attack the copies of the folder that it writes")
-    if any(grid.attacks):
-        raise HoldfastError("attacks: hardening does not attack; attack the folder that it writes by `holdfast attack`")
-    if not all(cell.stages for cell in cells(grid)[1:]) or any(cell.constraints for cell in cells(grid)):
-        raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
+    _refuse_several(grid)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
     if runs.resolve().is_relative_to(out.resolve()):
@@ -78,9 +70,8 @@ def harden_model(
     before, after = records[0], records[-1]
     if Outcome.FAILED in (before.outcome, after.outcome):
         return _failed([before, after])
-    key = _stage_key(after)
     with whole_folder(out) as made:
-        copy_into(made, store.stage_folder(runs, key) / "model")
+        copy_into(made, store.stage_folder(runs, _stage_key(after)) / "model")
         write_text(made / "README.md", model_card(before, after))
         origins.write(made, before.cell)
     display.scores(before.evaluations[-1].scores, after.evaluations[-1].scores)
@@ -91,6 +82,26 @@ def harden_model(
     # The attack's control is the undefended model that the folder names; without it the outcome would be untested.
     display.note(f"next: how long does it hold? holdfast attack sft --model {out}")
     return 0
+
+
+def _refuse_several(grid: Grid) -> None:
+    """Refuse whatever does not measure one model, harden it by one defense or stack, and measure it again."""
+    if len(grid.seeds) > 1:
+        raise HoldfastError(f"seeds: hardening writes one model, so give one seed, not {len(grid.seeds)}")
+    if len(grid.models) > 1:
+        raise HoldfastError(f"models: hardening writes one model, so give one, not {len(grid.models)}")
+    if grid.copies:
+        raise HoldfastError("copies: hardening writes one model; attack the copies of the folder that it writes")
+    if any(grid.attacks):
+        raise HoldfastError("attacks: hardening does not attack; attack the folder that it writes by `holdfast attack`")
+    every = cells(grid)
+    if any(cell.constraints for cell in every) or not any(cell.stages for cell in every):
+        raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
+    if [bool(cell.stages) for cell in every] != [False, True]:
+        raise HoldfastError(
+            "defenses: hardening writes one model and measures it before and after; give `none` and one defense or "
+            "stack, such as defenses=[none,[rmu,repnoise]]"
+        )
 
 
 def _written(values: Mapping[str, Any], dtype: str) -> dict[str, Any]:
@@ -184,12 +195,13 @@ def announce(grid: Grid) -> None:
     missing = len(missing_controls(own))
     if missing and grid.control:
         display.note(
-            f"{missing} control cell{'s' if missing > 1 else ''} added to the grid's {len(own)}: the same attacks on "
+            f"{plural(missing, 'control cell')} added to the grid's {len(own)}: the same attacks on "
             "the undefended model, since a defense holds only against attacks that break the model without it "
             "(`control: false` omits them)"
         )
     elif missing:
-        display.note(f"{missing} controls omitted (`control: false`): cells that do not break are untested, not held")
+        omitted = f"{plural(missing, 'control')} omitted (`control: false`)"
+        display.note(f"{omitted}: cells that do not break are untested, not held")
     for line in _origins(grid) if any(grid.attacks) else ():
         display.note(line)
     cautions = [configured(m, "online").caution for cell in own for m in cell.constraints]
