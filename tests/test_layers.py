@@ -78,7 +78,8 @@ APART = ("losses", "judges", "attacks", "defenses.online", "defenses.offline")
 
 LIGHT = (
     *("holdfast", "holdfast.records", "holdfast.training.contracts", "holdfast.report", "holdfast.cli"),
-    "holdfast.commands.listing; holdfast.commands.listing.show_list(None)",
+    # The doctor is what says that torch is missing.
+    "holdfast.commands.doctor, holdfast.commands.listing; holdfast.commands.listing.show_list(None)",
 )
 FUNCTION_LINES, MODULE_LINES, POSITIONAL = 60, 400, 4
 

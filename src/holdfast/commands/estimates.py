@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from holdfast.commands import display
 from holdfast.experiment.grid import Grid, cells
-from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from holdfast.experiment import Outlook
     from holdfast.experiment.estimate import Needs
@@ -20,23 +19,6 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 UP_TO = 2.0
 """Factor within which the rule of thumb met most runs on an idle machine."""
-
-
-def refuse_unused(attack: str | None, grid: str | None, named: Mapping[str, Any], more: Mapping[str, Any]) -> None:
-    """Refuse options that would change nothing: `named` belong to `--attack`, `more` to any estimate.
-
-    Raises:
-        HoldfastError: names the option and what it needs.
-    """
-    if attack is not None and grid is not None:
-        raise HoldfastError("--attack: a grid has its own attacks; give --attack or --grid, not both")
-    unused = dict(named) if attack is None else {}
-    unused |= more if attack is None and grid is None else {}
-    name = next((name for name, given in unused.items() if given), None)
-    if name is not None:
-        raise HoldfastError(
-            f"{name}: " + ("is for --attack" if grid else "is for an estimate; give --attack or --grid too")
-        )
 
 
 def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> None:

@@ -160,20 +160,20 @@ def doctor(
     Examples: `holdfast doctor`, `holdfast doctor --attack grpo -m ./model --harmful rows.jsonl --benign help.jsonl`,
     `holdfast doctor --grid kitchen --price 2.5`.
     """
-    from holdfast.commands.estimates import refuse_unused, show_estimates
-    from holdfast.commands.jobs import grid_of
-    from holdfast.config import data_options, grid_options
+    from holdfast.commands.doctor import examine, refuse_unused
 
     named = {"--defense": defense, "--model": model != "sandbox", "--harmful": harmful, "--benign": benign}
     named |= {"--prompt-format": prompt_format, "--harmful-role": harmful_role, "--refusal": refusal}
     named |= {"--harmful-format": harmful_format != "columns", "--benign-format": benign_format != "columns"}
     more = {"--price": price is not None, "--workers": workers is not None, "KEY=VALUE": overrides}
     refuse_unused(attack, grid, named, more)
-    if attack is None and grid is None:
-        from holdfast.commands.doctor import examine
-
+    if attack is None and grid is None:  # without torch this is what says so
         exit_unless_zero(examine())
         return
+    from holdfast.commands.estimates import show_estimates
+    from holdfast.commands.jobs import grid_of
+    from holdfast.config import data_options, grid_options
+
     if grid is not None:
         wanted = grid_of(grid, overrides or [])
     else:
