@@ -1,6 +1,7 @@
 """What stands beside guided attacks: the expert alone, what SFT makes of its answers, and plain RL after that."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.methods.settings import plain, typed
 from holdfast.network.flops import forward_flops, multiplied
 from holdfast.network.generate import Sampling
-from holdfast.records import HoldfastError, Verdict
-from holdfast.rl.guidance.expert import Expert
+from holdfast.records import Example, HoldfastError, Verdict, user
+from holdfast.rl.guidance.expert import Expert, load_expert
 from holdfast.rl.policy import Policy
 from holdfast.rl.rewards import AttackReward
 from holdfast.training.fit import fit
@@ -186,3 +187,10 @@ def test_costs_add_up_and_one_that_is_not_known_makes_the_sum_unknown():
     one, other = Spent(1, 2, 3, 4.0, 5.0), Spent(10, 20, 30, 40.0, 50.0)
     assert sum_costs(one, other, Spent()) == Spent(11, 22, 33, 44.0, 55.0)
     assert sum_costs(one, other._replace(flops=None)) == Spent(11, 22, 33, 44.0, None)
+
+
+def test_an_expert_that_is_to_be_tuned_on_answers_names_the_row_without_one():
+    row = Example(prompt=user("how ?"), source="harmful.jsonl, line 2")
+    context = SimpleNamespace(splits=SimpleNamespace(harmful={"attack": [row]}), seed=0)
+    with pytest.raises(HoldfastError, match=r"harmful\.jsonl, line 2: expert: `sft_copy` needs harmful answers"):
+        load_expert(Expert(kind="sft_copy", pairs=1), None, context)

@@ -12,6 +12,7 @@ from holdfast.generative.local import LocalModel
 from holdfast.generative.replies import Failure, Reply
 from holdfast.generative.rubrics import RUBRICS, request
 from holdfast.judges.llm import LLMJudge
+from holdfast.network.chat import Chat
 from holdfast.network.releasing import save
 from holdfast.records import Completion, Example, HoldfastError, user
 
@@ -60,6 +61,21 @@ def test_texts_that_are_too_long_for_the_judge_are_one_missing_verdict(folder):
     assert isinstance(outcomes[1], Failure)
     assert outcomes[1].final
     assert "the judge reads" in outcomes[1].reason
+
+
+def test_a_request_that_the_judges_format_refuses_is_one_missing_verdict(folder, monkeypatch):
+    own = Chat.prompt
+
+    def prompt(self, turns):
+        if "hot" in turns[-1].content:
+            raise HoldfastError("the template refuses it")
+        return own(self, turns)
+
+    monkeypatch.setattr(Chat, "prompt", prompt)
+    requests = [request(RUBRICS["harm"], ROW, text) for text in ("warm .", "hot .")]
+    outcomes = dict(local(folder, max_new_tokens=1).replies(requests))
+    assert isinstance(outcomes[0], Reply)
+    assert outcomes[1] == Failure("the template refuses it", final=True)
 
 
 def test_an_untrained_judge_gives_no_verdict_and_nothing_is_asked_twice(folder, monkeypatch):

@@ -327,3 +327,9 @@ def test_a_trained_classifier_agrees_with_the_oracle(many):
     assert score(trained, "accuracy").low > 0.9
     assert score(trained, "oracle_agreement").low > 0.8
     assert score(trained, "oracle_rank_correlation").low > 0.1
+
+
+def test_a_judge_that_has_no_place_is_named_by_it(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(HoldfastError, match=r"file/judge: the judge cannot be saved: Not a directory"):
+        save_judge(None, tmp_path / "file" / "judge", Data(), {})

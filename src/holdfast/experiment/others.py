@@ -65,7 +65,8 @@ def _needed(cells: Sequence[Cell]) -> Iterator[tuple[str, str, Callable[[], None
             yield f"judges.{name}", f"the endpoint of judge {name}", partial(_reach, method)
     for place, path, revision in _ids(cells, list(judges.values())):
         if not looks_local(path) and ":" not in path:
-            yield place, f"model id {path}", partial(refuse_unknown, path, revision)
+            at = f" at {revision}" if revision else ""
+            yield place, f"model id {path}{at}", partial(refuse_unknown, path, revision)
 
 
 def _reach(method: Method) -> None:
