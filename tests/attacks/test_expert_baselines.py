@@ -191,6 +191,6 @@ def test_costs_add_up_and_one_that_is_not_known_makes_the_sum_unknown():
 
 def test_an_expert_that_is_to_be_tuned_on_answers_names_the_row_without_one():
     row = Example(prompt=user("how ?"), source="harmful.jsonl, line 2")
-    context = SimpleNamespace(splits=SimpleNamespace(harmful={"attack": [row]}), seed=0)
+    context = SimpleNamespace(splits=SimpleNamespace(harmful={"attack": [row]}), seed=0, fit=pytest.fail)
     with pytest.raises(HoldfastError, match=r"harmful\.jsonl, line 2: expert: `sft_copy` needs harmful answers"):
         load_expert(Expert(kind="sft_copy", pairs=1), None, context)
