@@ -74,6 +74,11 @@ def test_a_run_begins_with_what_there_is_to_do_and_how_long_that_may_take(told, 
     assert list(outlook_lines(told, lambda: 2400.0)) == lines
 
 
+def test_a_run_of_seconds_takes_a_minute_by_the_rule_of_thumb_and_not_one_to_one():
+    (_, time) = outlook_lines(Outlook(1, 0, 0, 1, None, False), lambda: 20.0)
+    assert time.startswith("time: very roughly 1 min, by a rule of thumb")
+
+
 def test_a_run_says_what_its_time_costs_where_an_hour_has_a_price():
     rough = lambda: 2400.0  # noqa: E731
     (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), rough, price=3.0)

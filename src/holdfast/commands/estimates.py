@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from holdfast.experiment import Outlook
     from holdfast.experiment.estimate import Needs
+    from holdfast.records import Cell
 
 HOUR = 3600.0
 UP_TO = 2.0
@@ -39,12 +41,24 @@ def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> N
     others = sorted({cell.attacker for cell in every} - {cell.attacker for cell in timed})
     if others:
         display.note(f"not estimated, since they do not train: {', '.join(others)}")
-    display.note(f"running a few steps of {len(distinct)} {'cell' if len(distinct) == 1 else 'cells'}")
+    several = "cell" if len(distinct) == 1 else "cells"
+    display.note(f"running a few steps of {len(distinct)} {several}, which takes very roughly {_probing(distinct)}")
     with display.live() as news:
         needs = estimate(distinct, news=news)
     at_once = (len(gpus()) or os.cpu_count() or 1) if workers is None else max(workers, 1)
     _table(needs)
     _total(needs, runs=len(timed) // len(distinct), at_once=at_once, price=price)
+
+
+def _probing(distinct: Sequence[Cell]) -> str:
+    """How long running a few steps of some cells takes, with the models that are made first."""
+    from holdfast.drafting.rough import rough_seconds
+    from holdfast.experiment import cache_folder, store
+    from holdfast.experiment.estimate import shortened, training
+    from holdfast.experiment.tasks import tasks_of
+
+    pieces = tasks_of([shortened(cell) for cell in distinct if training(cell)], Path(), cache_folder())
+    return _minutes(rough_seconds([piece for piece in pieces if not store.finished(piece.folder)], at_once=1))
 
 
 def _money(seconds: float, price: float | None) -> str:
@@ -69,9 +83,10 @@ def outlook_lines(told: Outlook, rough: Callable[[], float], *, price: float | N
     if told.seconds is None:
         seconds = rough()
         low, high = seconds / UP_TO, seconds * UP_TO
+        span = " to ".join(dict.fromkeys((_minutes(low), _minutes(high))))
         money = "" if price is None else f", {low / HOUR * price:.2f} to {high / HOUR * price:.2f} at {price:g} an hour"
         yield (
-            f"time: very roughly {_minutes(low)} to {_minutes(high)}{money}, by a rule of thumb "
+            f"time: very roughly {span}{money}, by a rule of thumb "
             "(`holdfast doctor --grid` measures it, by a few steps of each cell)"
         )
     else:

@@ -32,8 +32,15 @@ function draw(place) {
   place.dataset.drawn = dark.matches ? "dark" : "light";
   vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions: false, ast: true, config: config(), tooltip: { theme: place.dataset.drawn } })
     .then(() => name(place, panel.about))
+    .then(() => { if (aim) aim.scrollIntoView(); })
     .catch((error) => { place.textContent = "This chart could not be drawn: " + error.message; });
 }
+// Charts above a place that was linked to move it when they are drawn, until its reader goes elsewhere.
+let aim = null;
+const take = () => { aim = document.getElementById(location.hash.slice(1).split("?")[0]); };
+addEventListener("hashchange", take);
+take();
+["wheel", "touchmove", "keydown", "mousedown"].forEach((moved) => addEventListener(moved, () => { aim = null; }, { passive: true }));
 const places = [...document.querySelectorAll("[data-spec]")];
 const due = (place) => { if (!place.dataset.drawn) draw(place); };
 const near = new IntersectionObserver((seen) => {
