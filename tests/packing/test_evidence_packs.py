@@ -6,6 +6,7 @@ import shutil
 import stat
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -520,6 +521,10 @@ def test_only_a_gate_that_this_version_comes_with_passes_for_one(folder, place, 
     with monkeypatch.context() as other:
         other.setattr(checking, "__version__", "99")
         assert told(ours) == {f"gate/open_weights.yaml: whether Holdfast {__version__} came with it": "not checked"}
+    verdict = archive.read(ours)["verdict.json"].replace(b'"packaged": "', b'"packaged": "9')
+    elder = changed(SimpleNamespace(path=ours), place / "elder.zip", {"verdict.json": verdict}, listed=True)
+    said = f"gate/open_weights.yaml: is of Holdfast 9{__version__} by the verdict, and {__version__} made the pack"
+    assert told(elder) == {said: "differs"}
     (place / "open_weights.yaml").write_text(GATE)
     named = pack([folder], place / "named.zip", gate=str(place / "open_weights.yaml"))
     said = "gate/open_weights.yaml: is not the packaged gate of that name; read its thresholds"

@@ -359,7 +359,10 @@ def _gate_claims(about: About) -> Iterator[Finding]:
         return
     path, packaged = about.origin.path, about.origin.packaged
     known = preset(Path(path).stem)
-    if packaged == __version__:
+    if packaged is not None and packaged != about.holdfast:  # who packs a packaged gate has it of that version
+        said = f"{path}: is of Holdfast {packaged} by the verdict, and {about.holdfast} made the pack"
+        yield Finding(status="differs", what=said)
+    elif packaged == __version__:
         same = known is not None and hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
         what = f"{path}: is {'' if same else 'not '}the gate that Holdfast {packaged} comes with"
         yield Finding(status="agrees" if same else "differs", what=what)
