@@ -389,3 +389,20 @@ def test_a_file_without_settings_is_told_from_one_that_is_written_wrongly(tmp_pa
     assert "has no settings, since it is empty or has comments only" in error_of(load_grid, tmp_path / "missing.yaml")
     (tmp_path / "missing.yaml").write_text("- sft\n")
     assert "expected `key: value` lines" in error_of(load_grid, tmp_path / "missing.yaml")
+
+
+def test_a_model_of_an_installed_package_is_a_path_with_the_settings_beside_it():
+    (model,) = parse_grid({"model": {"package": "some-model", "dtype": "float32"}}, "x").models
+    assert (model.path, model.dtype) == ("package:some-model", "float32")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"package": "some-model", "path": "folder"}, "both `package` and `path` are given; keep one of them"),
+        ({"package": " "}, "package: must be the name of an installed Python package, not ' '"),
+        ({"package": 3}, "package: must be the name of an installed Python package, not 3"),
+    ],
+)
+def test_a_package_that_names_no_model_is_refused(model, says):
+    assert error_of(parse_grid, {"model": model}, "grid.yaml") == f"grid.yaml: models: {says}"

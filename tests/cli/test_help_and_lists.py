@@ -1,5 +1,6 @@
 """What the command line says before anything heavy is loaded."""
 
+import errno
 import os
 import re
 import statistics
@@ -262,3 +263,24 @@ def test_doctor_complains_of_a_cache_that_cannot_be_written_to(holdfast, tmp_pat
     code, _, err = holdfast("doctor")
     assert code == 1
     assert "HOLDFAST_CACHE" in err
+
+
+def test_quickstart_is_the_preset_of_that_name(holdfast, monkeypatch):
+    from holdfast.commands import jobs
+
+    asked = {}
+    monkeypatch.setattr(jobs, "run_grid", lambda name, **options: asked.update(name=name, **options) or 1)
+    assert holdfast("quickstart", "seeds=[3]")[0] == 1, "as the run that it starts"
+    assert (asked["name"], asked["overrides"], str(asked["runs"])) == ("quickstart", ["seeds=[3]"], "runs/quickstart")
+
+
+def test_a_full_disk_is_one_line_with_the_way_out(holdfast, error_line, monkeypatch):
+    from holdfast.commands import listing
+
+    def full(what):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(listing, "show_list", full)
+    said = error_line(holdfast("list"))
+    assert "cannot be written: No space left on device (" in said
+    assert "free some space" in said

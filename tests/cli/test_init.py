@@ -125,6 +125,22 @@ def test_in_a_terminal_it_asks_with_defaults_shown(holdfast, mine, monkeypatch, 
     assert load_grid("grid.yaml").data.benign.columns == {"prompt": "Prompt", "response": "answer"}
 
 
+def test_in_a_terminal_a_model_without_a_template_is_asked_for_its_prompt_format(holdfast, mine, monkeypatch):
+    (mine / "tokenizer_config.json").unlink()
+    typed = io.StringIO("Q: {prompt}\\nA:\n")
+    typed.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", typed)
+    code, out, err = holdfast("init", *FLAGS, "--threat-model", "open_weights")
+    assert code == 0, err
+    assert r"It has no chat template; its prompt format [Question: {prompt}\nAnswer:]" in out
+    assert load_grid("grid.yaml").models[0].prompt_format == "Q: {prompt}\nA:"
+
+
+def test_what_is_no_column_and_a_file_for_a_folder_are_refused(holdfast, error_line, mine):
+    assert "change anything else in the grid that it writes" in error_line(holdfast("init", *FLAGS, "--yes", "seeds=3"))
+    assert error_line(holdfast("init", "harmful.jsonl", *FLAGS, "--yes")) == "harmful.jsonl: is a file; give a folder"
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -88,3 +88,12 @@ def test_a_card_says_what_each_stage_trained():
     card = model_card(record(1.0), replace(after, stages=stages))
     assert "- some_defense: 1,200 of 30,000 weights, in `model.layers.*.mlp.experts.down_proj`" in card
     assert "Trained:" not in model_card(record(1.0), after)
+
+
+def test_a_score_without_an_interval_or_a_value_is_in_the_card_all_the_same():
+    few = (Score(name="distinct", value=0.5, n=2), Score(name="helpfulness", value=None, n=0))
+    before, after = record(0.8), record(0.8, (Method(name="some_defense"),))
+    curve = (replace(after.evaluations[0], scores=few),)
+    card = model_card(replace(before, evaluations=curve), replace(after, evaluations=curve))
+    assert "| distinct | 0.500 | 0.500 | 2 |" in card
+    assert "| helpfulness | not measured | not measured | 0 |" in card

@@ -227,3 +227,28 @@ def test_in_a_terminal_the_whole_run_has_a_bar_from_the_first_end_to_the_last(mo
 def test_every_outcome_has_a_style_of_its_own_kind():
     assert set(display.STYLES) == set(Outcome)
     assert [outcome for outcome in Outcome if display.STYLES[outcome] == "green"] == [Outcome.HELD]
+
+
+def test_in_a_terminal_a_note_is_a_line_of_its_own_and_a_bar_has_steps_and_harm(monkeypatch):
+    monkeypatch.setattr(display, "console", Console(file=io.StringIO(), force_terminal=True, width=200))
+    with display.live() as news:
+        news(Piece("none x sft"), "started", {})
+        news(Piece("none x sft"), "progress", {"note": "[red]a word\n"})
+        news(Piece("none x sft"), "progress", {"step": 3, "max_steps": 9, "harmfulness": 0.25})
+        (task,) = news.bars.tasks
+        assert (task.completed, task.total, task.fields["harm"]) == (3, 9, "harm 0.25")
+        news(Piece("none x sft"), "progress", {"step": 4, "max_steps": 9})
+        assert (task.completed, task.fields["harm"]) == (4, "")
+    assert "[red]a word␊" in display.console.file.getvalue()
+
+
+def test_outside_a_terminal_a_note_is_a_line(capsys):
+    with display.live() as news:
+        news(Piece("none x sft"), "progress", {"note": "a word"})
+    assert capsys.readouterr().out == "a word\n"
+
+
+def test_an_attack_that_counts_samples_has_no_steps_in_its_time(capsys, wide):
+    best_of = replace(record(Outcome.HELD).cell, attack=Method(name="best_of_n"))
+    display.results([replace(record(Outcome.HELD), cell=best_of, key=best_of.key)])
+    assert "N ≥ 60 " in capsys.readouterr().out

@@ -24,6 +24,7 @@ TASKS = "tasks:\n  InvertedPendulum-v5: {steps: 60, controller: pendulum}\n"
             TASKS + "arms: [{dai: {noise: never}}]\n",
             "arms.dai: noise: input should be 'after' or 'before', not 'never'",
         ),
+        (TASKS + "arms: []\n", "arms: empty; name at least one, such as plain"),
         (TASKS + "arms: [dai, dai]\n", "arms: two are called 'dai'"),
         (TASKS + "schedule: {start: 2}\n", "schedule.start: must be a number in .0, 1., not 2"),
         (TASKS + "seeds: [1000]\n", "expert.seed: 1000 is also a learner's seed"),

@@ -177,6 +177,13 @@ def test_wrong_input_is_refused_by_name(runs, tmp_path, words, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_command_names_every_file_that_it_wrote_and_what_is_to_be_known(runs, tmp_path):
+    result = CliRunner().invoke(app, ["export", str(runs), "--to", "every_eval_ever", "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    named = {line.removeprefix("wrote ") for line in result.output.splitlines() if line.startswith("wrote ")}
+    assert named == {str(path) for path in (tmp_path / "out").rglob("*") if path.is_file()} != set()
+
+
 def test_a_file_in_the_place_of_the_folder_is_refused(runs, tmp_path):
     place = tmp_path / "there.json"
     place.write_text("{}")

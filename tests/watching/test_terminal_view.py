@@ -220,6 +220,31 @@ def test_ctrl_c_leaves_the_run_alone(invented, monkeypatch):
     assert "left; the run is not affected" in result.output
 
 
+def test_the_command_shows_the_view_that_was_asked_for(invented, monkeypatch):
+    for number in range(4):
+        invented.begin().finish(number)
+    asked = []
+    for name in ("in_file", "on_page"):
+
+        def view(runs, *rest, every, stay, name=name, **more):
+            asked.append((name, [str(each) for each in rest if not callable(each)], more))
+            return Reader(runs=runs).read()
+
+        monkeypatch.setattr(watching, name, view)
+    for options in (["--out", "page.html"], ["--port", "8123"]):
+        assert CliRunner().invoke(app, ["watch", str(invented.folder), *options]).exit_code == 0
+    assert asked == [("in_file", ["page.html"], {}), ("on_page", [], {"port": 8123})]
+
+
+def test_what_the_screen_showed_last_stays_when_it_is_gone(invented, monkeypatch):
+    for number in range(4):
+        invented.begin().finish(number)
+    screen = Console(width=80, height=24, file=io.StringIO(), force_terminal=True)
+    monkeypatch.setattr(display, "console", screen)
+    assert CliRunner().invoke(app, ["watch", str(invented.folder), "--terminal"]).exit_code == 0
+    assert "finished: 4 cells" in screen.file.getvalue().splitlines()[-1]
+
+
 def test_two_views_at_once_are_refused(invented, tmp_path):
     arguments = ["watch", str(invented.folder), "--terminal", "--out", str(tmp_path / "page.html")]
     result = CliRunner().invoke(app, arguments)

@@ -138,4 +138,6 @@ def _trained(after: Record) -> str:
 def _interval(score: Score | None) -> str:
     if score is None or score.value is None:
         return "not measured"
+    if score.low is None or score.high is None:  # as the share of distinct answers among few
+        return f"{score.value:.3f}"
     return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
