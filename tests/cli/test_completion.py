@@ -101,3 +101,7 @@ def test_a_single_folder_is_completed_by_the_grids_in_it(tmp_path, monkeypatch):
     assert completing.grids("gard") == ["garden/gate.yaml", "garden/grid.yaml"]
     Path("gardener").mkdir()
     assert completing.grids("gard") == ["garden/", "gardener/"]
+
+
+def test_in_a_folder_that_is_not_there_nothing_is_offered():
+    assert list(completing._yaml_files("no-such-folder/")) == []

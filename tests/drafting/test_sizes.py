@@ -28,3 +28,8 @@ def test_more_hours_never_give_less(monkeypatch):
         assert [plan.seeds for plan in plans] == sorted(plan.seeds for plan in plans)
         assert len({plan.seeds for plan in plans}) > 2
         assert all(plan.hours <= hours or plan.steps == 12 for plan, hours in zip(plans, budgets, strict=True))
+
+
+def test_gpus_are_reckoned_with_without_being_timed(monkeypatch):
+    monkeypatch.setattr(sizes, "gpus", lambda: ["0", "1"])
+    assert sizes.operations_per_second.__wrapped__() == 2 * sizes.OF_A_GPU

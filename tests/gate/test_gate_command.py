@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from holdfast import report
 from holdfast.cli import app
 from holdfast.config import parse_grid
 from holdfast.experiment.grid import cells
@@ -46,6 +47,20 @@ def test_pass_fail_and_inconclusive_have_exit_codes_and_a_last_line(gate, tmp_pa
         assert (result.exit_code, result.output.splitlines()[-1]) == (code, f"own: {verdict}"), result.output
     assert sha256(gate) in result.output
     assert "younger" not in result.output
+
+
+def test_report_gives_its_page_the_gates_verdict_and_says_what_it_wrote(gate, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(report, "write_report", lambda runs, out, **more: given.update(more) or out)
+    monkeypatch.setattr(report, "write_figures", lambda runs, folder: [folder / "a.png", folder / "a.svg"])
+    folder = written(GOOD, tmp_path / "good")
+    for options, said, verdict in (
+        (["--gate", str(gate), "--figures", "charts"], "wrote p.html\nwrote 2 figures to charts\n", "pass"),
+        ([], "wrote p.html\n", None),
+    ):
+        result = CliRunner().invoke(app, ["report", str(folder), "--out", "p.html", *options])
+        assert (result.exit_code, result.output) == (0, said)
+        assert (given["gate"] and given["gate"]["verdict"]) == verdict
 
 
 def test_the_file_of_verdicts_has_every_figure_and_is_the_same_again(gate, tmp_path):

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from holdfast.cli import app
 from holdfast.commands import display
 from holdfast.commands.published import show_comparison
-from holdfast.published import words
+from holdfast.published import page, words
 from holdfast.published.comparing import compare
 from holdfast.published.page import write
 from holdfast.published.shapes import of_the_paper
@@ -189,6 +189,11 @@ def test_the_page_the_table_and_the_picture_hold_what_is_printed_and_escape_name
     )
     assert (lisa["reported_n"], lisa["measured_harmfulness_n"]) == ("100", "100")
     ElementTree.fromstring(out.with_suffix(".svg").read_text())
+
+
+def test_the_command_names_the_files_that_it_wrote(of_beavertails, monkeypatch):
+    monkeypatch.setattr(page, "write", lambda comparison, out: [out, out.with_suffix(".csv")])
+    assert "wrote c.html, c.csv\n" in called("rpa_table_3", of_beavertails, "--out", "c.html").output
 
 
 def test_another_file_next_to_the_page_is_not_overwritten(of_beavertails, tmp_path):

@@ -236,15 +236,6 @@ def test_the_command_shows_the_view_that_was_asked_for(invented, monkeypatch):
     assert asked == [("in_file", ["page.html"], {}), ("on_page", [], {"port": 8123})]
 
 
-def test_what_the_screen_showed_last_stays_when_it_is_gone(invented, monkeypatch):
-    for number in range(4):
-        invented.begin().finish(number)
-    screen = Console(width=80, height=24, file=io.StringIO(), force_terminal=True)
-    monkeypatch.setattr(display, "console", screen)
-    assert CliRunner().invoke(app, ["watch", str(invented.folder), "--terminal"]).exit_code == 0
-    assert "finished: 4 cells" in screen.file.getvalue().splitlines()[-1]
-
-
 def test_two_views_at_once_are_refused(invented, tmp_path):
     arguments = ["watch", str(invented.folder), "--terminal", "--out", str(tmp_path / "page.html")]
     result = CliRunner().invoke(app, arguments)
