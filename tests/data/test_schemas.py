@@ -380,3 +380,8 @@ def test_a_question_with_options_asks_for_the_letter_in_a_box_and_its_response_i
 )
 def test_a_question_whose_options_or_answer_cannot_be_read_is_refused_by_column(cells, said):
     assert said in refused("multiple_choice", question="?", **cells)
+
+
+def test_a_format_of_a_package_that_is_no_schema_is_refused_with_what_to_write():
+    with pytest.raises(HoldfastError, match=r"^mine: not a `holdfast\.data\.Schema`; write `SCHEMA = Schema"):
+        FORMATS.check(object(), "mine")

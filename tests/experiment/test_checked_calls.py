@@ -18,6 +18,7 @@ from holdfast.training.contracts import (
     OnlineDefense,
     SamplingAttack,
     TrainingAttack,
+    check,
 )
 
 
@@ -128,3 +129,19 @@ def test_a_method_that_a_class_leaves_out_never_does_nothing_in_silence(kind, me
     given = dict.fromkeys(arguments)
     with pytest.raises(NotImplementedError):
         getattr(left_out, method)(**given)
+
+
+class Knobbed(OnlineDefense):
+    COEFFICIENT: ClassVar[str] = "coef"
+    KNOBS: ClassVar[Any] = {"coef": (0.0, 1.0)}
+    coef: float = 0.1
+
+    def constrain(self, plan, context):
+        return plan
+
+
+def test_a_knob_that_is_no_range_is_refused_by_its_name():
+    with pytest.raises(
+        HoldfastError, match=r"^row: KNOBS\['coef'\] is \(0\.0, 1\.0\); a knob is a `Range` or `Choices`"
+    ):
+        check(dataclass(frozen=True)(Knobbed), "row", kinds=(OnlineDefense,))

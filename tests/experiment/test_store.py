@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from pyarrow import parquet
 
 from holdfast.experiment import store
 from holdfast.records import Cell, HoldfastError, Outcome, Record
@@ -103,3 +104,12 @@ def test_a_model_that_cannot_be_saved_is_named_by_its_folder(tmp_path, monkeypat
     monkeypatch.setattr("holdfast.network.releasing.save", full)
     with pytest.raises(HoldfastError, match=f"{tmp_path}: the model cannot be saved: No space left on device"):
         store.save_model(None, tmp_path)
+
+
+@pytest.mark.parametrize("longer", [{}, {"longer": "warm .", "longer_tokens": 2, "longer_score": 0.5, "flips": True}])
+def test_answers_that_were_judged_at_two_lengths_have_the_longer_one_beside_them(longer, tmp_path):
+    rows = [{"step": 3, "completion": "hot .", "judge": "oracle", "score": None, **longer}, {"step": 4}]
+    store.write_completions(tmp_path / "completions.parquet", rows)
+    kept = parquet.read_table(tmp_path / "completions.parquet").to_pylist()
+    assert [{key: row[key] for key in rows[0]} for row in kept] == [rows[0], {**dict.fromkeys(rows[0]), "step": 4}]
+    assert ("longer" in kept[0]) == bool(longer)

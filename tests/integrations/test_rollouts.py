@@ -49,6 +49,17 @@ def test_costs_are_refused_where_the_trainers_advantages_could_not_be_theirs(own
         check(of, before, replace(before, advantage=dearer))
 
 
+def test_log_probabilities_of_sampling_are_there_in_rloo_and_in_grpo_where_rollouts_serve_several_steps() -> None:
+    for own, there in (({"normalize_advantages": False}, True), ({"num_iterations": 2}, True), ({}, False)):
+        of = trainer(**own)
+        before = experience_of(of, seed=0)
+        if there:
+            check(of, before, replace(before, old_logprobs=True))
+        else:
+            with pytest.raises(HoldfastError, match="set num_iterations or steps_per_generation so that"):
+                check(of, before, replace(before, old_logprobs=True))
+
+
 def test_a_defense_may_change_neither_how_a_trainer_samples_nor_hide_it() -> None:
     of = trainer()
     before = experience_of(of, seed=0)

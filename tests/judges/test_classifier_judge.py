@@ -1,5 +1,6 @@
 """The classifier judge on tiny random models saved as ordinary folders."""
 
+import json
 import math
 import random
 import shutil
@@ -244,3 +245,12 @@ def test_a_device_that_is_not_there_is_refused_by_name():
     assert usable_device("cpu").type == "cpu"
     with pytest.raises(HoldfastError, match=r"^device: 'toaster' is not available on this machine"):
         usable_device("toaster")
+
+
+def test_a_tokenizer_that_has_nothing_to_pad_with_is_refused_by_name(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({key: value for key, value in values.items() if key not in ("pad_token", "eos_token")}))
+    with pytest.raises(HoldfastError, match=f"judge {tmp_path}: its tokenizer has neither a padding nor an end token"):
+        scores(["blue"], path=str(tmp_path), harmful_label="bad")
