@@ -159,3 +159,12 @@ def test_a_place_that_was_linked_to_stays_in_view_while_charts_above_it_are_draw
     page.wait_for_function(f"() => [...document.querySelectorAll('[data-spec]')].every({drawn})")
     top = page.evaluate("() => document.getElementById('samples').getBoundingClientRect().top")
     assert 0 <= top < 20
+
+
+def test_names_of_defenses_stay_words_however_narrow_the_grid_is(opened, report):
+    page = opened(report, width=300)
+    lines = page.evaluate(
+        "() => [...document.querySelectorAll('.tiles tbody th')]"
+        ".map((name) => name.getBoundingClientRect().width / parseFloat(getComputedStyle(name).fontSize))"
+    )
+    assert min(lines) >= 6, "in widths of a letter"
