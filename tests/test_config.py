@@ -24,8 +24,9 @@ def error_of(call, *args, **kwargs):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(name for name in presets() if not name.startswith("kitchen")))
 def test_every_preset_expands_into_cells_with_keys_of_their_own(name):
-    grid = load_grid(name)
-    all_cells = cells(replace(grid, control=False))
+    written = load_grid(name)
+    grid = replace(written, seeds=written.seeds[:2], control=False)
+    all_cells = cells(grid)
     every = len(grid.models) * len(grid.defenses) * len(grid.attacks) * len(grid.seeds)
     assert len(all_cells) == every if grid.misfits == "refuse" else 0 < len(all_cells) < every
     assert len({cell.key for cell in all_cells}) == len(all_cells)
@@ -74,7 +75,7 @@ def test_yaml_may_merge_a_mapping_and_overwrite_a_key_of_it(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["[" * 20_000, "model: " + "9" * 5000, "model: 2024-13-45"])
+@pytest.mark.parametrize("text", ["[" * 1000, "model: " + "9" * 5000, "model: 2024-13-45"])
 def test_yaml_that_cannot_be_read_is_refused_by_name(tmp_path, text):
     (tmp_path / "grid.yaml").write_text(text)
     assert "grid.yaml: " in error_of(load_grid, tmp_path / "grid.yaml")

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_every_command_shown_is_one_that_the_program_takes(page, words):
         named = values.get("grid") or values.get("question")
         assert named in presets(), f"{page}: no preset {named!r}"
         if command.name == "run" and "kitchen" not in f"{named} {values.get('overrides')}":
-            assert cells(load_grid(named, values.get("overrides") or []))
+            grid = load_grid(named, values.get("overrides") or [])
+            assert cells(replace(grid, seeds=grid.seeds[:1]))
     for name in ("attack", "defense"):
         methods = values.get(name) if command.name in ("attack", "harden") else None
         for method in [methods] if isinstance(methods, str) else methods or []:

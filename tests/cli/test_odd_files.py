@@ -101,7 +101,7 @@ def test_fewer_than_no_workers_are_refused(holdfast, command):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
-    ["[" * 5000, "{a: " * 5000, "a: " + "9" * 5000, "name: 2024-13-45", "\ufeff\x00", "a: *b", "? {"],
+    ["[" * 1000, "{a: " * 1000, "a: " + "9" * 5000, "name: 2024-13-45", "\ufeff\x00", "a: *b", "? {"],
 )
 def test_yaml_that_cannot_be_read_is_one_line(refused, tmp_path, text):
     (tmp_path / "odd.yaml").write_text(text)

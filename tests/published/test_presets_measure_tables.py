@@ -1,5 +1,7 @@
 """Each preset of a published table has the cells of its rows: the convention by which the two are joined."""
 
+from dataclasses import replace
+
 import pytest
 
 from holdfast.config import load_grid, presets
@@ -21,7 +23,9 @@ def test_every_published_table_has_a_preset_of_its_name():
 
 @pytest.mark.parametrize("name", [name for name in names() if name in presets() and published(name).rows])
 def test_every_row_has_one_setting_of_its_preset_and_it_is_the_papers(name):
-    own = [Record(key=cell.key, cell=cell, outcome=Outcome.HELD) for cell in cells(load_grid(name))]
+    grid = load_grid(name)
+    one_seed = cells(replace(grid, seeds=grid.seeds[:1]))  # of which a setting is no part
+    own = [Record(key=cell.key, cell=cell, outcome=Outcome.HELD) for cell in one_seed]
     rows = published(name).rows
     for row, (records, why) in zip(rows, chosen(own, rows), strict=True):
         assert bool(records) == (row.defense not in NOT_OURS), (row, why)
