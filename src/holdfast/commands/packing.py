@@ -37,13 +37,14 @@ def pack(
     """
     from holdfast.commands.display import note
     from holdfast.packing.making import pack as packed
+    from holdfast.report.page import plural
 
     made = packed(runs, out, gate=gate, defense=defense, completions=completions)
     for remark in made.remarks:
         note(f"note: {remark}")
     verdict = f", gate: {made.verdict}" if made.verdict else ""
     size = f"{made.bytes / 1e6:.1f} MB" if made.bytes >= 1e6 else f"{made.bytes / 1e3:.0f} kB"
-    note(f"wrote {made.path}: {made.cells} cells, {made.files} files, {size}{verdict}")
+    note(f"wrote {made.path}: {plural(made.cells, 'cell')}, {made.files} files, {size}{verdict}")
     note(f"pack sha256 {made.sha256}")
 
 
@@ -79,6 +80,7 @@ def show(verification: Verification, pack: Path) -> None:
 
     from holdfast import __version__
     from holdfast.commands import display
+    from holdfast.report.page import plural
 
     order = ("agrees", "not checked", "differs")
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -91,4 +93,4 @@ def show(verification: Verification, pack: Path) -> None:
         other = f"packed by Holdfast {verification.packed_by}, checked by {__version__}"
         display.note(f"{other}: if figures differ, check it with that version")
     display.note(f"pack sha256 {verification.sha256}")
-    display.note(f"{pack}: {verification.result}, {verification.cells} cells")
+    display.note(f"{pack}: {verification.result}, {plural(verification.cells, 'cell')}")
