@@ -202,11 +202,10 @@ def _write_grid(file: Path, record: Record) -> None:
 def _save(picked: Candidate, folders: Sequence[Path], out: Path | None, seed: int | None) -> None:
     from holdfast.commands import display
     from holdfast.experiment import origins
-    from holdfast.files import copy_into, whole_folder, write_text
+    from holdfast.files import copy_into, require_unused, whole_folder, write_text
 
     assert out is not None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
+    require_unused(out)
     record = _record_of(picked, seed)
     weights = _weights(picked, record, folders)
     with whole_folder(out) as made:

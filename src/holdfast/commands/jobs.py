@@ -16,7 +16,7 @@ from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls
 from holdfast.experiment.methods import Kind, configured
 from holdfast.experiment.outcomes import uselessness
-from holdfast.files import copy_into, copy_over, whole_folder, write_text
+from holdfast.files import copy_into, copy_over, require_unused, whole_folder, write_text
 from holdfast.methods.settings import merge
 from holdfast.records import Cell, HoldfastError, Method, Outcome, Record
 from holdfast.report.page import plural
@@ -62,8 +62,7 @@ def harden_model(
 
     grid = grid_of({"name": "harden", **_written(values, dtype)}, overrides)
     _refuse_several(grid)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
+    require_unused(out)
     if runs.resolve().is_relative_to(out.resolve()):
         raise HoldfastError(f"{out}: the run's own folder {runs} would be inside it; give another, or another --runs")
     records = _records(grid, runs, workers=workers)

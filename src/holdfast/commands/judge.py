@@ -58,9 +58,9 @@ def train(
     -o reward-half optim.bf16=true`.
     """
     from holdfast.config import data_options
+    from holdfast.files import require_unused
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise HoldfastError(f"{out}: exists and is not an empty folder; give another")
+    require_unused(out)
     chosen = preset or ("sandbox" if harmful is None else None)
     data = data_options(harmful, harmful_format, benign, benign_format, role=harmful_role, refusal=refusal)
     flips = {} if flip_ratio is None else {"flip_ratio": flip_ratio}

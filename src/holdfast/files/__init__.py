@@ -24,6 +24,16 @@ _KINDS = {
 }
 
 
+def require_unused(folder: Path) -> None:
+    """Refuse a path to write to that is there already, unless it is an empty folder.
+
+    Raises:
+        HoldfastError: names it and the way out.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise HoldfastError(f"{folder}: exists and is not an empty folder; give another")
+
+
 def require_file(path: Path, name: object = None) -> None:
     """Refuse an existing path that is not a regular file: reading a pipe or a device may never end.
 
