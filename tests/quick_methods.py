@@ -18,7 +18,7 @@ def small_values() -> dict[str, Any]:
 
     return {
         **{"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None},
-        **{"answers": 2, "expert": Expert(kind="tempered")},
+        **{"answers": 2, "expert": Expert(kind="tempered"), "tasks": 2},
     }
 
 

@@ -18,9 +18,11 @@ from holdfast.network.forward import forward
 from holdfast.network.models import LoRA, answer_batch
 from holdfast.records import HoldfastError
 from holdfast.tensors import target_mask, with_totals
+from holdfast.training.checkpoints import last_checkpoint
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
 from holdfast.training.plan import reference_of
+from repeated import repeated
 
 ANCHORS = {"kl_anchor": KLAnchor, "l2_anchor": L2Anchor, "ewc": EWC}
 
@@ -373,10 +375,10 @@ def test_the_harm_that_sft_teaches_comes_later(name, sft_plan, aligned_model, ma
 
 @pytest.fixture
 def stacked(wavering_model, make_context, quick):
-    """`stacked(attack, *hooks)`: four steps of an attack under all of these defenses at once, by adapter."""
+    """`stacked(attack, *hooks)`: three steps of an attack under all of these defenses at once, by adapter."""
 
     def plan(attack, *hooks):
-        settings = replace(quick(attack(), steps=4), adapter=LoRA(r=4, lora_dropout=0.1))
+        settings = replace(quick(attack(), steps=3), adapter=LoRA(r=4, lora_dropout=0.1))
         constrained = settings.plan(wavering_model(), make_context())
         stack = [RefusalLoss(form="tokens", alpha=1.0, batch_size=4, recovery=0.5), KLAnchor(), L2Anchor(), EWC()]
         for defense in [ConstrainedSFT(), *stack] if attack is SFT else stack:
@@ -387,15 +389,16 @@ def stacked(wavering_model, make_context, quick):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [SFT, DPO, GRPO])
+@pytest.mark.parametrize("attack", [SFT, GRPO, *repeated(DPO)])
 def test_all_of_them_work_in_one_stack_which_ends_the_same_after_a_restart(attack, stacked, weights, tmp_path):
     seen = []
     whole = fit(stacked(attack, lambda progress: seen.append(progress.metrics)))
     expected = {"refusal/loss", "kl_anchor/kl", "l2_anchor/distance", "ewc/distance"}
     assert all(expected <= set(metrics) for metrics in seen[1:])
     with pytest.raises(Killed):
-        fit(stacked(attack, kill), folder=tmp_path, checkpoint_every=2)
-    resumed = fit(stacked(attack), folder=tmp_path, checkpoint_every=2)
+        fit(stacked(attack, kill), folder=tmp_path, checkpoint_every=1)
+    assert last_checkpoint(tmp_path)
+    resumed = fit(stacked(attack), folder=tmp_path, checkpoint_every=1)
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
@@ -404,5 +407,5 @@ class Killed(Exception):
 
 
 def kill(progress):
-    if progress.step == 3:
+    if progress.step == 2:
         raise Killed

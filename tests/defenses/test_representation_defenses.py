@@ -31,6 +31,8 @@ from repeated import thinned
 pytestmark = pytest.mark.slow
 
 OPTIM = Optim(max_steps=30, learning_rate=1e-3, per_device_train_batch_size=8)
+SHORT = replace(OPTIM, max_steps=18, learning_rate=2e-3, per_device_train_batch_size=4)
+"""As far in fewer and smaller steps; at a rate of nearly 0 every test of what a method is for fails."""
 ADAPTER = LoRA(r=8, lora_alpha=16)
 REPNOISE = RepNoise(optim=OPTIM, benign_weight=1.0)
 BREAKERS = CircuitBreakers(optim=OPTIM, adapter=None)
@@ -109,7 +111,7 @@ def hooks(model):
 
 @pytest.mark.parametrize("mode", ["parity", "clean"])
 def test_repnoise_brings_harmful_mlp_outputs_closer_to_noise(mode, aligned_model, context):
-    settings = replace(REPNOISE, mode=mode, noise_weight=10.0, ascent_weight=0.0)
+    settings = replace(REPNOISE, mode=mode, noise_weight=10.0, ascent_weight=0.0, optim=SHORT)
     _, seen = steps_of(settings, aligned_model(), context)
     removal = [metrics["removal"] for metrics in seen]
     assert sum(removal[-5:]) < 0.9 * sum(removal[:5])
@@ -119,7 +121,8 @@ def test_repnoise_brings_harmful_mlp_outputs_closer_to_noise(mode, aligned_model
 def repnoised(make_context, _refuser):
     """The aligned model after RepNoise, by its mode."""
     context = make_context()
-    return {mode: replace(REPNOISE, mode=mode).harden(clone(_refuser(2)), context) for mode in ("parity", "clean")}
+    settings = replace(REPNOISE, optim=replace(SHORT, max_steps=24))
+    return {mode: replace(settings, mode=mode).harden(clone(_refuser(2)), context) for mode in ("parity", "clean")}
 
 
 @pytest.mark.parametrize("mode", ["parity", "clean"])
@@ -156,7 +159,7 @@ def test_circuit_breakers_turn_harmful_states_at_right_angles_and_leave_benign_o
     settings, aligned_model, context, read
 ):
     model = aligned_model()
-    optim = replace(OPTIM, learning_rate=3e-3 if settings.adapter is None else 1e-2)
+    optim = replace(SHORT, learning_rate=6e-3 if settings.adapter is None else 2e-2)
     hardened = replace(settings, positions="answer", optim=optim).harden(model, context)
     harmful, benign = (
         cosines(read(hardened, "stream", part=part)[0], read(model, "stream", part=part)[0])
@@ -168,7 +171,7 @@ def test_circuit_breakers_turn_harmful_states_at_right_angles_and_leave_benign_o
 
 def test_the_full_form_of_circuit_breakers_turns_harmful_states_too_and_unlearns(aligned_model, context, read):
     model = aligned_model()
-    hardened, seen = steps_of(replace(BREAKERS, form="rpa"), model, context)
+    hardened, seen = steps_of(replace(BREAKERS, form="rpa", optim=SHORT), model, context)
     assert seen[-1]["removal"] < 0.5 * seen[0]["removal"]
     assert seen[-1]["ascent"] > seen[0]["ascent"]
     assert read(hardened, "stream")[1] > read(model, "stream")[1]
@@ -177,7 +180,7 @@ def test_the_full_form_of_circuit_breakers_turns_harmful_states_too_and_unlearns
 
 @pytest.mark.parametrize("settings", [STEERING, replace(STEERING, form="rpa")], ids=["reference", "rpa"])
 def test_rmu_steers_harmful_states_to_its_vector(settings, aligned_model, context, read):
-    optim = replace(OPTIM, learning_rate=1e-2 if settings.form == "reference" else 1e-3)
+    optim = replace(SHORT, learning_rate=2e-2 if settings.form == "reference" else 2e-3)
     hardened, seen = steps_of(replace(settings, alpha=1.0, optim=optim), aligned_model(), context)
     removal = [metrics["removal"] for metrics in seen]
     assert sum(removal[-4:]) < 0.8 * sum(removal[:4])
@@ -188,7 +191,7 @@ def test_rmu_steers_harmful_states_to_its_vector(settings, aligned_model, contex
 
 def test_rmu_moves_harmful_states_further_than_benign_ones(aligned_model, context, read):
     model = aligned_model()
-    hardened = replace(STEERING, positions="answer").harden(model, context)
+    hardened = replace(STEERING, positions="answer", optim=SHORT).harden(model, context)
     far, near = (
         moved(read(hardened, "stream", part=part)[0][1:2], read(model, "stream", part=part)[0][1:2])
         for part in ("harmful", "benign")
@@ -198,7 +201,7 @@ def test_rmu_moves_harmful_states_further_than_benign_ones(aligned_model, contex
 
 def member(distance, projection):
     removal = Removal(distance=distance, projection=projection, ascent_weight=0.0, removal_weight=20.0, jitter=1e-3)
-    return RepresentationRemoval(removal=removal, optim=replace(OPTIM, max_steps=15))
+    return RepresentationRemoval(removal=removal, optim=replace(SHORT, max_steps=15))
 
 
 @pytest.mark.parametrize("pair", thinned(EIGHT, lambda *pair: pair in FOUR, single=True), ids="-".join)
@@ -293,7 +296,7 @@ def changed(one, other):
 @pytest.mark.parametrize(("architecture", "ending"), [("llama", "mlp.down_proj.weight"), ("gpt2", "mlp.c_proj.weight")])
 def test_rmu_trains_the_tensors_named_in_the_layers_up_to_its_own(architecture, ending, adapter, tiny_model, context):
     model = tiny_model(architecture)
-    settings = replace(STEERING, optim=replace(OPTIM, max_steps=2), adapter=adapter)
+    settings = replace(STEERING, optim=replace(OPTIM, max_steps=2, per_device_train_batch_size=2), adapter=adapter)
     trained = {
         depth: changed(replace(settings, depth=depth, trained_layers=1).harden(model, context), model)
         for depth in (0.5, 1.0)

@@ -24,7 +24,7 @@ from holdfast.tensors import with_totals
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
 from holdfast.training.plan import Fitted, GivenAnswers, Optim, Plan, backprop
-from repeated import thinned
+from repeated import repeated, thinned
 
 TRAINED = SecurityVectors(
     vector=LoRA(r=8), optim=Optim(max_steps=60, learning_rate=1e-2, per_device_train_batch_size=8)
@@ -147,8 +147,10 @@ def test_gradients_are_those_of_dense_weights_with_the_vector_added_and_reach_no
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [SFT, DPO, PPO])
-@pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
+@pytest.mark.parametrize(
+    ("attack", "adapter"),
+    [(SFT, None), (DPO, LoRA(r=4)), (PPO, LoRA(r=4)), *repeated((SFT, LoRA(r=4)), (DPO, None), (PPO, None))],
+)
 def test_nothing_of_the_vector_is_in_what_leaves_the_service(attack, adapter, victim, noisy, tmp_path):
     rows, plain = noisy.splits.harmful["attack"][:4], victim(noisy, attack, steps=2, adapter=adapter)
     with plain.released(plain.model) as released:
@@ -215,7 +217,7 @@ def test_theta_learns_little_of_what_the_vector_knows(optim, aligned_model, taug
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["quiz", "summary"])
+@pytest.mark.parametrize("task", ["quiz", *repeated("summary")])
 def test_a_harmless_task_is_learnt_all_the_same(task, aligned_model, taught):
     how = Optim(max_steps=20, learning_rate=1e-3, per_device_train_batch_size=8)
     trained, held_out = (grammar.tasks(name, 64, seed=0)[task] for name in ("attack", "test"))

@@ -41,6 +41,7 @@ from repeated import repeated
 
 pytest.importorskip("trl")
 STEPS, SIZE, ACCUMULATE, LONGEST = 4, 4, 2, 5
+"""At most; see `enough`."""
 ROWS = STEPS * SIZE * ACCUMULATE
 RATE = 1e-3
 
@@ -158,6 +159,11 @@ def make(name: str, model: Model, folder: Path, **more: Any) -> Any:
     )
 
 
+def enough(name: str, defense: str = "") -> int:
+    """Steps: the second rollout of GRPO and the second turn of each state of Lisa are at the fourth."""
+    return STEPS if name == "grpo" or defense == "lisa in two states" else 2
+
+
 def record(trainer: Any) -> dict[int, list[Batch]]:
     """What the trainer's loss is given, by step, as Holdfast's batches; filled while the trainer trains."""
     given: dict[int, list[Batch]] = {}
@@ -186,7 +192,7 @@ def old_logprobs(inputs: dict[str, Tensor]) -> Tensor:
     return values.gather(1, order)[:, 1 : int(real.sum(1).max())]
 
 
-def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Sequence[Any]) -> tuple[Model, Any]:
+def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Sequence[Any], steps: int) -> Model:
     """Holdfast's run on what a trainer's loss was given."""
     policy = clone(model)
     reference = frozen_copy(model.network)
@@ -205,7 +211,7 @@ def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Seque
         prepare=prepare,
         objective={"sft": language, "dpo": preference(0.3), "grpo": policy_loss}[name],
         optim=Optim(
-            max_steps=STEPS,
+            max_steps=steps,
             learning_rate=RATE,
             per_device_train_batch_size=SIZE,
             gradient_accumulation_steps=ACCUMULATE,
@@ -214,13 +220,13 @@ def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Seque
     )
     for defense in stack:
         plan = defense.constrain(plan, CONTEXT)
-    return fit(plan).model, plan
+    return fit(plan).model
 
 
 # Each defense under one trainer, and under the others those that act within the loss: a second one, a disturbed pass.
 # Every further way to act (weights put back, a distance, an adapter beside the weights) under all: `make exhaustive`.
 CASES = [
-    *(("sft", "full", defense) for defense in DEFENSES),
+    *(("sft", "full", defense) for defense in DEFENSES if defense != "refusal_loss"),
     *(("dpo", "full", defense) for defense in ("refusal_loss", "vaccine")),
     *(("grpo", "full", defense) for defense in ("refusal_loss by tokens", "vaccine")),
     ("sft", "LoRA", "kl_anchor"),
@@ -228,6 +234,7 @@ CASES = [
         *(("dpo", "full", defense) for defense in ("lisa", "kl_anchor", "security_vectors")),
         *(("grpo", "full", defense) for defense in ("lisa in two states", "l2_anchor", "security_vectors")),
         *(("sft", "LoRA", defense) for defense in ("refusal_loss", "lisa")),
+        ("sft", "full", "refusal_loss"),
     ),
 ]
 
@@ -237,15 +244,15 @@ CASES = [
 def test_a_trainer_under_a_defense_trains_as_holdfasts_own_run_does(
     name: str, kind: str, defense: str, tmp_path: Path
 ) -> None:
-    model, ours, theirs = small_model(kind), Recorder(), Recorder()
-    trainer = make(name, model, tmp_path)
+    model, ours, theirs, steps = small_model(kind), Recorder(), Recorder(), enough(name, defense)
+    trainer = make(name, model, tmp_path, max_steps=steps)
     given = record(trainer)
     held = constrain(trainer, DEFENSES[defense], theirs, context=CONTEXT, prompt_format="{prompt}")
     trainer.train()
 
-    own, _ = own_run(name, model, given, (DEFENSES[defense], ours))
+    own = own_run(name, model, given, (DEFENSES[defense], ours), steps)
 
-    assert len(theirs.seen) == len(ours.seen) == STEPS
+    assert len(theirs.seen) == len(ours.seen) == steps
     assert max(abs(metrics.get("loss", 0.0)) for metrics in theirs.seen) > 1e-3
     for step, (their, our) in enumerate(zip(theirs.seen, ours.seen, strict=True)):
         for key, value in their.items():
@@ -268,18 +275,18 @@ def trained(trainer: Any) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_a_defense_that_does_nothing_leaves_every_weight_bit_for_bit(name: str, tmp_path: Path) -> None:
-    model, recorder = small_model("full"), Recorder()
-    plain = make(name, model, tmp_path, logging_strategy="steps", logging_steps=1)
+    model, recorder, steps = small_model("full"), Recorder(), enough(name)
+    plain = make(name, model, tmp_path, logging_strategy="steps", logging_steps=1, max_steps=steps)
     before = trained(plain)
-    held = make(name, model, tmp_path, logging_strategy="steps", logging_steps=1)
+    held = make(name, model, tmp_path, logging_strategy="steps", logging_steps=1, max_steps=steps)
     constrain(held, recorder)
 
     after = trained(held)
 
-    assert len(recorder.seen) == STEPS
+    assert len(recorder.seen) == steps
     assert before.keys() == after.keys()
     assert all(torch.equal(weight, after[key]) for key, weight in before.items())
-    for theirs, ours in zip(plain.state.log_history[:STEPS], held.state.log_history[:STEPS], strict=True):
+    for theirs, ours in zip(plain.state.log_history[:steps], held.state.log_history[:steps], strict=True):
         logged = {k: v for k, v in ours.items() if not k.startswith("holdfast/")}
         assert {k: v for k, v in theirs.items() if "time" not in k} == {
             k: v for k, v in logged.items() if "time" not in k

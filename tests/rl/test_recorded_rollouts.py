@@ -15,11 +15,12 @@ from holdfast.data.splits import Splits
 from holdfast.network import static_decoding, static_use
 from holdfast.network.models import LoRA, adapt
 from holdfast.training.fit import fit
+from repeated import repeated
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "network"))
 from graph_tape import Tapes
 
-STEPS = 3
+STEPS = 2
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_a_run_in_recorded_steps_learns_what_a_plain_one_does(lora, passes, tiny
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("lora", "bf16"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("lora", "bf16"), [(False, False), (True, True), *repeated((False, True))])
 def test_steps_are_recorded_in_the_first_rollout_and_repeated_in_the_others(lora, bf16, tiny_model, tapes, monkeypatch):
     """While the optimizer changes the weights, in float32 and computing in bfloat16."""
     model, counts = adapt(tiny_model(small=True), LoRA(r=4) if lora else None), []

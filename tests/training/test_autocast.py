@@ -54,7 +54,7 @@ def two_steps(tiny_model, make_context, quick, weights):
         settings = quick(ATTACKS.load(attack)(), steps=2)
         small = {"per_device_train_batch_size": 2, "bf16": bf16}
         optim = replace(settings.optim, optim="sgd", learning_rate=1e-2, **small)
-        model, losses, types = tiny_model(), [], set()
+        model, losses, types = tiny_model(small=True), [], set()
         before = weights(model)
         train = lambda plan: fit(replace(plan, optim=replace(plan.optim, max_steps=2, **small)))  # noqa: E731
         context = make_context(fit=train, max_new_tokens=8)
