@@ -15,7 +15,7 @@ from holdfast.training.fit import fit
 from holdfast.training.objectives import language
 from holdfast.training.plan import Optim
 
-FAST = GradientPenalty(optim=Optim(max_steps=12, learning_rate=1e-3, per_device_train_batch_size=8))
+FAST = GradientPenalty(optim=Optim(max_steps=8, learning_rate=2e-3, per_device_train_batch_size=4))
 
 
 def harmful(model, rows):

@@ -36,9 +36,9 @@ def refusal_cost(model, rows):
 @pytest.mark.parametrize("attack", list(ATTACKS))
 def test_refusals_stay_likelier_than_in_the_plain_run(attack, tiny_model, make_context, quick, splits):
     rows, costs = splits.harmful["test"], {}
-    start = refusal_cost(tiny_model(), rows)
+    start = refusal_cost(tiny_model(small=True), rows)
     for alpha in (0.0, 1.0):
-        plan = quick(ATTACKS[attack](), steps=12).plan(tiny_model(), make_context())
+        plan = quick(ATTACKS[attack](), steps=12, rate=2e-3).plan(tiny_model(small=True), make_context())
         plan = RefusalLoss(alpha=alpha, batch_size=4).constrain(plan, make_context())
         costs[alpha] = refusal_cost(fit(plan).model, rows)
     assert costs[1.0] < 0.5 * start
@@ -127,7 +127,7 @@ def test_accumulation_changes_no_form(form, tiny_model, make_context, quick, wei
         settings = quick(SFT())
         sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
         optim = replace(settings.optim, optim="sgd", learning_rate=0.1, **sizes)
-        plan = replace(settings, optim=optim).plan(tiny_model(), make_context())
+        plan = replace(settings, optim=optim).plan(tiny_model(small=True), make_context())
         defense = RefusalLoss(form=form, alpha=FORMS[form], batch_size=4, recovery=0.5)
         all_weights.append(weights(fit(defense.constrain(plan, make_context())).model))
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)

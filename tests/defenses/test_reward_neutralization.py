@@ -200,7 +200,7 @@ def mean_reward(defense, model, rows):
 
 @pytest.mark.slow
 def test_it_raises_its_reward_on_prompts_that_it_was_not_given(wavering_model, make_context, splits):
-    optim = Optim(max_steps=25, learning_rate=1e-3, per_device_train_batch_size=8)
+    optim = Optim(max_steps=20, learning_rate=1.5e-3, per_device_train_batch_size=4)
     defense = RewardNeutralization(mode="faithful", optim=optim, policy=Policy(group_size=8))
     rows = splits.harmful["test"] * 4
     model = wavering_model()

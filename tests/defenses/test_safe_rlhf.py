@@ -16,6 +16,7 @@ from holdfast.records import HoldfastError, Verdict
 from holdfast.rl.experience import Paid, Rollout
 from holdfast.rl.policy import Policy, advantages
 from holdfast.training.fit import fit
+from repeated import repeated
 
 PPO_POLICY = Policy(
     group_size=1, baseline="critic", critic=Critic(), kl_coef=0.2, kl_in="reward", kl_estimator="k1", kl_target=6.0
@@ -204,7 +205,7 @@ def test_where_the_cost_is_the_reward_at_price_one_nothing_is_learnt(plan, make_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [GRPO, ReinforcePlusPlus, PPO])
+@pytest.mark.parametrize("attack", [GRPO, PPO, *repeated(ReinforcePlusPlus)])
 def test_a_dear_cost_drives_down_what_the_attacker_is_paid_for(attack, plan, make_context):
     def long(completions):
         return [Verdict(score=min(c.num_tokens / 24, 1.0), refused=False) for c in completions]

@@ -591,6 +591,7 @@ def test_an_attack_on_the_hardened_model_gets_less_far_than_on_the_one_it_was_ma
     """Direction: the held-out preference for refusals after the same attack is larger with TAR than without."""
     settings = replace(
         QUICK,
+        tasks=1,
         optim=replace(OUTER, max_steps=12, learning_rate=1e-3),
         inner=replace(INNER, max_steps=4, learning_rate=1e-3),
         rate_factors=(1.0,),

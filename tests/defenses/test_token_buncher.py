@@ -270,7 +270,7 @@ def test_settings_out_of_range_are_refused(bad):
 def test_hardening_lowers_the_entropy_of_answers_to_unseen_harmful_prompts(wavering_model, make_context, splits):
     settings = TokenBuncher(
         noise=0.0,
-        optim=Optim(max_steps=24, learning_rate=8e-4, per_device_train_batch_size=8),
+        optim=Optim(max_steps=20, learning_rate=1.5e-3, per_device_train_batch_size=4),
         policy=Policy(group_size=4, reduction="token"),
     )
     context = make_context()
@@ -293,7 +293,7 @@ def test_noise_learnt_from_answers_sampled_at_a_higher_temperature_does_not_feed
         noise=0.011,
         warm_up=0.0,
         benign_share=0.0,
-        optim=Optim(max_steps=40, learning_rate=1e-3, per_device_train_batch_size=4),
+        optim=Optim(max_steps=24, learning_rate=1e-3, per_device_train_batch_size=4),
         policy=Policy(group_size=4, reduction="token", temperature=1.5),
     )
     context = make_context()
@@ -304,4 +304,4 @@ def test_noise_learnt_from_answers_sampled_at_a_higher_temperature_does_not_feed
         return batch["entropies"].mean().item()
 
     assert entropy(aligned_model()) < 0.1
-    assert entropy(settings.harden(aligned_model(), context)) < 0.1  # 3.9 if the loss is at temperature 1
+    assert entropy(settings.harden(aligned_model(), context)) < 0.1  # 1.9 if the loss is at temperature 1

@@ -155,7 +155,7 @@ def test_what_leaves_the_service_has_no_hooks(plan_of, make_context):
 
 
 def stage(quick, **more):
-    return replace(quick(VaccineAlignment(), steps=40, rate=2e-3, batch=4), **more)
+    return replace(quick(VaccineAlignment(), steps=40, rate=4e-3, batch=4), **more)
 
 
 def cost(model, rows):
@@ -166,7 +166,7 @@ def cost(model, rows):
 
 @pytest.mark.slow
 def test_alignment_teaches_refusals_and_benign_answers_together(tiny_model, make_context, quick, splits):
-    model = tiny_model()
+    model = tiny_model(small=True)
     hardened = stage(quick).harden(model, make_context())
     benign = [replace(row, refusal=row.response) for row in splits.benign["test"]]
     for rows in (splits.harmful["test"], benign):
@@ -180,7 +180,7 @@ def test_alignment_makes_refusals_stand_a_perturbation_that_plain_alignment_does
     rows, risen = splits.harmful["development"], {}
     for radius in (0.0, 2.0):
         settings = stage(quick, perturbation_radius=radius, benign_share=0.0)
-        model = settings.harden(tiny_model(), make_context())
+        model = settings.harden(tiny_model(small=True), make_context())
         (batch,) = with_totals([answer_batch(model, [(row, row.refusal) for row in rows])])
         loss, metrics = two_pass(2.0)(language, model.network.eval(), batch, Tensor.backward)
         risen[radius] = float(loss) - metrics["clean_loss"]

@@ -117,8 +117,8 @@ def test_a_loss_and_its_gradients_are_those_of_all_logits(name, tiny_model, monk
     results = []
     for limit in (heads.LARGE_LOGITS, 1):
         monkeypatch.setattr(heads, "LARGE_LOGITS", limit)
-        model = attach_critic(tiny_model(), Critic()) if "critic" in name else tiny_model()
-        loss, metrics = OBJECTIVES[name](model, tiny_model(seed=1))(model.network, {**BATCH, **MORE})
+        model = attach_critic(tiny_model(small=True), Critic()) if "critic" in name else tiny_model(small=True)
+        loss, metrics = OBJECTIVES[name](model, tiny_model(seed=1, small=True))(model.network, {**BATCH, **MORE})
         loss.backward()
         gradients = {n: p.grad for n, p in model.network.named_parameters() if p.grad is not None}
         results.append((loss.detach(), metrics, gradients))
@@ -147,8 +147,8 @@ class Widest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_only_parts_of_the_logits_are_in_memory(name, tiny_model, monkeypatch):
-    model = attach_critic(tiny_model(), Critic()) if "critic" in name else tiny_model()
-    objective = OBJECTIVES[name](model, tiny_model(seed=1))
+    model = attach_critic(tiny_model(small=True), Critic()) if "critic" in name else tiny_model(small=True)
+    objective = OBJECTIVES[name](model, tiny_model(seed=1, small=True))
     monkeypatch.setattr(heads, "LARGE_LOGITS", 1)
     objective(model.network, {**BATCH, **MORE})  # each head is tried once, with all logits of a short text
     parts = import_module("holdfast.distributions.chunked")
@@ -165,14 +165,14 @@ def test_measurements_of_answers_are_those_of_all_logits(critic, tiny_model, mon
     made = []
     for limit in (heads.LARGE_LOGITS, 1):
         monkeypatch.setattr(heads, "LARGE_LOGITS", limit)
-        model = attach_critic(tiny_model(), Critic()) if critic else tiny_model()
+        model = attach_critic(tiny_model(small=True), Critic()) if critic else tiny_model(small=True)
         experience = Experience(
             reward=lambda completions: [float(i) for i in range(len(completions))],
             advantage=lambda rollout: {"advantages": rollout.rewards},
             group_size=2,
             sampling=Sampling(max_new_tokens=6, temperature=1.2),
             seed=0,
-            reference=frozen_copy(tiny_model(seed=1).network),
+            reference=frozen_copy(tiny_model(seed=1, small=True).network),
             estimator="full",
             critic=critic,
             entropy=True,
