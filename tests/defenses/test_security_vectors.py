@@ -53,7 +53,7 @@ def victim(tiny_model, quick):
 
     def plan(context, attack=SFT, *, architecture="llama", steps=3, **more):
         settings = replace(quick(attack(), steps=steps), **more)
-        return settings.plan(tiny_model(architecture), context)
+        return settings.plan(tiny_model(architecture, small=True), context)
 
     return plan
 
@@ -130,7 +130,7 @@ def test_gradients_are_those_of_dense_weights_with_the_vector_added_and_reach_no
     if checkpointing:
         ENABLE(network)
     language(network, batch_of(plan.model, rows))[0].backward()
-    dense = tiny_model(architecture)
+    dense = tiny_model(architecture, small=True)
     names = [name.removesuffix("/up") for name in plan.tensors if name.endswith("/up")]
     assert names
     for name in names:
@@ -172,7 +172,7 @@ def test_nothing_of_the_vector_is_in_what_leaves_the_service(attack, adapter, vi
 
 
 def test_a_release_within_a_release_leaves_the_vector_off_until_both_are_over(tiny_model, victim, noisy, rows):
-    plain = logits(tiny_model(), rows)
+    plain = logits(tiny_model(small=True), rows)
     plan = SecurityVectors().constrain(victim(noisy), noisy)
     with plan.released(plan.model) as outer:
         with plan.released(outer) as inner:
@@ -183,10 +183,10 @@ def test_a_release_within_a_release_leaves_the_vector_off_until_both_are_over(ti
 
 def test_hooks_of_a_run_see_the_model_without_the_vector(tiny_model, quick, noisy, rows):
     seen = []
-    plan = SecurityVectors().constrain(quick(SFT(), steps=1, rate=1e-30).plan(tiny_model(), noisy), noisy)
+    plan = SecurityVectors().constrain(quick(SFT(), steps=1, rate=1e-30).plan(tiny_model(small=True), noisy), noisy)
     fit(replace(plan, hooks=(lambda progress: seen.append(logits(progress.model, rows)) and None,)))
     assert len(seen) == 3
-    assert all(torch.equal(logits_seen, logits(tiny_model(), rows)) for logits_seen in seen)
+    assert all(torch.equal(logits_seen, logits(tiny_model(small=True), rows)) for logits_seen in seen)
 
 
 # what it is good for
@@ -253,7 +253,7 @@ def test_preparing_a_vector_changes_no_weight_and_what_it_cost_is_logged_with_th
     tiny_model, make_context, quick, weights
 ):
     context = make_context()
-    plain = quick(SFT(), steps=2).plan(tiny_model(), context)
+    plain = quick(SFT(), steps=2).plan(tiny_model(small=True), context)
     before, steps = weights(plain.model), []
     settings = replace(TRAINED, optim=replace(TRAINED.optim, max_steps=3))
     plan = settings.constrain(plain, context)
@@ -288,7 +288,7 @@ def test_an_attack_by_adapter_trains_that_adapter_alone(victim, noisy):
 def test_the_reference_of_dpo_has_the_vector_if_asked_and_else_is_the_plain_model(
     adapter, shared, tiny_model, quick, noisy
 ):
-    plain = replace(quick(DPO()), adapter=adapter).plan(tiny_model(), noisy)
+    plain = replace(quick(DPO()), adapter=adapter).plan(tiny_model(small=True), noisy)
     (expected,) = plain.batches([plain.data[:2]], 0)
     plan = SecurityVectors(reference_has_vector=shared).constrain(plain, noisy)
     (batch,) = plan.batches([plan.data[:2]], 0)
@@ -305,7 +305,7 @@ def test_the_reference_of_a_kl_penalty_has_no_vector_unless_asked(adapter, tiny_
     references = {}
     for shared in (False, True):
         settings = replace(quick(GRPO()), adapter=adapter)
-        plain = replace(settings, policy=replace(settings.policy, kl_coef=0.1)).plan(tiny_model(), noisy)
+        plain = replace(settings, policy=replace(settings.policy, kl_coef=0.1)).plan(tiny_model(small=True), noisy)
         plan = SecurityVectors(reference_has_vector=shared).constrain(plain, noisy)
         (batch,) = with_totals(plan.batches([plan.data[:2]], 0))
         _, metrics = plan.objective(plan.model.network, batch)
@@ -332,7 +332,7 @@ def test_answers_are_sampled_with_the_vector_on(aligned_model, taught, quick):
 
 @pytest.mark.slow
 def test_the_bi_level_gradient_is_that_at_the_weights_which_the_model_itself_would_move_to(tiny_model, rows):
-    model = adapt(tiny_model(), LoRA(r=4, target_modules=("q_proj", "down_proj")))
+    model = adapt(tiny_model(small=True), LoRA(r=4, target_modules=("q_proj", "down_proj")))
     shaken(Plan(model=model, data=[], prepare=GivenAnswers(), objective=language, optim=Optim()))
     batch = batch_of(model, rows)
     moved = clone(model)
@@ -359,7 +359,7 @@ def test_the_bi_level_gradient_is_that_at_the_weights_which_the_model_itself_wou
 
 
 def test_the_bi_level_gradient_of_a_step_does_not_depend_on_how_it_is_cut_but_for_the_inner_batch(tiny_model, rows):
-    model = adapt(tiny_model(), LoRA(r=4))
+    model = adapt(tiny_model(small=True), LoRA(r=4))
     shaken(Plan(model=model, data=[], prepare=GivenAnswers(), objective=language, optim=Optim()))
     all_gradients = []
     for parts in ([[rows[0]], [rows[0]]], [[rows[0]]]):
@@ -398,7 +398,7 @@ def test_a_resumed_run_has_the_vector_of_its_checkpoint_whatever_is_trained_anew
 ):
     def plan(seed, *hooks):
         context = make_context(fit=lambda plan: shaken(plan, seed=seed))
-        built = SecurityVectors().constrain(quick(SFT(), steps=4).plan(tiny_model(), context), context)
+        built = SecurityVectors().constrain(quick(SFT(), steps=4).plan(tiny_model(small=True), context), context)
         return replace(built, hooks=hooks)
 
     def kill(progress):
@@ -418,7 +418,9 @@ def test_accumulated_micro_batches_make_the_step_of_their_union(tiny_model, quic
     for size, parts in ((4, 1), (2, 2)):
         settings = quick(SFT(), steps=2)
         optim = replace(settings.optim, per_device_train_batch_size=size, gradient_accumulation_steps=parts)
-        plain = replace(settings, optim=replace(optim, optim="sgd", learning_rate=0.1)).plan(tiny_model(), noisy)
+        plain = replace(settings, optim=replace(optim, optim="sgd", learning_rate=0.1)).plan(
+            tiny_model(small=True), noisy
+        )
         all_weights.append(weights(fit(SecurityVectors().constrain(plain, noisy)).model))
     torch.testing.assert_close(*all_weights, rtol=1e-4, atol=1e-6)
 

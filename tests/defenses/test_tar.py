@@ -592,7 +592,7 @@ def test_an_attack_on_the_hardened_model_gets_less_far_than_on_the_one_it_was_ma
     settings = replace(
         QUICK,
         tasks=1,
-        optim=replace(OUTER, max_steps=12, learning_rate=1e-3),
+        optim=replace(OUTER, max_steps=6, learning_rate=1e-3),
         inner=replace(INNER, max_steps=4, learning_rate=1e-3),
         rate_factors=(1.0,),
         evaluate_every=1,
