@@ -15,7 +15,8 @@ from holdfast.report.summarise import summarise
 from holdfast.report.summarise.labels import Flip, flip_of, labels
 
 pytestmark = pytest.mark.slow
-RATIOS = (0.0, 0.25, 0.5, 0.75, 1.0)
+RATIOS = (0.0, 0.5, 1.0)
+SEEDS = (0, 2)
 ATTACKS = ("dpo", "ppo", "sft")
 STRONGEST = {f"{attack} (flip_how=reverse, flip_ratio=1)" for attack in ATTACKS}
 
@@ -54,7 +55,7 @@ def records(flipped):
         for how in ("reverse", "random")
         for ratio in RATIOS
         if ratio or how == "reverse"
-        for seed in (0, 1, 2)
+        for seed in SEEDS
     ]
 
 
@@ -67,7 +68,7 @@ def run(records, make_completion, write_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
-    return write_report([run], tmp_path_factory.mktemp("page") / "report.html")
+    return write_report([run], tmp_path_factory.mktemp("page") / "report.html", cell_pages=False)
 
 
 def section(page, name):
@@ -130,7 +131,7 @@ def test_attacks_at_one_flip_ratio_are_no_families(flipped, write_run, tmp_path)
     assert [(label.family, label.flip) for label in labels(records)] == [
         *((label.attack, None) for label in labels(records)),
     ]
-    html = write_report([write_run(records)], tmp_path / "r.html").read_text()
+    html = write_report([write_run(records)], tmp_path / "r.html", cell_pages=False).read_text()
     assert '<section id="flips">' not in html
     assert "flip ratio" not in html
     assert "flip setting" not in html
@@ -152,7 +153,7 @@ def test_a_panel_for_each_score_and_defense_holds_the_end_of_every_attack_at_eve
             values = ends[score, defense, attack, how if ratio else "reverse", ratio]
             assert point["value"] == pytest.approx(fmean(values), abs=1e-5)
             assert point["low"] <= point["value"] <= point["high"]
-            assert (point["seeds"], point["of"]) == (3, 3)
+            assert (point["seeds"], point["of"]) == (2, 2)
 
 
 def test_a_line_keeps_its_own_point_at_ratio_0(flipped):
@@ -173,20 +174,20 @@ def test_seeds_that_never_got_an_end_are_missing_from_it_and_told(flipped, write
     gone = replace(flipped("sft", 0.5), outcome=Outcome.FAILED, evaluations=(), time_to_break=None)
     records = [flipped("sft", 0.0), gone, flipped("sft", 1.0), lost]
     assert [point["ratio"] for point in flips.points(summarise(records), "harmfulness")] == [0.0, 1.0]
-    page = write_report([write_run(records)], tmp_path / "r.html")
+    page = write_report([write_run(records)], tmp_path / "r.html", cell_pages=False)
     assert fields(section(page, "flips"), "flip_seeds") == ["1", "0 of 1", "1 of 2"]
 
 
 def test_the_table_has_each_ratio_once_with_end_peak_and_usefulness(page):
     own = section(page, "flips")
     ratios, hows = fields(own, "ratio"), fields(own, "how")
-    assert ratios == ["0", "0.25", "0.5", "0.75", "1", "0.25", "0.5", "0.75", "1"] * 2 * 3
-    assert hows == ["–", *["reverse"] * 4, *["random"] * 4] * 2 * 3
-    assert len(fields(own, "flip_harm")) == 2 * 3 * 9
-    assert fields(own, "flip_harm")[4].startswith("0.71 [")
-    assert fields(own, "flip_peak")[4].startswith("0.85 [")
-    assert fields(own, "flip_help")[4].startswith("0.82 [")
-    assert set(fields(own, "flip_seeds")) == {"3"}
+    assert ratios == ["0", "0.5", "1", "0.5", "1"] * 2 * 3
+    assert hows == ["–", *["reverse"] * 2, *["random"] * 2] * 2 * 3
+    assert len(fields(own, "flip_harm")) == 2 * 3 * 5
+    assert fields(own, "flip_harm")[2].startswith("0.71 [")
+    assert fields(own, "flip_peak")[2].startswith("0.85 [")
+    assert fields(own, "flip_help")[2].startswith("0.82 [")
+    assert set(fields(own, "flip_seeds")) == {"2"}
 
 
 @pytest.mark.parametrize("name", ["harm", "help", "times", "training"])
@@ -197,13 +198,13 @@ def test_many_flips_leave_the_other_charts_to_the_strongest_one_and_the_page_say
 
 def test_samples_are_of_the_strongest_flip_and_say_where_the_others_are(page):
     shown = section(page, "samples")
-    assert shown.count("<details>") == 3 * 2 * 3
+    assert shown.count("<details>") == 3 * 2 * 2
     assert "completions.parquet" in shown
 
 
 def test_few_flips_have_their_panels_as_any_other_attack(flipped, write_run, tmp_path):
     records = [flipped(attack, ratio) for attack in ATTACKS for ratio in (0.5, 1.0)]
-    page = write_report([write_run(records)], tmp_path / "r.html")
+    page = write_report([write_run(records)], tmp_path / "r.html", cell_pages=False)
     assert len(titles(page, "harm")) == 6
     assert "strongest flip" not in page.read_text()
     assert titles(page, "flips") == ["harmfulness, defense: none", "helpfulness, defense: none"]
@@ -226,10 +227,10 @@ def test_rows_of_other_attacks_are_always_drawn(flipped, make_record):
 
 def test_sums_and_counts_take_the_flips_of_one_attack_together(page):
     summary = " ".join(re.sub(r"<[^>]+>", "", section(page, "summary")).split())
-    assert "(1 model, 2 defense settings, 3 attacks, 9 flip settings, 3 seeds)" in summary
+    assert "(1 model, 2 defense settings, 3 attacks, 5 flip settings, 2 seeds)" in summary
     assert "dpo 80, ppo 80, sft 80." in summary
     costs = re.findall(r'<th scope="row">(.*?)</th><td class="num">(\d+)</td>', section(page, "accounting"))
-    assert costs[:4] == [("dpo", "54"), ("ppo", "54"), ("sft", "54"), ("total", "162")]
+    assert costs[:4] == [("dpo", "20"), ("ppo", "20"), ("sft", "20"), ("total", "60")]
 
 
 def test_the_csv_says_ratio_and_how_of_every_cell_that_has_them(page, records, make_record, write_run, tmp_path):

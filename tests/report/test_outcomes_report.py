@@ -39,8 +39,8 @@ def test_a_control_in_another_folder_counts(make_record, write_run):
     assert [cell.record.outcome for cell in load(runs).cells] == [Outcome.HELD, Outcome.BROKE]
 
 
-@pytest.fixture
-def page(make_record, write_run, tmp_path):
+@pytest.fixture(scope="module")
+def page(make_record, write_folder, tmp_path_factory):
     """A page of a cell that held, one whose control was too weak, and one of no use."""
     refusing = make_record(defense="refuser", attack="sft")
     first, *rest = refusing.evaluations
@@ -51,7 +51,8 @@ def page(make_record, write_run, tmp_path):
         make_record(defense="weak", control=WEAK, effect=Effect(moved=0.003, change=1e-6, objective="loss")),
         refusing,
     ]
-    return write_report([write_run(records)], tmp_path / "report.html")
+    folder = tmp_path_factory.mktemp("outcomes")
+    return write_report([write_folder(folder / "run", records)], folder / "report.html")
 
 
 def test_untested_and_useless_have_badges_of_their_own_and_no_time(page):
