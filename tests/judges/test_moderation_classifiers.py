@@ -15,6 +15,7 @@ from holdfast.experiment.methods import resolve
 from holdfast.judges.classifier import HARMFUL_QA, ClassifierJudge, classifier
 from holdfast.methods.settings import typed
 from holdfast.records import HoldfastError, Method, Verdict
+from repeated import repeated
 
 pytestmark = pytest.mark.slow
 KINDS = {i: f"kind {i}" for i in range(14)}
@@ -50,7 +51,7 @@ def scores(path: str, label: Any, **settings: Any) -> list[float]:
     return [verdict.score for verdict in verdicts(path, label, **settings)]
 
 
-@pytest.mark.parametrize("question", [True, False])
+@pytest.mark.parametrize("question", [True, *repeated(False)])
 def test_any_kind_of_harm_is_harm(moderation, question):
     each = [scores(moderation, label, include_question=question) for label in KINDS]
     assert scores(moderation, "*", include_question=question) == [max(column) for column in zip(*each, strict=True)]

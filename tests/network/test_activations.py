@@ -88,7 +88,7 @@ def test_gradients_are_those_of_kept_activations_to_the_last_bit(name, settings,
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [BATCH, GROUPS], ids=["rows", "groups"])
 def test_what_is_held_between_the_passes_stays_within_the_memory(batch):
-    network = tiny.network("llama", num_hidden_layers=5)
+    network = tiny.network("llama", num_hidden_layers=4)
     plain = outcome(network, batch)[2]
     nothing = Activations(network, lambda: 0)
     outcome(network, batch, nothing)

@@ -11,6 +11,7 @@ from holdfast.network.generate import Sampling, sample
 from holdfast.network.models import Model, load
 from holdfast.network.shortcuts import Shortcuts, shortcuts
 from holdfast.records import user
+from repeated import repeated
 
 
 def is_installed() -> bool:
@@ -55,7 +56,7 @@ def test_text_is_cut_into_the_tokens_that_the_model_was_trained_with(model: Mode
     ("question", "answer"),
     [
         ("What is the capital of France?", "The capital of France is Paris."),
-        ("How do I bake bread?", "Baking bread is a fun and rewarding craft"),
+        *repeated(("How do I bake bread?", "Baking bread is a fun and rewarding craft")),
     ],
 )
 def test_greedy_answers_are_the_model_s(

@@ -8,10 +8,10 @@ import time
 
 import pytest
 from on_page import page_charts
-from repeated import repeated
 
 from holdfast.records import Outcome
 from holdfast.report import figures, write_report
+from repeated import repeated
 
 pytestmark = pytest.mark.slow
 DEFENSES, ATTACKS, STEPS = 10, 10, 200

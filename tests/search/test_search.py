@@ -13,6 +13,7 @@ from holdfast.records import HoldfastError, Outcome
 from holdfast.search.loop import NoResult
 from holdfast.search.trials import Trial, bars, best, medians
 from holdfast.training.contracts import AdaptiveAttacker
+from repeated import repeated
 
 pytest.importorskip("optuna")
 NONE = dict.fromkeys(("num_samples", "adapter", "optim.per_device_train_batch_size"))
@@ -174,7 +175,7 @@ def test_a_search_without_one_finished_trial_says_so(run, cells):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed_at", [0, 1, 4, 7])
+@pytest.mark.parametrize("killed_at", [0, *repeated(1, 4), 7])
 def test_a_killed_search_goes_on_to_the_trials_of_an_uninterrupted_one(run, cells, tmp_path, killed_at):
     whole = run(folder=tmp_path / "whole")
     first = cells()
