@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from chosen_cells import first_with_each_part
 from holdfast.config import load_grid, presets
 from holdfast.experiment.beforehand import refuse_unready
 from holdfast.experiment.grid import cells
 from holdfast.experiment.outcomes import control_of
 from holdfast.kitchen.build import Made
+from holdfast.records import Cell
 
 KITCHENS = sorted(name for name in presets() if name.startswith("kitchen"))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chosen", [first_with_each_part, pytest.param(list, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("name", KITCHENS)
-def test_every_method_of_a_preset_can_work_on_the_kitchen(name: str, made: Made) -> None:
-    refuse_unready(cells(load_grid(name, find=lambda kitchen: made)))
+def test_every_method_of_a_preset_can_work_on_the_kitchen(
+    name: str, chosen: Callable[[list[Cell]], list[Cell]], made: Made
+) -> None:
+    refuse_unready(chosen(cells(load_grid(name, find=lambda kitchen: made))))
 
 
 @pytest.mark.parametrize("name", KITCHENS)
