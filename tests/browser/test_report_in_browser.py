@@ -153,12 +153,36 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(opened, 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_place_that_was_linked_to_stays_in_view_while_charts_above_it_are_drawn(opened, report):
+def linked(opened, report):
+    """The page at its last section, when its charts have been drawn."""
     page = opened(report, "#samples")
-    drawn = "(one) => one.querySelector('svg')"
-    page.wait_for_function(f"() => [...document.querySelectorAll('[data-spec]')].every({drawn})")
-    top = page.evaluate("() => document.getElementById('samples').getBoundingClientRect().top")
-    assert 0 <= top < 20
+    named = "(one) => one.querySelector('svg[aria-label]')"
+    page.wait_for_function(f"() => [...document.querySelectorAll('[data-spec]')].every({named})")
+    return page
+
+
+def top_of_samples(page):
+    return page.evaluate("() => document.getElementById('samples').getBoundingClientRect().top")
+
+
+def test_a_place_that_was_linked_to_stays_in_view_while_charts_above_it_are_drawn(opened, report):
+    assert 0 <= top_of_samples(linked(opened, report)) < 20
+
+
+@pytest.mark.parametrize("leave", ["wheel", "keyboard", "again"])
+def test_a_reader_who_goes_elsewhere_is_not_taken_back_when_a_chart_is_drawn(opened, report, leave):
+    page = linked(opened, report)
+    if leave == "wheel":
+        page.mouse.wheel(0, -900)
+    elif leave == "keyboard":
+        page.keyboard.press("Home")
+    else:
+        page.evaluate("() => scrollBy(0, -900)")
+        page.reload()
+    page.wait_for_function("() => document.getElementById('samples').getBoundingClientRect().top > 300")
+    page.evaluate("() => draw(places[0])")
+    page.wait_for_timeout(300)
+    assert top_of_samples(page) > 300
 
 
 def test_names_of_defenses_stay_words_however_narrow_the_grid_is(opened, report):

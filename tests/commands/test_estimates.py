@@ -3,7 +3,8 @@
 import pytest
 
 from holdfast.commands import estimates
-from holdfast.commands.estimates import outlook_lines
+from holdfast.commands.estimates import outlook_lines, rough_line
+from holdfast.drafting.rough import Rough
 from holdfast.experiment import Outlook, estimate
 from holdfast.experiment.grid import Grid
 from holdfast.records import Method
@@ -60,28 +61,33 @@ def test_a_missing_time_of_a_step_is_explained(total):
                 "yet",
             ],
         ),
-        (
-            Outlook(1, 0, 0, 1, None, False),
-            [
-                "to do: 1 cell; 1 at once",
-                "time: very roughly 20 min to 1 h 20 min, by a rule of thumb (`holdfast doctor --grid` measures it, by "
-                "a few steps of each cell)",
-            ],
-        ),
     ],
 )
 def test_a_run_begins_with_what_there_is_to_do_and_how_long_that_may_take(told, lines):
-    assert list(outlook_lines(told, lambda: 2400.0)) == lines
+    assert list(outlook_lines(told)) == lines
 
 
-def test_a_run_of_seconds_takes_a_minute_by_the_rule_of_thumb_and_not_one_to_one():
-    (_, time) = outlook_lines(Outlook(1, 0, 0, 1, None, False), lambda: 20.0)
-    assert time.startswith("time: very roughly 1 min, by a rule of thumb")
+@pytest.mark.parametrize(
+    ("rough", "begins"),
+    [
+        (Rough(2400.0, False), "very roughly 20 min to 1 h 20 min, 1.00 to 4.00 at 3 an hour, by a rule of thumb (`"),
+        (Rough(20.0, False), "very roughly 1 min, 0.01 to 0.03 at 3 an hour, by a rule of thumb (`"),
+        (
+            Rough(2400.0, True),
+            "at least 20 min, 1.00 at 3 an hour, by a rule of thumb, which leaves some of its work out",
+        ),
+    ],
+)
+def test_a_run_with_nothing_to_go_by_tells_its_time_by_the_rule_of_thumb(rough, begins):
+    assert rough_line(rough, price=3.0).startswith(f"time: {begins}")
+    assert " an hour" not in rough_line(rough)
+
+
+def test_what_is_to_be_done_is_reckoned_where_nothing_is_finished():
+    (_, time) = outlook_lines(Outlook(1, 0, 0, 1, None, False, ()))
+    assert time == rough_line(Rough(0.0, False))
 
 
 def test_a_run_says_what_its_time_costs_where_an_hour_has_a_price():
-    rough = lambda: 2400.0  # noqa: E731
-    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), rough, price=3.0)
+    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), price=3.0)
     assert time.startswith("time: about 1 h 30 min, 4.50 at 3 an hour, by what finished work")
-    (_, time) = outlook_lines(Outlook(6, 2, 0, 2, None, False), rough, price=3.0)
-    assert time.startswith("time: very roughly 20 min to 1 h 20 min, 1.00 to 4.00 at 3 an hour, by a rule of thumb")

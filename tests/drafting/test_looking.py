@@ -7,7 +7,7 @@ import pytest
 
 from holdfast.data import Source
 from holdfast.drafting import looking
-from holdfast.drafting.looking import as_values, look_at_model, proposed_columns, schema_of
+from holdfast.drafting.looking import as_values, look_at_model, proposed_columns, schema_of, weights_of
 from holdfast.records import HoldfastError
 from model_folders import looks_like_a_model
 
@@ -51,7 +51,7 @@ def test_an_id_is_looked_at_in_the_cache_and_unknown_without_it(tmp_path, monkey
     monkeypatch.setattr(looking, "require_model", lambda path: None)
     mine = looks_like_a_model(tmp_path / "my-model")
     for cached, weights in ((str(mine / "config.json"), 125), (None, None)):
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, found=cached: found)
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision, found=cached: found)
         assert look_at_model("some/model").weights == weights
 
 
@@ -66,3 +66,30 @@ def test_columns_of_a_schema_are_not_renamed_and_the_schema_is_written_into_the_
     assert proposed_columns(str(file)) == {}
     source = Source(path=str(file), format="trl_preference", role="harmful")
     assert as_values(source) == {"path": str(file), "format": "trl_preference", "role": "harmful"}
+
+
+def test_weights_are_seen_at_the_revision_that_is_asked_for_and_what_is_not_there_is_not_refused(tmp_path, monkeypatch):
+    commit = "1" * 40
+    snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    safetensors_of(snapshot / "model.safetensors", 12)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert weights_of("org/name", commit) == 12
+    assert [weights_of(name) for name in ("org/name", "./nowhere", "./no.gguf", "package:no_such_package")] == [
+        None
+    ] * 4
+
+
+def test_an_adapter_is_not_taken_for_its_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    safetensors_of(tmp_path / "adapter_model.safetensors", 12)
+    assert weights_of(str(tmp_path)) is None
+    assert look_at_model(str(tmp_path)).weights is None
+
+
+def safetensors_of(file, count):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"one": torch.zeros(count)}, file)

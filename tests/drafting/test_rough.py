@@ -5,7 +5,7 @@ import pytest
 from holdfast import experiment
 from holdfast.config import parse_grid
 from holdfast.drafting import rough
-from holdfast.drafting.rough import rough_seconds
+from holdfast.drafting.rough import rough_time
 from holdfast.records import Cell
 
 
@@ -17,9 +17,13 @@ def slow_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "empty"))
 
 
-def seconds(values, folder, *, at_once=1, kind=None, **changes):
-    pieces = experiment.open_pieces(parse_grid(values(**changes), "test"), folder)
-    return rough_seconds([piece for piece in pieces if kind in (None, piece.kind)], at_once)
+def rough_of(values, folder, *, at_once=1, kind=None, **changes):
+    pieces = experiment.outlook(parse_grid(values(**changes), "test"), folder).pieces
+    return rough_time([piece for piece in pieces if kind in (None, piece.kind)], at_once)
+
+
+def seconds(*args, **changes):
+    return rough_of(*args, **changes).seconds
 
 
 @pytest.mark.parametrize(
@@ -60,10 +64,39 @@ def test_what_runs_at_once_shares_the_time_but_the_longest_piece_does_not(values
 
 
 def test_nothing_to_do_takes_no_time():
-    assert rough_seconds([], 2) == 0.0
+    assert rough_time([], 2) == (0.0, False)
+
+
+def test_a_chain_of_pieces_takes_the_sum_of_its_parts_however_many_run_at_once(values, tmp_path):
+    one, many = (seconds(values, tmp_path, at_once=count) for count in (1, 16))
+    assert many == pytest.approx(one), "base, aligned model and cell wait for each other"
+
+
+def test_a_step_learns_from_its_minibatch_only(values, tmp_path):
+    policy = {"group_size": 4, "passes": 1, "minibatches": 1, "max_new_tokens": 8}
+    grpo = {"reward": {"judge": "keyword"}, "optim": {"max_steps": 8, "per_device_train_batch_size": 8}}
+    whole, parts = (
+        seconds(values, tmp_path, kind="cell", attacks=[{"grpo": {**grpo, "policy": {**policy, "minibatches": count}}}])
+        for count in (1, 4)
+    )
+    assert parts < whole
+
+
+@pytest.mark.parametrize(
+    ("more", "at_least"),
+    [
+        ({}, False),
+        ({"attacks": ["none"]}, False),
+        ({"attacks": [{"best_of_n": {"reward": {"judge": "keyword"}}}], "evaluation": {"num_prompts": 128}}, True),
+        ({"defenses": ["none", "repnoise"]}, False),
+        ({"defenses": ["none", "tar"]}, True),
+    ],
+)
+def test_work_that_the_rule_leaves_out_makes_the_time_a_lower_bound(values, tmp_path, more, at_least):
+    assert rough_of(values, tmp_path, **more).at_least is at_least
 
 
 def test_a_model_of_ones_own_counts_by_its_weights_and_an_unseen_one_by_a_billion(monkeypatch):
-    monkeypatch.setattr(rough, "_seen", {"small": 10**6, "unseen": None}.get)
     models = [{"kind": "pretrained", "name": path, "settings": {"path": path}} for path in ("small", "unseen")]
+    monkeypatch.setattr(rough, "_seen", lambda path, revision: {"small": 10**6}.get(path))
     assert [rough._weights(Cell(model=model)) for model in models] == [1e6, 1e9]

@@ -157,7 +157,9 @@ def test_a_damaged_trained_judge_is_trained_again(grid, run_before, tmp_path, ca
 @pytest.mark.slow
 def test_a_damaged_sandbox_model_in_the_cache_is_built_again(grid, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
-    asked = grid(attacks=["none"])
+    step = {"max_steps": 1, "per_device_train_batch_size": 8}
+    sandbox = {"num_base": 64, "num_aligned": 64, "base": step, "aligned": step}
+    asked = grid(models=[{"sandbox": sandbox}], attacks=["none"])
     (first,) = run(asked, tmp_path / "a", workers=0)
     for file in (tmp_path / "cache").rglob("model.safetensors"):
         torn(file)

@@ -12,8 +12,9 @@ from holdfast.commands import display
 from holdfast.experiment.grid import Grid, cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from holdfast.drafting.rough import Rough
     from holdfast.experiment import Outlook
     from holdfast.experiment.estimate import Needs
     from holdfast.records import Cell
@@ -52,13 +53,17 @@ def show_estimates(grid: Grid, *, price: float | None, workers: int | None) -> N
 
 def _probing(distinct: Sequence[Cell]) -> str:
     """How long running a few steps of some cells takes, with the models that are made first."""
-    from holdfast.drafting.rough import rough_seconds
+    from holdfast.drafting.rough import rough_time
     from holdfast.experiment import cache_folder, store
     from holdfast.experiment.estimate import shortened, training
     from holdfast.experiment.tasks import tasks_of
 
     pieces = tasks_of([shortened(cell) for cell in distinct if training(cell)], Path(), cache_folder())
-    return _minutes(rough_seconds([piece for piece in pieces if not store.finished(piece.folder)], at_once=1))
+    # All but the cache's models are made anew, in a folder that is deleted.
+    open_pieces = [
+        piece for piece in pieces if piece.kind not in ("base", "aligned") or not store.finished(piece.folder)
+    ]
+    return _minutes(rough_time(open_pieces, at_once=1).seconds)
 
 
 def _money(seconds: float, price: float | None) -> str:
@@ -66,12 +71,12 @@ def _money(seconds: float, price: float | None) -> str:
     return "" if price is None else f", {seconds / HOUR * price:.2f} at {price:g} an hour"
 
 
-def outlook_lines(told: Outlook, rough: Callable[[], float], *, price: float | None = None) -> Iterator[str]:
+def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]:
     """What a run is about to do, how long that may take, and what it costs if an hour of this machine has a `price`.
 
-    Nothing if every cell is finished. `rough` gives seconds by a rule of thumb, which is asked where nothing alike is
-    finished yet.
+    Nothing if every cell is finished; by a rule of thumb where nothing alike is finished yet.
     """
+    from holdfast.drafting.rough import rough_time
     from holdfast.report.page import duration, plural
 
     to_run = told.cells - told.done
@@ -81,20 +86,27 @@ def outlook_lines(told: Outlook, rough: Callable[[], float], *, price: float | N
     first = f", after {told.making} models or judges made first" if told.making > 1 else first
     yield f"to do: {plural(to_run, 'cell')}{first}; {told.at_once} at once"
     if told.seconds is None:
-        seconds = rough()
-        low, high = seconds / UP_TO, seconds * UP_TO
-        span = " to ".join(dict.fromkeys((_minutes(low), _minutes(high))))
-        money = "" if price is None else f", {low / HOUR * price:.2f} to {high / HOUR * price:.2f} at {price:g} an hour"
-        yield (
-            f"time: very roughly {span}{money}, by a rule of thumb "
-            "(`holdfast doctor --grid` measures it, by a few steps of each cell)"
-        )
+        yield rough_line(rough_time(told.pieces, told.at_once), price=price)
     else:
         least, cost = "at least" if told.at_least else "about", _money(told.seconds, price)
         yield (
             f"time: {least} {duration(told.seconds)}{cost}, by what finished work of the same kind took"
             + ("; for some of it there is none yet" if told.at_least else "")
         )
+
+
+def rough_line(rough: Rough, *, price: float | None = None) -> str:
+    """How long a run may take by the rule of thumb, and what that costs if an hour of this machine has a `price`."""
+    low, high = rough.seconds / UP_TO, rough.seconds * UP_TO
+    ends = [low] if rough.at_least else [low, high]
+    span = " to ".join(dict.fromkeys(map(_minutes, ends)))
+    costs = "" if price is None else " to ".join(f"{end / HOUR * price:.2f}" for end in ends)
+    money = f", {costs} at {price:g} an hour" if costs else ""
+    more = ", which leaves some of its work out" if rough.at_least else ""
+    return (
+        f"time: {'at least' if rough.at_least else 'very roughly'} {span}{money}, by a rule of thumb{more} "
+        "(`holdfast doctor --grid` measures it, by a few steps of each cell)"
+    )
 
 
 def _minutes(seconds: float) -> str:

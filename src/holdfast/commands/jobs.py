@@ -170,8 +170,7 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
     done = sum(store.finished(store.cell_folder(runs, cell.key)) for cell in every)
     if done:
         display.note(f"{done} of {len(every)} cells are already done in {runs}")
-    told = experiment.outlook(grid, runs, workers=workers)
-    for line in outlook_lines(told, lambda: _rough(grid, runs, told.at_once), price=price):
+    for line in outlook_lines(experiment.outlook(grid, runs, workers=workers), price=price):
         display.note(line)
     records = _records(grid, runs, workers=workers, options=options)
     display.results(records)
@@ -179,13 +178,6 @@ def _run(grid: Grid, runs: Path, *, workers: int | None, options: Any, report: b
     if report:
         _report(runs, runs / "report.html", title=f"Holdfast: {grid.name}")
     return 1 if any(record.outcome is Outcome.FAILED for record in records) else 0
-
-
-def _rough(grid: Grid, runs: Path, at_once: int) -> float:
-    """Seconds that the grid may take, by a rule of thumb."""
-    from holdfast.drafting.rough import rough_seconds
-
-    return rough_seconds(experiment.open_pieces(grid, runs), at_once)
 
 
 def announce(grid: Grid) -> None:

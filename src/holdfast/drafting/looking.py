@@ -78,7 +78,7 @@ def look_at_model(path: str) -> SeenModel:
     if file is not None:
         with file.open("rb") as stream:
             template = b"tokenizer.chat_template" in stream.read(HEADER)
-        return SeenModel(path=path, weights=round(file.stat().st_size / BYTES_PER_WEIGHT), chat_template=template)
+        return SeenModel(path=path, weights=_in_file(file), chat_template=template)
     folder = Path(path) if looks_local(path) else _cached(path)
     if folder is None:
         return SeenModel(path=path)
@@ -87,15 +87,37 @@ def look_at_model(path: str) -> SeenModel:
     return SeenModel(path=path, weights=_weights(folder), chat_template=_has_template(folder))
 
 
-def _cached(name: str) -> Path | None:
+def weights_of(path: str, revision: str | None = None) -> int | None:
+    """The number of weights of a model, roughly; `None` if it is not on this machine or cannot be seen.
+
+    Nothing is refused and the Hub is not asked: a run checks its models itself.
+    """
+    try:
+        file = gguf_file(path)
+    except HoldfastError:
+        return None
+    if file is not None:
+        return _in_file(file)
+    folder = Path(path) if looks_local(path) else _cached(path, revision)
+    return None if folder is None else _weights(folder)
+
+
+def _in_file(file: Path) -> int:
+    return round(file.stat().st_size / BYTES_PER_WEIGHT)
+
+
+def _cached(name: str, revision: str | None = None) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    file = try_to_load_from_cache(name, "config.json")
+    file = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(file).parent if isinstance(file, str) else None
 
 
 def _weights(folder: Path) -> int | None:
-    """The number of weights in a folder's safetensors files, from their headers; `None` without any."""
+    """The number of weights in a folder's safetensors files, from their headers; `None` without any, and of an adapter,
+    whose model is elsewhere."""
+    if (folder / "adapter_config.json").is_file():
+        return None
     count = 0
     for file in folder.glob("*.safetensors"):
         try:

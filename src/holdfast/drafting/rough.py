@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from holdfast.drafting.looking import look_at_model
+from holdfast.drafting.looking import weights_of
 from holdfast.drafting.sizes import (
     GENERATING,
     OF_A_CELL,
@@ -25,14 +25,47 @@ FULL, ADAPTER = 6, 4
 """Operations for each weight and token that is trained on, with all weights or an adapter's."""
 
 
-def rough_seconds(pieces: Sequence[Task], at_once: int) -> float:
-    """Seconds that some pieces take, each on one core or GPU, `at_once` beside each other, on a machine that is idle.
+class Rough(NamedTuple):
+    """Seconds that work takes on an idle machine; a lower bound if `at_least`."""
 
-    A row is taken to be as long as the longest answer of the evaluation. What judges take to be trained, and to judge,
-    is not in it.
+    seconds: float
+    at_least: bool
+
+
+def rough_time(pieces: Sequence[Task], at_once: int) -> Rough:
+    """How long some pieces take, `at_once` beside each other, each on one core or GPU.
+
+    A row is taken to be as long as the longest answer of the evaluation, and of a GPU `OF_A_GPU` operations a second
+    are assumed. What is not reckoned makes it a lower bound: training a judge, an attack without optimizer steps (such
+    as best of N answers), and fits within a step (such as TAR's inner attackers).
+
+    Args:
+        pieces: what is to be done, each after those that it needs.
+        at_once: number of processes.
     """
-    each = [_seconds(piece) for piece in pieces]
-    return max(sum(each) / max(at_once, 1), *each) if each else 0.0
+    own = {piece.key: _seconds(piece) for piece in pieces}
+    ends: dict[str, float] = {}
+    for piece in pieces:
+        before = (ends.get(key, 0.0) for key in (*piece.needs, *piece.after))
+        ends[piece.key] = own[piece.key] + max(before, default=0.0)
+    seconds = max(sum(own.values()) / max(at_once, 1), max(ends.values(), default=0.0))
+    return Rough(seconds, any(map(_has_more, pieces)))
+
+
+def _has_more(piece: Task) -> bool:
+    """Whether there is work in a piece that is not reckoned."""
+    if piece.kind == "judge":
+        return True
+    method = piece.cell.stages[piece.depth - 1] if piece.kind == "stage" else piece.cell.attack
+    if method is None or piece.kind not in ("stage", "cell"):
+        return False
+    return not method.settings.get("optim") or _fits(method.settings) > 1
+
+
+def _fits(settings: Mapping[str, Any]) -> int:
+    """How many optimizers there are in a method's settings."""
+    inner = [value for value in settings.values() if isinstance(value, Mapping)]
+    return ("max_steps" in settings) + sum(map(_fits, inner))
 
 
 def _seconds(piece: Task) -> float:
@@ -58,10 +91,9 @@ def _training(settings: Mapping[str, Any], weights: float, measured: Measurement
     rows *= optim.get("gradient_accumulation_steps", 1)
     learnt, sampled = (ADAPTER if settings.get("adapter") else FULL) * weights * length, 0.0
     if policy:
-        new = policy.get("max_new_tokens") or length
-        rollouts = policy.get("passes", 1) * policy.get("minibatches", 1)
-        rows *= policy.get("group_size", 1)
-        learnt, sampled = learnt * (1 + new / length), 2 * weights * new / GENERATING / rollouts
+        new, parts = policy.get("max_new_tokens") or length, policy.get("minibatches", 1)
+        rows *= policy.get("group_size", 1) / parts
+        learnt, sampled = learnt * (1 + new / length), 2 * weights * new / GENERATING / policy.get("passes", 1)
     return float(optim["max_steps"] * (OF_A_STEP + rows * (learnt + sampled) / _speed()))
 
 
@@ -84,9 +116,7 @@ def _weights(cell: Cell) -> float:
 
         hidden, layers, _, width = SIZES[cell.model_settings["size"]]
         return float(layers * hidden * (4 * hidden + 3 * width))
-    return float(_seen(settings_of(cell).place[0]) or UNKNOWN_WEIGHTS)
+    return float(_seen(*settings_of(cell).place) or UNKNOWN_WEIGHTS)
 
 
-@cache
-def _seen(path: str) -> int | None:
-    return look_at_model(path).weights
+_seen = cache(weights_of)

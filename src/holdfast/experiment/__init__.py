@@ -94,7 +94,7 @@ class Outlook(NamedTuple):
 
     `cells` of the grid, of which `done` are finished; `making` models and judges that are made first; `at_once`
     processes. `seconds` is how long all of it may take by finished pieces of the same kinds in the run's folder and the
-    cache, `None` if nothing can be said, and a lower bound if `at_least`.
+    cache, `None` if nothing can be said, and a lower bound if `at_least`. `pieces` are all that is to be done.
     """
 
     cells: int
@@ -103,6 +103,7 @@ class Outlook(NamedTuple):
     at_once: int
     seconds: float | None
     at_least: bool
+    pieces: Sequence[Task] = ()
 
 
 def outlook(grid: Grid, folder: Path, *, workers: int | None = None) -> Outlook:
@@ -128,19 +129,8 @@ def outlook(grid: Grid, folder: Path, *, workers: int | None = None) -> Outlook:
         at_once=max(min(count, len(open_pieces)), 1),
         seconds=told.get("seconds_left"),
         at_least=bool(told.get("at_least")),
+        pieces=open_pieces,
     )
-
-
-def open_pieces(grid: Grid, folder: Path) -> list[Task]:
-    """The pieces of work that running a grid into a folder has to do: models, hardenings, judges and cells.
-
-    Raises:
-        HoldfastError: the grid is not valid.
-    """
-    from holdfast.experiment import grid as grids
-    from holdfast.experiment import tasks
-
-    return _open(tasks.tasks_of(grids.cells(grid), folder.absolute(), cache_folder()))
 
 
 def _open(pieces: list[Any]) -> list[Any]:

@@ -57,7 +57,9 @@ def settings_at_top(value: Any, where: str) -> Mapping[str, Any]:
         HoldfastError: it is not a mapping, as of an empty file or one of comments only.
     """
     if value is None:
-        raise HoldfastError(f"{where}: has no settings, since it is empty or has comments only; read them, if any")
+        raise HoldfastError(
+            f"{where}: has no settings, since it is empty or has comments only; read those, or write `key: value` lines"
+        )
     if not isinstance(value, Mapping):
         raise HoldfastError(f"{where}: expected `key: value` lines at the top of the file")
     return value

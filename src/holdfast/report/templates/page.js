@@ -39,7 +39,8 @@ function draw(place) {
 let aim = null;
 const take = () => { aim = document.getElementById(location.hash.slice(1).split("?")[0]); };
 addEventListener("hashchange", take);
-take();
+// A page that is loaded again or gone back to is where its reader was.
+if (performance.getEntriesByType("navigation")[0]?.type === "navigate") take();
 ["wheel", "touchmove", "keydown", "mousedown"].forEach((moved) => addEventListener(moved, () => { aim = null; }, { passive: true }));
 const places = [...document.querySelectorAll("[data-spec]")];
 const due = (place) => { if (!place.dataset.drawn) draw(place); };
