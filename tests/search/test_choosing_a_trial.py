@@ -1,12 +1,13 @@
 """`holdfast choose` of a search: its trials, and another one than the best measured as the best was."""
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli import app
-from holdfast.commands import jobs
+from holdfast.commands import display, jobs
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.grid import cells as expanded
 from holdfast.records import HoldfastError
@@ -42,8 +43,65 @@ def test_the_trials_of_a_search_are_shown_with_what_they_were_ranked_by(searched
     result = called(folder)
     assert result.exit_code == 0, result.output
     rows = [line.split() for line in result.output.splitlines()]
-    assert [row[0] for row in rows[1 : 1 + len(report["trials"])]] == [str(n) for n in range(len(report["trials"]))]
+    first = next(at for at, row in enumerate(rows) if row[0] == "0")
+    shown = rows[first : first + len(report["trials"])]
+    assert [row[0] for row in shown] == [str(n) for n in range(len(report["trials"]))]
     assert "ranked on development prompts" in result.output
+
+
+def kept_otherwise(folder, key, *, kl=None, **changes):
+    """The record of a trial with its last scores and some settings of its evaluation changed."""
+    place = folder / "trials" / "cells" / key / "record.json"
+    record = json.loads(place.read_text())
+    last = record["evaluations"][-1]["scores"]
+    last[1]["value"] = 0.25
+    last.extend([{**last[1], "name": "kl", "value": kl}] * (kl is not None))
+    record["cell"]["evaluation"].update(changes)
+    place.write_text(json.dumps(record))
+
+
+@pytest.fixture
+def shown_of(monkeypatch):
+    """The names of the table's columns, the row of the second trial, and what is printed."""
+    monkeypatch.setattr(display.console, "_width", 200)
+
+    def shown(folder):
+        result = called(folder)
+        assert result.exit_code == 0, result.output
+        heads, *rows = result.output.splitlines()
+        return heads.split("  "), rows[1].split(), result.output
+
+    return shown
+
+
+def test_a_trial_is_shown_with_the_help_that_it_left(searched, shown_of):
+    folder, report = searched
+    kept_otherwise(folder, report["trials"][1]["key"])
+    heads, row, output = shown_of(folder)
+    assert "help after" in heads
+    assert "KL after" not in heads
+    assert row[4] == "0.25"
+    assert "KL to the start was not measured: evaluation.kl_to_start=true" in output
+
+
+def test_a_trial_whose_record_is_gone_is_shown_by_what_it_was_ranked_by(searched, shown_of):
+    folder, report = searched
+    trial = report["trials"][1]
+    shutil.rmtree(folder / "trials" / "cells" / trial["key"])
+    _, row, _ = shown_of(folder)
+    ranked_by = [f"{trial['params']['optim.learning_rate']:.3g}", trial["state"], f"{trial['peak']:.2f}"]
+    assert row[:5] == ["1", *ranked_by, "-"]
+    shutil.rmtree(folder / "trials")
+    assert "was not measured" not in shown_of(folder)[2], "which nothing tells any more"
+
+
+def test_kl_of_a_search_that_measured_it_is_shown_with_the_trials(searched, shown_of):
+    folder, report = searched
+    kept_otherwise(folder, report["trials"][1]["key"], kl=3.5, kl_to_start=True)
+    heads, row, output = shown_of(folder)
+    assert "KL after" in heads
+    assert row[4:6] == ["0.25", "3.50"]
+    assert "was not measured" not in output
 
 
 def test_another_trial_is_measured_as_the_best_was(searched, monkeypatch):

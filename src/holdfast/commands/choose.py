@@ -108,6 +108,7 @@ def _show(candidates: Sequence[Candidate]) -> None:
     from rich.table import Table
 
     from holdfast.commands import display
+    from holdfast.commands.search import NO_KL
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     several = len({each.model for each in candidates}) > 1
@@ -127,6 +128,8 @@ def _show(candidates: Sequence[Candidate]) -> None:
         "* of the candidates with the same attacks, no other is at least as good in harm, help and hardening and "
         "better in one; intervals are of 95 %"
     )
+    if not any(each.asked_kl for each in candidates):
+        display.note(NO_KL)
     if not all(each.comparable for each in candidates):
         display.note("never marked: candidates with cells that show nothing, since their low harm is no safety")
     splits = set().union(*(each.splits for each in candidates))
@@ -295,7 +298,7 @@ def _of_search(
             f"{folder}: trials are settings of an attack, whose weights are deleted; a grid has hardened models"
         )
     if measure is None:
-        show_trials(report)
+        show_trials(report, folder)
         display.note("trials are ranked on development prompts, and the best was measured on test prompts")
         display.note("next: --measure TRIAL for another one")
         return 0

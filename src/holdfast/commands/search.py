@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.commands import completing
+
+if TYPE_CHECKING:
+    from holdfast.records import Record
+
+NO_KL = "KL to the start was not measured: evaluation.kl_to_start=true"
+"""Said where a table of what was measured has no column for it."""
 
 
 def search(
@@ -79,33 +85,59 @@ def _show(report: Mapping[str, Any], folder: Path) -> None:
     from holdfast.commands import display
     from holdfast.search.figure import write_figure
 
-    show_trials(report)
+    show_trials(report, folder)
     for line in summary(report):
         display.note(line)
     display.note(f"wrote {folder / 'search.json'} and {write_figure(report, folder / 'search.svg')}")
     display.note(f"the page of the final runs: holdfast report {folder / 'test'}")
 
 
-def show_trials(report: Mapping[str, Any]) -> None:
-    """Print every trial of a search, the best in bold."""
+def show_trials(report: Mapping[str, Any], folder: Path) -> None:
+    """Print every trial of a search, the best in bold, with help and KL after the attack if its record is kept."""
     from rich.table import Table
 
     from holdfast.commands import display
+    from holdfast.experiment.cell_settings import settings_of
 
     unit = report["budget"]["unit"]
     knobs = list(report["knobs"])
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("trial", *(knob.rpartition(".")[2] for knob in knobs), "ended", "peak harm", "broke after", "steps"):
-        table.add_column(display.shown(name), justify="right", overflow="fold")
-    table.add_column(f"{unit} spent", justify="right")
+    records = {trial["key"]: _kept(folder, trial["key"]) for trial in report["trials"]}
+    kl = any(_after(record, "kl") != "-" for record in records.values())
+    more = {"help after": "helpfulness", **({"KL after": "kl"} if kl else {})}
+    names = (*(knob.rpartition(".")[2] for knob in knobs), "ended", "peak harm", *more, "broke after", "steps")
+    for name in ("trial", *names, f"{unit} spent"):
+        word = max(map(len, name.split()))  # so that a narrow terminal divides names between words only
+        table.add_column(display.shown(name), justify="right", overflow="fold", min_width=word)
     totals = accumulate(trial["spent"] for trial in report["trials"])
     for trial, total in zip(report["trials"], totals, strict=True):
         best = trial["number"] == report["best"]["trial"]
         cells = [_short(trial["params"][knob]) for knob in knobs]
         broke = "" if trial["broke_after"] is None else str(trial["broke_after"])
-        cells = [str(trial["number"]), *cells, trial["state"], f"{trial['peak']:.2f}", broke, str(trial["steps"])]
+        cells = [str(trial["number"]), *cells, trial["state"], f"{trial['peak']:.2f}"]
+        cells += [*(_after(records[trial["key"]], name) for name in more.values()), broke, str(trial["steps"])]
         table.add_row(*map(display.shown, [*cells, str(total)]), style="bold" if best else None)
-    display.console.print(table)
+    display.print_whole(table)
+    kept = [record for record in records.values() if record is not None]
+    if kept and not any(settings_of(record.cell).evaluation.kl_to_start for record in kept):
+        display.note(NO_KL)
+
+
+def _kept(folder: Path, key: str) -> Record | None:
+    """The record of a trial, `None` if it is gone or cannot be read: `search.json` has what the trial was ranked by."""
+    from holdfast.experiment.store import cell_folder, read_record
+    from holdfast.records import HoldfastError
+
+    try:
+        return read_record(cell_folder(folder / "trials", key))
+    except (HoldfastError, OSError):
+        return None
+
+
+def _after(record: Record | None, name: str) -> str:
+    """A score at the last evaluation of a trial."""
+    value = record.evaluations[-1].value(name) if record is not None and record.evaluations else None
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _short(value: Any) -> str:

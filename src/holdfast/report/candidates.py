@@ -47,6 +47,11 @@ class Candidate:
         return {settings_of(record.cell).evaluation.split for record in self.records}
 
     @property
+    def asked_kl(self) -> bool:
+        """Whether the divergence from the model before the attack was to be measured in some cell."""
+        return any(settings_of(record.cell).evaluation.kl_to_start for record in self.records)
+
+    @property
     def comparable(self) -> bool:
         """Whether every cell shows something, and harm and help are known."""
         known = self.harm.value is not None and self.help.value is not None

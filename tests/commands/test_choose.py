@@ -125,6 +125,19 @@ def test_figures_of_test_prompts_are_called_optimistic(several, tmp_path):
     assert "never marked: candidates with cells that show nothing" in result.output
 
 
+def test_that_kl_was_not_measured_is_said_where_it_was_not(several, tmp_path):
+    missing = "KL to the start was not measured: evaluation.kl_to_start=true"
+    assert missing in called(written(several, tmp_path / "run")).output
+    asked, curve = {"kl_to_start": True}, {"kl": (0.0, 0.15, 0.25)}
+    measured = runs("tar", HELD, 2, measured=asked, scores=curve)
+    output = called(written([*runs(None, BROKE, 2), *measured], tmp_path / "some")).output
+    assert "KL" in output.splitlines()[0].split()
+    assert "0.25" in next(line for line in output.splitlines() if " tar " in line)
+    assert missing not in output
+    nothing = [failed(record) for record in measured]
+    assert missing not in called(written(nothing, tmp_path / "none")).output, "it was to be"
+
+
 def test_development_prompts_lead_to_a_measurement_on_test_prompts(real):
     output = called(real).output
     assert "too good" not in output
