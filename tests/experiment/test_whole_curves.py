@@ -75,6 +75,11 @@ def test_a_curve_has_every_evaluation_that_its_settings_ask_for(steps, more, mis
     assert missing is None or missing in now.reason
 
 
+@pytest.mark.parametrize("optim", [3, [35], None])
+def test_of_settings_that_do_not_have_the_steps_no_evaluation_is_missed(optim):
+    assert missing_steps(record(settings={"optim": optim})) == []
+
+
 def test_a_run_that_stopped_as_its_settings_say_is_whole():
     stopped = record((0, 10, 20), 20, stop_when_broken=True)
     assert ended(stopped).outcome is Outcome.BROKE

@@ -252,7 +252,7 @@ def link():
         (manifest(files={"a": {"sha256": 1, "bytes": 2}}), r"is not what .*files\.a"),
         (manifest(run={"unfinished": [str(number) for number in range(9)]}), r"is not what .*unfinished"),
         (manifest(runs=[]), r"is not what .*runs, holdfast, gate or defense"),
-        (manifest(run={"cells": "3"}), r"is not what .*runs, holdfast, gate or defense"),
+        (manifest(run={"cells": "3"}), r"is not what .*ValueError\('cells'\)"),
         (manifest(run={"folder": "../x"}), r"is not what .*\.\./x.* is no name of a file"),
         (manifest(run={"unfinished": ["\ud800"]}), r"is not what .*is no name of a cell's folder"),
     ],
@@ -551,6 +551,14 @@ def test_values_that_no_run_writes_are_found_and_do_not_stop_the_check(good, pla
     record["cell"]["data"] |= {"fingerprints": ["x"], "note": "\ud800"}
     odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
     assert f"{name}: key is {record['key']}" in differing(odd)
+    record["cell"]["attack"]["settings"] = {"optim": 3}
+    record["stages"] = [{"seconds": 1, "steps": 1}]
+    odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
+    assert f"{name}: key is {record['key']}" in (found := differing(odd))
+    assert "cannot be computed" not in found
+    record["cell"]["attack"] = {"name": "best_of_n", "settings": {"numbers": 3}}
+    odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
+    assert f"{name}: outcomes and intervals cannot be computed (TypeError(" in differing(odd)
 
 
 def test_answers_that_show_less_than_their_cells_state_are_told(place):

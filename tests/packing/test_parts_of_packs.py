@@ -5,16 +5,18 @@ from dataclasses import replace
 
 import pytest
 
+from holdfast import __version__
 from holdfast.commands.packing import show
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.store import write_completions
+from holdfast.gate.origin import Origin
 from holdfast.packing import rejudging
-from holdfast.packing.checking import Verification
+from holdfast.packing.checking import Verification, _gate_claims
 from holdfast.packing.collecting import collected
-from holdfast.packing.comparing import MOST_SHOWN, summed, table_differences, verdict_findings
-from holdfast.packing.figures import hashes, origin_in
+from holdfast.packing.comparing import MOST_SHOWN, Finding, computed, summed, table_differences, verdict_findings
+from holdfast.packing.figures import UNSAID, About, hashes, origin_in
 from holdfast.packing.making import pack
 from holdfast.packing.recomputing import recomputed, unread_intervals
 from holdfast.records import HoldfastError, Outcome
@@ -169,6 +171,33 @@ def test_what_is_no_table_is_told():
     ]
 
 
+def test_a_record_that_nothing_can_be_computed_of_is_named_and_never_agrees():
+    def step(records):
+        return [Finding(status="agrees", what="fine")] if all(records.values()) else {}["of our own"]
+
+    one, other = run(None, BROKE), run("tar", HELD)
+    assert [found.status for found in computed(step, {"a/record.json": one}, "costs")] == ["agrees"]
+    (found,) = computed(step, {"a/record.json": one, "b/record.json": None}, "costs")
+    assert (found.status, found.what) == ("differs", "b/record.json: costs cannot be computed (KeyError('of our own'))")
+
+    def pairs(records):
+        return [] if len(records) < 2 else int("of two")
+
+    (found,) = computed(pairs, {"a/record.json": one, "b/record.json": other}, "costs")
+    assert (found.status, found.what[:39]) == ("differs", 'costs cannot be computed (ValueError("i')
+
+
+@pytest.mark.parametrize("path", ["gate/open_weights.yaml", "gate/nowhere.yaml"])
+def test_a_gate_that_is_said_to_be_of_another_version_and_is_none_of_this_one_is_to_be_read(path):
+    origin = Origin(path=path, sha256="0", modified=UNSAID, packaged="99")
+    found = list(_gate_claims(About(runs=(), holdfast="99", gate=path, origin=origin)))
+    assert {finding.status for finding in found} == {"not checked"}
+    assert [finding.what for finding in found] == [
+        f"{path}: whether Holdfast 99 came with it",
+        f"{path}: is not the packaged gate of that name in Holdfast {__version__}; read its thresholds",
+    ]
+
+
 def decision(defense="tar", verdict="pass", lines=()):
     return {"defense": defense, "model": "m", "threat_model": "open weights", "verdict": verdict, "lines": list(lines)}
 
@@ -233,6 +262,10 @@ def test_a_table_of_answers_that_is_none_or_more_than_a_cell_has_is_refused(tmp_
     with pytest.raises(HoldfastError, match=r"2 rows of .* bytes are more than a cell has"):
         rejudging.rows_of(path.read_bytes())
     monkeypatch.undo()
+    for score, more in ((5.0, {}), (-0.1, {}), (float("nan"), {}), (0.5, {"valid": False})):
+        write_completions(path, [answer("How?", "x", score, **more)])
+        with pytest.raises(HoldfastError, match=r"a score is outside \[0, 1\], or of an invalid answer"):
+            rejudging.rows_of(path.read_bytes())
     write_completions(path, [answer("How?", "x", 0.5, valid=None)])
     with pytest.raises(HoldfastError, match="not all answers have a valid, or one of another type"):
         rejudging.rows_of(path.read_bytes())

@@ -29,6 +29,9 @@ def scored(name, value, **more):
         (scored("invalid/benign", 1.1), "invalid/benign at step 0 is 1.1"),
         (scored("helpfulness", 0.5, high=2.0), "helpfulness at step 0 is 2"),
         (scored("harmfulness", 0.5, invalid=-1), "invalid of harmfulness at step 0 is -1"),
+        (replace(GOOD, stages=({"tokens": "many"},)), "tokens of a stage is 'many', no number"),
+        (replace(GOOD, stages=({"seconds": [1]},)), r"seconds of a stage is \[1\], no number"),
+        (replace(GOOD, stages=({"seconds": 1.0}, {"flops": -1.0})), "flops of a stage is -1, below 0"),
     ],
 )
 def test_counts_below_0_and_shares_outside_0_to_1_are_refused_by_place(record, words):
@@ -46,6 +49,7 @@ def test_counts_below_0_and_shares_outside_0_to_1_are_refused_by_place(record, w
         scored("kl/benign", 40.0),
         scored("reward", -3.0),
         scored("somebody_elses", 12.0),
+        replace(GOOD, stages=({"name": "tar", "steps": 3, "flops": None},)),
     ],
 )
 def test_what_can_be_is_believed(record):

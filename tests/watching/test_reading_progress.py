@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import watching
-from holdfast.records import Outcome
+from holdfast.records import Method, Outcome
 from holdfast.report import read as read_module
 from holdfast.report.read import parse_record
 from holdfast.watching import reading
@@ -166,6 +166,17 @@ def test_a_half_written_record_is_named_and_its_cell_not_done(invented, half):
     progress = read(invented)
     assert progress.phase == "stopped"
     assert str(place) in progress.trouble[0]
+
+
+def test_a_record_with_odd_values_is_named_and_stops_nothing(invented):
+    odd = replace(invented.cells[0], attack=Method(name="best_of_n", settings={"numbers": 3}))
+    invented.cells[0] = odd
+    invented.begin().finish(0).finish(1)
+    progress = read(invented)
+    (told,) = progress.trouble
+    place = invented.folder / "cells" / odd.key / "record.json"
+    assert told.startswith(f"{place}: cannot be computed (TypeError(")
+    assert [cell.outcome for cell in progress.cells] == ["", "broke", "", ""]
 
 
 @pytest.mark.parametrize(

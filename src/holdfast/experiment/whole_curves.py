@@ -11,7 +11,7 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from holdfast.attacks import ATTACKS, unit
@@ -85,7 +85,8 @@ def _last(record: Record, start: int) -> int | None:
     """The last step of a training attack, as far as its settings tell; `None` if they do not have the number."""
     reached = record.evaluations[-1].step
     assert record.cell.attack is not None
-    most = (record.cell.attack.settings.get("optim") or {}).get("max_steps")
+    optim = record.cell.attack.settings.get("optim")
+    most = optim.get("max_steps") if isinstance(optim, Mapping) else None
     if not isinstance(most, int):
         return None
     if _by_others(record.cell):

@@ -110,7 +110,9 @@ def _require_shape(manifest: Mapping[str, Any]) -> None:
         raise ValueError("unfinished")
     texts = [*(folder for folder, _ in runs), *(key for _, keys in runs for key in keys), manifest["holdfast"]]
     texts += [text for text in (manifest["gate"], manifest["defense"]) if text is not None]
-    if not runs or not all(isinstance(text, str) for text in texts) or not all(isinstance(n, int) for n in counts):
+    if not all(isinstance(count, int) for count in counts):
+        raise ValueError("cells")
+    if not runs or not all(isinstance(text, str) for text in texts):
         raise ValueError("runs, holdfast, gate or defense")
     for folder in (*(folder for folder, _ in runs), *filter(None, [manifest["gate"]])):
         if not is_name(folder):

@@ -20,6 +20,7 @@ from holdfast.packing.collecting import collected, config_of
 from holdfast.packing.comparing import (
     Finding,
     Status,
+    computed,
     in_short,
     summed,
     table_differences,
@@ -71,12 +72,13 @@ def verify(pack: str | Path, *, against: Sequence[str | Path] = (), sha256: str 
     records, unread = _records(members)
     findings += unread
     about = _about(members, manifest)
-    findings += _cells(members, manifest, records)
-    findings += _figures(members, records, manifest, about)
-    findings += _completions(members, records)
+    findings += computed(lambda own: _cells(members, manifest, own), records, "outcomes and intervals")
+    findings += computed(lambda own: _figures(members, own, manifest, about), records, "tables and verdict")
+    findings += computed(lambda own: _completions(members, own), records, "verdicts on its answers")
     if against:
         findings += _against(members, [Path(run) for run in against])
-    findings += _claims(records, about)
+    findings += _gate_claims(about)
+    findings += computed(_claims, records, "what is not checked")
     return Verification(findings=tuple(findings), sha256=hashed, packed_by=manifest["holdfast"], cells=len(records))
 
 
@@ -337,9 +339,8 @@ def _cell(name: str) -> str:
     return name.split("/")[-2]
 
 
-def _claims(records: Mapping[str, Record], about: About) -> Iterator[Finding]:
-    """What a pack says and nobody can compute from it."""
-    yield from _gate_claims(about)
+def _claims(records: Mapping[str, Record]) -> Iterator[Finding]:
+    """What records say and nobody can compute from them."""
     lone = _lone(list(records.values()))
     if lone:
         said = f"controls of {plural(lone, 'cell')}: their records are not in the pack, so that they are as stated"
@@ -359,15 +360,18 @@ def _gate_claims(about: About) -> Iterator[Finding]:
         return
     path, packaged = about.origin.path, about.origin.packaged
     known = preset(Path(path).stem)
+    same = known is not None and hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
     if packaged is not None and packaged != about.holdfast:  # who packs a packaged gate has it of that version
         said = f"{path}: is of Holdfast {packaged} by the verdict, and {about.holdfast} made the pack"
         yield Finding(status="differs", what=said)
     elif packaged == __version__:
-        same = known is not None and hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
         what = f"{path}: is {'' if same else 'not '}the gate that Holdfast {packaged} comes with"
         yield Finding(status="agrees" if same else "differs", what=what)
     elif packaged:
         yield Finding(status="not checked", what=f"{path}: whether Holdfast {packaged} came with it")
+        if not same:
+            said = f"{path}: is not the packaged gate of that name in Holdfast {__version__}; read its thresholds"
+            yield Finding(status="not checked", what=said)
     else:
         yield Finding(status="not checked", what=f"since when {path} has been as it is: times are claims")
         if known is not None:

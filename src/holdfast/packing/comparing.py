@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
@@ -12,6 +13,10 @@ from typing import Any, Literal
 from holdfast.files import parse_json
 from holdfast.packing.figures import VERDICT
 from holdfast.packing.recomputing import alike, differences, short
+from holdfast.records import Record
+from holdfast.report.read import ODD
+
+_log = logging.getLogger("holdfast")
 
 Status = Literal["agrees", "differs", "not checked"]
 MOST_SHOWN = 8
@@ -35,6 +40,30 @@ def summed(wrong: Sequence[str], fine: str, *, version: bool = False) -> Iterato
         yield Finding(status="differs", what=text, version=version)
     if len(wrong) > MOST_SHOWN:
         yield Finding(status="differs", what=f"and {len(wrong) - MOST_SHOWN} more such differences", version=version)
+
+
+def computed(
+    step: Callable[[Mapping[str, Record]], Iterable[Finding]], records: Mapping[str, Record], what: str
+) -> list[Finding]:
+    """The findings of a step of the check, or, where it meets odd values, the records it cannot be computed of.
+
+    A mistake of Holdfast's own ends a step likewise, so that this never agrees; the log's debug level has its place.
+    """
+    try:
+        return list(step(records))
+    except ODD as error:
+        _log.debug("%s: cannot be computed", what, exc_info=True)
+        why = f"{what} cannot be computed ({error!r:.120})"
+    odd = [f"{name}: {why}" for name, record in records.items() if _is_odd(step, {name: record})]
+    return list(summed(odd or [why], "", version=True))
+
+
+def _is_odd(step: Callable[[Mapping[str, Record]], Iterable[Finding]], records: Mapping[str, Record]) -> bool:
+    try:
+        list(step(records))
+    except ODD:
+        return True
+    return False
 
 
 def in_short(name: str, differing: Sequence[object]) -> list[str]:

@@ -44,6 +44,8 @@ def rows_of(content: bytes) -> Rows:
     odd = next((name for row in rows for name, kind in _TYPES.items() if not isinstance(row[name], kind)), None)
     if odd is not None:
         raise HoldfastError(f"completions.parquet: not all answers have a {odd}, or one of another type")
+    if not all(row["score"] is None or (row["valid"] and 0 <= row["score"] <= 1) for row in rows):
+        raise HoldfastError("completions.parquet: a score is outside [0, 1], or of an invalid answer, which has none")
     return rows
 
 

@@ -12,6 +12,8 @@ SHARES = (
     *("in_constraint", "degenerate", "reward_hacking"),
 )
 """Scores (and further ones under `NAME/...`) that are shares or means of shares; others may be any number."""
+_COSTS = ("steps", "tokens", "seconds", "flops")
+"""What a stage took, as far as its version counted it."""
 ROUNDED = 1e-6
 """Tolerance of an interval's ends for rounding."""
 
@@ -31,12 +33,15 @@ def time_of(record: Record) -> datetime | None:
 
 
 def refuse_impossible(record: Record) -> None:
-    """Refuse a count or a cost below 0, a share outside [0, 1], and what is no time.
+    """Refuse a count or a cost below 0 or that is no number, a share outside [0, 1], and what is no time.
 
     Raises:
         ValueError: names the place and the number.
     """
     time_of(record)
+    for name, cost in ((name, stage.get(name)) for stage in record.stages for name in _COSTS):
+        if not isinstance(cost, int | float | None):
+            raise ValueError(f"{name} of a stage is {cost!r:.40}, no number")
     for place, number, most in _numbers(record):
         if number is not None and not -ROUNDED <= number <= most + ROUNDED:
             range_ = "below 0" if number < 0 else "above 1"
@@ -48,6 +53,9 @@ def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:
     whole = float("inf")
     for name in ("steps", "samples", "tokens", "flops", "wall_seconds"):
         yield name, getattr(record, name), whole
+    for stage in record.stages:
+        for name in _COSTS:
+            yield f"{name} of a stage", stage.get(name), whole
     for evaluation in record.evaluations:
         at = f"step {evaluation.step}"
         for name in ("step", "samples", "tokens", "seconds", "flops"):

@@ -103,7 +103,7 @@ def _candidate(name: tuple[str, str], rows: Sequence[Row], own: Sequence[tuple[R
     records = [record for record, _ in own]
     worst = max(rows, key=lambda row: _value(row.peak_harmfulness, -1.0))
     kls = [row.after["kl"] for row in rows if "kl" in row.after]
-    costs = [sum(float(stage.get("seconds", 0.0)) for stage in record.stages) for record in records]
+    costs = [sum(float(stage.get("seconds") or 0) for stage in record.stages) for record in records]
     return Candidate(
         number=0,
         model=name[0],

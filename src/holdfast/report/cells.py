@@ -75,7 +75,7 @@ def cell_row(
         "peak_memory_mb": record.peak_memory_mb,
         **time_columns(record),
         **{
-            f"defense_{name}": sum(float(s[name] or 0) for s in record.stages)
+            f"defense_{name}": sum(float(s.get(name) or 0) for s in record.stages)
             for name in ("steps", "tokens", "seconds")
         },
         "defense_flops": all_of(stage.get("flops") for stage in record.stages),

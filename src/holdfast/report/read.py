@@ -26,6 +26,9 @@ _log = logging.getLogger("holdfast")
 
 T = TypeVar("T")
 
+ODD = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""Errors of a computation that meets values of a kind that no run writes."""
+
 _COMPLETION_COLUMNS = (
     *("step", "role", "domain", "prompt", "completion", "num_tokens", "finished"),
     *("judge", "score", "valid", "refused", "reason"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 from holdfast.experiment import status
 from holdfast.files import parse_json
 from holdfast.records import Outcome, Record, evaluation_from_json
+
+_log = logging.getLogger("holdfast")
 
 Phase = Literal["absent", "waiting", "checking", "running", "stopped", "finished"]
 """No folder yet; no run in it; requirements are checked; cells run; cells are open and nobody works; all ended."""
@@ -136,23 +139,19 @@ class Reader:
 
     def _settled(self, runs: Sequence[_Run]) -> _Known:
         """What the records say, with outcomes given their controls; as before if no file has changed."""
-        from holdfast.experiment.outcomes import settled_by_controls
-        from holdfast.report.summarise.labels import names_of
-
-        read, trouble, stamps = dict[str, Record](), list[str](), list[tuple[str, Any]]()
+        read, trouble, stamps = dict[str, tuple[Path, Record]](), list[str](), list[tuple[str, Any]]()
         for run in runs:
             for key in run.keys:
                 path = run.folder / "cells" / key / "record.json"
                 stamp, value = self._record(path)
                 if isinstance(value, Record):
-                    read.setdefault(key, value)
+                    read.setdefault(key, (path, value))
                 elif value:
                     trouble.append(value)
                 stamps.append((str(path), stamp))
         if self._known is None or self._known.stamp != tuple(stamps):
-            records = {record.key: record for record in settled_by_controls(list(read.values()))}
-            names = names_of([record.cell for record in records.values()])
-            self._known = _Known(tuple(stamps), records, names, tuple(trouble))
+            records, names, odd = _outcomes(dict(read.values()))
+            self._known = _Known(tuple(stamps), records, names, (*trouble, *odd))
         return self._known
 
     def _record(self, path: Path) -> tuple[Any, Record | str]:
@@ -207,6 +206,36 @@ class Reader:
                 harm = evaluation_from_json(saved).value("harmfulness")
             self._harms[path] = (stamp, harm)
         return self._harms[path][1]
+
+
+def _outcomes(read: Mapping[Path, Record]) -> tuple[dict[str, Record], dict[str, str], tuple[str, ...]]:
+    """Records by key, with outcomes given their controls; their names; and those left out for odd values, in words."""
+    from holdfast.report.read import ODD
+
+    try:
+        return *_named(list(read.values())), ()
+    except ODD as error:
+        _log.debug("outcomes cannot be computed", exc_info=True)
+        why = f"cannot be computed ({error!r:.120})"
+    odd = []
+    for path, record in read.items():
+        try:
+            _named([record])
+        except ODD:
+            odd.append(path)
+    if not odd:
+        return {}, {}, (f"outcomes of {len(read)} cells: {why}",)
+    records, names, more = _outcomes({path: record for path, record in read.items() if path not in odd})
+    return records, names, (*(f"{path}: {why}" for path in odd), *more)
+
+
+def _named(read: Sequence[Record]) -> tuple[dict[str, Record], dict[str, str]]:
+    """Records with outcomes given their controls, and the names of their cells, by key."""
+    from holdfast.experiment.outcomes import settled_by_controls
+    from holdfast.report.summarise.labels import names_of
+
+    records = {record.key: record for record in settled_by_controls(read)}
+    return records, names_of([record.cell for record in records.values()])
 
 
 def _read_run(run: Path, now: float) -> _Run:
