@@ -199,6 +199,9 @@ def test_one_is_measured_on_test_prompts_with_new_seeds(real, monkeypatch):
     assert {cell.seed for cell in made} == {2, 3}
     assert {cell.defense for cell in made} == {"none", "repnoise"}
     assert asked["folder"] == real / f"measured-{number}"
+    assert "by which it was picked" not in result.output
+    again = called(real, "--measure", number, "evaluation.split=development")
+    assert "the development prompts by which it was picked: still optimistic" in again.output
 
 
 def test_what_cannot_be_done_is_refused(several, tmp_path):
@@ -252,3 +255,6 @@ def test_candidates_picked_by_test_prompts_stay_optimistic_when_they_are_measure
     assert result.exit_code == 3, "as the run that it starts"
     assert "the test prompts by which it was picked: still optimistic" in result.output
     assert len(asked) == 1
+    again = called(folder, "--measure", number_of(called(folder).output, "tar"), "evaluation.split=development")
+    assert asked[1].evaluation.split == "development"
+    assert "prompts by which it was picked" not in again.output

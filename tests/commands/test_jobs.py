@@ -75,7 +75,8 @@ def hardened():
         (["refusal_loss", "misfits=skip"], "only an offline defense hardens a model"),
         (["repnoise", "defenses=[none]"], "only an offline defense hardens a model"),
         (["repnoise", "defenses=[repnoise]"], "defenses: hardening writes one model and measures it before and after"),
-        (["repnoise", "defenses=[none,rmu,repnoise]"], "give `none` and one defense or stack"),
+        (["repnoise", "defenses=[none,rmu,repnoise]"], "give `none` first, then one defense or stack"),
+        (["repnoise", "defenses=[rmu,none]"], "give `none` first, then one defense or stack"),
         (["repnoise", "--dtype", "bfloat16"], "--dtype: the sandbox's models are float32; give a folder with --model"),
     ],
 )

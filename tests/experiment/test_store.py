@@ -78,6 +78,9 @@ def test_what_is_damaged_is_set_aside_in_the_place_of_what_was_before(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == [".damaged-model"]
     assert (tmp_path / ".damaged-model" / "file").read_text() == "second"
     assert "model: is damaged (a line and another); renamed to .damaged-model and made again" in caplog.text
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+    store.set_aside(tmp_path / "model", "its link leads nowhere")
+    assert [path.name for path in tmp_path.iterdir() if path.is_symlink()] == [".damaged-model"]
 
 
 def test_what_is_discarded_is_gone_even_where_an_earlier_discarding_was_cut_short(tmp_path):

@@ -141,6 +141,28 @@ def test_a_terminal_that_is_gone_is_left(typed, invented, monkeypatch):
     assert len(looks) >= 2
 
 
+@pytest.mark.parametrize("key", ["", "q"])
+def test_a_screen_that_cannot_be_written_to_any_more_is_left(invented, monkeypatch, key):
+    class Gone(io.StringIO):
+        def write(self, text):
+            if pressed:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    def press(seconds):
+        pressed.append(seconds)
+        assert len(pressed) < 9, "it goes on looking"
+        time.sleep(0.002)  # progress at another time is shown again
+        return key
+
+    pressed = []
+    monkeypatch.setattr(terminal, "_no_key", press)
+    console = Console(width=80, height=24, file=Gone(), force_terminal=True)
+    reader = Reader(runs=[invented.begin().work(0).folder])
+    assert not terminal.show(reader.read, console, every=0.0, stay=False).over
+    assert len(pressed) == 1
+
+
 def test_where_nobody_can_press_a_key_the_view_waits_for_the_next_frame(monkeypatch):
     waited = []
     monkeypatch.setattr(terminal.time, "sleep", waited.append)

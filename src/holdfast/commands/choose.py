@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -255,16 +255,21 @@ def _chat(picked: Candidate, folders: Sequence[Path], seed: int | None) -> None:
 
 def _measure_candidate(picked: Candidate, folder: Path, overrides: Sequence[str], *, workers: int | None) -> int:
     """Run the candidate's attacks again, and say so where the prompts are those by which it was picked."""
-    from holdfast.commands import display
-
-    if "test" in picked.splits:
-        display.note("these are the test prompts by which it was picked: still optimistic, with new seeds too")
-    return _measure([record.cell for record in picked.records], folder, picked.number, overrides, workers=workers)
+    cells = [record.cell for record in picked.records]
+    return _measure(cells, folder, picked.number, overrides, picked_by=picked.splits, workers=workers)
 
 
-def _measure(cells: Sequence[Any], folder: Path, number: int, overrides: Sequence[str], *, workers: int | None) -> int:
+def _measure(
+    cells: Sequence[Any],
+    folder: Path,
+    number: int,
+    overrides: Sequence[str],
+    *,
+    picked_by: Collection[str] = (),
+    workers: int | None,
+) -> int:
     """Run the cells' attacks on test prompts with new seeds, or those given, into a folder of their own."""
-    from holdfast.commands import jobs
+    from holdfast.commands import display, jobs
     from holdfast.config import overridden, parse_grid
     from holdfast.experiment.as_grid import evaluation_values, grid_of_cells
     from holdfast.experiment.tasks import Options
@@ -278,8 +283,11 @@ def _measure(cells: Sequence[Any], folder: Path, number: int, overrides: Sequenc
     values = dict(grid_of_cells(cells, **changes))
     for override in overrides:
         values = overridden(values, override)
-    runs = folder / f"measured-{number}"
-    return jobs._run(parse_grid(values, "--measure"), runs, workers=workers, options=Options(), report=True)
+    grid, runs = parse_grid(values, "--measure"), folder / f"measured-{number}"
+    split = grid.evaluation.split
+    if split in picked_by:
+        display.note(f"these are the {split} prompts by which it was picked: still optimistic, with new seeds too")
+    return jobs._run(grid, runs, workers=workers, options=Options(), report=True)
 
 
 def _of_search(

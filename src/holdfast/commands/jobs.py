@@ -98,8 +98,8 @@ def _refuse_several(grid: Grid) -> None:
         raise HoldfastError("only an offline defense hardens a model; online ones act during an attack")
     if [bool(cell.stages) for cell in every] != [False, True]:
         raise HoldfastError(
-            "defenses: hardening writes one model and measures it before and after; give `none` and one defense or "
-            "stack, such as defenses=[none,[rmu,repnoise]]"
+            "defenses: hardening writes one model and measures it before and after; give `none` first, then one "
+            "defense or stack, such as defenses=[none,[rmu,repnoise]]"
         )
 
 

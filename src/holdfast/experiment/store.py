@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_object(path: Path) -> dict[str, Any]:
 def set_aside(path: Path, trouble: object) -> None:
     """Rename a damaged file or folder, so that it can be inspected, and log a warning."""
     aside = path.with_name(f".damaged-{path.name}")
-    there = path.exists()  # another run may have set it aside already, and what it keeps is not lost
+    there = os.path.lexists(path)  # another run may have set it aside already, and what it keeps is not lost
     if there and aside.is_dir() and not aside.is_symlink():
         shutil.rmtree(aside)
     with contextlib.suppress(FileNotFoundError):

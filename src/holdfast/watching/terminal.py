@@ -143,13 +143,14 @@ def bars_of(console: Console) -> str:
 def show(read: Callable[[], Progress], console: Console, *, every: float, stay: bool) -> Progress:
     """Show progress on the whole screen until the run is over or somebody leaves; the last progress."""
     progress, next_read = read(), time.monotonic() + every
-    with keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
+    with keys() as pressed, _screen(console) as showing:
         shown: object = None
         while True:
             size = console.size
             if shown != (now := (progress.now, size)):
                 picture = view(progress, width=size.width, height=size.height, bars=bars_of(console))
-                live.update(Padding(picture, 0), refresh=True)
+                if not showing(picture):
+                    return progress
                 shown = now
             if progress.over and not stay:
                 return progress
@@ -157,6 +158,25 @@ def show(read: Callable[[], Progress], console: Console, *, every: float, stay: 
                 return progress
             if time.monotonic() >= next_read:
                 progress, next_read = read(), time.monotonic() + every
+
+
+@contextmanager
+def _screen(console: Console) -> Iterator[Callable[[RenderableType], bool]]:
+    """A function that shows something on the whole screen, and returns whether the terminal is still there."""
+    live = Live(console=console, screen=True, auto_refresh=False)
+
+    def showing(picture: RenderableType) -> bool:
+        with contextlib.suppress(OSError):
+            live.update(Padding(picture, 0), refresh=True)
+            return True
+        return False
+
+    live.start()
+    try:
+        yield showing
+    finally:
+        with contextlib.suppress(OSError):
+            live.stop()
 
 
 @contextmanager
