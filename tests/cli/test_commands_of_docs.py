@@ -51,9 +51,14 @@ def pages():
     return [page for page in every if not page.name.startswith(TUTORIALS) and list(commands(page))]
 
 
+def blocks(page):
+    """Each block of commands."""
+    return re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def commands(page):
     """Each `holdfast` command as words, with the file into which the shell writes what it prints."""
-    for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+    for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["holdfast"] and "HOLDFAST_JUDGE" not in block:
@@ -197,7 +202,21 @@ def number_of_hardened(table):
     return next(line.split()[0] for line in table.splitlines() if "reward_neutralization" in line)
 
 
-def test_what_is_tested_elsewhere_is_tested_there():
-    assert [tests for tests in ELSEWHERE.values() if not (ROOT / tests).exists()] == []
+def test_what_is_tested_elsewhere_is_shown_and_tested_there():
     shown = [words for page in pages() for words, _ in commands(page)]
     assert len([words for words in shown if not elsewhere(words)]) >= 40
+    with_variables = [block for page in pages() for block in blocks(page) if "HOLDFAST_JUDGE" in block]
+    texts = [f" {text}" for text in (*map(" ".join, shown), *with_variables)]
+    assert [part for part in ELSEWHERE if not any(f" {part}" in text for text in texts)] == []
+    assert [part for part, tests in ELSEWHERE.items() if not speaks_of(ROOT / tests, part)] == []
+
+
+def speaks_of(tests, part):
+    """Whether one of the tests names what a part of a command is about."""
+    files = [tests] if tests.is_file() else sorted(tests.rglob("test_*.py"))
+    words = {*re.findall(r"\w+", part)} - {"run"}  # whose name many tests have, and some load the grid alone
+    return any(all(re.search(rf"\b{word}", text) for word in words) for text in (file.read_text() for file in files))
+
+
+def test_pages_that_need_something_beforehand_are_there_and_have_commands():
+    assert {*BEFORE, *IN_CI} <= {page.name for page in pages()}
