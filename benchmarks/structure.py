@@ -1,8 +1,8 @@
 """Structure of a source tree: rooms and the imports between them, circles, functions, settings read by text keys.
 
-    python benchmarks/structure.py [ROOT]
+    python benchmarks/structure.py [ROOT] [--before EARLIER] [--out FILE]
 
-`ROOT` is a checkout, by default this one, so that an earlier state can be measured for comparison. A room is a module
+`ROOT` is a checkout, by default this one; with `EARLIER`, another, both are measured. A room is a module
 or folder directly under `holdfast`; an arrow means that some module of one imports, at the top or in a function, some
 module of another; the floors are the longest chain of arrows. Imports for type checkers are counted separately.
 """
@@ -147,4 +147,11 @@ def measured(root: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).parents[1])
-    print(json.dumps(measured(parser.parse_args().root), indent=1))
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    now = measured(given.root)
+    text = json.dumps({"before": measured(given.before), "now": now} if given.before else now, indent=1)
+    if given.out:
+        given.out.write_text(text + "\n")
+    print(text)
