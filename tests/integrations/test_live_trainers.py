@@ -270,6 +270,24 @@ def test_a_checkpoint_without_a_defenses_state_is_refused(model: Model, context:
         trainer.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_whose_state_is_damaged_is_refused_with_the_way_out(
+    model: Model, context: Context, tmp_path: Path
+) -> None:
+    before = make(model, tmp_path, save_strategy="steps", save_steps=3)
+    constrain(before, Lisa(), context=context)
+    before.train()
+    file = tmp_path / "checkpoint-6" / "holdfast_state.json"
+    for damage in ("{", file.read_text().replace('"samples": ', '"samples": 1')):
+        file.write_text(damage)
+        trainer = make(model, tmp_path)
+        constrain(trainer, Lisa(), context=context)
+        with pytest.raises(
+            HoldfastError, match=r"state\.json: is damaged .* go on from an earlier checkpoint"
+        ):
+            trainer.train(resume_from_checkpoint=True)
+
+
 @dataclass
 class Swap(OnlineDefense):
     """A defense whose model leaves the service as another one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from holdfast.integrations.instance import bound, hooks_of, is_scaled
 from holdfast.network.models import Model
 from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, with_totals
-from holdfast.training.checkpoints import load_tensors, save_tensors
+from holdfast.training.checkpoints import load_tensors, read_costs, save_tensors, stated
 from holdfast.training.clock import Clock
 from holdfast.training.plan import Metrics, Plan, Progress, Rows
 
@@ -262,7 +261,12 @@ class Constrained:
     def _resume(self, folder: Path) -> None:
         if not (folder / STATE).exists():
             raise HoldfastError(f"{folder}: has no {STATE}: it was saved without these defenses; start again")
-        kept = json.loads((folder / STATE).read_text())
+        try:
+            kept = read_costs(folder, STATE)
+        except ValueError as error:
+            raise HoldfastError(
+                f"{folder / STATE}: is damaged ({error}); go on from an earlier checkpoint, or start again"
+            ) from error
         self.plan.state.update(kept["state"])
         self.costs.update(kept["costs"])
         self.plan.tensors.update(load_tensors(folder, self.plan.model.device))
@@ -270,7 +274,7 @@ class Constrained:
     def save_extras(self, folder: Path) -> None:
         """Add the plan's state to the trainer's checkpoint."""
         save_tensors(folder, self.plan.tensors)
-        write(folder / STATE, json.dumps({"state": self.plan.state, "costs": self.costs}).encode())
+        write(folder / STATE, stated(self.costs, self.plan.state))
 
     def call_hooks(self, phase: Any, control: Any) -> None:
         """Call the plan's hooks with the run's progress."""

@@ -39,12 +39,17 @@ def seal(checkpoint: Path, costs: Mapping[str, float], state: Mapping[str, float
     # With several processes, the others may still be writing their random states.
     own = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith("rng_state_")]
     files = {path.name: [path.stat().st_size, sha256(path)] for path in own}
-    kept = {"costs": dict(costs), "state": dict(state), "files": files}
-    write(checkpoint / COSTS, json.dumps({**kept, "digest": digest(kept)}).encode())
+    write(checkpoint / COSTS, stated(costs, state, files=files))
     sync(checkpoint.parent)
     for older in _newest_first(checkpoint.parent)[KEPT:]:
         # Renamed first: a partially deleted one must not look complete.
         shutil.rmtree(older.rename(older.with_name(f"old-{older.name}")))
+
+
+def stated(costs: Mapping[str, float], state: Mapping[str, float], **more: Any) -> bytes:
+    """Costs of a run so far and its plan's state as a file, with a digest by which `read_costs` knows it again."""
+    kept = {"costs": dict(costs), "state": dict(state), **more}
+    return json.dumps({**kept, "digest": digest(kept)}).encode()
 
 
 def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor], name: str = TENSORS) -> None:
@@ -80,14 +85,14 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def read_costs(checkpoint: Path) -> dict[str, Any]:
-    """`costs` and `state` of a checkpoint, and `files` unless it is from an earlier version.
+def read_costs(checkpoint: Path, name: str = COSTS) -> dict[str, Any]:
+    """`costs` and `state` of a checkpoint, and `files` if it has a list of them.
 
     Raises:
         ValueError: the file is not valid.
     """
     try:
-        kept = parse_json((checkpoint / COSTS).read_text(encoding="utf-8"))
+        kept = parse_json((checkpoint / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(str(error)) from error
     if not isinstance(kept, dict) or not all(_numbers(kept.get(part)) for part in ("costs", "state")):
