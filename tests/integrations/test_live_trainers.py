@@ -282,9 +282,7 @@ def test_a_checkpoint_whose_state_is_damaged_is_refused_with_the_way_out(
         file.write_text(damage)
         trainer = make(model, tmp_path)
         constrain(trainer, Lisa(), context=context)
-        with pytest.raises(
-            HoldfastError, match=r"state\.json: is damaged .* go on from an earlier checkpoint"
-        ):
+        with pytest.raises(HoldfastError, match=r"state\.json: is damaged .* go on from an earlier checkpoint"):
             trainer.train(resume_from_checkpoint=True)
 
 
