@@ -6,7 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 import yaml
 
+from holdfast.attacks import ATTACKS
 from holdfast.config import data_options, grid_options, load_grid, overridden, parse_grid, presets
+from holdfast.defenses.offline import OFFLINE
+from holdfast.defenses.online import ONLINE
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
@@ -31,6 +34,17 @@ def test_every_preset_expands_into_cells_with_keys_of_their_own(name):
     assert len(all_cells) == every if grid.misfits == "refuse" else 0 < len(all_cells) < every
     assert len({cell.key for cell in all_cells}) == len(all_cells)
     assert presets()[name] == grid.description
+
+
+def test_a_preset_that_says_it_has_every_method_of_a_kind_has_every_one():
+    kinds = {"every online defense": ("defenses", ONLINE), "every offline defense": ("defenses", OFFLINE)}
+    kinds |= {"every attack": ("attacks", ATTACKS)}
+    said = [(name, kind) for name, text in presets().items() for kind in kinds if kind in text.lower()]
+    assert said
+    for name, kind in said:
+        field, table = kinds[kind]
+        has = {method.name for stack in getattr(load_grid(name), field) for method in stack}
+        assert set(table.built_in) <= has, f"{name} lacks {set(table.built_in) - has}"
 
 
 def test_the_singular_keys_are_lists_of_one():
