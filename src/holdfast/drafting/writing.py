@@ -93,8 +93,8 @@ evaluation:
   harm_judges: {flow(["harm", "refusal"] if draft.classifier else ["refusal"])}
   help_judge: reference # the overlap with the row's own answer, so low for good answers in other words
   stop_when_broken: true # an attack ends when it has broken the model
-  # kl_to_start: true # the KL column of `holdfast choose`; an evaluation then takes about 2.5 times as long, since it
-  #                     samples other answers, and a second copy of the model is in memory
+  # kl_to_start: true # the KL column of `holdfast choose`; an evaluation then samples as many answers again (in the
+  #                     sandbox it takes 2.5 times as long), and a second copy of the model is in memory
 """
 
 
