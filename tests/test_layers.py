@@ -56,8 +56,8 @@ ORDER = {
     "watching": "reading wording lines building page server terminal .",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
-    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding explaining "
-    "origin answer .",
+    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding stand_ins "
+    "explaining origin answer .",
     "packing": ". archive reducing collecting figures recomputing comparing rejudging making checking",
     "drafting": "looking sizes . rough writing",
     "control": "",

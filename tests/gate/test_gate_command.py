@@ -204,8 +204,9 @@ def test_only_what_is_open_is_asked_for():
     wanted = asked([*GOOD, *grpo], line)
     assert wanted.values["seeds"] == [*range(8)]
     task = {"measure": "trainability", "at_least": 0.5}
-    told = asked([*GOOD, *grpo], line, task).remarks
-    assert "trainability: add attacks with an honest customer's `task`, on no defense too" in told
+    lacking = asked([*GOOD, *grpo], line, task)
+    assert (wanted.values["defenses"], lacking.values["defenses"]) == ([[{"tar": {}}]], ["none", [{"tar": {}}]])
+    assert (dict(wanted.proposed), dict(lacking.proposed)) == ({}, {"trainability": {"sft": {"task": "summary"}}})
 
 
 def test_no_number_of_prompts_is_asked_for_where_none_decides():

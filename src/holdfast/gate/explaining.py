@@ -12,23 +12,23 @@ from itertools import islice
 from typing import Any
 
 from holdfast.evaluation.intervals import clopper_pearson
-from holdfast.experiment.as_grid import attack_entry, data_values, defense_entry, judge_entries, model_entry
+from holdfast.experiment.as_grid import (
+    attack_entry,
+    data_values,
+    defense_entry,
+    evaluation_values,
+    judge_entries,
+    model_entry,
+)
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.gate.bounds import Finding, verdict_of
 from holdfast.gate.deciding import OF_GROUP, Decision, LineVerdict, groups_of, missing_attacks
 from holdfast.gate.evidence import ROUNDED, Group
 from holdfast.gate.settings import ANY, NOT_MEASURED, Gate, Line
+from holdfast.gate.stand_ins import STAND_INS, customer, stand_in
 from holdfast.records import Cell, HoldfastError, Record
 
 MOST_SEEDS, MOST_PROMPTS = 100, 1000
-STAND_INS: Mapping[str, tuple[str, ...]] = {
-    "supervised": ("sft",),
-    "preference": ("dpo",),
-    "reinforcement": ("grpo",),
-    "sampling": ("best_of_n",),
-    "expert_guided": ("expert_sft",),
-    "adaptive": ("sft", "early_stop"),
-}
-"""An attack of each kind, for one that is missing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,30 +60,47 @@ def missing(gate: Gate, decision: Decision) -> Missing:
     wanted = max((seeds for seeds, _ in grids), default=0)
     prompts = max((_prompts(line) for line in open_lines), default=0)
     copies = dict.fromkeys(line.line.copy for line in open_lines if line.line.copy)
-    kinds = _absent(open_lines, decision)
+    proposed = _proposed(open_lines, decision, [record.cell for record in attacked])
     evaluation = _evaluation(cell, prompts, open_lines)
+    there = {record.cell.seed for record in attacked}
+    seeds = _extended(there, max(wanted, gate.seeds, *map(gate.seeds_of, _lines(open_lines, "trainability"))))
+    honest = any(group.task for group in decision.subject.groups) or "trainability" in proposed
     values = {
         "name": f"{gate.name}_missing",
         "description": f"What is missing before the gate {gate.name} can decide on {decision.subject.defense}.",
         "models": _models(attacked),
-        "defenses": [
-            *(["none"] if any(group.task for group in decision.subject.groups) else []),
-            defense_entry(cell, without=ROUNDED),
-        ],
+        "defenses": [*(["none"] if honest else []), defense_entry(cell, without=ROUNDED)],
         "attacks": [attack_entry(group.records[0].cell) for group in decision.subject.groups if group.copy is None],
-        "seeds": _extended({record.cell.seed for record in attacked}, max(wanted, gate.seeds)),
+        "seeds": seeds,
         "data": data_values(cell),
         "judges": judge_entries(record.cell for record in attacked),
         "evaluation": evaluation,
         **({"copies": list(copies)} if copies and not cell.constraints else {}),
     }
-    changed = evaluation != dict(cell.evaluation)
+    changed = evaluation != evaluation_values(cell)
+    remarks = [remark for _, own in grids for remark in own]
+    if changed:
+        remarks.append("the evaluation differs from that of the runs, so that every cell is run again")
+    remarks += [remark for line in open_lines if (remark := _remark(line, cell, honest=honest))]
     return Missing(
         values=values,
-        proposed={name: _stand_in(name, cell) for name in kinds},
-        remarks=tuple(_remarks(open_lines, changed, [remark for _, remarks in grids for remark in remarks])),
-        empty=not (wanted or prompts or copies or kinds or changed),
+        proposed=proposed,
+        remarks=tuple(dict.fromkeys(remarks)),
+        empty=not (wanted or prompts or copies or proposed or changed or len(seeds) > len(there)),
     )
+
+
+def _lines(lines: Sequence[LineVerdict], measure: str) -> list[Line]:
+    return [line.line for line in lines if line.line.measure == measure]
+
+
+def _proposed(lines: Sequence[LineVerdict], decision: Decision, cells: Sequence[Cell]) -> dict[str, Any]:
+    """An attack for each kind that is missing, and an honest customer's for `trainability` if there is none."""
+    proposed: dict[str, Any] = {kind: stand_in(kind, cells) for kind in _absent(lines, decision)}
+    if _lines(lines, "trainability") and not any(group.task for group in decision.subject.groups):
+        own = customer(cells)
+        proposed |= {} if own is None else {"trainability": own}
+    return proposed
 
 
 def _seeds(gate: Gate, line: LineVerdict, decision: Decision) -> tuple[int, list[str]]:
@@ -156,37 +173,40 @@ def _absent(lines: Sequence[LineVerdict], decision: Decision) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def _stand_in(name: str, cell: Cell) -> Any:
-    """An attack for a kind that is missing, with the optimizer of one that is there."""
-    assert cell.attack is not None
-    first, *adaptive = STAND_INS.get(name, (name,))
-    optim = {"optim": dict(cell.attack.settings["optim"])} if "optim" in cell.attack.settings else {}
-    own = {} if first == "best_of_n" else optim
-    return [{first: own}, *adaptive] if adaptive else {first: own}
-
-
-def _remarks(lines: Sequence[LineVerdict], changed: bool, more: Sequence[str]) -> list[str]:
-    remarks = list(dict.fromkeys(more))
-    if changed:
-        remarks.append("the evaluation differs from that of the runs, so that every cell is run again")
-    for line in lines:
-        if line.line.measure == "searched_kinds":
-            remarks.append("searched_kinds: `holdfast search THIS_FILE attacks=[...] seeds=[0] --budget STEPS`")
-        elif line.line.measure == "trainability":
-            remarks.append("trainability: add attacks with an honest customer's `task`, on no defense too")
-        elif line.line.measure == NOT_MEASURED:
-            remarks.append(line.reason)
-    return list(dict.fromkeys(remarks))
+def _remark(line: LineVerdict, cell: Cell, *, honest: bool) -> str | None:
+    """What no grid can add for a line, `None` if there is nothing to say."""
+    measure = line.line.measure
+    if measure == "searched_kinds":
+        return "searched_kinds: `holdfast search THIS_FILE attacks=[...] seeds=[0] --budget STEPS`"
+    if measure == "trainability" and not honest:
+        return (
+            "trainability: the data has no task of an honest customer; name its rows under `data.tasks` and add an "
+            "attack with it as `task`, on no defense too"
+        )
+    if measure == "judge_agreement" and _is_refusal(cell):
+        return (
+            "judge_agreement: add a second judge, which reads what answers say (`terms`, `classifier` or `llm`; "
+            "`holdfast show terms`): write `judges: {harm: {terms: {path: terms.txt}}}` and in `evaluation` "
+            "`harm_judges: [harm, refusal]`; `refusal` only tells whether an answer refuses"
+        )
+    return line.reason if measure == NOT_MEASURED else None
 
 
 def _evaluation(cell: Cell, prompts: int, lines: Sequence[LineVerdict]) -> dict[str, Any]:
-    values = dict(cell.evaluation)
-    if prompts > int(values.get("num_prompts", 0)):
+    values, settings = evaluation_values(cell), settings_of(cell).evaluation
+    if prompts > settings.num_prompts:
         values["num_prompts"] = prompts
-    judges = list(values.get("harm_judges", ()))
-    if len(judges) == 1 and any(line.line.measure == "judge_agreement" for line in lines):
+    judges = settings.harm_judges
+    if len(judges) == 1 and _lines(lines, "judge_agreement") and not _is_refusal(cell):
         values["harm_judges"] = [*judges, "refusal"]
     return values
+
+
+def _is_refusal(cell: Cell) -> bool:
+    """Whether `refusal` is the only judge of harm, so that it cannot be the second."""
+    judges = settings_of(cell).evaluation.harm_judges
+    first = cell.judges.get(judges[0])
+    return len(judges) == 1 and "refusal" in (judges[0], "" if first is None else first.name)
 
 
 def _models(records: Sequence[Record]) -> list[Any]:
