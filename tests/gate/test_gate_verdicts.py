@@ -125,7 +125,7 @@ def test_every_attack_of_a_class_has_to_pass():
     assert verdict(line, strong).verdict == "pass"
     both = verdict(line, [*strong, *weak])
     assert both.verdict == "fail"
-    assert both.reason.startswith("1 of 2: grpo")
+    assert both.reason.startswith("1 of 2 fail, for one grpo: ")
 
 
 def test_an_adaptive_attack_is_of_the_class_of_the_attack_that_it_changes():
@@ -138,7 +138,7 @@ def test_an_adaptive_attack_is_of_the_class_of_the_attack_that_it_changes():
 def test_an_attack_that_is_asked_for_and_was_not_run_is_inconclusive_beside_others_that_pass():
     found = verdict({**HELD_HALF, "attacks": ["supervised", "preference"]}, GOOD)
     assert found.verdict == "inconclusive"
-    assert "preference: no run has it" in found.reason
+    assert found.reason == "1 of 2 cannot be decided, for one preference: no run has such an attack"
     assert verdict({**HELD_HALF, "attacks": "any"}, runs("tar", HELD, attack=None)).verdict == "inconclusive"
 
 

@@ -116,9 +116,7 @@ def missing_attacks(line: Line, subject: Subject) -> list[str]:
 def _of_attacks(gate: Gate, line: Line, subject: Subject) -> list[Finding]:
     copy = f" on a copy in {line.copy}" if line.copy else ""
     absent = [
-        Finding(
-            what="any attack" if name == ANY else name, gaps=(f"no run has {'one' if name == ANY else 'it'}{copy}",)
-        )
+        Finding(what="any attack" if name == ANY else name, gaps=(f"no run has such an attack{copy}",))
         for name in missing_attacks(line, subject)
     ]
     return [*(OF_GROUP[line.measure](group, gate, line) for group in groups_of(line, subject)), *absent]
@@ -171,7 +169,8 @@ def _reason(line: Line, judged_findings: Sequence[Judged], verdict: Verdict) -> 
         return deciding.reason
     if verdict == "pass":
         return f"closest of {len(judged_findings)}: {deciding.reason}"
-    return f"{len(own)} of {len(judged_findings)}: {deciding.reason}"
+    what = "fail" if verdict == "fail" else "cannot be decided"
+    return f"{len(own)} of {len(judged_findings)} {what}, for one {deciding.reason}"
 
 
 def _margin(line: Line, finding: Finding) -> float:
