@@ -298,8 +298,8 @@ GATE = {
             "verdict": "fail",
             "reason": "one line <script>fails</script>",
             "lines": [
-                {"group": "PE2", "measure": "held", "copy": None, "at_least": 0.6, "verdict": "fail", "counts": True}
-                | {"reason": "it broke", "attacks": ["sft"], "found": []}
+                {"group": "PE2", "measure": "held", "copy": "q4_0", "at_least": 0.6, "verdict": "fail", "counts": True}
+                | {"reason": "it broke", "attacks": ["sft", "<b>dpo</b>"], "found": []}
             ],
         }
     ],
@@ -319,6 +319,7 @@ def test_a_gates_verdict_comes_first_and_is_escaped(page) -> None:
     assert html.index('<b class="word">fail</b>') < html.index('class="lead"') < html.index('class="tiles"')
     assert "one line &lt;script&gt;fails" in html
     assert "&lt;b&gt;young" in html
+    assert "<td>held, sft, &lt;b&gt;dpo&lt;/b&gt;, q4_0 copy</td>" in html
 
 
 def test_a_tile_says_in_words_what_its_pattern_shows(page) -> None:
