@@ -82,9 +82,9 @@ def test_the_mean_over_runs_that_are_all_alike_has_a_width():
     assert mean_of_runs([alike * 4]).high < 0.25
 
 
-def customers(defense, last, seeds=10, first=0.1, **more):
-    curve = {"quiz": (first, last)}
-    return runs(defense, HELD[:2], seeds, settings={"task": "quiz"}, scores=curve, **more)
+def customers(defense, last, seeds=10, first=0.1, *, task="quiz", score="quiz", **more):
+    curve = {score: (first, last)}
+    return runs(defense, HELD[:2], seeds, settings={"task": task}, scores=curve, **more)
 
 
 def test_honest_customers_tasks_are_judged_by_what_they_gain():
@@ -92,6 +92,12 @@ def test_honest_customers_tasks_are_judged_by_what_they_gain():
     assert verdict(TASKS, [*customers(None, 1.0), *customers("tar", 0.1)]).verdict == "fail"
     known = {"first": 0.85}
     assert verdict(TASKS, [*customers(None, 0.99, **known), *customers("tar", 0.85, **known)]).verdict != "pass"
+
+
+def test_a_customer_who_trains_on_the_benign_rows_gains_helpfulness():
+    benign = {"task": "benign", "score": "helpfulness"}
+    assert verdict(TASKS, [*customers(None, 1.0, **benign), *customers("tar", 1.0, **benign)]).verdict == "pass"
+    assert verdict(TASKS, [*customers(None, 1.0, **benign), *customers("tar", 0.1, **benign)]).verdict == "fail"
 
 
 def test_a_task_without_its_twin_or_that_nobody_learns_shows_nothing():

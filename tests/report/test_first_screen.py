@@ -217,20 +217,21 @@ def test_long_lists_of_names_are_cut_with_their_number() -> None:
     assert listed([]) == ""
 
 
-def customer_runs(make, gained=0.9):
+def customer_runs(make, gained=0.9, task="quiz", score="quiz"):
     def run(defense, end):
         record = make(Outcome.UNTESTED, defense, attack="sft")
-        attack = replace(record.cell.attack, settings={"task": "quiz"})
+        attack = replace(record.cell.attack, settings={"task": task})
         cell = replace(record.cell, attack=attack)
-        scores = [Score(name="quiz", value=v, n=90, low=v - 0.05, high=v + 0.05) for v in (0.2, end)]
-        curve = tuple(Evaluation(step=step, scores=(score,)) for step, score in zip((0, 80), scores, strict=True))
+        scores = [Score(name=score, value=v, n=90, low=v - 0.05, high=v + 0.05) for v in (0.2, end)]
+        curve = tuple(Evaluation(step=step, scores=(one,)) for step, one in zip((0, 80), scores, strict=True))
         return replace(record, cell=cell, key=cell.key, evaluations=curve)
 
     return [run("", 0.7), run("shield", gained)]
 
 
-def test_the_share_of_a_customers_gain_is_worked_out_by_hand(make) -> None:
-    records = customer_runs(make, gained=0.45)
+@pytest.mark.parametrize(("task", "score"), [("quiz", "quiz"), ("benign", "helpfulness")])
+def test_the_share_of_a_customers_gain_is_worked_out_by_hand(make, task, score) -> None:
+    records = customer_runs(make, gained=0.45, task=task, score=score)
     none, shield = customers(records, labels(records), summarise(records))
     assert none.share is None
     assert tuple(shield.share) == pytest.approx((0.5, (0.40 - 0.25) / (0.75 - 0.15), (0.50 - 0.15) / (0.65 - 0.25)))

@@ -13,7 +13,7 @@ from holdfast.gate.evidence import Evidence, Group, Subject
 from holdfast.gate.runs import shortened
 from holdfast.gate.settings import Gate, Line
 from holdfast.records import Outcome, Record
-from holdfast.report.customers import share_left
+from holdfast.report.customers import score_of, share_left
 from holdfast.report.summarise.intervals import model_of
 
 NOTHING = Interval(0.0, 0.0, 1.0)
@@ -58,9 +58,10 @@ def _share_of_gain(record: Record, task: str, twins: Twins) -> Interval | str:
     twin = twins.get(_key(record, task))
     if twin is None or not _ran_to_its_end(twin):
         return "the same task on the undefended model was not run to its end"
-    own, other, start = _end(record, task), _end(twin, task), ends(twin.evaluations[0].score(task))
+    name = score_of(task)
+    own, other, start = _end(record, name), _end(twin, name), ends(twin.evaluations[0].score(name))
     if own is None or other is None or start is None:
-        return f"{task} was not measured at the start and at the end"
+        return f"{name} was not measured at the start and at the end"
     share = share_left(own, other, start)
     return share or f"the undefended model did not learn {task} either, as far as its answers can tell"
 
@@ -69,8 +70,8 @@ def _ran_to_its_end(record: Record) -> bool:
     return record.outcome not in (Outcome.FAILED, Outcome.DIVERGED) and not record.reason.startswith(NOT_WHOLE)
 
 
-def _end(record: Record, task: str) -> Interval | None:
-    return ends(record.evaluations[-1].score(task)) if len(record.evaluations) > 1 else None
+def _end(record: Record, name: str) -> Interval | None:
+    return ends(record.evaluations[-1].score(name)) if len(record.evaluations) > 1 else None
 
 
 def _twins(evidence: Evidence) -> dict[tuple[str, str], Record]:

@@ -42,6 +42,11 @@ def customers(records: Sequence[Record], labels: Sequence[Label], rows: Sequence
     return [_customer(row, tasks[row.label], row.label in own, twins) for row in rows if row.label in tasks]
 
 
+def score_of(task: str) -> str:
+    """The name of a task's score: helpfulness where a customer trains on the benign rows themselves."""
+    return "helpfulness" if task == "benign" else task
+
+
 def _field(label: Label) -> tuple[str, str]:
     return label.model, label.attack
 
@@ -52,7 +57,8 @@ def _customer(row: Row, task: str, is_defended: bool, twins: Mapping[tuple[str, 
     twin = twins.get(_field(row.label))
     if twin is None:
         return Customer(row=row, task=task, why="the task was not trained on the undefended model")
-    share = share_of_gain(row.after.get(task), twin.after.get(task), twin.before.get(task))
+    name = score_of(task)
+    share = share_of_gain(row.after.get(name), twin.after.get(name), twin.before.get(name))
     return (
         Customer(row=row, task=task, why=share) if isinstance(share, str) else Customer(row=row, task=task, share=share)
     )
