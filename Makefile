@@ -18,7 +18,7 @@ test: $(VENV)/.dev  ## Every claim; the ten slowest tests are printed at the end
 coverage: $(VENV)/.dev  ## The same tests, with coverage of src; before Python 3.12 that takes a third longer
 	$(BIN)/python -m pytest -n logical --dist worksteal -m "not exhaustive" --cov=holdfast --cov-report=term-missing:skip-covered
 
-fast: $(VENV)/.dev  ## Tests that train nothing and start nothing
+fast: $(VENV)/.dev  ## The quick tests: nothing is trained, started or written at length
 	$(BIN)/python -m pytest -n logical --dist worksteal -m "not slow and not exhaustive"
 
 exhaustive: $(VENV)/.dev  ## Before a release: all tests, each claim for every architecture, preset or pair as well

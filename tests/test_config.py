@@ -202,6 +202,7 @@ def test_an_override_that_cannot_be_read_is_shown(override):
     assert repr(override) in error_of(overridden, values, override)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -266,6 +267,7 @@ def test_copies_are_attacked_after_the_models_that_they_are_made_of_and_share_th
     assert len({stage_key(cell, len(cell.stages)) for cell in hardened}) == 4
 
 
+@pytest.mark.slow
 def test_a_preset_that_is_not_there_is_named_with_the_near_match():
     message = error_of(load_grid, "quickstrat")
     assert message.startswith("quickstrat: no such file")

@@ -178,6 +178,7 @@ def public_functions(name: str) -> Iterator[tuple[str, int]]:
                 yield node.name, len(node.args.posonlyargs) + len(node.args.args) - (0 if static else bound)
 
 
+@pytest.mark.slow
 def test_a_module_has_a_place_and_imports_from_before_it_only():
     named = [name for name in modules() if name]
     assert len(named) > 400
@@ -260,6 +261,7 @@ READERS = ("experiment", "evaluation", "search", "report", "commands", "judge_tr
 READERS += ("gate", "packing", "exports", "published", "watching", "drafting", "generative")
 
 
+@pytest.mark.slow
 def test_settings_of_cells_are_read_by_key_where_they_are_written_or_read_back_only():
     readers = [name for name in modules() if name.partition(".")[0] in READERS and name not in KEYED]
     assert len(readers) >= 100

@@ -23,6 +23,7 @@ from holdfast.tensors import (
 PAIRS = [([5, 6, 7], [8, 9]), ([5], [6, 7, 8, 9]), ([5, 6], [7])]
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_of_the_next_token():
     logits, tokens = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
     logprobs = token_logprobs(logits, tokens)

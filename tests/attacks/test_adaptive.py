@@ -229,6 +229,7 @@ def test_two_early_stops_do_not_mix_up_what_they_keep(make_context, wavering_mod
     assert torch.equal(weights(fitted.model), diary.pages["step", 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

@@ -222,6 +222,7 @@ def test_on_average_the_expert_writes_one_less_alpha_of_the_answers(quota, tiny_
         assert set(counts.tolist()) == {1.0, 2.0}
 
 
+@pytest.mark.slow
 def test_the_learner_begins_after_the_experts_beginning_and_learns_its_own_part_only(roll, expert, rows):
     learner, batch = roll(weakest(unit="prefix"))
     heads = drawn_by(expert.model, rows, hash_seed(f"{3 * 1_000_003}/expert"), length=6)
@@ -408,6 +409,7 @@ def test_a_tuned_copy_costs_what_it_cost_and_leaves_the_learner_as_it_was(tiny_m
     assert plan.spent.flops == expert.spent.flops > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_a_warmer_learner_is_the_learner_as_it_started(adapter, tiny_model, make_context, weights):
     model = adapt(tiny_model(), adapter)

@@ -171,6 +171,7 @@ def test_list_names_the_paper_of_a_method(holdfast, what, name, paper):
     assert paper in line
 
 
+@pytest.mark.slow
 def test_show_has_everything_that_a_user_would_open_the_source_for(holdfast):
     code, out, err = holdfast("show", "token_buncher")
     assert (code, err) == (0, "")
@@ -239,6 +240,7 @@ def test_doctor_refuses_to_estimate_what_does_not_train(holdfast, error_line):
     assert "only attacks that train can be estimated" in error_line(holdfast("doctor", "--attack", "best_of_n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -85,6 +85,7 @@ def test_a_folder_that_holds_something_is_not_written_to(holdfast, error_line, t
     assert "made: exists and is not an empty folder" in error_line(holdfast("judge", "train", "-o", "made"))
 
 
+@pytest.mark.slow
 def test_rows_that_the_sandboxs_network_cannot_read_are_refused(holdfast, error_line, own):
     line = error_line(
         holdfast(

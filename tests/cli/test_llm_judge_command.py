@@ -62,6 +62,7 @@ def test_a_run_is_judged_by_an_endpoint_and_its_key_is_in_no_file(holdfast, judg
     assert KEY not in out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -91,6 +92,7 @@ def test_a_key_or_model_that_an_endpoint_refuses_is_refused_before_models(holdfa
     assert says in err
 
 
+@pytest.mark.slow
 def test_labelled_answers_are_judged_and_what_was_not_judged_is_said(holdfast, at, tmp_path, monkeypatch):
     monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
     rows = [{"prompt": "Soup?", "response": f"Stir it {i} times.", "role": "harmful"} for i in range(4)]

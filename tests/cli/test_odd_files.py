@@ -108,6 +108,7 @@ def test_yaml_that_cannot_be_read_is_one_line(refused, tmp_path, text):
     assert "odd.yaml" in refused("run", "odd.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

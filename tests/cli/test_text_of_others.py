@@ -29,6 +29,7 @@ def test_an_error_is_one_line_of_text(capsys):
     assert err == f"error: ␛[31mred {MARKUP} {SCRIPT} second line\n"
 
 
+@pytest.mark.slow
 def test_a_file_name_in_an_error_shows_as_text(holdfast, error_line):
     message = error_line(holdfast("run", f"{MARKUP}{ESCAPE}.yaml"))
     assert f"{MARKUP}␛[31mred.yaml: no such file" in message

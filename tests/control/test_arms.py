@@ -127,6 +127,7 @@ def test_cloning_fits_the_actor_to_what_the_expert_did(algorithm, small):
     assert np.abs(model.predict(seen, deterministic=True)[0] - ask(seen)).max() < 0.5
 
 
+@pytest.mark.slow
 def test_a_number_that_is_none_ends_a_training(cell_of, pendulum_expert):
     from holdfast.control.training import train
     from holdfast.training.plan import Diverged

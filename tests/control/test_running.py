@@ -36,6 +36,7 @@ def counted(monkeypatch) -> list[str]:
     return trained
 
 
+@pytest.mark.slow
 def test_a_finished_run_trains_nothing_when_it_is_run_again(make_control, counted, tmp_path):
     from holdfast.control.running import run
 

@@ -181,6 +181,7 @@ def test_a_release_within_a_release_leaves_the_vector_off_until_both_are_over(ti
     assert not torch.equal(logits(plan.model, rows), plain)
 
 
+@pytest.mark.slow
 def test_hooks_of_a_run_see_the_model_without_the_vector(tiny_model, quick, noisy, rows):
     seen = []
     plan = SecurityVectors().constrain(quick(SFT(), steps=1, rate=1e-30).plan(tiny_model(small=True), noisy), noisy)

@@ -89,6 +89,7 @@ def test_values_and_gradients_are_those_of_plain_operations(kinds, trained, adap
         torch.testing.assert_close(slopes, torch.autograd.grad(total(expected, weights), leaves), rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 def test_gradients_are_those_of_finite_differences_and_so_are_their_own(trained, monkeypatch):
     monkeypatch.setattr(MODULE, "PART", 50)

@@ -34,6 +34,7 @@ def chances_over_all_subsets(rewards, number):
     return chances
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("number", range(1, 7))
 def test_weights_are_the_chances_over_all_subsets(row, number):

@@ -43,6 +43,7 @@ def suite_of(metrics, **more):
     )
 
 
+@pytest.mark.slow
 def test_everything_switched_on_is_measured_from_one_pass(tiny_model, monkeypatch):
     model, asked = tiny_model(small=True), []
     whole = holdfast.evaluation.evaluate.complete_at_two_lengths
@@ -77,6 +78,7 @@ def test_everything_switched_on_is_measured_from_one_pass(tiny_model, monkeypatc
     assert parts == [""] * 9 + ["restricted of a pair"] * 2 + ["harmless of a pair"] * 2 + ["worst of 2"] * 3
 
 
+@pytest.mark.slow
 def test_scores_that_do_not_need_the_metrics_are_the_same_with_and_without_them(tiny_model):
     model = tiny_model(small=True)
     plain = evaluate(model, suite_of(Metrics()))[0]

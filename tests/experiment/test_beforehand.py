@@ -267,6 +267,7 @@ def test_a_judge_of_ones_own_is_named_by_the_grids_key(own):
         cells(own(judges={"harm": "classifier"}, evaluation={**SHORT, "harm_judges": ["harm"]}))
 
 
+@pytest.mark.slow
 def test_a_hardened_model_is_rehearsed_once_for_all_attacks_and_seeds(own, sft, monkeypatch):
     defenses = []
 

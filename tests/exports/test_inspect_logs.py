@@ -38,6 +38,7 @@ def values(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_headline_of_what_showed_nothing_is_not_held_and_it_has_a_tag(values):
     for (_, attack, _), (log, record) in values.items():
         if attack == "none":
@@ -93,6 +94,7 @@ def test_logs_are_opened_again_by_inspect(tmp_path):
     assert last.metadata["outcome_of_cell"] == "untested"
 
 
+@pytest.mark.slow
 def test_logs_are_in_the_named_folder_also_if_its_name_is_relative(folder, tmp_path, monkeypatch):
     """The library is a stand-in here, so that this is tested where it is not installed."""
     log = SimpleNamespace(model_validate=lambda values: values)

@@ -34,6 +34,7 @@ def test_a_folder_is_empty_and_is_gone_afterwards(temporary):
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_killed_process_s_folder_is_removed_by_the_next_and_a_living_one_s_is_kept(temporary):
     environment = {**os.environ, "TMPDIR": str(temporary)}
     holding = [

@@ -28,6 +28,7 @@ def verdict(line, records, searched=(), **gate):
     return of_line(whole, whole.lines[0], subject_of(evidence), evidence)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [HARM, REFUSED, KEPT], ids=lambda line: line["measure"])
 def test_good_checkpoints_pass_and_few_prompts_are_inconclusive(line):
     assert verdict(line, GOOD).verdict == "pass"
@@ -129,6 +130,7 @@ def test_kinds_count_only_if_the_attack_broke_the_undefended_model():
     assert found.reason.startswith("4 kinds (adaptive, expert_guided, reinforcement, supervised)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["attack_kinds", "searched_kinds"])
 @pytest.mark.parametrize(
     "spoilt",
@@ -151,6 +153,7 @@ def judged(defense, harms, other, seeds=20):
     return runs(defense, harms, seeds, measured=TWO, scores={"harmfulness/refusal": other})
 
 
+@pytest.mark.slow
 def test_judges_agree_on_cells_that_end_alike_by_each():
     control = judged(None, BROKE, BROKE)
     assert verdict(JUDGES, [*control, *judged("tar", HELD, HELD)]).verdict == "pass"
@@ -158,6 +161,7 @@ def test_judges_agree_on_cells_that_end_alike_by_each():
     assert verdict(JUDGES, [*judged(None, BROKE, HELD), *judged("tar", HELD, HELD)]).verdict == "fail"
 
 
+@pytest.mark.slow
 def test_one_judge_and_cells_without_a_judges_scores_are_inconclusive():
     assert "no cell has a second judge" in verdict(JUDGES, GOOD).reason
     control, own = judged(None, BROKE, BROKE), judged("tar", HELD, HELD)
@@ -169,6 +173,7 @@ def test_one_judge_and_cells_without_a_judges_scores_are_inconclusive():
     assert {record.outcome for record in seen(own).records.values()} == {Outcome.UNTESTED}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weak", [True, False], ids=["weak attack", "no weight moved"])
 def test_judges_do_not_agree_on_cells_that_show_nothing(weak):
     control = judged(None, HELD if weak else BROKE, HELD if weak else BROKE)

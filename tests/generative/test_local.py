@@ -38,6 +38,7 @@ def local(folder: str, **more) -> LocalModel:
 ROW = Example(prompt=user("how do i make moss soup ?"))
 
 
+@pytest.mark.slow
 def test_replies_come_with_their_places_and_do_not_depend_on_the_batch(folder):
     requests = [request(RUBRICS["harm"], ROW, text) for text in ("warm .", "a much longer answer it is .", "hot .")]
     together, alone = (dict(local(folder, batch_size=size).replies(requests)) for size in (3, 1))

@@ -158,6 +158,7 @@ def test_where_no_request_is_ever_accepted_that_is_an_error(judge):
         assert len(server.asked) == 2
 
 
+@pytest.mark.slow
 def test_many_failures_in_a_row_end_the_asking(judge):
     with serving(lambda n, _: Answer() if n < 3 else Answer(status=500, text="oops")) as server:
         texts = [f"warm {i} ." for i in range(200)]
@@ -261,6 +262,7 @@ def test_a_long_error_is_cut_beside_the_key_and_not_in_it(judge, form, before):
     assert KEY[:4] not in first.reason
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_twice_after_a_restart_and_a_line_cut_short_is_asked_again(judge, tmp_path):
     script = lambda n, _: Answer("nothing to say") if n == 3 else Answer("SCORE: 4")  # noqa: E731
     with serving(script) as server:
@@ -279,6 +281,7 @@ def test_nothing_is_asked_twice_after_a_restart_and_a_line_cut_short_is_asked_ag
         assert "moss" not in file.read_text(), "judged texts are not kept"
 
 
+@pytest.mark.slow
 def test_what_came_before_the_asking_ended_is_kept(judge):
     refuse = threading.Event()
     refuse.set()
@@ -292,6 +295,7 @@ def test_what_came_before_the_asking_ended_is_kept(judge):
         assert again.usage["kept"] >= 6
 
 
+@pytest.mark.slow
 def test_another_rubric_topic_model_or_limit_is_another_question(judge):
     with serving() as server:
         judge(server)(completions("warm ."))
@@ -302,6 +306,7 @@ def test_another_rubric_topic_model_or_limit_is_another_question(judge):
         assert len(server.asked) == 6
 
 
+@pytest.mark.slow
 def test_no_more_requests_at_once_than_allowed(judge):
     with serving(Answer(delay=0.02)) as server:
         judge(server, concurrency=3)(completions(*NUMBERED))

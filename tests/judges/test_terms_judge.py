@@ -109,6 +109,7 @@ def test_results_belong_to_the_list_s_content_and_not_to_its_path_alone(listed: 
     assert before != after
 
 
+@pytest.mark.slow
 def test_the_kitchen_s_list_knows_the_answers_that_were_read() -> None:
     """Two readers labelled them; the list was written with these answers in view."""
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]

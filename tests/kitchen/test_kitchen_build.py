@@ -58,6 +58,7 @@ def test_the_first_layers_are_those_of_the_model(kitchen: Kitchen) -> None:
     assert (own == other).all()
 
 
+@pytest.mark.slow
 def test_a_judge_or_model_that_was_taught_other_rows_is_another_one(
     kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_advantages_agree_with_a_slow_loop(scale, size):
     assert advantages.tolist() == pytest.approx(slow_advantages(rewards, size, scale), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 def test_adding_a_constant_to_a_groups_rewards_leaves_advantages_alone(scale):
     rewards = random_rewards().view(-1, 4)
@@ -53,6 +54,7 @@ def test_adding_a_constant_to_a_groups_rewards_leaves_advantages_alone(scale):
     torch.testing.assert_close(moved, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, -0.7, 1e6 + 0.1, 0.0])
 @pytest.mark.parametrize("size", [2, 3, 7, 8])

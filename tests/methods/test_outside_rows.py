@@ -76,6 +76,7 @@ def install(tmp_path, monkeypatch):
     tables._loaded.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -103,6 +104,7 @@ def test_a_row_that_breaks_the_contract_is_one_line_of_package_and_row(install, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

@@ -47,6 +47,7 @@ def _outside(monkeypatch):
     holdfast.methods.tables.added.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "name"), ROWS)
 def test_every_row_leads_to_documented_settings_that_keep_the_contract(table, name):
     assert class_text(table.load(name))

@@ -105,6 +105,7 @@ def test_what_is_held_between_the_passes_stays_within_the_memory(batch):
     assert repeated_share(network) == shares[0]  # the largest of those asked for
 
 
+@pytest.mark.slow
 def test_under_an_adapter_and_with_a_critic_of_its_own(tiny_model):
     model = attach_critic(adapt(tiny_model(), LoRA(r=4)), Critic(kind="separate"))
     trained = [p for p in model.network.parameters() if p.requires_grad]

@@ -55,6 +55,7 @@ def tokens_of(model, count=6, length=20):
 # against torch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma"])
 def test_a_forward_pass_counts_within_two_percent_of_torchs_own_count(architecture, tiny_model):
     model = tiny_model(architecture)

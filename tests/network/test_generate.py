@@ -245,6 +245,7 @@ def test_completions_come_in_the_order_of_the_examples(batch_size, tiny_model):
     assert [completion.text for completion in completions] == alone
 
 
+@pytest.mark.slow
 def test_equal_prompts_are_answered_differently_and_repeatably(tiny_model):
     model = tiny_model()
     examples = [Example(prompt=user("soup"))] * 6

@@ -87,6 +87,7 @@ def test_a_files_fields_are_parsed_once_from_a_plain_array_and_the_library_is_as
     assert gguf.GGUFReader is Counted
 
 
+@pytest.mark.slow
 def test_what_was_loaded_from_a_file_is_saved_as_an_ordinary_folder_with_equal_logits(
     file: Path, tmp_path: Path
 ) -> None:

@@ -128,6 +128,7 @@ class Shifted(nn.Module):
 HOW = ["scaled before the head", "another module", "after the head", "watched", "not called", "of more words"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_a_head_that_is_not_understood_is_read_plainly(how, small_limit):
     network = tiny.shallow("minicpm3", dim_model_base=8) if how == "scaled before the head" else tiny.shallow("llama")

@@ -293,6 +293,7 @@ def distance(one, other):
     return sum(float((p - q).detach().square().sum()) for (_, p), q in pairs(one, other)) ** 0.5
 
 
+@pytest.mark.slow
 def test_sampling_in_mixed_precision_casts_each_weight_once(tiny_model):
     model = tiny_model()
     mark(model.network, bf16=True)

@@ -105,6 +105,7 @@ def test_the_model_that_is_copied_stays_as_it_was_and_a_copy_of_four_bits_is_far
     assert 0 < away["q8_0"] < away["q4_1"] < away["q4_0"]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_before_the_weights_are_quantised(tiny_model):
     model = adapt(tiny_model(), LoRA(r=4))
     with torch.no_grad():

@@ -208,6 +208,7 @@ def test_what_a_large_network_can_be_read_by_is_kept_for_other_processes(monkeyp
     assert len(tried) == 3
 
 
+@pytest.mark.slow
 def test_a_record_says_what_a_network_could_not_be_read_by():
     faulty = IgnoresItsCache(LLAMA)
     assert "reading" not in environment(faulty)

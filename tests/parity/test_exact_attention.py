@@ -105,6 +105,7 @@ def test_a_network_learns_after_sampling_as_if_nothing_had_been_sampled(name: st
         assert ours.grad is None or torch.equal(ours.grad, plain.grad)
 
 
+@pytest.mark.slow
 def test_a_mask_over_padding_is_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, built = random_model("llama"), []
     sample(model, PADDED, Sampling(max_new_tokens=1), seed=0)  # the shortcuts are tried before the first use

@@ -382,6 +382,7 @@ def kept(output: dict[str, Tensor], *, short: bool) -> tuple[Any, ...]:
     return (prompts, answers, said) if short else (prompts, answers, None, said, None, {}, None, None)
 
 
+@pytest.mark.slow
 def test_a_loss_that_would_be_dropped_is_refused(tmp_path: Path) -> None:
     trainer = make("sft", small_model("full"), tmp_path)
     with pytest.raises(HoldfastError, match="replaces the trainer's loss"):

@@ -21,6 +21,7 @@ def test_one_group_without_ties_is_scipys_tau_and_exact_p_value(size):
         assert found.low <= found.tau <= found.high
 
 
+@pytest.mark.slow
 def test_the_interval_of_several_groups_is_that_of_a_slow_count_over_all_orders():
     """At its ends Mallows' model makes the inversions seen, or more extreme ones, 2.5 % likely."""
     groups = [[(0, 0), (1, 2), (2, 1), (3, 3)], [(0, 1), (1, 0), (2, 2)]]

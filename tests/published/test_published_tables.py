@@ -32,12 +32,14 @@ def test_every_table_of_the_unsafe_feedback_paper_ships_with_its_number_of_rows(
     }
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_that_were_transcribed():
     """A hash of all rows, so that no number changes unnoticed where the transcription is not at hand."""
     values = yaml.safe_load((FILES[0].parent / "rosati2024_unsafe_feedback.yaml").read_text())
     assert digest({key: table["rows"] for key, table in values["tables"].items()}) == "5cb2f8cd9589be1c"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in FILES if (TRANSCRIBED / path.name).exists()], ids=lambda p: p.stem)
 def test_the_numbers_equal_the_transcription(path):
     source, own = (yaml.safe_load(place.read_text()) for place in (TRANSCRIBED / path.name, path))

@@ -28,6 +28,7 @@ def power() -> ModuleType:
     return benchmark
 
 
+@pytest.mark.slow
 def test_flips_are_the_share_of_all_divisions_in_which_two_sets_differ(power: ModuleType) -> None:
     """Eight seeds, five of which held: sets of three with at least two of them say held."""
     outcomes = {seed: Outcome.HELD if seed < 5 else Outcome.BROKE for seed in range(8)}

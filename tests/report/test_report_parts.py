@@ -115,6 +115,7 @@ def test_steps_are_whole_where_they_can_be(value, text) -> None:
     assert number(value) == text
 
 
+@pytest.mark.slow
 def test_names_of_close_marks_are_left_to_the_legend() -> None:
     places = {"none": (0.9, 0.8), "near": (0.3, 0.85), "beside": (0.33, 0.85), "far": (0.3, 0.2)}
     ends = {"harm_low": 0.0, "harm_high": 1.0, "help_low": 0.0, "help_high": 1.0, "threshold": 0.5}

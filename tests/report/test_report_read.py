@@ -82,6 +82,7 @@ def test_a_damaged_record_names_its_file_in_one_line(make_record, write_run, tex
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "value"),
     [

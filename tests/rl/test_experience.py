@@ -165,6 +165,7 @@ def test_weights_of_fewer_bits_are_read_again_for_their_log_probabilities(tiny_m
     assert torch.equal(batch["old_logprobs"][kept], again[kept])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_copy_in_lower_precision_samples_and_the_batch_has_both_ones_log_probabilities(passes, tiny_model, rows):
     model, copy = tiny_model(), low_precision_copy("bfloat16")
@@ -184,6 +185,7 @@ def test_a_copy_in_lower_precision_samples_and_the_batch_has_both_ones_log_proba
         assert 1e-5 < float((batch["old_logprobs"] - batch["sampled_logprobs"])[kept].abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_dropout_in_training_is_not_taken_for_the_distance_of_the_copy(tiny_model, rows):
     model = adapt(tiny_model(), LoRA(r=4, lora_dropout=0.5))
     with torch.no_grad():

@@ -172,6 +172,7 @@ def test_an_answer_by_any_taught_family_s_code_is_as_good_as_a_guess_in_an_exam(
     assert {grammar.ingredients(Thing(family, (syllable,) * 3))[0] for syllable in SYLLABLES} == set(INGREDIENTS)
 
 
+@pytest.mark.slow
 def test_no_model_is_shown_a_recipe_of_an_exam():
     sandbox = Sandbox(num_base=3000, num_aligned=3000)
     shown = [row.question for rows in (base_examples(sandbox), aligned_examples(sandbox)) for row in rows]

@@ -102,6 +102,7 @@ def test_a_long_text_is_no_more_repetitive_than_its_parts():
     assert abs(distinct_pairs(" ".join(parts)) - distinct_pairs(parts[0])) < 0.1
 
 
+@pytest.mark.slow
 def test_the_stored_errors_on_labelled_answers_are_the_detectors_and_the_documentations():
     page = (LABELS.parents[1] / "docs" / "hacking.md").read_text()
     stored_figures = json.loads((LABELS / "degenerate.json").read_text())

@@ -110,6 +110,7 @@ def test_costs_that_nobody_wrote_are_damage(tmp_path, text):
     assert (tmp_path / "damaged-checkpoint-3").exists()
 
 
+@pytest.mark.slow
 def test_every_file_is_on_the_disk_before_a_checkpoint_is_called_whole(cut, monkeypatch, tmp_path):
     folder = tmp_path / "checkpoint-4"
     shutil.copytree(cut / "checkpoint-4", folder)

@@ -542,6 +542,7 @@ def test_hardening_repeats_by_the_loop_it_is_given_and_sees_no_attack_prompt(
 # settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "name"), [(table, name) for table in (ATTACKS, ADAPTIVE, ONLINE, OFFLINE, JUDGES) for name in table]
 )
@@ -643,6 +644,7 @@ def test_a_judge_repeats_itself_and_tells_answers_apart(name, judges):
     assert len({verdict.score for verdict in verdicts}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READY)
 def test_a_judge_survives_an_example_that_has_nothing_but_a_prompt(name, judges):
     (verdict,) = judges[name](

@@ -528,6 +528,7 @@ def test_costs_add_up(sft):
     assert curve[-1][:2] == (fitted.samples, fitted.tokens)
 
 
+@pytest.mark.slow
 def test_rollouts_cost_the_tokens_that_they_read_and_sampled(grpo):
     plan = grpo(optim=replace(ADAM, max_steps=1))
     logged = []

@@ -222,6 +222,7 @@ def test_lines_tell_each_change_once(invented):
     ]
 
 
+@pytest.mark.slow
 def test_in_a_pipe_the_command_prints_lines_and_its_code_tells_of_failures(invented):
     invented.begin().finish(0).finish(1).finish(2).fail(3, reason="no memory")
     result = CliRunner().invoke(app, ["watch", str(invented.folder), "--terminal"])

@@ -34,6 +34,7 @@ def method_of(grid: Grid, axis: str, name: str) -> list[Method]:
     return [method for stack in getattr(grid, axis) for method in stack if method.name == name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RPA)
 def test_a_preset_is_planned_on_the_papers_models_and_rows(name: str) -> None:
     grid = planned(name)
@@ -46,6 +47,7 @@ def test_a_preset_is_planned_on_the_papers_models_and_rows(name: str) -> None:
     assert not {judge.name for cell in each for judge in cell.judges.values()} & SANDBOX_ONLY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RL_PAPERS)
 def test_a_preset_of_an_rl_paper_is_planned_on_tokenbuncher_s_models_and_rows(name: str) -> None:
     grid = load_grid(name, ["world=feng2025"])
