@@ -126,6 +126,18 @@ def test_the_python_about_time_in_constraint_holds():
     exec(compile(example, "hacking.md", "exec"), {})
 
 
+def test_the_size_of_the_house_is_the_one_that_was_stored():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "structure.json").read_text())
+    table = (ROOT / "docs" / "house.md").read_text().partition("## Its size")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line][2:]
+    for column, one in enumerate((stored["before"], stored["now"]), start=1):
+        functions = ", ".join(f"{one['functions'][name]:.0f}" for name in ("median", "p90", "longest"))
+        circles = "one was found" if one["circles_of_modules"] else "none"
+        sizes = [f"{one['modules']} ({one['lines']:,})", *(str(one[name]) for name in ("rooms", "arrows", "floors"))]
+        sizes += [circles, functions, str(one["settings_read_by_key"]), str(one["readme_lines"])]
+        assert [row[column] for row in rows] == sizes
+
+
 def test_readme_is_of_one_screen():
     assert len(PAGES[0].read_text().splitlines()) <= 125
 
