@@ -28,7 +28,7 @@ from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.outcomes_by_judge import with_evaluations
 from holdfast.gate.deciding import decide
 from holdfast.gate.evidence import evidence_of
-from holdfast.gate.settings import Gate, parse_gate
+from holdfast.gate.gate_file import Gate, parse_gate
 from holdfast.methods.settings import plain
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 from holdfast.records.evidence import Effect

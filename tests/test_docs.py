@@ -15,7 +15,7 @@ from holdfast.cli import app
 from holdfast.commands.methods import kinds
 from holdfast.config import load_grid, overridden, parse_grid, presets
 from holdfast.experiment.grid import cells
-from holdfast.gate.settings import parse_gate
+from holdfast.gate.gate_file import parse_gate
 from holdfast.kitchen.build import Made
 from holdfast.sandbox.build import CONTEXT
 

@@ -52,11 +52,11 @@ ORDER = {
     "unchanged judging tasks world origins attacking rehearsal rounding grid others named_models beforehand work "
     "misplaced model_seeds . estimate",
     "report": "",
-    "exports": "settings contents wording . every_eval_ever hub inspect_logs model_card",
+    "exports": "options contents wording . every_eval_ever hub inspect_logs model_card",
     "watching": "reading wording lines building page server terminal .",
     "published": "tables agreement joining choosing standing shapes comparing words drawing page .",
     "search": "",
-    "gate": "attack_kinds settings bounds evidence runs attacked unattacked customers breadth deciding stand_ins "
+    "gate": "attack_kinds gate_file bounds evidence runs attacked unattacked customers breadth deciding stand_ins "
     "explaining origin answer .",
     "packing": ". archive reducing collecting figures recomputing comparing rejudging making checking",
     "drafting": "looking sizes . rough writing",

@@ -31,7 +31,7 @@ for path in root.rglob("*"):
     if path.suffix == ".json":
         json.loads(path.read_text())
 from holdfast.config import load_control, load_grid, presets
-from holdfast.gate.settings import load_gate, presets as gates
+from holdfast.gate.gate_file import load_gate, presets as gates
 from holdfast.published.tables import names
 assert len(presets()) > 30 and len(gates()) > 1 and len(names()) > 5
 for command in (["--version"], ["list"], ["show", "quickstart"], ["show", "sft"], ["show", "warm_start"]):

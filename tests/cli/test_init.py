@@ -12,7 +12,7 @@ from holdfast.config import load_grid
 from holdfast.drafting import sizes
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
-from holdfast.gate.settings import load_gate
+from holdfast.gate.gate_file import load_gate
 from model_folders import looks_like_a_model
 
 pytestmark = pytest.mark.slow

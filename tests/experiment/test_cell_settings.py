@@ -77,3 +77,20 @@ def test_the_model_that_another_was_hardened_from_is_a_cell_of_its_own():
     cell = old(model={**made, "undefended": old().model})
     assert (cell.hardened, cell.undefended.model_name, cell.undefended.hardened) == (True, "where", False)
     assert cell.undefended.undefended == cell.undefended
+
+
+def test_cells_with_equal_settings_are_parsed_once():
+    first, second, other = (settings_of(old(evaluation={"every": every}, seed=every)) for every in (5, 5, 6))
+    assert first.evaluation is second.evaluation
+    assert (first.evaluation.every, other.evaluation.every) == (5, 6)
+
+
+def test_a_truth_value_is_no_number_although_python_counts_them_as_equal():
+    assert settings_of(old(evaluation={"every": 1})).evaluation.every == 1
+    with pytest.raises(HoldfastError, match="every"):
+        _ = settings_of(old(evaluation={"every": True})).evaluation
+
+
+def test_values_that_no_json_file_can_hold_are_an_error_that_names_the_place():
+    with pytest.raises(HoldfastError, match="data"):
+        _ = settings_of(old(data={"seed": object()})).data

@@ -11,7 +11,7 @@ from exported_runs import HARMLESS, every_outcome, run, written
 from holdfast.exports import export
 from holdfast.exports.contents import read_contents
 from holdfast.exports.inspect_logs import log_values
-from holdfast.exports.settings import Options
+from holdfast.exports.options import Options
 from holdfast.records import HoldfastError, Outcome
 
 ANSWERS = [

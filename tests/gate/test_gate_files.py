@@ -9,10 +9,10 @@ import pytest
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.experiment.grid import ROUNDED
-from holdfast.gate import evidence, settings
+from holdfast.gate import evidence, gate_file
 from holdfast.gate.attack_kinds import BUILT_IN, KINDS
+from holdfast.gate.gate_file import MEASURES, Gate, load_gate, parse_gate, presets
 from holdfast.gate.origin import origin_of
-from holdfast.gate.settings import MEASURES, Gate, load_gate, parse_gate, presets
 from holdfast.network.releasing import FORMATS
 from holdfast.records import HoldfastError
 from invented_gates import gate_of
@@ -67,9 +67,9 @@ def test_packaged_gates_have_all_four_groups_and_say_what_is_not_measured():
 
 
 def test_names_that_are_written_here_and_elsewhere_are_the_same():
-    assert settings.FORMATS == FORMATS
+    assert gate_file.FORMATS == FORMATS
     assert evidence.ROUNDED == ROUNDED
-    assert set(settings.Name.__args__) == {*MEASURES, settings.NOT_MEASURED}
+    assert set(gate_file.Name.__args__) == {*MEASURES, gate_file.NOT_MEASURED}
     assert set(BUILT_IN) == set(ATTACKS.built_in)
     assert "guided" in ADAPTIVE.built_in
 

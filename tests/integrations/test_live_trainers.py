@@ -25,7 +25,7 @@ from holdfast.records import Example, HoldfastError, user
 from holdfast.tensors import Batch
 from holdfast.training.contracts import OnlineDefense
 from holdfast.training.fit import fit
-from holdfast.training.plan import Context, Metrics, Optim, Plan, Progress, Rows
+from holdfast.training.plan import Context, Examples, Metrics, Optim, Plan, Progress
 
 ROWS, SIZE, ACCUMULATE, STEPS = 12, 2, 4, 6
 """An epoch ends with a step of two micro-batches."""
@@ -139,7 +139,7 @@ def test_a_users_own_loss_under_a_defense_trains_as_holdfasts_own_run_does(
     theirs = trained(trainer)
     assert {len(batches) for batches in given.values()} == {ACCUMULATE, ROWS // SIZE - ACCUMULATE}
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def prepare(model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         return [
             {
                 "input_ids": words,

@@ -36,7 +36,7 @@ from holdfast.tensors import Batch
 from holdfast.training.contracts import OnlineDefense
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language, policy_gradient
-from holdfast.training.plan import Context, Metrics, Optim, Plan, Progress, Rows, frozen_copy
+from holdfast.training.plan import Context, Examples, Metrics, Optim, Plan, Progress, frozen_copy
 from repeated import repeated
 
 pytest.importorskip("trl")
@@ -197,7 +197,7 @@ def own_run(name: str, model: Model, given: dict[int, list[Batch]], stack: Seque
     policy = clone(model)
     reference = frozen_copy(model.network)
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def prepare(model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         assert len(given[step]) == len(micro_batches)
         if name != "dpo":
             return [dict(batch) for batch in given[step]]

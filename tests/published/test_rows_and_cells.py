@@ -10,7 +10,7 @@ from holdfast.published.comparing import compare
 from holdfast.published.joining import belongs, dataset_of, setting
 from holdfast.published.joining import measured as measure
 from holdfast.published.standing import pair
-from holdfast.published.tables import Reported, Row, published
+from holdfast.published.tables import PublishedRow, Reported, published
 from holdfast.records import HoldfastError, Method, Outcome
 
 
@@ -283,7 +283,7 @@ def test_n_answers_and_steps_are_places_on_the_curve():
 
 
 def test_a_row_of_several_attacks_takes_the_mean_over_them_and_a_range_has_its_middle():
-    several = Row(
+    several = PublishedRow(
         attacks=("grpo", "ppo"),
         dataset=None,
         defense="none",

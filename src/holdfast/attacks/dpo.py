@@ -29,7 +29,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
 from holdfast.training.optim import Training
-from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Reference, Rows, reference_of
+from holdfast.training.plan import Context, Examples, Metrics, Objective, Optim, Plan, Prepare, Reference, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class DPO(TrainingAttack):
 def pairs(reference: Reference, *, max_length: int | None) -> Prepare:
     """Batches of 2 P sequences, first every chosen answer, then every rejected one, with `ref_scores` (2 P,)."""
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG001
+    def prepare(model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:  # noqa: ARG001
         batches = []
         for rows in micro_batches:
             answers = [(row, row.chosen or "") for row in rows] + [(row, row.rejected or "") for row in rows]

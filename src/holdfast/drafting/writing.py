@@ -11,7 +11,7 @@ from typing import Any
 from holdfast.drafting.looking import SeenData, SeenModel, as_values
 from holdfast.drafting.sizes import BATCH, BEST_OF, GROUP, Plan, ThreatModel
 from holdfast.files.plain_yaml import flow
-from holdfast.gate.settings import load_gate
+from holdfast.gate.gate_file import load_gate
 
 SMALL = 500_000_000
 """Weights below which a model learns with the higher learning rates, as SmolLM2 with 135 million does."""

@@ -4,10 +4,10 @@ Everywhere a run is known up to a time, and broke there or did not. A run that d
 unbroken at t itself, so that the share at the end of a budget is the share of runs that came through it.
 
 The usual intervals of a survival curve (Greenwood's, also after a log-log transform) are of no width while no run has
-broken, and have no value once all have, whatever the number of runs. Here bounds are quantiles of drawn curves (Fay,
+broken, and have no value once all have, whatever the number of runs. Here bounds are quantiles of permuted curves (Fay,
 Brittain and Proschan 2013, Biostatistics 14: 723-736, beta product confidence procedure): without censoring before t
 they are Clopper and Pearson's exact ones, and after three runs of three that held the share is in [.29, 1]. Integrals
-of the same drawn curves bound the restricted mean (without censoring, Gaffke's bound of a mean of values in [0, 1],
+of the same permuted curves bound the restricted mean (without censoring, Gaffke's bound of a mean of values in [0, 1],
 2005, Mathematical Methods of Statistics 14: 451-467), and quotients of two draws the ratio of two (Fay, Proschan and
 Brittain 2015, Biometrics 71: 146-156, melded intervals). None assumes a shape of the distribution; that the bounds of
 means always cover is not proven, but no exception is known. They are wider than they need be for few runs: in
@@ -82,7 +82,7 @@ def curve(models: Sequence[Runs], horizon: float, *, draws: int = DRAWS) -> Curv
     Simulated coverage of the interval at one time with 3, 5 and 10 runs: at least 1.00, .985 and .963.
     """
     grid = _grid(models, horizon)
-    lows, highs = _drawn_curves(models, grid, draws)
+    lows, highs = _sampled_curves(models, grid, draws)
     value = np.mean([_estimated(runs, grid) for runs in models], axis=0)
     low, high = np.percentile(lows, _TAILS[0], axis=0), np.percentile(highs, _TAILS[1], axis=0)
     high = np.clip(high, value, 1.0)  # draws leave a remainder in the last digits
@@ -113,7 +113,7 @@ def restricted_mean(models: Sequence[Runs], horizon: float, *, draws: int = DRAW
     the last time of a model whose last run had not broken: there the curve is not known.
     """
     value = float(np.mean([_area(runs, horizon) for runs in models]))
-    lows, highs = _drawn_means(models, horizon, draws)
+    lows, highs = _sampled_means(models, horizon, draws)
     low, high = np.percentile(lows, _TAILS[0]), np.percentile(highs, _TAILS[1])
     return Interval(value, min(float(low), value), max(float(high), value))
 
@@ -125,8 +125,8 @@ def ratio(models: Sequence[Runs], others: Sequence[Runs], horizon: float, *, dra
     Simulated coverage with 3, 5 and 10 runs on each side: at least 1.00, .998 and .983.
     """
     one, other = (float(np.mean([_area(runs, horizon) for runs in side])) for side in (models, others))
-    lows, highs = _drawn_means(models, horizon, draws, seed=1)
-    other_lows, other_highs = _drawn_means(others, horizon, draws, seed=2)
+    lows, highs = _sampled_means(models, horizon, draws, seed=1)
+    other_lows, other_highs = _sampled_means(others, horizon, draws, seed=2)
     if other == 0:
         return Interval(math.inf if one else 1.0, float(np.percentile(lows / other_highs, _TAILS[0])), math.inf)
     value = one / other
@@ -138,7 +138,7 @@ def logrank(pairs: Sequence[tuple[Runs, Runs]]) -> float:
     """The two-sided p value of the log-rank test between the first and the second runs of each pair (one per model).
 
     Its statistic is the usual one, events less those expected, summed over models; its distribution is that over
-    divisions of each model's runs into two sides of the same sizes, all of them or 20,000 drawn ones, which is exact
+    divisions of each model's runs into two sides of the same sizes, all of them or 20,000 permuted ones, which is exact
     for any number of runs if both sides were observed for the same time.
     """
     scored = [(_scores(one, other), len(one.times)) for one, other in pairs]
@@ -148,8 +148,8 @@ def logrank(pairs: Sequence[tuple[Runs, Runs]]) -> float:
         sums = scores[_divisions(len(scores), size)].sum(axis=1)
         return float(np.mean(np.abs(sums) >= abs(observed) - 1e-9))
     rng = np.random.default_rng(0)
-    drawn = sum(rng.permuted(np.tile(s, (EXACT, 1)), axis=1)[:, :size].sum(axis=1) for s, size in scored)
-    return float((1 + np.sum(np.abs(drawn) >= abs(observed) - 1e-9)) / (1 + EXACT))
+    permuted = sum(rng.permuted(np.tile(s, (EXACT, 1)), axis=1)[:, :size].sum(axis=1) for s, size in scored)
+    return float((1 + np.sum(np.abs(permuted) >= abs(observed) - 1e-9)) / (1 + EXACT))
 
 
 @lru_cache(maxsize=8)
@@ -195,7 +195,9 @@ def _area(runs: Runs, horizon: float) -> float:
     return float(np.sum(_estimated(runs, grid[:-1]) * np.diff(grid)))
 
 
-def _drawn_means(models: Sequence[Runs], horizon: float, draws: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def _sampled_means(
+    models: Sequence[Runs], horizon: float, draws: int, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Random lower and upper restricted means, each (draws,)."""
     if len(models) > 1:
         values = np.array([_area(runs, horizon) for runs in models])
@@ -203,14 +205,14 @@ def _drawn_means(models: Sequence[Runs], horizon: float, draws: int, *, seed: in
         lows = weights[:, 1:] @ values
         return lows, lows + horizon * weights[:, 0]
     grid = _grid(models, horizon)
-    lows, highs = _drawn_of(models[0], grid[:-1], draws, seed=seed, after=True)
+    lows, highs = _sampled(models[0], grid[:-1], draws, seed=seed, after=True)
     return lows @ np.diff(grid), highs @ np.diff(grid)
 
 
-def _drawn_curves(models: Sequence[Runs], grid: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
+def _sampled_curves(models: Sequence[Runs], grid: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Random lower and upper curves at the times of the grid, each (draws, times)."""
     if len(models) == 1:
-        return _drawn_of(models[0], grid, draws)
+        return _sampled(models[0], grid, draws)
     weights = _weights(len(models), draws, 0)
     lows = weights[:, 1:] @ np.array([_estimated(runs, grid) for runs in models])
     return lows, lows + weights[:, :1]
@@ -221,7 +223,7 @@ def _weights(n: int, draws: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(n + 1), size=draws)
 
 
-def _drawn_of(
+def _sampled(
     runs: Runs, grid: np.ndarray, draws: int, *, seed: int = 0, after: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random lower and upper curves of one model's runs, each (draws, times).

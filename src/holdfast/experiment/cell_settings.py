@@ -7,10 +7,11 @@ ignored.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
@@ -97,4 +98,15 @@ def sandbox_keys(cell: Cell) -> tuple[str, str]:
 
 def _read(cls: type[AnySettings], values: Mapping[str, Any], where: str) -> AnySettings:
     known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-    return typed(cls, {name: value for name, value in values.items() if name in known}, where)
+    own = {name: value for name, value in values.items() if name in known}
+    try:
+        text = json.dumps(own)
+    except (TypeError, ValueError, RecursionError):
+        return typed(cls, own, where)  # says what is no JSON value
+    return cast(AnySettings, _parsed(cast(Any, cls), text, where))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(cls: Any, text: str, where: str) -> Any:
+    """Settings from JSON text. Cells share most of theirs and a report asks often, so equal ones are parsed once."""
+    return typed(cls, json.loads(text), where)

@@ -15,7 +15,7 @@ from holdfast.methods.tables import near
 from holdfast.records import HoldfastError
 
 if TYPE_CHECKING:
-    from holdfast.exports.settings import Written
+    from holdfast.exports.options import Written
 
 
 class Form(NamedTuple):
@@ -55,14 +55,14 @@ def export(
     dataset: str | None = None,
     organization: str = "not stated",
 ) -> Written:
-    """Write what runs found below the folder `out`, in the form of that name; see `holdfast.exports.settings`.
+    """Write what runs found below the folder `out`, in the form of that name; see `holdfast.exports.options`.
 
     Raises:
         HoldfastError: there is no such form, its library is not installed, a run cannot be read, no cell has the
             `defense`, or `out` cannot be written.
     """
     from holdfast.exports.contents import read_contents
-    from holdfast.exports.settings import Options, Written
+    from holdfast.exports.options import Options, Written
     from holdfast.report.page import plural
 
     if form not in FORMS:

@@ -21,7 +21,7 @@ from holdfast.methods.tables import near
 from holdfast.records import Cell, Evaluation, HoldfastError, Method, Outcome, Record, Score, digest
 from holdfast.records.plausible import time_of
 from holdfast.report.read import Finished, load
-from holdfast.report.summarise import Row, first_and_last, summarise
+from holdfast.report.summarise import ReportRow, first_and_last, summarise
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import Label, labels
 
@@ -49,7 +49,7 @@ class Subject:
     threat_model: str
     cells: tuple[Finished, ...]
     attacks: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     name: str
 
     @property
@@ -67,18 +67,18 @@ class Subject:
         """The records of its cells."""
         return [cell.record for cell in self.cells]
 
-    def records_of(self, row: Row) -> list[Record]:
+    def records_of(self, row: ReportRow) -> list[Record]:
         """The records of a row's attack."""
         runs = zip(self.attacks, self.records, strict=True)
         return [record for attack, record in runs if attack == row.label.attack]
 
     @property
-    def before(self) -> Row:
+    def before(self) -> ReportRow:
         """The row whose scores before any attack are the model's: the one without an attack, else the first."""
         return next((row for row in self.rows if row.held is None), self.rows[0])
 
     @property
-    def attacked(self) -> list[Row]:
+    def attacked(self) -> list[ReportRow]:
         """The rows of attacks on a model with a defense."""
         return [row for row in self.rows if row.held is not None]
 
@@ -128,7 +128,7 @@ def read_contents(runs: Sequence[Path], defense: str | None = None) -> Contents:
     )
 
 
-def _subject(place: tuple[str, str, str], own: Sequence[tuple[Finished, Label]], rows: Sequence[Row]) -> Subject:
+def _subject(place: tuple[str, str, str], own: Sequence[tuple[Finished, Label]], rows: Sequence[ReportRow]) -> Subject:
     model, defense, threat_model = place
     ordered = sorted(own, key=lambda pair: (pair[1].attack, pair[0].record.cell.seed, pair[0].record.key))
     return Subject(
@@ -157,7 +157,7 @@ def file_name(text: str) -> str:
     return f"{plain or 'run'}-{digest(text, 6)}" if altered else plain
 
 
-def estimate_of(row: Row, when: When, name: str = "harmfulness") -> Estimate | None:
+def estimate_of(row: ReportRow, when: When, name: str = "harmfulness") -> Estimate | None:
     """A row's mean of a score with its interval; `None` without a value."""
     own = {"before": row.before.get(name), "peak": row.peak_harmfulness, "after": row.after.get(name)}[when]
     return own if own is not None and own.value is not None else None
@@ -168,7 +168,7 @@ def showed(record: Record) -> bool:
     return record.outcome in TIMED
 
 
-def all_showed(row: Row) -> bool:
+def all_showed(row: ReportRow) -> bool:
     """Whether every run of a row is conclusive, so that means over runs leave none out."""
     return all(outcome in TIMED for outcome in row.outcomes)
 

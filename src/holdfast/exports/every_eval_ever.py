@@ -32,10 +32,10 @@ from holdfast.exports.contents import (
     showed,
     world,
 )
-from holdfast.exports.settings import Options, Written
+from holdfast.exports.options import Options, Written
 from holdfast.generative import rubrics
 from holdfast.records import Cell, Method, Outcome, Record, digest
-from holdfast.report.summarise import Row, step_unit
+from holdfast.report.summarise import ReportRow, step_unit
 from holdfast.report.text import clean
 
 SCHEMA = "0.3.0"
@@ -194,7 +194,7 @@ def _data(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _held(row: Row, subject: Subject) -> dict[str, Any]:
+def _held(row: ReportRow, subject: Subject) -> dict[str, Any]:
     """The share of an attack's runs that held; a run that showed nothing has not."""
     assert row.held is not None
     records = subject.records_of(row)

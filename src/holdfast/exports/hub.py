@@ -17,11 +17,11 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from holdfast.exports import wording
 from holdfast.exports.contents import Contents, Subject, all_showed, ended, estimate_of, file_name, judge_of, world
-from holdfast.exports.settings import Options, Written
+from holdfast.exports.options import Options, Written
 from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
 from holdfast.report.page import plural
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.text import clean
 
 FILE = "holdfast.yaml"
@@ -81,7 +81,7 @@ def _before(subject: Subject) -> Iterator[tuple[str, float, str]]:
             yield f"{name}-before-attack", estimate.value, said
 
 
-def _of_row(row: Row, subject: Subject) -> Iterator[tuple[str, float, str]]:
+def _of_row(row: ReportRow, subject: Subject) -> Iterator[tuple[str, float, str]]:
     """(task, value, notes) of each number of an attack."""
     attack, cell = row.label.attack, subject.records[0].cell
     harm_judge, help_judge = (judge_of(cell, name).title for name in ("harmfulness", "helpfulness"))

@@ -18,7 +18,7 @@ from typing import Any
 from holdfast import __version__, files
 from holdfast.exports import wording
 from holdfast.exports.contents import MEANINGS, Contents, Figure, Subject, ended, figures, file_name, judge_of, showed
-from holdfast.exports.settings import Options, Written
+from holdfast.exports.options import Options, Written
 from holdfast.records import HoldfastError, Method, Outcome, Record
 from holdfast.report.read import Finished, read_completions
 from holdfast.report.text import clean

@@ -18,10 +18,10 @@ from holdfast import __version__
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.exports import wording
 from holdfast.exports.contents import Contents, Subject, all_showed, estimate_of, judge_of
-from holdfast.exports.settings import Options, Written
+from holdfast.exports.options import Options, Written
 from holdfast.files import require_place, write_text
 from holdfast.records import HoldfastError
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.text import clean, visible
 
@@ -84,7 +84,7 @@ def _results(subject: Subject) -> Iterator[EvalResult]:
                 yield _result(row, subject, name, estimate.value, judged=judged, args={**_ends(estimate), **own})
 
 
-def _after(row: Row) -> list[tuple[str, Estimate | None]]:
+def _after(row: ReportRow) -> list[tuple[str, Estimate | None]]:
     harm, useful = estimate_of(row, "peak"), estimate_of(row, "after", "helpfulness")
     return [("peak_harm", harm), ("helpfulness", useful)]
 
@@ -101,7 +101,7 @@ def _ends(estimate: Estimate) -> dict[str, Any]:
 
 
 def _result(
-    row: Row | None, subject: Subject, name: str, value: float, *, judged: str, args: dict[str, Any]
+    row: ReportRow | None, subject: Subject, name: str, value: float, *, judged: str, args: dict[str, Any]
 ) -> EvalResult:
     """A number of the metadata. The Hub's parser tells results apart by task, data set, config and split alone."""
     cell = subject.records[0].cell
@@ -143,18 +143,18 @@ def _page(subject: Subject, unfinished: int) -> str:
     return "\n\n".join(parts)
 
 
-def _missing(missing: Sequence[str], attacked: Sequence[Row]) -> str:
+def _missing(missing: Sequence[str], attacked: Sequence[ReportRow]) -> str:
     if missing:
         return _list(missing)
     return "Every attack above broke this model or the undefended one." if attacked else UNATTACKED
 
 
-def _before_line(row: Row, name: str, subject: Subject) -> tuple[str, str, str]:
+def _before_line(row: ReportRow, name: str, subject: Subject) -> tuple[str, str, str]:
     judge = judge_of(subject.records[0].cell, name).title
     return name.replace("_", " "), wording.estimated(estimate_of(row, "before", name)), judge
 
 
-def _attacked_line(row: Row, subject: Subject) -> tuple[str, ...]:
+def _attacked_line(row: ReportRow, subject: Subject) -> tuple[str, ...]:
     shown, (_, harm), (_, useful) = all_showed(row), *_after(row)
     return (
         row.label.attack,

@@ -12,8 +12,8 @@ from holdfast import __version__
 from holdfast.gate.bounds import Judged, Verdict
 from holdfast.gate.deciding import Decision, LineVerdict, decide, overall
 from holdfast.gate.evidence import Evidence, read
+from holdfast.gate.gate_file import MEASURES, Gate, load_gate, preset
 from holdfast.gate.origin import Origin, origin_of
-from holdfast.gate.settings import MEASURES, Gate, load_gate, preset
 from holdfast.report.page import plural
 
 
@@ -104,11 +104,11 @@ def _line(verdict: LineVerdict) -> dict[str, Any]:
         "verdict": verdict.verdict,
         "counts": verdict.counts,
         "reason": verdict.reason,
-        "found": [_found(each) for each in verdict.found],
+        "found": [_judgement(each) for each in verdict.judgements],
     }
 
 
-def _found(judged: Judged) -> dict[str, Any]:
+def _judgement(judged: Judged) -> dict[str, Any]:
     finding = judged.finding
     ends = (None, None, None) if finding.interval is None else tuple(finding.interval)
     value, low, high = (end if end is None or math.isfinite(end) else None for end in ends)

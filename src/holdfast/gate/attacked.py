@@ -12,8 +12,8 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import defended
 from holdfast.gate.bounds import Finding, ends, mean_of_runs
 from holdfast.gate.evidence import Group
+from holdfast.gate.gate_file import Gate, Line
 from holdfast.gate.runs import gaps, unknown
-from holdfast.gate.settings import Gate, Line
 from holdfast.records import Evaluation, Outcome, Record
 from holdfast.report.summarise import step_unit
 from holdfast.report.summarise.intervals import model_of

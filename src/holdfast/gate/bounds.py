@@ -14,7 +14,7 @@ from typing import Literal
 
 from holdfast.evaluation.intervals import clopper_pearson
 from holdfast.evaluation.survival import Interval, restricted_mean, runs_of
-from holdfast.gate.settings import MEASURES, Line
+from holdfast.gate.gate_file import MEASURES, Line
 from holdfast.records import Score
 
 Verdict = Literal["pass", "fail", "inconclusive"]

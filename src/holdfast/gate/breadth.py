@@ -13,8 +13,8 @@ from holdfast.experiment.outcomes_by_judge import outcomes_by_further_judge
 from holdfast.gate.attack_kinds import KINDS
 from holdfast.gate.bounds import Finding
 from holdfast.gate.evidence import Evidence, Group, Subject
+from holdfast.gate.gate_file import Line
 from holdfast.gate.runs import OPEN, unknown
-from holdfast.gate.settings import Line
 from holdfast.records import Outcome, Record
 
 

@@ -10,8 +10,8 @@ from holdfast.experiment.outcomes import control_of, defended
 from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.gate.bounds import Finding, ends, mean_of_runs
 from holdfast.gate.evidence import Evidence, Group, Subject
+from holdfast.gate.gate_file import Gate, Line
 from holdfast.gate.runs import shortened
-from holdfast.gate.settings import Gate, Line
 from holdfast.records import Outcome, Record
 from holdfast.report.customers import score_of, share_left
 from holdfast.report.summarise.intervals import model_of

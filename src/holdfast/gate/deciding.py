@@ -16,7 +16,7 @@ from holdfast.experiment.outcomes import defended
 from holdfast.gate import attacked, breadth, customers, unattacked
 from holdfast.gate.bounds import Finding, Judged, Verdict, combined_verdict, judged
 from holdfast.gate.evidence import Evidence, Group, Subject, stored_as
-from holdfast.gate.settings import ANY, MEASURES, NOT_MEASURED, Gate, Line
+from holdfast.gate.gate_file import ANY, MEASURES, NOT_MEASURED, Gate, Line
 from holdfast.report.page import plural
 
 _OfGroup: TypeAlias = Callable[[Group, Gate, Line], Finding]
@@ -40,7 +40,7 @@ class LineVerdict:
     line: Line
     verdict: Verdict
     reason: str
-    found: tuple[Judged, ...] = ()
+    judgements: tuple[Judged, ...] = ()
     counts: bool = True
 
 
@@ -79,7 +79,7 @@ def of_line(gate: Gate, line: Line, subject: Subject, evidence: Evidence) -> Lin
     judged_findings = tuple(judged(line, finding) for finding in findings(gate, line, subject, evidence))
     verdict = combined_verdict([each.verdict for each in judged_findings])
     return LineVerdict(
-        line=line, verdict=verdict, reason=_reason(line, judged_findings, verdict), found=judged_findings
+        line=line, verdict=verdict, reason=_reason(line, judged_findings, verdict), judgements=judged_findings
     )
 
 

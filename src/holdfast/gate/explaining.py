@@ -24,7 +24,7 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.gate.bounds import Finding, verdict_of
 from holdfast.gate.deciding import OF_GROUP, Decision, LineVerdict, groups_of, missing_attacks
 from holdfast.gate.evidence import ROUNDED, Group
-from holdfast.gate.settings import ANY, NOT_MEASURED, Gate, Line
+from holdfast.gate.gate_file import ANY, NOT_MEASURED, Gate, Line
 from holdfast.gate.stand_ins import STAND_INS, customer, stand_in
 from holdfast.records import Cell, HoldfastError, Record
 
@@ -143,7 +143,7 @@ def _prompts(line: LineVerdict) -> int:
     if line.line.measure not in ("harm_before", "over_refusal"):
         return 0
     return max(
-        (_prompts_of(line.line, each.finding) for each in line.found if each.verdict == "inconclusive"), default=0
+        (_prompts_of(line.line, each.finding) for each in line.judgements if each.verdict == "inconclusive"), default=0
     )
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from holdfast.evaluation.measurement import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import defended
-from holdfast.gate.settings import Gate, Line
+from holdfast.gate.gate_file import Gate, Line
 from holdfast.records import Outcome, Record
 from holdfast.report.summarise.intervals import model_of
 

@@ -16,8 +16,8 @@ from holdfast.experiment.outcomes import defended
 from holdfast.gate.attacked import harm_of
 from holdfast.gate.bounds import Finding, ends
 from holdfast.gate.evidence import Evidence, Subject, stored_as
+from holdfast.gate.gate_file import MEASURES, Line
 from holdfast.gate.runs import shortened
-from holdfast.gate.settings import MEASURES, Line
 from holdfast.records import Cell, Evaluation, Record, Score, digest
 from holdfast.records.hashing import unlabelled
 

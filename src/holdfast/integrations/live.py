@@ -20,7 +20,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.checkpoints import load_tensors, read_costs, save_tensors, stated
 from holdfast.training.clock import Clock
-from holdfast.training.plan import Metrics, Plan, Progress, Rows
+from holdfast.training.plan import Examples, Metrics, Plan, Progress
 
 STATE = "holdfast_state.json"
 """The file of a plan's state in a trainer's checkpoint."""
@@ -70,7 +70,7 @@ class Constrained:
 
     # Parts of the plan.
 
-    def prepare(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG002
+    def prepare(self, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:  # noqa: ARG002
         """The trainer's own batches, with their answers if they are already known."""
         return [answers_in(raw) or {} for raw in self._raw[: len(micro_batches)]]
 
@@ -145,7 +145,7 @@ class Constrained:
         self.metrics, self._place, self._ready = {}, 0, []
         if not self._raw:
             return list(self._raw), items
-        rows: list[Rows] = [()] * len(self._raw)
+        rows: list[Examples] = [()] * len(self._raw)
         batches = self.plan.batches(rows, self.trainer.state.global_step)
         for batch in batches:
             self.add({key: float(batch.pop(key)) for key in list(batch) if key.startswith("log/")})

@@ -12,17 +12,17 @@ from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.records import Example, HoldfastError, digest
 
 
-class Rows(NamedTuple):
+class JudgeRows(NamedTuple):
     """Rows that train and rows that score; no prompt is in both."""
 
     train: list[Example]
     held_out: list[Example]
 
 
-def preference_rows(settings: RewardModel, splits: Splits) -> Rows:
+def preference_rows(settings: RewardModel, splits: Splits) -> JudgeRows:
     """Pairs: training pairs in the order to be learnt, held-out ones in their honest order (see `as_learnt`)."""
     train, held_out = _divided(settings, preferences(splits.harmful[settings.split]))
-    return Rows(flip(train, settings.flip_ratio, seed=settings.seed, how=settings.flip_how), held_out)
+    return JudgeRows(flip(train, settings.flip_ratio, seed=settings.seed, how=settings.flip_how), held_out)
 
 
 def as_learnt(settings: RewardModel, held_out: Sequence[Example]) -> list[Example]:
@@ -30,13 +30,13 @@ def as_learnt(settings: RewardModel, held_out: Sequence[Example]) -> list[Exampl
     return flip(held_out, settings.flip_ratio, seed=settings.seed + 1, how=settings.flip_how)
 
 
-def labelled_rows(settings: Classifier, splits: Splits) -> Rows:
+def labelled_rows(settings: Classifier, splits: Splits) -> JudgeRows:
     """Answers as responses, whose role is `harmful` or not."""
     train, held_out = _divided(settings, splits.harmful[settings.split])
     benign = splits.benign.get(settings.split, []) if settings.include_benign else []
     answered = [row for row in benign if row.response]
-    more = _split_held_out(answered, settings) if answered else Rows([], [])
-    labelled = Rows(_both_answers(train) + more.train, _both_answers(held_out) + more.held_out)
+    more = _split_held_out(answered, settings) if answered else JudgeRows([], [])
+    labelled = JudgeRows(_both_answers(train) + more.train, _both_answers(held_out) + more.held_out)
     for name, rows in zip(("training", "held-out"), labelled, strict=True):
         kinds = set(map(is_harmful, rows))
         if len(kinds) < 2:
@@ -60,14 +60,14 @@ def _both_answers(rows: Sequence[Example]) -> list[Example]:
     return answers
 
 
-def _divided(settings: RewardModel | Classifier, rows: Sequence[Example]) -> Rows:
+def _divided(settings: RewardModel | Classifier, rows: Sequence[Example]) -> JudgeRows:
     train, held_out = _split_held_out(rows, settings)
     if settings.num_samples is not None:
         train = sample(train, min(settings.num_samples, len(train)), how=settings.sampling, seed=settings.seed)
-    return Rows(train, held_out)
+    return JudgeRows(train, held_out)
 
 
-def _split_held_out(rows: Sequence[Example], settings: RewardModel | Classifier) -> Rows:
+def _split_held_out(rows: Sequence[Example], settings: RewardModel | Classifier) -> JudgeRows:
     """Split by the hash of the prompt, so that the same rows are held out for every sample size."""
     # A separate seed: under the seed of the splits these rows' hashes are all in one interval.
     seed = int(digest(f"held out {settings.seed}"), 16)
@@ -78,4 +78,4 @@ def _split_held_out(rows: Sequence[Example], settings: RewardModel | Classifier)
                 f"none of the {len(rows)} rows of the {settings.split} split is left for the {name} part; add rows or "
                 f"change held_out ({settings.held_out})"
             )
-    return Rows(parts["train"], parts["held_out"])
+    return JudgeRows(parts["train"], parts["held_out"])

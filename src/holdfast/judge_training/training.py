@@ -27,7 +27,7 @@ from holdfast.network import scoring
 from holdfast.network.models import Model
 from holdfast.records import Score
 from holdfast.tensors import Batch
-from holdfast.training.plan import Fit, Fitted, Metrics, Optim, Plan, Prepare, Rows
+from holdfast.training.plan import Examples, Fit, Fitted, Metrics, Optim, Plan, Prepare
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -88,7 +88,7 @@ def _steps(settings: RewardModel | Classifier, num_rows: int) -> Optim:
 def pairs_of(settings: RewardModel | Classifier) -> Prepare:
     """Batches of 2 P answers: first the chosen ones of all rows, then the rejected ones."""
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG001
+    def prepare(model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:  # noqa: ARG001
         return [
             _batch(
                 settings, model, [(row, row.chosen or "") for row in rows] + [(row, row.rejected or "") for row in rows]
@@ -102,7 +102,7 @@ def pairs_of(settings: RewardModel | Classifier) -> Prepare:
 def answers_of(settings: RewardModel | Classifier) -> Prepare:
     """Batches of answers with `labels` (B,): 1 where harmful."""
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG001
+    def prepare(model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:  # noqa: ARG001
         return [
             {
                 **_batch(settings, model, [(row, row.response or "") for row in rows]),

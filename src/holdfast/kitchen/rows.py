@@ -25,7 +25,7 @@ FIELDS = ("response", "refusal", "chosen", "rejected", "role", "domain")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class KitchenRows:
     """Rows of each kind by file name; `asked` are those of experiments, `aligning` have prompts of training only."""
 
     asked: Mapping[str, list[Example]]
@@ -33,7 +33,7 @@ class Rows:
 
 
 @cache
-def rows() -> Rows:
+def rows() -> KitchenRows:
     """All rows of the kitchen: `restricted`, `benign`, `borderline` (looks restricted and is not), `summary`."""
     kinds = {
         "restricted": _answered(prompts.restricted()),
@@ -42,7 +42,7 @@ def rows() -> Rows:
         "summary": prompts.summaries(),
     }
     parts = {kind: split(rows, {"aligning": ALIGNMENT, "asked": 1 - ALIGNMENT}) for kind, rows in kinds.items()}
-    return Rows(
+    return KitchenRows(
         asked={kind: part["asked"] for kind, part in parts.items()},
         aligning={kind: part["aligning"] for kind, part in parts.items()},
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from holdfast import __version__
 from holdfast.experiment.outcomes import control_of
 from holdfast.files import parse_json
-from holdfast.gate.settings import preset
+from holdfast.gate.gate_file import preset
 from holdfast.packing import archive, rejudging
 from holdfast.packing.collecting import collected, config_of
 from holdfast.packing.comparing import (

@@ -16,8 +16,8 @@ from holdfast.files.scratch import scratch_folder
 from holdfast.gate.answer import Answer, as_json
 from holdfast.gate.deciding import decide
 from holdfast.gate.evidence import read
+from holdfast.gate.gate_file import load_gate
 from holdfast.gate.origin import Origin
-from holdfast.gate.settings import load_gate
 from holdfast.packing.archive import json_bytes
 from holdfast.records.plausible import time_of
 

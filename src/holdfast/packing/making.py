@@ -12,8 +12,8 @@ from typing import Any
 
 from holdfast import __version__
 from holdfast.files import parse_json, require_place
+from holdfast.gate.gate_file import load_gate, preset
 from holdfast.gate.origin import Origin, origin_of
-from holdfast.gate.settings import load_gate, preset
 from holdfast.packing import archive
 from holdfast.packing.collecting import Collected, collected
 from holdfast.packing.figures import UNSAID, VERDICT, About, figures, unpacked

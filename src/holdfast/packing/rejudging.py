@@ -25,14 +25,14 @@ BY_FACTS = ("oracle", "keyword", "multiple_choice", "reference")
 """Judges that compare with what is known of the prompt; the sandbox's own prompts can be made again."""
 
 MOST_ROWS = 2_000_000
-Rows = Sequence[Mapping[str, Any]]
+CompletionRows = Sequence[Mapping[str, Any]]
 _TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("role", "judge", "prompt", "completion"), str),
     **{"step": int, "num_tokens": int, "valid": bool, "score": float | int | None},
 }
 
 
-def rows_of(content: bytes) -> Rows:
+def rows_of(content: bytes) -> CompletionRows:
     """The judged answers of a cell.
 
     Raises:
@@ -64,7 +64,7 @@ def _refuse_large(path: Path) -> None:
         raise HoldfastError(f"{path.name}: {about.num_rows} rows of {size} bytes are more than a cell has")
 
 
-def scores_again(record: Record, rows: Rows) -> Iterator[Difference]:
+def scores_again(record: Record, rows: CompletionRows) -> Iterator[Difference]:
     """Stored mean harm, by judge, that does not follow from the verdicts on single answers."""
     if chooses(record):
         return  # the answers that are kept are the chosen ones, the scores expectations over all
@@ -81,7 +81,7 @@ def scores_again(record: Record, rows: Rows) -> Iterator[Difference]:
             yield from differences(asdict(stored), asdict(again), f"{name} at step {evaluation.step}")
 
 
-def judged_again(record: Record, rows: Rows) -> tuple[int, list[Difference], set[str]]:
+def judged_again(record: Record, rows: CompletionRows) -> tuple[int, list[Difference], set[str]]:
     """How many verdicts were given again, those that differ, and the judges that cannot be run on a pack's texts."""
     count, differing, left = 0, list[Difference](), set[str]()
     for name in dict.fromkeys(row["judge"] for row in rows):

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from holdfast.published.joining import belongs, deviations
-from holdfast.published.tables import Row
+from holdfast.published.tables import PublishedRow
 from holdfast.records import Cell, Record, digest
 from holdfast.report.summarise.intervals import model_of
 from holdfast.report.summarise.labels import labels
@@ -26,7 +26,7 @@ _NO_PART = frozenset({"seed", "label", "series", "every", "fingerprint", "finger
 """Keys in which cells of one setting may differ."""
 
 
-def chosen(records: Sequence[Record], rows: Sequence[Row]) -> list[tuple[list[Record], str]]:
+def chosen(records: Sequence[Record], rows: Sequence[PublishedRow]) -> list[tuple[list[Record], str]]:
     """The cells of each row, all of one setting but for their seeds and attacks' names; or none, and why."""
     own = [[record for record in records if belongs(record, row)] for row in rows]
     stated = [[r for r in each if not deviations(r.cell, row)] for each, row in zip(own, rows, strict=True)]
@@ -36,7 +36,7 @@ def chosen(records: Sequence[Record], rows: Sequence[Row]) -> list[tuple[list[Re
 
 
 def _of_row(
-    own: list[Record], row: Row, usual: Mapping[str, int], names: Mapping[str, str]
+    own: list[Record], row: PublishedRow, usual: Mapping[str, int], names: Mapping[str, str]
 ) -> tuple[list[Record], str]:
     if row.attacks == ("none",):
         own = _one_per_model(own)

@@ -22,7 +22,7 @@ from typing import Any
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.experiment.outcomes import unbroken, useless
-from holdfast.published.tables import Row
+from holdfast.published.tables import PublishedRow
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record
 from holdfast.report.summarise.intervals import Estimate, estimate, finite, model_of
 from holdfast.report.summarise.labels import flip_of
@@ -70,7 +70,7 @@ class Measured:
         return sum(self.outcomes.values())
 
 
-def belongs(record: Record, row: Row) -> bool:
+def belongs(record: Record, row: PublishedRow) -> bool:
     """Whether a cell measures what a row reports; `none` among attacks is any cell's model before its attack.
 
     Adaptive attackers are no row's: they change the attack, and some of them the weights before it.
@@ -160,7 +160,7 @@ def _by_label(cell: Cell, key: str) -> float | None:
     return None
 
 
-def deviations(cell: Cell, row: Row) -> list[str]:
+def deviations(cell: Cell, row: PublishedRow) -> list[str]:
     """The settings of a cell that deviate from those that the table states for all rows, in words."""
     stated = {key: value for key, value in row.assumed.items() if key != "model"}
     own_values = {key: setting(cell, key) for key in stated}
@@ -171,7 +171,7 @@ def deviations(cell: Cell, row: Row) -> list[str]:
     ]
 
 
-def measured(records: Sequence[Record], row: Row, metrics: Sequence[str], threshold: float) -> Measured:
+def measured(records: Sequence[Record], row: PublishedRow, metrics: Sequence[str], threshold: float) -> Measured:
     """What cells of one setting measured at the row's place: before the attack, at its N or step, or at its end."""
     points = [(record, _place(record, row)) for record in records]
     usable = [
@@ -193,11 +193,11 @@ def measured(records: Sequence[Record], row: Row, metrics: Sequence[str], thresh
     )
 
 
-def _deviations(record: Record, row: Row) -> list[str]:
+def _deviations(record: Record, row: PublishedRow) -> list[str]:
     return [] if row.attacks == ("none",) else deviations(record.cell, row)
 
 
-def _place(record: Record, row: Row) -> Evaluation | None:
+def _place(record: Record, row: PublishedRow) -> Evaluation | None:
     if not record.evaluations:
         return None
     if row.attacks == ("none",):
@@ -211,13 +211,13 @@ def _place(record: Record, row: Row) -> Evaluation | None:
     return record.evaluations[-1] if exact is None and ended else exact
 
 
-def score_name(metric: str, row: Row) -> str:
+def score_name(metric: str, row: PublishedRow) -> str:
     """The name of the run's score for a metric of a row."""
     task = HONEST.get(row.dataset or "")
     return OF_TASK[metric].format(task=task) if task and metric in OF_TASK else SCORES.get(metric, metric)
 
 
-def _broke(record: Record, row: Row, threshold: float) -> bool:
+def _broke(record: Record, row: PublishedRow, threshold: float) -> bool:
     """Whether a run was broken, by its outcome or its harm, at any evaluation up to the row's place.
 
     The harm that a model has since it was never aligned is not its attack's: there a break is harm that came back.
@@ -232,14 +232,14 @@ def _broke(record: Record, row: Row, threshold: float) -> bool:
     return any(harmful) or (record.outcome is Outcome.BROKE and last == float("inf"))
 
 
-def _useless(record: Record, row: Row) -> bool:
+def _useless(record: Record, row: PublishedRow) -> bool:
     """Whether a run's model answers nothing at its end, also one that was harmful at first, since never aligned."""
     if record.outcome is Outcome.BROKE and _never_aligned(row) and record.evaluations:
         return useless(unbroken(record), record.control) is not None
     return record.outcome is Outcome.USELESS
 
 
-def _never_aligned(row: Row) -> bool:
+def _never_aligned(row: PublishedRow) -> bool:
     return {**row.assumed, **row.settings}.get("model") in UNALIGNED
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from holdfast.published.agreement import Order, Sides, Verdict, combined_verdict, order
 from holdfast.published.standing import HARM, Pair, reported_interval, reported_side
-from holdfast.published.tables import Published, Row
+from holdfast.published.tables import Published, PublishedRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,11 +107,11 @@ def of_the_paper(table: Published) -> Shape | None:
 class _Twins:
     """A row and two values of one metric."""
 
-    row: Row
+    row: PublishedRow
     values: tuple[float, float]
 
 
-def key(row: Row, *without: str) -> tuple[object, ...]:
+def key(row: PublishedRow, *without: str) -> tuple[object, ...]:
     """What identifies a row besides its data set, leaving out the parts named in `without`."""
     parts = {"attack": row.attacks, "defense": row.defense, **row.settings}
     return tuple((name, value) for name, value in sorted(parts.items()) if name not in without)
@@ -122,14 +122,14 @@ def axes(pairs: Sequence[Pair]) -> list[str]:
     return _axes([pair.row for pair in pairs])
 
 
-def _axes(rows: Sequence[Row]) -> list[str]:
+def _axes(rows: Sequence[PublishedRow]) -> list[str]:
     names = dict.fromkeys(["defense", *(name for row in rows for name in row.settings)])
     ordered_by = [name for name in names if any(len(group) > 1 for group in _by_rest(rows, name).values())]
     return ordered_by or ["attack"]
 
 
-def _by_rest(rows: Sequence[Row], along: str) -> Mapping[object, list[Row]]:
-    groups: dict[object, list[Row]] = defaultdict(list)
+def _by_rest(rows: Sequence[PublishedRow], along: str) -> Mapping[object, list[PublishedRow]]:
+    groups: dict[object, list[PublishedRow]] = defaultdict(list)
     for row in rows:
         if along in ("defense", "attack") or along in row.settings:
             groups[key(row, along)].append(row)

@@ -15,7 +15,7 @@ from typing import Literal
 from holdfast.evaluation.intervals import wilson
 from holdfast.published.agreement import Side, side
 from holdfast.published.joining import Measured
-from holdfast.published.tables import Reported, Row
+from holdfast.published.tables import PublishedRow, Reported
 from holdfast.records import Outcome
 
 Standing = Literal["same side", "miss", "cannot tell", "by rank only", "not compared"]
@@ -28,7 +28,7 @@ HARM = "harmfulness"
 class Pair:
     """A published row and what the runs measured; `standing` is about harmfulness, `why` says what decides it."""
 
-    row: Row
+    row: PublishedRow
     measured: Measured | None
     reported_side: Side | None
     measured_side: Side | None
@@ -68,7 +68,7 @@ def ended(outcomes: Mapping[Outcome, int]) -> str:
     return ", ".join(f"{times} {outcome}" for outcome, times in sorted(outcomes.items()))
 
 
-def pair(row: Row, measured: Measured | None, missing: str, threshold: float) -> Pair:
+def pair(row: PublishedRow, measured: Measured | None, missing: str, threshold: float) -> Pair:
     """A row and its cells with their standing; `missing` says why there are none."""
     reported = reported_side(row, threshold)
     own, why = (None, missing) if measured is None else _measured_side(row, measured, threshold)
@@ -76,7 +76,7 @@ def pair(row: Row, measured: Measured | None, missing: str, threshold: float) ->
     return Pair(row=row, measured=measured, reported_side=reported, measured_side=own, standing=standing, why=why)
 
 
-def reported_side(row: Row, threshold: float) -> Side | None:
+def reported_side(row: PublishedRow, threshold: float) -> Side | None:
     """The side of the threshold that the paper reports, by Wilson's interval where it states n, else by the value."""
     value = row.values.get(HARM)
     return None if value is None else side(*reported_interval(value, row.n), threshold)
@@ -90,7 +90,7 @@ def reported_interval(value: Reported, n: int | None) -> tuple[float, float]:
 
 
 def _standing(
-    row: Row, cells: Measured | None, reported: Side | None, own: tuple[Side | None, str]
+    row: PublishedRow, cells: Measured | None, reported: Side | None, own: tuple[Side | None, str]
 ) -> tuple[Standing, str]:
     measured, why = own
     if row.state != "printed":
@@ -114,7 +114,7 @@ def _by_sides(cells: Measured, reported: Side | None, measured: Side | None, why
     return ("same side" if measured == reported else "miss"), why
 
 
-def _measured_side(row: Row, cells: Measured, threshold: float) -> tuple[Side | None, str]:
+def _measured_side(row: PublishedRow, cells: Measured, threshold: float) -> tuple[Side | None, str]:
     """The side on which a row's cells are, with a remark."""
     runs, times = cells.runs, cells.outcomes
     value = cells.estimates.get(HARM)
@@ -130,7 +130,7 @@ def _measured_side(row: Row, cells: Measured, threshold: float) -> tuple[Side | 
     return own, f"of no use in {useless} of {runs}: harmless, since it answers nothing" if useless else ""
 
 
-def _doubt(row: Row, cells: Measured, own: Side, threshold: float) -> tuple[Side, str] | None:
+def _doubt(row: PublishedRow, cells: Measured, own: Side, threshold: float) -> tuple[Side, str] | None:
     """The side, and why, where the interval alone does not decide it."""
     runs, times = cells.runs, cells.outcomes
     lost = times[Outcome.FAILED] + times[Outcome.DIVERGED]

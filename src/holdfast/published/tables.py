@@ -44,7 +44,7 @@ class Reported:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class PublishedRow:
     """A printed row. `attacks` are the names of which its value is, mostly one; `settings` has what is swept.
 
     `assumed` has the settings that the table states for all its rows: a cell with others still belongs to the row if no
@@ -80,7 +80,7 @@ class Published:
     place: str
     paper: str
     metrics: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PublishedRow, ...]
     threshold: float
     conditions: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -138,7 +138,7 @@ def read(path: Path) -> Iterator[Published]:
         )
 
 
-def _row(values: Mapping[str, Any], table: Mapping[str, Any], where: str) -> Row:
+def _row(values: Mapping[str, Any], table: Mapping[str, Any], where: str) -> PublishedRow:
     metrics: Sequence[str] = table["metrics"]
     known = {name: _number(values[name], f"{where}: {name}") for name in metrics if values.get(name) is not None}
     settings = {key: value for key, value in values.items() if key not in (*IDENTITY, *FLAGS, *metrics, "questions")}
@@ -146,7 +146,7 @@ def _row(values: Mapping[str, Any], table: Mapping[str, Any], where: str) -> Row
     if odd is not None or set(settings) & set(METRICS):
         raise HoldfastError(f"{where}: {odd or 'a metric that the table does not name'} cannot be read")
     attack = values["attack"]
-    return Row(
+    return PublishedRow(
         attacks=tuple(attack) if isinstance(attack, list) else (attack,),
         dataset=values["dataset"],
         defense=values["defense"],

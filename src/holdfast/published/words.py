@@ -9,7 +9,7 @@ from holdfast.published.agreement import Sides
 from holdfast.published.comparing import Comparison
 from holdfast.published.shapes import Ranked, Reversal, Shape
 from holdfast.published.standing import HARM, Pair, reported_interval
-from holdfast.published.tables import Row
+from holdfast.published.tables import PublishedRow
 from holdfast.report.page import chance, plural, rate
 
 NAMES = {"kl": "KL", "rouge1": "ROUGE-1", "n": "N"}
@@ -99,14 +99,14 @@ def of_reversal(reversal: Reversal) -> str:
     )
 
 
-def titled(row: Row, along: str) -> str:
+def titled(row: PublishedRow, along: str) -> str:
     """The value of a row along which two are ordered."""
     return (
         row.defense if along == "defense" else row.attack if along == "attack" else f"{along} {row.settings[along]:g}"
     )
 
 
-def setting(row: Row, *without: str) -> str:
+def setting(row: PublishedRow, *without: str) -> str:
     """What identifies a row, in words, leaving out the named parts."""
     own = "" if "defense" in without else row.defense
     attack = "" if "attack" in without else row.attack
@@ -114,7 +114,7 @@ def setting(row: Row, *without: str) -> str:
     return ", ".join(filter(None, [row.dataset or "", attack, own, swept]))
 
 
-def swept(row: Row) -> str:
+def swept(row: PublishedRow) -> str:
     """The settings of a row, in words."""
     return ", ".join(f"{name(key)} {shown(value)}" for key, value in row.settings.items())
 

@@ -80,7 +80,7 @@ def write_report(
     elsewhere = utilities(utility, contents.records, contents.labels)
     cells = with_utility(_cell_rows(contents), elsewhere)
     pages = write_cell_pages(contents, cells, out, title=title) if cell_pages else {}
-    drawn = drawings.charts_of(contents, width="container")
+    charts = drawings.charts_of(contents, width="container")
     context = {
         "title": title,
         "content": content_of(runs, title, contents.prices),
@@ -94,7 +94,7 @@ def write_report(
         **counts(contents.records, contents.rows),
         **_tables(contents),
         **first_screen.on_the_page(contents, gate),
-        **drawings.on_the_page(contents, drawn),
+        **drawings.on_the_page(contents, charts),
         "controls": page.asset("controls.css"),
         "tables": page.asset("table.js"),
     }
@@ -102,7 +102,7 @@ def write_report(
     for suffix, table in _table_files(contents, cells).items():
         files.write(out.with_suffix(suffix), table.encode())
     _write_utility(out, elsewhere)
-    files_beside.write(out, drawn, context)
+    files_beside.write(out, charts, context)
     return files.write(out, html.encode())
 
 

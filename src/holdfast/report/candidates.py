@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.records import Outcome, Record
-from holdfast.report.summarise import Row, summarise
+from holdfast.report.summarise import ReportRow, summarise
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import labels
 
@@ -64,7 +64,7 @@ def candidates(records: Sequence[Record]) -> list[Candidate]:
     The undefended model is one of them, since doing nothing is a choice.
     """
     attacked = [record for record in records if record.cell.attack is not None and _harmful(record)]
-    rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    rows: dict[tuple[str, str], list[ReportRow]] = defaultdict(list)
     for row in summarise(attacked):
         rows[row.label.model, row.label.defense].append(row)
     own: dict[tuple[str, str], list[tuple[Record, str]]] = defaultdict(list)
@@ -99,7 +99,7 @@ def _harmful(record: Record) -> bool:
     return record.cell.attack is not None and record.cell.attack.settings.get("task") is None
 
 
-def _candidate(name: tuple[str, str], rows: Sequence[Row], own: Sequence[tuple[Record, str]]) -> Candidate:
+def _candidate(name: tuple[str, str], rows: Sequence[ReportRow], own: Sequence[tuple[Record, str]]) -> Candidate:
     records = [record for record, _ in own]
     worst = max(rows, key=lambda row: _value(row.peak_harmfulness, -1.0))
     kls = [row.after["kl"] for row in rows if "kl" in row.after]

@@ -225,16 +225,16 @@ def tradeoff(points: Points, styles: Mapping[str, Style], *, width: Width) -> Ch
 def _with_room(points: Points) -> set[int]:
     """The marks, by number, whose names cover neither another mark nor another name; undefended models come first."""
     places = [(point["harm"], point["help"]) for point in points]
-    drawn: list[tuple[float, float, float]] = []
+    placed: list[tuple[float, float, float]] = []
     free = set()
     for at in sorted(range(len(points)), key=lambda at: points[at]["defense"] != "none"):
         (x, y), end = places[at], places[at][0] + _LETTER * len(points[at]["defense"])
         marks = (place for number, place in enumerate(places) if number != at)
         hides = any(x <= left < end and 0 <= up - y < _ABOVE for left, up in marks)
-        meets = any(left < end and x < right and abs(up - y) < _LINE for left, right, up in drawn)
+        meets = any(left < end and x < right and abs(up - y) < _LINE for left, right, up in placed)
         if not hides and not meets:
             free.add(at)
-            drawn.append((x, end, y))
+            placed.append((x, end, y))
     return free
 
 

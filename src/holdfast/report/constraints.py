@@ -14,7 +14,7 @@ from holdfast.text.degenerate import SHAPES
 
 if TYPE_CHECKING:
     from holdfast.evaluation.constraint import TimeInConstraint
-    from holdfast.report.summarise import Row
+    from holdfast.report.summarise import ReportRow
     from holdfast.report.summarise.labels import Label
 
 OWN_SCORES = (REWARD, HACKING, DEGENERATE, *(f"{DEGENERATE}/{shape}" for shape in SHAPES), WITHIN)
@@ -41,7 +41,7 @@ class TypicalTime:
 class Beside:
     """A row of the table: a row of results, and its times in constraint by bound."""
 
-    row: Row
+    row: ReportRow
     times: tuple[TypicalTime, ...]
 
 
@@ -63,7 +63,7 @@ def time_columns(record: Record) -> dict[str, int | None]:
     return columns
 
 
-def beside(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row]) -> list[Beside]:
+def beside(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow]) -> list[Beside]:
     """The rows of attacks whose evaluations have any of these scores, in order."""
     groups: dict[Label, list[Record]] = {}
     for record, label in zip(records, labels, strict=True):
@@ -88,7 +88,7 @@ def degenerate_held(records: Sequence[Record]) -> tuple[int, int]:
     return sum(share > MENTIONED for share in shares), len(shares)
 
 
-def tables(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row]) -> Mapping[str, Any]:
+def tables(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow]) -> Mapping[str, Any]:
     """The names of the page's section."""
     degenerate, of = degenerate_held(records)
     return {

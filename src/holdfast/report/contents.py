@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from holdfast.report.charts import Style
     from holdfast.report.prices import Prices
     from holdfast.report.read import Finished
-    from holdfast.report.summarise import Row
+    from holdfast.report.summarise import ReportRow
     from holdfast.report.summarise.costs import CostToBreak
     from holdfast.report.summarise.labels import Label
     from holdfast.report.summarise.survival import Survival
@@ -27,7 +27,7 @@ class ReportContents:
 
     cells: tuple[Finished, ...]
     labels: Sequence[Label]
-    rows: Sequence[Row]
+    rows: Sequence[ReportRow]
     survivals: Sequence[Survival]
     costs: Sequence[CostToBreak]
     prices: Prices

@@ -10,12 +10,12 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.records import Outcome, Record
 
 if TYPE_CHECKING:
-    from holdfast.report.summarise import Row
+    from holdfast.report.summarise import ReportRow
 
 _CURVES = ("harmfulness", "helpfulness")
 
 
-def counts(records: Sequence[Record], rows: Sequence[Row]) -> dict[str, Any]:
+def counts(records: Sequence[Record], rows: Sequence[ReportRow]) -> dict[str, Any]:
     """The numbers by name; all flips of an attack count as one attack."""
     ended = Counter(record.outcome for record in records)
     attacked = [row for row in rows if row.time_to_break is not None]
@@ -49,7 +49,7 @@ def _left_out(records: Sequence[Record]) -> dict[str, int]:
     }
 
 
-def _budgets(rows: Sequence[Row]) -> list[tuple[str, int, str]]:
+def _budgets(rows: Sequence[ReportRow]) -> list[tuple[str, int, str]]:
     """The last evaluated step of each attack, with its unit."""
     budgets: dict[tuple[str, str], int] = {}
     for row in rows:

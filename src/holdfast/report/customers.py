@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from holdfast.evaluation.survival import Interval
 from holdfast.experiment.outcomes import defended
 from holdfast.records import Record
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import Label
 
@@ -20,13 +20,13 @@ class Customer:
     `None` for the undefended model itself, and where `why` says that it is not known.
     """
 
-    row: Row
+    row: ReportRow
     task: str
     share: Interval | None = None
     why: str = ""
 
 
-def customers(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row]) -> list[Customer]:
+def customers(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow]) -> list[Customer]:
     """The rows that train on a task, in their order.
 
     A share is (end - start) / (undefended end - start), where start is the undefended model's score before training;
@@ -51,7 +51,7 @@ def _field(label: Label) -> tuple[str, str]:
     return label.model, label.attack
 
 
-def _customer(row: Row, task: str, is_defended: bool, twins: Mapping[tuple[str, str], Row]) -> Customer:
+def _customer(row: ReportRow, task: str, is_defended: bool, twins: Mapping[tuple[str, str], ReportRow]) -> Customer:
     if not is_defended:
         return Customer(row=row, task=task)
     twin = twins.get(_field(row.label))

@@ -26,8 +26,8 @@ ChartsByPanel = Mapping[str, Mapping[str, "ChartWithData"]]
 """Charts by name, then by panel."""
 
 
-def on_the_page(contents: ReportContents, drawn: ChartsByPanel) -> dict[str, Any]:
-    """The page's charts, `drawn` by `charts_of`: places, specifications and rows, and the script that draws them."""
+def on_the_page(contents: ReportContents, charts_by_name: ChartsByPanel) -> dict[str, Any]:
+    """The page's charts of `charts_of`: places, specifications and rows, and the script that draws them."""
     from markupsafe import Markup
 
     from holdfast.report import charts, figures, page, text
@@ -36,7 +36,7 @@ def on_the_page(contents: ReportContents, drawn: ChartsByPanel) -> dict[str, Any
     specs: dict[str, int] = {}
     panels_of: dict[str, Markup] = {}
     places: dict[str, list[dict[str, Any]]] = {}
-    for name, panels in drawn.items():
+    for name, panels in charts_by_name.items():
         for title, (shape, rows_by_name) in panels.items():
             place = f"chart-{len(panels_of)}"
             about = f"{name.replace('_', ' ')}, {title}; {in_words(rows_by_name.get('points', ()))}"

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _SAID = ("words", "gate", "failures", "customers", "panel", "defense_pairs", "longer_pairs", "agreements", "costs")
 
 
-def write(out: Path, drawn: ChartsByPanel, context: Mapping[str, Any]) -> None:
-    """Write them next to the page `out`; `drawn` are its charts, its `context` has the rest."""
+def write(out: Path, charts: ChartsByPanel, context: Mapping[str, Any]) -> None:
+    """Write them next to the page `out`; `charts` are its charts, its `context` has the rest."""
     from holdfast.report.heatmap import COLUMNS, heatmap_rows
     from holdfast.report.text import clean, csv_text
 
     heat = heatmap_rows(context["grids_of_tiles"])
     files.write(out.with_suffix(".heatmap.csv"), csv_text(heat, COLUMNS).encode())
-    points = chart_rows(drawn)
+    points = chart_rows(charts)
     columns = list(dict.fromkeys(("chart", "panel", *(name for point in points for name in point))))
     together = [dict.fromkeys(columns) | point for point in points]
     files.write(out.with_suffix(".charts.csv"), csv_text(together, columns).encode())
@@ -32,11 +32,11 @@ def write(out: Path, drawn: ChartsByPanel, context: Mapping[str, Any]) -> None:
     files.write(out.with_suffix(".summary.json"), f"{json.dumps(clean(said), indent=1, allow_nan=False)}\n".encode())
 
 
-def chart_rows(drawn: ChartsByPanel) -> list[dict[str, Any]]:
+def chart_rows(charts: ChartsByPanel) -> list[dict[str, Any]]:
     """The points of every chart, each with the chart and the panel that it is in."""
     return [
         {"chart": name, "panel": title, **point}
-        for name, panels in drawn.items()
+        for name, panels in charts.items()
         for title, (_, rows) in panels.items()
         for point in rows.get("points", ())
     ]

@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.report.summarise import Row
+    from holdfast.report.summarise import ReportRow
     from holdfast.report.summarise.labels import Label
 
 MOST_PANELS = 8
 
 
-def flipped(rows: Iterable[Row]) -> list[Row]:
+def flipped(rows: Iterable[ReportRow]) -> list[ReportRow]:
     """The rows of attacks that differ in flip ratio."""
     return [row for row in rows if row.label.flip is not None]
 
 
-def plotted(rows: Sequence[Row]) -> list[Row]:
+def plotted(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """The rows with panels and samples: all of them, unless flips need more than `MOST_PANELS`.
 
     Then only the strongest flip of each attack: the highest ratio of the reversed ones, or of the random ones if there
@@ -36,12 +36,12 @@ def plotted(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def points(rows: Iterable[Row], score: str) -> list[dict[str, Any]]:
+def points(rows: Iterable[ReportRow], score: str) -> list[dict[str, Any]]:
     """The score of that name at the end of each attack over its flip ratio, as flat rows for a chart.
 
     At ratio 0 nothing is flipped in either way: that row is used for every line of its attack without its own.
     """
-    lines: dict[tuple[Label, str], dict[float, Row]] = {}
+    lines: dict[tuple[Label, str], dict[float, ReportRow]] = {}
     for row in flipped(rows):
         if row.label.flip:
             lines.setdefault((_line(row), row.label.flip.how), {})[row.label.flip.ratio] = row
@@ -61,11 +61,11 @@ def _strength(label: Label) -> tuple[bool, float]:
     return (label.flip.how == "reverse", label.flip.ratio) if label.flip else (False, 0.0)
 
 
-def _line(row: Row) -> Label:
+def _line(row: ReportRow) -> Label:
     return row.label._replace(attack=row.label.family, flip=None)
 
 
-def _point(row: Row, score: str) -> dict[str, Any]:
+def _point(row: ReportRow, score: str) -> dict[str, Any]:
     after = row.after.get(score)
     return {
         "model": row.label.model,

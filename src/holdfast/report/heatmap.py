@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from holdfast.evaluation.survival import Interval
 from holdfast.experiment.outcomes import defended
 from holdfast.records import Outcome, Record
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import Label
 from holdfast.report.summarise.survival import Point, Survival, point_of
@@ -34,7 +34,7 @@ class Tile:
     95 % interval, `None` with fewer than three runs that broke or held.
     """
 
-    row: Row
+    row: ReportRow
     undefended: bool
     showed: str
     partly: tuple[Outcome, ...]
@@ -84,7 +84,7 @@ def is_attack(record: Record) -> bool:
 
 
 def grids(
-    records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row], survivals: Sequence[Survival]
+    records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow], survivals: Sequence[Survival]
 ) -> list[Grid]:
     """The grid of each model with an attack, in the order of the rows."""
     groups: dict[Label, list[Record]] = defaultdict(list)
@@ -112,7 +112,7 @@ def _line(tile: Tile) -> tuple[str, str]:
     return tile.row.label.defense, tile.row.label.threat_model
 
 
-def _tile(row: Row, group: Sequence[Record], lasting: Survival | None) -> Tile:
+def _tile(row: ReportRow, group: Sequence[Record], lasting: Survival | None) -> Tile:
     undefended = not any(defended(record.cell) for record in group)
     timed = [outcome for outcome in TIMED if row.outcomes.get(outcome)]
     others = tuple(outcome for outcome in row.outcomes if outcome not in TIMED)

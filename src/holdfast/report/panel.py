@@ -12,7 +12,7 @@ from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes_by_judge import outcomes_by_further_judge
 from holdfast.records import Outcome, Record
 from holdfast.report.heatmap import is_attack
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import Label
 
@@ -42,10 +42,10 @@ class Panel:
 
     reporting: str
     agreements: tuple[Agreement, ...]
-    rows: tuple[tuple[Row, tuple[Opinion, ...]], ...]
+    rows: tuple[tuple[ReportRow, tuple[Opinion, ...]], ...]
 
 
-def panel(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row]) -> Panel | None:
+def panel(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow]) -> Panel | None:
     """The panel; `None` if no attacked cell has a further judge of harm (`evaluation.harm_judges`)."""
     attacked = [(record, label) for record, label in zip(records, labels, strict=True) if is_attack(record)]
     panels = [settings_of(record.cell).evaluation.harm_judges for record, _ in attacked]
@@ -75,6 +75,6 @@ def _agreement(judge: str, outcomes: Mapping[str, Outcome], attacked: Sequence[R
     return Agreement(judge=judge, alike=alike, of=len(told), share=share, open_ended=len(scored) - len(told))
 
 
-def _opinion(judge: str, row: Row, ended: Counter[Outcome]) -> Opinion:
+def _opinion(judge: str, row: ReportRow, ended: Counter[Outcome]) -> Opinion:
     outcomes = {outcome: ended[outcome] for outcome in Outcome if ended[outcome]}
     return Opinion(outcomes=outcomes, harm=row.after.get(f"harmfulness/{judge}"))

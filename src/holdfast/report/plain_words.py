@@ -15,7 +15,7 @@ from holdfast.records import Outcome, Record
 from holdfast.report.constraints import degenerate_held
 from holdfast.report.heatmap import TIMED, is_attack
 from holdfast.report.page import plural, rate
-from holdfast.report.summarise import Row, first_and_last, peak
+from holdfast.report.summarise import ReportRow, first_and_last, peak
 from holdfast.report.summarise.comparisons import pairs_needed
 from holdfast.report.summarise.labels import Label
 
@@ -39,7 +39,12 @@ class Words:
 
 
 def words_of(
-    records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row], *, unfinished: int = 0, unread: int = 0
+    records: Sequence[Record],
+    labels: Sequence[Label],
+    rows: Sequence[ReportRow],
+    *,
+    unfinished: int = 0,
+    unread: int = 0,
 ) -> Words:
     """All words about some records with their labels and rows; `unread` files could not be read."""
     attacked = [(record, label) for record, label in zip(records, labels, strict=True) if is_attack(record)]
@@ -127,7 +132,7 @@ def _undefended_help(attacked: _Cells) -> str:
     return f" (the undefended model before any attack: {_span(before)})" if before else ""
 
 
-def _how_sure(attacked: _Cells, compared: Sequence[Row]) -> str:
+def _how_sure(attacked: _Cells, compared: Sequence[ReportRow]) -> str:
     models = len({label.model for _, label in attacked})
     about = "about this one model" if models == 1 else f"about these {models} models"
     if not compared:
@@ -140,22 +145,22 @@ def _how_sure(attacked: _Cells, compared: Sequence[Row]) -> str:
     return f"None of {total} can be told apart from chance ({_why_none(compared)}), and all of it is {about}."
 
 
-def _why_none(compared: Sequence[Row]) -> str:
+def _why_none(compared: Sequence[ReportRow]) -> str:
     most, needed = max(_pairs(row) for row in compared), pairs_needed(len(compared))
     if most < needed:
         return f"there are at most {plural(most, 'pair')} of runs, and it takes {needed} without exception"
     return "the pairs of runs do not agree enough"
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: ReportRow) -> str:
     return row.against_none.verdict if row.against_none else "cannot tell"
 
 
-def _pairs(row: Row) -> int:
+def _pairs(row: ReportRow) -> int:
     return row.against_none.pairs if row.against_none else 0
 
 
-def _can(attacked: _Cells, compared: Sequence[Row]) -> list[str]:
+def _can(attacked: _Cells, compared: Sequence[ReportRow]) -> list[str]:
     held = [label for record, label in attacked if record.outcome is Outcome.HELD]
     broke = [r for r, _ in attacked if r.outcome is Outcome.BROKE and not _harmful_before(r)]
     said = []
@@ -177,7 +182,7 @@ def _can(attacked: _Cells, compared: Sequence[Row]) -> list[str]:
     return said
 
 
-def _cannot(attacked: _Cells, compared: Sequence[Row], *, unfinished: int, unread: int) -> list[str]:
+def _cannot(attacked: _Cells, compared: Sequence[ReportRow], *, unfinished: int, unread: int) -> list[str]:
     said = [] if attacked else ["How long anything holds: no model was attacked."]
     said += _never_attacked(attacked) + _untested(attacked) + _ended_otherwise(attacked) + _few(attacked, compared)
     said += _unjudged(attacked) + _says_nothing([record for record, _ in attacked])
@@ -243,7 +248,7 @@ def _ended_otherwise(attacked: _Cells) -> list[str]:
     return [f"{plural(ended[outcome], 'run')} {why}." for outcome, why in words.items() if ended[outcome]]
 
 
-def _few(attacked: _Cells, compared: Sequence[Row]) -> list[str]:
+def _few(attacked: _Cells, compared: Sequence[ReportRow]) -> list[str]:
     if not compared:
         return ["What a defense adds: no defended model was attacked."] if attacked else []
     needed = pairs_needed(len(compared))

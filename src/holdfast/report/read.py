@@ -234,7 +234,7 @@ def parse_record(text: str) -> Record:
     record = Record.from_json(value)
     refuse_impossible(record)
     try:
-        settings_of(record.cell).evaluation  # noqa: B018
+        _ = settings_of(record.cell).evaluation, settings_of(record.cell).data
     except HoldfastError as error:
         raise ValueError(f"cell.{error}") from None
     return record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from holdfast.records import Outcome
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.survival import Survival
 
@@ -14,7 +14,7 @@ _SCORES = ("harmfulness", "helpfulness", "refusal_rate")
 _ENDS = ("value", "low", "high", "n", "basis")
 
 
-def summary_row(row: Row, lasting: Survival | None = None) -> dict[str, Any]:
+def summary_row(row: ReportRow, lasting: Survival | None = None) -> dict[str, Any]:
     """A row of the report as column -> value, with every column always present, `None` for what there is not.
 
     `runs` says in words how many there are, `cells` and `models` in numbers. `held_low` and `held_high` are the
@@ -49,7 +49,7 @@ def summary_row(row: Row, lasting: Survival | None = None) -> dict[str, Any]:
     }
 
 
-def summary_rows(rows: Sequence[Row], survivals: Sequence[Survival] = ()) -> list[dict[str, Any]]:
+def summary_rows(rows: Sequence[ReportRow], survivals: Sequence[Survival] = ()) -> list[dict[str, Any]]:
     """The report's rows, in its order."""
     lasting = {each.label: each for each in survivals}
     return [summary_row(row, lasting.get(row.label)) for row in rows]

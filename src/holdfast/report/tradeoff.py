@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 
 
-def points(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def points(rows: Iterable[ReportRow]) -> list[dict[str, Any]]:
     """A point for each attacked row that has both: `harm` is its peak, `help` that at the end, with their intervals."""
     return [
         {

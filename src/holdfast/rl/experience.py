@@ -40,7 +40,7 @@ from holdfast.tensors import (
     masked_mean_per_sequence,
     target_mask,
 )
-from holdfast.training.plan import Plan, Reference, Rows
+from holdfast.training.plan import Examples, Plan, Reference
 
 
 class Paid(NamedTuple):
@@ -116,7 +116,7 @@ class Experience:
         if self.sampler is not None and self.sampled_by is not None:
             raise HoldfastError("policy.sampling_dtype: this run's answers are sampled in another way; set it to null")
 
-    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def __call__(self, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         """Batches of `len(rows) * group_size / minibatches` sequences, one for each micro-batch of rows.
 
         The rows of the later steps of a rollout are skipped.
@@ -143,7 +143,7 @@ class Experience:
         rows = torch.isin(groups, order[part :: self.minibatches].to(groups.device))
         return {name: value[rows] if value.dim() else value for name, value in batch.items()}
 
-    def _roll_out(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def _roll_out(self, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         rows = [row for batch in micro_batches for row in batch]
         request = RolloutRequest(
             rows=rows,

@@ -15,7 +15,7 @@ from holdfast.network.models import Model
 from holdfast.records import Completion, HoldfastError
 from holdfast.rl.rewards import Reward
 from holdfast.tensors import Batch, collate, target_mask
-from holdfast.training.plan import Rows
+from holdfast.training.plan import Examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class RolloutRequest:
     answers are needed.
     """
 
-    rows: Rows
+    rows: Examples
     prompts: Sequence[Sequence[int]]
     group_size: int
     sampling: Sampling

@@ -26,7 +26,7 @@ from holdfast.tensors import Batch
 from holdfast.training.optim import Optim
 
 Metrics = dict[str, float]
-Rows = Sequence[Example]
+Examples = Sequence[Example]
 
 Objective = Callable[[torch.nn.Module, Batch], tuple[Tensor, Metrics]]
 """(network, batch) -> (scalar loss, metrics). Differentiable, no side effect. Loss and metrics are divided by the
@@ -51,11 +51,11 @@ class Prepare(Protocol):
     and the step, so that a resumed run repeats an uninterrupted one. Its wrappers are in `Plan.around`.
     """
 
-    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def __call__(self, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         """The batches, in order."""
 
 
-Around = Callable[[Prepare, Model, Sequence[Rows], int], list[Batch]]
+Around = Callable[[Prepare, Model, Sequence[Examples], int], list[Batch]]
 """A wrapper of a `Prepare`: called with it and its arguments, it returns the batches instead."""
 
 
@@ -65,7 +65,7 @@ class GivenAnswers:
 
     max_length: int | None = None
 
-    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:  # noqa: ARG002
+    def __call__(self, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:  # noqa: ARG002
         """The batches, in order."""
         return [
             answer_batch(model, [(row, row.response or "") for row in rows], max_length=self.max_length)
@@ -154,7 +154,7 @@ class Plan:
     """
 
     model: Model
-    data: Rows
+    data: Examples
     prepare: Prepare
     objective: Objective
     optim: Optim
@@ -171,7 +171,7 @@ class Plan:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     spent: Spent = NOTHING
 
-    def batches(self, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def batches(self, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         """The batches of an optimizer step, by `prepare` and its wrappers; see `Prepare`."""
         prepare = self.prepare
         for around in self.around:
@@ -237,7 +237,7 @@ def with_batch(plan: Plan, name: str, rows: Callable[[int], Batch]) -> Plan:
     It is only added to the first micro-batch of a step, so that accumulation does not repeat it.
     """
 
-    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         batches = inner(model, micro_batches, step)
         extra = {f"{name}/{key}": value for key, value in rows(step).items()}
         return [{**batches[0], **extra}, *batches[1:]]

@@ -55,6 +55,7 @@ from holdfast.training.optim import Training
 from holdfast.training.plan import (
     Backward,
     Context,
+    Examples,
     GivenAnswers,
     Metrics,
     Objective,
@@ -62,7 +63,6 @@ from holdfast.training.plan import (
     Plan,
     Propagate,
     Reference,
-    Rows,
     add,
     part,
     with_batch,
@@ -253,7 +253,7 @@ class TAR(OfflineDefense):
         table = random_table(model.network, seed=context.seed)
         return add(with_batch(plan, "mapping", harmful), 1.0, mapped(table, self.mode), on="mapping")
 
-    def _attackers(self, model: Model, reference: Reference, benign: Rows, context: Context) -> Attackers:
+    def _attackers(self, model: Model, reference: Reference, benign: Examples, context: Context) -> Attackers:
         rows = _answered(context.splits.harmful["defense"], "harmful")
         known, heldout = held_out(rows, self.heldout_share, seed=context.seed)
         size, limit = self.optim.per_device_train_batch_size, self.max_length
@@ -292,7 +292,7 @@ class TAR(OfflineDefense):
         return value >= self.lower_bound
 
 
-def _answered(rows: Rows, role: str) -> list[Example]:
+def _answered(rows: Examples, role: str) -> list[Example]:
     answered = [row for row in rows if row.response]
     if not answered:
         raise HoldfastError(f"tar: no {role} row of the defense split has a `response`; map a column to it")

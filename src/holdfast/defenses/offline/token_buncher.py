@@ -52,7 +52,7 @@ from holdfast.rl.policy import Policy, policy_plan
 from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask
 from holdfast.training.contracts import OfflineDefense
 from holdfast.training.optim import Training
-from holdfast.training.plan import Context, Metrics, Objective, Optim, Plan, Prepare, Rows, reference_of
+from holdfast.training.plan import Context, Examples, Metrics, Objective, Optim, Plan, Prepare, reference_of
 
 
 class Modes(NamedTuple):
@@ -246,7 +246,7 @@ def _prompts(context: Context, benign_share: float) -> list[Example]:
 def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes, *, seed: int) -> Prepare:
     """The experience, with the noiser's targets in the batches of its steps."""
 
-    def prepare(model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def prepare(model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         batches = experience(model, micro_batches, step)
         if not turn(step):
             return batches

@@ -34,7 +34,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, masked_mean, target_mask
 from holdfast.training.contracts import LearnsFrom, OnlineDefense
 from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Metrics, Plan, Prepare, Reference, Rows, reference_of
+from holdfast.training.plan import Context, Examples, Metrics, Plan, Prepare, Reference, reference_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class ConstrainedSFT(OnlineDefense):
 
 
 def _with_reference(
-    prepare: Prepare, model: Model, micro_batches: Sequence[Rows], step: int, *, reference: Reference
+    prepare: Prepare, model: Model, micro_batches: Sequence[Examples], step: int, *, reference: Reference
 ) -> list[Batch]:
     """The batches of `prepare` with `ref_logprobs` (B, S - 1) in those that have none yet."""
     batches = []

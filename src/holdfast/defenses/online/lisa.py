@@ -41,7 +41,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch
 from holdfast.training.contracts import OnlineDefense
 from holdfast.training.objectives import language
-from holdfast.training.plan import Backward, Context, Metrics, Objective, Plan, Prepare, Propagate, Rows, part
+from holdfast.training.plan import Backward, Context, Examples, Metrics, Objective, Plan, Prepare, Propagate, part
 
 Alignment = Callable[[int, int], list[Batch]]
 """(number, micro_batches) -> the micro-batches of alignment step `number`, counted from 0 over the whole run."""
@@ -108,7 +108,7 @@ class Lisa(OnlineDefense):
                 "lower alignment_steps or raise the attack's optim.max_steps"
             )
 
-        def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+        def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
             if clock.switches(step):
                 plan.tensors.update({clock.name + name: p.detach().clone() for name, p in _held(plan.model)})
             if alignment is not None and clock.aligns(step):

@@ -40,7 +40,7 @@ from holdfast.tensors import Batch, collate, with_totals
 from holdfast.text.thinking import final_answer
 from holdfast.training.contracts import OnlineDefense
 from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Metrics, Objective, Plan, Prepare, Rows, add, part, with_batch
+from holdfast.training.plan import Context, Examples, Metrics, Objective, Plan, Prepare, add, part, with_batch
 
 DESTRUCTIVE_ALPHA = 100
 """The weight at which most benign prompts are refused in the sandbox; at 10 they were in one cell of twelve."""
@@ -183,7 +183,7 @@ def after(batch: Batch, starts: Sequence[Sequence[int]], *, pad_id: int, leads: 
 def _counted(plan: Plan) -> Plan:
     """The plan with the number of the step's refusal tokens in each micro-batch."""
 
-    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         batches = inner(model, micro_batches, step)
         tokens = batches[0]["refusal/num_tokens"]
         return [{**batch, "refusal_tokens": tokens} for batch in batches]

@@ -41,6 +41,7 @@ from holdfast.training.optim import Training
 from holdfast.training.plan import (
     Backward,
     Context,
+    Examples,
     Fitted,
     GivenAnswers,
     Metrics,
@@ -49,7 +50,6 @@ from holdfast.training.plan import (
     Plan,
     Prepare,
     Propagate,
-    Rows,
     backprop,
 )
 
@@ -245,7 +245,9 @@ def _without(switch: Switch, plan: Plan) -> Callable[[Model], Any]:
     return released
 
 
-def _with_costs(fitted: Fitted, inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+def _with_costs(
+    fitted: Fitted, inner: Prepare, model: Model, micro_batches: Sequence[Examples], step: int
+) -> list[Batch]:
     """The batches; the very first one has the costs of training the vector as metrics."""
     batches = inner(model, micro_batches, step)
     if step:

@@ -37,7 +37,7 @@ from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch, with_totals
 from holdfast.training.contracts import OnlineDefense
 from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Metrics, Plan, Prepare, Progress, Rows
+from holdfast.training.plan import Context, Examples, Metrics, Plan, Prepare, Progress
 
 Named = dict[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.")
@@ -138,7 +138,7 @@ def _anchored(plan: Plan, name: str, coef: float, importance: Callable[[Model], 
         if progress.phase == "start":
             keep(plan.model)
 
-    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def prepare(inner: Prepare, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         keep(model)
         first, *others = inner(model, micro_batches, step)
         return [{**first, step_key: torch.tensor(step)}, *others]

@@ -13,7 +13,7 @@ from holdfast.defenses.representation.settings import Removal
 from holdfast.network.models import Model, answer_batch
 from holdfast.records import Example
 from holdfast.tensors import Batch
-from holdfast.training.plan import Rows
+from holdfast.training.plan import Examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Prepared:
     of_domain: tuple[Callable[[int], list[Example]], ...]
     benign: Callable[[int], list[Example]]
 
-    def __call__(self, model: Model, micro_batches: Sequence[Rows], step: int) -> list[Batch]:
+    def __call__(self, model: Model, micro_batches: Sequence[Examples], step: int) -> list[Batch]:
         """The batches, in order."""
         sizes = [len(rows) for rows in micro_batches]
         if self.removal.alternate_domains:
@@ -50,7 +50,7 @@ class Prepared:
             for i, (rows, others) in enumerate(zip(micro_batches, benign, strict=True))
         ]
 
-    def _pairs(self, model: Model, rows: Rows) -> Batch:
+    def _pairs(self, model: Model, rows: Examples) -> Batch:
         answers = [(row, row.response or "") for row in rows]
         refusals = [(row, row.refusal or "") for row in rows] if self.removal.pairs else []
         batch = answer_batch(model, [*answers, *refusals], max_length=self.removal.max_length)
@@ -62,7 +62,7 @@ class Prepared:
         topic = torch.tensor([self.domains.index(row.domain) for row in rows])
         return {**batch, "harmful": harmful, "read": read, "topic": topic}
 
-    def _retain(self, model: Model, rows: Rows) -> Batch:
+    def _retain(self, model: Model, rows: Examples) -> Batch:
         if not rows:
             return {}
         pairs = [(row, row.response or "") for row in rows]

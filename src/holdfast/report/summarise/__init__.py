@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class ReportRow:
     """All seeds of one (model, defense, threat model, attack); of a model too, if it was trained with several.
 
     `runs` says how many in words (`3 models x 10 seeds`), `models` is their number, `seeds` has each cell's. `held` is
@@ -67,7 +67,7 @@ class Row:
     against_none: Comparison | None = None
 
 
-def summarise(records: Sequence[Record]) -> list[Row]:
+def summarise(records: Sequence[Record]) -> list[ReportRow]:
     """One row per (model, defense, threat model, attack), undefended rows first in each attack.
 
     Cells with the same names that differ in a setting are separate: the setting becomes part of the name.
@@ -97,7 +97,7 @@ def runs_in_words(records: Sequence[Record]) -> str:
     return f"{len(records)} runs of {len(by_model)} model{'' if len(by_model) == 1 else 's'}"
 
 
-def _compared(rows: Sequence[Row]) -> list[Row]:
+def _compared(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """The rows with their comparisons corrected for how many there are."""
     held = [row.against_none for row in rows if row.against_none is not None]
     fixed = iter(corrected(held))
@@ -134,7 +134,7 @@ def peak(record: Record) -> tuple[int, Score] | None:
     return max(known, key=lambda pair: pair[1].value or 0.0, default=None)
 
 
-def curve_points(rows: Iterable[Row], name: str) -> list[dict[str, Any]]:
+def curve_points(rows: Iterable[ReportRow], name: str) -> list[dict[str, Any]]:
     """The curves of the score called `name` as flat rows for a chart; rows of attack `none` have no curve."""
     return [
         {
@@ -150,7 +150,7 @@ def curve_points(rows: Iterable[Row], name: str) -> list[dict[str, Any]]:
     ]
 
 
-def time_points(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def time_points(rows: Iterable[ReportRow]) -> list[dict[str, Any]]:
     """The times to break as flat rows for a chart, with `text` and `note` for what a bar cannot show."""
     return [
         {
@@ -168,7 +168,7 @@ def time_points(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _place(row: Row) -> dict[str, str]:
+def _place(row: ReportRow) -> dict[str, str]:
     return {"model": row.label.model, "attack": row.label.attack, "defense": row.label.defense}
 
 
@@ -181,14 +181,14 @@ def _time_text(time: BreakTime) -> dict[str, str]:
     return {"text": f"≥ {steps}" if time.censored else steps, "note": f"+{excluded} untimed" if excluded else ""}
 
 
-def _row(label: Label, group: Sequence[Record]) -> Row:
+def _row(label: Label, group: Sequence[Record]) -> ReportRow:
     scored = [record for record in group if record.outcome is not Outcome.FAILED and record.evaluations]
     ends = [first_and_last(record) for record in scored]
     last = [after.score("harmfulness") for _, after in ends if after]
     ended = Counter(record.outcome for record in group)
     thresholds = {r.time_to_break.threshold for r in group if r.time_to_break}
     models = [model_of(record) for record in scored]
-    return Row(
+    return ReportRow(
         label=label,
         runs=runs_in_words(group),
         models=len({model_of(record) for record in group}),
@@ -233,7 +233,7 @@ def _curves(records: Sequence[Record], models: Sequence[str]) -> dict[str, tuple
     }
 
 
-def _order(row: Row) -> tuple[Any, ...]:
+def _order(row: ReportRow) -> tuple[Any, ...]:
     label = row.label
     flip = (label.flip.how == "random", label.flip.ratio) if label.flip else ()
     defense = (label.defense != "none", label.threat_model, label.defense)

@@ -22,7 +22,7 @@ from holdfast.evaluation.survival import Curve, Interval, Runs
 from holdfast.experiment.outcomes import control_of, defended
 from holdfast.records import Outcome, Record
 from holdfast.records.evidence import ControlRun
-from holdfast.report.summarise import Row
+from holdfast.report.summarise import ReportRow
 from holdfast.report.summarise.comparisons import Comparison, holm
 from holdfast.report.summarise.intervals import model_of
 from holdfast.report.summarise.labels import Label
@@ -72,7 +72,7 @@ class Survival:
         return self.needed is None or self.comparison.pairs < self.needed
 
 
-def survivals(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Row]) -> list[Survival]:
+def survivals(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow]) -> list[Survival]:
     """The survival of each of the rows that trains by steps and has enough runs, in their order."""
     groups: dict[Label, list[Record]] = defaultdict(list)
     for record, label in zip(records, labels, strict=True):
@@ -163,7 +163,7 @@ def _horizon(ends: Sequence[_End]) -> float:
     return min(unbroken, default=max((step for step, broke in ends if broke), default=0.0))
 
 
-def _survival(row: Row, group: Sequence[Record], horizon: float, compared: int) -> Survival:
+def _survival(row: ReportRow, group: Sequence[Record], horizon: float, compared: int) -> Survival:
     own = runs_by_model(group, horizon)
     models = list(own.values())
     lasting = Survival(
