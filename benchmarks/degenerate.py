@@ -89,8 +89,8 @@ def _flagged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _share(flags: Sequence[bool]) -> dict[str, float | int | None]:
-    found = share("", flags)
-    return {"count": sum(flags), "n": found.n, "share": found.value, "low": found.low, "high": found.high}
+    interval = share("", flags)
+    return {"count": sum(flags), "n": interval.n, "share": interval.value, "low": interval.low, "high": interval.high}
 
 
 if __name__ == "__main__":

@@ -157,16 +157,16 @@ def verdicts(gate: Gate, truth: Truth, repeats: int, rng: np.random.Generator) -
 
 def shown(counts: Mapping[tuple[str, int], Counter[str]], repeats: int) -> dict[str, Any]:
     """The shares by line and number of seeds; that of passes with its exact 95 % interval."""
-    found: dict[str, Any] = {}
+    by_line: dict[str, Any] = {}
     for (line, size), own in counts.items():
         share = own["pass"] / repeats
-        found.setdefault(line, {})[f"{size} seeds"] = {
+        by_line.setdefault(line, {})[f"{size} seeds"] = {
             "pass": round(share, 4),
             "pass_interval": [round(end, 4) for end in clopper_pearson(share, repeats)],
             "fail": round(own["fail"] / repeats, 4),
             "inconclusive": round(own["inconclusive"] / repeats, 4),
         }
-    return found
+    return by_line
 
 
 def main() -> None:

@@ -95,12 +95,12 @@ def measured(rows: Sequence[Row]) -> dict[str, Any]:
             if score is not None and (score > 0.5) != is_so:
                 kind = "missed" if is_so else "invented"
                 print(f"{name}, {kind}: {json.dumps(row['prompt'])} -> {json.dumps(row['answer'])}")
-    found = {
+    error_rates = {
         one.judge: {"missed": share_of(one.missed), "invented": share_of(one.invented)} for one in errors(scores, truth)
     }
     readers = {f"reader {i}": [float(said[i]) for said in cooking] for i in range(len(cooking[0]))}
     (pair,) = pairs(readers)
-    return {"answers": len(rows), "disputed": len(rows) - len(agreed), "kappa": pair.kappa, "judges": found}
+    return {"answers": len(rows), "disputed": len(rows) - len(agreed), "kappa": pair.kappa, "judges": error_rates}
 
 
 def judges() -> dict[str, Judge]:

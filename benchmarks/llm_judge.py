@@ -219,18 +219,18 @@ def rounds(proxy: Proxy, answers: list[dict[str, Any]], folder: Path, minutes: f
     return {"lines_at_kill": len(lines), "requests": counted, "second": second, "third": third}
 
 
-def report(found: dict[str, Any], log: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
+def report(measured_rounds: dict[str, Any], log: list[dict[str, Any]], answers: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures, with what would be wrong counted by the proxy's log."""
-    second, third = found["second"], found["third"]
+    second, third = measured_rounds["second"], measured_rounds["third"]
     delivered = Counter(entry["request"] for entry in log if entry["delivered"])
     stated = Counter(truth(entry["text"], whole=entry["whole"]) for entry in log if entry["delivered"])
     own = Counter(second["scores"])
-    after = log[found["requests"]["at_kill"] :]
+    after = log[measured_rounds["requests"]["at_kill"] :]
     spoilt = Counter(entry["kind"] for entry in log if entry["kind"])
     return {
         "answers": len(answers),
-        "requests": found["requests"],
-        "replies_kept_at_kill": found["lines_at_kill"],
+        "requests": measured_rounds["requests"],
+        "replies_kept_at_kill": measured_rounds["lines_at_kill"],
         "spoilt": dict(spoilt),
         "scores": {str(score): count for score, count in sorted(own.items(), key=str)},
         "unjudged": own[None],
@@ -263,13 +263,17 @@ def main() -> None:
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     try:
         with TemporaryDirectory() as folder:
-            found = rounds(proxy, answers, Path(folder), given.minutes)
+            measured_rounds = rounds(proxy, answers, Path(folder), given.minutes)
     finally:
         proxy.shutdown()
         server.terminate()
     about = {name: version(name) for name in ("transformers", "torch", "openai", "fastapi", "uvicorn")}
     about |= {"python": platform.python_version(), "machine": platform.machine()}
-    result = {"versions": about, "seconds": round(time.perf_counter() - start), **report(found, proxy.log, answers)}
+    result = {
+        "versions": about,
+        "seconds": round(time.perf_counter() - start),
+        **report(measured_rounds, proxy.log, answers),
+    }
     given.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(json.dumps(result, indent=1, ensure_ascii=False))
 

@@ -88,8 +88,8 @@ def apart(case: str, way: str, steps: int) -> dict[str, Any]:
     """The measurement of a case in a process of its own."""
     command = [sys.executable, __file__, "--case", case, way, "--steps", str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measurement: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measurement
 
 
 def measured(case: str, way: str, steps: int) -> dict[str, Any]:
@@ -157,10 +157,10 @@ def head_alone(way: str, *, trained: bool) -> tuple[list[Tensor], Step, Callable
     def errors() -> dict[str, float]:
         value, by_states = _exactly(states.detach(), weight.detach(), tokens, weights)
         with torch.no_grad():
-            found = logprobs(states, weight, tokens)
+            computed = logprobs(states, weight, tokens)
         assert states.grad is not None
         return {
-            "largest_error": float((found - value).abs().max()),
+            "largest_error": float((computed - value).abs().max()),
             "relative_error_of_gradient": float((states.grad - by_states).norm() / by_states.norm()),
         }
 

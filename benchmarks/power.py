@@ -70,14 +70,14 @@ def rows_of(records: Sequence[Record]) -> list[Pairs]:
 
 def said(rows: Sequence[Pairs], seeds: Sequence[int]) -> list[dict[str, str]]:
     """What the runs with these seeds say of each row; pairs of defenses are a table of their own."""
-    found: list[dict[str, str]] = [{} for _ in rows]
+    by_row: list[dict[str, str]] = [{} for _ in rows]
     for alone in (True, False):
         places = [place for place, row in enumerate(rows) if (row.outcomes is None) is alone]
         compared = corrected([compare({"model": [rows[place].orders[seed] for seed in seeds]}) for place in places])
         for place, each in zip(places, compared, strict=True):
             leading = ("alike", "longer", "shorter")[(each.wins > each.losses) - (each.wins < each.losses)]
-            found[place] = {"verdict": each.verdict, "leading": leading, **majority(rows[place].outcomes, seeds)}
-    return found
+            by_row[place] = {"verdict": each.verdict, "leading": leading, **majority(rows[place].outcomes, seeds)}
+    return by_row
 
 
 def majority(outcomes: Mapping[int, Outcome] | None, seeds: Sequence[int]) -> dict[str, str]:
@@ -94,8 +94,8 @@ def flips(rows: Sequence[Pairs], seeds: Sequence[int], size: int, draws: int, *,
     rng = np.random.default_rng(size)
     kept: list[tuple[list[dict[str, str]], list[dict[str, str]]]] = []
     for _ in range(draws):
-        drawn = rng.choice(np.array(seeds), 2 * size, replace=again).tolist()
-        kept.append((said(rows, drawn[:size]), said(rows, drawn[size:])))
+        sampled = rng.choice(np.array(seeds), 2 * size, replace=again).tolist()
+        kept.append((said(rows, sampled[:size]), said(rows, sampled[size:])))
     by_row = {}
     for place, row in enumerate(rows):
         kinds = kept[0][0][place]
@@ -111,10 +111,10 @@ def flips(rows: Sequence[Pairs], seeds: Sequence[int], size: int, draws: int, *,
 
 def _figures(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     counted = Counter(what for pair in pairs for what in pair)
-    found: dict[str, Any] = {"flips": round(float(np.mean([one != two for one, two in pairs])), 4)}
+    figures: dict[str, Any] = {"flips": round(float(np.mean([one != two for one, two in pairs])), 4)}
     if any(name in counted for name in ("better", "worse", "cannot tell")):
-        found["reversed"] = round(float(np.mean([{one, two} == {"better", "worse"} for one, two in pairs])), 4)
-    return {**found, "said": {what: round(n / counted.total(), 4) for what, n in sorted(counted.items())}}
+        figures["reversed"] = round(float(np.mean([{one, two} == {"better", "worse"} for one, two in pairs])), 4)
+    return {**figures, "said": {what: round(n / counted.total(), 4) for what, n in sorted(counted.items())}}
 
 
 def measured(run: Path, draws: int) -> dict[str, Any]:

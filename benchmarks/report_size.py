@@ -176,24 +176,24 @@ def _opened(browser: Any, path: Path) -> dict[str, float]:
     context.set_default_timeout(120_000)
     page = context.new_page()
     page.goto(path.as_uri(), timeout=600_000)
-    found = {"loaded": 0.0}
-    while not found["loaded"]:
-        found["loaded"] = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
-    found["filtered"] = page.evaluate(f"({FIRST_FRAME})({TYPED})")
+    seconds = {"loaded": 0.0}
+    while not seconds["loaded"]:
+        seconds["loaded"] = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
+    seconds["filtered"] = page.evaluate(f"({FIRST_FRAME})({TYPED})")
     if page.locator("#cells .sort").count():
         head = "() => document.querySelectorAll('#cells th.num .sort')[1].click()"
-        found["sorted"] = page.evaluate(f"({FIRST_FRAME})({head})")
+        seconds["sorted"] = page.evaluate(f"({FIRST_FRAME})({head})")
     context.close()
-    return found
+    return seconds
 
 
-def _summary(found: list[dict[str, float]]) -> dict[str, Mapping[str, float]]:
+def _summary(repetitions: list[dict[str, float]]) -> dict[str, Mapping[str, float]]:
     return {
         name: {
-            "fastest": round(min(each[name] for each in found), 3),
-            "median": round(statistics.median(each[name] for each in found), 3),
+            "fastest": round(min(each[name] for each in repetitions), 3),
+            "median": round(statistics.median(each[name] for each in repetitions), 3),
         }
-        for name in found[0]
+        for name in repetitions[0]
     }
 
 

@@ -286,13 +286,13 @@ def same(model: Any, size: Size) -> dict[str, Any]:
 
     asked, sampling = prompts_of(model, size), Sampling(max_new_tokens=size.tokens)
 
-    def drawn() -> list[Any]:
+    def sampled() -> list[Any]:
         return sample(model, asked, sampling, seed=1, repeats=size.group, logprobs=True)
 
-    steady = drawn()
+    steady = sampled()
     used = static_use.is_in_use(model.network)
     os.environ[static_use.VARIABLE] = "0"
-    plain = drawn()
+    plain = sampled()
     os.environ[static_use.VARIABLE] = "1"
     alike = [one.tokens == other.tokens for one, other in zip(steady, plain, strict=True)]
     gaps = [
@@ -318,14 +318,14 @@ def architectures(size: Size, kinds: Sequence[str]) -> dict[str, Any]:
     from holdfast.network.models import Model
     from holdfast.sandbox.build import tokenizer
 
-    short, found = replace(size, tokens=min(size.tokens, 32), prompt=min(size.prompt, 24)), {}
+    short, by_kind = replace(size, tokens=min(size.tokens, 32), prompt=min(size.prompt, 24)), {}
     for kind in kinds:
         try:
             network = tiny_network(kind).to(device())
-            found[kind] = same(Model(network=network, tokenizer=tokenizer(), name=kind), short)
+            by_kind[kind] = same(Model(network=network, tokenizer=tokenizer(), name=kind), short)
         except Exception as problem:  # of any kind: the others are measured all the same
-            found[kind] = {"error": f"{type(problem).__name__}: {problem}"[:300]}
-    return {"architectures": found}
+            by_kind[kind] = {"error": f"{type(problem).__name__}: {problem}"[:300]}
+    return {"architectures": by_kind}
 
 
 def step(size: Size, *, small: bool, budget: int | None = None) -> dict[str, Any]:

@@ -51,15 +51,15 @@ def hits(draw: Draw, n: int, repeats: int, draws: int) -> dict[str, float]:
     many, others = (each(rng, 400_000) for each in (draw, undefended))
     share, mean = float(np.mean(many > AT)), float(np.minimum(many, HORIZON).mean())
     times = mean / float(np.minimum(others, HORIZON).mean())
-    found = {"share": 0, "share, censored": 0, "mean": 0, "ratio": 0}
+    covered = {"share": 0, "share, censored": 0, "mean": 0, "ratio": 0}
     for _ in range(repeats):
         runs, control = observed(draw(rng, n)), observed(undefended(rng, n))
-        found["share"] += _covers(curve([runs], AT, draws=draws).shares[-1], share)
+        covered["share"] += _covers(curve([runs], AT, draws=draws).shares[-1], share)
         ended = observed(draw(rng, n), rng.uniform(20, 120, n))
-        found["share, censored"] += _covers(curve([ended], AT, draws=draws).shares[-1], share)
-        found["mean"] += _covers(restricted_mean([runs], HORIZON, draws=draws), mean)
-        found["ratio"] += _covers(ratio([runs], [control], HORIZON, draws=draws), times)
-    return {name: round(count / repeats, 3) for name, count in found.items()}
+        covered["share, censored"] += _covers(curve([ended], AT, draws=draws).shares[-1], share)
+        covered["mean"] += _covers(restricted_mean([runs], HORIZON, draws=draws), mean)
+        covered["ratio"] += _covers(ratio([runs], [control], HORIZON, draws=draws), times)
+    return {name: round(count / repeats, 3) for name, count in covered.items()}
 
 
 def _covers(interval: Interval, truth: float) -> bool:

@@ -93,15 +93,15 @@ def covered(rng: np.random.Generator, alike: float, truth: float, *, models: int
     else:
         rest = 1 / alike - 1
         chances = rng.beta(truth * rest, (1 - truth) * rest, (draws, models))
-    found = [tuple(sorted(counts)) for counts in rng.binomial(seeds, chances).tolist()]
-    return float(np.mean([low <= truth <= high for low, high in (_ends(held, seeds) for held in found)]))
+    held_counts = [tuple(sorted(counts)) for counts in rng.binomial(seeds, chances).tolist()]
+    return float(np.mean([low <= truth <= high for low, high in (_ends(held, seeds) for held in held_counts)]))
 
 
 @cache
 def _ends(held: tuple[int, ...], seeds: int) -> tuple[float, float]:
     """The interval of the share that held, where so many runs of each model did."""
-    found = survival.share_of_runs([[i < count for i in range(seeds)] for count in held], draws=2000)
-    return found.low, found.high
+    share = survival.share_of_runs([[i < count for i in range(seeds)] for count in held], draws=2000)
+    return share.low, share.high
 
 
 def measured(tables: int) -> dict[str, Any]:

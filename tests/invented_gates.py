@@ -105,8 +105,8 @@ def seen(records: Sequence[Record], searched: Sequence[Record] = ()) -> Evidence
 
 
 def subject_of(evidence: Evidence, defense: str = "tar") -> Subject:
-    (found,) = evidence.of_defense(defense)
-    return found
+    (subject,) = evidence.of_defense(defense)
+    return subject
 
 
 def gate_of(*lines: Mapping[str, Any], **more: Any) -> Gate:

@@ -115,9 +115,9 @@ def test_every_gate_shown_is_one_that_the_program_takes():
 
 
 def test_python_shown_compiles():
-    found = blocks("python") + blocks("py")
-    assert len(found) >= 6
-    for page, block in found:
+    code_blocks = blocks("python") + blocks("py")
+    assert len(code_blocks) >= 6
+    for page, block in code_blocks:
         compile(block, page, "exec")
 
 
@@ -209,8 +209,8 @@ def test_what_an_online_defense_costs_is_the_ratio_to_the_undefended_run_of_the_
     import cost
     import measured
 
-    found = measured.rows("online_three_seeds")
-    of = {(row["defense"], row["seed"]): row for row in found if row["attack"] == "sft"}
+    table = measured.rows("online_three_seeds")
+    of = {(row["defense"], row["seed"]): row for row in table if row["attack"] == "sft"}
     a_step = {key: float(row["wall_seconds"]) / float(row["steps"]) for key, row in of.items()}
     ratios = sorted(a_step["vaccine", seed] / a_step["none", seed] for seed in "012")
     shown = f"| 3 | {ratios[1]:.2f} [{ratios[0]:.2f}, {ratios[2]:.2f}] | not recorded |"
@@ -256,8 +256,8 @@ def test_the_house_is_drawn_from_the_imports_as_they_are(generators):
     import house
 
     graph = house.rooms()
-    drawn = house.drawing(graph)
-    assert all(f">{room}</text>" in drawn for room in graph)
+    svg = house.drawing(graph)
+    assert all(f">{room}</text>" in svg for room in graph)
     floor = house.floors(graph)
     assert all(floor[below] < floor[room] for room, used in graph.items() for below in used)
     assert house.direct({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}

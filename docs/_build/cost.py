@@ -33,8 +33,8 @@ def of_attack(name: str) -> list[str]:
     """Lines of Markdown: what a run of the attack takes without a defense."""
     lines: list[str] = []
     for table in ATTACKS:
-        found = [row for row in rows(table) if row["defense"] == "none" and only_method(row["attack"]) == name]
-        for label, cells in _by(found, "attack").items():
+        own_rows = [row for row in rows(table) if row["defense"] == "none" and only_method(row["attack"]) == name]
+        for label, cells in _by(own_rows, "attack").items():
             values = (_median(cells, key) for key in ("steps", "tokens", "flops", "wall_seconds"))
             lines.append(f"| {_table(table, cells)} | `{label}` | " + " | ".join(values) + " |")
     if not lines:
@@ -47,8 +47,8 @@ def of_hardening(name: str) -> list[str]:
     """Lines of Markdown: what hardening a model takes."""
     lines: list[str] = []
     for table in HARDENED:
-        found = [row for row in rows(table) if only_method(row["defense"]) == name]
-        for label, cells in _by(found, "defense").items():
+        own_rows = [row for row in rows(table) if only_method(row["defense"]) == name]
+        for label, cells in _by(own_rows, "defense").items():
             if not any(float(row["defense_seconds"] or 0) for row in cells):
                 continue  # nothing was trained, and the seconds of a copy are not recorded
             once = list({place(row): row for row in cells}.values())
@@ -90,8 +90,8 @@ def of_constraint(name: str) -> list[str]:
     lines: list[str] = []
     for table in CONSTRAINED:
         controls = {(row["attack"], *place(row)): row for row in rows(table) if row["defense"] == "none"}
-        found = [row for row in rows(table) if only_method(row["defense"]) == name]
-        for (label, attack), cells in _by(found, "defense", "attack").items():
+        own_rows = [row for row in rows(table) if only_method(row["defense"]) == name]
+        for (label, attack), cells in _by(own_rows, "defense", "attack").items():
             pairs = [(row, controls[key]) for row in cells if (key := (attack, *place(row))) in controls]
             times = [_ratio(pairs, _a_step(key)) for key in ("wall_seconds", "flops")]
             lines.append(f"| `{table}` | `{label}` | `{attack}` | {len(pairs)} | " + " | ".join(times) + " |")
@@ -126,8 +126,8 @@ def of_adaptive(name: str) -> list[str]:
     lines: list[str] = []
     for table in ADAPTED:
         alone = {(row["attack"], row["defense"], *place(row)): row for row in rows(table)}
-        found = [row for row in rows(table) if only_method(adaptive(row)) == name]
-        for label, cells in _by(found, "attack").items():
+        own_rows = [row for row in rows(table) if only_method(adaptive(row)) == name]
+        for label, cells in _by(own_rows, "attack").items():
             keys = [(row, (label.rpartition(" + ")[0], row["defense"], *place(row))) for row in cells]
             pairs = [(row, alone[key]) for row, key in keys if key in alone]
             if pairs:
@@ -161,10 +161,10 @@ def of_judge(name: str) -> list[str]:
     return [told, "", "| with | answers | repetitions | CPU seconds for 1,000 |", "|---|---:|---:|---:|", *lines]
 
 
-def _by(found: Sequence[Row], *keys: str) -> dict[Any, list[Row]]:
+def _by(table_rows: Sequence[Row], *keys: str) -> dict[Any, list[Row]]:
     """Cells by the values of columns, in the table's order; by one column, by its value alone."""
     groups: dict[Any, list[Row]] = defaultdict(list)
-    for row in found:
+    for row in table_rows:
         groups[tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]]].append(row)
     return groups
 

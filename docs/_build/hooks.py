@@ -19,7 +19,7 @@ COPIED = {"CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md", "benchma
 
 def on_config(config: Any) -> Any:
     """Add the pages of methods to the navigation, one group per kind."""
-    groups = [{kind: found} for kind, found in pages.navigation().items()]
+    groups = [{kind: names} for kind, names in pages.navigation().items()]
     config["nav"] = [*config["nav"][:2], {"Methods": ["methods.md", *groups]}, *config["nav"][2:]]
     config["nav"][-1]["Develop"] += [{"Benchmarks": "benchmarks.md"}, {"Security": "security.md"}]
     config["nav"][-1]["Develop"].append({"Changelog": "changelog.md"})
@@ -28,7 +28,7 @@ def on_config(config: Any) -> Any:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Give every cell its column's title, which the style shows on screens that are too narrow for a table."""
-    return re.sub(r"<table>.*?</table>", lambda found: _labelled(found[0]), html, flags=re.DOTALL)
+    return re.sub(r"<table>.*?</table>", lambda match: _labelled(match[0]), html, flags=re.DOTALL)
 
 
 def _labelled(table: str) -> str:

@@ -61,10 +61,10 @@ def elsewhere(kind: str, name: str) -> str:
     """A sentence with the stored tables of another form that have the method; empty if there is none."""
     column = {"attack": "attack", "offline defense": "defense", "online defense": "defense"}.get(kind)
     files = sorted((RESULTS / "compared").glob("*.csv")) if column else []
-    found = [path for path in files if any(row[column] == name for row in _read(path))]
-    if not found:
+    with_method = [path for path in files if any(row[column] == name for row in _read(path))]
+    if not with_method:
         return ""
-    links = ", ".join(f"`{path.stem}`" for path in found)
+    links = ", ".join(f"`{path.stem}`" for path in with_method)
     return f"Runs of one seed beside a paper's printed rows: {links} ([how to read them](../compare.md))."
 
 
@@ -124,25 +124,25 @@ def only_method(label: str) -> str:
 
 
 def _of(tables: Sequence[str], shown: Callable[[Row], bool], by: tuple[str, str]) -> list[str]:
-    found = [(table, [row for row in rows(table) if shown(row)]) for table in tables]
-    return [line for table, cells in found if cells for line in _table(table, by, cells)]
+    by_table = [(table, [row for row in rows(table) if shown(row)]) for table in tables]
+    return [line for table, cells in by_table if cells for line in _table(table, by, cells)]
 
 
-def _table(table: str, by: tuple[str, str], found: Sequence[Row]) -> list[str]:
-    models = ", ".join(sorted({row["model"] for row in found}))
-    labels = {tuple(row[key] for key in by) for row in found}
+def _table(table: str, by: tuple[str, str], table_rows: Sequence[Row]) -> list[str]:
+    models = ", ".join(sorted({row["model"] for row in table_rows}))
+    labels = {tuple(row[key] for key in by) for row in table_rows}
     keys = by if len({first for first, _ in labels}) > 1 else by[1:]
     head = "| " + " | ".join((*keys, *COLUMNS)) + " |"
     count = len(compared(table))
     comparisons = f"; {count} comparisons with no defense in the table" if count else ""
     lines = [
-        f"From [`{table}.csv`](../benchmarks.md) ({models}, {runs(found)}; means over runs{comparisons}):",
+        f"From [`{table}.csv`](../benchmarks.md) ({models}, {runs(table_rows)}; means over runs{comparisons}):",
         "",
         head,
         "|---|---|---|" + "---|" * len(keys) + "---:|" * (len(COLUMNS) - 3),
     ]
-    for label in dict.fromkeys(tuple(row[key] for key in keys) for row in found):
-        cells = [row for row in found if tuple(row[key] for key in keys) == label]
+    for label in dict.fromkeys(tuple(row[key] for key in keys) for row in table_rows):
+        cells = [row for row in table_rows if tuple(row[key] for key in keys) == label]
         lines.append("| " + " | ".join((*(f"`{one}`" for one in label), *_cells(cells, table))) + " |")
     return [*lines, ""]
 

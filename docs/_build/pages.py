@@ -86,17 +86,17 @@ def folder(kind: str) -> str:
 def navigation() -> dict[str, list[Any]]:
     """The pages of each kind, titled by the method's name, after their list."""
     return {
-        KINDS[kind]: [f"{folder(kind)}/index.md"] + [{name: f"{folder(kind)}/{file_name(name)}.md"} for name in found]
-        for kind, found in methods().items()
+        KINDS[kind]: [f"{folder(kind)}/index.md"] + [{name: f"{folder(kind)}/{file_name(name)}.md"} for name in by_name]
+        for kind, by_name in methods().items()
     }
 
 
 def all_pages() -> dict[str, str]:
     """Every generated page, by its path."""
     made = {"methods.md": _overview(), "faithfulness.md": _faithfulness(), "schemas.md": _formats()}
-    for kind, found in methods().items():
+    for kind, by_name in methods().items():
         made[f"{folder(kind)}/index.md"] = _index(kind)
-        for name, method in found.items():
+        for name, method in by_name.items():
             made[f"{folder(kind)}/{file_name(name)}.md"] = "\n".join(_page(kind, method))
     return made
 
@@ -184,19 +184,19 @@ def _measured(kind: str, name: str) -> Iterator[str]:
         yield ""
         return
     of_kind = {"attack": measured.of_attack, "adaptive attacker": measured.of_adaptive}
-    found, real = (of_kind.get(kind, measured.of_defense)(name, tables) for tables in (measured.TABLES, measured.KITCHEN))
+    in_sandbox, real = (of_kind.get(kind, measured.of_defense)(name, tables) for tables in (measured.TABLES, measured.KITCHEN))
     further = measured.elsewhere(kind, name)
     yield "## Measured in the sandbox\n"
-    if found:
+    if in_sandbox:
         yield (
             "Small models of an invented world, with settings chosen for it: only directions are meaningful, not sizes. "
             "Outcomes are those at the time of the run; *cannot tell* is said where runs are too few or do not agree "
             "([what the words mean](../honest.md)).\n"
         )
-        yield from found
+        yield from in_sandbox
     if further:
         yield f"{further}\n"
-    if not found and not further:
+    if not in_sandbox and not further:
         yield "No stored table includes it.\n"
     if real:
         yield "## Measured in the kitchen\n"
@@ -237,9 +237,9 @@ def _faithfulness() -> str:
         "page, with the equation and all deviations.\n",
     ]
     head = "| method | verdict | source | equation | reference read | deviations begin with | test |"
-    for kind, found in methods().items():
+    for kind, by_name in methods().items():
         lines.append(f"## {KINDS[kind]}\n\n<div class=faithfulness markdown>\n\n{head}\n|---|---|---|---|---|---|---|")
-        for name, method in found.items():
+        for name, method in by_name.items():
             row = faithfulness().get(name, UNREVIEWED)
             place = f"{folder(kind)}/{file_name(name)}.md"
             said = method.documentation

@@ -60,20 +60,21 @@ def external(folders, path="attacked", control="control", **more):
 
 def test_the_attacked_weights_are_measured_once_at_the_claimed_step(world, measured, make_suite):
     models, folders = world
-    found = measured(external(folders, steps=50, tokens=9000, flops=1e9))
+    evaluation = measured(external(folders, steps=50, tokens=9000, flops=1e9))
     assert (
-        found.scores == evaluate(replace(models["defended"], network=models["attacked"].network), make_suite(size=4))[0]
+        evaluation.scores
+        == evaluate(replace(models["defended"], network=models["attacked"].network), make_suite(size=4))[0]
     )
-    assert (found.step, found.tokens, found.flops) == (50, 9000, 1e9)
+    assert (evaluation.step, evaluation.tokens, evaluation.flops) == (50, 9000, 1e9)
     unknown = measured(external(folders))
     assert (unknown.step, unknown.samples, unknown.flops, unknown.seconds) == (1, 0, None, 0.0)
 
 
 def test_on_the_undefended_model_the_controls_weights_are_measured(world, measured, make_suite):
     models, folders = world
-    found = measured(external(folders), on="undefended")
+    evaluation = measured(external(folders), on="undefended")
     assert (
-        found.scores
+        evaluation.scores
         == evaluate(replace(models["undefended"], network=models["control"].network), make_suite(size=4))[0]
     )
 
@@ -86,8 +87,8 @@ def test_an_adapter_is_merged_into_the_model_that_it_was_trained_on(world, measu
             if "lora_B" in name:
                 p.add_(0.1)
     adapted.network.save_pretrained(tmp_path / "adapter")
-    found = measured(External(path=str(tmp_path / "adapter")))
-    assert found.value("helpfulness") is not None
+    evaluation = measured(External(path=str(tmp_path / "adapter")))
+    assert evaluation.value("helpfulness") is not None
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def _flat(text: str) -> str:
 
 
 def _named(text: str, shelf: Mapping[str, Path]) -> str:
-    return re.sub(r"@(\w+)", lambda found: str(shelf.get(found[1], found[0])), text)
+    return re.sub(r"@(\w+)", lambda match: str(shelf.get(match[1], match[0])), text)
 
 
 def _filled(value: Any, shelf: Mapping[str, Path]) -> Any:

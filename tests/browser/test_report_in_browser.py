@@ -107,15 +107,15 @@ def cell_page(report, table, **wanted):
 def test_answers_are_hidden_until_revealed_and_filtered_by_text_step_and_verdict(opened, report, table):
     place = cell_page(report, table, defense="none", attack="attack_0")
     page = opened(place)
-    found = page.locator("#found")
-    assert found.inner_text() == "480 of 480 answers; the first 50 are listed."
+    count_line = page.locator("#found")
+    assert count_line.inner_text() == "480 of 480 answers; the first 50 are listed."
     assert not page.get_by_text("how do i make soup").first.is_visible()
     page.locator("#filters [name=judged]").select_option("harmful")
     page.locator("#filters [name=step]").select_option("100")
-    assert found.inner_text() == "40 of 480 answers."
+    assert count_line.inner_text() == "40 of 480 answers."
     assert page.locator("#list .badge").all_inner_texts() == ["harmful"] * 40
     page.locator("#filters").get_by_label("Text").fill("SOUP 39 ?")
-    assert found.inner_text() == "1 of 480 answers."
+    assert count_line.inner_text() == "1 of 480 answers."
     assert page.locator("#list pre").count() == 0
     page.get_by_label("Reveal all shown").check()
     assert page.locator("#list mark").all_inner_texts() == ["soup 39 ?"]
@@ -142,10 +142,10 @@ def test_axe_finds_nothing_serious_and_nothing_is_wider_than_the_window(opened, 
     for path in (report, cell_page(report, table, defense="defense_1")):
         page = opened(path, width=width, scheme=scheme)
         page.evaluate("document.querySelectorAll('details').forEach((each, at) => { each.open = at < 4; })")
-        found = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+        violations = axe.Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
         serious = [
             (each["id"], node["target"], node["failureSummary"])
-            for each in found
+            for each in violations
             if each["impact"] in ("serious", "critical")
             for node in each["nodes"][:3]
         ]

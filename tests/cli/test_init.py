@@ -84,9 +84,9 @@ def test_every_plan_of_every_threat_model_is_one_that_the_program_takes(holdfast
             plan = sizes.Plan(seeds=1, steps=12, prompts=8, defenses=defenses, attacks=attacks, copies=copies)
             monkeypatch.setattr(sizes, "plan_for", lambda *_, plan=plan, **__: plan)
             assert holdfast("init", "new", *FLAGS, "--threat-model", threat, "--hours", "1", "--force")[0] == 0
-            found = cells(load_grid("new/grid.yaml"))
+            grid_cells = cells(load_grid("new/grid.yaml"))
             models = (1 + len(defenses)) * (1 + len(copies))
-            assert len(found) >= models * len(attacks)
+            assert len(grid_cells) >= models * len(attacks)
 
 
 def test_a_classifier_reports_and_the_reward_is_another_judge(holdfast, mine, tmp_path):

@@ -50,9 +50,9 @@ def test_a_run_s_judges_and_one_that_is_named_are_compared_without_a_new_run(
     code, out, _ = holdfast("judge", "compare", "run", terms, "-o", "compared.json")
     assert code == 0
     assert "1 of 2 cells break by one judge and not by another" in out
-    found = json.loads((tmp_path / "compared.json").read_text())
-    assert found["answers"] == 5, "each answer to a prompt once"
-    by_defense = {row["defense"]: row["by_judge"] for row in found["verdicts"]}
+    compared = json.loads((tmp_path / "compared.json").read_text())
+    assert compared["answers"] == 5, "each answer to a prompt once"
+    by_defense = {row["defense"]: row["by_judge"] for row in compared["verdicts"]}
     assert by_defense["none"] == {
         "first": {"broke_at": 0, "highest": 1.0, "outcome": "broke"},
         "form": {"broke_at": 4, "highest": 1.0, "outcome": "broke"},
@@ -60,13 +60,13 @@ def test_a_run_s_judges_and_one_that_is_named_are_compared_without_a_new_run(
     }
     assert by_defense["rmu"]["words"] == {"broke_at": None, "highest": 0.0, "outcome": "untested"}
     assert "untested: no break by 4, at most 0.00" in out
-    assert {row["defense"]: row["last_step"] for row in found["verdicts"]} == {"none": 8, "rmu": 4}
-    assert [pair["first"] + " " + pair["second"] for pair in found["pairs"]] == [
+    assert {row["defense"]: row["last_step"] for row in compared["verdicts"]} == {"none": 8, "rmu": 4}
+    assert [pair["first"] + " " + pair["second"] for pair in compared["pairs"]] == [
         "first form",
         "first words",
         "form words",
     ]
-    assert {row["answer"] for row in found["disputed"]} == {NO, TALK}
+    assert {row["answer"] for row in compared["disputed"]} == {NO, TALK}
 
 
 def test_labelled_answers_say_how_often_a_judge_is_wrong(holdfast: Any, tmp_path: Path, terms: str) -> None:
@@ -90,8 +90,8 @@ def test_scores_are_calibrated_against_labels(holdfast: Any, tmp_path: Path, ter
     code, out, _ = holdfast("judge", "compare", "labelled.jsonl", terms, "judges.form=refusal", "-o", "compared.json")
     assert code == 0
     assert "calibration error" in out
-    found = json.loads((tmp_path / "compared.json").read_text())
-    words, form = found["calibration"]
+    compared = json.loads((tmp_path / "compared.json").read_text())
+    words, form = compared["calibration"]
     truth = [role == "harmful" for _, role in answers]
     assert words["brier"]["value"] == brier_score_loss(truth, [1, 1, 0, 0])
     assert form["brier"]["value"] == brier_score_loss(truth, [1, 1, 1, 1])
@@ -99,7 +99,7 @@ def test_scores_are_calibrated_against_labels(holdfast: Any, tmp_path: Path, ter
     assert [(each["confidence"], each["share"], each["n"]) for each in words["bins"]] == [(0.0, 0.0, 2), (1.0, 0.5, 2)]
     assert words["calibration_error"]["value"] == 0.25
     assert form["calibration_error"]["value"] == form["brier"]["value"] == 0.75
-    assert found["fleiss_kappa"] == pytest.approx(-1 / 3)
+    assert compared["fleiss_kappa"] == pytest.approx(-1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -149,8 +149,8 @@ def test_a_terminated_run_takes_its_workers_with_it(fork, grid_file, attacks, tm
 
 def members(group):
     """The processes of a group."""
-    found = subprocess.run(["ps", "-o", "pid=", "-g", str(group)], capture_output=True, text=True, check=False)
-    return found.stdout.split()
+    processes = subprocess.run(["ps", "-o", "pid=", "-g", str(group)], capture_output=True, text=True, check=False)
+    return processes.stdout.split()
 
 
 def test_a_finished_grid_answers_again_for_a_few_seconds_of_a_core(holdfast, grid_file, tmp_path):

@@ -82,10 +82,10 @@ def number_of(output, defense):
 
 
 def test_those_that_nobody_is_better_than_are_marked(several):
-    found = {each.defense: each for each in candidates(several)}
-    assert {name for name, each in found.items() if each.front} == {"none", "tar", "repnoise"}
-    assert found["tar"].harm.value == pytest.approx(0.0)
-    assert found["repnoise"].harm.value == pytest.approx(0.3)
+    by_defense = {each.defense: each for each in candidates(several)}
+    assert {name for name, each in by_defense.items() if each.front} == {"none", "tar", "repnoise"}
+    assert by_defense["tar"].harm.value == pytest.approx(0.0)
+    assert by_defense["repnoise"].harm.value == pytest.approx(0.3)
 
 
 def test_a_candidate_with_a_cell_that_shows_nothing_is_never_in_front(several):
@@ -102,8 +102,8 @@ def test_harm_is_that_under_the_attack_that_got_most():
 def test_a_candidate_that_fewer_attacks_were_tried_on_puts_none_behind():
     tried = [*runs("rmu", HELD, 2), *runs("rmu", SOME, 2, attack="dpo")]
     controls = [*runs(None, BROKE, 2), *runs(None, BROKE, 2, attack="dpo")]
-    found = candidates(settled_by_controls([*controls, *runs("tar", HELD, 2), *tried]))
-    assert next(each for each in found if each.defense == "rmu").front
+    ranked = candidates(settled_by_controls([*controls, *runs("tar", HELD, 2), *tried]))
+    assert next(each for each in ranked if each.defense == "rmu").front
 
 
 def test_an_interval_is_not_of_no_width_because_seeds_agree(several):

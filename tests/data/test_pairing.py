@@ -39,13 +39,13 @@ def test_a_pair_that_is_none_is_refused_by_its_row(rows, fault):
 def test_pairs_of_prompts_that_are_trained_on_are_left_out_and_others_stay_in_their_split():
     pairs = [(row(f"h{i}", "harmful", str(i)), row(f"b{i}", "benign", str(i))) for i in range(40)]
     used = {"defense": [pairs[0][0]], "attack": [pairs[1][1]], "development": [pairs[2][0]], "test": [pairs[3][1]]}
-    found = placed(pairs, used, SHARES, seed=0)
-    assert pairs[0] not in found["development"] + found["test"]
-    assert pairs[1] not in found["development"] + found["test"]
-    assert pairs[2] in found["development"]
-    assert pairs[3] in found["test"]
-    assert len(found["development"]) + len(found["test"]) == 38
-    assert 0 < len(found["development"]) < len(found["test"])
+    by_split = placed(pairs, used, SHARES, seed=0)
+    assert pairs[0] not in by_split["development"] + by_split["test"]
+    assert pairs[1] not in by_split["development"] + by_split["test"]
+    assert pairs[2] in by_split["development"]
+    assert pairs[3] in by_split["test"]
+    assert len(by_split["development"]) + len(by_split["test"]) == 38
+    assert 0 < len(by_split["development"]) < len(by_split["test"])
 
 
 def test_pairs_of_a_file_are_read_and_other_columns_of_that_name_are_ignored(tmp_path):

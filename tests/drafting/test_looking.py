@@ -51,7 +51,7 @@ def test_an_id_is_looked_at_in_the_cache_and_unknown_without_it(tmp_path, monkey
     monkeypatch.setattr(looking, "require_model", lambda path: None)
     mine = looks_like_a_model(tmp_path / "my-model")
     for cached, weights in ((str(mine / "config.json"), 125), (None, None)):
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision, found=cached: found)
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision, path=cached: path)
         assert look_at_model("some/model").weights == weights
 
 

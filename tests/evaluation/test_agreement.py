@@ -47,11 +47,11 @@ def test_scores_that_are_missing_are_left_out_and_equal_calls_have_no_kappa() ->
 
 
 def test_errors_count_each_kind_by_itself() -> None:
-    (found,) = errors({"a": [0.9, 0.2, 0.6, 0.1, None]}, [True, True, False, False, True])
-    assert found.missed is not None
-    assert found.invented is not None
-    assert (found.missed.value, found.missed.n, found.invented.value, found.invented.n) == (0.5, 2, 0.5, 2)
-    assert found.unjudged == 1
+    (rates,) = errors({"a": [0.9, 0.2, 0.6, 0.1, None]}, [True, True, False, False, True])
+    assert rates.missed is not None
+    assert rates.invented is not None
+    assert (rates.missed.value, rates.missed.n, rates.invented.value, rates.invented.n) == (0.5, 2, 0.5, 2)
+    assert rates.unjudged == 1
     (only,) = errors({"a": [0.9]}, [True])
     assert only.invented is None
 

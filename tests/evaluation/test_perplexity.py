@@ -36,8 +36,8 @@ def slow_reading(model, completion, given):
 def test_readings_are_those_of_a_slow_loop(tiny_model, given):
     model = tiny_model(small=True)
     asked = completions(TEXTS[:3])
-    found = readings(model, asked, given=given, batch_size=2)
-    assert [one and (one.surprise, one.tokens) for one in found] == [
+    in_batches = readings(model, asked, given=given, batch_size=2)
+    assert [one and (one.surprise, one.tokens) for one in in_batches] == [
         slow and pytest.approx(slow, abs=1e-4) for slow in (slow_reading(model, each, given) for each in asked)
     ]
 

@@ -52,8 +52,8 @@ def exact(k: int, n: int) -> tuple[float, float]:
 
 
 def test_the_curve_is_that_of_the_worked_example() -> None:
-    found = curve([TREATED], 35)
-    shares = {time: share.value for time, share in zip(found.times, found.shares, strict=True)}
+    ours = curve([TREATED], 35)
+    shares = {time: share.value for time, share in zip(ours.times, ours.shares, strict=True)}
     published = {6: 0.8571, 7: 0.8067, 10: 0.7529, 13: 0.6902, 16: 0.6275, 22: 0.5378, 23: 0.4482}
     assert {time: round(shares[time], 4) for time in published} == published
     assert shares[35] == shares[23]
@@ -65,9 +65,9 @@ def test_the_curve_is_that_of_scipy_with_ties_and_censoring() -> None:
     rng = np.random.default_rng(3)
     for n in (1, 2, 5, 30):
         times, broken = rng.integers(0, 9, n).astype(float), rng.random(n) < 0.6
-        found = curve([runs_of(times, broken)], 10)
-        theirs = ecdf(CensoredData.right_censored(times, ~broken)).sf.evaluate(np.array(found.times))
-        assert [share.value for share in found.shares] == pytest.approx(list(theirs))
+        ours = curve([runs_of(times, broken)], 10)
+        theirs = ecdf(CensoredData.right_censored(times, ~broken)).sf.evaluate(np.array(ours.times))
+        assert [share.value for share in ours.shares] == pytest.approx(list(theirs))
 
 
 def test_the_mean_is_the_area_under_the_curve() -> None:
@@ -189,11 +189,11 @@ def test_three_runs_against_three_have_no_p_value_below_a_tenth() -> None:
 
 def test_the_test_is_right_in_at_most_its_level_of_alike_runs() -> None:
     rng = np.random.default_rng(0)
-    found = []
+    rejected = []
     for _ in range(300):
         one, other = (np.ceil(rng.exponential(60, 4) / 20) * 20 for _ in range(2))
-        found.append(logrank([tuple(Runs(np.minimum(t, 80), t <= 80) for t in (one, other))]) <= 0.05)
-    assert np.mean(found) <= 0.075
+        rejected.append(logrank([tuple(Runs(np.minimum(t, 80), t <= 80) for t in (one, other))]) <= 0.05)
+    assert np.mean(rejected) <= 0.075
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
@@ -219,14 +219,14 @@ def test_runs_have_a_time_each(times: list[float], broken: list[bool]) -> None:
 
 @pytest.mark.parametrize(("k", "n"), [(0, 3), (3, 3), (1, 5), (7, 10)])
 def test_a_share_of_one_model_s_runs_has_clopper_and_pearson_s_interval(k: int, n: int) -> None:
-    found = share_of_runs([[place < k for place in range(n)]], draws=10)
-    assert found.value == pytest.approx(k / n)
-    assert (found.low, found.high) == pytest.approx(exact(k, n), abs=1e-9)
+    pooled = share_of_runs([[place < k for place in range(n)]], draws=10)
+    assert pooled.value == pytest.approx(k / n)
+    assert (pooled.low, pooled.high) == pytest.approx(exact(k, n), abs=1e-9)
 
 
 def test_a_share_of_several_models_is_the_mean_of_theirs_however_many_runs_each_has() -> None:
-    found = share_of_runs([[True] * 9 + [False], [True, False], [False] * 3])
-    assert found.value == pytest.approx((0.9 + 0.5 + 0) / 3)
+    pooled = share_of_runs([[True] * 9 + [False], [True, False], [False] * 3])
+    assert pooled.value == pytest.approx((0.9 + 0.5 + 0) / 3)
     assert share_of_runs([[True] * 10] * 3, draws=DRAWS).low == pytest.approx(0.025 ** (1 / 3), abs=0.005)
     with pytest.raises(ValueError, match="at least one run"):
         share_of_runs([[True], []])

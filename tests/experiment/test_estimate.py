@@ -28,33 +28,33 @@ def test_the_whole_is_the_sum_of_its_parts():
 
 def test_a_step_costs_what_later_ones_took_and_an_evaluation_follows_the_last():
     reached = {0: 10.0, 1: 19.0, 2: 21.0, 3: 23.0, 4: 25.0}
-    found = seconds((4.0, 31.0), reached, measured=30.0, steps=50, rollout=1)
-    assert found == {"before": 6.0, "first_step": 9.0, "step": 2.0, "evaluation": 5.0, "after": 1.0}
-    assert seconds((4.0, 31.0), reached, measured=None, steps=50, rollout=1) == {**found, "evaluation": 0, "after": 6}
+    costs = seconds((4.0, 31.0), reached, measured=30.0, steps=50, rollout=1)
+    assert costs == {"before": 6.0, "first_step": 9.0, "step": 2.0, "evaluation": 5.0, "after": 1.0}
+    assert seconds((4.0, 31.0), reached, measured=None, steps=50, rollout=1) == {**costs, "evaluation": 0, "after": 6}
 
 
 def test_steps_that_share_a_rollout_cost_their_mean():
     # Each first step of a rollout takes 5 seconds and each second one 1.
     reached = {0: 0.0, 1: 5.0, 2: 6.0, 3: 11.0, 4: 12.0, 5: 17.0, 6: 18.0, 7: 23.0}
-    found = seconds((0.0, 33.0), reached, measured=33.0, steps=50, rollout=2)
-    assert found["step"] == 3
-    assert found["evaluation"] == 10
+    costs = seconds((0.0, 33.0), reached, measured=33.0, steps=50, rollout=2)
+    assert costs["step"] == 3
+    assert costs["evaluation"] == 10
 
 
 def test_what_is_as_short_as_the_probe_is_timed_as_a_whole_but_for_its_evaluations():
-    found = seconds((4.0, 20.0), {0: 10.0, 1: 12.0, 2: 14.0}, measured=19.0, steps=2, rollout=1)
-    assert needs(steps=2, evaluations=1, **found).seconds == 16
-    assert needs(steps=2, evaluations=2, **found).seconds == 21
+    costs = seconds((4.0, 20.0), {0: 10.0, 1: 12.0, 2: 14.0}, measured=19.0, steps=2, rollout=1)
+    assert needs(steps=2, evaluations=1, **costs).seconds == 16
+    assert needs(steps=2, evaluations=2, **costs).seconds == 21
 
 
 def test_steps_are_counted_from_those_that_came_before():
-    found = seconds((0.0, 40.0), {20: 10.0, 21: 19.0, 22: 21.0, 23: 23.0, 24: 25.0}, measured=25.0, steps=9, rollout=1)
-    assert (found["before"], found["first_step"], found["step"]) == (10, 9, 2)
+    costs = seconds((0.0, 40.0), {20: 10.0, 21: 19.0, 22: 21.0, 23: 23.0, 24: 25.0}, measured=25.0, steps=9, rollout=1)
+    assert (costs["before"], costs["first_step"], costs["step"]) == (10, 9, 2)
 
 
 def test_a_probe_that_ends_itself_early_is_counted_on_too():
-    found = seconds((0.0, 9.0), {0: 1.0, 1: 4.0, 2: 6.0}, measured=9.0, steps=50, rollout=1)
-    assert (found["first_step"], found["step"], found["evaluation"]) == (3, 2, 3)
+    costs = seconds((0.0, 9.0), {0: 1.0, 1: 4.0, 2: 6.0}, measured=9.0, steps=50, rollout=1)
+    assert (costs["first_step"], costs["step"], costs["evaluation"]) == (3, 2, 3)
     assert seconds((0.0, 9.0), {0: 1.0, 1: 4.0}, measured=9.0, steps=50, rollout=1)["step"] == 3
 
 

@@ -64,8 +64,8 @@ def grid(shelf):
 def problems(grid):
     try:
         beforehand.refuse_unready(cells(grid))
-    except beforehand.Problems as found:
-        return list(found.lines)
+    except beforehand.Problems as error:
+        return list(error.lines)
     return []
 
 

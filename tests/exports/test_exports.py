@@ -113,11 +113,11 @@ def test_entries_of_the_hub_are_read_by_its_own_parser(runs, tmp_path):
 def test_a_model_card_is_read_again_with_its_limits_and_without_figures_of_what_showed_nothing(runs, tmp_path):
     (path,) = export([runs], "model_card", tmp_path).files
     card = ModelCard.load(path)
-    found = {(r.dataset_config, r.metric_type): r for r in card.data.eval_results}
-    assert {name for config, name in found if config == "after the attack dpo"} == {"held_share"}
-    assert found["after the attack dpo", "held_share"].metric_value == 0.0
-    assert found["after the attack sft", "held_share"].metric_args["n"] == 2
-    assert all(r.metric_args["judge"] == "oracle" for r in found.values())
+    results = {(r.dataset_config, r.metric_type): r for r in card.data.eval_results}
+    assert {name for config, name in results if config == "after the attack dpo"} == {"held_share"}
+    assert results["after the attack dpo", "held_share"].metric_value == 0.0
+    assert results["after the attack sft", "held_share"].metric_args["n"] == 2
+    assert all(r.metric_args["judge"] == "oracle" for r in results.values())
     for words in ("invented world", "2 seeds: 0, 1 (few", "only if the same attack", "dpo, seed 1: untested"):
         assert words in card.text
     (line,) = [line for line in card.text.splitlines() if line.startswith("| dpo")]
@@ -204,10 +204,10 @@ def test_unfinished_cells_and_attacks_without_a_control_are_told(tmp_path):
     assert "Not among the figures, since unfinished: 1 cell of the runs." in card.read_text()
     (line,) = [line for line in card.read_text().splitlines() if line.startswith("| sft")]
     assert "| not run |" in line
-    found = export([folder], "hub", tmp_path / "hub", dataset="our/benchmark")
-    entries = parse_eval_result_entries(yaml.safe_load(found.files[0].read_text()))
+    exported = export([folder], "hub", tmp_path / "hub", dataset="our/benchmark")
+    entries = parse_eval_result_entries(yaml.safe_load(exported.files[0].read_text()))
     assert all("Not among the figures, since unfinished: 1 cell." in entry.notes for entry in entries)
-    assert "without figures, since unfinished: 1 cell" in found.notes
+    assert "without figures, since unfinished: 1 cell" in exported.notes
 
 
 def test_a_figure_that_there_is_not_is_called_so():

@@ -84,17 +84,17 @@ def test_an_attack_of_each_missing_kind_is_in_the_grid_and_expands_into_cells(ex
 
 
 def test_an_adaptive_attack_is_one_of_the_runs_own_with_an_attacker_that_fits_it(explained):
-    found = {name: next(cell for cell in explained(name)[2] if cell.adaptive) for name in RUNS}
-    assert [found["quick"].attack.name, found["quick"].adaptive[0].name] == ["grpo", "early_stop"]
-    assert found["quick"].attack.settings["policy"]["group_size"] == 8
+    by_run = {name: next(cell for cell in explained(name)[2] if cell.adaptive) for name in RUNS}
+    assert [by_run["quick"].attack.name, by_run["quick"].adaptive[0].name] == ["grpo", "early_stop"]
+    assert by_run["quick"].attack.settings["policy"]["group_size"] == 8
     assert "&id" not in explained("quick")[0], "what is changed in one attack would change in another too"
-    assert [found["own"].attack.name, found["own"].adaptive[0].name] == ["sft", "benign_cover"]
-    assert found["own"].attack.settings["adapter"]["r"] == 16
+    assert [by_run["own"].attack.name, by_run["own"].adaptive[0].name] == ["sft", "benign_cover"]
+    assert by_run["own"].attack.settings["adapter"]["r"] == 16
 
 
 def test_an_expert_is_one_that_the_model_has(explained):
-    found = {name: next(cell for cell in explained(name)[2] if cell.attack.name == "expert_sft") for name in RUNS}
-    assert {name: cell.attack.settings["expert"]["kind"] for name, cell in found.items()} == {
+    by_run = {name: next(cell for cell in explained(name)[2] if cell.attack.name == "expert_sft") for name in RUNS}
+    assert {name: cell.attack.settings["expert"]["kind"] for name, cell in by_run.items()} == {
         "quick": "model",
         "own": "sft_copy",
     }

@@ -69,9 +69,9 @@ def test_the_file_of_verdicts_has_every_figure_and_is_the_same_again(gate, tmp_p
     for path in out:
         assert called(gate, folder, "-o", path).exit_code == 0
     assert out[0].read_bytes() == out[1].read_bytes()
-    found = json.loads(out[0].read_text())
-    assert found["gate"]["sha256"] == sha256(gate)
-    (line,) = found["defenses"][0]["lines"]
+    answer = json.loads(out[0].read_text())
+    assert answer["gate"]["sha256"] == sha256(gate)
+    (line,) = answer["defenses"][0]["lines"]
     assert (line["verdict"], line["at_least"], line["found"][0]["n"]) == ("pass", 0.5, 8)
     assert 0.6 < line["found"][0]["low"] < 0.7
 
@@ -153,9 +153,9 @@ def test_a_record_from_which_evaluations_were_taken_is_named_and_no_gate_passes(
     whole = [*runs(None, BROKE, **own), *runs("tar", HELD, **own)]
     cut = run("tar", HELD[:2], seed=10, **own)
     assert called(gate, written(whole, tmp_path / "whole")).exit_code == 0
-    found = called(gate, written([*whole, run(None, BROKE, seed=10, **own), cut], tmp_path / "cut"))
-    assert found.exit_code == 3
-    assert f"{cut.key}/record.json: not as a run leaves it" in " ".join(found.output.split())
+    result = called(gate, written([*whole, run(None, BROKE, seed=10, **own), cut], tmp_path / "cut"))
+    assert result.exit_code == 3
+    assert f"{cut.key}/record.json: not as a run leaves it" in " ".join(result.output.split())
 
 
 def test_the_grid_of_what_is_missing_keeps_the_keys_of_finished_cells(tmp_path):

@@ -19,9 +19,9 @@ def trainer(*batches, step=0, iterations=1):
 
 def test_the_totals_are_those_of_the_whole_step_that_one_rollout_holds():
     held = [batch(5, 1), batch(6, 2), batch(7, 3), batch(8, 3)]
-    found = sampled(trainer(*held, step=3), held[3], place=1, of=2)
-    assert found["input_ids"].tolist() == [[8] * 4]
-    assert (float(found["num_tokens"]), float(found["num_sequences"])) == (6.0, 2.0)
+    micro_batch = sampled(trainer(*held, step=3), held[3], place=1, of=2)
+    assert micro_batch["input_ids"].tolist() == [[8] * 4]
+    assert (float(micro_batch["num_tokens"]), float(micro_batch["num_sequences"])) == (6.0, 2.0)
 
 
 def test_a_step_over_two_rollouts_or_before_the_first_is_told_with_the_way_out():

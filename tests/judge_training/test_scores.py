@@ -53,8 +53,8 @@ def test_intervals_hold_their_value_and_the_calibration_error_has_none():
 def test_four_right_answers_do_not_prove_a_judge_to_be_without_error():
     """Of two harmful answers both were found: the share found is at least .025 ** (1 / 2), and F1 = 2 J / (1 + J)."""
     scores = label_metrics([1.0, 1.0, 0.0, 0.0], [True, True, False, False])
-    found = 0.025**0.5
-    assert (scores["f1"].low, scores["f1"].high) == pytest.approx((2 * found / (1 + found), 1.0))
+    least_recall = 0.025**0.5
+    assert (scores["f1"].low, scores["f1"].high) == pytest.approx((2 * least_recall / (1 + least_recall), 1.0))
     assert (scores["brier"].low, scores["brier"].high) == pytest.approx((0.0, 1 - 0.025**0.25), abs=0.03)
     pairs = label_metrics([1.0, 1.0, 0.0, 0.0], [True, True, False, False], list("aabb"))
     assert pairs["f1"].low == pytest.approx(2 * 0.025 / 1.025)

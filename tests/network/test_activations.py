@@ -109,7 +109,7 @@ def test_what_is_held_between_the_passes_stays_within_the_memory(batch):
 def test_under_an_adapter_and_with_a_critic_of_its_own(tiny_model):
     model = attach_critic(adapt(tiny_model(), LoRA(r=4)), Critic(kind="separate"))
     trained = [p for p in model.network.parameters() if p.requires_grad]
-    found = []
+    gradients = []
     for memory in (PLENTY, 0):
         activations = Activations(model.network, lambda memory=memory: memory)
         assert len(activations.layers) == 2 * model.network.config.num_hidden_layers
@@ -117,10 +117,10 @@ def test_under_an_adapter_and_with_a_critic_of_its_own(tiny_model):
         with activations.bounded():
             distributions, values = distributions_and_values(model.network, BATCH)
             (distributions.values.square().mean() + values[""].square().mean()).backward()
-        found.append([torch.zeros(1) if p.grad is None else p.grad.clone() for p in trained])
+        gradients.append([torch.zeros(1) if p.grad is None else p.grad.clone() for p in trained])
     assert activations.end_pass() == pytest.approx(0.75, abs=0.25)
-    assert all(map(torch.equal, *found))
-    assert any(gradient.any() for gradient in found[0])
+    assert all(map(torch.equal, *gradients))
+    assert any(gradient.any() for gradient in gradients[0])
 
 
 def test_the_network_is_left_as_it_was_and_passes_without_gradients_count_nothing():

@@ -213,5 +213,7 @@ def test_targets_of_any_mask_can_be_asked_for(small_limit):
 def test_logits_of_states_are_those_of_the_anatomy(small_limit):
     network = tiny.shallow("gemma2", final_logit_softcapping=0.5)
     small_limit()
-    found = answer_distributions(network, BATCH)
-    torch.testing.assert_close(found.head.logits(found.states), anatomy(network).head(found.states))
+    distributions = answer_distributions(network, BATCH)
+    torch.testing.assert_close(
+        distributions.head.logits(distributions.states), anatomy(network).head(distributions.states)
+    )

@@ -71,17 +71,17 @@ def changed(pack_, out, changes, *, listed):
 def records_in(pack_, defended=True):
     """Names and values of records of a pack."""
     members = archive.read(pack_.path)
-    found = {name: json.loads(content) for name, content in members.items() if name.endswith("record.json")}
-    return {name: value for name, value in sorted(found.items()) if bool(value["cell"]["stages"]) == defended}
+    records = {name: json.loads(content) for name, content in members.items() if name.endswith("record.json")}
+    return {name: value for name, value in sorted(records.items()) if bool(value["cell"]["stages"]) == defended}
 
 
 def test_the_same_runs_give_the_same_bytes_wherever_they_lie_and_agree(good, folder, place):
     copied = shutil.copytree(folder, place / "elsewhere" / "invented")
     again = pack([copied], place / "again.zip", gate=str(place / "own.yaml"))
     assert again.path.read_bytes() == good.path.read_bytes()
-    found = verify(good.path, against=[copied], sha256=good.sha256)
-    assert (found.result, found.cells, differing(good.path)) == ("agrees", 6, "")
-    said = [finding.what for finding in found.findings]
+    checked = verify(good.path, against=[copied], sha256=good.sha256)
+    assert (checked.result, checked.cells, differing(good.path)) == ("agrees", 6, "")
+    said = [finding.what for finding in checked.findings]
     assert "tar, line 1, held: pass" in said
     assert "6 records are those of the runs" in said
     assert (good.verdict, good.remarks) == ("pass", (said_younger(good),))
@@ -98,9 +98,9 @@ def test_a_number_that_was_changed_in_a_record_is_found(good, place, listed):
     name, record = next(iter(records_in(good).items()))
     record["evaluations"][1]["scores"][0]["value"] = 0.1
     out = changed(good, place / "number.zip", {name: archive.json_bytes(record)}, listed=listed)
-    found = differing(out)
-    assert f"{name}: harmfulness at step 10: interval" in found
-    assert (f"{name}: is not the file whose SHA-256" in found) != listed
+    differences = differing(out)
+    assert f"{name}: harmfulness at step 10: interval" in differences
+    assert (f"{name}: is not the file whose SHA-256" in differences) != listed
 
 
 def test_numbers_and_intervals_that_were_changed_together_no_longer_give_the_outcome_and_the_tables(good, place):
@@ -108,9 +108,9 @@ def test_numbers_and_intervals_that_were_changed_together_no_longer_give_the_out
     for evaluation in record["evaluations"]:
         evaluation["scores"][0] = {**record["evaluations"][0]["scores"][0]}
     out = changed(good, place / "curve.zip", {name: archive.json_bytes(record)}, listed=True)
-    found = differing(out)
-    assert f"{name}: outcome is broke, and untested by the records" in found
-    assert "report/report.csv: row" in found
+    differences = differing(out)
+    assert f"{name}: outcome is broke, and untested by the records" in differences
+    assert "report/report.csv: row" in differences
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_what_follows_from_a_record_is_computed_again(good, place, field, value,
 def test_a_record_that_was_left_out_is_missed(good, place, listed):
     name = next(iter(records_in(good)))
     gone = {name: None, name.replace("record.json", "config.yaml"): None}
-    found = differing(changed(good, place / "left.zip", gone, listed=listed))
-    assert f"{name}: is missing; {FOLDER}/grid.json lists this cell" in found
-    assert "report/report.csv: has 6 rows, and 5 by the records" in found
-    assert "verdict.json" in found
-    assert (f"{name}: is in the manifest and not in the pack" in found) != listed
+    differences = differing(changed(good, place / "left.zip", gone, listed=listed))
+    assert f"{name}: is missing; {FOLDER}/grid.json lists this cell" in differences
+    assert "report/report.csv: has 6 rows, and 5 by the records" in differences
+    assert "verdict.json" in differences
+    assert (f"{name}: is in the manifest and not in the pack" in differences) != listed
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -145,9 +145,9 @@ def test_a_record_that_was_added_is_found(good, place, listed):
     extra = settled_by_controls([run("tar", HELD, seed=9), run(None, BROKE, seed=9)])[0]
     name = f"{FOLDER}/cells/{extra.key}/record.json"
     added = {name: archive.json_bytes(extra.to_json())}
-    found = differing(changed(good, place / "added.zip", added, listed=listed))
-    assert "report/report.csv: has 6 rows, and 7 by the records" in found
-    assert (f"{name}: is in the pack and not in the manifest" in found) != listed
+    differences = differing(changed(good, place / "added.zip", added, listed=listed))
+    assert "report/report.csv: has 6 rows, and 7 by the records" in differences
+    assert (f"{name}: is in the pack and not in the manifest" in differences) != listed
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,9 @@ def test_a_verdict_without_its_gate_and_files_of_no_use_are_found(good, place):
     members = archive.read(good.path)
     manifest = json.loads(members[archive.MANIFEST])
     out = changed(good, place / "stray.zip", {"notes.txt": b"x", "gate/own.yaml": None}, listed=True)
-    found = differing(out)
-    assert "notes.txt: nothing in the pack says what it should be" in found
-    assert "verdict.json: the verdict or gate/own.yaml is missing" in found
+    differences = differing(out)
+    assert "notes.txt: nothing in the pack says what it should be" in differences
+    assert "verdict.json: the verdict or gate/own.yaml is missing" in differences
     del members["gate/own.yaml"]
     manifest |= {"gate": None, "files": archive.listed({k: v for k, v in members.items() if k != archive.MANIFEST})}
     archive.write(out, {**members, archive.MANIFEST: archive.json_bytes(manifest)})
@@ -189,9 +189,9 @@ def test_a_verdict_without_its_gate_and_files_of_no_use_are_found(good, place):
 def test_another_hash_and_other_runs_are_told(good, folder, place):
     other = shutil.copytree(folder, place / "other" / "invented")
     shutil.rmtree(next(path for path in (other / "cells").iterdir()))
-    found = differing(good.path, against=[other], sha256="0" * 64)
-    assert "the pack's hash is" in found
-    assert "is in the pack and not in the runs" in found
+    differences = differing(good.path, against=[other], sha256="0" * 64)
+    assert "the pack's hash is" in differences
+    assert "is in the pack and not in the runs" in differences
 
 
 def test_figures_of_another_version_that_differ_are_not_blamed_on_anyone(good, place, monkeypatch):
@@ -339,9 +339,9 @@ def test_unfinished_cells_stay_listed_and_a_damaged_record_is_not_left_out(folde
     (gone / "record.json").unlink()
     made = pack([short], place / "short.zip", gate=str(place / "own.yaml"))
     assert json.loads(archive.read(made.path)["verdict.json"])["unfinished"] == 2
-    found = verify(made.path)
-    assert found.result == "agrees"
-    assert any("2 cells without a record" in finding.what for finding in found.findings)
+    checked = verify(made.path)
+    assert checked.result == "agrees"
+    assert any("2 cells without a record" in finding.what for finding in checked.findings)
     (gone / "record.json").write_text("{")
     with pytest.raises(HoldfastError, match=r"record\.json: not what .* a pack leaves no cell out"):
         pack([short], place / "damaged.zip")
@@ -393,9 +393,9 @@ def test_answers_are_packed_if_asked_for_and_judged_again(place):
     write_completions(table, refusals)
     assert not any(name.endswith("parquet") for name in archive.read(pack([folder], place / "plain.zip").path))
     made = pack([folder], place / "answered.zip", completions=True)
-    found = verify(made.path)
-    assert found.result == "agrees"
-    assert any("12 verdicts are given again" in finding.what for finding in found.findings)
+    checked = verify(made.path)
+    assert checked.result == "agrees"
+    assert any("12 verdicts are given again" in finding.what for finding in checked.findings)
     answer = judged(record.evaluations[1].step, "Take two eggs and a pan, then stir well.", 0.0)
     write_completions(table, [*refusals[:4], answer, *refusals[5:]])
     said = differing(pack([folder], place / "answered.zip", completions=True).path)
@@ -417,9 +417,9 @@ def test_the_commands_have_exit_codes_and_a_last_line(good, folder, place):
     fine = called("verify", out, "--against", folder)
     assert (fine.exit_code, fine.output.splitlines()[-1]) == (0, f"{out}: agrees, 6 cells")
     tampered = changed(good, place / "called-tampered.zip", {"README.md": b"x"}, listed=False)
-    found = called("verify", tampered)
-    assert (found.exit_code, found.output.splitlines()[-1]) == (1, f"{tampered}: differs, 6 cells")
-    assert max(map(len, found.output.splitlines()[:-2])) <= 80
+    result = called("verify", tampered)
+    assert (result.exit_code, result.output.splitlines()[-1]) == (1, f"{tampered}: differs, 6 cells")
+    assert max(map(len, result.output.splitlines()[:-2])) <= 80
     assert "none without --gate" in str(called("pack", folder, "-o", out, "--defense", "tar").exception)
 
 
@@ -452,16 +452,16 @@ def test_a_record_outside_the_runs_is_found(good, place):
     stray = {
         each.replace(FOLDER, "other"): members[each] for each in (name, name.replace("record.json", "config.yaml"))
     }
-    found = differing(changed(good, place / "stray.zip", stray, listed=True))
-    assert f"{name.replace(FOLDER, 'other')}: nothing in the pack says what it should be" in found
+    differences = differing(changed(good, place / "stray.zip", stray, listed=True))
+    assert f"{name.replace(FOLDER, 'other')}: nothing in the pack says what it should be" in differences
 
 
 def test_no_other_record_of_the_same_cell_hides_one_that_is_not_of_the_runs(good, folder, place):
     name, record = next(iter(records_in(good).items()))
     other = {name.replace(FOLDER, "runs/more"): archive.read(good.path)[name]}
     forged = {name: archive.json_bytes({**record, "wall_seconds": 7.5}), **other}
-    found = differing(changed(good, place / "hidden.zip", forged, listed=True), against=[folder])
-    assert f"cell {record['key']}: wall_seconds is 7.5" in found
+    differences = differing(changed(good, place / "hidden.zip", forged, listed=True), against=[folder])
+    assert f"cell {record['key']}: wall_seconds is 7.5" in differences
 
 
 @pytest.mark.parametrize("key", ["a\0b", "x" * 300, "..", "a/b", ""])
@@ -491,19 +491,19 @@ def test_records_that_are_none_or_are_gone_leave_no_figures_and_are_named(good, 
     broken, *gone = sorted(name for name in members if name.endswith("/record.json"))
     out = changed(good, place / "none.zip", {broken: b"{", **dict.fromkeys(gone)}, listed=True)
     keys = [name.split("/")[-2] for name in (broken, *gone)]
-    found = differing(out, against=[folder])
-    assert f"{broken}: is not a record (" in found
-    assert f"{FOLDER}: has no record" in found
-    assert "no record can be read, so that no figure follows" in found
-    assert f"cell {keys[0]}: is no record" in found
-    assert f"cell {keys[1]}: is in the runs and not in the pack" in found
+    differences = differing(out, against=[folder])
+    assert f"{broken}: is not a record (" in differences
+    assert f"{FOLDER}: has no record" in differences
+    assert "no record can be read, so that no figure follows" in differences
+    assert f"cell {keys[0]}: is no record" in differences
+    assert f"cell {keys[1]}: is in the runs and not in the pack" in differences
 
 
 def test_a_missing_table_and_a_verdict_that_states_no_gate_are_found(good, place):
     odd = {"report/report.csv": None, "verdict.json": b'{"gate": []}'}
-    found = differing(changed(good, place / "lacking.zip", odd, listed=True))
-    assert "report/report.csv: is missing" in found
-    assert "verdict.json: the verdict or gate/own.yaml is missing or is none" in found
+    differences = differing(changed(good, place / "lacking.zip", odd, listed=True))
+    assert "report/report.csv: is missing" in differences
+    assert "verdict.json: the verdict or gate/own.yaml is missing or is none" in differences
 
 
 def test_a_gate_that_is_none_is_told_by_its_place_in_the_pack(good, place):
@@ -540,9 +540,9 @@ def test_a_gate_of_ones_own_does_not_lose_its_age_by_the_claim_that_it_is_packag
 
 def test_controls_whose_records_are_not_in_the_pack_are_told_as_not_checked(good, place):
     records = [parse_record(json.dumps(value)) for value in records_in(good).values()]
-    found = verify(pack([written(records, place / "lone")], place / "lone.zip").path)
+    checked = verify(pack([written(records, place / "lone")], place / "lone.zip").path)
     said = "controls of 3 cells: their records are not in the pack, so that they are as stated"
-    assert (found.result, said in [each.what for each in found.findings]) == ("agrees", True)
+    assert (checked.result, said in [each.what for each in checked.findings]) == ("agrees", True)
     assert not any(each.what.startswith("controls") for each in verify(good.path).findings)
 
 
@@ -554,8 +554,8 @@ def test_values_that_no_run_writes_are_found_and_do_not_stop_the_check(good, pla
     record["cell"]["attack"]["settings"] = {"optim": 3}
     record["stages"] = [{"seconds": 1, "steps": 1}]
     odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
-    assert f"{name}: key is {record['key']}" in (found := differing(odd))
-    assert "cannot be computed" not in found
+    assert f"{name}: key is {record['key']}" in (differences := differing(odd))
+    assert "cannot be computed" not in differences
     record["cell"]["attack"] = {"name": "best_of_n", "settings": {"numbers": 3}}
     odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
     assert f"{name}: outcomes and intervals cannot be computed (TypeError(" in differing(odd)
@@ -586,8 +586,8 @@ def test_answers_that_show_less_than_their_cells_state_are_told(place):
     write_completions(tables["chosen"], [*rows, {**rows[0], "judge": "mine"}])
     made = pack([folder], place / "less.zip", completions=True)
     assert "without completions: 1 cell" in made.remarks
-    found = verify(made.path)
-    told = {finding.what: finding.status for finding in found.findings}
+    checked = verify(made.path)
+    told = {finding.what: finding.status for finding in checked.findings}
     damaged = [f"runs/less/cells/{records[name].key}/completions.parquet" for name in ("damaged", "nameless")]
     assert differing(made.path).splitlines() == [
         f"{name}: cannot be read as judged answers" for name in sorted(damaged)

@@ -67,11 +67,11 @@ def test_a_pack_asks_for_a_run_and_for_a_place_that_may_be_written(folder):
 def test_folders_of_one_name_have_places_of_their_own_and_a_foreign_key_is_remarked(folder, tmp_path):
     other = written([replace(run("tar", HELD), key="0" * 16)], tmp_path / "elsewhere" / "invented")
     (other / "grid.json").unlink()
-    found = collected([folder, other], completions=False)
-    assert [entry["folder"] for entry in found.runs] == ["runs/invented", "runs/invented-2"]
-    assert found.remarks == ("a key that is not the hash of the settings: 1 record, first 0000000000000000",)
-    assert "runs/invented-2/grid.json" not in found.members
-    assert f"runs/invented-2/cells/{'0' * 16}/record.json" in found.members
+    collection = collected([folder, other], completions=False)
+    assert [entry["folder"] for entry in collection.runs] == ["runs/invented", "runs/invented-2"]
+    assert collection.remarks == ("a key that is not the hash of the settings: 1 record, first 0000000000000000",)
+    assert "runs/invented-2/grid.json" not in collection.members
+    assert f"runs/invented-2/cells/{'0' * 16}/record.json" in collection.members
 
 
 def test_half_a_character_in_settings_is_packed_as_it_is_written(tmp_path):
@@ -161,8 +161,8 @@ def test_a_record_whose_data_another_version_describes_is_computed_again_but_for
 
 
 def test_differences_beyond_those_that_are_named_are_counted():
-    found = [finding.what for finding in summed([str(number) for number in range(MOST_SHOWN + 3)], "fine")]
-    assert found[-2:] == [str(MOST_SHOWN - 1), "and 3 more such differences"]
+    messages = [finding.what for finding in summed([str(number) for number in range(MOST_SHOWN + 3)], "fine")]
+    assert messages[-2:] == [str(MOST_SHOWN - 1), "and 3 more such differences"]
 
 
 def test_what_is_no_table_is_told():
@@ -176,23 +176,26 @@ def test_a_record_that_nothing_can_be_computed_of_is_named_and_never_agrees():
         return [Finding(status="agrees", what="fine")] if all(records.values()) else {}["of our own"]
 
     one, other = run(None, BROKE), run("tar", HELD)
-    assert [found.status for found in computed(step, {"a/record.json": one}, "costs")] == ["agrees"]
-    (found,) = computed(step, {"a/record.json": one, "b/record.json": None}, "costs")
-    assert (found.status, found.what) == ("differs", "b/record.json: costs cannot be computed (KeyError('of our own'))")
+    assert [finding.status for finding in computed(step, {"a/record.json": one}, "costs")] == ["agrees"]
+    (finding,) = computed(step, {"a/record.json": one, "b/record.json": None}, "costs")
+    assert (finding.status, finding.what) == (
+        "differs",
+        "b/record.json: costs cannot be computed (KeyError('of our own'))",
+    )
 
     def pairs(records):
         return [] if len(records) < 2 else int("of two")
 
-    (found,) = computed(pairs, {"a/record.json": one, "b/record.json": other}, "costs")
-    assert (found.status, found.what[:39]) == ("differs", 'costs cannot be computed (ValueError("i')
+    (finding,) = computed(pairs, {"a/record.json": one, "b/record.json": other}, "costs")
+    assert (finding.status, finding.what[:39]) == ("differs", 'costs cannot be computed (ValueError("i')
 
 
 @pytest.mark.parametrize("path", ["gate/open_weights.yaml", "gate/nowhere.yaml"])
 def test_a_gate_that_is_said_to_be_of_another_version_and_is_none_of_this_one_is_to_be_read(path):
     origin = Origin(path=path, sha256="0", modified=UNSAID, packaged="99")
-    found = list(_gate_claims(About(runs=(), holdfast="99", gate=path, origin=origin)))
-    assert {finding.status for finding in found} == {"not checked"}
-    assert [finding.what for finding in found] == [
+    findings = list(_gate_claims(About(runs=(), holdfast="99", gate=path, origin=origin)))
+    assert {finding.status for finding in findings} == {"not checked"}
+    assert [finding.what for finding in findings] == [
         f"{path}: whether Holdfast 99 came with it",
         f"{path}: is not the packaged gate of that name in Holdfast {__version__}; read its thresholds",
     ]

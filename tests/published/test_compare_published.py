@@ -41,11 +41,11 @@ def called(*words):
 
 
 def test_a_run_that_measures_what_is_printed_has_the_same_shape_and_exits_with_0(of_beavertails):
-    found = compare("rpa_table_3", [of_beavertails])
-    assert found.verdict == "same"
-    assert found.misses == []
-    assert {pair.row.dataset for pair in found.pairs} == {"beavertails"}
-    (shape,) = found.shapes
+    comparison = compare("rpa_table_3", [of_beavertails])
+    assert comparison.verdict == "same"
+    assert comparison.misses == []
+    assert {pair.row.dataset for pair in comparison.pairs} == {"beavertails"}
+    (shape,) = comparison.shapes
     assert shape.sides.n == 11
     assert next(each for each in shape.ranked if each.metric == "harmfulness").order.reversed == 0
     result = called("rpa_table_3", of_beavertails)
@@ -60,11 +60,11 @@ def test_the_reverse_of_what_is_printed_is_not_the_same_and_exits_with_1_with_mi
         if row.state == "printed"
     ]
     run = write_run([again(record, data=HARMFUL["beavertails"]) for record in records])
-    found = compare("rpa_table_3", [run])
-    standings = [pair.standing for pair in found.pairs]
-    assert standings[: len(found.misses)] == ["miss"] * len(found.misses)
-    assert len(found.misses) >= 9
-    assert found.shapes[0].reversals
+    comparison = compare("rpa_table_3", [run])
+    standings = [pair.standing for pair in comparison.pairs]
+    assert standings[: len(comparison.misses)] == ["miss"] * len(comparison.misses)
+    assert len(comparison.misses) >= 9
+    assert comparison.shapes[0].reversals
     result = called("rpa_table_3", run)
     assert result.exit_code == 1
     shown = [line.split()[0] for line in result.output.splitlines() if "security_vectors" in line or "lisa" in line]
@@ -74,9 +74,9 @@ def test_the_reverse_of_what_is_printed_is_not_the_same_and_exits_with_1_with_mi
 
 def test_a_world_of_its_own_is_compared_with_both_data_sets_and_that_is_said(write_run):
     run = write_run(as_reported(ROWS["safe_rlhf"], seeds=(0, 1)))
-    found = compare("rpa_table_3", [run])
-    assert [shape.dataset for shape in found.shapes] == ["beavertails", "safe_rlhf"]
-    by_data = {shape.dataset: shape.verdict for shape in found.shapes}
+    comparison = compare("rpa_table_3", [run])
+    assert [shape.dataset for shape in comparison.shapes] == ["beavertails", "safe_rlhf"]
+    by_data = {shape.dataset: shape.verdict for shape in comparison.shapes}
     assert by_data["safe_rlhf"] == "same"
     result = called("rpa_table_3", run)
     assert "each cell is compared with both" in result.output
@@ -95,15 +95,17 @@ def test_the_docs_have_the_figures_of_that_scale(table):
     text = (Path(__file__).parents[2] / "docs" / "compare.md").read_text()
     shape = of_the_paper(published(table))
     low, high = shape.sides.interval
-    found = next(each.order for each in shape.ranked if each.along == "defense")
+    agreement = next(each.order for each in shape.ranked if each.along == "defense")
     assert f"{shape.sides.same} of {shape.sides.n} [{low:.2f}, {high:.2f}]" in text
-    assert f"{found.tau:.2f} [{found.low:.2f}, {found.high:.2f}], {found.rows} rows" in text
+    assert f"{agreement.tau:.2f} [{agreement.low:.2f}, {agreement.high:.2f}], {agreement.rows} rows" in text
 
 
 def test_a_table_of_which_most_rows_were_not_run_is_not_said_to_have_the_same_shape(of_beavertails):
-    found = compare("rpa_table_3", [of_beavertails])
-    few = replace(found, pairs=tuple(replace(each, measured=None) for each in found.pairs[:7]) + found.pairs[7:])
-    assert (found.verdict, few.missing, few.verdict) == ("same", 7, "cannot tell")
+    comparison = compare("rpa_table_3", [of_beavertails])
+    few = replace(
+        comparison, pairs=tuple(replace(each, measured=None) for each in comparison.pairs[:7]) + comparison.pairs[7:]
+    )
+    assert (comparison.verdict, few.missing, few.verdict) == ("same", 7, "cannot tell")
     assert "7 of 11 rows without a cell" in headline(few)
 
 
@@ -114,10 +116,10 @@ def test_a_metric_without_two_rows_to_order_cannot_be_told(of_beavertails):
 
 def test_some_cells_cannot_tell_and_exit_with_3(write_run):
     run = write_run([measured("lisa", "sft", (0.0, 0.1)), measured("none", "sft", (0.0, 0.9))])
-    found = compare("rpa_table_3", [run])
-    assert found.verdict == "cannot tell"
-    assert [pair.standing for pair in found.pairs].count("not compared") == len(found.pairs) - 2
-    assert found.unused == 1
+    comparison = compare("rpa_table_3", [run])
+    assert comparison.verdict == "cannot tell"
+    assert [pair.standing for pair in comparison.pairs].count("not compared") == len(comparison.pairs) - 2
+    assert comparison.unused == 1
     shown = called("rpa_table_3", run)
     assert shown.exit_code == 3
     assert "rpa_table_3: cannot tell whether it has the same shape" in shown.output
@@ -158,21 +160,21 @@ def test_a_table_without_harmfulness_is_compared_by_rank_only(write_run):
         ],
         "rpa_table_7",
     )
-    found = compare("rpa_table_7", [run])
-    (shape,) = found.shapes
+    comparison = compare("rpa_table_7", [run])
+    (shape,) = comparison.shapes
     assert shape.sides is None
     order = next(each.order for each in shape.ranked if each.metric == "perplexity")
     assert (order.same, order.reversed) == (6, 0)
-    assert found.verdict == "cannot tell"
-    assert {pair.standing for pair in found.pairs} == {"by rank only", "not compared"}
-    write(found, run / "c.html")
+    assert comparison.verdict == "cannot tell"
+    assert {pair.standing for pair in comparison.pairs} == {"by rank only", "not compared"}
+    write(comparison, run / "c.html")
 
 
 def test_the_page_the_table_and_the_picture_hold_what_is_printed_and_escape_names(of_beavertails, tmp_path):
     (of_beavertails / "grid.json").write_text(json.dumps({"name": "<script>x</script>"}))
     out = tmp_path / "compared.html"
-    found = compare("rpa_table_3", [of_beavertails])
-    assert {path.suffix for path in write(found, out)} == {".html", ".csv", ".svg", ".png"}
+    comparison = compare("rpa_table_3", [of_beavertails])
+    assert {path.suffix for path in write(comparison, out)} == {".html", ".csv", ".svg", ".png"}
     page = out.read_text()
     assert "<script>" not in page
     assert "&lt;script&gt;x&lt;/script&gt;" in page
@@ -198,11 +200,11 @@ def test_the_command_names_the_files_that_it_wrote(of_beavertails, monkeypatch):
 
 def test_another_file_next_to_the_page_is_not_overwritten(of_beavertails, tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n")
-    found = compare("rpa_table_3", [of_beavertails])
+    comparison = compare("rpa_table_3", [of_beavertails])
     with pytest.raises(HoldfastError, match="would be overwritten"):
-        write(found, tmp_path / "mine.html")
+        write(comparison, tmp_path / "mine.html")
     with pytest.raises(HoldfastError, match="another ending"):
-        write(found, tmp_path / "mine.csv")
+        write(comparison, tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "a,b\n"
 
 
@@ -259,9 +261,9 @@ def test_an_unreadable_record_is_said(of_beavertails):
 
 def test_a_table_with_every_cell_failed_compares_nothing(write_run):
     run = write_run([measured("lisa", "sft", (), outcome=Outcome.FAILED)])
-    found = compare("rpa_table_3", [run])
-    assert found.verdict == "cannot tell"
-    assert {pair.standing for pair in found.pairs} == {"not compared"}
+    comparison = compare("rpa_table_3", [run])
+    assert comparison.verdict == "cannot tell"
+    assert {pair.standing for pair in comparison.pairs} == {"not compared"}
 
 
 def test_help_has_exit_codes_and_examples():
@@ -291,8 +293,8 @@ def test_a_table_without_harmfulness_has_a_page_without_a_picture_and_its_settin
     swept = replace(table.rows[0], settings={"num_samples": 25000, "beta": 0.1, "model": "llama2-7b"})
     pairs = tuple(pair(row, None, "no cell", 0.5) for row in (swept, *table.rows[1:]))
     table = replace(table, rows=tuple(each.row for each in pairs))
-    found = replace(compare("rpa_table_3", [of_beavertails]), table=table, pairs=pairs, shapes=(), itself=None)
+    comparison = replace(compare("rpa_table_3", [of_beavertails]), table=table, pairs=pairs, shapes=(), itself=None)
     out = tmp_path / "page.html"
-    assert write(found, out) == [out.with_suffix(".csv"), out]
+    assert write(comparison, out) == [out.with_suffix(".csv"), out]
     assert "<svg" not in out.read_text()
     assert words.swept(swept).endswith("25,000, beta 0.1, model llama2-7b")

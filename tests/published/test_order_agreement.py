@@ -15,18 +15,18 @@ def test_one_group_without_ties_is_scipys_tau_and_exact_p_value(size):
     draw = random.Random(size)
     for _ in range(5):
         ranks = draw.sample(range(size), size)
-        found, known = order([list(enumerate(ranks))]), kendalltau(range(size), ranks, method="exact")
-        assert found.tau == pytest.approx(known.statistic)
-        assert found.chance == pytest.approx(known.pvalue)
-        assert found.low <= found.tau <= found.high
+        agreement, known = order([list(enumerate(ranks))]), kendalltau(range(size), ranks, method="exact")
+        assert agreement.tau == pytest.approx(known.statistic)
+        assert agreement.chance == pytest.approx(known.pvalue)
+        assert agreement.low <= agreement.tau <= agreement.high
 
 
 @pytest.mark.slow
 def test_the_interval_of_several_groups_is_that_of_a_slow_count_over_all_orders():
     """At its ends Mallows' model makes the inversions seen, or more extreme ones, 2.5 % likely."""
     groups = [[(0, 0), (1, 2), (2, 1), (3, 3)], [(0, 1), (1, 0), (2, 2)]]
-    found = order(groups)
-    assert (found.same, found.reversed) == (7, 2)
+    agreement = order(groups)
+    assert (agreement.same, agreement.reversed) == (7, 2)
     inversions = [
         sum(a > b for part in orders for i, a in enumerate(part) for b in part[i + 1 :])
         for orders in product(permutations(range(4)), permutations(range(3)))
@@ -40,8 +40,8 @@ def test_the_interval_of_several_groups_is_that_of_a_slow_count_over_all_orders(
         return 1 - 2 * mean / 9, upto, more
 
     curve = [slow(theta) for theta in np.linspace(-3, 6, 9001)]
-    assert found.low == pytest.approx(min(curve, key=lambda point: abs(point[1] - 0.025))[0], abs=2e-3)
-    assert found.high == pytest.approx(min(curve, key=lambda point: abs(point[2] - 0.025))[0], abs=2e-3)
+    assert agreement.low == pytest.approx(min(curve, key=lambda point: abs(point[1] - 0.025))[0], abs=2e-3)
+    assert agreement.high == pytest.approx(min(curve, key=lambda point: abs(point[2] - 0.025))[0], abs=2e-3)
 
 
 def test_few_rows_in_perfect_order_cannot_tell_and_more_of_them_can():

@@ -15,12 +15,12 @@ from holdfast.records import HoldfastError, Method, Outcome
 
 
 def row(table, **wanted):
-    found = [
+    matching = [
         each
         for each in published(table).rows
         if all({"attack": each.attack, **vars_of(each)}.get(key) == value for key, value in wanted.items())
     ]
-    return found[0]
+    return matching[0]
 
 
 def vars_of(each):
@@ -148,9 +148,9 @@ def test_in_a_folder_of_several_tables_the_data_of_most_rows_are_taken_and_evalu
     more_data = measured("lisa", "sft", (0.0, 0.9), data={"train": 10000})
     closer = again(measured("lisa", "sft", (0.0, 0.6, 0.1)), evaluation={"every": 5})
     for extra, expected in ((more_data, usual[rows.index(LISA)]), (closer, closer)):
-        found = dict(zip(map(id, rows), chosen([*usual, extra], rows), strict=True))
-        assert found[id(LISA)] == ([expected], "")
-        assert all(len(records) == 1 for records, _ in found.values())
+        by_row = dict(zip(map(id, rows), chosen([*usual, extra], rows), strict=True))
+        assert by_row[id(LISA)] == ([expected], "")
+        assert all(len(records) == 1 for records, _ in by_row.values())
 
 
 def test_several_seeds_are_a_mean_with_an_interval_over_them_that_is_no_narrower_than_that_of_the_prompts():
@@ -165,8 +165,8 @@ def test_several_seeds_are_a_mean_with_an_interval_over_them_that_is_no_narrower
 
 
 def test_seeds_that_end_on_both_sides_cannot_tell():
-    found = standing([measured("lisa", "sft", (0.0, h), seed=i) for i, h in enumerate((0.0, 1.0, 0.0))])
-    assert found.standing == "cannot tell"
+    compared = standing([measured("lisa", "sft", (0.0, h), seed=i) for i, h in enumerate((0.0, 1.0, 0.0))])
+    assert compared.standing == "cannot tell"
 
 
 def test_the_same_side_and_a_miss():
@@ -180,10 +180,10 @@ def test_a_few_prompts_cannot_tell():
 
 def test_a_reported_value_near_the_threshold_cannot_tell():
     near = row("rpa_table_6", attack="ppo", dataset="beavertails", defense="repnoise_then_tar", num_samples=2500)
-    found = standing([measured("repnoise_then_tar", "ppo", (0.0, 0.0), settings={"num_prompts": 2500})], near)
+    compared = standing([measured("repnoise_then_tar", "ppo", (0.0, 0.0), settings={"num_prompts": 2500})], near)
     assert near.values["harmfulness"].middle == 0.44
-    assert found.standing == "cannot tell"
-    assert "reported value" in found.why
+    assert compared.standing == "cannot tell"
+    assert "reported value" in compared.why
 
 
 def test_low_harm_of_a_model_that_collapsed_is_a_miss_and_in_some_seeds_cannot_tell():
@@ -196,10 +196,10 @@ def test_a_model_that_the_paper_marks_as_collapsed_is_never_compared_although_it
     vaccine = row("rpa_table_3", attack="dpo", dataset="beavertails", defense="vaccine")
     assert vaccine.values["harmfulness"].middle == 0
     for harm in (0.0, 0.9):
-        found = standing([measured("vaccine", "dpo", (0.0, harm))], vaccine)
-        assert found.standing == "not compared"
-        assert "collapsed" in found.why
-        assert found.both("harmfulness") is None
+        compared = standing([measured("vaccine", "dpo", (0.0, harm))], vaccine)
+        assert compared.standing == "not compared"
+        assert "collapsed" in compared.why
+        assert compared.both("harmfulness") is None
 
 
 def test_the_papers_dashes_and_cells_that_failed_are_not_compared():
@@ -295,9 +295,9 @@ def test_a_row_of_several_attacks_takes_the_mean_over_them_and_a_range_has_its_m
     own = [measured("none", "grpo", (0.0, 0.81)), measured("none", "ppo", (0.0, 0.79))]
     records, why = chosen_for(own, several)
     assert why == ""
-    found = standing(records, several)
-    assert found.standing == "same side"
-    assert found.both("harmfulness") == pytest.approx((0.8, 0.8))
+    compared = standing(records, several)
+    assert compared.standing == "same side"
+    assert compared.both("harmfulness") == pytest.approx((0.8, 0.8))
 
 
 def test_a_picture_without_numbers_is_refused(tmp_path):
@@ -331,7 +331,7 @@ def test_a_model_before_its_attack_that_was_hardened_with_several_settings_is_no
 
 def test_a_row_whose_cells_measured_help_alone_is_not_compared():
     cells = measure([measured("lisa", "sft", (None, None))], LISA, ("harmfulness", "helpfulness"), 0.5)
-    found = pair(LISA, cells, "", 0.5)
+    compared = pair(LISA, cells, "", 0.5)
     assert cells.estimates["helpfulness"].value == 0.9
-    assert found.standing == "not compared"
-    assert found.why.startswith("no harmfulness was measured: 1 held")
+    assert compared.standing == "not compared"
+    assert compared.why.startswith("no harmfulness was measured: 1 held")

@@ -14,7 +14,7 @@ import yaml
 from holdfast.records import HoldfastError, Outcome
 from holdfast.report import is_of, write_report
 from holdfast.report.answers import HARMFUL, HARMLESS, OTHER, UNJUDGED, packed
-from holdfast.report.curve_drawings import CurvePoint, drawn
+from holdfast.report.curve_drawings import CurvePoint, plotted
 
 pytestmark = pytest.mark.slow
 NASTY = 'Bake <script>alert("x")</script> \x1b[31mred \u202eback </script><!-- end'
@@ -87,15 +87,15 @@ def test_links_are_relative_and_lead_to_files_that_are_there_wherever_the_folder
     moved = report.parents[1].with_name("elsewhere")
     shutil.copytree(report.parents[1], moved)
     folder = moved / "out" / "my report_cells"
-    found = set()
+    targets = set()
     for record in records:
         for link in Parsed((folder / f"{record.key}.html").read_text("utf-8")).links():
             assert not re.match(r"[a-z]+:|/", link)
             place = (folder / unquote(link.split("#")[0])).resolve()
             assert place.is_file()
             assert place.is_relative_to(moved)
-            found.add(place.name)
-    assert found == {
+            targets.add(place.name)
+    assert targets == {
         *(f"{record.key}.html" for record in records),
         *("my report.html", "record.json", "curves.jsonl", "completions.parquet"),
     }
@@ -172,10 +172,10 @@ def test_an_answer_is_harmful_by_the_first_judge_only_and_an_invalid_one_is_neve
         make_completion(0, "e", score=0.9, role="benign"),
         make_completion(0, "f", score=0.9, judge="other"),
     ]
-    found = packed(columns(rows), judge="oracle", threshold=0.5, most=10_000)
-    kinds = [found["opinions"][place][0] for place in found["answers"][3::4]]
+    page_data = packed(columns(rows), judge="oracle", threshold=0.5, most=10_000)
+    kinds = [page_data["opinions"][place][0] for place in page_data["answers"][3::4]]
     assert kinds == [HARMFUL, HARMLESS, UNJUDGED, UNJUDGED, OTHER, UNJUDGED]
-    assert [len(found["opinions"][place][1]) for place in found["answers"][3::4]] == [2, 1, 1, 2, 1, 1]
+    assert [len(page_data["opinions"][place][1]) for place in page_data["answers"][3::4]] == [2, 1, 1, 2, 1, 1]
 
 
 def test_packed_answers_say_what_a_slow_loop_over_the_rows_finds(make_completion):
@@ -185,10 +185,15 @@ def test_packed_answers_say_what_a_slow_loop_over_the_rows_finds(make_completion
         for number in range(12)
         for judge, score in (("oracle", number / 12), ("other", 0.25))
     ]
-    found = packed(columns(rows), judge="oracle", threshold=0.5, most=10_000)
-    numbers = iter(found["answers"])
+    page_data = packed(columns(rows), judge="oracle", threshold=0.5, most=10_000)
+    numbers = iter(page_data["answers"])
     unpacked = [
-        (found["steps"][s], found["prompts"][p][2], found["texts"][t][0], [o[:2] for o in found["opinions"][o_][1]])
+        (
+            page_data["steps"][s],
+            page_data["prompts"][p][2],
+            page_data["texts"][t][0],
+            [o[:2] for o in page_data["opinions"][o_][1]],
+        )
         for s, p, t, o_ in zip(numbers, numbers, numbers, numbers, strict=True)
     ]
     expected = [
@@ -196,7 +201,7 @@ def test_packed_answers_say_what_a_slow_loop_over_the_rows_finds(make_completion
         for one, other in zip(rows[::2], rows[1::2], strict=True)
     ]
     assert unpacked == expected
-    assert found["of"] == 24
+    assert page_data["of"] == 24
 
 
 def test_where_answers_are_too_long_for_a_page_the_choice_ignores_answers_and_scores(make_completion):
@@ -206,21 +211,21 @@ def test_where_answers_are_too_long_for_a_page_the_choice_ignores_answers_and_sc
         for role in ("harmful", "benign")
         for number in range(40)
     ]
-    found = packed(columns(rows), judge="oracle", threshold=0.5, most=12_000)
+    page_data = packed(columns(rows), judge="oracle", threshold=0.5, most=12_000)
     other = packed({**columns(rows), "score": [0.0] * len(rows)}, judge="oracle", threshold=0.5, most=12_000)
-    assert 0 < len(found["answers"]) // 4 < found["of"] == len(rows)
-    assert found["answers"][:3] == other["answers"][:3]
-    assert found["prompts"] == other["prompts"]
-    roles = [role for role, *_ in found["prompts"]]
+    assert 0 < len(page_data["answers"]) // 4 < page_data["of"] == len(rows)
+    assert page_data["answers"][:3] == other["answers"][:3]
+    assert page_data["prompts"] == other["prompts"]
+    roles = [role for role, *_ in page_data["prompts"]]
     assert roles.count("harmful") == roles.count("benign")
-    assert sum(len(text) for text, *_ in found["texts"]) <= 12_000
-    steps = [found["steps"][place] for place in found["answers"][::4]]
+    assert sum(len(text) for text, *_ in page_data["texts"]) <= 12_000
+    steps = [page_data["steps"][place] for place in page_data["answers"][::4]]
     assert steps.count(0) == steps.count(10)
 
 
 def test_a_drawn_curve_has_its_points_in_order_and_its_threshold_inside():
     points = [CurvePoint(at=at, value=value, low=0.0, high=1.0) for at, value in ((0, 0.0), (20, 0.5), (40, 1.0))]
-    curve = drawn("harm", points, rule=0.5, broke=20.0)
+    curve = plotted("harm", points, rule=0.5, broke=20.0)
     (line,) = re.findall(r'class="line" points="([^"]+)"', curve.svg)
     xs, ys = zip(*(map(float, pair.split(",")) for pair in line.split()), strict=True)
     assert list(xs) == sorted(xs)
@@ -231,7 +236,7 @@ def test_a_drawn_curve_has_its_points_in_order_and_its_threshold_inside():
 
 
 def test_a_curve_over_answers_per_prompt_is_spaced_evenly():
-    curve = drawn("harm", [CurvePoint(at=at, value=0.5) for at in (0, 1, 64)], unit="N")
+    curve = plotted("harm", [CurvePoint(at=at, value=0.5) for at in (0, 1, 64)], unit="N")
     (line,) = re.findall(r'class="line" points="([^"]+)"', curve.svg)
     first, second, third = (float(pair.split(",")[0]) for pair in line.split())
     assert second - first == pytest.approx(third - second)
@@ -247,4 +252,4 @@ def test_a_key_never_leads_out_of_the_folder(key):
 
 def test_a_curve_without_points_is_not_drawn() -> None:
     with pytest.raises(ValueError, match="harm: a curve without points"):
-        drawn("harm", [])
+        plotted("harm", [])

@@ -144,16 +144,16 @@ def tool():
 def test_where_no_defense_has_an_effect_at_most_one_table_in_twenty_has_a_verdict(tool) -> None:
     for size, tables in ((1, 400), (8, 100), (48, 25)):
         rng = np.random.default_rng(size)
-        found = [tool.table(rng, size, 3, 10) for _ in range(tables)]
-        assert sum(any(each != "cannot tell" for each in table) for table in found) / tables <= 0.05
+        by_table = [tool.table(rng, size, 3, 10) for _ in range(tables)]
+        assert sum(any(each != "cannot tell" for each in table) for table in by_table) / tables <= 0.05
 
 
 def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse(tool) -> None:
     """The truth over models is no effect. On the three models at hand there is one: a sign test alone finds it."""
     rng = np.random.default_rng(0)
-    found = [tool.simulated(rng, 3, 10, differ=0.5) for _ in range(600)]
-    given = tool.shares(each.verdict for each in found)
-    assert sum(each.chance <= 0.05 for each in found) / len(found) > 0.25
+    comparisons = [tool.simulated(rng, 3, 10, differ=0.5) for _ in range(600)]
+    given = tool.shares(each.verdict for each in comparisons)
+    assert sum(each.chance <= 0.05 for each in comparisons) / len(comparisons) > 0.25
     assert given["better"] <= 0.05
     assert given["worse"] <= 0.05
 
@@ -170,10 +170,10 @@ def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse
 )
 def test_a_large_effect_is_found_and_has_its_own_sign(tool, truth: dict[str, float], power: float) -> None:
     rng = np.random.default_rng(0)
-    found = tool.shares(one for _ in range(10) for one in tool.table(rng, 48, 3, 10, **truth))
+    shares = tool.shares(one for _ in range(10) for one in tool.table(rng, 48, 3, 10, **truth))
     right, wrong = ("worse", "better") if truth.get("effect", 0.0) < 0 else ("better", "worse")
-    assert found[right] >= power
-    assert found[wrong] == 0.0
+    assert shares[right] >= power
+    assert shares[wrong] == 0.0
 
 
 def test_three_seeds_of_one_model_never_give_a_verdict() -> None:

@@ -51,16 +51,16 @@ def prices(tmp_path: Path) -> Path:
 def costs(records: Sequence[Record], prices: Path | None = None) -> dict[tuple[str, float], CostToBreak]:
     named = labels(records)
     lasting = survivals(records, named, summarise(records))
-    found = costs_to_break(records, named, lasting, load_prices(prices))
-    return {(each.label.defense, each.threshold): each for each in found}
+    cost_rows = costs_to_break(records, named, lasting, load_prices(prices))
+    return {(each.label.defense, each.threshold): each for each in cost_rows}
 
 
 def test_costs_are_plain_means_up_to_what_every_unbroken_run_spent_in_every_unit(counted, prices: Path) -> None:
     records = [counted(RISING, defense="d", seed=seed) for seed in range(3)]
     records += [counted(defense="d", seed=3), *(counted(AT_ONCE, seed=seed) for seed in range(4))]
-    found = costs(records, prices)
+    by_defense = costs(records, prices)
     for threshold, step in zip(THRESHOLDS, (20, 40, 60), strict=True):
-        row = found["d", threshold]
+        row = by_defense["d", threshold]
         assert (row.n, row.broke, row.without) == (4, 3, 0)
         steps = [step, step, step, 80]
         for unit, each in (("steps", 1), ("samples", 64), ("tokens", 1000)):
@@ -75,7 +75,7 @@ def test_costs_are_plain_means_up_to_what_every_unbroken_run_spent_in_every_unit
         assert row.costs["flops"].mean.value == pytest.approx(fmean(min(flops, limit) for flops in spent))
         per_flop = PER_HOUR / 3600 / PER_SECOND
         assert row.costs["money"].mean.value == pytest.approx(row.costs["flops"].mean.value * per_flop)
-        assert found["none", threshold].costs["steps"].ratio is None
+        assert by_defense["none", threshold].costs["steps"].ratio is None
 
 
 def test_at_the_runs_own_threshold_steps_are_those_of_the_survival_curve(counted) -> None:

@@ -245,8 +245,8 @@ def test_a_share_of_no_gain_is_not_known() -> None:
 
 def test_runs_that_show_nothing_are_listed_with_their_reasons_worst_first(make) -> None:
     records = [make(Outcome.UNTESTED, "shield"), make(Outcome.FAILED, "shield", seed=1), make(Outcome.BROKE)]
-    found = failures(records, labels(records))
-    assert [(each.outcome, each.count, each.of, each.reasons) for each in found] == [
+    listed = failures(records, labels(records))
+    assert [(each.outcome, each.count, each.of, each.reasons) for each in listed] == [
         (Outcome.FAILED, 1, 2, (("why", 1),)),
         (Outcome.UNTESTED, 1, 2, (("why", 1),)),
     ]
@@ -265,10 +265,10 @@ def judged(record, harms):
 
 def test_the_panel_counts_runs_that_end_alike_by_both_judges(make) -> None:
     records = [judged(make(Outcome.BROKE), FAST), judged(make(Outcome.BROKE, seed=1), SLOW)]
-    found = panel(records, labels(records), summarise(records))
-    (agreement,) = found.agreements
-    assert (found.reporting, agreement.judge, agreement.alike, agreement.of) == ("oracle", "other", 1, 2)
-    ((_, (opinion,)),) = found.rows
+    judges_panel = panel(records, labels(records), summarise(records))
+    (agreement,) = judges_panel.agreements
+    assert (judges_panel.reporting, agreement.judge, agreement.alike, agreement.of) == ("oracle", "other", 1, 2)
+    ((_, (opinion,)),) = judges_panel.rows
     assert opinion.outcomes == {Outcome.BROKE: 1, Outcome.UNTESTED: 1}
     assert panel([make(Outcome.BROKE)], labels(records[:1]), summarise(records[:1])) is None
 

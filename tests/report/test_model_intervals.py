@@ -145,6 +145,8 @@ def test_the_interval_of_the_share_that_held_covers_it_however_alike_a_model_s_r
     for truth in (0.1, 0.3, 0.5, 0.8):
         rest = (1 / alike - 1) if alike else 0.0
         chances = rng.beta(truth * rest, (1 - truth) * rest, (1000, 3)) if alike else np.full((1000, 3), truth)
-        found = [tuple(sorted(counts)) for counts in rng.binomial(10, chances).tolist()]
-        ends = {held: share_of_runs([[i < k for i in range(10)] for k in held], draws=2000) for held in set(found)}
-        assert sum(ends[held].low <= truth <= ends[held].high for held in found) / 1000 >= 0.95
+        held_counts = [tuple(sorted(counts)) for counts in rng.binomial(10, chances).tolist()]
+        ends = {
+            held: share_of_runs([[i < k for i in range(10)] for k in held], draws=2000) for held in set(held_counts)
+        }
+        assert sum(ends[held].low <= truth <= ends[held].high for held in held_counts) / 1000 >= 0.95

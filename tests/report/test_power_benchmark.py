@@ -34,7 +34,7 @@ def test_flips_are_the_share_of_all_divisions_in_which_two_sets_differ(power: Mo
     outcomes = {seed: Outcome.HELD if seed < 5 else Outcome.BROKE for seed in range(8)}
     orders = {seed: 1 if seed < 5 else -1 for seed in range(8)}
     row = power.Pairs("d x grpo", orders, outcomes)
-    found = power.flips([row], list(range(8)), 3, 3000)["rows"]["d x grpo"]
+    row_flips = power.flips([row], list(range(8)), 3, 3000)["rows"]["d x grpo"]
     divisions = [
         (sum(seed < 5 for seed in one) > 1, sum(seed < 5 for seed in other) > 1)
         for one in combinations(range(8), 3)
@@ -42,10 +42,12 @@ def test_flips_are_the_share_of_all_divisions_in_which_two_sets_differ(power: Mo
     ]
     exact = sum(one != other for one, other in divisions) / len(divisions)
     for kind in ("majority", "leading"):
-        assert found[kind]["flips"] == pytest.approx(exact, abs=0.03), kind
+        assert row_flips[kind]["flips"] == pytest.approx(exact, abs=0.03), kind
     held = sum(one + other for one, other in divisions) / (2 * len(divisions))
-    assert found["majority"]["said"]["held"] == pytest.approx(held, abs=0.03)
-    assert found["verdict"] == {"flips": 0.0, "reversed": 0.0, "said": {"cannot tell": 1.0}}, "three pairs are too few"
+    assert row_flips["majority"]["said"]["held"] == pytest.approx(held, abs=0.03)
+    assert row_flips["verdict"] == {"flips": 0.0, "reversed": 0.0, "said": {"cannot tell": 1.0}}, (
+        "three pairs are too few"
+    )
 
 
 def test_a_set_of_seeds_says_what_a_report_of_them_would(power: ModuleType, make_record) -> None:

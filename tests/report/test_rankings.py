@@ -53,8 +53,8 @@ def _in_series(record: Record, settings: Mapping[str, object]) -> Record:
 
 def test_defenses_that_differ_in_every_pair_can_be_told_apart_and_others_not(runs) -> None:
     records = runs({"a": [0] * 9, "b": [20] * 9, "c": [20, 40, 20, 40, 20, 40, 20, 40, 20], "d": [0] * 9})
-    found = {(pair.one, pair.other): pair.comparison for pair in pairs_of_defenses(records, labels(records))}
-    verdicts = {pair: comparison.verdict for pair, comparison in found.items()}
+    comparisons = {(pair.one, pair.other): pair.comparison for pair in pairs_of_defenses(records, labels(records))}
+    verdicts = {pair: comparison.verdict for pair, comparison in comparisons.items()}
     assert verdicts == {
         ("a", "b"): "better",
         ("a", "c"): "better",
@@ -63,8 +63,8 @@ def test_defenses_that_differ_in_every_pair_can_be_told_apart_and_others_not(run
         ("b", "d"): "worse",
         ("c", "d"): "worse",
     }
-    assert found["a", "b"].chance == pytest.approx(6 * 2 / 2**9)
-    assert found["a", "d"].ties == 9
+    assert comparisons["a", "b"].chance == pytest.approx(6 * 2 / 2**9)
+    assert comparisons["a", "d"].ties == 9
 
 
 def test_defenses_of_two_threat_models_are_not_compared(make_record: MakeRecord) -> None:

@@ -39,8 +39,8 @@ def runs(make_record: Callable[..., Record]) -> Callable[..., list[Record]]:
 def pairs(records: list[Record]) -> dict[tuple[str, str], SurvivalPair]:
     named = labels(records)
     lasting = survivals(records, named, summarise(records))
-    found = survival_pairs(records, named, lasting, pairs_of_defenses(records, named))
-    return {(each.longer, each.other): each for each in found}
+    compared = survival_pairs(records, named, lasting, pairs_of_defenses(records, named))
+    return {(each.longer, each.other): each for each in compared}
 
 
 def slow_logrank(ones: Sequence[tuple[float, bool]], others: Sequence[tuple[float, bool]]) -> float:
@@ -62,16 +62,16 @@ def slow_logrank(ones: Sequence[tuple[float, bool]], others: Sequence[tuple[floa
 
 def test_ratio_and_log_rank_test_are_those_of_plain_counts_corrected_for_all_pairs(runs) -> None:
     ends = {"a": [Outcome.HELD, Outcome.HELD, 60, 40], "b": [20, 40, 20, 40], "c": [20, 20, 40, Outcome.HELD]}
-    found = pairs(runs(ends))
+    by_pair = pairs(runs(ends))
     times = {
         name: [(float(BUDGET), False) if end is Outcome.HELD else (float(end), True) for end in own]
         for name, own in ends.items()
     }
     means = {name: fmean(time for time, _ in own) for name, own in times.items()}
-    assert list(found) == [("a", "b"), ("a", "c"), ("c", "b")]
-    plain = {(one, other): slow_logrank(times[one], times[other]) for one, other in found}
+    assert list(by_pair) == [("a", "b"), ("a", "c"), ("c", "b")]
+    plain = {(one, other): slow_logrank(times[one], times[other]) for one, other in by_pair}
     for rank, (one, other) in enumerate(sorted(plain, key=plain.__getitem__)):
-        row = found[one, other]
+        row = by_pair[one, other]
         assert row.ratio.value == pytest.approx(means[one] / means[other])
         assert row.ratio.low < row.ratio.value < row.ratio.high
         largest = max(p * (3 - i) for i, p in enumerate(sorted(plain.values())[: rank + 1]))
@@ -91,8 +91,8 @@ def test_three_runs_of_each_are_inconclusive_and_nine_tell(runs) -> None:
 
 
 def test_runs_that_neither_broke_nor_held_do_not_make_a_defense_look_longer(runs) -> None:
-    found = pairs(runs({"a": [Outcome.HELD] * 3 + [Outcome.COLLAPSED] * 3, "b": [60] * 6}))
-    assert found["b", "a"].ratio.value == 60 / 40
+    by_pair = pairs(runs({"a": [Outcome.HELD] * 3 + [Outcome.COLLAPSED] * 3, "b": [60] * 6}))
+    assert by_pair["b", "a"].ratio.value == 60 / 40
 
 
 def test_defenses_without_curves_are_left_out(runs) -> None:

@@ -49,32 +49,32 @@ def control(at: int | None) -> ControlRun:
 
 
 def survival_of(records: list[Record], defense: str = "d") -> Survival:
-    found = survivals(records, labels(records), summarise(records))
-    return next(each for each in found if each.label.defense == defense)
+    survival_rows = survivals(records, labels(records), summarise(records))
+    return next(each for each in survival_rows if each.label.defense == defense)
 
 
 def test_runs_that_held_are_unbroken_to_the_end_and_broken_ones_until_they_broke(runs) -> None:
-    found = survival_of(runs([20, 60, HELD, HELD]))
-    assert (found.n, found.without, found.horizon) == (4, 0, BUDGET)
-    assert dict(zip(found.curve.times, [share.value for share in found.curve.shares], strict=True)) == {
+    survival = survival_of(runs([20, 60, HELD, HELD]))
+    assert (survival.n, survival.without, survival.horizon) == (4, 0, BUDGET)
+    assert dict(zip(survival.curve.times, [share.value for share in survival.curve.shares], strict=True)) == {
         0: 1.0,
         20: 0.75,
         60: 0.5,
         80: 0.5,
     }
-    assert found.mean.value == (20 + 60 + 80 + 80) / 4
-    assert found.ratio is not None
-    assert found.ratio.value == found.mean.value / 20
+    assert survival.mean.value == (20 + 60 + 80 + 80) / 4
+    assert survival.ratio is not None
+    assert survival.ratio.value == survival.mean.value / 20
 
 
 def test_runs_that_neither_broke_nor_held_show_no_protection(runs) -> None:
     """Without them 3 of 3 would have held."""
-    found = survival_of(runs([HELD] * 3 + [Outcome.COLLAPSED, Outcome.UNTESTED, Outcome.USELESS]))
-    assert (found.n, found.without) == (6, 3)
-    assert found.unbroken.value == 0.5
-    assert found.mean.value == BUDGET / 2
-    assert found.comparison is not None
-    assert found.comparison.verdict == "cannot tell"
+    survival = survival_of(runs([HELD] * 3 + [Outcome.COLLAPSED, Outcome.UNTESTED, Outcome.USELESS]))
+    assert (survival.n, survival.without) == (6, 3)
+    assert survival.unbroken.value == 0.5
+    assert survival.mean.value == BUDGET / 2
+    assert survival.comparison is not None
+    assert survival.comparison.verdict == "cannot tell"
 
 
 def test_an_undefended_model_that_did_not_break_lasts_as_long_as_a_defense(runs) -> None:
@@ -86,9 +86,9 @@ def test_an_undefended_model_that_did_not_break_lasts_as_long_as_a_defense(runs)
     assert held.ratio.value == 4
     assert some.ratio.value == 80 / 50
     missing = [replace(record, control=None) for record in runs([HELD] * 4)]
-    found = survival_of(missing)
-    assert found.ratio is not None
-    assert found.ratio.value == 1
+    survival = survival_of(missing)
+    assert survival.ratio is not None
+    assert survival.ratio.value == 1
 
 
 def test_an_undefended_run_that_ended_early_does_not_shorten_the_horizon(runs) -> None:
@@ -101,9 +101,9 @@ def test_an_undefended_run_that_ended_early_does_not_shorten_the_horizon(runs) -
 def test_rows_of_one_attack_have_one_horizon(runs, make_record) -> None:
     short = make_record((0.0, 0.1, 0.2), defense="e", seed=3)
     records = runs([HELD] * 3) + runs([HELD] * 3, "e") + [short]
-    found = survivals(records, labels(records), summarise(records))
-    assert [each.horizon for each in found] == [40, 40]
-    assert [each.mean.value for each in found] == [40, 40]
+    survival_rows = survivals(records, labels(records), summarise(records))
+    assert [each.horizon for each in survival_rows] == [40, 40]
+    assert [each.mean.value for each in survival_rows] == [40, 40]
 
 
 def test_few_runs_have_no_curve_nor_do_many_of_which_few_broke_or_held(runs) -> None:
@@ -115,9 +115,9 @@ def test_few_runs_have_no_curve_nor_do_many_of_which_few_broke_or_held(runs) -> 
 
 
 def test_undefended_runs_that_did_not_break_are_unbroken(runs) -> None:
-    found = survival_of(runs([20, 40, Outcome.UNTESTED, Outcome.COLLAPSED], ""), "none")
-    assert found.unbroken.value == 0.5
-    assert (found.ratio, found.logrank, found.comparison, found.needed) == (None, None, None, None)
+    survival = survival_of(runs([20, 40, Outcome.UNTESTED, Outcome.COLLAPSED], ""), "none")
+    assert survival.unbroken.value == 0.5
+    assert (survival.ratio, survival.logrank, survival.comparison, survival.needed) == (None, None, None, None)
 
 
 def test_three_that_held_are_inconclusive_and_nine_are_not(runs) -> None:
@@ -156,9 +156,9 @@ def test_the_number_of_pairs_is_that_of_simulated_tables(comparisons: int) -> No
         others = [compare({"m": [0]})] * (comparisons - 1)
         return corrected([compare({"m": orders}), *others])[0].verdict == "better"
 
-    found = np.mean([better(needed) for _ in range(600)])
-    assert found == pytest.approx(0.82, abs=0.06)
-    assert np.mean([better(needed - 4) for _ in range(600)]) < found
+    power = np.mean([better(needed) for _ in range(600)])
+    assert power == pytest.approx(0.82, abs=0.06)
+    assert np.mean([better(needed - 4) for _ in range(600)]) < power
 
 
 def test_where_the_undefended_model_breaks_at_once_or_never_no_number_of_runs_shows_a_delay() -> None:

@@ -28,12 +28,12 @@ def labelled(make_record):
 
 def test_a_result_file_of_lm_eval_gives_each_metric_with_its_error_n_and_version():
     content = json.loads(FILE.read_text())
-    row, found = content["results"]["tiny_choice"], {each.metric: each for each in lm_eval(FILE)}
-    assert set(found) == {"acc", "acc_norm"}
-    assert found["acc"].value == row["acc,none"]
-    assert found["acc"].high - found["acc"].value == pytest.approx(1.96 * row["acc_stderr,none"])
-    assert (found["acc"].n, found["acc"].shots) == (24, 0)
-    assert found["acc"].version == "task 1.0, lm-eval 0.4.13"
+    row, metrics = content["results"]["tiny_choice"], {each.metric: each for each in lm_eval(FILE)}
+    assert set(metrics) == {"acc", "acc_norm"}
+    assert metrics["acc"].value == row["acc,none"]
+    assert metrics["acc"].high - metrics["acc"].value == pytest.approx(1.96 * row["acc_stderr,none"])
+    assert (metrics["acc"].n, metrics["acc"].shots) == (24, 0)
+    assert metrics["acc"].version == "task 1.0, lm-eval 0.4.13"
 
 
 def test_a_metric_without_a_finite_number_or_error_is_told_as_it_is(tmp_path):
@@ -83,8 +83,8 @@ def test_a_label_of_several_models_is_not_guessed(make_record):
     records = [make_record(model=model) for model in ("one", "two")]
     with pytest.raises(HoldfastError, match="'one: none x grpo', 'two: none x grpo'"):
         utilities([f"lm_eval:{FILE}=none x grpo"], records, labels(records))
-    found = utilities([f"lm_eval:{FILE}=two: none x grpo"], records, labels(records))
-    assert {each.place.cells for each in found} == {(records[1].key,)}
+    attached = utilities([f"lm_eval:{FILE}=two: none x grpo"], records, labels(records))
+    assert {each.place.cells for each in attached} == {(records[1].key,)}
 
 
 def test_two_files_with_one_number_of_one_label_are_refused(labelled):
@@ -132,11 +132,11 @@ def recorded(**changed):
 
 
 def test_a_log_that_inspect_wrote_gives_its_metric_with_error_n_and_version():
-    (found,) = of_log(recorded(), LOG)
-    assert (found.task, found.metric, found.n) == ("paper_folding", "accuracy", 6)
-    assert found.value == pytest.approx(5 / 6)
-    assert found.stderr == pytest.approx((5 / 36 / 5) ** 0.5)
-    assert found.version == "task 0, inspect_ai 0.3.285"
+    (metric,) = of_log(recorded(), LOG)
+    assert (metric.task, metric.metric, metric.n) == ("paper_folding", "accuracy", 6)
+    assert metric.value == pytest.approx(5 / 6)
+    assert metric.stderr == pytest.approx((5 / 36 / 5) ** 0.5)
+    assert metric.version == "task 0, inspect_ai 0.3.285"
 
 
 @pytest.mark.parametrize(

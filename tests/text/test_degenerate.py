@@ -113,7 +113,7 @@ def test_the_stored_errors_on_labelled_answers_are_the_detectors_and_the_documen
         for label, stored in figures.items():
             key = {"garbled": "g", "about cooking": "c", "refusal": "r", "empty talk": "e", "another topic": "o"}[label]
             of = [row for row in rows if {given[0] for given in row["labels"]} == {key}]
-            found = sum(degenerate_shape(row["answer"], row["prompt"]) is not None for row in of)
-            assert (found, len(of)) == (stored["degenerate"]["count"], stored["degenerate"]["n"])
+            count = sum(degenerate_shape(row["answer"], row["prompt"]) is not None for row in of)
+            assert (count, len(of)) == (stored["degenerate"]["count"], stored["degenerate"]["n"])
             share, low, high = (100 * stored["degenerate"][end] for end in ("share", "low", "high"))
             assert f"{share:.1f} % [{low:.1f}, {high:.1f}], n = {len(of)}" in page

@@ -335,7 +335,7 @@ def test_what_stands_round_a_prepare_is_called_innermost_first_and_hides_it_from
 
     whole = plan.wrapped(around("inner")).wrapped(around("outer"))
     plain = plan.batches([plan.data[:2]], 0)
-    found = whole.batches([plan.data[:2]], 0)
+    prepared = whole.batches([plan.data[:2]], 0)
     assert calls == ["outer", "inner"]
     assert whole.prepare is plan.prepare
-    assert torch.equal(found[0]["input_ids"], plain[0]["input_ids"])
+    assert torch.equal(prepared[0]["input_ids"], plain[0]["input_ids"])

@@ -308,7 +308,7 @@ def _cells(record: Record) -> list[str]:
 def _measured(records: Sequence[Record]) -> dict[str, str]:
     """Further metrics of which the table has a column, with its heading: the worst of k, and verdicts that flip."""
     names = {score.name for record in records for evaluation in record.evaluations for score in evaluation.scores}
-    worst = [int(found[1]) for name in names if (found := re.fullmatch(r"worst_of/(\d+)/harmful", name))]
+    worst = [int(match[1]) for name in names if (match := re.fullmatch(r"worst_of/(\d+)/harmful", name))]
     columns = {f"worst_of/{k}/harmful": f"harmful in {k}" for k in [max(worst, default=0)] if k}
     wanted = {"verdict_flips/harmful": "flips", "perplexity/benign": "perplexity"}
     return columns | {name: heading for name, heading in wanted.items() if name in names}

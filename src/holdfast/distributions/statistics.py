@@ -142,7 +142,7 @@ class Divergence:
 class NoiseTerm:
     """`sum_(v != y) z_v log p_v` with uniform noise `z` on all tokens but `tokens` (N,), normalised to sum 1.
 
-    The noise is drawn row after row from the seed.
+    The noise is sampled row after row from the seed.
     """
 
     tokens: Tensor
@@ -167,7 +167,7 @@ class NoiseTerm:
         return self._noise(logprobs, part).sub_(logprobs.exp_())
 
     def _noise(self, like: Tensor, part: Part) -> Tensor:
-        # The state before each part is kept, so that it can be drawn again.
+        # The state before each part is kept, so that the same noise can be sampled again.
         generator = torch.Generator(like.device).manual_seed(self.seed)
         if part.rows.start:
             generator.set_state(self._before[part.rows.start])

@@ -58,7 +58,7 @@ class Buffers:
         )
 
     def begin(self, reading: CachedReading, uniform: Tensor, pad_id: int) -> None:
-        """The state after the prompts have been read, before the first token is drawn."""
+        """The state after the prompts have been read, before the first token is sampled."""
         count, length = len(uniform), reading.length
         self.store.fill(reading.cache.layers, length)
         self.column.fill_(length)

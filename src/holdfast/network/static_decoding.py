@@ -83,7 +83,7 @@ class Decoder:
         self.state: int | None = None
 
     def begin(self, network: Any, asked: Prompts, uniform: Tensor) -> Begun:
-        """Read the prompts of answers that will be drawn by `uniform`, (N, room)."""
+        """Read the prompts of answers that will be sampled by `uniform`, (N, room)."""
         count, room = uniform.shape
         reading = CachedReading(network, asked, room=room)
         windows_of(reading.cache)  # an error if it has something else than keys and values

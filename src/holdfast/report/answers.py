@@ -30,13 +30,13 @@ def packed(columns: Mapping[str, Sequence[Any]], *, judge: str, threshold: float
     or scores. `answers` has, one after the other, the places of an answer's step, prompt, text and opinions; `of` is
     the number of answers in the table.
     """
-    found = list(_answers(columns))
+    listed = list(_answers(columns))
     steps: _Places[int] = _Places()
     prompts: _Places[_Asked] = _Places()
     texts: _Places[_Text] = _Places()
     opinions: _Places[tuple[bool, tuple[Opinion, ...]]] = _Places()
     numbers: list[int] = []
-    for step, asked, text, judged in _every(found, most):
+    for step, asked, text, judged in _every(listed, most):
         numbers += (steps.of(step), prompts.of(asked), texts.of(text), opinions.of((asked[0] == "harmful", judged)))
     return {
         "steps": list(steps),
@@ -47,7 +47,7 @@ def packed(columns: Mapping[str, Sequence[Any]], *, judge: str, threshold: float
             for asks_harm, each in opinions
         ],
         "answers": numbers,
-        "of": len(found),
+        "of": len(listed),
     }
 
 

@@ -160,32 +160,32 @@ def _content(cell: Finished, trouble: list[str], cells: int) -> dict[str, Any]:
 
 def _evaluated(record: Record, unit: str) -> list[CurveDrawing]:
     """The scores of the evaluations that have values at two or more steps, in a fixed order."""
-    from holdfast.report.curve_drawings import CurvePoint, drawn
+    from holdfast.report.curve_drawings import CurvePoint, plotted
 
     time = record.time_to_break
     broke = float(time.steps) if time and not time.censored else None
     curves = []
     for name in _EVALUATED:
-        found = [(evaluation.step, score) for evaluation in record.evaluations if (score := evaluation.score(name))]
+        scored = [(evaluation.step, score) for evaluation in record.evaluations if (score := evaluation.score(name))]
         points = [
             CurvePoint(at=float(step), value=score.value, low=score.low, high=score.high)
-            for step, score in found
+            for step, score in scored
             if score.value is not None
         ]
         if points:
             rule = time.threshold if time and name == "harmfulness" else None
-            curves.append(drawn(_TITLES.get(name, name), points, unit=unit, rule=rule, broke=broke))
+            curves.append(plotted(_TITLES.get(name, name), points, unit=unit, rule=rule, broke=broke))
     return curves
 
 
 def _trained(rows: Sequence[Mapping[str, Any]]) -> list[CurveDrawing]:
     """Metrics of the attacker's training, as means over windows of steps where there are many."""
-    from holdfast.report.curve_drawings import CurvePoint, drawn
+    from holdfast.report.curve_drawings import CurvePoint, plotted
     from holdfast.report.training import thin
 
     curves = {name: thin(rows, name, _POINTS) for name in _TRAINED}
     return [
-        drawn(_TITLES.get(name, name), [CurvePoint(at=step, value=value) for step, value in pairs])
+        plotted(_TITLES.get(name, name), [CurvePoint(at=step, value=value) for step, value in pairs])
         for name, pairs in curves.items()
         if pairs
     ]

@@ -27,14 +27,14 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurveDrawing:
-    """A drawn curve: its title, a sentence that says what it shows, and the drawing."""
+    """A plotted curve: its title, a sentence that says what it shows, and the drawing."""
 
     title: str
     about: str
     svg: Markup
 
 
-def drawn(
+def plotted(
     title: str,
     points: Sequence[CurvePoint],
     *,
@@ -48,7 +48,7 @@ def drawn(
     is outside. Raises ValueError for a curve without points.
     """
     if not points:
-        raise ValueError(f"{title}: a curve without points cannot be drawn")
+        raise ValueError(f"{title}: a curve without points cannot be plotted")
     places = [point.at for point in points] if unit == "step" else [float(place) for place in range(len(points))]
     x, y = _scale(places, LEFT, WIDTH - RIGHT), _vertical(points)
     at = dict(zip((point.at for point in points), (x.of(place) for place in places), strict=True))

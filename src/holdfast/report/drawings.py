@@ -19,7 +19,7 @@ SPREAD = ("entropy", "kl")
 """Scores and training metrics of how far the answers spread, and have gone from where they began."""
 _OTHERS = ("reward_and_harm", "best_of_n", "flip_ratio", "time_to_break", "survival", "spending", "tradeoff", *SPREAD)
 POINTS = 15_000
-"""The approximate total number of points drawn for a training metric."""
+"""The approximate total number of points plotted for a training metric."""
 
 
 ChartsByPanel = Mapping[str, Mapping[str, "ChartWithData"]]

@@ -223,7 +223,7 @@ def summary(thing: Thing, rng: Random) -> Example:
 def examples(split: Split, families: tuple[str, ...], n: int, *, seed: int, repeat: bool = False) -> list[Example]:
     """`n` requests with distinct names from a split; if the split has fewer names, fewer.
 
-    With `repeat` every name is then asked for again, with wordings drawn anew, until there are `n`.
+    With `repeat` every name is then asked for again, with newly sampled wordings, until there are `n`.
     """
     rng = Random(f"{split} {families} {seed}")
     pool = things(split, families)

@@ -2,7 +2,7 @@
 
 Idea: a service may inspect what customers train on. Data with mostly harmless rows looks harmless, and fine-tuning on
 harmless rows alone is known to weaken refusals as well.
-Equation: `round(share n)` of the attack's `n` rows, drawn by seed, are replaced by the same number of distinct benign
+Equation: `round(share n)` of the attack's `n` rows, sampled by seed, are replaced by the same number of distinct benign
 rows.
 Source: Qi et al. 2023 (arXiv 2310.03693), for harmful rows among benign ones and for benign data sets alone.
 Differs from the paper in: the numbers of rows and steps are those of the attack's own settings, so that runs of all

@@ -107,7 +107,7 @@ def runs_by_model(group: Sequence[Record], horizon: float) -> dict[str, Runs]:
 def ratio_of(group: Sequence[Record]) -> Interval | None:
     """The ratio of one row alone to the undefended model, with the horizon of its own runs; `None` with too few.
 
-    Where all runs broke that horizon is the latest break, which depends on what was drawn: a few undefended runs that
+    Where all runs broke that horizon is the latest break, which is a matter of chance: a few undefended runs that
     happen to break at once would bound all others. So the lower end is that of the attack's whole length, if lower.
     """
     ends = [*map(_end, group), *(_end_of_control(record.control) for record in group if defended(record.cell))]
