@@ -82,9 +82,13 @@ def install(tmp_path, monkeypatch):
     [
         ("PRESETS: ClassVar = ['strong']", r"PRESETS is \['strong'\]; it maps names to values"),
         ("PRESETS: ClassVar = {'strong': 3}", r"PRESETS\['strong'\] is 3; it maps names to values"),
+        ("PRESETS: ClassVar = {1: {'coef': 1}}", r"PRESETS is \{1: \{'coef': 1\}\}; it maps names to values"),
+        ("PRESETS: dict = None", r"PRESETS is one of its settings; write `PRESETS: ClassVar\[\.\.\.\] = \.\.\.`"),
+        ("words: str = 3", "its defaults.words: input should be a valid string, not 3"),
         ("KNOBS: ClassVar = ['coef']", r"KNOBS is \['coef'\]; it maps names to values"),
         ("EXAMPLE: ClassVar = None", "EXAMPLE is None; it maps names to values"),
         ("COEFFICIENT: ClassVar = 3", "COEFFICIENT names 3, which is not one of its settings"),
+        ("mode: str = 'a'; COEFFICIENT: ClassVar = 'mode'", "COEFFICIENT names 'mode', which is 'a' and no number"),
         ("odd: 'Wizard' = 3", "cannot be used: NameError: name 'Wizard' is not defined"),
         ("odd: OnlineDefense = None", "cannot be used: PydanticSchemaGenerationError: Unable to generate"),
         ("needs = 'anwsers'", "`needs` is 'anwsers'; give one of None, answers, preferences, rewards"),
@@ -126,6 +130,47 @@ def test_whatever_importing_a_row_raises_is_one_line_and_the_others_are_listed(i
     listed = capsys.readouterr().out
     assert "beavertails" in listed
     assert reason in " ".join(listed.split())
+
+
+def test_a_row_whose_name_means_something_else_or_that_names_no_class_is_refused(install):
+    names = dict.fromkeys(("none", "no", "two words", "a.b", "a,b", "x(y)", "../x", "1st", "äh"), "Mine")
+    install({ONLINE_GROUP: names})
+    for name in names:
+        with pytest.raises(HoldfastError, match=r"wiz-pack\): .*(give the entry point another name|rename the entry)"):
+            ONLINE.load(name)
+        assert "cannot be used" in ONLINE[name].summary
+
+
+def test_a_row_may_name_a_class_within_a_class_but_not_only_a_module(install, monkeypatch):
+    module = install(
+        {ONLINE_GROUP: {"mine": "Mine", "inner": "Outer.Mine"}}, code=f"{DEFENSE}\nclass Outer: Mine = Mine"
+    )
+    assert ONLINE.load("inner") is ONLINE.load("mine")
+    monkeypatch.setitem(tables.added(ONLINE_GROUP), "mine", tables.Row(module, ""))
+    with pytest.raises(HoldfastError, match=f"names a module only; write `{module}:NAME`"):
+        ONLINE.load("mine")
+
+
+def test_a_row_that_a_built_in_one_hides_is_listed_as_not_used(install, capsys):
+    install({ONLINE_GROUP: {"lisa": "Mine"}, "holdfast.formats": {"columns": "Mine"}})
+    assert ONLINE.load("lisa").__module__ == "holdfast.defenses.online.lisa"
+    show_list(None)
+    listed = capsys.readouterr().out
+    for what in ("defense 'lisa'", "format 'columns'"):
+        assert f"  {what} of the package wiz-pack is not used: Holdfast has one of this name" in listed
+
+
+def test_a_schema_of_other_parts_is_refused_and_one_without_a_docstring_is_listed_by_its_columns(install, capsys):
+    code = "from holdfast.data import Schema\nA = Schema(3, ('a',))\nB = Schema(print, 'prompt')\n"
+    install(
+        {"holdfast.formats": {"a": "A", "b": "B", "c": "C"}}, code=code + "C = Schema(lambda row: [], ('one', 'two'))"
+    )
+    with pytest.raises(HoldfastError, match="its `read` is 3; give a function from a row to its examples"):
+        FORMATS.load("a")
+    with pytest.raises(HoldfastError, match="its `columns` are 'prompt'; give a tuple of names"):
+        FORMATS.load("b")
+    show_list("formats")
+    assert "columns one, two" in capsys.readouterr().out
 
 
 def test_a_broken_judge_is_no_judge_without_settings(install):

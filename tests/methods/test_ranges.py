@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -19,7 +19,7 @@ from holdfast.defenses.online import ONLINE
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.grid import cells
 from holdfast.judges import JUDGES
-from holdfast.methods.ranges import Bounds, SettingsError
+from holdfast.methods.ranges import Bounds, SettingsError, Share, ranged
 from holdfast.methods.settings import typed
 from holdfast.network.generate import Sampling
 from holdfast.network.pretrained import Pretrained
@@ -203,3 +203,12 @@ def test_what_settings_refuse_together_names_the_class_in_python_and_the_key_in_
 def test_a_whole_number_written_as_a_float_is_a_whole_number():
     max_steps = typed(Optim, {"max_steps": 1e2}, "x").max_steps
     assert json.dumps(max_steps) == "100"
+
+
+def test_a_check_of_ranges_that_would_have_no_effect_is_refused():
+    with pytest.raises(HoldfastError, match="Late: `@ranged` is above `@dataclass` and has no effect there"):
+
+        @ranged
+        @dataclass(frozen=True)
+        class Late:
+            share: Share = 0.5

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import EntryPoint
 from typing import Any, ClassVar
@@ -18,7 +18,9 @@ from holdfast.defenses.online import ONLINE
 from holdfast.judges import JUDGES
 from holdfast.methods.docstrings import class_text
 from holdfast.methods.knobs import Range
+from holdfast.methods.ranges import NonNegative
 from holdfast.methods.tables import near
+from holdfast.network.models import LoRA
 from holdfast.records import HoldfastError
 from holdfast.training.contracts import (
     JudgeSettings,
@@ -28,6 +30,7 @@ from holdfast.training.contracts import (
     TrainingAttack,
     check,
 )
+from holdfast.training.plan import Optim
 
 TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE, JUDGES)
 ROWS = [(table, name) for table in TABLES for name in table]
@@ -38,7 +41,12 @@ def _outside(monkeypatch):
     """Two rows of an outside package, one of which wants a built-in name, and a third that leads nowhere."""
 
     def points(*, group):
-        rows = {"sft": "fractions:Fraction", "mine": "fractions:Fraction", "gone": "fractions:Gone", "no": "no_such:X"}
+        rows = {
+            "sft": "fractions:Fraction",
+            "mine": "fractions:Fraction",
+            "gone": "fractions:Gone",
+            "far": "no_such:X",
+        }
         return [EntryPoint(name, target, group) for name, target in rows.items()]
 
     monkeypatch.setattr(holdfast.methods.tables, "entry_points", points)
@@ -79,7 +87,7 @@ def test_an_outside_package_adds_rows_and_cannot_take_over_a_built_in_name():
     [
         ("mine", r"attack 'mine' \(fractions:Fraction\): is not a frozen dataclass of settings"),
         ("gone", r"attack 'gone' \(fractions:Gone\): cannot be imported: module 'fractions' has no attribute 'Gone'"),
-        ("no", r"attack 'no' \(no_such:X\): cannot be imported: No module named 'no_such'"),
+        ("far", r"attack 'far' \(no_such:X\): cannot be imported: No module named 'no_such'"),
     ],
 )
 def test_a_row_of_an_outside_package_that_is_no_method_is_refused_by_name(name, reason):
@@ -141,6 +149,42 @@ class Turned(TrainingAttack):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sound(TrainingAttack):
+    """An attack that keeps the contract; those below break it in one place."""
+
+    optim: Optim = field(default_factory=Optim)
+    adapter: LoRA | None = None
+    strength: NonNegative = 1.0
+    LEARNS_FROM = "answers"
+
+    def plan(self, model, context):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranged(Sound):
+    KNOBS: ClassVar[Mapping[str, Any]] = {"strength": (0, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beyond(Sound):
+    KNOBS: ClassVar[Mapping[str, Any]] = {"strength": Range(low=-1, high=1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settable(Sound):
+    LEARNS_FROM: str = "answers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepless(TrainingAttack):
+    LEARNS_FROM = "answers"
+
+    def plan(self, model, context):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
 class Untold(TrainingAttack):
     def plan(self, model, context):
         raise NotImplementedError
@@ -161,12 +205,17 @@ BROKEN = [
     (WronglyPreset, (OnlineDefense,), r"PRESETS\.strong: unknown key 'coeff' \(did you mean 'coef'\?\)"),
     (Turned, (TrainingAttack,), "KNOBS names 'step', which is not one of its settings"),
     (Untold, (TrainingAttack,), "LEARNS_FROM is None; give one of answers, preferences, rewards"),
+    (Ranged, (TrainingAttack,), r"KNOBS\['strength'\] is \(0, 1\); a knob is a `Range` or `Choices` of"),
+    (Beyond, (TrainingAttack,), r"KNOBS\['strength'\]\.strength: must be a finite number of at least 0, not -1"),
+    (Settable, (TrainingAttack,), r"LEARNS_FROM is one of its settings; write `LEARNS_FROM: ClassVar"),
+    (Stepless, (TrainingAttack,), "has no setting `optim`, which every attack that trains has; write `optim: Optim ="),
     (JudgeSettings, (JudgeSettings,), "is not a frozen dataclass of settings"),
 ]
 
 
 def test_settings_that_keep_the_contract_pass():
     check(Pull, "pull", kinds=(OnlineDefense,))
+    check(Sound, "sound", kinds=(TrainingAttack,))
     assert (Pull().needs, Pull().caution, Pull().replaces_loss, Pull.PRESETS) == (None, None, False, {})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from holdfast import attacks, judges
 from holdfast.attacks import adaptive
 from holdfast.commands import display
@@ -15,6 +17,14 @@ from holdfast.methods.docstrings import documentation
 from holdfast.methods.tables import Table, near
 from holdfast.published.tables import names as published_tables
 from holdfast.records import HoldfastError
+
+TABLES: Mapping[str, tuple[Table, ...]] = {
+    "attacks": (attacks.ATTACKS, adaptive.ADAPTIVE),
+    "defenses": (offline.OFFLINE, online.ONLINE),
+    "judges": (judges.JUDGES,),
+    "formats": (FORMATS,),
+}
+"""The tables of each list to which installed packages add rows."""
 
 
 def show_list(what: str | None) -> None:
@@ -45,6 +55,8 @@ def show_list(what: str | None) -> None:
         display.note(f"{title}:")
         for name, summary in listings[title].items():
             display.note(f"  {name:<24} {summary}")
+        for line in (line for table in TABLES.get(title, ()) for line in table.not_used()):
+            display.note(f"  {line}")
         if title == "judges":
             display.note(f"  {refusal_forms.summary()}")
 
@@ -60,4 +72,5 @@ def _columns(name: str) -> str:
         schema = FORMATS.load(name)
     except HoldfastError as error:  # one package's wrong row must not hide the others
         return str(error)
-    return (schema.read.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
+    about = (schema.read.__doc__ or "").partition("\n")[0].replace("`", "").removesuffix(".")
+    return about or f"columns {', '.join(schema.columns)}"

@@ -17,6 +17,11 @@ from holdfast.records import HoldfastError
 def _check(value: Any, where: str) -> None:
     if not isinstance(value, Schema):
         raise HoldfastError(f"{where}: not a `holdfast.data.Schema`; write `SCHEMA = Schema(examples, (column, ...))`")
+    if not callable(value.read):
+        raise HoldfastError(f"{where}: its `read` is {value.read!r:.60}; give a function from a row to its examples")
+    columns = value.columns
+    if not isinstance(columns, tuple | list) or not all(isinstance(name, str) for name in columns):
+        raise HoldfastError(f"{where}: its `columns` are {columns!r:.60}; give a tuple of names, such as ('prompt',)")
 
 
 FORMATS = Table(

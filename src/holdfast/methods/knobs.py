@@ -46,6 +46,8 @@ class Choices:
     choices: tuple[Any, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.choices, tuple | list):
+            raise HoldfastError(f"choices are a tuple of values, not {self.choices!r}")
         if not self.choices:
             raise HoldfastError("a choice needs at least one value")
 

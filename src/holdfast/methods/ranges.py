@@ -145,7 +145,12 @@ def ranged(cls: Class) -> Class:
     """Make a settings class check the ranges of its numbers, and name the class in its errors.
 
     Goes below `@dataclass`. The class raises `SettingsError` for a field's type or by its own `__post_init__`.
+
+    Raises:
+        HoldfastError: it is above `@dataclass`, where it would have no effect.
     """
+    if "__dataclass_fields__" in vars(cls):
+        raise HoldfastError(f"{cls.__name__}: `@ranged` is above `@dataclass` and has no effect there; write it below")
     own: Callable[[Any], None] = vars(cls).get("__post_init__", getattr(cls, "__post_init__", lambda _: None))
 
     @wraps(own)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from holdfast.records import HoldfastError
@@ -21,6 +23,9 @@ GROUPS = (
     "holdfast.judges",
 )
 """The entry-point groups whose rows are settings classes."""
+RESERVED = ("none", "null", "true", "false", "yes", "no", "on", "off", "preset")
+"""Names that have another meaning in a grid, or in YAML."""
+_NAME = re.compile(r"[A-Za-z][\w+-]*", re.ASCII)
 
 
 class Row(NamedTuple):
@@ -61,6 +66,15 @@ class Table(Mapping[str, Row]):
     def __hash__(self) -> int:
         return hash(self.group)
 
+    def not_used(self) -> list[str]:
+        """The rows of installed packages that have a built-in name and so are not used, one line each."""
+        return [
+            f"{self.kind} {name!r} of the package {row.package} is not used: Holdfast has one of this name; give the "
+            "entry point another"
+            for name, row in added(self.group).items()
+            if name in self.built_in
+        ]
+
     def load(self, name: str) -> Any:
         """The settings class called `name`, which follows the protocol of its kind.
 
@@ -79,9 +93,13 @@ def _loaded(table: Table, name: str, row: Row) -> Any:
     where = f"{table.kind} {name!r} ({row.target}{row.package and f', of the package {row.package}'})"
     if "," in row.package:
         raise HoldfastError(f"{table.kind} {name!r}: the packages {row.package} each add one; uninstall all but one")
+    if wrong := _fault(name):
+        raise HoldfastError(f"{where}: {wrong}")
     module, _, attribute = row.target.partition(":")
+    if not attribute:
+        raise HoldfastError(f"{where}: names a module only; write `{module}:NAME`, with what it names in the module")
     try:
-        method = getattr(importlib.import_module(module), attribute)
+        method = attrgetter(attribute)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise HoldfastError(f"{where}: cannot be imported: {one_line(error)}") from error
     except (Exception, SystemExit) as error:
@@ -104,8 +122,19 @@ def added(group: str) -> dict[str, Row]:
         there = rows.get(point.name)
         if there is not None and there.package != package:
             package = f"{there.package}, {package}"
-        rows[point.name] = Row(point.value, f"from {package or None}", package=package)
+        wrong = _fault(point.name)
+        summary = f"from {package or None}" + (f"; cannot be used: {wrong}" if wrong else "")
+        rows[point.name] = Row(point.value, summary, package=package)
     return rows
+
+
+def _fault(name: str) -> str:
+    """What is wrong with the name of a row, which grids, labels and files contain; empty if nothing is."""
+    if name.lower() in RESERVED:
+        return f"{name!r} has another meaning in a grid; give the entry point another name"
+    if not _NAME.fullmatch(name):
+        return "its name may have letters, digits, `_`, `-` and `+`, a letter first; rename the entry point"
+    return ""
 
 
 def row_of(cls: type) -> str:

@@ -10,11 +10,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from holdfast.methods.knobs import Choices, Range
-from holdfast.methods.settings import Settings, has_setting, typed
+from holdfast.methods.settings import Settings, has_setting, merge, typed
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 
 if TYPE_CHECKING:
@@ -195,6 +196,12 @@ METHOD: Mapping[type, str] = {
     JudgeSettings: "judge",
 }
 """The method that each kind must define."""
+CLASS_VARIABLES = ("LEARNS_FROM", "COEFFICIENT", "SETS_DTYPE", "PRESETS", "EXAMPLE", "KNOBS")
+ATTACK_SETTINGS: Mapping[str, str] = {
+    "optim": "`optim: Optim = Optim()` (`holdfast.training.plan`)",
+    "adapter": "`adapter: LoRA | None = None` (`holdfast.network.models`)",
+}
+"""Settings that grids, searches and TAR change in every attack that trains, and how they are declared."""
 
 
 def learns_from(attack: Attack | type[Attack]) -> LearnsFrom | None:
@@ -230,6 +237,7 @@ def check(cls: Any, where: str, *, kinds: tuple[type, ...]) -> None:
             f"{where}: does not derive from {names}; write `class {cls.__name__}({kinds[0].__name__}):`"
         )
     _check_method(cls, kind, where)
+    _check_fields(cls, where)
     _check_groups(cls, where)
     _check_names(cls, where)
     _check_settings(cls, where)
@@ -253,13 +261,20 @@ def _called(name: str, function: Callable[..., Any]) -> str:
     return name + str(inspect.signature(function)).replace("'", "")
 
 
+def _check_fields(cls: Any, where: str) -> None:
+    """Class variables are no settings."""
+    names = {item.name for item in fields(cls)}
+    if wrong := [name for name in CLASS_VARIABLES if name in names]:
+        raise HoldfastError(f"{where}: {wrong[0]} is one of its settings; write `{wrong[0]}: ClassVar[...] = ...`")
+
+
 def _check_groups(cls: Any, where: str) -> None:
     """Class variables that are read by names have names."""
     groups = {"EXAMPLE": cls.EXAMPLE, "PRESETS": cls.PRESETS, "KNOBS": cls.KNOBS}
     if isinstance(groups["PRESETS"], Mapping):
         groups |= {f"PRESETS[{name!r}]": values for name, values in groups["PRESETS"].items()}
     for name, value in groups.items():
-        if not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise HoldfastError(f"{where}: {name} is {value!r:.60}; it maps names to values, as `{{'coef': 0.1}}` does")
 
 
@@ -269,9 +284,34 @@ def _check_settings(cls: Any, where: str) -> None:
     missing = [name for name in bare if name not in cls.EXAMPLE]
     if missing:
         raise HoldfastError(f"{where}: {missing[0]} has neither a default nor a value in EXAMPLE; give it one of them")
-    _check_properties(typed(cls, cls.EXAMPLE, f"{where}: EXAMPLE"), where)
+    example = typed(cls, cls.EXAMPLE, f"{where}: {'EXAMPLE' if cls.EXAMPLE else 'its defaults'}")
+    _check_properties(example, where)
+    if OnlineDefense in cls.__mro__ and not _is_number(value := _setting(example, cls.COEFFICIENT)):
+        raise HoldfastError(f"{where}: COEFFICIENT names {cls.COEFFICIENT!r}, which is {value!r:.60} and no number")
+    for name, knob in cls.KNOBS.items():
+        for value in knob.choices if isinstance(knob, Choices) else _ends(knob):
+            typed(cls, merge(cls.EXAMPLE, _nested(name, value)), f"{where}: KNOBS[{name!r}]")
     for name, values in cls.PRESETS.items():
         _check_properties(typed(cls, {**cls.EXAMPLE, **values}, f"{where}: PRESETS.{name}"), where)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _setting(settings: Any, name: str) -> Any:
+    """The setting of a dotted name."""
+    return attrgetter(name)(settings)
+
+
+def _ends(knob: Range) -> tuple[float, float]:
+    return (int(knob.low), int(knob.high)) if knob.whole else (knob.low, knob.high)
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """Settings with one value, by its dotted name."""
+    head, _, rest = name.partition(".")
+    return {head: _nested(rest, value) if rest else value}
 
 
 def _check_properties(settings: Any, where: str) -> None:
@@ -291,7 +331,9 @@ def _check_names(cls: Any, where: str) -> None:
     """Class variables that name settings must name known ones, and have the expected form."""
     for name, knob in cls.KNOBS.items():
         if not isinstance(knob, Range | Choices):
-            raise HoldfastError(f"{where}: KNOBS[{name!r}] is {knob!r}; a knob is a `Range` or `Choices`")
+            raise HoldfastError(
+                f"{where}: KNOBS[{name!r}] is {knob!r}; a knob is a `Range` or `Choices` of `holdfast.methods.knobs`"
+            )
         if not has_setting(cls, name):
             raise HoldfastError(f"{where}: KNOBS names {name!r}, which is not one of its settings")
     coefficient = getattr(cls, "COEFFICIENT", None)
@@ -300,7 +342,12 @@ def _check_names(cls: Any, where: str) -> None:
             f"{where}: COEFFICIENT names {coefficient!r}, which is not one of its settings; name the one whose value 0 "
             "returns the plan unchanged"
         )
-    if TrainingAttack in cls.__mro__ and cls.LEARNS_FROM not in get_args(LearnsFrom):
+    if TrainingAttack not in cls.__mro__:
+        return
+    if cls.LEARNS_FROM not in get_args(LearnsFrom):
         raise HoldfastError(
             f"{where}: LEARNS_FROM is {cls.LEARNS_FROM!r}; give one of {', '.join(get_args(LearnsFrom))}"
         )
+    for name, line in ATTACK_SETTINGS.items():
+        if not has_setting(cls, name):
+            raise HoldfastError(f"{where}: has no setting `{name}`, which every attack that trains has; write {line}")
