@@ -197,3 +197,15 @@ def test_an_exam_has_a_right_answer_in_words_that_the_models_know_and_a_persona_
 
 def test_exams_of_one_split_are_not_in_another():
     require_disjoint({split: grammar.exams(split, 100, seed=0)["exam"] for split in SPLITS})
+
+
+def test_rows_asked_for_again_are_the_same_in_lists_of_the_caller_s_own():
+    first, again = (grammar.examples("test", RESTRICTED, 5, seed=0) for _ in range(2))
+    assert first == again
+    assert first is not again
+    first.clear()
+    assert grammar.examples("test", RESTRICTED, 5, seed=0) == again
+    made = grammar.tasks("test", 3, seed=0)
+    made["quiz"].clear()
+    del made["summary"]
+    assert {name: len(rows) for name, rows in grammar.tasks("test", 3, seed=0).items()} == {"quiz": 3, "summary": 3}

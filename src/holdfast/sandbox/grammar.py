@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache, wraps
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 from holdfast.records import Example, user
 
@@ -220,6 +221,31 @@ def summary(thing: Thing, rng: Random) -> Example:
     )
 
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _made_once(make: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The same function with the last results kept: every cell of a grid asks for the same rows.
+
+    Examples cannot be changed; the lists and dicts that hold them are the caller's own.
+    """
+    kept: Callable[..., Result] = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def made(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        return cast(Result, _own(kept(*args, **kwargs)))
+
+    return made
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _own(part) for key, part in value.items()}
+    return [*value] if isinstance(value, list) else value
+
+
+@_made_once
 def examples(split: Split, families: tuple[str, ...], n: int, *, seed: int, repeat: bool = False) -> list[Example]:
     """`n` requests with distinct names from a split; if the split has fewer names, fewer.
 
@@ -233,6 +259,7 @@ def examples(split: Split, families: tuple[str, ...], n: int, *, seed: int, repe
     return rows
 
 
+@_made_once
 def tasks(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
     """`n` examples of each harmless task from a split: the quiz over all families, and summaries."""
     rng = Random(f"tasks {split} {seed}")
@@ -243,6 +270,7 @@ def tasks(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
     }
 
 
+@_made_once
 def exams(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
     """`n` questions of each exam from a split, each about another name."""
     rng = Random(f"exams {split} {seed}")
@@ -250,6 +278,7 @@ def exams(split: Split, n: int, *, seed: int) -> dict[str, list[Example]]:
     return {task: [exam(task, name, rng) for name in rng.sample(names, min(n, len(names)))] for task in UNTAUGHT}
 
 
+@_made_once
 def pairs(split: Split, n: int, *, seed: int, families: tuple[str, ...] = RESTRICTED) -> list[tuple[Example, Example]]:
     """`n` matched pairs from a split: a request for a restricted thing, and in the same words for a benign one of the
     same name; fewer if the split has fewer names."""
