@@ -368,6 +368,7 @@ def test_a_part_of_the_network_may_learn_at_a_rate_of_its_own(wavering_model, ma
         ({"adversaries": {"sfd": {}}}, "did you mean 'sft'"),
         ({"adversaries": {"sft": {"optim": {"max_steps": 3}}}}, "set `inner`"),
         ({"adversaries": {"dpo": {"beta": -1.0}}}, "beta"),
+        ({"adversaries": {"best_of_n": {}}}, "adversaries.best_of_n: does not train, so no attacker can run it"),
         ({"adversaries": {}}, "adversary"),
         ({"shares": {"dpo": 1.0}}, "'dpo' is not one of"),
         ({"shares": {"sft": 0.0}}, "not all be 0"),

@@ -178,6 +178,8 @@ def described(error: Any) -> str:
     """An error of pydantic's on one line, with the value that it is about."""
     message = error["msg"]
     message = message[0].lower() + message[1:]
+    if error["type"] in ("dict_type", "mapping_type", "dataclass_type"):
+        message = "expected settings as `key: value`, or `{}` for the defaults"
     return message if error["type"] == "missing" else f"{message}, not {shown(error['input'])}"
 
 

@@ -82,7 +82,8 @@ class TAR(OfflineDefense):
     - `rate_factors`: Factors of the attackers' learning rate, one of which is chosen at random for each attacker.
     - `tasks`: The number of simulated attackers in each outer step.
     - `adversaries`: The attacks that attackers run, by name with their settings, but without optimizer and adapter of
-      their own; each attacker runs one of them.
+      their own; each attacker runs one of them. In a grid those that are named join `sft`, the default;
+      `shares: {sft: 0}` leaves it out.
     - `shares`: How often each of these attacks is chosen, by name, relative to the others; 1 for one that is not named.
     - `switch_share`: The share of attackers that begin with benign answers and switch to their attack at a point
       sampled from Beta(6, 3), mostly in the last half.

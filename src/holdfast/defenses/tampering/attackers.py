@@ -15,6 +15,7 @@ from holdfast.methods.settings import plain, typed
 from holdfast.network.models import Model
 from holdfast.records import Example, HoldfastError
 from holdfast.tensors import Batch
+from holdfast.training.contracts import trains
 from holdfast.training.objectives import language
 from holdfast.training.plan import Context, GivenAnswers, Objective, Optim, Plan
 
@@ -78,8 +79,12 @@ def resolved(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
     """All settings of the attack called `name`, except those that the inner run sets.
 
     Raises:
-        HoldfastError: there is no such attack, a setting is wrong, or a setting belongs to the inner run.
+        HoldfastError: there is no such attack, it does not train, a setting is wrong, or one belongs to the inner run.
     """
+    if not trains(ATTACKS.load(name)):
+        raise HoldfastError(
+            f"adversaries.{name}: does not train, so no attacker can run it; name an attack that trains"
+        )
     if not {"optim", "adapter"}.isdisjoint(settings):
         raise HoldfastError(f"adversaries.{name}: `optim` and `adapter` cannot be set for an adversary; set `inner`")
     values = plain(typed(ATTACKS.load(name), settings, f"adversaries.{name}"))
