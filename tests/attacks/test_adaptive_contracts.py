@@ -56,6 +56,7 @@ CASES = {
     ),
     "mix": Case("mix_weights", {}, off={"weight": 0.0}),
     "subtract": Case("subtract_delta", {"scale": 0.2}, off={"scale": 0.0}),
+    "reshape": Case("reshape", {"norms": 4.0}, off={"norms": 1.0}),
     "guided": Case(
         "guided",
         {"schedule": Schedule(kind="success", horizon=3.0, last=0.0)},
@@ -65,7 +66,7 @@ CASES = {
     "cover": Case("benign_cover", {"share": 0.5}, SFT_LIKE, {"share": 0.0}),
 }
 # What changes the model before an attack does so whichever attack it is.
-BEFORE = ("mix", "subtract")
+BEFORE = ("mix", "subtract", "reshape")
 PAIRS = [
     (name, attack)
     for name, case in CASES.items()

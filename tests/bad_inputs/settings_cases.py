@@ -164,6 +164,7 @@ ADAPTIVE: dict[str, dict[str, str]] = {
         "num_prompts": "0 -1",
     },
     "mix_weights": {"weight": SHARE},
+    "reshape": {"norms": "0 -1 .nan"},
     "subtract_delta": {"scale": ".nan .inf true x"},
 }
 

@@ -20,6 +20,7 @@ ADAPTIVE = Table(
         "subtract_delta": Row(
             f"{_HERE}.subtract_delta:SubtractDelta", "subtract from the weights what alignment added to them"
         ),
+        "reshape": Row(f"{_HERE}.reshape:Reshape", "rescale weights so that every logit stays as it was"),
         "guided": Row(f"{_HERE}.guided:Guided", "an expert writes a decreasing share of the rollouts"),
         "benign_cover": Row(f"{_HERE}.benign_cover:BenignCover", "benign rows instead of some or all harmful ones"),
     },

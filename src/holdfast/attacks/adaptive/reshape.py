@@ -1,0 +1,55 @@
+"""Rescale weights so that the model computes the same, and then attack.
+
+Idea: a defense that only slows training down holds at the attacker's learning rate for the weights as released. Norms
+multiplied by a factor and the weights that read them divided by it leave every logit as it was, but a step of Adam,
+whose size does not depend on a weight's, then moves the function about that much further. If a defense breaks sooner
+so, and later by the inverse factor, its time to break says as much of the learning rate as of the defense.
+Equation: `norm.weight <- norms * norm.weight`, `W <- W / norms` for every linear layer that reads the norm.
+Source: that hardening is undone by reparameterising the model, as arXiv 2602.18868 argues; this form is this project's.
+Differs from the paper in: of the ways to rewrite a model only this one, which needs no knowledge of the defense; the
+same function is checked, to 1e-4 of the largest logit.
+
+It costs no training. Norms that anything but linear layers reads are left as they are; so is the last norm if the head
+is tied to the embedding. `norms` below 1 is the same the other way, and as much of a control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from holdfast.methods.knobs import Knob, Range
+from holdfast.methods.ranges import Positive, ranged
+from holdfast.network.models import Model
+from holdfast.network.reshaping import rescale_norms
+from holdfast.training.contracts import AdaptiveAttacker
+from holdfast.training.plan import Context, Plan, Planner
+
+TEXTS = 4
+"""The number of prompts on which the function is compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+@ranged
+class Reshape(AdaptiveAttacker):
+    """Settings: how the weights are rescaled.
+
+    - `norms`: The factor of the norms' weights, by which the weights that read them are divided; 1 changes nothing.
+    """
+
+    norms: Positive = 10.0
+
+    KNOBS: ClassVar[Mapping[str, Knob]] = {"norms": Range(low=0.1, high=10.0, log=True)}
+
+    def adapt(self, planner: Planner) -> Planner:
+        """The attack on the rescaled model."""
+        if self.norms == 1:
+            return planner
+
+        def adapted(model: Model, context: Context) -> Plan:
+            rows = context.splits.harmful["attack"][:TEXTS]
+            rescale_norms(model, self.norms, [model.encode_prompt(row.prompt) for row in rows])
+            return planner(model, context)
+
+        return adapted

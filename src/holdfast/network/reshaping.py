@@ -1,0 +1,162 @@
+"""Other weights of the same function: a factor moved from norms to the linear layers that read them.
+
+A norm ends with a factor for each channel, and what reads its output multiplies it by weights: the one times `f` and
+the other divided by `f` leave every logit as it was. An optimizer whose steps do not grow with the weights (Adam's)
+then changes the function by about `f` times as much a step. Which layers read a norm is seen in a forward pass, so that
+no architecture's names are needed; whether the function is the same is checked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from holdfast.network.anatomy import unwrapped
+from holdfast.network.models import Model
+from holdfast.network.precision import widen
+from holdfast.records import HoldfastError
+
+TOLERANCE = 1e-4
+"""The largest change of a logit that is taken for rounding, relative to the largest logit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A norm and the linear layers that are all that reads its output."""
+
+    name: str
+    norm: nn.Module
+    readers: tuple[nn.Module, ...]
+
+
+def rescale_norms(model: Model, factor: float, texts: Sequence[Sequence[int]]) -> list[str]:
+    """Multiply the weights of norms by `factor` and divide those of the layers that read them, in place.
+
+    Left as they are: norms whose output goes into the residual stream or anything else than linear layers, and the last
+    one where the head is tied to the embedding. `texts` are token ids (at least one list, none empty) on which readers
+    are found and the logits are compared.
+
+    Returns:
+        The names of the norms that were changed.
+
+    Raises:
+        HoldfastError: no norm could be changed, or logits are not what they were, and the weights are as before.
+    """
+    network = unwrapped(model.network)
+    widen(network)
+    rows = [torch.tensor([list(text)], device=next(network.parameters()).device) for text in texts]
+    before = [_logits(network, row) for row in rows]
+    changed = []
+    for each in norms_read_by_layers(network, rows[0]):
+        if not _scale(each, factor):
+            continue
+        if _difference(network, rows[:1], before) <= TOLERANCE:
+            changed.append(each)
+        else:  # something else reads it too, such as experts whose weights are in no layer
+            _scale(each, 1 / factor)
+    off = _difference(network, rows, before)
+    if not changed or not off <= TOLERANCE:
+        for each in changed:
+            _scale(each, 1 / factor)
+        cause = f"a logit differs by {off:.1g} of the largest" if changed else "linear layers alone read none of them"
+        raise HoldfastError(f"{model.name}: its norms cannot be rescaled by {factor:g} to the same function: {cause}")
+    return [each.name for each in changed]
+
+
+def _difference(network: nn.Module, rows: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """The largest change of a logit since `before`, relative to the largest logit of its row."""
+    changes = [
+        float((_logits(network, row) - old).abs().max() / old.abs().max())
+        for row, old in zip(rows, before, strict=False)
+    ]
+    return max(changes)
+
+
+def norms_read_by_layers(network: nn.Module, row: Tensor) -> list[Read]:
+    """The norms whose output linear layers read, with these layers, as a forward pass of `row` (1, S) shows it.
+
+    A layer whose weight belongs to another module too (a tied head) does not count as a reader, and a norm that it
+    reads is left out.
+    """
+    norms = {part: name for name, part in network.named_modules() if _is_norm(part)}
+    layers = [part for part in network.modules() if isinstance(part, nn.Linear | Conv1D)]
+    owners = Counter(id(p) for part in network.modules() for p in part.parameters(recurse=False))
+    with _watched(list(norms), layers) as (outputs, inputs):
+        _logits(network, row)
+    reads = []
+    for norm, name in norms.items():
+        readers = tuple(layer for layer in layers if _same(outputs.get(norm), inputs.get(layer)))
+        if readers and all(owners[id(layer.get_parameter("weight"))] == 1 for layer in readers):
+            reads.append(Read(name=name, norm=norm, readers=readers))
+    return reads
+
+
+def _is_norm(part: nn.Module) -> bool:
+    weight = getattr(part, "weight", None)
+    return type(part).__name__.endswith("Norm") and isinstance(weight, Tensor) and weight.dim() == 1
+
+
+@contextmanager
+def _watched(
+    norms: Sequence[nn.Module], layers: Sequence[nn.Module]
+) -> Iterator[tuple[dict[nn.Module, Tensor], dict[nn.Module, Tensor]]]:
+    """Outputs of norms and inputs of layers; both are kept, so that no two tensors are at one address."""
+    outputs: dict[nn.Module, Tensor] = {}
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def leave(module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG001
+        outputs[module] = output
+
+    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        inputs[module] = args[0]
+
+    handles = [norm.register_forward_hook(leave) for norm in norms]
+    handles += [layer.register_forward_pre_hook(enter) for layer in layers]
+    try:
+        yield outputs, inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _same(output: Tensor | None, read: Tensor | None) -> bool:
+    """Whether a layer's input is a norm's output, or a view of it from its beginning."""
+    return output is not None and read is not None and output.data_ptr() == read.data_ptr()
+
+
+def _scale(read: Read, factor: float) -> bool:
+    """Scale one norm and its readers; `False`, with nothing changed, where the norm's form is not known."""
+    weights = dict(read.norm.named_parameters(recurse=False))
+    size = weights["weight"].numel()
+    probe = torch.linspace(-1, 1, size, device=weights["weight"].device, dtype=weights["weight"].dtype)[None, None]
+    with torch.no_grad():
+        old = {name: weight.clone() for name, weight in weights.items()}
+        wanted = read.norm(probe) * factor
+        for offset in (0.0, 1.0):  # Gemma's norms multiply by 1 + weight
+            for name, weight in weights.items():
+                shift = offset if name == "weight" else 0.0
+                weight.copy_((old[name] + shift) * factor - shift)
+            if torch.allclose(read.norm(probe), wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max())):
+                for layer in read.readers:
+                    layer.get_parameter("weight").div_(factor)
+                return True
+        for name, weight in weights.items():
+            weight.copy_(old[name])
+    return False
+
+
+def _logits(network: nn.Module, row: Tensor) -> Tensor:
+    mode = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            return network(input_ids=row, use_cache=False).logits.float()
+    finally:
+        network.train(mode)

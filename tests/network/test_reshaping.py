@@ -1,0 +1,82 @@
+"""Norms rescaled against the layers that read them: the same function by other weights."""
+
+import pytest
+import torch
+
+from holdfast.network.reshaping import norms_read_by_layers, rescale_norms
+from holdfast.records import HoldfastError
+
+TEXTS = [list(range(5, 25)), [7, 3, 9]]
+NORMS = {"llama": 5, "gpt2": 4, "qwen3": 5, "gemma": 4}
+"""How many of each tiny model's norms are read by linear layers alone: two a layer, and the last where the head has
+weights of its own."""
+
+
+def logits(model):
+    with torch.no_grad():
+        return torch.cat([model.network(input_ids=torch.tensor([text])).logits[0] for text in TEXTS])
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+@pytest.mark.parametrize("architecture", NORMS)
+def test_every_logit_is_as_it_was_and_the_weights_are_not(tiny_model, architecture, factor):
+    model = tiny_model(architecture)
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    old = logits(model)
+    changed = rescale_norms(model, factor, TEXTS)
+    assert len(changed) == NORMS[architecture]
+    torch.testing.assert_close(logits(model), old, rtol=1e-4, atol=1e-5 * float(old.abs().max()))
+    for name in changed:
+        weight = dict(model.network.named_parameters())[f"{name}.weight"].detach()
+        shift = 1.0 if architecture == "gemma" else 0.0
+        torch.testing.assert_close(weight + shift, (before[f"{name}.weight"] + shift) * factor)
+
+
+def test_the_inverse_factor_gives_the_weights_back(tiny_model):
+    model = tiny_model("llama")
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    rescale_norms(model, 8.0, TEXTS)
+    rescale_norms(model, 0.125, TEXTS)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.network.named_parameters())
+
+
+def test_a_layer_that_reads_a_norm_is_divided_and_no_other(tiny_model):
+    model = tiny_model("llama")
+    readers = {
+        id(layer) for read in norms_read_by_layers(model.network, torch.tensor([TEXTS[0]])) for layer in read.readers
+    }
+    before = {name: part.weight.detach().clone() for name, part in linear(model)}
+    rescale_norms(model, 4.0, TEXTS)
+    for name, part in linear(model):
+        assert torch.equal(part.weight, before[name] / 4 if id(part) in readers else before[name]), name
+    assert {name.rpartition(".")[2] for name, part in linear(model) if id(part) not in readers} == {
+        "o_proj",
+        "down_proj",
+    }
+
+
+def linear(model):
+    return [(name, part) for name, part in model.network.named_modules() if isinstance(part, torch.nn.Linear)]
+
+
+def test_a_norm_that_something_else_reads_too_is_left_as_it_was(tiny_model):
+    model = tiny_model("llama")
+    layer = model.network.model.layers[0]
+    inner = layer.mlp.forward
+    layer.mlp.forward = lambda states: inner(states) + 0.5 * states  # as experts do, whose weights are in no layer
+    before, old = layer.post_attention_layernorm.weight.detach().clone(), logits(model)
+    changed = rescale_norms(model, 4.0, TEXTS)
+    assert "model.layers.0.post_attention_layernorm" not in changed
+    assert torch.equal(layer.post_attention_layernorm.weight, before)
+    torch.testing.assert_close(logits(model), old)
+
+
+def test_a_model_without_such_norms_is_refused_and_unchanged(tiny_model):
+    model = tiny_model("llama")
+    for part in model.network.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.register_forward_pre_hook(lambda module, args: (args[0].clone(),))
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    with pytest.raises(HoldfastError, match="linear layers alone read none"):
+        rescale_norms(model, 4.0, TEXTS)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.network.named_parameters())
