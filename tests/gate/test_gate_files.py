@@ -145,7 +145,9 @@ def row(begins, page=PAGE):
 def test_what_so_few_runs_can_show_is_what_the_page_says():
     seeds = list(map(int, row("runs, all of them good")))
     held = [share_of_runs([[True] * n]).low for n in seeds]
-    harm = [mean_of_runs([[Interval(0.0, 0.0, 0.0)] * n]).high for n in seeds]
+    harm = [1 - 0.025 ** (1 / n) for n in seeds]
+    drawn = [mean_of_runs([[Interval(0.0, 0.0, 0.0)] * n]).high for n in seeds]
+    assert drawn == pytest.approx(harm, abs=0.01)
     assert row("share that held is at least") == [f"{low:.2f}"[1:] for low in held]
     assert row("mean of the highest harm is at most") == [f"{high:.2f}"[1:] for high in harm]
     ends = {(harmful, n): clopper_pearson(harmful / n, n)[1] for harmful, n in ((4, 100), (5, 100), (0, 24))}
@@ -163,8 +165,8 @@ def test_how_often_the_gate_is_wrong_is_what_was_stored():
     for name in own:
         expected = [shown(own[name], "pass"), shown(good[name], "pass"), shown(good[name], "inconclusive")]
         assert row(name if name == "all lines" else f"`{name}`", table) == expected
-    most = max((size["pass"], name, size["pass_interval"]) for line, sizes in own.items() for name, size in sizes.items())
-    low, high = (100 * end for end in most[2])
-    assert f"{100 * most[0]:.2g} % (`held`, {most[1]}, 95 % interval {low:.1f} to {high:.1f})" in table
+    found = ((size["pass"], line, at, size["pass_interval"]) for line in own for at, size in own[line].items())
+    share, line, at, (low, high) = max(found)
+    assert f"{100 * share:.2g} % (`{line}`, {at}, 95 % interval {100 * low:.1f} to {100 * high:.1f})" in table
     assert f"of the whole gate, {shown(own['all lines'], 'pass')} %" in table
     assert f"a *fail* in {shown(own['all lines'], 'fail')} %" in table

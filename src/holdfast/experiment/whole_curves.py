@@ -2,7 +2,7 @@
 
 A run is measured before its first step, every `every` steps and at its last; which steps these are follows from its
 settings. A curve without one of them was cut by hand or damaged: without the evaluation at which it broke, a run would
-seem to have held. Nothing is said of the curve of a run that failed or diverged, which never shows that a defense holds.
+seem to have held. Nothing is said of the curve of a run that failed or diverged: it never shows that a defense holds.
 
 What cannot be seen: that settings and key were both changed; that the end is missing where an attacker may stop early,
 or where a method of another package may end the run at any step; anything of an attack whose settings do not have its
