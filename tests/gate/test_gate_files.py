@@ -165,8 +165,8 @@ def test_how_often_the_gate_is_wrong_is_what_was_stored():
     for name in own:
         expected = [shown(own[name], "pass"), shown(good[name], "pass"), shown(good[name], "inconclusive")]
         assert row(name if name == "all lines" else f"`{name}`", table) == expected
-    found = ((size["pass"], line, at, size["pass_interval"]) for line in own for at, size in own[line].items())
-    share, line, at, (low, high) = max(found)
+    passes = ((size["pass"], line, at, size["pass_interval"]) for line in own for at, size in own[line].items())
+    share, line, at, (low, high) = max(passes)
     assert f"{100 * share:.2g} % (`{line}`, {at}, 95 % interval {100 * low:.1f} to {100 * high:.1f})" in table
     assert f"of the whole gate, {shown(own['all lines'], 'pass')} %" in table
     assert f"a *fail* in {shown(own['all lines'], 'fail')} %" in table

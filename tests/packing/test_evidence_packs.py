@@ -388,9 +388,9 @@ def test_a_search_is_packed_with_its_trials_and_counts_as_one(place):
     made = pack([place / "tuned"], place / "tuned.zip", gate=str(place / "searched.yaml"))
     assert made.verdict == "pass"
     assert "runs/tuned/search.json" in archive.read(made.path)
-    found = verify(made.path, against=[place / "tuned" / "test"])
-    assert found.result == "agrees"
-    assert any(each.what.startswith("trials of 1 search: ") for each in found.findings)
+    checked = verify(made.path, against=[place / "tuned" / "test"])
+    assert checked.result == "agrees"
+    assert any(each.what.startswith("trials of 1 search: ") for each in checked.findings)
     fewer = json.dumps({**report, "trials": []}).encode()
     assert "tar, line 1, searched_kinds: " in differing(
         changed(made, place / "fewer.zip", {"runs/tuned/search.json": fewer}, listed=True)
