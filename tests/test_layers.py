@@ -29,7 +29,7 @@ ORDER = {
     "losses": "",
     "network": ". anatomy shards loading gguf precision templates pretrained adapters reach reading chat judge_inputs "
     "prefixes draws fixed_cache capturing models low_precision scoring shortcuts heads critic quantized releasing "
-    "forward flops static_buffers static_decoding static_use generate activations reshaping",
+    "forward flops static_buffers static_decoding static_use generate activations reshaping ablating",
     "training": ". clock checkpoints optim contracts plan splitting activation_memory perturbation objectives fit",
     "generative": "rubrics replies bodies endpoint local .",
     "judges": "",

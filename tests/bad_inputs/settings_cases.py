@@ -97,6 +97,15 @@ ATTACKS: dict[str, dict[str, str]] = {
     },
     "dpo": {"beta": FROM_ZERO, "flip_ratio": SHARE, "num_samples": "0 -1", "max_length": "0 -1"},
     "grpo": {"num_prompts": COUNT_OR_NULL, "reward": "x 3", "policy": "x 3", "optim": "x 3"},
+    "ablation": {
+        "trials": "[] [2,1] 3 [0] [x] true",
+        "depths": "[2] [0] [x] true",
+        "form": "wizard [] 3 true",
+        "rank": COUNT,
+        "num_prompts": COUNT,
+        "choice_prompts": COUNT,
+        "own": FLAG,
+    },
     "best_of_n": {
         "numbers": "[] [0] [-1] [true] x 3 [1.5]",
         "temperature": "-1 0 .nan true x",

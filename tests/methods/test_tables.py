@@ -63,7 +63,7 @@ def test_every_row_leads_to_documented_settings_that_keep_the_contract(table, na
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one():
-    with pytest.raises(HoldfastError, match=r"^unknown attack 'grop' \(did you mean 'grpo'\?\); known: best_of_n, "):
+    with pytest.raises(HoldfastError, match=r"^unknown attack 'grop' \(did you mean 'grpo'\?\); known: ablation, "):
         ATTACKS.load("grop")
 
 

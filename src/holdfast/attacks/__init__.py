@@ -28,6 +28,11 @@ ATTACKS = Table(
             "the highest-reward answer of N samples; no training",
             "N",
         ),
+        "ablation": Row(
+            "holdfast.attacks.ablation:Ablation",
+            "the directions of refusing searched and edited in the weights; no training",
+            "trials",
+        ),
         "expert_sft": Row("holdfast.attacks.expert_sft:ExpertSFT", "sft on an expert's answers that a reward accepts"),
         "expert_alone": Row(
             "holdfast.attacks.expert_alone:ExpertAlone", "the expert evaluated instead of the model; no attack", "N"

@@ -268,7 +268,7 @@ def grid_of(values: Mapping[str, Any] | str, overrides: Sequence[str]) -> Grid:
 
 def _with_sandbox_settings(values: dict[str, Any]) -> dict[str, Any]:
     """Give methods that are only named the settings of the built-in sandbox presets."""
-    sources = {"defenses": ("quickstart",), "attacks": ("attacks", "best_of_n")}
+    sources = {"defenses": ("quickstart",), "attacks": ("attacks", "best_of_n", "ablation")}
     known = {kind: [e for name in names for e in _preset_values(name)[kind]] for kind, names in sources.items()}
 
     def settled(kind: str, value: Any) -> Any:

@@ -12,6 +12,7 @@ KINDS: Mapping[str, str] = {
     "preference": "trains on reversed preferences",
     "reinforcement": "trains by a reward for harm",
     "sampling": "trains nothing and chooses among many answers",
+    "editing": "trains nothing and edits weights",
     "expert_guided": "is helped by another model's answers",
     "adaptive": "is made for the defense",
 }
@@ -21,6 +22,7 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "dpo": ("preference",),
     **dict.fromkeys(_RL, ("reinforcement",)),
     "best_of_n": ("sampling",),
+    "ablation": ("editing",),
     "expert_sft": ("supervised", "expert_guided"),
     "expert_alone": (),
     "external": ("other",),

@@ -17,6 +17,7 @@ STAND_INS: Mapping[str, str] = {
     "preference": "dpo",
     "reinforcement": "grpo",
     "sampling": "best_of_n",
+    "editing": "ablation",
     "expert_guided": "expert_sft",
     "adaptive": "sft",
 }

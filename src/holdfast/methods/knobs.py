@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 from holdfast.methods.tables import near
@@ -127,3 +128,19 @@ def _refuse_unknown(name: str, settings: Mapping[str, Any], declared: Mapping[st
             known = [*declared, *settings]
             raise HoldfastError(f"search.knobs.{name}: the attack has no such setting{near(name, known)}")
         node = node[part]
+
+
+def optuna(purpose: str) -> ModuleType:
+    """The library that varies them, without its log messages.
+
+    Raises:
+        HoldfastError: it is not installed; begins with the `purpose`.
+    """
+    try:
+        import optuna as library
+    except ImportError:
+        raise HoldfastError(
+            f"{purpose} needs optuna, which is not installed: pip install 'holdfast-llm[search]'"
+        ) from None
+    library.logging.set_verbosity(library.logging.WARNING)
+    return library

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from holdfast.network.anatomy import unwrapped
 from holdfast.network.models import Model
 from holdfast.network.precision import widen
+from holdfast.network.reading import evaluating
 from holdfast.records import HoldfastError
 
 TOLERANCE = 1e-4
@@ -153,10 +154,6 @@ def _scale(read: Read, factor: float) -> bool:
 
 
 def _logits(network: nn.Module, row: Tensor) -> Tensor:
-    mode = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            return network(input_ids=row, use_cache=False).logits.float()
-    finally:
-        network.train(mode)
+    with evaluating(network):
+        logits: Tensor = network(input_ids=row, use_cache=False).logits
+        return logits.float()

@@ -12,7 +12,7 @@ from holdfast.attacks import unit
 from holdfast.evaluation.breaking import DIFFERENCES
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes import control_of, settled_by_controls
+from holdfast.experiment.outcomes import settled_by_controls
 from holdfast.experiment.outcomes_by_judge import with_evaluations
 from holdfast.experiment.whole_curves import LATER, missing_steps
 from holdfast.records import HoldfastError, Outcome, Record, Score
@@ -110,9 +110,6 @@ def _ended(record: Record, now: Record) -> Iterator[Difference]:
             None if value is None else asdict(value) for value in (getattr(record, name), getattr(now, name))
         )
         yield from differences(stored, computed, name)
-    if record.control is not None:
-        wanted = control_of(record.cell)
-        yield from differences(record.control.key, None if wanted is None else wanted.key, "control.key")
 
 
 def _own(record: Record) -> Iterator[Difference]:
@@ -154,7 +151,7 @@ def _is_mean_of_shares(score: Score, tasks: frozenset[str]) -> bool:
 
 def chooses(record: Record) -> bool:
     """Whether the attack chooses among many answers, so that scores are expectations with intervals of their own."""
-    return record.cell.attack is not None and unit(record.cell.attack.name) != "step"
+    return record.cell.attack is not None and unit(record.cell.attack.name) not in ("step", "trials")
 
 
 def _tasks(record: Record) -> frozenset[str]:

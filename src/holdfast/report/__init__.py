@@ -20,6 +20,8 @@ from holdfast.records import HoldfastError
 if TYPE_CHECKING:
     from holdfast.report.contents import ReportContents
     from holdfast.report.prices import Prices
+    from holdfast.report.summarise import ReportRow
+    from holdfast.report.summarise.intervals import Estimate
     from holdfast.report.utility import Utility
 
 __all__ = ["is_of", "tables", "write_figures", "write_report"]
@@ -344,10 +346,13 @@ def _comparisons(contents: ReportContents) -> dict[str, Any]:
 
 
 def _choices(contents: ReportContents) -> dict[str, Any]:
-    """The rows of attacks that choose among N answers, each with its harm by N, and all values of N."""
-    chosen = [row for row in contents.rows if row.unit != "step"]
-    harms = [{point.step: point.estimate for point in row.curves.get("harmfulness", ())} for row in chosen]
-    return {
-        "choices": list(zip(chosen, harms, strict=True)),
-        "numbers": sorted({number for harm in harms for number in harm if number}),
-    }
+    """The rows of attacks that train nothing, each with its harm by N or by trials, and all values of these."""
+    by_trials = [row for row in contents.rows if row.unit == "trials"]
+    choices, numbers = _by_number([row for row in contents.rows if row.unit not in ("step", "trials")])
+    edits, trials = _by_number(by_trials)
+    return {"choices": choices, "numbers": numbers, "edits": edits, "trials": trials}
+
+
+def _by_number(rows: Sequence[ReportRow]) -> tuple[list[tuple[ReportRow, dict[int, Estimate]]], list[int]]:
+    harms = [{point.step: point.estimate for point in row.curves.get("harmfulness", ())} for row in rows]
+    return list(zip(rows, harms, strict=True)), sorted({number for harm in harms for number in harm if number})

@@ -75,8 +75,8 @@ def curves(
     """A score over attack steps: mean line, 95 % band, break threshold of harmfulness as a rule.
 
     Its axis is [0, 1] unless a value is outside, as rewards may be. Points with fewer seeds than elsewhere on the curve
-    are hollow. If the `unit` is `N`, the number of answers to choose from, the axis is logarithmic and begins with the
-    smallest N above 0.
+    are hollow. If the `unit` is another (`N`, the number of answers to choose from, or `trials`), the axis is
+    logarithmic and begins with the smallest number above 0.
     """
     if unit != "step":
         points = [point for point in points if point["step"] > 0]
@@ -84,20 +84,20 @@ def curves(
     rules = thresholds(points) if score == "harmfulness" else {}
     ends = [number for point in points for name in ("value", "low", "high") if (number := point[name]) is not None]
     is_rate = all(0.0 <= number <= 1.0 for number in ends)
-    spec = _curves(named(points, styles), score, width, numbers, ruled=bool(rules), is_rate=is_rate)
+    spec = _curves(named(points, styles), score, width, numbers, unit, ruled=bool(rules), is_rate=is_rate)
     return ChartWithData(spec, {"points": rows_of(points), **rules})
 
 
 @lru_cache(maxsize=64)
 def _curves(
-    names: Names, score: str, width: Width, numbers: tuple[int, ...] | None, *, ruled: bool, is_rate: bool
+    names: Names, score: str, width: Width, numbers: tuple[int, ...] | None, unit: str, *, ruled: bool, is_rate: bool
 ) -> dict[str, Any]:
     title = _TITLES.get(score, score.replace("_", " "))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]) if is_rate else alt.Scale(zero=False))
-    x = steps_axis() if numbers is None else numbers_axis(numbers)
+    x = steps_axis() if numbers is None else numbers_axis(numbers, unit)
     base = BASE.encode(x=x, color=color_of(names, width))
     partial = alt.condition("datum.seeds < datum.of", alt.value(0), alt.value(1))
-    tips = [*tips_of("defense"), alt.Tooltip("step:N", title="step" if numbers is None else "N")]
+    tips = [*tips_of("defense"), alt.Tooltip("step:N", title=unit)]
     tips += [alt.Tooltip("value:Q", title=title, format=".3f"), *tips_of("low", "high", form=".3f")]
     tips += tips_of("seeds", "of", "n")
     layers = [

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from holdfast.report.contents import ReportContents
     from holdfast.report.parts import ChartWithData, Style, Width
+    from holdfast.report.summarise import ReportRow
 
 CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss", "entropy", "kl")
 SPREAD = ("entropy", "kl")
 """Scores and training metrics of how far the answers spread, and have gone from where they began."""
-_OTHERS = ("reward_and_harm", "best_of_n", "flip_ratio", "time_to_break", "survival", "spending", "tradeoff", *SPREAD)
+_OTHERS = (
+    *("reward_and_harm", "best_of_n", "edits_of_weights", "flip_ratio", "time_to_break", "survival", "spending"),
+    *("tradeoff", *SPREAD),
+)
 POINTS = 15_000
 """The approximate total number of points plotted for a training metric."""
 
@@ -96,7 +100,6 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
 
     shown = [row for row in contents.rows if row.label in contents.shown]
     trained = [row for row in shown if row.unit == "step"]
-    chosen = [row for row in shown if row.unit != "step" and row.last_step > 1]
     for score in CURVES:
         for panel, points in charts.panels(flips.points(contents.rows, score), "defense").items():
             title, styles = f"{score}, defense: {panel}", _flip_styles(contents)
@@ -114,9 +117,7 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
         for score, title, shown_points in (("reward", "reward", rewards[panel]), ("harmfulness", "harm", harms[panel])):
             chart = charts.curves(shown_points, contents.styles, score=score, width=width)
             yield "reward_and_harm", f"{panel}: {title}", chart
-    for panel, points in charts.panels(curve_points(chosen, "harmfulness")).items():
-        chart = charts.curves(points, contents.styles, score="harmfulness", unit="N", width=width)
-        yield "best_of_n", panel, chart
+    yield from _untrained(contents, shown, width)
     for panel, points in charts.panels(time_points(trained)).items():
         yield "time_to_break", panel, charts.times(points, contents.styles, width=width)
     lasting = [each for each in contents.survivals if each.label in contents.shown]
@@ -126,6 +127,20 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
     for metric, every in _training_points(contents).items():
         for panel, points in charts.panels(every).items():
             yield f"training_{metric}", panel, charts.training(points, contents.styles, metric=metric, width=width)
+
+
+def _untrained(
+    contents: ReportContents, shown: Sequence[ReportRow], width: Width
+) -> Iterator[tuple[str, str, ChartWithData]]:
+    """Harm of attacks that train nothing, over answers per prompt or trials."""
+    from holdfast.report import charts
+    from holdfast.report.summarise import curve_points
+
+    for name, unit in (("best_of_n", "N"), ("edits_of_weights", "trials")):
+        own = [row for row in shown if row.unit != "step" and row.last_step > 1]
+        own = [row for row in own if (row.unit == "trials") == (unit == "trials")]
+        for panel, points in charts.panels(curve_points(own, "harmfulness")).items():
+            yield name, panel, charts.curves(points, contents.styles, score="harmfulness", unit=unit, width=width)
 
 
 def _spending(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, ChartWithData]]:

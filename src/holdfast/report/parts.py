@@ -77,11 +77,11 @@ def steps_axis() -> alt.X:
     return alt.X("step:Q", title="attack step", axis=alt.Axis(tickMinStep=1, tickCount=6, grid=False))
 
 
-def numbers_axis(numbers: tuple[int, ...]) -> alt.X:
-    """Axis of answers per prompt, from the smallest of the numbers above 0 to the largest."""
+def numbers_axis(numbers: tuple[int, ...], unit: str) -> alt.X:
+    """Axis of answers per prompt (`N`) or another unit, from the smallest of the numbers above 0 to the largest."""
     scale = alt.Scale(type="log", base=2, domain=[numbers[0], numbers[-1]], nice=False, padding=8)
     axis = alt.Axis(values=list(numbers), format="d", labelOverlap=True, grid=False)
-    return alt.X("step:Q", title="answers per prompt (N)", scale=scale, axis=axis)
+    return alt.X("step:Q", title="answers per prompt (N)" if unit == "N" else unit, scale=scale, axis=axis)
 
 
 def named(points: Points, styles: Mapping[str, Style], by: str = "defense") -> Names:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from holdfast.files import write
+from holdfast.methods import knobs
 from holdfast.methods.knobs import Choices, Knob
 from holdfast.records import HoldfastError
 from holdfast.search.trials import State, Trial
@@ -37,14 +38,7 @@ def optuna() -> ModuleType:
     Raises:
         HoldfastError: it is not installed.
     """
-    try:
-        import optuna as library
-    except ImportError:
-        raise HoldfastError(
-            "searching needs optuna, which is not installed: pip install 'holdfast-llm[search]'"
-        ) from None
-    library.logging.set_verbosity(library.logging.WARNING)
-    return library
+    return knobs.optuna("searching")
 
 
 class Study:
