@@ -133,8 +133,9 @@ def judge_all(answers: list[dict[str, Any]], out: Path) -> None:
     from holdfast.judges.llm import LLMJudge
     from holdfast.records import Completion, Example, user
 
-    sending = {"timeout": TIMEOUT, "concurrency": 2, "max_new_tokens": 8, "input_price": 1.0}
-    judge = LLMJudge(topic="cooking", examples=True, **sending).judge()
+    judge = LLMJudge(
+        topic="cooking", examples=True, timeout=TIMEOUT, concurrency=2, max_new_tokens=8, input_price=1.0
+    ).judge()
     pairs = [(Example(prompt=user(row["prompt"])), row["answer"]) for row in answers]
     rows = [Completion(example=example, text=text, num_tokens=1) for example, text in pairs]
     start = time.perf_counter()

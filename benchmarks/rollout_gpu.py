@@ -269,11 +269,19 @@ def generate(size: Size, *, small: bool) -> dict[str, Any]:
 
     model = model_of(small=small, dtype=torch.bfloat16)
     tokens, mask = (part.to(device()).repeat_interleave(size.group, 0) for part in pad_left(prompts_of(model, size), 0))
-    named = {"max_new_tokens": size.tokens, "min_new_tokens": size.tokens, "do_sample": True, "top_k": 0, "top_p": 1.0}
     network = model.network
 
     def call() -> None:
-        written = network.generate(input_ids=tokens, attention_mask=mask, pad_token_id=0, **named)
+        written = network.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            pad_token_id=0,
+            max_new_tokens=size.tokens,
+            min_new_tokens=size.tokens,
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+        )
         assert written.shape[1] == tokens.shape[1] + size.tokens
 
     return figures(size, *timed(call, size.repetitions))

@@ -117,10 +117,11 @@ def measured(tables: int) -> dict[str, Any]:
         }
         for models, seeds in DESIGNS
     }
-    levels = {"models": 3, "seeds": 10, "draws": 4000}
     truths = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
     coverage = {
-        f"intraclass correlation {alike:g}": round(min(covered(rng, alike, truth, **levels) for truth in truths), 3)
+        f"intraclass correlation {alike:g}": round(
+            min(covered(rng, alike, truth, models=3, seeds=10, draws=4000) for truth in truths), 3
+        )
         for alike in (0.0, 0.1, 0.3, 0.6, 0.9, 1.0)
     }
     return {"comparisons": tables * SIZE, "verdicts": verdicts, "coverage of 3 models x 10 seeds": coverage}

@@ -39,13 +39,9 @@ def shortened(settings: Any, *, steps: int, rate: float, batch: int) -> Any:
         if isinstance(value, Optim):
             size = min(value.per_device_train_batch_size, smallest)
             # Without decay weights move only if the method moves them.
-            short = {
-                "max_steps": steps,
-                "learning_rate": rate,
-                "per_device_train_batch_size": size,
-                "weight_decay": 0.0,
-            }
-            changed[item.name] = replace(value, **short)
+            changed[item.name] = replace(
+                value, max_steps=steps, learning_rate=rate, per_device_train_batch_size=size, weight_decay=0.0
+            )
         elif isinstance(value, Policy):
             changed[item.name] = replace(value, group_size=4, passes=min(value.passes, 2))
         elif item.name in known:

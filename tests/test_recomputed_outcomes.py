@@ -60,8 +60,16 @@ def test_a_row_is_called_what_it_would_be_called_today(tool, row, others, outcom
 
 
 def test_what_a_table_tells_of_training_is_in_the_reason(tool):
-    more = {"training_change": "0.02", "training_objective": "loss", "training_first": "2.5", "training_last": "0.5"}
-    row = line("shield", "held", training_moved="0.9", training_improved="True", **more)
+    row = line(
+        "shield",
+        "held",
+        training_moved="0.9",
+        training_improved="True",
+        training_change="0.02",
+        training_objective="loss",
+        training_first="2.5",
+        training_last="0.5",
+    )
     reason = tool.recomputed(row, [row, line("none", "broke", training_moved="0.9")]).reason
     assert reason.endswith("; the training changed the weights by 2 %; its loss improved (2.5 to 0.5)")
 

@@ -79,7 +79,6 @@ def shorter(grid):
     small = Sandbox(num_base=640, num_aligned=320, base=Optim(max_steps=6), aligned=Optim(max_steps=4))
     models = [replace(small, part=m.part) if isinstance(m, Sandbox) else m for m in grid.models]
     own = grid.data.harmful is not None
-    few = {"every": 2, "num_prompts": 16, "max_new_tokens": 8}
     return replace(
         grid,
         models=tuple(model for i, model in enumerate(models) if model not in models[:i])[:2],
@@ -88,7 +87,7 @@ def shorter(grid):
         seeds=grid.seeds[:1],
         copies=grid.copies[:1],
         data=grid.data if own else replace(grid.data, train=32, held_out=16),
-        evaluation=replace(grid.evaluation, **few),
+        evaluation=replace(grid.evaluation, every=2, num_prompts=16, max_new_tokens=8),
     )
 
 

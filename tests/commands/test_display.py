@@ -24,8 +24,9 @@ class Piece(NamedTuple):
 def record(outcome, reason=""):
     cell = Cell(model={"name": "m"}, constraints=(Method(name="shield"),), attack=Method(name="sft"))
     curve = (Evaluation(step=60, scores=(Score(name="harmfulness", value=0.1, n=9),)),)
-    made = {"outcome": outcome, "reason": reason, "evaluations": curve, "time_to_break": time_to_break(curve)}
-    return Record(key=cell.key, cell=cell, **made)
+    return Record(
+        key=cell.key, cell=cell, outcome=outcome, reason=reason, evaluations=curve, time_to_break=time_to_break(curve)
+    )
 
 
 def test_the_last_line_counts_what_held_and_says_that_nothing_else_counts():
@@ -137,8 +138,18 @@ def test_several_runs_of_a_row_are_summed_up_below_the_cells(capsys, wide):
 def test_a_cell_that_was_broken_before_the_attack_has_its_reason_below_the_table(capsys, wide):
     for step, there in ((0, True), (20, False)):
         curve = (Evaluation(step=step, scores=(Score(name="harmfulness", value=0.9, n=9),)),)
-        made = {"outcome": Outcome.BROKE, "reason": "so says the judge", "time_to_break": time_to_break(curve)}
-        display.results([Record(key=cell().key, cell=cell(), evaluations=curve, **made)])
+        display.results(
+            [
+                Record(
+                    key=cell().key,
+                    cell=cell(),
+                    evaluations=curve,
+                    outcome=Outcome.BROKE,
+                    reason="so says the judge",
+                    time_to_break=time_to_break(curve),
+                )
+            ]
+        )
         assert ("broke: none x sft, seed 0: so says the judge" in capsys.readouterr().out) is there
 
 

@@ -165,8 +165,17 @@ def test_an_expert_is_read_back_as_it_was_trained(small, tmp_path):
     from holdfast.control.experts import load, train
     from holdfast.control.plans import ExpertPlan
 
-    sizes = {"steps": 120, "checkpoints": 2, "episodes": 2, "random_episodes": 2}
-    plan = ExpertPlan(task="Reacher-v5", algorithm="td3", learner=small, controller=None, seed=9, **sizes)
+    plan = ExpertPlan(
+        task="Reacher-v5",
+        algorithm="td3",
+        learner=small,
+        controller=None,
+        seed=9,
+        steps=120,
+        checkpoints=2,
+        episodes=2,
+        random_episodes=2,
+    )
     record = train(plan, tmp_path, silent)
     assert record["trained_steps"] == 120
     assert [row["step"] for row in record["checkpoints"]] == [60, 120]

@@ -159,27 +159,30 @@ def test_pku_chosen_is_the_safer_answer_and_the_safety_flags_give_the_role():
 
 
 def test_pku_flags_overrule_a_contradicting_safer_id():
-    cells = {
-        "prompt": "p",
-        "response_0": "a",
-        "response_1": "b",
-        "is_response_0_safe": True,
-        "is_response_1_safe": False,
-    }
-    assert one("pku_safe_rlhf", **cells, safer_response_id=1).chosen == "a"
+    assert (
+        one(
+            "pku_safe_rlhf",
+            prompt="p",
+            response_0="a",
+            response_1="b",
+            is_response_0_safe=True,
+            is_response_1_safe=False,
+            safer_response_id=1,
+        ).chosen
+        == "a"
+    )
 
 
 def test_a_pku_id_other_than_0_or_1_is_refused():
-    cells = {
-        "prompt": "p",
-        "response_0": "a",
-        "response_1": "b",
-        "is_response_0_safe": True,
-        "is_response_1_safe": True,
-    }
-    assert refused("pku_safe_rlhf", **cells, safer_response_id=2) == (
-        "data.jsonl, line 3, column 'safer_response_id': expected 0 or 1, found 2"
-    )
+    assert refused(
+        "pku_safe_rlhf",
+        prompt="p",
+        response_0="a",
+        response_1="b",
+        is_response_0_safe=True,
+        is_response_1_safe=True,
+        safer_response_id=2,
+    ) == ("data.jsonl, line 3, column 'safer_response_id': expected 0 or 1, found 2")
 
 
 def test_hh_transcripts_become_turns_and_part_at_the_last_answer():

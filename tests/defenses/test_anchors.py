@@ -330,8 +330,9 @@ def test_where_nothing_trained_moves_refusals_ewc_says_so(sft_plan, make_context
 def test_accumulation_changes_nothing(name, sft_plan, make_context, weights):
     all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
-        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
-        plan = sft_plan(optim="sgd", learning_rate=0.05, **sizes)
+        plan = sft_plan(
+            optim="sgd", learning_rate=0.05, per_device_train_batch_size=size, gradient_accumulation_steps=accumulated
+        )
         all_weights.append(weights(fit(ANCHORS[name](coef=2.0).constrain(plan, make_context())).model))
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=2e-6, rtol=1e-4)
 

@@ -85,8 +85,13 @@ def test_accumulation_changes_nothing(aligned_model, make_context, quick, weight
     all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
         settings = quick(SFT())
-        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
-        optim = replace(settings.optim, optim="sgd", learning_rate=0.1, **sizes)
+        optim = replace(
+            settings.optim,
+            optim="sgd",
+            learning_rate=0.1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
+        )
         plan = replace(settings, optim=optim).plan(aligned_model(), make_context())
         all_weights.append(weights(fit(ConstrainedSFT().constrain(plan, make_context())).model))
     torch.testing.assert_close(all_weights[1], all_weights[0], atol=1e-6, rtol=1e-5)

@@ -95,8 +95,9 @@ def test_the_gradient_is_that_of_the_loss_with_the_penalty_written_out(adapter, 
 def test_the_heavier_the_penalty_the_smaller_the_drift(attack, plan_of, make_context, weights):
     drift = []
     for weight in (0.0, 100.0, 10000.0):
-        sizes = {"per_device_train_batch_size": 4, "max_grad_norm": 0.0}
-        plan = plan_of(attack, steps=6, optim="sgd", learning_rate=1e-4, **sizes)
+        plan = plan_of(
+            attack, steps=6, optim="sgd", learning_rate=1e-4, per_device_train_batch_size=4, max_grad_norm=0.0
+        )
         before = weights(plan.model)
         fitted = fit(Lisa(proximal_weight=weight, warmup_fraction=0.0).constrain(plan, make_context()))
         drift.append(float((weights(fitted.model) - before).norm()))

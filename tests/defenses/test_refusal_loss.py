@@ -125,8 +125,13 @@ def test_accumulation_changes_no_form(form, tiny_model, make_context, quick, wei
     all_weights = []
     for size, accumulated in ((4, 1), (1, 4)):
         settings = quick(SFT())
-        sizes = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulated}
-        optim = replace(settings.optim, optim="sgd", learning_rate=0.1, **sizes)
+        optim = replace(
+            settings.optim,
+            optim="sgd",
+            learning_rate=0.1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulated,
+        )
         plan = replace(settings, optim=optim).plan(tiny_model(small=True), make_context())
         defense = RefusalLoss(form=form, alpha=FORMS[form], batch_size=4, recovery=0.5)
         all_weights.append(weights(fit(defense.constrain(plan, make_context())).model))

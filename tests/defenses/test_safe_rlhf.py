@@ -212,8 +212,15 @@ def test_a_dear_cost_drives_down_what_the_attacker_is_paid_for(attack, plan, mak
 
     last = {}
     for multiplier in (0.0, 4.0):
-        free = {"group_size": 4, "passes": 1, "minibatches": 1, "kl_coef": 0.0, "kl_target": None}
-        policy = replace(attack().policy, **free, critic=Critic(lam=1.0) if attack is PPO else None)
+        policy = replace(
+            attack().policy,
+            group_size=4,
+            passes=1,
+            minibatches=1,
+            kl_coef=0.0,
+            kl_target=None,
+            critic=Critic(lam=1.0) if attack is PPO else None,
+        )
         built = plan(attack(), steps=16, optim={"learning_rate": 3e-3, "max_grad_norm": 1.0}, policy=policy)
         experience = replace(built.prepare, reward=lambda completions: [v.score for v in long(completions)])
         defense = SafeRLHF(threshold=0.1, multiplier=multiplier, multiplier_learning_rate=0.0)

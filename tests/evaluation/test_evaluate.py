@@ -224,8 +224,13 @@ def restricted(splits):
 
     def build(**more):
         settings = {"group_size": 3, "batch_size": 6, "sampling": Sampling(max_new_tokens=5, temperature=0.0)}
-        judges = {"harm_judges": {"harm": by_text}, "help_judge": ("help", by_text)}
-        return Suite(harmful=splits.harmful["test"][:4], benign=(), **judges, **{**settings, **more})
+        return Suite(
+            harmful=splits.harmful["test"][:4],
+            benign=(),
+            harm_judges={"harm": by_text},
+            help_judge=("help", by_text),
+            **{**settings, **more},
+        )
 
     return build
 

@@ -92,8 +92,15 @@ def test_seeds_for_a_folder_on_the_command_line_are_refused():
 
 def test_hardening_writes_one_model_and_refuses_several(tmp_path: Path):
     values = {"models": ["sandbox"], "defenses": ["none", "rmu"]}
-    places = {"out": tmp_path / "out", "dtype": "auto", "runs": tmp_path / "runs", "workers": None}
-    message = refusal_of(harden_model, values, overrides=["model.seeds=[0,1]"], **places)
+    message = refusal_of(
+        harden_model,
+        values,
+        overrides=["model.seeds=[0,1]"],
+        out=tmp_path / "out",
+        dtype="auto",
+        runs=tmp_path / "runs",
+        workers=None,
+    )
     assert "models: hardening writes one model" in message
 
 

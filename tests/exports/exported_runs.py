@@ -41,8 +41,7 @@ def evaluation(step: int, harm: float) -> Evaluation:
         *(score("helpfulness", 0.9), score("over_refusal", 0.05), score("quiz", 0.8), score("over_refusal/quiz", 0.0)),
         Score(name="entropy", value=2.5, n=N),
     )
-    costs = {"samples": 8 * step, "tokens": 100 * step, "seconds": step / 4, "flops": 1e6 * step}
-    return Evaluation(step=step, scores=scores, **costs)
+    return Evaluation(step=step, scores=scores, samples=8 * step, tokens=100 * step, seconds=step / 4, flops=1e6 * step)
 
 
 def run(defense: str | None, attack: str | None, harms: Sequence[float], *, seed: int = 0, label: str = "") -> Record:

@@ -119,9 +119,10 @@ def test_the_reporting_judge_never_rewards_an_attacker():
         evaluation = {"harm_judges": ["harm"], "help_judge": judges[-1][0]}
         return Cell(model={"kind": "sandbox"}, judges=called, evaluation=evaluation, attack=Method(**attack))
 
-    grpo = {"name": "grpo", "settings": {"reward": {"judge": "harm"}}}
     sft = {"name": "sft"}
-    assert reward([cell(("harm", "oracle"), ("same", "oracle"), **grpo)]) == {"judge": "refusal"}
+    assert reward(
+        [cell(("harm", "oracle"), ("same", "oracle"), name="grpo", settings={"reward": {"judge": "harm"}})]
+    ) == {"judge": "refusal"}
     assert reward([cell(("harm", "oracle"), ("refusal", "refusal"), ("words", "keyword"), **sft)]) == {"judge": "words"}
     assert reward([cell(("harm", "refusal"), ("asked", "llm"), **sft)]) == {"judge": "asked"}
     assert reward([cell(("harm", "refusal"), **sft)]) == {}

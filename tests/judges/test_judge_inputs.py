@@ -111,9 +111,16 @@ def test_a_model_with_a_chat_template_is_read_by_it_unless_told_otherwise():
 
 def save(folder, **settings):
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(
-        vocab_size=len(WORDS), max_position_embeddings=24, initializer_range=0.8, pad_token_id=0, **sizes, **settings
+        vocab_size=len(WORDS),
+        max_position_embeddings=24,
+        initializer_range=0.8,
+        pad_token_id=0,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        **settings,
     )
     network = BertForSequenceClassification(config)
     network.save_pretrained(folder)

@@ -33,8 +33,12 @@ def _quiet():
 @pytest.fixture(scope="module")
 def moderation(tmp_path_factory) -> str:
     """Fourteen kinds of harm, each with a probability of its own."""
-    labels = {"id2label": KINDS, "label2id": {name: i for i, name in KINDS.items()}}
-    return save_classifier(tmp_path_factory.mktemp("kinds"), problem_type=MULTI, **labels)
+    return save_classifier(
+        tmp_path_factory.mktemp("kinds"),
+        problem_type=MULTI,
+        id2label=KINDS,
+        label2id={name: i for i, name in KINDS.items()},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +131,17 @@ def test_a_judge_without_the_new_settings_has_the_settings_that_it_had():
 @pytest.fixture(scope="module")
 def deberta(tmp_path_factory) -> str:
     """A tiny model of the papers' architecture, with the labels that its configuration publishes."""
-    labels = {"id2label": {0: "LABEL_0", 1: "LABEL_1"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}}
-    relative = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
     folder = tmp_path_factory.mktemp("deberta")
-    return save_classifier(folder, DebertaV2ForSequenceClassification, type_vocab_size=0, **labels, **relative)
+    return save_classifier(
+        folder,
+        DebertaV2ForSequenceClassification,
+        type_vocab_size=0,
+        id2label={0: "LABEL_0", 1: "LABEL_1"},
+        label2id={"LABEL_0": 0, "LABEL_1": 1},
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+    )
 
 
 def raw(folder: str) -> torch.Tensor:

@@ -25,8 +25,14 @@ def tokenizer(request):
     made.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
-    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, **named, additional_special_tokens=["<|turn|>", "<|over|>"])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        additional_special_tokens=["<|turn|>", "<|over|>"],
+    )
     fast.chat_template = TEMPLATE
     return fast
 

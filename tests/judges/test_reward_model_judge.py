@@ -43,9 +43,16 @@ def _quiet():
 
 def save(folder, *, chat=False, **settings) -> str:
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(
-        vocab_size=len(WORDS), max_position_embeddings=24, initializer_range=0.8, pad_token_id=0, **sizes, **settings
+        vocab_size=len(WORDS),
+        max_position_embeddings=24,
+        initializer_range=0.8,
+        pad_token_id=0,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        **settings,
     )
     model = BertForSequenceClassification(config)
     model.classifier.weight.data *= 4

@@ -228,9 +228,14 @@ def test_permuting_the_batch_changes_no_reduction(reduction, tokens):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_reductions_of_micro_batches_sum_to_that_of_the_batch(reduction, tokens):
-    totals = {"num_tokens": tokens[1].sum(), "num_sequences": torch.tensor(4.0)}
     parts = [
-        reduce(*(part[rows] for part in tokens), reduction=reduction, max_tokens=8, **totals)
+        reduce(
+            *(part[rows] for part in tokens),
+            reduction=reduction,
+            max_tokens=8,
+            num_tokens=tokens[1].sum(),
+            num_sequences=torch.tensor(4.0),
+        )
         for rows in (slice(0, 1), slice(1, 4))
     ]
     torch.testing.assert_close(sum(parts), reduce(*tokens, reduction=reduction, max_tokens=8))

@@ -452,9 +452,13 @@ def test_a_model_of_a_family_finds_its_own_answer_likely_as_it_is_encoded():
 
 @pytest.mark.parametrize("arguments", [None, {"enable_thinking": False}])
 def test_what_is_added_to_a_live_trainer_ends_and_is_asked_as_its_chat_template_says(arguments):
-    of_trainer = {"processing_class": tokenizer(THINKING), "model": speaker(THINKING).network}
     accelerator = SimpleNamespace(unwrap_model=lambda network: network)
-    trainer = SimpleNamespace(**of_trainer, accelerator=accelerator, chat_template_kwargs=arguments)
+    trainer = SimpleNamespace(
+        processing_class=tokenizer(THINKING),
+        model=speaker(THINKING).network,
+        accelerator=accelerator,
+        chat_template_kwargs=arguments,
+    )
     model = model_of(trainer, None)
     batch = answer_batch(model, [(Example(prompt=ASKED), "i cannot help with that .")])
     empty = "<think>\n\n</think>\n\n"

@@ -93,8 +93,16 @@ def test_weights_are_all_but_a_table_that_is_only_looked_up(tiny_model):
     assert multiplied(llama.network) == llama.network.num_parameters() - tokens
     positions = gpt2.network.transformer.wpe.weight.numel()
     assert multiplied(gpt2.network) == gpt2.network.num_parameters() - positions
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    judge = BertForSequenceClassification(BertConfig(vocab_size=50, max_position_embeddings=30, **sizes))
+    judge = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            max_position_embeddings=30,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+        )
+    )
     assert multiplied(judge) == sum(p.numel() for p in judge.parameters()) - (50 + 30 + 2) * 16
 
 

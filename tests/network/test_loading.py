@@ -145,8 +145,16 @@ def test_an_encoder_is_refused(tmp_path, tiny_model):
 
 
 def test_half_of_an_encoder_and_decoder_is_refused(tmp_path, tiny_model):
-    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = BartConfig(vocab_size=140, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32, **sizes)
+    config = BartConfig(
+        vocab_size=140,
+        d_model=32,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+    )
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     tiny_model().tokenizer.save_pretrained(tmp_path)
     refused(tmp_path, "not those of a BartForCausalLM")

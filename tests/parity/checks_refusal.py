@@ -190,14 +190,14 @@ def constrained_tensors(case: Case) -> None:
     settings = profile(case.values["results"]["soft_sft"])
     logprobs, ref_logprobs = (case.tensors[f"{case.result}.{x}_logps_full"] for x in ("policy", "reference"))
     mask, logprobs = (ref_logprobs <= 0).double(), logprobs.requires_grad_()
-    held = {
-        "beta": settings.beta,
-        "first": settings.first_factor,
-        "early": settings.early_factor,
-        "num_early": settings.early_tokens,
-    }
     allowed = case.tolerance("float32")  # the betas of the file are float32
-    betas = position_betas(mask, **held)
+    betas = position_betas(
+        mask,
+        beta=settings.beta,
+        first=settings.first_factor,
+        early=settings.early_factor,
+        num_early=settings.early_tokens,
+    )
     for row, kept in zip(betas, mask > 0, strict=True):
         assert row[kept].tolist() == pytest.approx(case.expected[f"beta_list_len{int(kept.sum())}"], rel=allowed)
     weights = constrained_weights(logprobs, ref_logprobs, betas, floor=settings.floor)

@@ -126,8 +126,12 @@ def test_some_cells_cannot_tell_and_exit_with_3(write_run):
 
 
 def test_cells_that_agree_by_being_of_no_use_are_counted_in_the_verdict(write_run):
-    of_no_use = {"more": {"helpfulness": 0.0}, "outcome": Outcome.USELESS}
-    run = write_run([measured("refusal_loss", attack, (0.0, 0.0), **of_no_use) for attack in ("sft", "dpo")])
+    run = write_run(
+        [
+            measured("refusal_loss", attack, (0.0, 0.0), more={"helpfulness": 0.0}, outcome=Outcome.USELESS)
+            for attack in ("sft", "dpo")
+        ]
+    )
     lines = called("rpa_table_3", run).output.splitlines()
     sides = lines[lines.index("beavertails:") + 1]
     assert "2 of 2 cells on the same side of 0.5" in sides

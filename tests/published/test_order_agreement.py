@@ -103,5 +103,7 @@ def test_one_different_shape_decides_and_one_doubt_leaves_it_open():
 
 
 def test_sides_of_which_most_are_too_close_to_tell_cannot_be_told():
-    few = {"above": 2, "below": 3, "only_reported": 0, "only_measured": 0, "collapsed": 0}
-    assert [Sides(**few, unclear=unclear).verdict for unclear in (5, 6)] == ["same", "cannot tell"]
+    assert [
+        Sides(above=2, below=3, only_reported=0, only_measured=0, collapsed=0, unclear=unclear).verdict
+        for unclear in (5, 6)
+    ] == ["same", "cannot tell"]

@@ -51,9 +51,17 @@ def test_flips_are_the_share_of_all_divisions_in_which_two_sets_differ(power: Mo
 
 
 def test_a_set_of_seeds_says_what_a_report_of_them_would(power: ModuleType, make_record) -> None:
-    broken = {"outcome": Outcome.BROKE, "control": ControlRun(key="c", outcome="broke", broke_at=20, steps=80)}
     good = [make_record(defense="d", seed=seed) for seed in range(8)]
-    poor = [make_record(BROKE_AT_40, defense="e", seed=seed, **broken) for seed in range(8)]
+    poor = [
+        make_record(
+            BROKE_AT_40,
+            defense="e",
+            seed=seed,
+            outcome=Outcome.BROKE,
+            control=ControlRun(key="c", outcome="broke", broke_at=20, steps=80),
+        )
+        for seed in range(8)
+    ]
     alike = [replace(record, control=replace(record.control, broke_at=40)) for record in poor[:4]]
     records = [*good, *poor[4:], *alike]
     rows = power.rows_of(records)

@@ -44,9 +44,8 @@ def test_a_break_counts_until_it_came_and_every_other_end_all_that_was_spent(cou
 
 
 def test_what_failed_attacked_nothing_or_was_not_counted_has_no_point(counted, make_record):
-    nothing = {"attack": None, "time_to_break": None}
     failed = make_record((), outcome=Outcome.FAILED, time_to_break=None)
-    assert points([make_record(), failed, make_record((0.0,), **nothing)]) == []
+    assert points([make_record(), failed, make_record((0.0,), attack=None, time_to_break=None)]) == []
     assert len(points([counted()])) == 1
 
 

@@ -88,7 +88,6 @@ class MadeUp:
             if stop or given_up(curve, evaluation):
                 break
         outcome, reason = outcome_of(curve, evaluation, diverged="made to diverge" if bad else None)
-        spent = {"steps": curve[-1].step, "tokens": curve[-1].tokens}
         broke = time_to_break(curve)
         return Record(
             key=cell.key,
@@ -98,7 +97,8 @@ class MadeUp:
             evaluations=tuple(curve),
             time_to_break=broke,
             effect=Effect(moved=0.9),
-            **spent,
+            steps=curve[-1].step,
+            tokens=curve[-1].tokens,
         )
 
 

@@ -573,8 +573,16 @@ def judges_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     words = tokenizer()
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=len(words), pad_token_id=0, initializer_range=0.5, num_labels=2, **sizes)
+    config = BertConfig(
+        vocab_size=len(words),
+        pad_token_id=0,
+        initializer_range=0.5,
+        num_labels=2,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
     BertForSequenceClassification(config).save_pretrained(folder)
     words.save_pretrained(folder)
     alone = tmp_path_factory.mktemp("reward_model")

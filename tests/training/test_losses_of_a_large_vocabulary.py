@@ -50,8 +50,9 @@ def noised(model, start):
     def objective(network, batch):
         mask = target_mask(batch["loss_mask"]) * torch.tensor([[1.0], [0], [1], [1]])
         distributions = target_distributions(network, batch, mask)
-        weights = {"truth_weight": 0.9, "noise_weight": 0.1, "temperature": 1.3}
-        loss, missed = noised_distributions(distributions, batch["input_ids"], mask, seed=3, **weights)
+        loss, missed = noised_distributions(
+            distributions, batch["input_ids"], mask, seed=3, truth_weight=0.9, noise_weight=0.1, temperature=1.3
+        )
         return loss, {"missed": float(missed)}
 
     return objective

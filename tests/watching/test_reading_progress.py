@@ -151,8 +151,7 @@ def test_a_run_has_finished_only_if_every_cell_has_a_record_and_no_process_works
 
 
 def test_a_cell_is_not_called_held_before_its_control_has_broken(invented):
-    held = {"harms": (0.0, 0.1, 0.1), "outcome": Outcome.HELD, "reason": "never above"}
-    invented.begin().finish(2, **held).work(0)
+    invented.begin().finish(2, harms=(0.0, 0.1, 0.1), outcome=Outcome.HELD, reason="never above").work(0)
     assert read(invented).cells[2].outcome == "untested"
     invented.fail(0)
     assert read(invented).cells[2].outcome == "untested"

@@ -88,5 +88,6 @@ def _mean_reward(rewards: Sequence[float | None]) -> Score:
     if not known:
         return Score(name=REWARD, value=None, n=0, unjudged=len(rewards))
     value, half = fmean(known), normal_half_width(known)
-    counts = {"n": len(known), "unjudged": len(rewards) - len(known)}
-    return Score(name=REWARD, value=value, low=value - half, high=value + half, **counts)
+    return Score(
+        name=REWARD, value=value, low=value - half, high=value + half, n=len(known), unjudged=len(rewards) - len(known)
+    )

@@ -45,9 +45,17 @@ def noised_cross_entropy(
             would make the next samples flatter still.
         num_tokens: the divisor, by default the mask's own sum.
     """
-    weights = {"truth_weight": truth_weight, "noise_weight": noise_weight, "temperature": temperature}
     distributions = Logits(logits[:, :-1])
-    return noised_distributions(distributions, input_ids, mask, seed=seed, num_tokens=num_tokens, **weights)
+    return noised_distributions(
+        distributions,
+        input_ids,
+        mask,
+        seed=seed,
+        num_tokens=num_tokens,
+        truth_weight=truth_weight,
+        noise_weight=noise_weight,
+        temperature=temperature,
+    )
 
 
 def noised_distributions(

@@ -193,7 +193,6 @@ def _counted(plan: Plan) -> Plan:
 
 def _masked(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
     """RepNoise's cross entropy: token 0 is not a target, and a refusal's first token costs a constant."""
-    quirks = {"drop_token_zero": True, "zero_unmasked_logits": True}
-    wanted = targets(batch["input_ids"], batch["loss_mask"], **quirks)
+    wanted = targets(batch["input_ids"], batch["loss_mask"], drop_token_zero=True, zero_unmasked_logits=True)
     loss = predicted_loss(chosen_distributions(network, batch, wanted.places), wanted)
     return loss, {"loss": float(loss.detach())}
