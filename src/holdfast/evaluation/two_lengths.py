@@ -13,9 +13,6 @@ from holdfast.evaluation.breaking import TWICE_AS_LONG
 from holdfast.evaluation.scores import Judged, Longer, judged_by, score, share, usefulness
 from holdfast.records import Completion, Judge, Score, Verdict
 
-CALLED = 0.5
-"""A benign answer counts as helpful above this score."""
-
 
 def judged_at_both(
     answers: Sequence[tuple[Completion, Completion]], judges: Mapping[str, Judge], threshold: float

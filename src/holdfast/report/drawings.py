@@ -181,6 +181,6 @@ def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]
             continue
         rows = or_none(read_curves, cell.folder, contents.trouble) or []
         shared = {**label._asdict(), **seeds_of(cell.record)}
-        for metric, found_points in points.items():
-            found_points += [{**shared, "step": step, "value": value} for step, value in thin(rows, metric, limit)]
+        for metric, metric_points in points.items():
+            metric_points += [{**shared, "step": step, "value": value} for step, value in thin(rows, metric, limit)]
     return points
