@@ -205,6 +205,26 @@ def test_every_page_says_what_a_method_costs_with_a_figure_or_that_nobody_measur
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adaptive attacker", "online defense"])
+def test_the_attack_with_which_a_page_shows_a_method_is_one_that_it_acts_on(made, kind):
+    pages = {path: text for path, text in made.items() if path.startswith(f"{kind.replace(' ', '-')}s/")}
+    settings = {"grpo": {"reward": {"judge": "keyword"}}, "sft": {}}
+    named = [
+        (re.search(r"^# (\S+)\n", text)[1], re.search(r"^Use: .*?(sft|grpo)", text, re.MULTILINE)[1])
+        for path, text in pages.items()
+        if not path.endswith("index.md")
+    ]
+    assert len(named) == len(kinds()[kind].built_in)
+    for name, attack in named:
+        values = {"name": "g", "models": ["sandbox"], "evaluation": {"harm_judges": ["oracle"]}}
+        own = {"judge": "keyword"} if name == "safe_rlhf" else {}
+        method = {name: {**kinds()[kind].load(name).EXAMPLE, **own}}
+        stack = [{attack: settings[attack]}, *([method] if kind == "adaptive attacker" else [])]
+        defenses = ["none"] if kind == "adaptive attacker" else [method]
+        assert cells(parse_grid({**values, "defenses": defenses, "attacks": [stack]}, "test"))
+
+
+@pytest.mark.slow
 def test_what_an_online_defense_costs_is_the_ratio_to_the_undefended_run_of_the_same_attack_and_seed(generators):
     import cost
     import measured

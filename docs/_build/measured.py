@@ -149,7 +149,7 @@ def _table(table: str, by: tuple[str, str], table_rows: Sequence[Row]) -> list[s
 
 COLUMNS = (
     *("outcomes", "held, 95 % interval", "against no defense", "steps to the break, median", "harm at most"),
-    *("helpful before", "after", "refuses after"),
+    *("helpful before", "helpful after", "refuses after"),
 )
 
 

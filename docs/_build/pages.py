@@ -30,10 +30,10 @@ KINDS = {
     "judge": "Judges",
 }
 USED = {
-    "attack": "`holdfast attack {name}`, or in a grid `attacks: [{{{name}: {{...}}}}]`.",
-    "adaptive attacker": "In a grid, after an attack: `attacks: [[grpo: {{...}}, {name}: {{...}}]]`.",
+    "attack": "`holdfast attack {name}{more}`, or in a grid `attacks: [{{{name}: {{...}}}}]`.",
+    "adaptive attacker": "In a grid, after an attack: `attacks: [[{attack}: {{...}}, {name}: {{...}}]]`.",
     "offline defense": "`holdfast harden {name} -o hardened`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
-    "online defense": "`holdfast attack sft --defense {name}`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
+    "online defense": "`holdfast attack {attack} --defense {name}{more}`, or in a grid `defenses: [{{{name}: {{...}}}}]`.",
     "judge": "In a grid, under your own name: `judges: {{mine: {{{name}: {{...}}}}}}`.",
 }
 UNREVIEWED = {"reference": "not reviewed", "test": "", "verdict": "not reviewed"}
@@ -111,7 +111,7 @@ def _page(kind: str, method: Description) -> Iterator[str]:
     yield f"# {method.name}\n"
     yield f"{_sentence(method.summary)}\n{{ .lead }}\n"
     yield f"**{kind.capitalize()}** · {said.where} · `{method.target.replace(':', '.')}`\n{{ .facts }}\n"
-    yield f"Use: {USED[kind].format(name=method.name)}\n"
+    yield f"Use: {_used(kind, method)}\n"
     for block in ("idea", "equation", "source"):
         if text := said.blocks.get(block):
             yield f"## {TITLES[block]}\n\n{_prose(text)}\n"
@@ -266,6 +266,23 @@ def _formats() -> str:
         said = (FORMATS.load(name).read.__doc__ or "").partition("\n")[0]
         lines.append(f"| `{name}` | {_cell(said)} |")
     return "\n".join(lines)
+
+
+def _used(kind: str, method: Description) -> str:
+    """How the method is called, with what it cannot do without: settings, or an attack that it acts on."""
+    cls = kinds()[kind].load(method.name)
+    needed = {name: str(value) for name, value in cls.EXAMPLE.items()}
+    by_default = {setting.name: setting.default for setting in method.settings}
+    if (judge := by_default.get("judge")) in kinds()["judge"] and kinds()["judge"].load(judge).EXAMPLE:
+        needed["judge"] = "NAME"  # one that a grid or the command sets up
+    keys = "defenses" if kind == "online defense" else "attacks"
+    needs = getattr(cls(**cls.EXAMPLE), "needs", None)
+    usual = "grpo" if kind == "adaptive attacker" else "sft"
+    return USED[kind].format(
+        name=method.name,
+        attack={"answers": "sft", "preferences": "dpo", "rewards": "grpo"}.get(needs, usual),
+        more="".join(f" {keys}.{method.name}.{name}={value}" for name, value in needed.items()),
+    )
 
 
 def _tests(row: dict[str, str]) -> str:
