@@ -8,10 +8,11 @@ Equation: with `u` uniform in `[0, 1)^H` and normalised, one per domain, and `a`
 Source: Li et al. 2024 (arXiv 2403.03218) and its code, its settings for a model of 7B; the second form is that of
 Rosati et al. 2024 (arXiv 2409.12914), with full fine-tuning.
 Differs from the paper in: layer 8 of 32 is given as a share of the depth; trained tensors are chosen by name, since
-their index in a layer depends on the architecture; padding counts in neither term; optimizer and loop are this
-project's, where the code adds `epsilon` before the bias correction. `c` and `alpha` are the same for all domains.
-Layers, weights and length of the second form are not published: they are the layer of the first form, weights 1, and
-the length at which the same authors train RepNoise.
+their index in a layer depends on the architecture; padding counts in neither term; rows are prompts with answers, cut
+at 512 tokens, where the code has plain texts (benign ones from Wikitext) and 768 tokens for its second domain;
+optimizer and loop are this project's, where the code adds `epsilon` before the bias correction. `c` and `alpha` are the
+same for all domains. Layers, weights and length of the second form are not published: they are the layer of the first
+form, weights 1, and the length at which the same authors train RepNoise.
 
 `c` must exceed the usual norm of states at that layer, or the vector does not dominate them.
 """
