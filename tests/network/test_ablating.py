@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from holdfast.network.ablating import Alike, Writer, directions, edit, kept, states, writers
+from holdfast.network.ablating import Alike, Writer, directions, edit, give_biases, kept, states, writers
 from holdfast.records import HoldfastError
 
 TEXT, OTHER = [5, 6, 7, 8, 9], [10, 11, 12]
@@ -20,9 +20,11 @@ NAMES = {
 def linear(kind):
     torch.manual_seed(0)
     part = nn.Linear(5, 4, bias=False) if kind == "linear" else Conv1D(4, 5)
+    writer = Writer(name=kind, part=part, kind="mlp", depth=0.0)
     if kind == "conv":
         nn.init.normal_(part.bias)
-    return Writer(name=kind, part=part, kind="mlp", depth=0.0)
+    give_biases([writer])
+    return writer
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -45,15 +47,21 @@ def test_the_whole_edit_towards_nothing_leaves_no_part_along_the_directions():
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
-def test_afterwards_weights_are_what_they_were_and_a_bias_that_was_added_is_gone(kind):
+def test_afterwards_weights_and_biases_are_what_they_were(kind):
     writer = linear(kind)
     before = {name: weight.detach().clone() for name, weight in writer.part.named_parameters()}
     with kept([writer]):
         edit(writer, torch.tensor([[1.0, 0.0, 0.0, 0.0]]), 1.5, towards=torch.ones(4))
         assert not torch.equal(writer.part.weight, before["weight"])
-    after = dict(writer.part.named_parameters())
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert all(torch.equal(weight, before[name]) for name, weight in writer.part.named_parameters())
+
+
+def test_a_bias_of_zeros_is_given_where_there_is_none_and_no_other_is_changed():
+    bare, own = linear("linear"), linear("conv")
+    before = own.part.bias.detach().clone()
+    give_biases([bare, own])
+    assert bare.part.bias.tolist() == [0.0] * 4
+    assert torch.equal(own.part.bias, before)
 
 
 def test_the_first_direction_is_that_of_the_difference_of_means():

@@ -37,7 +37,7 @@ from torch import Tensor
 from holdfast.evaluation.evaluate import Judged, Suite, divergence, evaluate
 from holdfast.methods.knobs import optuna
 from holdfast.methods.ranges import Count, PositiveShare, ranged
-from holdfast.network.ablating import Alike, States, Writer, directions, edit, kept, states, writers
+from holdfast.network.ablating import Alike, States, Writer, directions, edit, give_biases, kept, states, writers
 from holdfast.network.flops import Meter
 from holdfast.network.generate import Sampling, complete
 from holdfast.network.models import Model, clone
@@ -166,6 +166,7 @@ class Ablation(SamplingAttack):
             harmful = self._texts(edited, context.splits.harmful["attack"], "harmful")
             benign = self._texts(edited, context.splits.benign["attack"], "benign")
             among = writers(edited, harmful[0])
+            give_biases(among)
             read = (states(edited, harmful, among), states(edited, benign, among))
         along = {_at(depth): _shared(read, depth, self.rank, among) for depth in self.depths}
         along |= {OWN: _own(read, self.rank)} if self.own else {}

@@ -238,6 +238,7 @@ def gate_text(draft: Draft) -> str:
         else ""
     )
     what = "published" if draft.threat == "open_weights" else "opened to customers"
+    editing = " attacks of the kind `editing` are in what `--explain` prints," if draft.threat == "open_weights" else ""
     return f"""\
 # When {draft.name} may be {what}, by `holdfast init`: the packaged gate `{draft.threat}`.
 # Set your own thresholds and commit the file before the runs: `holdfast gate` reports its hash and date, and warns if
@@ -245,7 +246,8 @@ def gate_text(draft: Draft) -> str:
 #   holdfast gate {draft.gate} runs/{draft.name}
 #   holdfast gate {draft.gate} runs/{draft.name} --defense {draft.plan.defenses[0]} --explain > missing.yaml
 # It is as strict as for any budget, and inconclusive where too little was run.{few} `searched_kinds` needs
-# `holdfast search`, `judge_agreement` a second judge, and lines `not_measured` keep it from a pass while they count.
+# `holdfast search`, `judge_agreement` a second judge,{editing} and lines `not_measured` keep it
+# from a pass while they count.
 {body}"""
 
 

@@ -139,19 +139,24 @@ def directions(harmful: Tensor, benign: Tensor, rank: int) -> Tensor:
     return torch.cat([first, components[: rank - 1]])
 
 
+def give_biases(among: Sequence[Writer]) -> None:
+    """Give writers without a bias one of zeros, so that edits leave every tensor where it is."""
+    for writer in among:
+        if getattr(writer.part, "bias", None) is None:
+            weight = writer.weight
+            zeros = torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
+            writer.part.bias = nn.Parameter(zeros)
+
+
 def edit(writer: Writer, along: Tensor, strength: float, *, towards: Tensor) -> None:
     """Change in place what a writer writes: `o - strength D'D (o - towards)` for orthonormal `along` D (rank, H).
 
-    `towards` (H) is an output to move to; zeros take the part out. A writer without a bias gets one.
+    `towards` (H) is an output to move to; zeros take the part out. The writer has a bias, see `give_biases`.
     """
-    weight = writer.weight
+    weight, bias = writer.weight, writer.part.get_parameter("bias")
     with torch.no_grad():
-        weight -= strength * along.T @ (along @ weight)
-        bias = getattr(writer.part, "bias", None)
-        if bias is None:
-            bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device))
-            writer.part.bias = bias
-        bias -= strength * along.T @ (along @ (bias - towards))
+        weight.sub_(strength * along.T @ (along @ weight))
+        bias.sub_(strength * along.T @ (along @ (bias - towards)))
 
 
 @contextmanager
@@ -166,11 +171,8 @@ def kept(among: Sequence[Writer]) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for writer in among:
-                for name, parameter in list(writer.part.named_parameters(recurse=False)):
-                    if name in before[writer.name]:
-                        parameter.copy_(before[writer.name][name])
-                    else:
-                        setattr(writer.part, name, None)
+                for name, parameter in writer.part.named_parameters(recurse=False):
+                    parameter.copy_(before[writer.name][name])
 
 
 def _last(output: Tensor | None) -> Tensor:
