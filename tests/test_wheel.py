@@ -5,9 +5,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.metadata import Metadata
+from packaging.utils import parse_sdist_filename, parse_wheel_filename
 
 from anew import python
 
@@ -114,3 +117,61 @@ def test_the_description_of_the_package_is_whole(installed):
     assert body.lstrip().startswith("# Holdfast")
     assert "Description-Content-Type: text/markdown" in head
     assert "License-Expression: Apache-2.0" in head
+
+
+def test_a_package_index_takes_the_metadata_of_both(built):
+    """By the rules of the standard; `twine`, which needs more packages, checks them as well before a release."""
+    wheel, archive = built
+    with zipfile.ZipFile(wheel) as opened:
+        (name,) = (name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        of_wheel = Metadata.from_email(opened.read(name), validate=True)
+    with tarfile.open(archive) as opened:
+        (name,) = (name for name in opened.getnames() if name.count("/") == 1 and name.endswith("/PKG-INFO"))
+        of_archive = Metadata.from_email(opened.extractfile(name).read(), validate=True)
+    assert of_wheel.name == "holdfast-llm"
+    assert of_wheel.description == of_archive.description
+    assert (of_wheel.version, of_wheel.requires_dist) == (of_archive.version, of_archive.requires_dist)
+    assert parse_wheel_filename(wheel.name)[:2] == parse_sdist_filename(archive.name)
+
+
+GRID = """
+name: tiny
+models: [{sandbox: {num_base: 640, num_aligned: 320, base: {max_steps: 6}, aligned: {max_steps: 4}}}]
+attacks: [{sft: {num_samples: 16, optim: {max_steps: 4, per_device_train_batch_size: 4}}}]
+data: {train: 24, held_out: 6}
+evaluation: {every: 2, num_prompts: 4, max_new_tokens: 8}
+"""
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+def test_make_dist_is_checked_by_twine_and_its_wheel_works_in_an_empty_environment(tree, tmp_path):
+    """Installs everything anew, which takes minutes; needs a package index."""
+
+    def called(*words, folder=tmp_path, code=0):
+        ended = subprocess.run(list(map(str, words)), cwd=folder, capture_output=True, text=True, env=environment)
+        assert ended.returncode == code, (words, ended.stdout[-2000:], ended.stderr[-2000:])
+        return ended.stdout
+
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment |= {"HOLDFAST_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    said = called("make", "dist", f"PYTHON={sys.executable}", f"VENV={tmp_path / 'tools'}", folder=tree)
+    assert said.count("PASSED") == 2
+    (wheel,), (archive,) = (list((tree / "dist").glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
+    called(sys.executable, "-m", "venv", tmp_path / "empty")
+    own = tmp_path / "empty" / "bin"
+    pip = [own / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    called(*pip, "--constraint", ROOT / "constraints.txt", wheel)
+    (tmp_path / "tiny.yaml").write_text(GRID)
+    for words, code in (
+        (["--version"], 0),
+        (["list"], 0),
+        (["run", "tiny.yaml", "--workers", "0"], 0),
+        (["report", "runs/tiny", "--out", "page.html"], 0),
+        (["gate", "open_weights", "runs/tiny"], 3),
+        (["pack", "runs/tiny", "-o", "evidence.zip", "--gate", "open_weights"], 0),
+        (["verify", "evidence.zip", "--against", "runs/tiny"], 0),
+    ):
+        called(own / "holdfast", *words, code=code)
+    called(*pip, "--no-deps", "--force-reinstall", archive)
+    assert called(own / "holdfast", "verify", "evidence.zip").splitlines()[-1] == "evidence.zip: agrees, 1 cell"

@@ -1,10 +1,12 @@
 """inspect's logs: what is written in them, and, where `inspect_ai` is installed, read again by it."""
 
+import json
 import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import pytest
 from exported_runs import HARMLESS, every_outcome, run, written
 
@@ -14,6 +16,7 @@ from holdfast.exports.inspect_logs import log_values
 from holdfast.exports.options import Options
 from holdfast.records import HoldfastError, Outcome
 
+SCHEMA = json.loads((Path(__file__).parent / "inspect_0.3.285_log.schema.json").read_text())
 ANSWERS = [
     {"step": step, "role": "harmful", "domain": "glow", "prompt": "How to glow a fum?", "completion": text}
     | {"num_tokens": 3, "finished": True, "judge": judge, "score": score, "valid": True, "refused": None, "reason": why}
@@ -76,6 +79,17 @@ def test_answers_are_in_a_log_only_if_asked_for_and_without_control_characters(f
     assert math.isnan(samples[0]["scores"]["rated"]["value"])
     (subject,) = read_contents([folder], "tar").subjects
     assert log_values(subject, "sft", subject.cells[1], Options())["samples"] is None
+
+
+@pytest.mark.slow
+def test_what_is_given_to_inspect_follows_its_schema_and_has_no_other_keys(values):
+    """Where `inspect_ai` is not installed; where it is, its own reader decides in the next test."""
+    checker = jsonschema.Draft202012Validator(SCHEMA)
+    for log, record in values.values():
+        wrong = [f"{list(error.absolute_path)}: {error.message[:200]}" for error in checker.iter_errors(log)]
+        assert wrong == [], record.key
+    misspelt = {**log, "results": {**log["results"], "score": []}}
+    assert not checker.is_valid(misspelt)
 
 
 def test_logs_are_opened_again_by_inspect(tmp_path):

@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from holdfast.records import HoldfastError, Outcome
-from holdfast.report.read import load, read_completions, read_curves, read_judges
+from holdfast.report.read import load, read_answers, read_completions, read_curves, read_judges
 
 
 def test_records_come_back_as_they_were_written(make_record, write_run) -> None:
@@ -188,3 +190,29 @@ def test_a_record_that_the_disk_does_not_give_is_named_with_the_reason(make_reco
     loaded = load([run])
     assert len(loaded.cells) == 1
     assert f"{first}: cannot be read (Input/output error)" in loaded.trouble
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "says"),
+    [
+        ("score", [[0.0]], "column score is of list"),
+        ("completion", [[1]], "column completion is of list"),
+        ("valid", ["yes"], "column valid is of string"),
+        ("step", [None], "column step has no value in some row"),
+        ("prompt", [None], "column prompt has no value in some row"),
+    ],
+)
+def test_a_table_with_values_that_no_run_writes_is_named_by_its_column(tmp_path, column, values, says) -> None:
+    row = {name: [""] for name in ("role", "domain", "prompt", "completion", "judge", "reason")}
+    row |= {
+        "step": [0],
+        "num_tokens": [1],
+        "score": [0.0],
+        **{name: [True] for name in ("finished", "valid", "refused")},
+    }
+    kind = {"step": pa.int64(), "prompt": pa.string()}.get(column)
+    table = pa.table(row | {column: pa.array(values, kind)})
+    parquet.write_table(table, tmp_path / "completions.parquet")
+    for read in (read_completions, read_answers):
+        with pytest.raises(HoldfastError, match=rf"completions\.parquet: not what .*{says}"):
+            read(tmp_path)

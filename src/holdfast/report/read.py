@@ -319,7 +319,28 @@ def _table(path: Path) -> Any:
     missing = [name for name in _COMPLETION_COLUMNS if name not in table.column_names]
     if missing:
         raise KeyError(f"column {missing[0]}")
+    _refuse_types(table)
     return table
+
+
+def _refuse_types(table: Any) -> None:
+    """Refuse columns of other types than those of a run; those that a version did not know may be of nulls.
+
+    Raises:
+        ValueError: names the column.
+    """
+    from pyarrow import types
+
+    numbers, booleans = (types.is_integer, types.is_floating), (types.is_boolean,)
+    kinds = {"step": numbers[:1], "num_tokens": numbers[:1], "score": numbers, "longer_score": numbers}
+    kinds |= dict.fromkeys(("finished", "valid", "refused", "flips"), booleans)
+    for field in table.schema:
+        known = (types.is_null, *kinds.get(field.name, (types.is_string, types.is_large_string)))
+        if not any(is_kind(field.type) for is_kind in known):
+            raise ValueError(f"column {field.name} is of {field.type}")
+    empty = next((name for name in ("step", "judge", "prompt") if table.column(name).null_count), None)
+    if empty is not None:
+        raise ValueError(f"column {empty} has no value in some row")
 
 
 def _read(path: Path, read: Callable[[], T], remedy: str = _RERUN) -> T:
