@@ -548,7 +548,7 @@ def test_controls_whose_records_are_not_in_the_pack_are_told_as_not_checked(good
 
 def test_values_that_no_run_writes_are_found_and_do_not_stop_the_check(good, place):
     name, record = next(iter(records_in(good).items()))
-    record["cell"]["data"] |= {"fingerprints": ["x"], "note": "\ud800"}
+    record["cell"]["data"] |= {"fingerprints": {"x": ["y"]}, "note": "\ud800"}
     odd = changed(good, place / "values.zip", {name: archive.json_bytes(record)}, listed=True)
     assert f"{name}: key is {record['key']}" in differing(odd)
     record["cell"]["attack"]["settings"] = {"optim": 3}

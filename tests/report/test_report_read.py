@@ -6,7 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from holdfast.records import HoldfastError, Outcome
-from holdfast.report.read import load, read_answers, read_completions, read_curves, read_judges
+from holdfast.report.read import load, parse_record, read_answers, read_completions, read_curves, read_judges
 
 
 def test_records_come_back_as_they_were_written(make_record, write_run) -> None:
@@ -216,3 +216,9 @@ def test_a_table_with_values_that_no_run_writes_is_named_by_its_column(tmp_path,
     for read in (read_completions, read_answers):
         with pytest.raises(HoldfastError, match=rf"completions\.parquet: not what .*{says}"):
             read(tmp_path)
+
+
+def test_a_number_that_is_too_large_for_a_float_is_refused(make_record) -> None:
+    text = json.dumps({**make_record().to_json(), "wall_seconds": 7.25}).replace("7.25", "1e999")
+    with pytest.raises(ValueError, match=r"the number 1e999\.\.\. is too large"):
+        parse_record(text)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from holdfast.records import Record, Score
+from holdfast.records.hashing import SERIES
 
 SHARES = (
     *("harmfulness", "helpfulness", "refusal_rate", "over_refusal", "invalid", "identical_groups"),
@@ -33,12 +35,16 @@ def time_of(record: Record) -> datetime | None:
 
 
 def refuse_impossible(record: Record) -> None:
-    """Refuse a count or a cost below 0 or that is no number, a share outside [0, 1], and what is no time.
+    """Refuse a count or a cost below 0 or that is no number, a share outside [0, 1], what is no time, and settings that
+    are none.
 
     Raises:
-        ValueError: names the place and the number.
+        ValueError: names the place and the value.
     """
     time_of(record)
+    for where, value in _mappings(record):
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r:.40}, no set of names with values")
     for name, cost in ((name, stage.get(name)) for stage in record.stages for name in _COSTS):
         if not isinstance(cost, int | float | None):
             raise ValueError(f"{name} of a stage is {cost!r:.40}, no number")
@@ -46,6 +52,15 @@ def refuse_impossible(record: Record) -> None:
         if number is not None and not -ROUNDED <= number <= most + ROUNDED:
             range_ = "below 0" if number < 0 else "above 1"
             raise ValueError(f"{place} is {number:g}, {range_}")
+
+
+def _mappings(record: Record) -> Iterator[tuple[str, Any]]:
+    """What is read by its keys wherever a record is shown."""
+    cell = record.cell
+    yield "cell.data.fingerprints", cell.data.get("fingerprints")
+    yield "cell.evaluation.fingerprints", cell.evaluation.get("fingerprints")
+    for name in ("settings", "undefended", SERIES):
+        yield f"cell.model.{name}", cell.model.get(name)
 
 
 def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -223,7 +224,7 @@ def parse_record(text: str) -> Record:
     Raises:
         ValueError: a value is missing, of another type, not finite or impossible, or settings are nested too deeply.
     """
-    value = parse_json(text, parse_constant=_refuse, parse_int=_bounded)
+    value = parse_json(text, parse_constant=_refuse, parse_int=_bounded, parse_float=_finite)
     _refuse_depth(value)
     try:
         _checker().validate_json(_SURROGATE.sub(lambda match: "?" if match[1] else match[0], text), strict=True)
@@ -247,6 +248,13 @@ def _checker() -> TypeAdapter[Record]:
 
 def _refuse(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:9]}... is too large")
+    return number
 
 
 def _bounded(digits: str) -> int:

@@ -192,7 +192,9 @@ class Reader:
 
     def _harm_so_far(self, folder: Path) -> tuple[float, ...]:
         """Mean harm of each evaluation that an unfinished cell has saved."""
-        names = [folder / "evaluations" / "before.json", *sorted((folder / "evaluations").glob("step-*.json"))]
+        names = [folder / "evaluations" / "before.json"]
+        with contextlib.suppress(OSError):  # a damaged list of cells may have names that no folder can have
+            names += sorted((folder / "evaluations").glob("step-*.json"))
         return tuple(harm for path in names if (harm := self._harm(path)) is not None)
 
     def _harm(self, path: Path) -> float | None:
