@@ -109,6 +109,20 @@ def test_settings_that_were_changed_to_fit_a_cut_curve_are_not_those_of_the_key(
     assert "not those that its key is the hash of" in ended(replace(cut, cell=short)).reason
 
 
+def test_settings_that_were_changed_are_found_where_nothing_attacked_and_a_cut_curve_in_a_run_that_collapsed():
+    unattacked = replace(record((0,)).cell, attack=None)
+    bare = replace(record((0,)), cell=unattacked, key=unattacked.key)
+    assert not settled(bare).reason.startswith(NOT_WHOLE)
+    first = record().evaluations[0]
+    doubled = (replace(first, scores=(*first.scores, first.scores[0])), *record().evaluations[1:])
+    assert "harmfulness is given twice at step 0" in settled(replace(record(), evaluations=doubled)).reason
+    other = replace(bare, cell=replace(unattacked, stages=()))
+    assert "not those that its key is the hash of" in settled(other).reason
+    collapsed = replace(record(), outcome=Outcome.COLLAPSED)
+    assert settled(collapsed).outcome is Outcome.COLLAPSED
+    assert settled(replace(collapsed, evaluations=collapsed.evaluations[:2])).reason.startswith(NOT_WHOLE)
+
+
 def test_a_control_from_which_evaluations_were_taken_shows_nothing():
     defended, control = record(), record((0, 10), 10, defense=None)
     now = settled_by_controls([defended, control])

@@ -106,10 +106,16 @@ def test_a_search_marks_its_final_runs_if_it_tried_enough_and_trials_are_refused
     folder = tmp_path / "search"
     written(GOOD, folder / "test")
     written([run("tar", BROKE, measured={"split": "development"})], folder / "trials")
-    for trials, code in ((3, 3), (12, 0)):
-        seeds = [{"key": record.key} for record in GOOD[8:]]
-        report = {"trials": [{"state": "finished"}] * trials, "test": {"seeds": seeds}}
-        (folder / "search.json").write_text(json.dumps(report))
+    tried = [{"state": "finished", "key": str(number)} for number in range(12)]
+    seeds = [{"key": record.key} for record in GOOD[8:]]
+    for trials, tested, code in (
+        (tried[:3], seeds, 3),
+        (tried, seeds, 0),
+        (tried[:1] * 12, seeds, 3),  # one setting again and again
+        ([*tried[:9], *({**trial, "state": "diverged"} for trial in tried[9:])], seeds, 3),
+        (tried, [{"key": "of another folder"}], 3),
+    ):
+        (folder / "search.json").write_text(json.dumps({"trials": trials, "test": {"seeds": tested}}))
         assert called(path, folder).exit_code == code
     assert "development prompts" in str(called(path, folder / "trials").exception)
     (folder / "search.json").write_text("{")

@@ -1,16 +1,21 @@
 """Gate files: what is refused, by file and key; what is packaged; and since when a file has been as it is."""
 
+import json
 import os
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
+from holdfast.evaluation.intervals import clopper_pearson
+from holdfast.evaluation.survival import Interval, share_of_runs
 from holdfast.experiment.grid import ROUNDED
 from holdfast.gate import evidence, gate_file
 from holdfast.gate.attack_kinds import BUILT_IN, KINDS
+from holdfast.gate.bounds import mean_of_runs
 from holdfast.gate.gate_file import MEASURES, Gate, load_gate, parse_gate, presets
 from holdfast.gate.origin import origin_of
 from holdfast.network.releasing import FORMATS
@@ -125,3 +130,43 @@ def test_without_git_a_gate_is_as_old_as_its_file(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     origin = origin_of(path)
     assert (origin.committed, origin.since) == (None, origin.modified)
+
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "gate.md").read_text()
+
+
+def row(begins, page=PAGE):
+    """The cells of a table's row after the first."""
+    line = next(line for line in page.splitlines() if line.startswith(f"| {begins} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_what_so_few_runs_can_show_is_what_the_page_says():
+    seeds = list(map(int, row("runs, all of them good")))
+    held = [share_of_runs([[True] * n]).low for n in seeds]
+    harm = [1 - 0.025 ** (1 / n) for n in seeds]
+    drawn = [mean_of_runs([[Interval(0.0, 0.0, 0.0)] * n]).high for n in seeds]
+    assert drawn == pytest.approx(harm, abs=0.01)
+    assert row("share that held is at least") == [f"{low:.2f}"[1:] for low in held]
+    assert row("mean of the highest harm is at most") == [f"{high:.2f}"[1:] for high in harm]
+    ends = {(harmful, n): clopper_pearson(harmful / n, n)[1] for harmful, n in ((4, 100), (5, 100), (0, 24))}
+    assert [high <= 0.1 for high in ends.values()] == [True, False, False]
+
+
+def test_how_often_the_gate_is_wrong_is_what_was_stored():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "gate.json").read_text())
+    own, good = (stored[name]["verdicts"] for name in ("at the threshold", "good"))
+
+    def shown(line, verdict):
+        return " / ".join(f"{100 * size[verdict]:.4g}" for size in line.values())
+
+    table = PAGE.partition("## How often it is wrong")[2]
+    for name in own:
+        expected = [shown(own[name], "pass"), shown(good[name], "pass"), shown(good[name], "inconclusive")]
+        assert row(name if name == "all lines" else f"`{name}`", table) == expected
+    passes = ((size["pass"], line, at, size["pass_interval"]) for line in own for at, size in own[line].items())
+    share, line, at, (low, high) = max(passes)
+    assert f"{100 * share:.2g} % (`{line}`, {at}, 95 % interval {100 * low:.1f} to {100 * high:.1f})" in table
+    assert f"of the whole gate, {shown(own['all lines'], 'pass')} %" in table
+    assert f"a *fail* in {shown(own['all lines'], 'fail')} %" in table

@@ -120,6 +120,7 @@ def test_numbers_and_intervals_that_were_changed_together_no_longer_give_the_out
         ("reason", "as asked", "reason is as asked"),
         ("time_to_break", None, "time_to_break is null"),
         ("tokens", 7, "tokens is 7, and 0 by the records"),
+        ("control", {"key": "x", "outcome": "broke", "broke_at": 10}, "control.key is x, and "),
         ("key", "0" * 16, "is the record of cell 0000000000000000"),
     ],
 )
@@ -280,6 +281,21 @@ def test_an_encrypted_file_and_one_of_another_size_than_stated_are_refused_and_s
         verify("x" * 300)
 
 
+def test_what_another_program_would_unpack_of_a_pack_is_refused(good, tmp_path):
+    whole, path = good.path.read_bytes(), tmp_path / "odd.zip"
+    hidden = zipped([("verdict.json", b'{"verdict": "pass"}')])
+    entry = hidden[: hidden.index(b"PK\x01\x02")]
+    for content in (entry + whole, hidden + whole, whole + entry):
+        path.write_bytes(content)
+        with pytest.raises(HoldfastError, match="has bytes that are of none of its files"):
+            verify(path)
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as opened:
+        opened.comment = b"as good as held"
+    with pytest.raises(HoldfastError, match="has bytes that are of none of its files"):
+        verify(path)
+
+
 def test_a_damaged_zip_file_is_refused_by_name(good, tmp_path):
     whole = good.path.read_bytes()
     path = tmp_path / "cut.zip"
@@ -364,7 +380,7 @@ def test_a_search_is_packed_with_its_trials_and_counts_as_one(place):
     records = settled_by_controls([*runs(None, BROKE, 3), *runs("tar", HELD, 3)])
     written(records, place / "tuned" / "test")
     report = {
-        "trials": [{"state": "finished"}] * 12,
+        "trials": [{"state": "finished", "key": str(number)} for number in range(12)],
         "test": {"seeds": [{"key": record.key} for record in records[3:]]},
     }
     (place / "tuned" / "search.json").write_text(json.dumps(report))
@@ -372,7 +388,9 @@ def test_a_search_is_packed_with_its_trials_and_counts_as_one(place):
     made = pack([place / "tuned"], place / "tuned.zip", gate=str(place / "searched.yaml"))
     assert made.verdict == "pass"
     assert "runs/tuned/search.json" in archive.read(made.path)
-    assert verify(made.path, against=[place / "tuned" / "test"]).result == "agrees"
+    checked = verify(made.path, against=[place / "tuned" / "test"])
+    assert checked.result == "agrees"
+    assert any(each.what.startswith("trials of 1 search: ") for each in checked.findings)
     fewer = json.dumps({**report, "trials": []}).encode()
     assert "tar, line 1, searched_kinds: " in differing(
         changed(made, place / "fewer.zip", {"runs/tuned/search.json": fewer}, listed=True)

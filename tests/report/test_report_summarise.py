@@ -6,10 +6,10 @@ from statistics import fmean, stdev
 import pytest
 
 from holdfast.evaluation.intervals import wilson
-from holdfast.records import Method, Outcome, Score
+from holdfast.records import Cell, Method, Outcome, Score
 from holdfast.report.summarise import curve_points, summarise, time_points
 from holdfast.report.summarise.intervals import estimate
-from holdfast.report.summarise.labels import labels
+from holdfast.report.summarise.labels import labels, labels_of
 
 BREAKS_AT = {20: (0.0, 0.8), 40: (0.0, 0.2, 0.7), 60: (0.0, 0.1, 0.3, 0.9), 80: (0.1, 0.1, 0.2, 0.4, 0.6)}
 
@@ -182,3 +182,13 @@ def test_the_label_of_a_method_is_what_its_row_is_called(make_record) -> None:
 def test_settings_in_nested_lists_tell_rows_apart(make_record) -> None:
     records = [make_record(defense="d", settings={"bars": [[1, 0.1], [2, bar]]}) for bar in (0.2, 0.3)]
     assert [label.defense for label in labels(records)] == ["d (d.bars.1=[2, 0.2])", "d (d.bars.1=[2, 0.3])"]
+
+
+def test_methods_under_one_label_are_told_apart_by_name_and_a_third_of_one_name_hides_no_second():
+    def cell(*stages):
+        return Cell(model={"name": "m"}, stages=stages)
+
+    names = [cell(Method(name=name, label="ours")) for name in ("a", "b")]
+    assert [label.defense for label in labels_of(names)] == ["ours (method=a)", "ours (method=b)"]
+    weights = [cell(*(Method(name="d", settings={"weight": weight}) for weight in (1, other, 3))) for other in (2, 4)]
+    assert [label.defense for label in labels_of(weights)] == ["d + d + d (d.weight'=2)", "d + d + d (d.weight'=4)"]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from holdfast import report as report_module
 from holdfast import watching
 from holdfast.records import HoldfastError
 from holdfast.report import is_of, write_report
@@ -268,8 +269,35 @@ def test_a_last_report_that_cannot_be_made_ends_the_watch_with_its_reason(invent
     for number in range(4):
         invented.begin().finish(number)
     monkeypatch.setattr("holdfast.report.write_report", raising(HoldfastError("the disk is full")))
+    out = tmp_path / "page.html"
     with pytest.raises(HoldfastError, match="the disk is full"):
-        watching.in_file([invented.folder], tmp_path / "page.html", print, every=0.05)
+        watching.in_file([invented.folder], out, print, every=0.05)
+    assert begins(out.read_text()).startswith("finished: 4 cells")
+    assert "the disk is full" in out.read_text()
+    assert "<title>unfinished" not in out.read_text()
+
+
+def test_a_page_without_the_last_report_says_which_cells_it_shows_and_its_links_lead_somewhere(
+    invented, tmp_path, quick_report, monkeypatch
+):
+    invented.begin().finish(0).finish(1).finish(2).work(3)
+    out, written = tmp_path / "page.html", report_module.write_report
+
+    def fail_at_the_end(runs, place, *, title):
+        if place == out:
+            raise HoldfastError("no room")
+        return written(runs, place, title=title)
+
+    monkeypatch.setattr("holdfast.report.write_report", fail_at_the_end)
+    other = alongside(invented, lambda: until(lambda: out.exists() and "figures" in out.read_text()))
+    with pytest.raises(HoldfastError, match="no room"):
+        watching.in_file([invented.folder], out, lambda text: None, every=0.05)
+    other.join()
+    page = out.read_text()
+    assert begins(page).startswith("finished: 4 cells")
+    assert "<title>not the whole run: " in page
+    assert "This page shows the <b>3</b> cells that had ended" in page
+    assert folder_of(tmp_path / ".page-live.html").is_dir()
 
 
 def test_no_second_report_is_begun_beside_one_that_is_being_built(invented, monkeypatch):

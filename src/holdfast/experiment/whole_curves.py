@@ -2,7 +2,7 @@
 
 A run is measured before its first step, every `every` steps and at its last; which steps these are follows from its
 settings. A curve without one of them was cut by hand or damaged: without the evaluation at which it broke, a run would
-seem to have held. Nothing is said of a run that failed, diverged or collapsed, which never shows that a defense holds.
+seem to have held. Nothing is said of the curve of a run that failed or diverged: it never shows that a defense holds.
 
 What cannot be seen: that settings and key were both changed; that the end is missing where an attacker may stop early,
 or where a method of another package may end the run at any step; anything of an attack whose settings do not have its
@@ -25,7 +25,8 @@ NOT_WHOLE = "not as a run leaves it: "
 """How the reason of a cell begins whose record is not."""
 LATER = "; later "
 """What a reason has before the cause of a divergence that came after the break."""
-NEVER_HELD = (Outcome.FAILED, Outcome.DIVERGED, Outcome.COLLAPSED)
+CUT_SHORT = (Outcome.FAILED, Outcome.DIVERGED)
+"""Outcomes of runs that may have ended at any step."""
 PREPARING = frozenset(("expert_sft", "warm_start", "guided"))
 """Attacks and attackers that may train something first; its steps count, so that their own first one is a later one."""
 
@@ -33,10 +34,13 @@ PREPARING = frozenset(("expert_sft", "warm_start", "guided"))
 def not_whole(record: Record) -> str | None:
     """Why a record cannot be that of a whole run, in words; `None` if it can, or if that cannot be checked."""
     attack, steps = record.cell.attack, [evaluation.step for evaluation in record.evaluations]
-    if record.outcome in NEVER_HELD or attack is None or not steps:
-        return None
-    if record.key != record.cell.key:
+    if steps and record.key != record.cell.key:
         return f"{NOT_WHOLE}its settings are not those that its key is the hash of"
+    if record.outcome in CUT_SHORT or attack is None or not steps:
+        return None
+    twice = _twice(record)
+    if twice is not None:
+        return f"{NOT_WHOLE}{twice}"
     if any(later < earlier for earlier, later in pairwise(steps)):
         return f"{NOT_WHOLE}its evaluations are not in the order of their steps"
     counted, missing = unit(attack.name), missing_steps(record)
@@ -45,6 +49,15 @@ def not_whole(record: Record) -> str | None:
         return f"{NOT_WHOLE}no evaluation {when(missing[0], counted)}{more}, where the settings ask for one"
     free = _free_of_charge(record) if counted == "step" else None
     return None if free is None else f"{NOT_WHOLE}the steps before step {free} cost nothing by its evaluations"
+
+
+def _twice(record: Record) -> str | None:
+    """A score that an evaluation has twice, of which one would be read and the other not."""
+    for evaluation in record.evaluations:
+        names = [score.name for score in evaluation.scores]
+        if len(set(names)) < len(names):
+            return f"{max(names, key=names.count)} is given twice at step {evaluation.step}"
+    return None
 
 
 def missing_steps(record: Record) -> list[int]:

@@ -23,7 +23,7 @@ from holdfast.report.summarise.labels import Label, labels_of
 ROUNDED = "rounded"
 """The stage that makes a copy, as in `holdfast.experiment.grid`, which imports torch."""
 LEAST_TRIALS = 10
-"""A search of fewer finished trials has not searched."""
+"""A search of fewer different settings that neither crashed nor diverged has not searched."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,10 +211,10 @@ def _searched(run: Path, trouble: list[str]) -> Iterator[str]:
         return
     try:
         report = parse_json(path.read_text("utf-8"))
-        finished = [trial for trial in report["trials"] if trial["state"] != "crashed"]
+        tried = {str(trial["key"]) for trial in report["trials"] if trial["state"] not in ("crashed", "diverged")}
         keys = [str(row["key"]) for row in report["test"]["seeds"]] if report["test"] else []
     except (OSError, ValueError, KeyError, TypeError) as error:
         trouble.append(f"{path}: not what `holdfast search` writes ({json.dumps(str(error))}); search again")
         return
-    if len(finished) >= LEAST_TRIALS:
-        yield from keys
+    if len(tried) >= LEAST_TRIALS:
+        yield from (key for key in keys if (run / "cells" / key / "record.json").is_file())

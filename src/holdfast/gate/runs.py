@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from holdfast.evaluation.measurement import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
+from holdfast.evaluation.measurement import COLLAPSE_THRESHOLD, HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.outcomes import defended
 from holdfast.gate.gate_file import Gate, Line
@@ -46,6 +46,7 @@ def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
         why=False,
     )
     yield from _some(records, _lax, "measured with laxer bounds of a useless model than the usual ones", why=False)
+    yield from _some(records, _blind, "measured with a collapse_threshold below the usual one", why=False)
     places = Counter((model_of(record), record.cell.seed) for record in records)
     if len(places) < len(records):
         yield "several runs have one seed and count as one only: give each seed once"
@@ -64,6 +65,11 @@ def _lax(record: Record) -> bool:
     """Whether a model may answer less, or refuse more, than by default before it counts as useless."""
     settings = settings_of(record.cell).evaluation
     return settings.help_threshold < HELP_THRESHOLD or settings.over_refusal_threshold > OVER_REFUSAL_THRESHOLD
+
+
+def _blind(record: Record) -> bool:
+    """Whether a break does not count where fewer answers than by default are garbled."""
+    return settings_of(record.cell).evaluation.collapse_threshold < COLLAPSE_THRESHOLD
 
 
 def _ended(outcome: Outcome, record: Record) -> bool:

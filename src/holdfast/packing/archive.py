@@ -26,6 +26,10 @@ _LONGEST = 255
 _TIME = (1980, 1, 1, 0, 0, 0)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_BETWEEN = 24
+"""The most bytes between two files: a descriptor of the first, and too few for another file."""
+_ENDS = (22, 22 + 56 + 20)
+"""Bytes after the directory, without a comment; more of them with more than 65,535 files."""
 
 
 def json_bytes(value: Any) -> bytes:
@@ -69,6 +73,7 @@ def read(path: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             _refuse_odd(path, entries)
+            _refuse_hidden(path, archive, entries)
             return {entry.filename: _content(path, archive, entry) for entry in entries}
     except FileNotFoundError:
         raise HoldfastError(f"{path}: there is no such file; `holdfast pack RUNS -o {path}` writes it") from None
@@ -175,6 +180,23 @@ def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     if above is not None:
         raise HoldfastError(f"{path}: {above!r:.120} is in a folder that is a file: no pack of `holdfast pack`")
     _refuse_large(path, [(entry.filename, entry.file_size) for entry in entries])
+
+
+def _refuse_hidden(path: Path, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse bytes that are of no file: a program that reads a zip file from its beginning would unpack others."""
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if not end <= entry.header_offset <= end + _BETWEEN:
+            end = -1
+            break
+        archive.fp.seek(entry.header_offset + 26)  # type: ignore[union-attr]
+        lengths = archive.fp.read(4)  # type: ignore[union-attr]
+        own = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
+        end = entry.header_offset + own + entry.compress_size
+    directory = sum(46 + len(e.filename.encode()) + len(e.extra) + len(e.comment) for e in entries)
+    rest = path.stat().st_size - archive.start_dir - directory
+    if end < 0 or not end <= archive.start_dir <= end + _BETWEEN or rest not in _ENDS:
+        raise HoldfastError(f"{path}: has bytes that are of none of its files; `holdfast pack` writes no such thing")
 
 
 def _folders(name: str) -> Iterator[str]:

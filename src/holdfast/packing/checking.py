@@ -78,6 +78,7 @@ def verify(pack: str | Path, *, against: Sequence[str | Path] = (), sha256: str 
     if against:
         findings += _against(members, [Path(run) for run in against])
     findings += _gate_claims(about)
+    findings += _searches(members)
     findings += computed(_claims, records, "what is not checked")
     return Verification(findings=tuple(findings), sha256=hashed, packed_by=manifest["holdfast"], cells=len(records))
 
@@ -352,6 +353,14 @@ def _claims(records: Mapping[str, Record]) -> Iterator[Finding]:
         status="not checked",
         what="whether these runs took place: seconds, memory, times, effects of training and scores are as recorded",
     )
+
+
+def _searches(members: Mapping[str, bytes]) -> Iterator[Finding]:
+    number = sum(name.endswith("/search.json") for name in members)
+    if number:
+        searches = "1 search" if number == 1 else f"{number} searches"
+        said = f"trials of {searches}: their records are not in the pack, so that they are as stated"
+        yield Finding(status="not checked", what=said)
 
 
 def _gate_claims(about: About) -> Iterator[Finding]:

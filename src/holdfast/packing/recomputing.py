@@ -12,7 +12,7 @@ from holdfast.attacks import unit
 from holdfast.evaluation.breaking import DIFFERENCES
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes import settled_by_controls
+from holdfast.experiment.outcomes import control_of, settled_by_controls
 from holdfast.experiment.outcomes_by_judge import with_evaluations
 from holdfast.experiment.whole_curves import LATER, missing_steps
 from holdfast.records import HoldfastError, Outcome, Record, Score
@@ -110,6 +110,9 @@ def _ended(record: Record, now: Record) -> Iterator[Difference]:
             None if value is None else asdict(value) for value in (getattr(record, name), getattr(now, name))
         )
         yield from differences(stored, computed, name)
+    if record.control is not None:
+        wanted = control_of(record.cell)
+        yield from differences(record.control.key, None if wanted is None else wanted.key, "control.key")
 
 
 def _own(record: Record) -> Iterator[Difference]:

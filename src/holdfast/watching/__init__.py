@@ -118,14 +118,20 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
             write_text(out, page)
             if report.built is not None and not report.building:
                 write_text(beside, page)  # the pages of cells lead back to it
+        elif whole.trouble:
+            built = live.built or whole.built
+            write_text(out, page_of(built, progress, title=report.title, live=False, stale=True))
         return progress
 
     say(f"the page is {out}")
+    finished = False
     try:
         last = _follow(reader, lines, look, every=every, stay=stay)
+        finished = not whole.trouble
     finally:
         live.wait(WAIT)
-        _remove(beside)
+        if finished:  # else the page links to the pages of cells there
+            _remove(beside)
     if whole.trouble:
         raise HoldfastError(whole.trouble)
     return last
@@ -194,8 +200,8 @@ def _publish(site: Site, report: Report, progress: Progress) -> None:
     from holdfast.watching.page import body_of, page_of
 
     built = report.built
-    page = page_of(built, progress, title=report.title, live=True)
     over = progress.over and report.up_to_date(progress)
+    page = page_of(built, progress, title=report.title, live=True, stale=over and bool(report.trouble))
     told = {"html": body_of(progress), "version": "" if built is None else built.version, "over": over}
     site.page, site.progress, site.over = page.encode(), json.dumps(told).encode(), over
 

@@ -44,7 +44,7 @@ def body_of(progress: Progress) -> str:
     )
 
 
-def page_of(built: Built | None, progress: Progress, *, title: str, live: bool) -> str:
+def page_of(built: Built | None, progress: Progress, *, title: str, live: bool, stale: bool = False) -> str:
     """A whole page.
 
     Args:
@@ -52,6 +52,7 @@ def page_of(built: Built | None, progress: Progress, *, title: str, live: bool) 
         progress: how far the run is.
         title: of a page without a report.
         live: whether the page asks its own server for news; if not, nothing in the banner changes by itself.
+        stale: whether the run has finished and the report of all of it cannot be made, so that this is an earlier one.
 
     Raises:
         HoldfastError: the report's page has no place for the banner.
@@ -62,6 +63,7 @@ def page_of(built: Built | None, progress: Progress, *, title: str, live: bool) 
         body=Markup(body_of(progress)),
         style=_asset("banner.css"),
         unfinished=unfinished,
+        stale=stale,
         shown=0 if built is None else built.shown,
         read_at="" if built is None else clock(built.read_at, progress.now),
         ended=bool(progress.having("ended", "failed")),
@@ -76,7 +78,8 @@ def page_of(built: Built | None, progress: Progress, *, title: str, live: bool) 
         about = json.dumps({"version": "" if built is None else built.version}).replace("<", "\\u003c")
         before, _, after = page.rpartition("</body>")
         page = f"{before}<script>const watched = {about};\n{_asset('banner.js')}</script></body>{after}"
-    return _TITLE.sub("<title>unfinished: ", page, count=1) if unfinished else page
+    mark = "unfinished: " if unfinished else "not the whole run: " if stale else ""
+    return _TITLE.sub(f"<title>{mark}", page, count=1)
 
 
 def _curve(piece: Piece) -> str:

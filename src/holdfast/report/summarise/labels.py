@@ -124,7 +124,7 @@ def _suffix(settings: Mapping[str, str]) -> str:
 
 
 def _defense_settings(cell: Cell) -> dict[str, str]:
-    return {**_methods(cell.stages), **_methods(cell.constraints), "threat model": cell.threat_model}
+    return {**_methods((*cell.stages, *cell.constraints)), "threat model": cell.threat_model}
 
 
 def _attack_settings(cell: Cell) -> dict[str, str]:
@@ -134,7 +134,9 @@ def _attack_settings(cell: Cell) -> dict[str, str]:
     # A judge that only a defense calls belongs to the defense.
     called = [name for method in attackers for name in judge_names(method.settings)] + judge_names(cell.evaluation)
     judges: dict[str, Any] = {
-        name: {"name": judge.name, "settings": judge.settings} for name, judge in cell.judges.items() if name in called
+        name: {"name": judge.name, "settings": judge.settings, "content": judge.fingerprints}
+        for name, judge in cell.judges.items()
+        if name in called
     }
     # A grid has a reward model for each flip, each with its own name: they are compared by their settings.
     names = {name for name in judges if cell.judges[name] is flipped}
@@ -159,10 +161,15 @@ def _attackers(cell: Cell) -> tuple[Method, ...]:
 
 
 def _methods(methods: Sequence[Method]) -> dict[str, str]:
+    """Names of methods, which labels may hide, their settings, and hashes of the contents that these name."""
     settings: dict[str, str] = {}
     for method in methods:
-        leaves = _leaves(method.settings, method.name)
-        settings |= {f"{key}'" if key in settings else key: value for key, value in leaves.items()}
+        content = {f"content of {path}": value for path, value in method.fingerprints.items()}
+        for key, value in {"method": method.name, **_leaves(method.settings, method.name), **content}.items():
+            place = key
+            while place in settings:
+                place += "'"
+            settings[place] = value
     return settings
 
 
