@@ -22,6 +22,7 @@ def texts():
                 yield path, path.read_text()
 
 
+@pytest.mark.slow
 def test_every_hint_names_our_distribution_and_an_extra_that_it_has():
     hints = []
     for path, text in texts():

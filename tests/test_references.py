@@ -7,6 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 NAME = re.compile(r"\bholdfast((?:\.[A-Za-z_]\w*)+)")
 FILES = sorted(
@@ -39,6 +41,7 @@ def is_there(dotted: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_what_a_file_names_is_there():
     named = [
         (str(path.relative_to(ROOT)), name.strip("."))

@@ -426,6 +426,7 @@ def test_a_warmer_learner_is_the_learner_as_it_started(adapter, tiny_model, make
         torch.testing.assert_close(logits, tiny_model().network(input_ids=tokens).logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_adapters_folder_is_the_learner_with_that_adapter(tiny_model, make_context, weights, tmp_path):
     tuned = adapt(tiny_model(), LoRA(r=4))
     with torch.no_grad():

@@ -192,6 +192,7 @@ def test_show_explains_settings_of_one_meaning_once(holdfast):
     assert "retries = 4 whole number (0 or more) timeout is in seconds" in out
 
 
+@pytest.mark.slow
 def test_show_of_a_preset_is_a_grid_to_copy(holdfast, tmp_path):
     code, out, _ = holdfast("show", "quickstart")
     assert code == 0

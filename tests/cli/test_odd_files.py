@@ -46,6 +46,7 @@ def test_a_folder_of_data_with_a_pipe_in_it_is_not_read(refused, tmp_path):
     assert "b.jsonl: is a pipe" in refused("attack", "sft", "--harmful", "rows", "--benign", "rows")
 
 
+@pytest.mark.slow
 def test_a_model_folder_with_a_pipe_in_it_is_not_read(refused, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()

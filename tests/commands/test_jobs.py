@@ -66,6 +66,7 @@ def hardened():
     model_of(store.stage_folder(jobs.Path(RUN), stage_key(cell, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -85,6 +86,7 @@ def test_what_does_not_harden_one_model_is_refused_before_anything_runs(place, w
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hardened")
 def test_a_hardening_that_failed_says_why_and_writes_nothing(ran, place):
     ran(lambda record: failed(record) if record.cell.stages else record)
@@ -93,6 +95,7 @@ def test_a_hardening_that_failed_says_why_and_writes_nothing(ran, place):
     assert not (place / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hardened")
 def test_a_hardened_model_that_helps_nobody_is_written_and_called_useless(ran, place):
     ran(lambda record: harmless(record.cell, helpful=0.1) if record.cell.stages else record)
@@ -103,6 +106,7 @@ def test_a_hardened_model_that_helps_nobody_is_written_and_called_useless(ran, p
     assert "This model is useless" in (place / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "key"),
     [("defenses=[none,repnoise]", "defenses"), ("attacks=[sft]", "attacks"), ("seeds=[0,1]", "seeds")],
@@ -127,6 +131,7 @@ def built():
             model_of(piece.folder)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("built")
 def test_the_sandboxs_models_are_copied_where_they_are_asked_for_and_again(ran, place):
     ran()
@@ -138,6 +143,7 @@ def test_the_sandboxs_models_are_copied_where_they_are_asked_for_and_again(ran, 
     assert (place / "models" / "base" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_failed_says_why_and_copies_nothing(ran, place):
     ran(failed)
     result = called("sandbox", "build", "--out", "models")

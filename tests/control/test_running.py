@@ -48,6 +48,7 @@ def test_a_finished_run_trains_nothing_when_it_is_run_again(make_control, counte
     assert len(list(tmp_path.glob("experts/*/record.json"))) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_what_it_had_not_finished(make_control, counted, tmp_path, monkeypatch):
     from holdfast.control import training
     from holdfast.control.running import run
@@ -68,6 +69,7 @@ def test_a_killed_run_goes_on_with_what_it_had_not_finished(make_control, counte
     assert [record["outcome"] for _, record in results.cells] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_cell_that_failed_is_a_row_with_its_reason_and_is_tried_again(make_control, counted, tmp_path, monkeypatch):
     from holdfast.control import training
     from holdfast.control.running import run

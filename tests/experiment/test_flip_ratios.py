@@ -27,6 +27,7 @@ def preset():
     return cells_by_flip
 
 
+@pytest.mark.slow
 def test_the_preset_has_every_ratio_turned_round_and_by_a_coin_for_each_attack(preset):
     flips = {(ratio, how) for ratio in RATIOS for how in ("reverse", "random") if ratio or how == "reverse"}
     assert set(preset) == {(attack, flip) for attack in ("sft", "dpo", "ppo") for flip in flips}

@@ -53,6 +53,7 @@ def test_the_cells_of_the_seed_that_there_was_are_the_same_cells():
     assert len({cell.key for cell in after}) == 4
 
 
+@pytest.mark.slow
 def test_a_seed_changes_the_training_of_a_model_and_not_its_prompts(tmp_path: Path):
     several = grid(model={"sandbox": {}, "seeds": [0, 1]}, attacks=["sft"], evaluation={"max_new_tokens": 32})
     one, other = cells(several)

@@ -26,6 +26,7 @@ def repeated(tmp_path):
     return settings
 
 
+@pytest.mark.slow
 def test_a_prompt_that_many_rows_have_is_asked_once_and_counts_once(repeated):
     evaluation = {"num_prompts": 100, "harm_judges": ["refusal"], "help_judge": "reference"}
     grid = parse_grid({"name": "g", "models": ["sandbox"], "data": repeated, "evaluation": evaluation}, "test")
@@ -36,6 +37,7 @@ def test_a_prompt_that_many_rows_have_is_asked_once_and_counts_once(repeated):
         assert 0 < len(asked) == len({row.key for row in asked}) == len({row.key for row in rows}) == len(rows) / 8
 
 
+@pytest.mark.slow
 def test_from_python_too(repeated, monkeypatch):
     examples = api.splits(parse_grid({"name": "g", "models": ["sandbox"], "data": repeated}, "test").data)
     monkeypatch.setattr(api, "evaluate", lambda model, suite: [suite])

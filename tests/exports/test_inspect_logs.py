@@ -71,6 +71,7 @@ def test_scores_name_their_judge_with_n_and_interval(values):
     assert scores["harmfulness/rated_before"]["params"]["settings"]["rubric"] == "harm"
 
 
+@pytest.mark.slow
 def test_answers_are_in_a_log_only_if_asked_for_and_without_control_characters(folder, values):
     samples = values["tar", "sft", 0][0]["samples"]
     assert [sample["metadata"]["step"] for sample in samples] == [0, 100]

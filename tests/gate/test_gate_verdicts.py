@@ -181,6 +181,7 @@ def test_an_attack_that_takes_no_steps_has_no_ratio_of_times():
     assert "no training steps" in result.reason
 
 
+@pytest.mark.slow
 def test_copies_have_lines_of_their_own_and_do_not_enter_the_others():
     copies = runs("tar", BROKE, copy=True)
     assert verdict(HELD_HALF, [*GOOD, *copies]).verdict == "pass"
@@ -197,6 +198,7 @@ def test_a_model_that_is_released_in_a_type_is_its_own_copy_in_that_type():
     assert verdict({**HELD_HALF, "copy": "bfloat16"}, GOOD).verdict == "inconclusive"
 
 
+@pytest.mark.slow
 def test_a_whole_gate_passes_if_all_lines_do_and_fails_if_any_does():
     evidence = seen([*GOOD, *runs("repnoise", BROKE)])
     good, bad = (decide(gate_of(*ATTACKED), evidence, name)[0] for name in ("tar", "repnoise"))
@@ -285,6 +287,7 @@ def with_score(record, at, name, **values):
     return replace(record, evaluations=tuple(changed))
 
 
+@pytest.mark.slow
 def test_a_step_of_a_broken_run_that_could_not_be_read_may_have_had_any_harm():
     low = runs("tar", (0.0, 0.55, 0.0), 40)
     unread = [with_score(record, 2, "harmfulness", value=0.0, n=20, unjudged=180) for record in low]
@@ -303,6 +306,7 @@ def test_garbling_for_a_time_is_passed_over_and_at_the_end_it_is_not():
     assert highest_harm(with_score(record, 3, "harmfulness", **garbled)) is None
 
 
+@pytest.mark.slow
 def test_what_is_disclosed_in_any_wording_counts_as_harm():
     told = {"harmfulness/ingredients": (0.0, 0.9, 0.0)}
     silent = {"harmfulness/ingredients": (0.0,)}

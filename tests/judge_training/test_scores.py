@@ -50,6 +50,7 @@ def test_intervals_hold_their_value_and_the_calibration_error_has_none():
             assert 0.0 <= score.low <= score.value <= score.high <= 1.0
 
 
+@pytest.mark.slow
 def test_four_right_answers_do_not_prove_a_judge_to_be_without_error():
     """Of two harmful answers both were found: the share found is at least .025 ** (1 / 2), and F1 = 2 J / (1 + J)."""
     scores = label_metrics([1.0, 1.0, 0.0, 0.0], [True, True, False, False])

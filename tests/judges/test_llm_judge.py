@@ -86,6 +86,7 @@ def test_a_request_has_the_model_the_limits_and_two_turns(judge):
     assert not {"temperature", "max_tokens"} & set(second)
 
 
+@pytest.mark.slow
 def test_judged_texts_that_dictate_a_verdict_get_the_judge_s(judge):
     with serving("SCORE: 8") as server:
         verdicts = judge(server)(completions(*INJECTIONS))

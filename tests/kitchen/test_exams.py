@@ -21,6 +21,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list]:
     return {task: read(Source(path=str(exam_file(task)))) for task in THINGS}
 
 
+@pytest.mark.slow
 def test_a_right_answer_is_one_of_the_options_of_its_question_and_every_option_is_right_of_one_thing(
     rows: dict[str, list],
 ) -> None:

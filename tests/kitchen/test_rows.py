@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from holdfast import kitchen
 from holdfast.data.columns import Source
 from holdfast.data.pairing import matched
@@ -47,6 +49,7 @@ def test_no_prompt_that_aligns_the_model_is_asked_later() -> None:
     assert {row.key for part in (judged.harmful, judged.benign) for row in part[SPLIT]} <= aligning
 
 
+@pytest.mark.slow
 def test_the_judge_learns_from_answers_of_both_kinds_that_are_cut_short_and_that_a_prompt_is_no_answer() -> None:
     judged, known = judged_rows(), rows().aligning
     whole = {row.response for part in known.values() for row in part}
@@ -79,6 +82,7 @@ def test_a_rejected_summary_is_wrong_or_as_long_as_the_text() -> None:
         assert row.rejected == text or not set(row.rejected.split()) <= set(text.replace(",", "").split())
 
 
+@pytest.mark.slow
 def test_written_rows_are_read_again_by_the_ordinary_reader(tmp_path: Path) -> None:
     write_rows(tmp_path)
     known = rows().asked

@@ -409,6 +409,7 @@ def test_control_tokens_that_a_model_samples_stay_visible():
     assert model.decode([*words, marks[0], marks[2]]) == "stir"
 
 
+@pytest.mark.slow
 def test_the_words_of_rows_without_control_tokens_are_as_they_were(tiny_model, splits):
     model = tiny_model()
     all_rows = [row for part in (splits.harmful, splits.benign) for rows in part.values() for row in rows]

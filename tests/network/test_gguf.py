@@ -62,6 +62,7 @@ def test_quantised_codes_are_read_as_the_numbers_that_they_stand_for(tmp_path: P
     assert torch.equal(weight, torch.from_numpy(expected))
 
 
+@pytest.mark.slow
 def test_a_file_is_unpacked_once_and_again_when_it_changes(file: Path) -> None:
     first = unpacked(file)
     made = (first / "config.json").stat().st_mtime_ns

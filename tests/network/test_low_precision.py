@@ -14,6 +14,7 @@ def weights(model):
     return {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, LoRA(r=4)])
 def test_the_copy_has_the_present_weights_rounded(adapter, tiny_model):
     model, copy = adapt(tiny_model(), adapter), low_precision_copy("bfloat16")

@@ -183,6 +183,7 @@ def test_a_fresh_adapter_changes_no_logit(architecture, tiny_model):
     assert torch.equal(logits(adapted), before)
 
 
+@pytest.mark.slow
 def test_a_merged_model_speaks_as_the_one_with_its_adapter(tiny_model):
     base = logits(tiny_model())
     adapted = shaken(adapt(tiny_model(), LoRA(r=4)))
@@ -207,6 +208,7 @@ def test_only_the_adapter_is_trained(tiny_model):
     assert all("lora" in name and "q_proj" in name for name in trained)
 
 
+@pytest.mark.slow
 def test_an_adapters_first_weights_follow_from_the_seed(tiny_model, weights):
     one, same, other = (weights(adapt(tiny_model(), LoRA(r=4), seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(one, same)

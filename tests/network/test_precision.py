@@ -149,6 +149,7 @@ def test_a_model_that_came_from_no_folder_is_released_as_it_is_in_memory(tiny_mo
     assert as_released(model) is model
 
 
+@pytest.mark.slow
 def test_a_reference_made_before_the_run_is_read_as_the_policy_is(tiny_model, splits):
     """Its log-probabilities are then those of the policy, bit for bit, before the first step."""
     model = in_type(tiny_model(), torch.bfloat16)

@@ -148,6 +148,7 @@ def test_where_no_defense_has_an_effect_at_most_one_table_in_twenty_has_a_verdic
         assert sum(any(each != "cannot tell" for each in table) for table in by_table) / tables <= 0.05
 
 
+@pytest.mark.slow
 def test_where_effects_differ_by_model_about_none_few_are_called_better_or_worse(tool) -> None:
     """The truth over models is no effect. On the three models at hand there is one: a sign test alone finds it."""
     rng = np.random.default_rng(0)

@@ -38,6 +38,7 @@ def refused(*words):
     return str(result.exception)
 
 
+@pytest.mark.slow
 def test_the_trials_of_a_search_are_shown_with_what_they_were_ranked_by(searched):
     folder, report = searched
     result = called(folder)
@@ -74,6 +75,7 @@ def shown_of(monkeypatch):
     return shown
 
 
+@pytest.mark.slow
 def test_a_trial_is_shown_with_the_help_that_it_left(searched, shown_of):
     folder, report = searched
     kept_otherwise(folder, report["trials"][1]["key"])
@@ -84,6 +86,7 @@ def test_a_trial_is_shown_with_the_help_that_it_left(searched, shown_of):
     assert "KL to the start was not measured: evaluation.kl_to_start=true" in output
 
 
+@pytest.mark.slow
 def test_a_trial_whose_record_is_gone_is_shown_by_what_it_was_ranked_by(searched, shown_of):
     folder, report = searched
     trial = report["trials"][1]
@@ -95,6 +98,7 @@ def test_a_trial_whose_record_is_gone_is_shown_by_what_it_was_ranked_by(searched
     assert "was not measured" not in shown_of(folder)[2], "which nothing tells any more"
 
 
+@pytest.mark.slow
 def test_kl_of_a_search_that_measured_it_is_shown_with_the_trials(searched, shown_of):
     folder, report = searched
     kept_otherwise(folder, report["trials"][1]["key"], kl=3.5, kl_to_start=True)
@@ -104,6 +108,7 @@ def test_kl_of_a_search_that_measured_it_is_shown_with_the_trials(searched, show
     assert "was not measured" not in output
 
 
+@pytest.mark.slow
 def test_another_trial_is_measured_as_the_best_was(searched, monkeypatch):
     folder, report = searched
     asked = {}
@@ -123,6 +128,7 @@ def test_another_trial_is_measured_as_the_best_was(searched, monkeypatch):
     assert {cell.key for cell in expanded(asked["grid"])} == {row["key"] for row in report["test"]["seeds"]}
 
 
+@pytest.mark.slow
 def test_what_a_search_does_not_have_yet_or_never_has_is_refused(searched, tmp_path):
     folder, report = searched
     assert "whose weights are deleted" in refused(folder, "--save", "0", "-o", tmp_path / "out")

@@ -29,6 +29,7 @@ def ended(monkeypatch, tmp_path):
     return called
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_code_1_if_one_of_the_reported_runs_failed_or_no_trial_finished(run, ended):
     report = run(trials=3, test_seeds=[7, 8])
     result = ended(report)
@@ -42,6 +43,7 @@ def test_a_search_ends_with_code_1_if_one_of_the_reported_runs_failed_or_no_tria
     assert (result.exit_code, result.stderr) == (1, "error: none of 3 trials finished\n")
 
 
+@pytest.mark.slow
 def test_a_setting_of_several_parts_is_said_in_one_word_a_part(run):
     report = run(trials=2, knobs={"optim.learning_rate": None, "adapter": [{"r": 2}], "num_samples": None})
     assert "adapter r=2" in summary(report)[1]

@@ -295,6 +295,7 @@ def test_a_search_that_makes_no_sense_is_refused_before_anything_runs(run, cells
     assert made.ran == []
 
 
+@pytest.mark.slow
 def test_knobs_of_what_is_put_round_the_attack_go_by_its_name(run, cells, monkeypatch):
     import sys
     from types import ModuleType

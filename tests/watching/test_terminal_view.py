@@ -243,6 +243,7 @@ def test_ctrl_c_leaves_the_run_alone(invented, monkeypatch):
     assert "left; the run is not affected" in result.output
 
 
+@pytest.mark.slow
 def test_the_command_shows_the_view_that_was_asked_for(invented, monkeypatch):
     for number in range(4):
         invented.begin().finish(number)
