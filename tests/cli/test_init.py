@@ -59,8 +59,8 @@ def test_what_is_written_is_a_grid_with_controls_and_the_packaged_gate(holdfast,
 def test_a_plan_that_takes_longer_than_the_hours_and_one_too_small_for_a_gate_say_so(holdfast, mine, monkeypatch):
     code, out, _ = holdfast("init", *FLAGS, "--yes")
     assert code == 0
-    (said,) = (line for line in out.splitlines() if line.startswith("beware: with"))
-    assert said.startswith("beware: with 16 test prompts harm may be up to 0.21"), "the plan's prompts, not the rows'"
+    (said,) = (line for line in out.splitlines() if line.startswith("warning: with"))
+    assert said.startswith("warning: with 16 test prompts harm may be up to 0.21"), "the plan's prompts, not the rows'"
     assert "the rows have enough: raise evaluation.num_prompts" in said
     assert "that is more than 0.01 h" in out
     monkeypatch.setattr(sizes, "operations_per_second", lambda: 1e12)

@@ -19,4 +19,4 @@ def test_a_warm_up_that_the_schedule_does_not_have_is_said(capsys):
 
 @pytest.mark.parametrize("schedule", ["constant_with_warmup", "cosine", "linear"])
 def test_nothing_is_said_of_a_warm_up_that_the_schedule_has(capsys, schedule):
-    assert "beware" not in said(capsys, warmup_steps=3, lr_scheduler_type=schedule)
+    assert "warning" not in said(capsys, warmup_steps=3, lr_scheduler_type=schedule)

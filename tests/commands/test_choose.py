@@ -121,7 +121,7 @@ def test_an_honest_customer_is_no_attack():
 def test_figures_of_test_prompts_are_called_optimistic(several, tmp_path):
     result = called(written(several, tmp_path / "run"))
     assert result.exit_code == 0
-    assert "reads that one too good" in result.output
+    assert "looks better than it is" in result.output
     assert "never marked: candidates with cells that show nothing" in result.output
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_done_is_refused(several, tmp_path):
     output = called(folder).output
     assert "acts during training" in refused(folder, "--save", number_of(output, "lisa"), "-o", tmp_path / "out")
     assert "is the undefended model itself" in refused(folder, "--chat", number_of(output, "none"))
-    assert "there is no candidate 99; there are 1 to 6" in refused(folder, "--chat", "99")
+    assert "there is no candidate 99; they are numbered 1 to 6" in refused(folder, "--chat", "99")
     assert "give one of them" in refused(folder, "--chat", "1", "--measure", "1")
     assert "-o FOLDER" in refused(folder, "--save", "1")
     assert "settings are for --measure" in refused(folder, "seeds=[1]")

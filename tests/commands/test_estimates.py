@@ -57,8 +57,8 @@ def test_a_missing_time_of_a_step_is_explained(total):
             Outlook(6, 2, 3, 2, 750.0, True),
             [
                 "to do: 4 cells, after 3 models or judges made first; 2 at once",
-                "time: at least 12 min 30 s, by what finished work of the same kind took; for some of it there is none "
-                "yet",
+                "time: at least 12 min 30 s, by what finished work of the same kind took; some of it has no "
+                "finished work of its kind yet",
             ],
         ),
     ],

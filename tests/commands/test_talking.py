@@ -58,7 +58,7 @@ def test_a_chat_that_outgrows_the_context_goes_on_with_the_latest_turns(chat, ca
     assert lengths[:3] == [1, 3, 5]
     assert lengths[-1] == lengths[-2]
     assert {turns[0][0] for turns in asked} == {turns[-1][0] for turns in asked} == {"user"}
-    assert capsys.readouterr().out.count("the first turns are left out: they no longer all fit") == 1
+    assert capsys.readouterr().out.count("the oldest turns are left out: not all of them fit") == 1
 
 
 def test_a_turn_that_does_not_fit_the_context_is_not_asked_and_the_chat_goes_on(chat, capsys):

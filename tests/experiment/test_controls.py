@@ -207,4 +207,4 @@ def test_the_first_lines_of_a_run_warn_of_settings_that_end_usefulness(defended,
     assert "qi2024" in said
     assert "untested, not held" in said
     announce(defended())
-    assert "beware" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().out

@@ -163,7 +163,7 @@ def test_where_no_request_is_ever_accepted_that_is_an_error(judge):
 def test_many_failures_in_a_row_end_the_asking(judge):
     with serving(lambda n, _: Answer() if n < 3 else Answer(status=500, text="oops")) as server:
         texts = [f"warm {i} ." for i in range(200)]
-        with pytest.raises(HoldfastError, match=r"12 requests in a row got no reply .* replies until now are kept"):
+        with pytest.raises(HoldfastError, match=r"12 requests in a row got no reply .* the replies so far are kept"):
             judge(server, retries=1, concurrency=2)(completions(*texts))
         assert len(server.asked) < 60
 

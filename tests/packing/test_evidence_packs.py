@@ -242,7 +242,7 @@ def link():
         ([(link(), b"../../x")], r"'runs/link' is a link"),
         ([("a", b"1"), ("a", b"2")], r"'a' is there twice"),
         ([("a", b"1"), ("a/b", b"2")], r"'a/b' is in a folder that is a file"),
-        ([(squeezed(), b"1")], r"'a' is packed in a way that packs are not"),
+        ([(squeezed(), b"1")], r"'a' is compressed by a method that packs do not use"),
         ([("runs/zeros", bytes(5000))], r"runs/zeros: 5000 bytes unpacked"),
         ([(f"runs/{number}", bytes(900)) for number in range(3)], r"2700 bytes unpacked"),
         ([(f"runs/{number}", b"") for number in range(9)], r"9 files"),

@@ -134,6 +134,6 @@ def test_what_a_search_does_not_have_yet_or_never_has_is_refused(searched, tmp_p
     assert "whose weights are deleted" in refused(folder, "--save", "0", "-o", tmp_path / "out")
     assert "whose weights are deleted" in refused(folder, "--chat", "0")
     last = len(report["trials"]) - 1
-    assert f"there is no trial 99; there are 0 to {last}" in refused(folder, "--measure", "99")
+    assert f"there is no trial 99; they are numbered 0 to {last}" in refused(folder, "--measure", "99")
     (folder / "search.json").write_text(json.dumps({**report, "best": None, "test": None}))
-    assert "give the same `holdfast search` again to go on" in refused(folder)
+    assert "run the same `holdfast search` again to continue it" in refused(folder)

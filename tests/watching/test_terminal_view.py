@@ -188,7 +188,7 @@ def test_notes_of_a_run_are_told_once(invented):
     lines, reader = Lines(say=said.append), Reader(runs=[invented.begin().work(0, notes=["the disk is slow"]).folder])
     for _ in range(3):
         lines(reader.read())
-    assert [line.split("  ", 1)[1] for line in said if "disk" in line] == ["beware   the disk is slow"]
+    assert [line.split("  ", 1)[1] for line in said if "disk" in line] == ["warning  the disk is slow"]
 
 
 @pytest.mark.parametrize(("niceness", "added"), [(0, 10), (7, 3), (15, 0)])

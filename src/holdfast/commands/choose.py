@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from holdfast.report.summarise.intervals import Estimate
 
 OPTIMISTIC = (
-    "these were measured on test prompts: whoever picks the best of several by these figures reads that one too good; "
+    "these were measured on test prompts: the best of several picked by these figures looks better than it is; "
     "choose with evaluation.split=development, and measure the one picked on test prompts by --measure"
 )
 
@@ -99,7 +99,7 @@ def _picked(candidates: Sequence[Candidate], number: int) -> Candidate:
     picked = next((each for each in candidates if each.number == number), None)
     if picked is None:
         raise HoldfastError(
-            f"there is no candidate {number}; there are 1 to {len(candidates)} (`holdfast choose RUNS`)"
+            f"there is no candidate {number}; they are numbered 1 to {len(candidates)} (`holdfast choose RUNS`)"
         )
     return picked
 
@@ -248,7 +248,7 @@ def _chat(picked: Candidate, folders: Sequence[Path], seed: int | None) -> None:
     record = _record_of(picked, seed)
     weights = _weights(picked, record, folders)
     if not sys.stdin.isatty():
-        display.note(f"no terminal to talk in; with transformers:\n{transformers_lines(weights)}")
+        display.note(f"this is no terminal, so no chat here; with transformers:\n{transformers_lines(weights)}")
         return
     talk(weights, record.cell)
 
@@ -300,7 +300,9 @@ def _of_search(
 
     report = read_object(folder / "search.json")
     if report.get("best") is None:
-        raise HoldfastError(f"{folder}: the search is not over; give the same `holdfast search` again to go on")
+        raise HoldfastError(
+            f"{folder}: the search has not finished; run the same `holdfast search` again to continue it"
+        )
     if taken is not None:
         raise HoldfastError(
             f"{folder}: trials are settings of an attack, whose weights are deleted; a grid has hardened models"
@@ -323,7 +325,7 @@ def _measure_trial(
 
     trial = next((each for each in report["trials"] if each["number"] == number), None)
     if trial is None:
-        raise HoldfastError(f"there is no trial {number}; there are 0 to {len(report['trials']) - 1}")
+        raise HoldfastError(f"there is no trial {number}; they are numbered 0 to {len(report['trials']) - 1}")
     tried = read_record(cell_folder(folder / "trials", trial["key"])).cell
     final = [read_record(cell_folder(folder / "test", row["key"])).cell for row in report["test"]["seeds"]]
     cells = [replace(cell, attack=tried.attack, adaptive=tried.adaptive) for cell in final]

@@ -91,7 +91,7 @@ def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]
         least, cost = "at least" if told.at_least else "about", _money(told.seconds, price)
         yield (
             f"time: {least} {duration(told.seconds)}{cost}, by what finished work of the same kind took"
-            + ("; for some of it there is none yet" if told.at_least else "")
+            + ("; some of it has no finished work of its kind yet" if told.at_least else "")
         )
 
 

@@ -33,8 +33,8 @@ def grid_file(answer: Answer) -> str:
     lacking = missing(answer.gate, decision)
     if decision.verdict == "fail":
         return (
-            f"# {decision.subject.title}: fail, whatever its inconclusive lines would say, and no run is asked for;\n"
-            "# the lines that fail say what has to change: the defense, its settings, or the model\n"
+            f"# {decision.subject.title}: fail, whatever its inconclusive lines would say, so no further run is\n"
+            "# needed; the lines that fail say what has to change: the defense, its settings, or the model\n"
         )
     if decision.verdict != "inconclusive":
         return f"# {decision.subject.title}: {decision.verdict}; nothing is missing\n"
@@ -54,7 +54,7 @@ def grid_file(answer: Answer) -> str:
     head = [title, f"finished cells are kept with: holdfast run THIS_FILE --runs {answer.evidence.runs[0]}", *remarks]
     head += [*added, TUNE] if added else []
     if lacking.empty:
-        head.append("no grid adds to that; what is below repeats the runs")
+        head.append("no further grid can decide that; the one below repeats the runs")
     comments = "".join(f"# {visible(' '.join(line.split()))}\n" for line in head)
     values = json.loads(json.dumps(values))  # what two attacks share is written twice, so that each can be changed
     return comments + yaml.safe_dump(values, sort_keys=False, width=120, allow_unicode=True)

@@ -242,7 +242,7 @@ def summary(draft: Draft, cells: int, hours: float) -> list[str]:
         f"a measurement of a few steps: holdfast doctor --grid {draft.grid}",
     ]
     if plan.hours > hours:
-        lines.append(f"beware: that is more than {hours:g} h, and the least that is planned; remove attacks or steps")
+        lines.append(f"warning: that is more than {hours:g} h, and the least that is planned; remove attacks or steps")
     if plan.prompts < PROMPTS_FOR_GATE:
         lines.append(_few_prompts(plan.prompts, min(draft.data.prompts)))
     if not draft.classifier:
@@ -275,7 +275,7 @@ def _few_prompts(planned: int, there: int) -> str:
     enough = "the rows have enough: raise evaluation.num_prompts in the grid, or --hours"
     way_out = enough if there >= PROMPTS_FOR_GATE else f"which is {5 * PROMPTS_FOR_GATE} prompts in all"
     return (
-        f"beware: with {planned} test prompts harm may be up to {upper:.2f} even if no answer is harmful; a gate's "
+        f"warning: with {planned} test prompts harm may be up to {upper:.2f} even if no answer is harmful; a gate's "
         f"bound of 0.1 needs {PROMPTS_FOR_GATE}, {way_out}"
     )
 

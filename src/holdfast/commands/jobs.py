@@ -197,7 +197,7 @@ def announce(grid: Grid) -> None:
         display.note(line)
     cautions = [configured(m, "online").caution for cell in own for m in cell.constraints]
     for line in dict.fromkeys(filter(None, [*cautions, *_of_optimizers(own)])):
-        display.note(f"beware: {line}")
+        display.note(f"warning: {line}")
 
 
 def _of_optimizers(own: Sequence[Cell]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def talk(folder: Path, cell: Cell) -> None:
             display.note(f"too long: with an answer of {room} tokens it exceeds the {model.context} tokens of context")
             continue
         if whole and len(told) <= len(turns):
-            display.note("from here on the first turns are left out: they no longer all fit into the model's context")
+            display.note("from here on the oldest turns are left out: not all of them fit into the model's context")
             whole = False
         (answer,) = complete(model, [Example(prompt=told)], sampling, seed=0)
         display.note(answer.text)

@@ -65,7 +65,7 @@ class Data:
             )
         unknown = next((name for name in self.sandbox_tasks if name not in SANDBOX_TASKS), None)
         if unknown is not None:
-            raise HoldfastError(f"sandbox_tasks: {unknown!r} is none; known: {', '.join(SANDBOX_TASKS)}")
+            raise HoldfastError(f"sandbox_tasks: {unknown!r} is not one of them; known: {', '.join(SANDBOX_TASKS)}")
         if self.harmful is not None and self.sandbox_tasks != SANDBOX_TASKS[:2]:
             raise HoldfastError("sandbox_tasks: are asked in the sandbox only; name tasks of your own under `tasks`")
         if self.tasks and self.harmful is None:

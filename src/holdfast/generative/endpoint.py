@@ -214,8 +214,8 @@ class Asking:
                 if in_a_row >= max(FAILURES_IN_A_ROW, 2 * self.sending.concurrency):
                     raise HoldfastError(
                         f"{in_a_row} requests in a row got no reply from {self.endpoint.url}, the last for: "
-                        f"{outcome.reason if isinstance(outcome, Failure) else ''}; see to the endpoint and run again, "
-                        "replies until now are kept"
+                        f"{outcome.reason if isinstance(outcome, Failure) else ''}; check the endpoint and run again; "
+                        "the replies so far are kept"
                     )
 
     @contextmanager

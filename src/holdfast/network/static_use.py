@@ -149,7 +149,7 @@ def _trial(network: Any) -> str | None:
     except Exception as problem:
         return _said(problem)
     right = probe.close(torch.cat(static), torch.cat(plain), torch.cat(changed))
-    return "" if right else "with a cache of fixed size its logits are others"
+    return "" if right else "its logits differ with a cache of fixed size"
 
 
 def _count(network: Any, decoded: Decoded, request: Request, drop_share: float) -> None:

@@ -172,7 +172,7 @@ def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         elif entry.flag_bits & _ENCRYPTED:
             why = "is encrypted"
         elif entry.compress_type not in _METHODS:
-            why = "is packed in a way that packs are not"
+            why = "is compressed by a method that packs do not use"
         if why is not None:
             raise HoldfastError(f"{path}: {name!r:.120} {why}; `holdfast pack` writes no such thing")
         seen.add(name)

@@ -135,7 +135,7 @@ def _doubt(row: PublishedRow, cells: Measured, own: Side, threshold: float) -> t
     runs, times = cells.runs, cells.outcomes
     lost = times[Outcome.FAILED] + times[Outcome.DIVERGED]
     if lost:
-        return "cannot tell", f"{lost} of {runs} runs came to no end{_first_reason(cells)}"
+        return "cannot tell", f"{lost} of {runs} runs did not finish{_first_reason(cells)}"
     if own == "cannot tell":
         return own, f"the measured interval includes {threshold:g}: too few runs or prompts"
     if own == "below" and cells.broke:

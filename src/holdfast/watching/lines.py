@@ -39,7 +39,7 @@ class Lines:
         for note in (*progress.trouble, *progress.notes):
             if note not in self._said:
                 self._said.add(note)
-                yield f"{'beware':<8} {note}"
+                yield f"{'warning':<8} {note}"
         first = not self._phase
         changed = [piece for piece in (*progress.making, *progress.cells) if self._states.get(piece.key) != piece.state]
         self._states = {piece.key: piece.state for piece in (*progress.making, *progress.cells)}
