@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import worlds
-from holdfast.control.settings import ARMS, Arm, Control, Task
+from holdfast.control.tasks_and_arms import ARMS, Arm, Control, Task
 from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.grid import Grid
@@ -28,7 +28,7 @@ from holdfast.network.pretrained import Pretrained
 from holdfast.network.templates import DATE
 from holdfast.records import HoldfastError, Method
 from holdfast.sandbox.build import Sandbox
-from holdfast.search.settings import Search
+from holdfast.search.search_settings import Search
 
 KEYS = (
     *("name", "description", "models", "defenses", "attacks", "seeds", "data", "judges", "evaluation"),

@@ -47,7 +47,7 @@ def test_a_grid_that_says_how_to_search_is_a_grid_like_any_other(values):
 
 def test_a_wrong_search_is_found_where_it_stands():
     from holdfast.methods.settings import typed
-    from holdfast.search.settings import Search
+    from holdfast.search.search_settings import Search
 
     with pytest.raises(HoldfastError, match=r"search\.budget: must be a whole number from 1"):
         typed(Search, {"budget": 0}, "grid.yaml: search")

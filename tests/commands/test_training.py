@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from holdfast.commands.training import shown_fit
+from holdfast.commands.training_progress import shown_fit
 from holdfast.training import fit
 from holdfast.training.plan import Diverged
 

@@ -11,7 +11,7 @@ import pytest
 @pytest.fixture(scope="session")
 def small() -> Any:
     """Settings of a learner that is trained in seconds."""
-    from holdfast.control.settings import Learner
+    from holdfast.control.tasks_and_arms import Learner
 
     return Learner(net_arch=(16, 16), batch_size=32, learning_starts=50, buffer_size=2000)
 

@@ -13,7 +13,7 @@ def silent(_: Any) -> None:
 
 
 def shares(cell: Any, length: float = 1000.0) -> list[float]:
-    from holdfast.control.training import rule_of
+    from holdfast.control.learning import rule_of
 
     rule = rule_of(cell, length=length)
     return [rule(step, 0) for step in range(cell.steps)]
@@ -39,7 +39,7 @@ def test_the_expert_acts_first_for_as_many_steps_as_the_blend_would_give_it(arm,
 
 
 def test_the_jump_start_gives_an_episode_a_beginning_of_the_experts_that_gets_shorter(cell_of):
-    from holdfast.control.training import rule_of
+    from holdfast.control.learning import rule_of
 
     rule = rule_of(cell_of("jump_start", steps=100), length=50.0)
     assert [rule(0, into) for into in (0, 49, 50)] == [0.0, 0.0, 1.0]
@@ -48,7 +48,7 @@ def test_the_jump_start_gives_an_episode_a_beginning_of_the_experts_that_gets_sh
 
 
 def test_success_waits_until_the_learner_alone_does_half_as_well_as_the_expert(cell_of):
-    from holdfast.control.training import rule_of
+    from holdfast.control.learning import rule_of
 
     schedule = {"kind": "success", "start": 0.2, "horizon": 10}
     cell = cell_of({"dai": {"schedule": schedule}}, steps=100)
@@ -59,7 +59,7 @@ def test_success_waits_until_the_learner_alone_does_half_as_well_as_the_expert(c
 
 @pytest.mark.slow
 def test_a_guided_cell_at_alpha_1_has_the_plain_cells_curve(cell_of, pendulum_expert):
-    from holdfast.control.training import train
+    from holdfast.control.learning import train
 
     plain = train(cell_of("plain"), None, silent)
     handed_over = {"dai": {"schedule": {"kind": "constant", "start": 1.0}}}
@@ -71,7 +71,7 @@ def test_a_guided_cell_at_alpha_1_has_the_plain_cells_curve(cell_of, pendulum_ex
 
 @pytest.mark.slow
 def test_measuring_the_learner_asks_the_expert_nothing(cell_of, pendulum_expert):
-    from holdfast.control.training import train
+    from holdfast.control.learning import train
 
     record = train(cell_of({"dai": {"schedule": {"kind": "constant", "start": 0.5}}}), pendulum_expert, silent)
     # Alpha is below 1 in the first 54 of 60 steps; five measurements of two episodes each lie within.
@@ -82,7 +82,7 @@ def test_measuring_the_learner_asks_the_expert_nothing(cell_of, pendulum_expert)
 
 @pytest.mark.slow
 def test_a_run_behaves_as_well_as_its_expert_while_the_learner_alone_falls(cell_of, pendulum_expert):
-    from holdfast.control.training import train
+    from holdfast.control.learning import train
 
     alone = {"schedule": {"kind": "constant", "start": 0.0, "last": 0.0}}
     untrained = {"learning_starts": 1000, "buffer_size": 1000}
@@ -93,7 +93,7 @@ def test_a_run_behaves_as_well_as_its_expert_while_the_learner_alone_falls(cell_
 
 @pytest.mark.slow
 def test_demonstrations_stay_in_the_buffer_and_a_clones_are_dropped(cell_of, pendulum_expert, monkeypatch):
-    from holdfast.control import training
+    from holdfast.control import learning
 
     models = []
 
@@ -101,10 +101,10 @@ def test_demonstrations_stay_in_the_buffer_and_a_clones_are_dropped(cell_of, pen
         models.append(learner(*args, **more))
         return models[-1]
 
-    learner = training.learner
-    monkeypatch.setattr(training, "learner", kept)
+    learner = learning.learner
+    monkeypatch.setattr(learning, "learner", kept)
     for arm in ("demonstrations", "cloning"):
-        record = training.train(cell_of(arm, steps=100), pendulum_expert, silent)
+        record = learning.train(cell_of(arm, steps=100), pendulum_expert, silent)
         assert record["expert_actions"] == 10
     assert [model.replay_buffer.size() for model in models] == [100, 91]
     first, act = models[0].replay_buffer, pendulum_expert[0]
@@ -129,7 +129,7 @@ def test_cloning_fits_the_actor_to_what_the_expert_did(algorithm, small):
 
 @pytest.mark.slow
 def test_a_number_that_is_none_ends_a_training(cell_of, pendulum_expert):
-    from holdfast.control.training import train
+    from holdfast.control.learning import train
     from holdfast.training.plan import Diverged
 
     def broken(seen: np.ndarray) -> np.ndarray:
@@ -141,8 +141,8 @@ def test_a_number_that_is_none_ends_a_training(cell_of, pendulum_expert):
 
 @pytest.mark.slow
 def test_a_plain_run_goes_on_for_the_experts_steps_and_is_then_measured_more_rarely(make_control):
+    from holdfast.control.learning import train
     from holdfast.control.plans import cells
-    from holdfast.control.training import train
 
     tasks = {"Reacher-v5": {"steps": 40, "expert_steps": 60}}
     learner = {"net_arch": [8], "batch_size": 8, "learning_starts": 90, "buffer_size": 100}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.control.settings import Task
+from holdfast.control.tasks_and_arms import Task
 
 
 def test_the_height_of_a_curve_is_its_area_by_its_width():

@@ -16,7 +16,7 @@ def silent(*_: Any) -> None:
 @pytest.fixture
 def counted(monkeypatch) -> list[str]:
     """Arms that were trained, by a trainer that only writes down a curve."""
-    from holdfast.control import training
+    from holdfast.control import learning
 
     trained: list[str] = []
 
@@ -32,7 +32,7 @@ def counted(monkeypatch) -> list[str]:
         more = {"expert_actions": 0, "evaluation_steps": 4, "cloning_error": None, "steps": 60, "seconds": 0.1}
         return {"curve": rows, "hand_over": 0 if expert is None else 12, **more}
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(learning, "train", train)
     return trained
 
 
@@ -50,20 +50,20 @@ def test_a_finished_run_trains_nothing_when_it_is_run_again(make_control, counte
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_with_what_it_had_not_finished(make_control, counted, tmp_path, monkeypatch):
-    from holdfast.control import training
+    from holdfast.control import learning
     from holdfast.control.running import run
 
-    train = training.train
+    train = learning.train
 
     def killed(cell: Any, expert: Any, on_progress: Any) -> Any:
         if counted:
             raise KeyboardInterrupt
         return train(cell, expert, on_progress)
 
-    monkeypatch.setattr(training, "train", killed)
+    monkeypatch.setattr(learning, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         run(make_control(), tmp_path, workers=0, news=silent)
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(learning, "train", train)
     results = run(make_control(), tmp_path, workers=0, news=silent)
     assert counted == ["plain 0", "dai 0"]
     assert [record["outcome"] for _, record in results.cells] == ["done", "done"]
@@ -71,31 +71,31 @@ def test_a_killed_run_goes_on_with_what_it_had_not_finished(make_control, counte
 
 @pytest.mark.slow
 def test_a_cell_that_failed_is_a_row_with_its_reason_and_is_tried_again(make_control, counted, tmp_path, monkeypatch):
-    from holdfast.control import training
+    from holdfast.control import learning
     from holdfast.control.running import run
     from holdfast.control.tables import cell_rows, gain_rows
 
-    train = training.train
+    train = learning.train
 
     def failing(cell: Any, expert: Any, on_progress: Any) -> Any:
         if expert is not None:
             raise ValueError("no such thing")
         return train(cell, expert, on_progress)
 
-    monkeypatch.setattr(training, "train", failing)
+    monkeypatch.setattr(learning, "train", failing)
     results = run(make_control(), tmp_path, workers=0, news=silent)
     rows = cell_rows(results)
     assert [(row["arm"], row["outcome"]) for row in rows] == [("plain", "done"), ("dai", "failed")]
     assert rows[1]["reason"] == "ValueError: no such thing"
     assert gain_rows(results) == []
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(learning, "train", train)
     results = run(make_control(), tmp_path, workers=0, news=silent)
     assert counted == ["plain 0", "dai 0"]
     assert {row["quantity"] for row in gain_rows(results)} == {"gain_early", "gain_final", "lead_early", "lead_final"}
 
 
 def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counted, tmp_path, monkeypatch):
-    from holdfast.control import training
+    from holdfast.control import learning
     from holdfast.control.running import run
     from holdfast.training.plan import Diverged
 
@@ -103,7 +103,7 @@ def test_a_cell_whose_numbers_break_down_is_a_row_and_final(make_control, counte
         counted.append("tried")
         raise Diverged(3, "rewards not finite")
 
-    monkeypatch.setattr(training, "train", diverging)
+    monkeypatch.setattr(learning, "train", diverging)
     for _ in range(2):
         results = run(make_control(arms=["plain"]), tmp_path, workers=0, news=silent)
     assert counted == ["tried"]

@@ -157,7 +157,7 @@ def test_a_judge_that_cannot_be_trained_fails_its_cells_with_the_reason(grid, mo
 
 @pytest.mark.slow
 def test_a_judge_sees_no_row_of_another_split(cells_of):
-    from holdfast.judge_training.settings import RewardModel
+    from holdfast.judge_training.recipes import RewardModel
 
     cell = cells_of(judges={"rm": RM})[0]
     splits = load_splits(settings_of(cell).data)

@@ -12,13 +12,13 @@ from transformers import AutoConfig
 from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
 from holdfast.data.splits import Splits, split
-from holdfast.judge_training import training
+from holdfast.judge_training import fitting
 from holdfast.judge_training.backbone import backbone
+from holdfast.judge_training.fitting import train
 from holdfast.judge_training.held_out import graded_answers
+from holdfast.judge_training.recipes import Classifier, RewardModel
 from holdfast.judge_training.rows import as_learnt, labelled_rows, preference_rows
 from holdfast.judge_training.saving import save_judge
-from holdfast.judge_training.settings import Classifier, RewardModel
-from holdfast.judge_training.training import train
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
 from holdfast.methods.settings import typed
@@ -157,8 +157,8 @@ def prepared(settings, rows, prepare, micro_batches):
 def test_the_reward_loss_is_that_of_rewards_read_one_by_one(splits):
     settings = RewardModel()
     rows = preference_rows(settings, splits).train[:3]
-    model, (batch,) = prepared(settings, rows, training.pairs_of, lambda r: [r])
-    loss, metrics = training.preference(model.network, batch)
+    model, (batch,) = prepared(settings, rows, fitting.pairs_of, lambda r: [r])
+    loss, metrics = fitting.preference(model.network, batch)
     losses, right = [], 0
     for row in rows:
         rewards = []
@@ -178,7 +178,7 @@ def test_micro_batches_add_up_to_the_whole(splits, kind):
     settings = RewardModel() if kind == "reward" else Classifier()
     rows = preference_rows(settings, splits).train if kind == "reward" else labelled_rows(settings, splits).train
     prepare, objective = (
-        (training.pairs_of, training.preference) if kind == "reward" else (training.answers_of, training.classification)
+        (fitting.pairs_of, fitting.preference) if kind == "reward" else (fitting.answers_of, fitting.classification)
     )
     sums = []
     for cuts in ([slice(0, 8)], [slice(0, 2), slice(2, 8)]):

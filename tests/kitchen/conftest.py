@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gguf_files import write_gguf
-from holdfast.judge_training.settings import Classifier
+from holdfast.judge_training.recipes import Classifier
 from holdfast.kitchen.build import Kitchen, Made, build
 from holdfast.network.models import LoRA
 from holdfast.training.fit import fit

@@ -12,7 +12,7 @@ from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.attacks.sft import SFT
 from holdfast.config import parse_grid
-from holdfast.control.settings import Arm, Control, Task
+from holdfast.control.tasks_and_arms import Arm, Control, Task
 from holdfast.data.dataset import Data
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
@@ -25,7 +25,7 @@ from holdfast.network.generate import Sampling
 from holdfast.network.pretrained import Pretrained
 from holdfast.records import HoldfastError
 from holdfast.sandbox.build import Sandbox
-from holdfast.search.settings import Search
+from holdfast.search.search_settings import Search
 from holdfast.training.optim import Optim
 
 TABLES = (ATTACKS, ADAPTIVE, OFFLINE, ONLINE, JUDGES)

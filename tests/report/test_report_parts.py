@@ -8,7 +8,7 @@ from holdfast.report.charts import styles_of, tradeoff
 from holdfast.report.judge_costs import judge_costs
 from holdfast.report.page import duration, money, number
 from holdfast.report.samples import LONGEST, pick
-from holdfast.report.training import thin
+from holdfast.report.training_curves import thin
 
 
 def test_thinning_keeps_the_mean_and_the_limit() -> None:

@@ -28,7 +28,7 @@ def grid():
 @pytest.fixture
 def settings():
     """A search over the learning rate alone."""
-    from holdfast.search.settings import Search
+    from holdfast.search.search_settings import Search
 
     def build(**changes):
         return Search(**{"budget": 400, "trials": 12, "judge": "refusal", "knobs": KNOBS, "startup": 3, **changes})

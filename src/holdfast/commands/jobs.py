@@ -10,7 +10,7 @@ from typing import Any
 from holdfast import experiment
 from holdfast.commands import display
 from holdfast.commands.estimates import outlook_lines
-from holdfast.commands.training import build_kitchen
+from holdfast.commands.training_progress import build_kitchen
 from holdfast.config import load_grid, overridden, parse_grid, preset
 from holdfast.experiment import origins, store
 from holdfast.experiment.grid import Grid, cells, missing_controls

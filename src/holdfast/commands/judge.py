@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.commands import comparing
     from holdfast.data.dataset import Data
     from holdfast.data.splits import Splits
-    from holdfast.judge_training.settings import Classifier, RewardModel
+    from holdfast.judge_training.recipes import Classifier, RewardModel
 
 app = typer.Typer(no_args_is_help=True, help="Train reward models and harm classifiers, and compare judges.")
 
@@ -154,12 +154,12 @@ def _labelled(files: Sequence[Path], schema: str, judges: dict[str, Judge]) -> c
 def _train(kind: str, preset: str | None, flips: dict[str, float], rest: dict[str, Any]) -> int:
     """Train from settings and write the folder; returns the exit code."""
     from holdfast.commands import display
-    from holdfast.commands.training import shown_fit
+    from holdfast.commands.training_progress import shown_fit
     from holdfast.experiment.grid import data_fingerprints
     from holdfast.files.required import require_model
+    from holdfast.judge_training.fitting import train as train_judge
+    from holdfast.judge_training.recipes import SANDBOX
     from holdfast.judge_training.saving import save_judge
-    from holdfast.judge_training.settings import SANDBOX
-    from holdfast.judge_training.training import train as train_judge
     from holdfast.training.plan import Diverged
 
     settings, data = _settings(kind, preset, flips, rest["data"], rest["overrides"])
@@ -183,7 +183,7 @@ def _settings(
     """The training's settings and the data's, from options and overrides."""
     from holdfast.config import overridden
     from holdfast.data.dataset import Data
-    from holdfast.judge_training.settings import Classifier, RewardModel
+    from holdfast.judge_training.recipes import Classifier, RewardModel
     from holdfast.methods.settings import typed
     from holdfast.methods.tables import near
 

@@ -36,7 +36,7 @@ def build(
     """
     from holdfast.commands import display
     from holdfast.commands.jobs import evaluate_model
-    from holdfast.commands.training import build_kitchen
+    from holdfast.commands.training_progress import build_kitchen
     from holdfast.config import overridden
     from holdfast.files import copy_over
     from holdfast.kitchen.build import Kitchen

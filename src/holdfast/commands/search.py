@@ -59,7 +59,7 @@ def _searched(
     path: str, overrides: Sequence[str], *, runs: Path | None, workers: int, limits: Mapping[str, int | None]
 ) -> int:
     from holdfast.commands import display
-    from holdfast.commands.training import build_kitchen
+    from holdfast.commands.training_progress import build_kitchen
     from holdfast.config import load_search
     from holdfast.records import Outcome
     from holdfast.search.loop import NoResult

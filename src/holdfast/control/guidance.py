@@ -15,7 +15,7 @@ import numpy as np
 from stable_baselines3 import SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from holdfast.control.settings import Noise
+from holdfast.control.tasks_and_arms import Noise
 from holdfast.losses.interpolation import blend
 
 Act = Callable[[np.ndarray], np.ndarray]

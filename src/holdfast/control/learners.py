@@ -11,7 +11,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 
 from holdfast.control.guidance import GuidedSAC, GuidedTD3
 from holdfast.control.library import make
-from holdfast.control.settings import Algorithm, Learner
+from holdfast.control.tasks_and_arms import Algorithm, Learner
 from holdfast.training.plan import Diverged
 
 ALGORITHMS: Mapping[Algorithm, Any] = {"td3": GuidedTD3, "sac": GuidedSAC}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from holdfast.control.settings import Algorithm, Arm, Control, Evaluation, Learner
+from holdfast.control.tasks_and_arms import Algorithm, Arm, Control, Evaluation, Learner
 from holdfast.methods.settings import plain
 from holdfast.records import digest
 from holdfast.rl.guidance.schedule import Schedule

@@ -19,7 +19,7 @@ from typing import Any
 
 from holdfast.control import library
 from holdfast.control.plans import Cell, ExpertPlan, cells, expert_plan
-from holdfast.control.settings import Control
+from holdfast.control.tasks_and_arms import Control
 from holdfast.experiment import engine, store
 from holdfast.files import write_json
 from holdfast.methods.settings import plain
@@ -67,7 +67,7 @@ def run(control: Control, folder: Path, *, workers: int | None, news: engine.New
     check(control)
     write_json(folder / "control.json", plain(control))
     pieces = pieces_of(control, folder.absolute())
-    work = engine.Work(do=execute, finished=_finished, fail=_fail, reason=_reason, preload="holdfast.control.training")
+    work = engine.Work(do=execute, finished=_finished, fail=_fail, reason=_reason, preload="holdfast.control.learning")
     count = (os.cpu_count() or 1) if workers is None else workers
     failed = engine.run(pieces, work, news, workers=count)
     return _collect(control, pieces, failed)
@@ -141,7 +141,7 @@ def _expert(piece: Piece, report: Any) -> dict[str, Any]:
 
 
 def _cell(piece: Piece, report: Any) -> dict[str, Any]:
-    from holdfast.control import experts, training
+    from holdfast.control import experts, learning
 
     cell, expert = piece.plan, None
     assert isinstance(cell, Cell)
@@ -152,7 +152,7 @@ def _cell(piece: Piece, report: Any) -> dict[str, Any]:
         # Loaded first, since seeding the learner must come last.
         act = experts.load(cell.expert, piece.expert, cell.arm.expert)
         expert = act, record["qualities"][cell.arm.expert]
-    return {"cell": cell.values(), **training.train(cell, expert, report)}
+    return {"cell": cell.values(), **learning.train(cell, expert, report)}
 
 
 def _collect(control: Control, pieces: Sequence[Piece], failed: Mapping[str, str]) -> ControlResults:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.control.settings import Quality
+from holdfast.control.tasks_and_arms import Quality
 from holdfast.evaluation.intervals import bootstrap
 
 SHARES: Mapping[Quality, float] = {"good": 1.0, "medium": 0.5, "poor": 0.25}

@@ -39,7 +39,7 @@ from holdfast.experiment.world import (
     refuse_unmeasurable,
     refuse_unreadable,
 )
-from holdfast.judge_training.training import train as train_judge
+from holdfast.judge_training.fitting import train as train_judge
 from holdfast.judges import TRAINED, JudgeRaised, checked
 from holdfast.methods.settings import plain
 from holdfast.network.loading import refuse_not_finite

@@ -16,8 +16,8 @@ from holdfast.methods.tables import judge_names
 from holdfast.records import Cell, HoldfastError, Method, digest, unlabelled
 
 if TYPE_CHECKING:
-    from holdfast.judge_training.settings import Classifier, RewardModel
-    from holdfast.judge_training.training import Trained
+    from holdfast.judge_training.fitting import Trained
+    from holdfast.judge_training.recipes import Classifier, RewardModel
     from holdfast.records import Judge
     from holdfast.training.plan import Fit
 
@@ -69,8 +69,8 @@ def trained_judge(judge: Method, cell: Cell, run: Path) -> Judge:
 
 def train_judge(judge: Method, cell: Cell, folder: Path, fit: Fit) -> Trained:
     """Train a judge on its own split of the cell's data, and save it with its scores and card."""
+    from holdfast.judge_training.fitting import train
     from holdfast.judge_training.saving import save_judge
-    from holdfast.judge_training.training import train
 
     settings = settings_of(cell)
     splits = load_splits(settings.data)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from holdfast.judge_training.settings import SANDBOX, Classifier, RewardModel
+from holdfast.judge_training.recipes import SANDBOX, Classifier, RewardModel
 from holdfast.network import scoring
 from holdfast.network.gguf import model_folder
 from holdfast.network.loading import load_weights, refuse_mismatch

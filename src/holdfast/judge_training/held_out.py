@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from holdfast.evaluation.scores import share
+from holdfast.judge_training.recipes import Classifier, RewardModel
 from holdfast.judge_training.rows import as_learnt, is_harmful
 from holdfast.judge_training.scores import Bin, bins_of, label_scores, mean, rank_correlation
-from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.network.models import Model
 from holdfast.network.scoring import Answer, Scorer, logits
 from holdfast.records import Completion, Example, Score

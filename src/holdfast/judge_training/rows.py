@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from holdfast.data.mixing import flip, preferences, sample
 from holdfast.data.splits import Splits, split
-from holdfast.judge_training.settings import Classifier, RewardModel
+from holdfast.judge_training.recipes import Classifier, RewardModel
 from holdfast.records import Example, HoldfastError, digest
 
 

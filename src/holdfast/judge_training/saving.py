@@ -11,9 +11,9 @@ from typing import Any
 from holdfast import __version__
 from holdfast.data.dataset import Data
 from holdfast.files import write, write_json, write_text
+from holdfast.judge_training.fitting import Trained
+from holdfast.judge_training.recipes import RewardModel
 from holdfast.judge_training.scores import Bin
-from holdfast.judge_training.settings import RewardModel
-from holdfast.judge_training.training import Trained
 from holdfast.methods.settings import plain
 from holdfast.network.releasing import save
 from holdfast.records import HoldfastError, Score

@@ -24,10 +24,10 @@ JUDGES = Table(
             "holdfast.judges.reward_model:RewardModelJudge", "the reward of a Hugging Face reward model"
         ),
         "trained_reward_model": Row(
-            "holdfast.judge_training.settings:RewardModel", "a reward model that the run trains on flipped preferences"
+            "holdfast.judge_training.recipes:RewardModel", "a reward model that the run trains on flipped preferences"
         ),
         "trained_classifier": Row(
-            "holdfast.judge_training.settings:Classifier", "a harm classifier that the run trains on its own data"
+            "holdfast.judge_training.recipes:Classifier", "a harm classifier that the run trains on its own data"
         ),
         "terms": Row(
             "holdfast.judges.terms:TermsJudge", "harm by what an answer names out of a list of a topic's own terms"

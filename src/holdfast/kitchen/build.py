@@ -16,7 +16,7 @@ from holdfast.files.cache import cache_root
 from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import PACKAGE
 from holdfast.files.hub import commit_of
-from holdfast.judge_training.settings import Classifier
+from holdfast.judge_training.recipes import Classifier
 from holdfast.kitchen.judge import SPLIT, judged_rows, train_judge
 from holdfast.kitchen.rows import key_of, rows, rows_key, write_rows
 from holdfast.methods.ranges import Count, Place, Seed, ranged

@@ -22,9 +22,9 @@ from torch import nn
 from holdfast.data.columns import Source
 from holdfast.data.dataset import Data
 from holdfast.data.splits import Splits
+from holdfast.judge_training.fitting import Trained, train
+from holdfast.judge_training.recipes import Classifier
 from holdfast.judge_training.saving import save_judge
-from holdfast.judge_training.settings import Classifier
-from holdfast.judge_training.training import Trained, train
 from holdfast.kitchen.rows import rows, rows_key
 from holdfast.network.anatomy import anatomy
 from holdfast.network.models import Model

@@ -181,7 +181,7 @@ def _evaluated(record: Record, unit: str) -> list[CurveDrawing]:
 def _trained(rows: Sequence[Mapping[str, Any]]) -> list[CurveDrawing]:
     """Metrics of the attacker's training, as means over windows of steps where there are many."""
     from holdfast.report.curve_drawings import CurvePoint, plotted
-    from holdfast.report.training import thin
+    from holdfast.report.training_curves import thin
 
     curves = {name: thin(rows, name, _POINTS) for name in _TRAINED}
     return [

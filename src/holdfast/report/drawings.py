@@ -162,7 +162,7 @@ def _flip_styles(contents: ReportContents) -> dict[str, Style]:
 
 def windows(contents: ReportContents) -> int:
     """The largest number of means into which a cell's training curve is reduced: fewer if there are many cells."""
-    from holdfast.report.training import LIMIT
+    from holdfast.report.training_curves import LIMIT
 
     cells = sum(1 for label in contents.labels if label in contents.shown)
     return max(10, min(LIMIT, POINTS // max(cells, 1)))
@@ -172,7 +172,7 @@ def _training_points(contents: ReportContents) -> dict[str, list[dict[str, Any]]
     """The points of each training metric."""
     from holdfast.report.cells import seeds_of
     from holdfast.report.read import or_none, read_curves
-    from holdfast.report.training import thin
+    from holdfast.report.training_curves import thin
 
     points: dict[str, list[dict[str, Any]]] = {metric: [] for metric in METRICS}
     limit = windows(contents)

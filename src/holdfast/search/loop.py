@@ -16,7 +16,7 @@ from holdfast.files import write_json
 from holdfast.records import HoldfastError, Record
 from holdfast.search.question import Question, question_of
 from holdfast.search.results import search_results
-from holdfast.search.settings import Search
+from holdfast.search.search_settings import Search
 from holdfast.search.study import Study, propose
 from holdfast.search.trials import Trial, bars, best, trial_of
 

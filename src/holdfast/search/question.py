@@ -12,7 +12,7 @@ from holdfast.experiment.grid import Grid, cells
 from holdfast.experiment.methods import settings_class
 from holdfast.methods.knobs import Choices, Knob, Range, narrowed
 from holdfast.records import Cell, HoldfastError, Method, digest
-from holdfast.search.settings import Search
+from holdfast.search.search_settings import Search
 
 
 @dataclass(frozen=True, kw_only=True)

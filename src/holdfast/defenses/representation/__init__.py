@@ -22,7 +22,7 @@ from torch import Tensor
 from holdfast.data.endless import endless
 from holdfast.defenses.representation.batches import Prepared
 from holdfast.defenses.representation.objective import Loss, Original
-from holdfast.defenses.representation.settings import Removal
+from holdfast.defenses.representation.removal import Removal
 from holdfast.losses.representation import control_vector
 from holdfast.network.anatomy import anatomy
 from holdfast.network.models import LoRA, Model, adapt, clone, merged

@@ -9,7 +9,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from holdfast.defenses.representation.settings import Removal
+from holdfast.defenses.representation.removal import Removal
 from holdfast.network.models import Model, answer_batch
 from holdfast.records import Example
 from holdfast.tensors import Batch

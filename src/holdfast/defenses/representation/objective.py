@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast.defenses.representation.settings import Removal
+from holdfast.defenses.representation.removal import Removal
 from holdfast.distributions import Distributions, Logits
 from holdfast.losses import representation as losses
 from holdfast.losses.representation import Targets

@@ -19,9 +19,9 @@ from torch.nn import functional
 from holdfast.data.splits import Splits
 from holdfast.judge_training.backbone import backbone, refuse_foreign_words
 from holdfast.judge_training.held_out import held_out_scores
+from holdfast.judge_training.recipes import Classifier, RewardModel
 from holdfast.judge_training.rows import is_harmful, labelled_rows, preference_rows
 from holdfast.judge_training.scores import Bin
-from holdfast.judge_training.settings import Classifier, RewardModel
 from holdfast.losses.preference import bradley_terry
 from holdfast.network import scoring
 from holdfast.network.models import Model
