@@ -12,9 +12,9 @@ from measured import RESULTS, Row, adaptive, only_method, place, rows, runs
 
 ATTACKS = (
     *("attacks_three_seeds", "online_three_seeds", "guided_three_seeds", "early_stop_three_seeds"),
-    *("quickstart_twelve_seeds", "kitchen"),
+    *("quickstart_twelve_seeds", "kitchen", "variants_one_seed"),
 )
-HARDENED = ("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen")
+HARDENED = ("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen", "variants_one_seed")
 CONSTRAINED = ("online_three_seeds", "kitchen")
 ADAPTED = ("guided_three_seeds", "early_stop_three_seeds", "token_noise_development")
 WALL = (
@@ -29,6 +29,13 @@ PAIRED = (
 Value = Callable[[Row], float | None]
 
 
+WITHOUT_TRAINING = {
+    "external": "it trains nothing here; what its weights took is their maker's word",
+    "rounded": "it trains nothing; a copy takes about as long as saving the model",
+}
+"""Why there is nothing to measure of a method."""
+
+
 def of_attack(name: str) -> list[str]:
     """Lines of Markdown: what a run of the attack takes without a defense."""
     lines: list[str] = []
@@ -38,7 +45,8 @@ def of_attack(name: str) -> list[str]:
             values = (_median(cells, key) for key in ("steps", "tokens", "flops", "wall_seconds"))
             lines.append(f"| {_table(table, cells)} | `{label}` | " + " | ".join(values) + " |")
     if not lines:
-        return ["Not measured: no stored table has a run of it on an undefended model."]
+        why = WITHOUT_TRAINING.get(name, "no stored table has a run of it on an undefended model")
+        return [f"Not measured: {why}."]
     head = ["| table | attack | steps | tokens | FLOPs | seconds |", "|---|---|---:|---:|---:|---:|"]
     return [f"A run on the undefended model, to its end or its break: medians over runs. {WALL}", "", *head, *lines]
 
@@ -57,7 +65,8 @@ def of_hardening(name: str) -> list[str]:
     head = ["| table | defense | steps | tokens | FLOPs | seconds |", "|---|---|---:|---:|---:|---:|"]
     told = [f"Hardening a model once: medians over hardened models. {WALL}", "", *head, *lines, ""] if lines else []
     told += _bare(name)
-    return told or ["Not measured: no stored table has the costs of a model that it alone hardened."]
+    why = WITHOUT_TRAINING.get(name, "no stored table has the costs of a model that it alone hardened")
+    return told or [f"Not measured: {why}."]
 
 
 def _bare(name: str) -> list[str]:

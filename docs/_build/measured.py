@@ -18,7 +18,7 @@ from holdfast.report.summarise.comparisons import Comparison, Run, compare, corr
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TABLES = (
     *("attacks_three_seeds", "offline_three_seeds", "online_three_seeds", "guided_three_seeds"),
-    *("early_stop_three_seeds", "token_noise_development"),
+    *("early_stop_three_seeds", "token_noise_development", "variants_one_seed"),
 )
 """Tables of runs in the sandbox."""
 KITCHEN = ("kitchen",)

@@ -6,6 +6,7 @@ import torch
 from holdfast.attacks.ablation import Ablation, strength_at
 from holdfast.evaluation.suite import Suite
 from holdfast.network.generate import Sampling
+from holdfast.network.models import LoRA, adapt
 from holdfast.records import HoldfastError, Verdict
 from holdfast.rl.rewards import AttackReward
 from holdfast.training.plan import Context
@@ -88,6 +89,14 @@ def test_a_run_that_goes_on_tries_what_it_would_have_tried(tiny_model, suite, co
     again = [evaluation for evaluation, _ in attack.curve(tiny_model(small=True), suite, context, keep=pieces(half))]
     assert [stored[number]["reward"] for number in range(4)] == [half[number]["reward"] for number in range(4)]
     assert [evaluation.scores for evaluation in again] == [evaluation.scores for evaluation in whole]
+
+
+def test_a_model_with_an_adapter_is_edited_with_the_adapter_in_its_weights(tiny_model, suite, context):
+    model = adapt(tiny_model(small=True), LoRA(r=2), seed=0)
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    ((evaluation, _),) = Ablation(trials=(1,), **SMALL).curve(model, suite, context, keep=pieces())
+    assert evaluation.value("kl") is not None
+    assert all(torch.equal(weight, before[name]) for name, weight in model.network.named_parameters())
 
 
 @pytest.mark.parametrize(

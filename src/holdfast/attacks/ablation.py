@@ -40,7 +40,7 @@ from holdfast.methods.ranges import Count, PositiveShare, ranged
 from holdfast.network.ablating import Alike, States, Writer, directions, edit, give_biases, kept, states, writers
 from holdfast.network.flops import Meter
 from holdfast.network.generate import Sampling, complete
-from holdfast.network.models import Model, clone
+from holdfast.network.models import Model, clone, has_adapter, merged
 from holdfast.network.precision import widen
 from holdfast.records import Evaluation, Example, HoldfastError
 from holdfast.rl.rewards import AttackReward, from_judge
@@ -121,7 +121,7 @@ class Ablation(SamplingAttack):
                 harmful and benign prompts differ nowhere.
             SamplingError: an edited model gave a non-finite logit.
         """
-        edited = clone(model)
+        edited = merged(model) if has_adapter(model) else clone(model)
         widen(edited.network)
         subject, spent = self._read(edited, context)
         study = self._study(context.seed)
