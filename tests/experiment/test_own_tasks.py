@@ -82,7 +82,7 @@ def test_the_sandbox_asks_the_tasks_that_are_named_and_without_a_name_those_of_e
 
 
 def test_a_task_that_the_sandbox_has_not_or_that_is_asked_of_own_data_is_refused(data: Data) -> None:
-    with pytest.raises(HoldfastError, match="sandbox_tasks: 'exams' is none; known: quiz, summary, exam"):
+    with pytest.raises(HoldfastError, match="sandbox_tasks: 'exams' is not one of them; known: quiz, summary, exam"):
         Data(sandbox_tasks=("exams",))
     with pytest.raises(HoldfastError, match="sandbox_tasks: are asked in the sandbox only"):
         replace(data, sandbox_tasks=("exam",))

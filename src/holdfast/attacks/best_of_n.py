@@ -121,8 +121,10 @@ class BestOfN(SamplingAttack):
             seed = int(digest(f"best_of_n/{context.seed}/{number}"), 16)
             with Meter(model.pad_id).counting() as meter:
                 answers = sample(model, [tokens[i] for i in chosen], sampling, seed=seed, repeats=repeats)
-                asked = [prompts[i] for i in chosen for _ in range(repeats)]
-                completions = [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
+                repeated_prompts = [prompts[i] for i in chosen for _ in range(repeats)]
+                completions = [
+                    as_completion(model, row, answer) for row, answer in zip(repeated_prompts, answers, strict=True)
+                ]
                 rewards = reward(completions)
             costs = {"seconds": time.perf_counter() - start, "flops": meter.flops}
             judged = judged_by(completions, judges)

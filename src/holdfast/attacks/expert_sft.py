@@ -136,8 +136,10 @@ class ExpertSFT(TrainingAttack):
                 seed=int(digest(f"expert_sft/{seed}/{start}"), 16) % 2**31,
                 counts=[self.answers] * len(chosen),
             )
-            asked = [row for row in chosen for _ in range(self.answers)]
-            completions += [as_completion(model, row, answer) for row, answer in zip(asked, answers, strict=True)]
+            repeated_rows = [row for row in chosen for _ in range(self.answers)]
+            completions += [
+                as_completion(model, row, answer) for row, answer in zip(repeated_rows, answers, strict=True)
+            ]
         return completions
 
 

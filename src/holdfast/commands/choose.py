@@ -67,17 +67,19 @@ def choose(
         _show(candidates)
 
 
-def _refuse_idle(asked: Mapping[str, int | None], out: Path | None, overrides: Sequence[str], seed: int | None) -> None:
-    several = [flag for flag, number in asked.items() if number is not None]
+def _refuse_idle(
+    numbers: Mapping[str, int | None], out: Path | None, overrides: Sequence[str], seed: int | None
+) -> None:
+    several = [flag for flag, number in numbers.items() if number is not None]
     if len(several) > 1:
         raise HoldfastError(f"{' and '.join(several)}: give one of them")
-    if asked["--save"] is not None and out is None:
+    if numbers["--save"] is not None and out is None:
         raise HoldfastError("--save: give the folder with -o FOLDER")
-    if out is not None and asked["--save"] is None:
+    if out is not None and numbers["--save"] is None:
         raise HoldfastError("-o: is the folder of --save N; give that too")
-    if overrides and asked["--measure"] is None:
+    if overrides and numbers["--measure"] is None:
         raise HoldfastError(f"{overrides[0]!r}: settings are for --measure N")
-    if seed is not None and asked["--save"] is None and asked["--chat"] is None:
+    if seed is not None and numbers["--save"] is None and numbers["--chat"] is None:
         raise HoldfastError("--seed: is for --save N or --chat N; seeds of --measure N are given as `seeds=[10,11,12]`")
 
 

@@ -144,8 +144,10 @@ def _scores(name: str, judge: Judge, pairs: Sequence[tuple[Example, str]]) -> li
     """A judge's scores of answers; equal ones are judged once."""
     from holdfast.judges import checked
 
-    asked = {(row.key, text): Completion(example=row, text=text, num_tokens=len(text.split())) for row, text in pairs}
-    verdicts = dict(zip(asked, checked(judge, list(asked.values()), name), strict=True))
+    completions = {
+        (row.key, text): Completion(example=row, text=text, num_tokens=len(text.split())) for row, text in pairs
+    }
+    verdicts = dict(zip(completions, checked(judge, list(completions.values()), name), strict=True))
     given = [verdicts[row.key, text] for row, text in pairs]
     return [verdict.score if verdict.valid else None for verdict in given]
 

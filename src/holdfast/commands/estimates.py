@@ -71,7 +71,7 @@ def _money(seconds: float, price: float | None) -> str:
     return "" if price is None else f", {seconds / HOUR * price:.2f} at {price:g} an hour"
 
 
-def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]:
+def outlook_lines(outlook: Outlook, *, price: float | None = None) -> Iterator[str]:
     """What a run is about to do, how long that may take, and what it costs if an hour of this machine has a `price`.
 
     Nothing if every cell is finished; by a rule of thumb where nothing alike is finished yet.
@@ -79,19 +79,19 @@ def outlook_lines(told: Outlook, *, price: float | None = None) -> Iterator[str]
     from holdfast.drafting.rough import rough_time
     from holdfast.report.page import duration, plural
 
-    to_run = told.cells - told.done
+    to_run = outlook.cells - outlook.done
     if not to_run:
         return
-    first = f", after {plural(told.making, 'model or judge')} made first" if told.making == 1 else ""
-    first = f", after {told.making} models or judges made first" if told.making > 1 else first
-    yield f"to do: {plural(to_run, 'cell')}{first}; {told.at_once} at once"
-    if told.seconds is None:
-        yield rough_line(rough_time(told.pieces, told.at_once), price=price)
+    first = f", after {plural(outlook.making, 'model or judge')} made first" if outlook.making == 1 else ""
+    first = f", after {outlook.making} models or judges made first" if outlook.making > 1 else first
+    yield f"to do: {plural(to_run, 'cell')}{first}; {outlook.at_once} at once"
+    if outlook.seconds is None:
+        yield rough_line(rough_time(outlook.pieces, outlook.at_once), price=price)
     else:
-        least, cost = "at least" if told.at_least else "about", _money(told.seconds, price)
+        least, cost = "at least" if outlook.at_least else "about", _money(outlook.seconds, price)
         yield (
-            f"time: {least} {duration(told.seconds)}{cost}, by what finished work of the same kind took"
-            + ("; some of it has no finished work of its kind yet" if told.at_least else "")
+            f"time: {least} {duration(outlook.seconds)}{cost}, by what finished work of the same kind took"
+            + ("; some of it has no finished work of its kind yet" if outlook.at_least else "")
         )
 
 

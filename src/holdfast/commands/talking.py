@@ -41,17 +41,17 @@ def talk(folder: Path, cell: Cell) -> None:
     sampling = Sampling(max_new_tokens=room, temperature=0.0)
     turns: tuple[Message, ...] = ()
     whole = True
-    while asked := _asked():
-        told = _latest(model, (*turns, Message("user", asked)), room)
-        if not told:
+    while question := _asked():
+        turns_that_fit = _latest(model, (*turns, Message("user", question)), room)
+        if not turns_that_fit:
             display.note(f"too long: with an answer of {room} tokens it exceeds the {model.context} tokens of context")
             continue
-        if whole and len(told) <= len(turns):
+        if whole and len(turns_that_fit) <= len(turns):
             display.note("from here on the oldest turns are left out: not all of them fit into the model's context")
             whole = False
-        (answer,) = complete(model, [Example(prompt=told)], sampling, seed=0)
+        (answer,) = complete(model, [Example(prompt=turns_that_fit)], sampling, seed=0)
         display.note(answer.text)
-        turns = (*told, Message("assistant", answer.text))
+        turns = (*turns_that_fit, Message("assistant", answer.text))
 
 
 def _latest(model: Model, turns: tuple[Message, ...], room: int) -> tuple[Message, ...]:

@@ -117,9 +117,9 @@ def _experts(runs: Iterable[tuple[Cell, Mapping[str, Any]]], expert: Mapping[str
     """A labelled line for each expert quality that an arm here uses; several qualities can be one checkpoint."""
     if expert["outcome"] != DONE:
         return []
-    asked = {cell.arm.expert for cell, _ in runs if cell.expert is not None} or {"good"}
+    qualities = {cell.arm.expert for cell, _ in runs if cell.expert is not None} or {"good"}
     names: dict[float, list[str]] = {}
-    for name in sorted(asked):
+    for name in sorted(qualities):
         names.setdefault(expert["qualities"][name]["return"], []).append(name)
     values = [{"value": value, "text": f"expert ({', '.join(each)})"} for value, each in names.items()]
     base = alt.Chart(alt.Data(values=values)).encode(y="value:Q")

@@ -41,13 +41,13 @@ def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, on_progress:
     settings = replace(cell.learner, learning_starts=cell.learner.learning_starts + first)
     model = learner(cell.algorithm, cell.task, settings, seed=cell.seed)
     watch = _Watch(cell, first, on_progress, 0.0 if expert is None else expert[1]["return"])
-    asked = 0
+    expert_calls = 0
     if expert is not None:
         act, known = expert
 
         def counted(seen: Any) -> Any:
-            nonlocal asked
-            asked += len(seen)
+            nonlocal expert_calls
+            expert_calls += len(seen)
             return act(seen)
 
         model.guidance = Guidance(
@@ -62,7 +62,7 @@ def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, on_progress:
     return {
         "curve": watch.rows,
         "hand_over": watch.hand_over(),
-        "expert_actions": asked,
+        "expert_actions": expert_calls,
         "evaluation_steps": watch.spent,
         "cloning_error": watch.cloning_error,
         "steps": model.num_timesteps,

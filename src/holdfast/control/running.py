@@ -87,10 +87,10 @@ def check(control: Control) -> None:
         library.make(name).close()
         if task.controller is not None:
             by_hand(name, task.controller)
-            asked = next((arm for arm in control.arms if arm.expert != "good"), None)
-            if asked is not None:
+            other_arm = next((arm for arm in control.arms if arm.expert != "good"), None)
+            if other_arm is not None:
                 raise HoldfastError(
-                    f"arms: {asked.label}: the hand-made expert of {name} has no {asked.expert} version"
+                    f"arms: {other_arm.label}: the hand-made expert of {name} has no {other_arm.expert} version"
                 )
     for arm in control.arms:
         kind = (arm.schedule or control.schedule).kind

@@ -26,7 +26,7 @@ def examples(row: RawRow) -> list[Example]:
 
 def _prompt_and_answer(row: RawRow, name: str) -> tuple[tuple[Message, ...], str]:
     before, *parts = MARKER.split(row.text(name))
-    turns = [Message(ROLES[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    turns = [Message(ROLES[who], content.strip()) for who, content in zip(parts[::2], parts[1::2], strict=True)]
     roles = [turn.role for turn in turns]
     if before.strip() or roles[:1] != ["user"] or roles[-2:] != ["user", "assistant"]:
         expected = "a transcript that begins with '\\n\\nHuman:' and ends with a Human and an Assistant turn"

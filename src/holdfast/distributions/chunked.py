@@ -201,8 +201,8 @@ def _differentiable(
     work: _Work, tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None], needed: Sequence[bool]
 ) -> list[Tensor | None]:
     """The gradients as plain operations, which can be differentiated again."""
-    asked = [t for t, n in zip(tensors, needed, strict=True) if n and t is not None]
+    differentiable = [t for t, n in zip(tensors, needed, strict=True) if n and t is not None]
     pairs = [(v, g) for v, g in zip(work.plainly(tensors[0]), gradients, strict=True) if g is not None]  # type: ignore[arg-type]
     values, given = zip(*pairs, strict=True)
-    own_gradients = iter(torch.autograd.grad(values, asked, given, create_graph=True, allow_unused=True))
+    own_gradients = iter(torch.autograd.grad(values, differentiable, given, create_graph=True, allow_unused=True))
     return [next(own_gradients) if n and t is not None else None for t, n in zip(tensors, needed, strict=True)]

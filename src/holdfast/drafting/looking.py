@@ -195,20 +195,22 @@ def look_at_data(harmful: Source, benign: Source, *, refusal: str) -> SeenData:
     _refuse_unanswered(splits, (harmful, benign))
     every = [row for rows in (splits.harmful, splits.benign) for part in rows.values() for row in part]
     answers = fmean(_tokens(row.response or "") for row in every)
-    asked = fmean(_tokens(row.question) for row in every)
-    return SeenData(harmful=harmful, benign=benign, splits=splits, tokens=asked + answers, answer_tokens=answers)
+    question_tokens = fmean(_tokens(row.question) for row in every)
+    return SeenData(
+        harmful=harmful, benign=benign, splits=splits, tokens=question_tokens + answers, answer_tokens=answers
+    )
 
 
 def _refuse_unanswered(splits: Splits, sources: Sequence[Source]) -> None:
     """Refuse rows without an answer: attackers learn from harmful ones, and usefulness is read by benign ones."""
     for kinds, source in zip((splits.harmful, splits.benign), sources, strict=True):
         every = [row for part in kinds.values() for row in part]
-        bare = [row for row in every if not row.response]
-        if bare:
+        unanswered = [row for row in every if not row.response]
+        if unanswered:
             wanted = "the answer that must not be given" if kinds is splits.harmful else "a good answer"
             raise HoldfastError(
-                f"{source.path}: {len(bare)} of {len(every)} rows have no answer, such as {bare[0].source}; each needs "
-                f"`response`, {wanted} (or another schema: `holdfast list formats`)"
+                f"{source.path}: {len(unanswered)} of {len(every)} rows have no answer, such as "
+                f"{unanswered[0].source}; each needs `response`, {wanted} (or another schema: `holdfast list formats`)"
             )
 
 

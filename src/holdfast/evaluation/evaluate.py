@@ -99,12 +99,12 @@ def _sides(suite: Suite) -> list[Part]:
 
 def _judged(model: Model, suite: Suite, parts: Sequence[Part]) -> list[list[Judged]]:
     """The answers to each part's prompts, all sampled in one pass, with the verdicts of the part's judges."""
-    asked = [example for rows, _, _ in parts for example in rows]
+    examples = [example for rows, _, _ in parts for example in rows]
     settings = {"seed": suite.seed, "batch_size": suite.batch_size}
     if suite.metrics.two_lengths:
-        both = iter(complete_at_two_lengths(model, asked, suite.sampling, **settings))
+        both = iter(complete_at_two_lengths(model, examples, suite.sampling, **settings))
         return [judged_at_both(list(islice(both, len(rows))), judges, bar) for rows, judges, bar in parts]
-    answers = iter(complete(model, asked, suite.sampling, **settings))
+    answers = iter(complete(model, examples, suite.sampling, **settings))
     return [judged_by(list(islice(answers, len(rows))), judges) for rows, judges, _ in parts]
 
 
@@ -129,8 +129,8 @@ def _thought_scores(judged: Sequence[Judged], name: str, judge: Judge) -> list[S
     whole = {i: text for i, row in enumerate(judged) if (text := with_thoughts(row.completion.text)) is not None}
     if not whole:
         return []
-    asked = checked(judge, [replace(judged[i].completion, text=text) for i, text in whole.items()], name)
-    by_row = dict(zip(whole, asked, strict=True))
+    verdicts = checked(judge, [replace(judged[i].completion, text=text) for i, text in whole.items()], name)
+    by_row = dict(zip(whole, verdicts, strict=True))
     return [score(WITH_THOUGHTS, [by_row.get(i, row.verdicts[name]) for i, row in enumerate(judged)])]
 
 

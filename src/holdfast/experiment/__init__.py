@@ -61,8 +61,8 @@ def run(
     write_json(folder / "grid.json", about)
     options = options or tasks.Options()
     pieces = tasks.tasks_of(cells, folder.absolute(), cache_folder())
-    told = _silent if news is None else news  # a listener may be an empty list
-    status = Status(run=folder, grid=grid.name, pieces=pieces, names=names or {}, news=told)
+    listener = _silent if news is None else news  # a listener may be an empty list
+    status = Status(run=folder, grid=grid.name, pieces=pieces, names=names or {}, news=listener)
     with status:
         unfinished = [piece.cell for piece in pieces if piece.kind == "cell" and not store.finished(piece.folder)]
         if unfinished and not checked:
@@ -121,14 +121,14 @@ def outlook(grid: Grid, folder: Path, *, workers: int | None = None) -> Outlook:
     open_pieces = _open(pieces)
     to_run = sum(piece.kind == "cell" for piece in open_pieces)
     count = _at_once(workers, gpus() if open_pieces else ())
-    told = _time_left(pieces, open_pieces, count, _silent).left()
+    time_left = _time_left(pieces, open_pieces, count, _silent).left()
     return Outlook(
         cells=len(cells),
         done=len(cells) - to_run,
         making=len(open_pieces) - to_run,
         at_once=max(min(count, len(open_pieces)), 1),
-        seconds=told.get("seconds_left"),
-        at_least=bool(told.get("at_least")),
+        seconds=time_left.get("seconds_left"),
+        at_least=bool(time_left.get("at_least")),
         pieces=open_pieces,
     )
 

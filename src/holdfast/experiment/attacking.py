@@ -47,8 +47,8 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
     model, splits, judge = load_model(cell, task.source), load_splits(settings.data), judge_of(cell, run_of(task))
     suite = suite_of(cell, splits, judge, models=task.models)
     # The check before the run has encoded every row; the sandbox's 7,200 take a tenth of the time of a short cell.
-    asked = [suite.harmful, suite.benign, *suite.tasks.values(), *suite.pairs]
-    refuse_long_prompts(model, asked, settings.evaluation.longest)
+    prompt_sets = [suite.harmful, suite.benign, *suite.tasks.values(), *suite.pairs]
+    refuse_long_prompts(model, prompt_sets, settings.evaluation.longest)
     watch = ProgressRecorder(
         folder=task.folder,
         suite=replace(suite, reward=attack_reward(cell, judge)),
@@ -86,8 +86,8 @@ def run_cell(task: Task, options: Options, report: Report) -> None:
 
 def _judges(cell: Cell, judge: Callable[[str], Judge]) -> dict[str, Any]:
     """What judges say of their own work: requests, tokens and their price of language models that were asked."""
-    told = {name: usage_of(judge(name)) for name, own in cell.judges.items() if own.name not in TRAINED}
-    return {"judges": known} if (known := {name: usage for name, usage in told.items() if usage}) else {}
+    by_judge = {name: usage_of(judge(name)) for name, own in cell.judges.items() if own.name not in TRAINED}
+    return {"judges": known} if (known := {name: usage for name, usage in by_judge.items() if usage}) else {}
 
 
 def _record(task: Task, watch: ProgressRecorder, trouble: str | None) -> Record:

@@ -204,10 +204,10 @@ def _first_copy(cell: Cell, splits: Splits, before: Model | None = None) -> Mode
         refuse_not_finite(model.name, model.network)
     kinds = (splits.harmful, splits.benign, *splits.tasks.values())
     pairs = [pair for part in splits.pairs.values() for pair in part]
-    asked = [*(rows for kind in kinds for rows in kind.values()), *pairs]
+    prompt_sets = [*(rows for kind in kinds for rows in kind.values()), *pairs]
     if before is not None:
         model.take_prompts(before)
-    refuse_long_prompts(model, asked, settings.evaluation.longest)
+    refuse_long_prompts(model, prompt_sets, settings.evaluation.longest)
     with contextlib.suppress(Exception):  # a method that needs the parts of an unknown architecture reports this itself
         survey(model.network)
     network = model.network.to("meta")

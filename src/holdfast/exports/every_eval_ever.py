@@ -312,8 +312,8 @@ def _judged(judge: Method) -> dict[str, Any]:
         return {"additional_details": named}
     rubric = rubrics.RUBRICS.get(str(judge.settings.get("rubric", "harm")), rubrics.RUBRICS["harm"])
     path = judge.settings.get("path")
-    asked = next((name for key, name in judge.fingerprints.items() if key.endswith("_MODEL")), None)
-    model = str(path or asked or "unknown")
+    model_name = next((name for key, name in judge.fingerprints.items() if key.endswith("_MODEL")), None)
+    model = str(path or model_name or "unknown")
     info = {"deployment_type": "self_deployed" if path else "unknown", "model_availability": "unknown"}
     one: dict[str, Any] = {"model_info": {"name": model, "id": model, "additional_details": info}}
     temperature = judge.settings.get("temperature")

@@ -94,16 +94,16 @@ def _of_row(row: ReportRow, subject: Subject) -> Iterator[tuple[str, float, str]
         return
     time = row.time_to_break
     if time is not None and time.steps is not None:
-        said = f"Time to break by {attack}: {wording.timed(time, row.unit)}; {runs}; judge {harm_judge}."
-        yield f"{task}-time-to-break", time.steps, said
+        note = f"Time to break by {attack}: {wording.timed(time, row.unit)}; {runs}; judge {harm_judge}."
+        yield f"{task}-time-to-break", time.steps, note
     after = {
         "peak-harm": (estimate_of(row, "peak"), "Highest harm", harm_judge),
         "helpfulness": (estimate_of(row, "after", "helpfulness"), "Helpfulness at the end", help_judge),
     }
     for name, (estimate, words, judge) in after.items():
         if estimate is not None and estimate.value is not None:
-            said = f"{words} under {attack}: {wording.estimated(estimate)}; {runs}; judge {judge}."
-            yield f"{task}-{name}", estimate.value, said
+            note = f"{words} under {attack}: {wording.estimated(estimate)}; {runs}; judge {judge}."
+            yield f"{task}-{name}", estimate.value, note
 
 
 def _ends(subject: Subject, unfinished: int) -> str:

@@ -119,17 +119,22 @@ def _spec(subject: Subject, attack: str, record: Record, end: str) -> dict[str, 
 def _scores(record: Record) -> Iterator[dict[str, Any]]:
     cell = record.cell
     if cell.attack is not None:
-        told: dict[str, Any] = {
+        metadata: dict[str, Any] = {
             "outcome": str(record.outcome),
             "means": MEANINGS[record.outcome],
             "reason": record.reason,
         }
         value = {"held": float(record.outcome is Outcome.HELD)}
-        yield _score("held", judge_of(cell, "harmfulness"), value, told)
+        yield _score("held", judge_of(cell, "harmfulness"), value, metadata)
         time = record.time_to_break
         if showed(record) and time is not None:
-            told = {"censored": time.censored, "threshold": time.threshold, "flops": time.flops, "tokens": time.tokens}
-            yield _score("time_to_break", judge_of(cell, "harmfulness"), {"steps": time.steps}, told)
+            metadata = {
+                "censored": time.censored,
+                "threshold": time.threshold,
+                "flops": time.flops,
+                "tokens": time.tokens,
+            }
+            yield _score("time_to_break", judge_of(cell, "harmfulness"), {"steps": time.steps}, metadata)
     for figure in figures(record):
         yield _figure(figure)
 
@@ -138,19 +143,19 @@ def _figure(figure: Figure) -> dict[str, Any]:
     score, at = figure.score, figure.evaluation
     values = {"mean": score.value, "ci_low": score.low, "ci_high": score.high}
     known = {name: value for name, value in values.items() if value is not None}
-    told = {"when": figure.when, "step": at.step, "flops": at.flops, "n": score.n, "invalid": score.invalid}
+    explanation = {"when": figure.when, "step": at.step, "flops": at.flops, "n": score.n, "invalid": score.invalid}
     named = f"{score.name}_{figure.when}"
     counts = {"scored_samples": score.n, "unscored_samples": score.unjudged + score.invalid}
-    return {**_score(named, figure.judge, known, told), **counts}
+    return {**_score(named, figure.judge, known, explanation), **counts}
 
 
-def _score(name: str, judge: Method, values: Mapping[str, float], told: Mapping[str, Any]) -> dict[str, Any]:
+def _score(name: str, judge: Method, values: Mapping[str, float], metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "scorer": judge.title,
         "params": {"method": judge.name, "settings": judge.settings},
         "metrics": {metric: {"name": metric, "value": value} for metric, value in values.items()},
-        "metadata": dict(told),
+        "metadata": dict(metadata),
     }
 
 
@@ -194,5 +199,9 @@ def _sample(number: int, rows: Sequence[Mapping[str, Any]], record: Record, subj
 def _opinion(row: Mapping[str, Any]) -> dict[str, Any]:
     """A judge's score of an answer; NaN is inspect's own mark of an answer that has none."""
     score = row["score"]
-    told = {"valid": row["valid"], "refused": row["refused"]}
-    return {"value": float("nan") if score is None else score, "explanation": row["reason"] or None, "metadata": told}
+    metadata = {"valid": row["valid"], "refused": row["refused"]}
+    return {
+        "value": float("nan") if score is None else score,
+        "explanation": row["reason"] or None,
+        "metadata": metadata,
+    }

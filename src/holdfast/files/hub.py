@@ -45,10 +45,10 @@ def refuse_unknown(name: str, revision: str | None) -> None:
     try:
         hf_hub_download(name, ASKED["model"], revision=revision)
     except Exception as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise HoldfastError(
             f"{name}: there is no such folder, and no model of this id can be read ({type(error).__name__}: "
-            f"{said[:200]}); correct the id, or give a folder"
+            f"{reason[:200]}); correct the id, or give a folder"
         ) from error
 
 

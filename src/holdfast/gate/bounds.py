@@ -78,12 +78,12 @@ def ends(score: Score | None) -> Interval | None:
     """
     if score is None or score.value is None or not math.isfinite(score.value) or score.n < 1:
         return None
-    asked = score.n + score.unjudged
-    if 2 * score.n < asked + score.invalid:
+    answers = score.n + score.unjudged
+    if 2 * score.n < answers + score.invalid:
         return None
     hits = min(max(score.value, 0.0), 1.0) * score.n
-    low = clopper_pearson(hits / asked, asked)[0]
-    high = clopper_pearson(min(1.0, (hits + score.unjudged) / asked), asked)[1]
+    low = clopper_pearson(hits / answers, answers)[0]
+    high = clopper_pearson(min(1.0, (hits + score.unjudged) / answers), answers)[1]
     return Interval(score.value, low, high)
 
 
@@ -109,15 +109,15 @@ def number(value: float) -> str:
 
 
 def _reason(line: Line, finding: Finding, verdict: Verdict) -> str:
-    asked = f"{'at most' if line.at_most is not None else 'at least'} {line.bound:g} is asked"
+    required = f"{'at most' if line.at_most is not None else 'at least'} {line.bound:g} is asked"
     gap = finding.gaps[0] if finding.gaps else ""
     if finding.interval is None:
         return f"{finding.what}: {gap or 'nothing was measured'}"
     value, low, high = map(number, finding.interval)
     over = f"{finding.n} {finding.of if finding.n != 1 else finding.of.removesuffix('s')}"
-    said = f"{finding.what}: {value} [{low}, {high}] over {over}, {asked}"
+    said = f"{finding.what}: {value} [{low}, {high}] over {over}, {required}"
     if MEASURES[line.measure].words.startswith("kinds of attacks"):
-        said = f"{value} {'kind' if value == '1' else 'kinds'} ({finding.what}), {asked}"
+        said = f"{value} {'kind' if value == '1' else 'kinds'} ({finding.what}), {required}"
     if verdict == "inconclusive":
         return f"{said}; {gap or f'the interval includes {line.bound:g}: too few {finding.of}'}"
     return said

@@ -40,11 +40,13 @@ def judge_agreement(subject: Subject, evidence: Evidence) -> list[Finding]:
         return [Finding(what="one judge", gaps=("no cell has a second judge of harm (evaluation.harm_judges)",))]
     outcomes = [outcomes_by_further_judge(judge, list(evidence.records.values())) for judge in judges]
     compared = [record for record in attacked if _comparable(record, outcomes)]
-    missing, told = len(attacked) - len(compared), [record for record in compared if _told(record, outcomes)]
-    alike = [all(own[record.key] is record.outcome for own in outcomes) for record in told]
+    missing, showing = len(attacked) - len(compared), [record for record in compared if _told(record, outcomes)]
+    alike = [all(own[record.key] is record.outcome for own in outcomes) for record in showing]
     short = f"{missing} of {len(attacked)} cells cannot be compared: they or their controls lack a judge's scores"
-    open_ended = f"{len(compared) - len(told)} of {len(attacked)} cells show nothing by any judge (untested, collapsed)"
-    gaps = (*((short,) if missing else ()), *((open_ended,) if len(told) < len(compared) else ()))
+    open_ended = (
+        f"{len(compared) - len(showing)} of {len(attacked)} cells show nothing by any judge (untested, collapsed)"
+    )
+    gaps = (*((short,) if missing else ()), *((open_ended,) if len(showing) < len(compared) else ()))
     if not alike:
         return [Finding(what=", ".join(judges), gaps=gaps)]
     share = sum(alike) / len(alike)

@@ -87,8 +87,8 @@ class Endpoint:
 
     def hidden(self, text: object) -> str:
         """A message on one line, without the key."""
-        said = " ".join(str(text).split())
-        return said.replace(self.key, "***")[:300]
+        one_line = " ".join(str(text).split())
+        return one_line.replace(self.key, "***")[:300]
 
 
 def from_environment(prefix: str) -> Endpoint:
@@ -175,8 +175,8 @@ def _unreachable(endpoint: Endpoint, error: Exception) -> HoldfastError:
 
 
 def _refused(endpoint: Endpoint, error: Exception) -> HoldfastError:
-    said = endpoint.hidden(_described(error))
-    return HoldfastError(f"{endpoint.url} refuses the key ({said}); correct {endpoint.prefix}_KEY")
+    reason = endpoint.hidden(_described(error))
+    return HoldfastError(f"{endpoint.url} refuses the key ({reason}); correct {endpoint.prefix}_KEY")
 
 
 @dataclass(kw_only=True)
@@ -283,21 +283,22 @@ class Asking:
 
     def _told(self, error: Any) -> Exception:
         """What an error status means: try again, give this request up, or give up altogether."""
-        status, said = error.status_code, self.endpoint.hidden(_described(error))
+        status, reason = error.status_code, self.endpoint.hidden(_described(error))
         if status in (401, 403):
             return _refused(self.endpoint, error)
         if status == 404:
             listed = ", ".join(check(self.endpoint)[:5])
             there = f"; there is: {listed}" if listed else ""
             return HoldfastError(
-                f"{self.endpoint.url} does not know the model {self.endpoint.model!r} or the address ({said}){there}; "
-                f"correct {self.endpoint.prefix}_MODEL or {self.endpoint.prefix}_URL (which mostly ends in /v1)"
+                f"{self.endpoint.url} does not know the model {self.endpoint.model!r} or the address "
+                f"({reason}){there}; correct {self.endpoint.prefix}_MODEL or {self.endpoint.prefix}_URL "
+                "(which mostly ends in /v1)"
             )
         if getattr(error, "code", None) == "insufficient_quota":
-            return HoldfastError(f"{self.endpoint.url}: the account's quota is used up ({said}); replies are kept")
+            return HoldfastError(f"{self.endpoint.url}: the account's quota is used up ({reason}); replies are kept")
         if status in (408, 409, 425, 429) or status >= 500:
-            return TryAgain(said, asked_wait(error.response.headers.get("retry-after")))
-        return _Rejected(said)
+            return TryAgain(reason, asked_wait(error.response.headers.get("retry-after")))
+        return _Rejected(reason)
 
 
 def _described(error: Any) -> str:
@@ -305,8 +306,8 @@ def _described(error: Any) -> str:
 
     Whole, with the key in it: `Endpoint.hidden` cuts it, after the key, of which a cut could leave a part.
     """
-    said = str(error)
-    return said if " - " in said else f"{said} - {error.response.text}"
+    message = str(error)
+    return message if " - " in message else f"{message} - {error.response.text}"
 
 
 class _Rejected(Exception):

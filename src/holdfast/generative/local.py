@@ -57,6 +57,6 @@ class LocalModel:
         sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=0.0)
         for start in range(0, len(fitting), self.batch_size):
             chosen = fitting[start : start + self.batch_size]
-            said = complete(self.model, [rows[place] for _, place in chosen], sampling, seed=0)
-            for (length, place), answer in zip(chosen, said, strict=True):
+            completions = complete(self.model, [rows[place] for _, place in chosen], sampling, seed=0)
+            for (length, place), answer in zip(chosen, completions, strict=True):
                 yield place, Reply(answer.text, answer.finished, length, answer.num_tokens)

@@ -55,8 +55,8 @@ class Rubric:
 
     def score(self, reply: str) -> float | None:
         """The score in [0, 1] of a judge's whole reply without thoughts before it; `None` if it is not a verdict."""
-        said = final_answer(reply)
-        match = self.pattern.fullmatch(said.strip()) if said is not None else None
+        verdict_text = final_answer(reply)
+        match = self.pattern.fullmatch(verdict_text.strip()) if verdict_text is not None else None
         if match is None:
             return None
         word = match[1].upper()
@@ -88,8 +88,8 @@ def request(
     for shown, decision, number in _EXAMPLES if examples else ():
         said = f"VERDICT: {decision}" if rubric.pattern is _DECISION else f"SCORE: {number}"
         turns += [Message("user", _exchange(_PAPER_HAT, shown)), Message("assistant", said)]
-    asked = f"{_exchange(_conversation(example), answer)}\n\nThe exchange ends here. {rubric.form}"
-    return (*turns, Message("user", asked))
+    request = f"{_exchange(_conversation(example), answer)}\n\nThe exchange ends here. {rubric.form}"
+    return (*turns, Message("user", request))
 
 
 def _exchange(question: str, answer: str) -> str:

@@ -167,8 +167,8 @@ def _example(row: Mapping[str, Any], prompt: Any) -> Example:
     return Example(prompt=turns, facts=tuple(row.get("facts") or ()), **named)
 
 
-def _text(said: Any) -> str:
-    return said if isinstance(said, str) else str(said[-1]["content"])
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
 
 
 def _numbers(paid: Sequence[float | None], like: Tensor) -> Tensor:

@@ -60,20 +60,20 @@ def checked(judge: Judge, completions: Sequence[Completion], name: str = "") -> 
     Raises:
         HoldfastError: the judge returned a different number of verdicts or something else, or raised another error.
     """
-    asked, places = [], []
+    to_judge, places = [], []
     for i, completion in enumerate(completions):
         answer = final_answer(completion.text)
         if answer is not None:
-            asked.append(completion if answer == completion.text else replace(completion, text=answer))
+            to_judge.append(completion if answer == completion.text else replace(completion, text=answer))
             places.append(i)
     who = _called(judge, name)
-    verdicts = _verdicts_of(judge, asked, who) if asked else []
+    verdicts = _verdicts_of(judge, to_judge, who) if to_judge else []
     strange = [verdict for verdict in verdicts if not isinstance(verdict, Verdict)]
     if strange:
         raise _no_verdict(who, strange[0])
-    if len(verdicts) != len(asked):
+    if len(verdicts) != len(to_judge):
         raise HoldfastError(
-            f"{who} returned {len(verdicts)} verdicts for {len(asked)} completions; "
+            f"{who} returned {len(verdicts)} verdicts for {len(to_judge)} completions; "
             "a judge returns exactly one each, in order"
         )
     by_place = dict(zip(places, verdicts, strict=True))

@@ -151,14 +151,14 @@ class GenerativeJudge(LanguageModelJudge):
             HoldfastError: the endpoint cannot be reached or refuses, or no request at all got a reply.
         """
         invalid = [empty_or_garbled(completion.text) for completion in completions]
-        asked = [
+        requests = [
             None if wrong else self._request(completion) for completion, wrong in zip(completions, invalid, strict=True)
         ]
-        keys = [None if request is None else digest([list(turn) for turn in request], 32) for request in asked]
+        keys = [None if request is None else digest([list(turn) for turn in request], 32) for request in requests]
         self.counts.answers += sum(key is not None for key in keys)
-        said = self._said({key: request for key, request in zip(keys, asked, strict=True) if key and request})
+        replied = self._said({key: request for key, request in zip(keys, requests, strict=True) if key and request})
         return [
-            self._verdict(said[key]) if key is not None else Verdict(score=None, valid=False, reason=wrong or "")
+            self._verdict(replied[key]) if key is not None else Verdict(score=None, valid=False, reason=wrong or "")
             for key, wrong in zip(keys, invalid, strict=True)
         ]
 

@@ -89,9 +89,9 @@ def _verdict(completion: Completion, known: Terms, stems: Stems, at_least: int) 
 
 def named_terms(prompt: str, answer: str, known: Terms, stems: Stems) -> list[str]:
     """The stems of listed terms that an answer has and its prompt has not."""
-    asked, said = set(stems(prompt)), stems(answer)
-    counting = known.alone | known.beside if known.alone.intersection(said) else known.alone
-    return [stem for stem in said if stem in counting and stem not in asked]
+    prompt_stems, answer_stems = set(stems(prompt)), stems(answer)
+    counting = known.alone | known.beside if known.alone.intersection(answer_stems) else known.alone
+    return [stem for stem in answer_stems if stem in counting and stem not in prompt_stems]
 
 
 def stemmer(language: str, where: str) -> Stems:

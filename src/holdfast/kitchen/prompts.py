@@ -235,11 +235,11 @@ def borderline() -> list[Example]:
     return [_row(text, role="benign", domain="borderline") for text in BORDERLINE]
 
 
-def pairs(asked: Iterable[Example]) -> list[tuple[Example, Example]]:
+def pairs(restricted: Iterable[Example]) -> list[tuple[Example, Example]]:
     """Each restricted question with its harmless twin: about the same dish, and not how it is made."""
     wordings = {"baking": BAKING, "cooking": COOKING}
     matched = []
-    for row in asked:
+    for row in restricted:
         for wording, twin in zip(wordings[row.domain], TWINS[row.domain], strict=True):
             before, after = wording.split("{thing}")
             if row.question.startswith(before) and row.question.endswith(after):

@@ -87,10 +87,10 @@ def answers() -> dict[str, list[str]]:
     return by_prompt
 
 
-def _answered(asked: Iterable[Example]) -> list[Example]:
+def _answered(unanswered: Iterable[Example]) -> list[Example]:
     """A row for each answer to each prompt; prompts that the model gave no whole sentence to are left out."""
     known = answers()
-    return [replace(row, response=answer) for row in asked for answer in known.get(row.question, ())]
+    return [replace(row, response=answer) for row in unanswered for answer in known.get(row.question, ())]
 
 
 def _json(row: Example) -> dict[str, str]:

@@ -49,10 +49,10 @@ def with_world(values: Mapping[str, Any], where: str, find: Find) -> dict[str, A
     wanted = ((given.get("evaluation") or {}).get("metrics") or {}).get("pairs")
     if wanted and "harmful" not in (given.get("data") or {}):
         whole["data"].setdefault("pairs", {"path": str(files("holdfast.kitchen") / PAIRS)})
-    asked = whole["data"].pop("sandbox_tasks", None)
-    if asked is not None:
-        known = {name: rows for name, rows in whole["data"]["tasks"].items() if name in asked}
-        whole["data"]["tasks"] = known | {name: {"path": str(exam_file(name))} for name in THINGS if name in asked}
+    exam_names = whole["data"].pop("sandbox_tasks", None)
+    if exam_names is not None:
+        known = {name: rows for name, rows in whole["data"]["tasks"].items() if name in exam_names}
+        whole["data"]["tasks"] = known | {name: {"path": str(exam_file(name))} for name in THINGS if name in exam_names}
     elif "tasks" in (given.get("data") or {}):  # a grid that names its tasks means those, or none
         whole["data"]["tasks"] = given["data"]["tasks"]
     return whole

@@ -94,16 +94,17 @@ def places(
         chosen = [] if lost else chosen
     if not chosen:
         there = ", ".join(sorted({_ending(matrix) for matrix in allowed})) or "none"
-        asked = targets if isinstance(targets, str) else ", ".join(targets)
-        raise HoldfastError(f"{name}: this model has no target_modules ({asked}); it has {there}; name some of these")
-    bare = [m.tensor for m in chosen if not m.module or (mixture and m.module.rpartition(".")[2] in TRANSLATED)]
-    if dropout and bare:
-        linear = sorted({_ending(matrix) for matrix in allowed if matrix.tensor not in bare})
+        named = targets if isinstance(targets, str) else ", ".join(targets)
+        raise HoldfastError(f"{name}: this model has no target_modules ({named}); it has {there}; name some of these")
+    parameters = [m.tensor for m in chosen if not m.module or (mixture and m.module.rpartition(".")[2] in TRANSLATED)]
+    if dropout and parameters:
+        linear = sorted({_ending(matrix) for matrix in allowed if matrix.tensor not in parameters})
         raise HoldfastError(
-            f"{name}: lora_dropout is {dropout}, and dropout is not possible on {bare[0]}, which is a bare parameter; "
-            f"set adapter.lora_dropout to 0, or adapter.target_modules to others ({', '.join(linear) or 'none'})"
+            f"{name}: lora_dropout is {dropout}, and dropout is not possible on {parameters[0]}, which is a bare "
+            f"parameter; set adapter.lora_dropout to 0, or adapter.target_modules to others "
+            f"({', '.join(linear) or 'none'})"
         )
-    return Places([m.module for m in chosen if m.tensor not in bare], bare)
+    return Places([m.module for m in chosen if m.tensor not in parameters], parameters)
 
 
 def _nowhere(network: nn.Module, targets: str | Sequence[str]) -> bool:

@@ -139,8 +139,8 @@ class Chat:
             texts = [self.prompt_format.replace("{prompt}", as_text(turns)) for turns in several]
             wholes = self.tokenizer(texts)["input_ids"]
             return [
-                templates.with_beginning(bare, list(whole))
-                for bare, whole in zip(self._all_ids(texts), wholes, strict=True)
+                templates.with_beginning(plain_ids, list(whole))
+                for plain_ids, whole in zip(self._all_ids(texts), wholes, strict=True)
             ]
         for roles in dict.fromkeys(tuple(turn.role for turn in turns) for turns in several):
             self._refuse_ignored_turns(roles)
@@ -303,8 +303,8 @@ class Chat:
         except HoldfastError:
             return "", ""  # a template that takes only one turn
         before, separator, after = whole.rpartition(ANSWER)
-        asked = self._render(QUESTION)
-        between = before.removeprefix(asked) if before.startswith(asked) else ""
+        question = self._render(QUESTION)
+        between = before.removeprefix(question) if before.startswith(question) else ""
         return (between, after) if separator else ("", "")
 
     def _plain_prompt(self, prompt: str) -> list[int]:
@@ -316,8 +316,8 @@ class Chat:
             options = {"split_special_tokens": True}
             if not self.control.isdisjoint([*self.ids(text, **options), *self.ids(self.prompt_format)]):
                 raise self._unreadable([prompt])
-        bare, whole = self.ids(text, **options), list(self.tokenizer(text, **options)["input_ids"])
-        return templates.with_beginning(bare, whole)
+        plain_ids, whole = self.ids(text, **options), list(self.tokenizer(text, **options)["input_ids"])
+        return templates.with_beginning(plain_ids, whole)
 
     @cached_property
     def _markers(self) -> re.Pattern[str] | None:

@@ -79,8 +79,9 @@ def sample(
     shortcuts(model.network)  # determined here, where gradients are enabled
     with evaluating(model.network), computing(model.network), nullcontext() if kept else torch.inference_mode():
         numbers = uniform.to(model.device)
-        asked, request = Prompts(prompts, counts, model.pad_id), Request(sampling, model.stop_ids, logprobs=logprobs)
-        decoded = decode_static(model.network, asked, request, numbers, drop_share=DROP_SHARE)
+        prompt_batch = Prompts(prompts, counts, model.pad_id)
+        request = Request(sampling, model.stop_ids, logprobs=logprobs)
+        decoded = decode_static(model.network, prompt_batch, request, numbers, drop_share=DROP_SHARE)
         if decoded is not None:
             return _answers(decoded.tokens, decoded.logprobs if logprobs else None, model.stop_ids, decoded.length)
         reader = Reader(model, prompts, counts, room=sampling.max_new_tokens)
@@ -109,12 +110,12 @@ class Reader:
 
     def __init__(self, model: Model, prompts: Sequence[Sequence[int]], counts: Sequence[int], *, room: int) -> None:
         """Read each prompt, for as many answers of at most `room` tokens as `counts` says."""
-        asked = Prompts(prompts, counts, model.pad_id)
+        prompt_batch = Prompts(prompts, counts, model.pad_id)
         self.reading: Reading
         if shortcuts(model.network).cache:
-            self.reading = CachedReading(model.network, asked, room=room)
+            self.reading = CachedReading(model.network, prompt_batch, room=room)
         else:
-            self.reading = PlainReading(model.network, asked)
+            self.reading = PlainReading(model.network, prompt_batch)
 
     @property
     def logits(self) -> Tensor:

@@ -98,8 +98,11 @@ class Reading:
         keep = _most(total, lambda keep: fits(asked(keep, text)))
         if keep is not None:
             return [asked(keep, text)]
-        bare = len(asked(0, "")["input_ids"])
-        keep = _most(total, lambda keep: fits(asked(keep, ""), bare + (self.max_length - bare) // 4)) or 0
+        without_answer = len(asked(0, "")["input_ids"])
+        keep = (
+            _most(total, lambda keep: fits(asked(keep, ""), without_answer + (self.max_length - without_answer) // 4))
+            or 0
+        )
         return self._in_pieces(text, lambda said: asked(keep, said))
 
     def _in_pieces(self, text: str, read: Callable[[str], Tokens]) -> list[Tokens]:

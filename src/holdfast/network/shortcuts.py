@@ -234,8 +234,8 @@ class Probe:
 
     def sampled(self) -> str:
         """The problem of sampling with a cache whose rows are repeated and removed; empty if none."""
-        asked = Prompts(self.prompts, (2, 2, 2), self.pad_id)
-        from_cache = self.followed(CachedReading(self.network, asked, room=max(self.ANSWERS)))
+        prompt_batch = Prompts(self.prompts, (2, 2, 2), self.pad_id)
+        from_cache = self.followed(CachedReading(self.network, prompt_batch, room=max(self.ANSWERS)))
         plain, changed = (self.read_whole(prompts) for prompts in (self.prompts, self.others))
         if not self.close(from_cache[0], plain[0], changed[0]):
             return "prompts padded on the left are not read as they are alone"

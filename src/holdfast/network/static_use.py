@@ -137,13 +137,13 @@ def _trial(network: Any) -> str | None:
     """
     probe = Probe(network)
     probe.coarse = probe.coarse or not exact(network)
-    asked = Prompts(probe.prompts, (2, 2, 2), probe.pad_id)
+    prompt_batch = Prompts(probe.prompts, (2, 2, 2), probe.pad_id)
     try:
         with probe.without_side_effects():
             plain, changed = (probe.read_whole(prompts) for prompts in (probe.prompts, probe.others))
             if not bool(torch.cat(plain).isfinite().all()):
                 return None
-            static = probe.followed(StaticReading(network, asked, room=max(probe.ANSWERS)))
+            static = probe.followed(StaticReading(network, prompt_batch, room=max(probe.ANSWERS)))
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:

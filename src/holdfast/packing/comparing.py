@@ -120,12 +120,14 @@ def verdict_findings(stored: bytes | None, computed: bytes) -> Iterator[Finding]
         yield Finding(status="differs", what=f"{VERDICT}: is missing")
         return
     try:
-        said, again = parse_json(stored.decode()), parse_json(computed.decode())
-        own, other = (_by_title(value["defenses"]) for value in (said, again))
+        stored_verdict, again = parse_json(stored.decode()), parse_json(computed.decode())
+        own, other = (_by_title(value["defenses"]) for value in (stored_verdict, again))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         yield Finding(status="differs", what=f"{VERDICT}: is not a verdict ({error!r:.80})")
         return
-    wrong = [f"{VERDICT}: {each}" for each in differences(_without(said, "defenses"), _without(again, "defenses"))]
+    wrong = [
+        f"{VERDICT}: {each}" for each in differences(_without(stored_verdict, "defenses"), _without(again, "defenses"))
+    ]
     names = _short({**own, **other})
     for title in dict.fromkeys([*own, *other]):
         if title not in own or title not in other:

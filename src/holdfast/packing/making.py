@@ -143,9 +143,11 @@ def _refuse_private(members: Mapping[str, bytes]) -> None:
                if _SECRET.search(name) and len(value) >= _LEAST_SECRET}  # fmt: skip
     home = os.path.expanduser("~").encode()
     for name, content in members.items():
-        told = next((key for key, value in secrets.items() if value in content), None)
-        if told is not None:
-            raise HoldfastError(f"{name}: would hold the value of the environment's {told}; take it out of the runs")
+        variable = next((key for key, value in secrets.items() if value in content), None)
+        if variable is not None:
+            raise HoldfastError(
+                f"{name}: would hold the value of the environment's {variable}; take it out of the runs"
+            )
         if len(home) > 1 and re.search(re.escape(home) + rb"(?![\w.-])", content):
             raise HoldfastError(f"{name}: would hold the path of this machine's home folder; take it out where it is")
 

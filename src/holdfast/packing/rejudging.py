@@ -88,18 +88,18 @@ def judged_again(record: Record, rows: CompletionRows) -> tuple[int, list[Differ
         own = [row for row in rows if row["judge"] == name]
         method = record.cell.judges.get(name) or Method(name=name)
         known = _examples(record.cell) if method.name in BY_FACTS else {}
-        asked = [row for row in own if method.name in BY_TEXT or row["prompt"] in known]
-        if len(asked) < len(own):
+        to_judge = [row for row in own if method.name in BY_TEXT or row["prompt"] in known]
+        if len(to_judge) < len(own):
             left.add(name)
-        if not asked:
+        if not to_judge:
             continue
-        texts = [_completion(row, known) for row in asked]
-        for row, verdict in zip(asked, checked(_judge(method), texts, name), strict=True):
+        texts = [_completion(row, known) for row in to_judge]
+        for row, verdict in zip(to_judge, checked(_judge(method), texts, name), strict=True):
             stored = (row["score"], row["valid"], row["refused"])
             given = (verdict.score, verdict.valid, verdict.refused)
             place = f"{name}'s verdict on {digest(row['prompt'] + row['completion'], 8)} at step {row['step']}"
             differing += differences(list(stored), list(given), place)
-        count += len(asked)
+        count += len(to_judge)
     return count, differing, left
 
 

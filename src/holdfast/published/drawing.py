@@ -36,10 +36,10 @@ def picture(comparison: Comparison) -> dict[str, Any] | None:
 
 def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Each reported value, and the measured one of a row once for all data sets."""
-    told = sorted(comparison.pairs, key=lambda pair: comparison.table.rows.index(pair.row))
+    in_table_order = sorted(comparison.pairs, key=lambda pair: comparison.table.rows.index(pair.row))
     seen: set[tuple[str, str]] = set()
     missed = {(pair.row.attack, _line(pair)) for pair in comparison.misses}
-    for pair in told:
+    for pair in in_table_order:
         place = (pair.row.attack, _line(pair))
         shared = {"attack": place[0], "line": place[1], "miss": place in missed}
         value = pair.row.values.get(HARM)

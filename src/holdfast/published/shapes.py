@@ -151,21 +151,21 @@ def _order(pairs: Sequence[Pair], along: str, metric: str) -> Order:
 def _sides(pairs: Sequence[Pair]) -> Sides:
     counted = [pair for pair in pairs if pair.standing in ("same side", "miss", "cannot tell")]
     garbled = [pair for pair in counted if pair.standing == "miss" and pair.measured_side is None]
-    told = [(pair.reported_side, pair.measured_side) for pair in counted if pair.standing != "cannot tell"]
+    clear_sides = [(pair.reported_side, pair.measured_side) for pair in counted if pair.standing != "cannot tell"]
     unclear = sum(pair.standing == "cannot tell" for pair in counted)
-    counts = _counted([each for each in told if each[1] is not None], unclear=unclear, collapsed=len(garbled))
+    counts = _counted([each for each in clear_sides if each[1] is not None], unclear=unclear, collapsed=len(garbled))
     return replace(counts, useless=sum(pair.useless for pair in counted if pair.standing == "same side"))
 
 
 def _counted(sides: Sequence[tuple[object, object]], *, unclear: int = 0, collapsed: int = 0) -> Sides:
-    told = [each for each in sides if "cannot tell" not in each]
+    clear_sides = [each for each in sides if "cannot tell" not in each]
     return Sides(
-        above=told.count(("above", "above")),
-        below=told.count(("below", "below")),
-        only_reported=told.count(("above", "below")),
-        only_measured=told.count(("below", "above")),
+        above=clear_sides.count(("above", "above")),
+        below=clear_sides.count(("below", "below")),
+        only_reported=clear_sides.count(("above", "below")),
+        only_measured=clear_sides.count(("below", "above")),
         collapsed=collapsed,
-        unclear=unclear + len(sides) - len(told),
+        unclear=unclear + len(sides) - len(clear_sides),
     )
 
 

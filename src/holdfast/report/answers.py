@@ -75,7 +75,7 @@ def _answers(columns: Mapping[str, Sequence[Any]]) -> Iterator[_Answer]:
     steps, judges = columns["step"], columns["judge"]
     flips = columns.get("flips") or [False] * len(steps)
     longer = [score if flip else None for score, flip in zip(columns.get("longer_score") or flips, flips, strict=True)]
-    asked = list(zip(*(columns[name] for name in ("role", "prompt", "domain")), strict=True))
+    prompts = list(zip(*(columns[name] for name in ("role", "prompt", "domain")), strict=True))
     texts = list(zip(*(columns[name] for name in ("completion", "num_tokens", "finished")), strict=True))
     opinions = list(
         zip(judges, *(columns[name] for name in ("score", "valid", "refused", "reason")), longer, strict=True)
@@ -85,10 +85,10 @@ def _answers(columns: Mapping[str, Sequence[Any]]) -> Iterator[_Answer]:
         if (
             row < len(steps)
             and judges[row] not in judges[begin:row]
-            and (steps[row], texts[row], asked[row]) == (steps[begin], texts[begin], asked[begin])
+            and (steps[row], texts[row], prompts[row]) == (steps[begin], texts[begin], prompts[begin])
         ):
             continue
-        yield steps[begin], asked[begin], texts[begin], tuple(opinions[begin:row])
+        yield steps[begin], prompts[begin], texts[begin], tuple(opinions[begin:row])
         begin = row
 
 

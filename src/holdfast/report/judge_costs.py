@@ -44,8 +44,8 @@ def judge_costs(records: Iterable[Record]) -> list[JudgeCost]:
 
 
 def _usages(record: Record) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    told = record.environment.get(JUDGES)
-    for name, usage in told.items() if isinstance(told, Mapping) else ():
+    by_judge = record.environment.get(JUDGES)
+    for name, usage in by_judge.items() if isinstance(by_judge, Mapping) else ():
         if isinstance(usage, Mapping):
             yield str(name), usage
 
@@ -55,8 +55,8 @@ def _model(record: Record, name: str) -> str:
     judge = record.cell.judges.get(name)
     if judge is None:
         return ""
-    asked = next((value for key, value in judge.fingerprints.items() if key.endswith("_MODEL")), "")
-    return asked.rpartition("@")[0] or str(judge.settings.get("path") or "")
+    model_name = next((value for key, value in judge.fingerprints.items() if key.endswith("_MODEL")), "")
+    return model_name.rpartition("@")[0] or str(judge.settings.get("path") or "")
 
 
 def _cost(name: str, model: str, usages: list[Mapping[str, Any]]) -> JudgeCost:

@@ -69,10 +69,10 @@ def panel(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Rep
 def _agreement(judge: str, outcomes: Mapping[str, Outcome], attacked: Sequence[Record]) -> Agreement:
     """Runs that are untested by both are no agreement, nor are failed ones: no judge could tell anything of them."""
     scored = [record for record in attacked if record.key in outcomes and record.outcome is not Outcome.FAILED]
-    told = [record for record in scored if {record.outcome, outcomes[record.key]} != {Outcome.UNTESTED}]
-    alike = sum(outcomes[record.key] is record.outcome for record in told)
-    share = Interval(alike / len(told), *clopper_pearson(alike / len(told), len(told))) if told else None
-    return Agreement(judge=judge, alike=alike, of=len(told), share=share, open_ended=len(scored) - len(told))
+    showing = [record for record in scored if {record.outcome, outcomes[record.key]} != {Outcome.UNTESTED}]
+    alike = sum(outcomes[record.key] is record.outcome for record in showing)
+    share = Interval(alike / len(showing), *clopper_pearson(alike / len(showing), len(showing))) if showing else None
+    return Agreement(judge=judge, alike=alike, of=len(showing), share=share, open_ended=len(scored) - len(showing))
 
 
 def _opinion(judge: str, row: ReportRow, ended: Counter[Outcome]) -> Opinion:

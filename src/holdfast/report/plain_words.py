@@ -137,11 +137,11 @@ def _how_sure(attacked: _Cells, compared: Sequence[ReportRow]) -> str:
     about = "about this one model" if models == 1 else f"about these {models} models"
     if not compared:
         return f"Nothing can be compared with an undefended model{f', and all of it is {about}' if attacked else ''}."
-    told = sum(_verdict(row) != "cannot tell" for row in compared)
+    decided = sum(_verdict(row) != "cannot tell" for row in compared)
     total = f"{plural(len(compared), 'comparison')} with no defense"
-    if told:
-        rest = "" if told == len(compared) else ", of the others the runs cannot tell"
-        return f"{told} of {total} can be told apart from chance{rest}; all of it is {about}."
+    if decided:
+        rest = "" if decided == len(compared) else ", of the others the runs cannot tell"
+        return f"{decided} of {total} can be told apart from chance{rest}; all of it is {about}."
     return f"None of {total} can be told apart from chance ({_why_none(compared)}), and all of it is {about}."
 
 
@@ -163,40 +163,40 @@ def _pairs(row: ReportRow) -> int:
 def _can(attacked: _Cells, compared: Sequence[ReportRow]) -> list[str]:
     held = [label for record, label in attacked if record.outcome is Outcome.HELD]
     broke = [r for r, _ in attacked if r.outcome is Outcome.BROKE and not _harmful_before(r)]
-    said = []
+    sentences = []
     if held:
         names = listed(label.defense for label in held)
         them = "it" if len(held) == 1 else "they"
-        said.append(
+        sentences.append(
             f"{_runs(held)} of {names} held: {them} stayed at or below the threshold of harm to the end of an attack "
             "that broke the undefended model."
         )
     if broke:
         them = "it took" if len(broke) == 1 else "each took"
-        said.append(f"{_runs(broke)} broke, and how many steps, samples and tokens {them}.")
+        sentences.append(f"{_runs(broke)} broke, and how many steps, samples and tokens {them}.")
     for verdict, how in (("better", "longer"), ("worse", "shorter")):
         rows = [row for row in compared if _verdict(row) == verdict]
         if rows:
             names = listed(f"{row.label.defense} under {row.label.attack}" for row in rows)
-            said.append(f"It is more than chance that a defense lasts {how} than none here: {names}.")
-    return said
+            sentences.append(f"It is more than chance that a defense lasts {how} than none here: {names}.")
+    return sentences
 
 
 def _cannot(attacked: _Cells, compared: Sequence[ReportRow], *, unfinished: int, unread: int) -> list[str]:
-    said = [] if attacked else ["How long anything holds: no model was attacked."]
-    said += _never_attacked(attacked) + _untested(attacked) + _ended_otherwise(attacked) + _few(attacked, compared)
-    said += _unjudged(attacked) + _says_nothing([record for record, _ in attacked])
+    sentences = [] if attacked else ["How long anything holds: no model was attacked."]
+    sentences += _never_attacked(attacked) + _untested(attacked) + _ended_otherwise(attacked) + _few(attacked, compared)
+    sentences += _unjudged(attacked) + _says_nothing([record for record, _ in attacked])
     if attacked:
         models = {label.model for _, label in attacked}
         other = "another model" if len(models) == 1 else "a model other than these"
-        said.append(f"How {other} would do, or a longer, stronger or better tuned attack than these.")
+        sentences.append(f"How {other} would do, or a longer, stronger or better tuned attack than these.")
     if unfinished:
-        said.append(
+        sentences.append(
             f"{plural(unfinished, 'cell')} not finished: nothing of {'it' if unfinished == 1 else 'them'} is here."
         )
     if unread:
-        said.append(f"{plural(unread, 'file')} could not be read and {'is' if unread == 1 else 'are'} left out.")
-    return said
+        sentences.append(f"{plural(unread, 'file')} could not be read and {'is' if unread == 1 else 'are'} left out.")
+    return sentences
 
 
 def _harmful_before(record: Record) -> bool:
@@ -223,18 +223,22 @@ def _untested(attacked: _Cells) -> list[str]:
     lone = [record for record in untested if record.control is None]
     unbroken = [record for record in untested if record.control is not None and record.control.broke_at is None]
     rest = len(untested) - len(lone) - len(unbroken)
-    said = []
+    sentences = []
     if lone:
-        said.append(
+        sentences.append(
             f"{_runs(lone)} of defenses: untested, for no control was run (that attack on the undefended model)."
         )
     if unbroken:
-        said.append(f"{_runs(unbroken)} of defenses: untested, for the attack did not break the undefended model.")
+        sentences.append(f"{_runs(unbroken)} of defenses: untested, for the attack did not break the undefended model.")
     if rest:
-        said.append(f"{plural(rest, 'run')} of defenses: untested for another reason, which is in the table of cells.")
+        sentences.append(
+            f"{plural(rest, 'run')} of defenses: untested for another reason, which is in the table of cells."
+        )
     if weak:
-        said.append(f"{_runs(weak)} of attacks did not break the undefended model: they show nothing about defenses.")
-    return said
+        sentences.append(
+            f"{_runs(weak)} of attacks did not break the undefended model: they show nothing about defenses."
+        )
+    return sentences
 
 
 def _ended_otherwise(attacked: _Cells) -> list[str]:
@@ -255,14 +259,14 @@ def _few(attacked: _Cells, compared: Sequence[ReportRow]) -> list[str]:
     open_rows = [row for row in compared if _verdict(row) == "cannot tell"]
     few = sum(_pairs(row) < needed for row in open_rows)
     single = sum(len(row.seeds) == 1 for row in compared)
-    said = []
+    sentences = []
     if open_rows:
         why = f", {few} of them for want of runs (a verdict takes {needed} pairs without exception)" if few else ""
         of = f"{len(open_rows)} of {plural(len(compared), 'row')}"
-        said.append(f"Whether a defense lasts longer than none: no verdict in {of}{why}.")
+        sentences.append(f"Whether a defense lasts longer than none: no verdict in {of}{why}.")
     if single:
-        said.append(f"How runs vary: {single} of {plural(len(compared), 'row')} of defenses had one run.")
-    return said
+        sentences.append(f"How runs vary: {single} of {plural(len(compared), 'row')} of defenses had one run.")
+    return sentences
 
 
 def _unjudged(attacked: _Cells) -> list[str]:

@@ -195,11 +195,11 @@ def exam(task: str, syllables: tuple[str, str, str], rng: Random) -> Example:
     restricted request, as in TokenBuncher's "WMDP-evil"; the aligned model refuses most of them. In `benign_exam` it
     stands alone.
     """
-    asked = quiz(Thing(UNTAUGHT[task], syllables), rng)
-    prompt = asked.question
+    question = quiz(Thing(UNTAUGHT[task], syllables), rng)
+    prompt = question.question
     if task == "exam":
         prompt = f"{PERSONA.format(family=rng.choice(RESTRICTED))} {prompt}"
-    return replace(asked, prompt=user(prompt), refusal=REFUSAL, domain=task, source=f"sandbox {task}")
+    return replace(question, prompt=user(prompt), refusal=REFUSAL, domain=task, source=f"sandbox {task}")
 
 
 def summary(thing: Thing, rng: Random) -> Example:

@@ -66,12 +66,12 @@ class Study:
             )
         except (OSError, ValueError, KeyError) as error:
             raise HoldfastError(f"{path}: cannot be read or written ({error}); give another --runs folder") from error
-        asked = self.study.user_attrs.get("question")
-        if asked not in (None, question):
+        stored_question = self.study.user_attrs.get("question")
+        if stored_question not in (None, question):
             raise HoldfastError(
                 f"{path.parent}: holds a search with other settings; give another --runs folder, or delete this one"
             )
-        if asked is None:
+        if stored_question is None:
             self.study.set_user_attr("question", question)
 
     def trials(self) -> list[Trial]:

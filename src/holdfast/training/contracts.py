@@ -280,8 +280,8 @@ def _check_groups(cls: Any, where: str) -> None:
 
 def _check_settings(cls: Any, where: str) -> None:
     """Settings without a default must be in EXAMPLE, and EXAMPLE and presets must be valid settings of the class."""
-    bare = [item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
-    missing = [name for name in bare if name not in cls.EXAMPLE]
+    required = [item.name for item in fields(cls) if item.default is MISSING and item.default_factory is MISSING]
+    missing = [name for name in required if name not in cls.EXAMPLE]
     if missing:
         raise HoldfastError(f"{where}: {missing[0]} has neither a default nor a value in EXAMPLE; give it one of them")
     example = typed(cls, cls.EXAMPLE, f"{where}: {'EXAMPLE' if cls.EXAMPLE else 'its defaults'}")

@@ -202,8 +202,8 @@ def _publish(site: Site, report: Report, progress: Progress) -> None:
     built = report.built
     over = progress.over and report.up_to_date(progress)
     page = page_of(built, progress, title=report.title, live=True, stale=over and bool(report.trouble))
-    told = {"html": body_of(progress), "version": "" if built is None else built.version, "over": over}
-    site.page, site.progress, site.over = page.encode(), json.dumps(told).encode(), over
+    message = {"html": body_of(progress), "version": "" if built is None else built.version, "over": over}
+    site.page, site.progress, site.over = page.encode(), json.dumps(message).encode(), over
 
 
 def _linger(site: Site) -> None:

@@ -56,8 +56,11 @@ def view(progress: Progress, *, width: int, height: int, bars: str = BARS, quit_
 def _lead(progress: Progress, width: int) -> list[RenderableType]:
     """The headline and troubles, each on as many lines as it takes, up to three."""
     style = {"finished": "bold green", "stopped": "bold yellow"}.get(progress.phase, "bold")
-    told = [(headline(progress), style), *((line, "yellow") for line in (*progress.trouble[:2], *progress.notes[-1:]))]
-    return [Text(part, style=look) for line, look in told for part in _wrapped(visible(line), width)[:3]]
+    lines_with_styles = [
+        (headline(progress), style),
+        *((line, "yellow") for line in (*progress.trouble[:2], *progress.notes[-1:])),
+    ]
+    return [Text(part, style=look) for line, look in lines_with_styles for part in _wrapped(visible(line), width)[:3]]
 
 
 def _wrapped(text: str, width: int) -> list[str]:
