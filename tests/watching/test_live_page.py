@@ -277,6 +277,24 @@ def test_a_last_report_that_cannot_be_made_ends_the_watch_with_its_reason(invent
     assert "<title>unfinished" not in out.read_text()
 
 
+def test_the_last_report_is_not_made_beside_one_that_is_being_made(invented, tmp_path, monkeypatch):
+    made, at_once, begun = [], [], threading.Event()
+
+    def write(runs, out, *, title):
+        made.append(out)
+        at_once.append(len(made))
+        begun.set()
+        time.sleep(0.2)
+        made.remove(out)
+        out.write_text(REPORT)
+
+    monkeypatch.setattr("holdfast.report.write_report", write)
+    other = alongside(invented.begin().finish(0).work(1), lambda: begun.wait(60))
+    watching.in_file([invented.folder], tmp_path / "page.html", lambda text: None, every=0.05)
+    other.join()
+    assert at_once == [1, 1]
+
+
 def test_a_page_without_the_last_report_says_which_cells_it_shows_and_its_links_lead_somewhere(
     invented, tmp_path, quick_report, monkeypatch
 ):

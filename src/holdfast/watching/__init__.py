@@ -107,6 +107,8 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
     live, whole = (Report(runs=runs, out=place, title="", every=every) for place in (beside, out))
 
     def look(progress: Progress) -> Progress:
+        if progress.over:
+            live.wait()  # two threads that import the same packages at once find them half imported
         report = whole if progress.over else live
         report.title = title_of(progress)
         if progress.over and is_of(runs, out, title=report.title):
