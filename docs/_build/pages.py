@@ -15,6 +15,7 @@ import yaml
 
 from holdfast.commands.methods import TITLES, kinds
 from holdfast.data import FORMATS
+from holdfast.judges import JUDGES
 from holdfast.methods.describe import LISTED, Description, Setting, describe
 from holdfast.methods.docstrings import BLOCKS
 from holdfast.methods.tables import Table
@@ -273,7 +274,7 @@ def _used(kind: str, method: Description) -> str:
     cls = kinds()[kind].load(method.name)
     needed = {name: str(value) for name, value in cls.EXAMPLE.items()}
     by_default = {setting.name: setting.default for setting in method.settings}
-    if (judge := by_default.get("judge")) in kinds()["judge"] and kinds()["judge"].load(judge).EXAMPLE:
+    if (judge := by_default.get("judge")) in JUDGES and JUDGES.load(judge).EXAMPLE:
         needed["judge"] = "NAME"  # one that a grid or the command sets up
     keys = "defenses" if kind == "online defense" else "attacks"
     needs = getattr(cls(**cls.EXAMPLE), "needs", None)
