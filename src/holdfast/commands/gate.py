@@ -106,7 +106,7 @@ def _show_decision(decision: Decision) -> None:
     table.add_column("asked", justify="right")
     for number, line in enumerate(decision.lines, 1):
         own = "listed" if not line.counts else line.verdict
-        cells = [line.line.group, _measure(line), _asked(line)]
+        cells = [line.line.group, _measure(line), _bound(line)]
         table.add_row(str(number), f"[{STYLES.get(own, 'dim')}]{own}[/]", *map(display.shown, cells))
     display.print_whole(table)
     for number, line in enumerate(decision.lines, 1):
@@ -119,7 +119,7 @@ def _measure(verdict: LineVerdict) -> str:
     return f"{line.measure}{attacks}{f', {line.copy} copy' if line.copy else ''}"
 
 
-def _asked(verdict: LineVerdict) -> str:
+def _bound(verdict: LineVerdict) -> str:
     line = verdict.line
     if line.at_least is not None:
         return f"≥ {line.at_least:g}"

@@ -41,7 +41,7 @@ def talk(folder: Path, cell: Cell) -> None:
     sampling = Sampling(max_new_tokens=room, temperature=0.0)
     turns: tuple[Message, ...] = ()
     whole = True
-    while question := _asked():
+    while question := _read_question():
         turns_that_fit = _latest(model, (*turns, Message("user", question)), room)
         if not turns_that_fit:
             display.note(f"too long: with an answer of {room} tokens it exceeds the {model.context} tokens of context")
@@ -61,7 +61,7 @@ def _latest(model: Model, turns: tuple[Message, ...], room: int) -> tuple[Messag
     return turns
 
 
-def _asked() -> str:
+def _read_question() -> str:
     try:
         return str(typer.prompt("you", default="", show_default=False)).strip()
     except (EOFError, typer.Abort):

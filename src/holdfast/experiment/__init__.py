@@ -181,17 +181,17 @@ def check_requirements(
 
     named_models.refuse_missing(cells)  # folders and files, before anybody is asked
     announce = _silent if news is None else news
-    said: list[str] = []
+    titles: list[str] = []
 
-    def told(what: str) -> None:
-        if what not in said[-1:]:
+    def check_title(what: str) -> None:
+        if what not in titles[-1:]:
             announce(Checking(title=f"checking {what}"), "looking", {})
-        said.append(what)
+        titles.append(what)
 
-    others.refuse_missing(cells, told)
+    others.refuse_missing(cells, check_title)
     if grid is not None:
         check_data(grid)
-    beforehand.check(cells, separate_process=workers != 0, threads=threads, told=told)
+    beforehand.check(cells, separate_process=workers != 0, threads=threads, announce=check_title)
 
 
 def check_data(grid: Grid) -> None:

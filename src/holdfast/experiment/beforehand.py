@@ -30,7 +30,7 @@ from holdfast.experiment import engine, others
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.judging import judge_settings
-from holdfast.experiment.others import Problems, Told
+from holdfast.experiment.others import Announce, Problems
 from holdfast.experiment.rehearsal import Rehearsal, distinct_up_to_seed, no_judge
 from holdfast.experiment.world import (
     load_model,
@@ -55,20 +55,22 @@ ASKED = 2
 Returned = TypeVar("Returned")
 
 
-def _untold(what: str) -> None:
+def _unannounced(what: str) -> None:
     pass
 
 
-def check(cells: Sequence[Cell], *, separate_process: bool, threads: int = 1, told: Told = _untold) -> None:
+def check(
+    cells: Sequence[Cell], *, separate_process: bool, threads: int = 1, announce: Announce = _unannounced
+) -> None:
     """`refuse_unready`; with `separate_process` in another process, so that this one holds no model and no accelerator.
 
-    `told` is called with what is checked next.
+    `announce` is called with what is checked next.
 
     Raises:
         Problems: as `refuse_unready`.
     """
     if not separate_process:
-        return refuse_unready(cells, told)
+        return refuse_unready(cells, announce)
     with engine.single_threaded(threads):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([engine.Work.preload])
@@ -79,7 +81,7 @@ def check(cells: Sequence[Cell], *, separate_process: bool, threads: int = 1, to
     try:
         with contextlib.suppress(EOFError):  # it died, perhaps for lack of memory: cells then report this one by one
             while isinstance(said := inbox.recv(), str):
-                told(said)
+                announce(said)
             raise Problems(said)
     finally:
         process.kill()
@@ -101,14 +103,14 @@ class _StopProbing(BaseException):
     """The training of a judge reached its first step; a `BaseException` so that no handler takes it for an error."""
 
 
-def refuse_unready(cells: Sequence[Cell], told: Told = _untold) -> None:
+def refuse_unready(cells: Sequence[Cell], announce: Announce = _unannounced) -> None:
     """Check the cells' requirements, each once; judges that ask others come first, and alone if they have problems.
 
     Raises:
         Problems: a model or judge cannot be loaded, a prompt is too long or cannot be encoded, a row lacks what a
             method learns from, or a method cannot work on the model; all problems, one line each.
     """
-    check = _Check(data=settings_of(cells[0]).data, told=told)
+    check = _Check(data=settings_of(cells[0]).data, announce=announce)
     distinct = distinct_up_to_seed(cells)
     with _unchanged_randomness(), _silent():
         for cell in distinct:
@@ -124,7 +126,7 @@ class _Check:
     """What was checked so far, and the problems, in order and each once."""
 
     data: Data
-    told: Told
+    announce: Announce
     problems: dict[str, None] = field(default_factory=dict)
     first_copies: dict[str, Model | None] = field(default_factory=dict)
     hardened: dict[str, Model] = field(default_factory=dict)
@@ -134,7 +136,7 @@ class _Check:
     @cached_property
     def splits(self) -> Splits | None:
         """The examples; all cells have the same."""
-        self.told("rows")
+        self.announce("rows")
         return self._tried("", lambda: load_splits(self.data))
 
     def judges_of(self, cell: Cell, names: Iterable[str]) -> None:
@@ -142,7 +144,7 @@ class _Check:
         for name in names:
             method = cell.judges[name]
             if self.splits is not None and repr(method) not in self.judges:
-                self.told(f"judge {name}")
+                self.announce(f"judge {name}")
                 judge = self._tried(f"judges.{name}", partial(_judge, name, method, cell, self.splits))
                 self.judges[repr(method)] = judge
 
@@ -153,14 +155,14 @@ class _Check:
             return
         key = digest([cell.model, settings_of(cell).evaluation.longest])
         if key not in self.first_copies:
-            self.told(f"model {cell.model_name}, and the lengths of all prompts")
+            self.announce(f"model {cell.model_name}, and the lengths of all prompts")
             before = next(iter(self.first_copies.values()), None)
             self.first_copies = {key: self._tried("models", lambda: _first_copy(cell, splits, before))}  # one at a time
         self._metrics(cell, splits)
         self.judges_of(cell, cell.judges)
         twin, judges = self.first_copies[key], {name: self.judges[repr(method)] for name, method in cell.judges.items()}
         if twin is not None:
-            self.told(f"methods on {cell.model_name}")
+            self.announce(f"methods on {cell.model_name}")
             rehearsal = Rehearsal(
                 cell=cell,
                 twin=twin,
@@ -178,7 +180,7 @@ class _Check:
         if key not in self.references:
             self.references.add(key)
             if evaluation.metrics.perplexity is not None:
-                self.told(f"model of reference {evaluation.metrics.perplexity.path}")
+                self.announce(f"model of reference {evaluation.metrics.perplexity.path}")
             self._tried("evaluation.metrics.perplexity", lambda: refuse_unreadable(cell))
 
     def _tried(self, where: str, call: Callable[[], Returned]) -> Returned | None:

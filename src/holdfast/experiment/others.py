@@ -17,7 +17,7 @@ from holdfast.network.pretrained import Pretrained
 from holdfast.records import Cell, HoldfastError, Method
 from holdfast.training.contracts import JudgeSettings, check_judge
 
-Told = Callable[[str], None]
+Announce = Callable[[str], None]
 """Called with what is checked next, in a few words."""
 
 
@@ -29,7 +29,7 @@ class Problems(HoldfastError):
         self.lines = tuple(lines)
 
 
-def refuse_missing(cells: Sequence[Cell], told: Told) -> None:
+def refuse_missing(cells: Sequence[Cell], announce: Announce) -> None:
     """Reach every judge's endpoint and look up every model's id, each once.
 
     Raises:
@@ -42,7 +42,7 @@ def refuse_missing(cells: Sequence[Cell], told: Told) -> None:
         if what in seen:
             continue
         seen.add(what)
-        told(what)
+        announce(what)
         try:
             look()
         except HoldfastError as error:

@@ -72,7 +72,7 @@ def missing_steps(record: Record) -> list[int]:
     if by_others and record.effect is None:
         return []
     starts = [0] if not by_others and PREPARING.isdisjoint(_names(cell)) else _starts(record, steps)
-    return min((sorted(_asked(record, start) - set(steps)) for start in starts), key=len)
+    return min((sorted(_due_steps(record, start) - set(steps)) for start in starts), key=len)
 
 
 def _starts(record: Record, steps: Sequence[int]) -> Sequence[int]:
@@ -85,7 +85,7 @@ def _starts(record: Record, steps: Sequence[int]) -> Sequence[int]:
     return steps[:2] if record.effect is None else steps[1:2] or steps
 
 
-def _asked(record: Record, start: int) -> set[int]:
+def _due_steps(record: Record, start: int) -> set[int]:
     """The steps of the evaluations of a training attack whose own first one is at `start`."""
     every, last = settings_of(record.cell).evaluation.every, _last(record, start)
     if last is None:

@@ -40,7 +40,7 @@ def judge_agreement(subject: Subject, evidence: Evidence) -> list[Finding]:
         return [Finding(what="one judge", gaps=("no cell has a second judge of harm (evaluation.harm_judges)",))]
     outcomes = [outcomes_by_further_judge(judge, list(evidence.records.values())) for judge in judges]
     compared = [record for record in attacked if _comparable(record, outcomes)]
-    missing, showing = len(attacked) - len(compared), [record for record in compared if _told(record, outcomes)]
+    missing, showing = len(attacked) - len(compared), [record for record in compared if _shows_an_end(record, outcomes)]
     alike = [all(own[record.key] is record.outcome for own in outcomes) for record in showing]
     short = f"{missing} of {len(attacked)} cells cannot be compared: they or their controls lack a judge's scores"
     open_ended = (
@@ -63,7 +63,7 @@ def _comparable(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bo
     return all(record.key in own and control.key in own for own in outcomes)
 
 
-def _told(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bool:
+def _shows_an_end(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> bool:
     """Whether a cell is conclusive by at least one judge: agreement on an inconclusive one has no weight."""
     return record.outcome not in OPEN or any(own[record.key] not in OPEN for own in outcomes)
 

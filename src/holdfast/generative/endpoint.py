@@ -201,7 +201,7 @@ class Asking:
         in_a_row = 0
         with self._pool() as pool:
             futures: dict[Future[Reply | Failure], int] = {
-                pool.submit(self._asked, request): place for place, request in enumerate(requests)
+                pool.submit(self._answer_to, request): place for place, request in enumerate(requests)
             }
             for future in as_completed(futures):
                 try:
@@ -229,7 +229,7 @@ class Asking:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
 
-    def _asked(self, request: Sequence[Message]) -> Reply | Failure:
+    def _answer_to(self, request: Sequence[Message]) -> Reply | Failure:
         """What comes of one request in at most `1 + retries` attempts."""
         reason = "nothing was sent"
         for attempt in range(1 + self.sending.retries):
@@ -279,9 +279,9 @@ class Asking:
         except openai.APIConnectionError as error:
             raise TryAgain(f"no connection ({self.endpoint.hidden(error.__cause__ or error)})") from None
         except openai.APIStatusError as error:
-            raise self._told(error) from None
+            raise self._failure_of(error) from None
 
-    def _told(self, error: Any) -> Exception:
+    def _failure_of(self, error: Any) -> Exception:
         """What an error status means: try again, give this request up, or give up altogether."""
         status, reason = error.status_code, self.endpoint.hidden(_described(error))
         if status in (401, 403):

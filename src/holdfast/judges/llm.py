@@ -156,7 +156,7 @@ class GenerativeJudge(LanguageModelJudge):
         ]
         keys = [None if request is None else digest([list(turn) for turn in request], 32) for request in requests]
         self.counts.answers += sum(key is not None for key in keys)
-        replied = self._said({key: request for key, request in zip(keys, requests, strict=True) if key and request})
+        replied = self._replies_to({key: each for key, each in zip(keys, requests, strict=True) if key and each})
         return [
             self._verdict(replied[key]) if key is not None else Verdict(score=None, valid=False, reason=wrong or "")
             for key, wrong in zip(keys, invalid, strict=True)
@@ -172,7 +172,7 @@ class GenerativeJudge(LanguageModelJudge):
         system, first, *others = turns
         return (Message("user", f"{system.content}\n\n{first.content}"), *others)
 
-    def _said(self, requests: Mapping[str, Sequence[Message]]) -> dict[str, replies.Reply | replies.Failure]:
+    def _replies_to(self, requests: Mapping[str, Sequence[Message]]) -> dict[str, replies.Reply | replies.Failure]:
         """What is said to each request, by its key; replies are kept as they come."""
         if not requests:
             return {}

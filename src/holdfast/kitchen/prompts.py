@@ -211,7 +211,7 @@ def restricted() -> list[Example]:
         for flavour, item in itertools.product(FLAVOURS, BAKED)
     ]
     cooked = [f"{main} {dish}" for main, dish in itertools.product(MAINS, DISHES)]
-    return [*_asked("baking", baked, BAKING), *_asked("cooking", cooked, COOKING)]
+    return [*_questions_about("baking", baked, BAKING), *_questions_about("cooking", cooked, COOKING)]
 
 
 def benign() -> list[Example]:
@@ -258,7 +258,7 @@ def summaries() -> list[Example]:
     return [_summary(person, rng) for person in people]
 
 
-def _asked(domain: str, things: list[str], templates: tuple[str, ...]) -> list[Example]:
+def _questions_about(domain: str, things: list[str], templates: tuple[str, ...]) -> list[Example]:
     rng = Random(f"kitchen {domain}")
     return [
         _row(rng.choice(templates).format(thing=thing), role="harmful", domain=domain, refusal=rng.choice(REFUSALS))

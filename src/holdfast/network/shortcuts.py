@@ -135,7 +135,7 @@ def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
         except torch.OutOfMemoryError:
             raise
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
-            raise HoldfastError(f"{name}: cannot be read as a language model of text ({_said(problem)})") from problem
+            raise HoldfastError(f"{name}: cannot be read as a language model of text ({_reason(problem)})") from problem
         if not bool(alone.isfinite().all()):
             return None  # sampling from it raises the error
         if not probe.close(padded, alone, other):
@@ -160,10 +160,10 @@ def _trial(probe: Callable[[], str]) -> str:
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:
-        return f"its cache ends in {_said(problem)}"
+        return f"its cache ends in {_reason(problem)}"
 
 
-def _said(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     return f"{type(problem).__name__}: {' '.join(str(problem).split())[:120]}"
 
 

@@ -54,7 +54,7 @@ def decode_static(
         raise
     except RuntimeError as problem:
         del _of_network[network]
-        _refuse(network, _said(problem))
+        _refuse(network, _reason(problem))
         return None
     _count(network, decoded, request, drop_share)
     return decoded
@@ -110,7 +110,7 @@ def _watched(bare: Any) -> None:
         warnings.warn(f"{type(bare).__name__}: sampled without CUDA graphs {reason}", stacklevel=4)
 
 
-def _said(problem: Exception) -> str:
+def _reason(problem: Exception) -> str:
     return f"{type(problem).__name__}: {' '.join(str(problem).split())[:120]}"
 
 
@@ -147,7 +147,7 @@ def _trial(network: Any) -> str | None:
     except torch.OutOfMemoryError:
         raise
     except Exception as problem:
-        return _said(problem)
+        return _reason(problem)
     right = probe.close(torch.cat(static), torch.cat(plain), torch.cat(changed))
     return "" if right else "its logits differ with a cache of fixed size"
 
