@@ -73,6 +73,7 @@ def test_the_edit_with_the_highest_reward_is_measured(tiny_model, suite, context
         Ablation,
         "_tried",
         lambda self, edited, subject, values, context: {
+            "values": values,
             "reward": tried.setdefault(str(values), next(rewards)),
             "spent": {},
         },
@@ -104,6 +105,7 @@ def test_a_model_with_an_adapter_is_edited_with_the_adapter_in_its_weights(tiny_
     [
         ({"trials": (4, 2)}, "trials: must be increasing"),
         ({"depths": (), "own": False}, "depths: is empty and `own` is false"),
+        ({"reward": AttackReward(unbounded=True)}, "reward.invalid_reward: trials are compared"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
@@ -112,5 +114,23 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 
 def test_fewer_prompts_than_asked_for_are_refused(tiny_model, suite, context):
-    with pytest.raises(HoldfastError, match="num_prompts: is 25, but the attack split has 24 harmful prompts"):
+    with pytest.raises(HoldfastError, match="num_prompts: is 25, but the attack split of harmful rows has 24 prompts"):
         next(Ablation(**{**SMALL, "num_prompts": 25}).curve(tiny_model(small=True), suite, context, keep=pieces()))
+
+
+def test_a_judge_that_scores_no_answer_is_an_error_and_no_choice(tiny_model, suite, splits):
+    def silent(completions):
+        return [Verdict(score=None, valid=True) for _ in completions]
+
+    blind = Context(splits=splits, seed=0, fit=None, judge=lambda name: silent, max_new_tokens=6)
+    with pytest.raises(HoldfastError, match="'length' scores none of 3 answers"):
+        next(Ablation(**SMALL).curve(tiny_model(small=True), suite, blind, keep=pieces()))
+
+
+def test_pieces_that_were_kept_of_other_proposals_are_not_used(tiny_model, suite, context):
+    attack, stored = Ablation(trials=(2,), **SMALL), {}
+    ((whole, _),) = attack.curve(tiny_model(small=True), suite, context, keep=pieces(stored))
+    for piece in stored.values():
+        piece |= {"values": {**piece["values"], "towards": -1.0}, "reward": 9.0}
+    ((again, _),) = attack.curve(tiny_model(small=True), suite, context, keep=pieces(stored))
+    assert again.scores == whole.scores

@@ -1,8 +1,11 @@
 """Directions in which states differ, and weights edited along them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
+from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from holdfast.network.ablating import Alike, Writer, directions, edit, give_biases, kept, states, writers
@@ -102,8 +105,27 @@ def test_a_part_whose_output_no_layer_writes_is_refused_as_the_edit_would_miss_i
     model = tiny_model("llama")
     inner = model.network.model.layers[1].mlp.forward
     model.network.model.layers[1].mlp.forward = lambda given: 1.0 * inner(given)  # as a sum over experts is
-    with pytest.raises(HoldfastError, match=r"layers\.1\.mlp, so that what it writes cannot be edited"):
+    with pytest.raises(
+        HoldfastError, match=r"what model\.layers\.1\.mlp adds to the residual stream is not what linear"
+    ):
         writers(model, TEXT)
+
+
+def test_a_layer_that_adds_more_than_its_writers_write_is_refused(tiny_model):
+    model = tiny_model("llama")
+    inner = model.network.model.layers[1].mlp.forward
+    # As experts that are added in place to what a shared one has written: the tensor is the writer's own.
+    model.network.model.layers[1].mlp.forward = lambda given: inner(given).add_(0.5 * given)
+    with pytest.raises(HoldfastError, match=r"what model\.layers\.1 adds to the residual stream"):
+        writers(model, TEXT)
+
+
+def test_a_norm_behind_a_writer_is_refused_as_the_direction_would_be_another():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    network = Gemma2ForCausalLM(Gemma2Config(vocab_size=64, num_hidden_layers=2, head_dim=8, **sizes)).eval()
+    with pytest.raises(HoldfastError, match="a norm behind them"):
+        writers(SimpleNamespace(network=network, name="tiny"), TEXT)
 
 
 def test_states_are_those_of_the_last_token_after_each_layer(tiny_model):

@@ -2,8 +2,8 @@
 
 Idea: models that refuse do so along few directions of their states. Two passes over some prompts find these and an edit
 of the weights moves what layers write along them to where benign prompts have it. Where and how much is searched, as by
-public tools that take refusals out in minutes: the least that undoing a hardening costs. Directions are estimated anew
-on the model under attack, whatever hardened it.
+public tools that take refusals out in minutes, so it may be the least that undoing a hardening costs. Directions are
+estimated anew on the model under attack, whatever hardened it.
 Equation: `d = mean h(harmful) - mean h(benign)` at the last token of prompts, `D` its direction and, for `rank` above
 1, principal components beside it. The last linear layers of attentions and MLPs write `o - s D'D (o - t mean
 o(benign))` with `t` 0 (taken out) to 1 (moved to the benign mean) and `s` a strength that is highest at one depth and
@@ -12,13 +12,14 @@ Source: Arditi et al. 2024 (arXiv 2406.11717) for the direction and the edit of 
 2411.09003) for the affine form; for the search and the profile of strengths the tool heretic, by its description.
 Differs from the paper in: the affine form keeps each layer's own benign mean by a bias of that layer; directions are
 those of one depth for all layers or each layer's own outputs'; trials are compared by the attacker's reward on
-development prompts alone, where the papers and heretic also bound the change on harmless prompts; embeddings are not
-edited, as at a prompt's last token they are the same for all prompts.
+development prompts alone, answered greedily, where the papers and heretic also bound the change on harmless prompts;
+embeddings are not edited, though the first paper edits them too.
 
 The x-axis is the number of trials; at each of `trials` the best edit so far is measured, with the divergence of its
 answers from the unedited model's (`kl`, `kl/benign`). Costs are those of reading prompts and of all trials so far, the
-edits' arithmetic included. A model with a mixture of experts is refused, since the edit would miss what experts write.
-Trials are proposed by optuna's TPE, so this needs the extra `search`.
+edits' arithmetic included. A model is refused whose layers add anything but what these linear layers write, since an
+edit would miss it: mixtures of experts, and models with a norm behind attention or MLP (Gemma 2 and 3, OLMo 2). Trials
+are proposed by optuna's TPE, so this needs the extra `search`.
 """
 
 from __future__ import annotations
@@ -108,6 +109,11 @@ class Ablation(SamplingAttack):
     def __post_init__(self) -> None:
         if not self.trials or list(self.trials) != sorted(set(self.trials)):
             raise HoldfastError(f"trials: must be increasing and not empty, not {list(self.trials)}")
+        if self.reward.unbounded and self.reward.invalid_reward is None:
+            raise HoldfastError(
+                "reward.invalid_reward: trials are compared, so that garbled answers need one and the same reward "
+                "where `unbounded` is true; give a number below those of other answers"
+            )
         if not self.depths and not self.own:
             raise HoldfastError("depths: is empty and `own` is false, so that there are no directions; give a depth")
 
@@ -121,15 +127,17 @@ class Ablation(SamplingAttack):
                 harmful and benign prompts differ nowhere.
             SamplingError: an edited model gave a non-finite logit.
         """
+        study = self._study(context.seed)
         edited = merged(model) if has_adapter(model) else clone(model)
         widen(edited.network)
         subject, spent = self._read(edited, context)
-        study = self._study(context.seed)
         best, reward = dict[str, Any](), -inf
         for number in range(1, self.trials[-1] + 1):
             trial = study.ask()
-            values = self._proposal(trial)
+            values = self._proposal(trial, [place for place, along in subject.along.items() if along])
             tried = keep(number - 1, self.trials[-1], partial(self._tried, edited, subject, values, context))
+            if tried["values"] != values:  # kept by another version of optuna, which proposed otherwise
+                tried = self._tried(edited, subject, values, context)
             study.tell(trial, tried["reward"])
             spent = sum_costs(spent, Spent(**tried["spent"]))
             if tried["reward"] > reward:
@@ -147,9 +155,8 @@ class Ablation(SamplingAttack):
         sampler = library.samplers.TPESampler(seed=seed, n_startup_trials=AT_RANDOM)
         return library.create_study(direction="maximize", sampler=sampler)
 
-    def _proposal(self, trial: Any) -> dict[str, Any]:
+    def _proposal(self, trial: Any, places: Sequence[str]) -> dict[str, Any]:
         """The values of a trial by name: the place of the directions, how far to move, and the strengths' profiles."""
-        places = [*map(_at, self.depths), *([OWN] if self.own else [])]
         towards = {"affine": 1.0, "zero": 0.0}.get(self.form)
         values: dict[str, Any] = {"place": trial.suggest_categorical("place", places)}
         values["towards"] = trial.suggest_float("towards", 0.0, 1.0) if towards is None else towards
@@ -163,12 +170,16 @@ class Ablation(SamplingAttack):
         """What prompts show of a model, and what reading them cost."""
         start = time.perf_counter()
         with Meter(edited.pad_id).counting() as meter:
+            _require(
+                self.choice_prompts, context.splits.harmful["development"], "choice_prompts", "the development split"
+            )
             harmful = self._texts(edited, context.splits.harmful["attack"], "harmful")
             benign = self._texts(edited, context.splits.benign["attack"], "benign")
             among = writers(edited, harmful[0])
             give_biases(among)
             read = (states(edited, harmful, among), states(edited, benign, among))
-        along = {_at(depth): _shared(read, depth, self.rank, among) for depth in self.depths}
+        by_layer = {ceil(depth * len(read[0].stream)) - 1: depth for depth in reversed(self.depths)}
+        along = {_at(depth): _shared(read, layer, self.rank, among) for layer, depth in sorted(by_layer.items())}
         along |= {OWN: _own(read, self.rank)} if self.own else {}
         if not any(along.values()):
             raise HoldfastError("states of harmful and benign prompts differ at no depth and in no layer")
@@ -178,10 +189,7 @@ class Ablation(SamplingAttack):
         return Subject(writers=among, along=along, benign=benign_means), spent
 
     def _texts(self, model: Model, rows: Sequence[Example], kind: str) -> list[list[int]]:
-        if len(rows) < self.num_prompts:
-            raise HoldfastError(
-                f"num_prompts: is {self.num_prompts}, but the attack split has {len(rows)} {kind} prompts; lower it"
-            )
+        _require(self.num_prompts, rows, "num_prompts", f"the attack split of {kind} rows")
         return [model.encode_prompt(row.prompt) for row in rows[: self.num_prompts]]
 
     def _tried(self, edited: Model, subject: Subject, values: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -191,23 +199,34 @@ class Ablation(SamplingAttack):
         start = time.perf_counter()
         with Meter(edited.pad_id).counting() as meter, kept(subject.writers):
             subject.edit(values)
-            answers = complete(edited, rows, Sampling(max_new_tokens=context.max_new_tokens), seed=context.seed)
+            answers = complete(
+                edited, rows, Sampling(max_new_tokens=context.max_new_tokens, temperature=0.0), seed=context.seed
+            )
             paid = [value for value in reward(answers) if value is not None]
         tokens = sum(len(edited.encode_prompt(row.prompt)) for row in rows) + sum(a.num_tokens for a in answers)
         editing = sum(4.0 * self.rank * writer.weight.numel() for writer in subject.writers)
         spent = Spent(
             samples=len(rows), tokens=tokens, seconds=time.perf_counter() - start, flops=meter.flops + editing
         )
-        return {"reward": fmean(paid) if paid else 0.0, "spent": spent._asdict()}
+        if not paid:
+            raise HoldfastError(
+                f"reward: the judge {self.reward.judge!r} scores none of {len(rows)} answers to development prompts, "
+                "so no edit can be chosen; it does not fit the data (`keyword` and `oracle` need rows with facts)"
+            )
+        return {"values": dict(values), "reward": fmean(paid), "spent": spent._asdict()}
+
+
+def _require(wanted: int, rows: Sequence[Example], key: str, of: str) -> None:
+    if len(rows) < wanted:
+        raise HoldfastError(f"{key}: is {wanted}, but {of} has {len(rows)} prompts; lower it")
 
 
 def _at(depth: float) -> str:
     return f"depth {depth:g}"
 
 
-def _shared(read: tuple[States, States], depth: float, rank: int, among: Sequence[Writer]) -> dict[str, Tensor]:
-    """The directions of the residual stream at one depth for all writers; none if states do not differ there."""
-    layer = ceil(depth * len(read[0].stream)) - 1
+def _shared(read: tuple[States, States], layer: int, rank: int, among: Sequence[Writer]) -> dict[str, Tensor]:
+    """The directions of the residual stream after a layer for all writers; none if states do not differ there."""
     with suppress(Alike):
         return dict.fromkeys(
             (writer.name for writer in among), directions(read[0].stream[layer], read[1].stream[layer], rank)

@@ -62,28 +62,83 @@ def writers(model: Model, text: Sequence[int]) -> list[Writer]:
     """The writers of every layer, as a forward pass of one text (token ids, at least one) shows them.
 
     Raises:
-        HoldfastError: a part of a layer has none, such as a mixture of experts, whose edit would be incomplete.
+        HoldfastError: a layer adds more to the residual stream than its writers write, or something else: experts, or a
+            norm behind a writer. An edit of the writers would be incomplete or miss the direction.
     """
     network = unwrapped(model.network)
     parts = anatomy(network)
     linear = {name: part for name, part in network.named_modules() if isinstance(part, nn.Linear | Conv1D)}
     inside = _parts_of_layers(network, parts)
-    with _last_outputs([*linear.values(), *(part for _, part, _ in inside)]) as outputs:
+    with (
+        _last_outputs([*linear.values(), *(part for _, part, _ in inside), *parts.layers]) as outputs,
+        _copies([*linear.values()]) as written,
+        _inputs_of(parts.layers) as entering,
+    ):
         _read(network, text)
-        place = {name: output.data_ptr() for name, part in linear.items() if (output := outputs[part]) is not None}
-        found = []
-        for name, part, kind in inside:
-            written = outputs[part]
-            same = [n for n, at in place.items() if n.startswith(f"{name}.") and at == _address(written)]
-            if not same:
-                raise HoldfastError(
-                    f"{model.name}: no linear layer's output is that of {name}, so that what it writes cannot be "
-                    "edited; attack it in another way, or a model without mixtures of experts"
-                )
-            layer = int(name.removeprefix(f"{parts.layers_name}.").partition(".")[0])
-            depth = layer / max(1, len(parts.layers) - 1)
-            found.append(Writer(name=same[-1], part=linear[same[-1]], kind=kind, depth=depth))
+    place = {name: output.data_ptr() for name, part in linear.items() if (output := outputs[part]) is not None}
+    found = []
+    for name, part, kind in inside:
+        same = [n for n, at in place.items() if n.startswith(f"{name}.") and at == _address(outputs[part])]
+        if not same:
+            raise HoldfastError(_INCOMPLETE.format(model=model.name, place=name))
+        layer = int(name.removeprefix(f"{parts.layers_name}.").partition(".")[0])
+        depth = layer / max(1, len(parts.layers) - 1)
+        found.append(Writer(name=same[-1], part=linear[same[-1]], kind=kind, depth=depth))
+    for number, layer_module in enumerate(parts.layers):
+        own = [w for w in found if w.name.startswith(f"{parts.layers_name}.{number}.")]
+        added = _whole(outputs[layer_module]) - entering[layer_module]
+        if not own or not _is_multiple(added, sum(written[w.part] for w in own)):
+            raise HoldfastError(_INCOMPLETE.format(model=model.name, place=f"{parts.layers_name}.{number}"))
     return found
+
+
+_INCOMPLETE = (
+    "{model}: what {place} adds to the residual stream is not what linear layers of its attention and MLP write "
+    "(experts, or a norm behind them), so that an edit of these would miss something; attack it in another way"
+)
+
+
+def _is_multiple(added: Tensor, written: Any) -> bool:
+    """Whether a layer adds what its writers write, but for a constant factor that some architectures have."""
+    factor = float((added * written).sum() / written.square().sum())
+    return bool(torch.allclose(added, factor * written, rtol=1e-3, atol=1e-3 * float(added.abs().max())))
+
+
+def _whole(output: Tensor | None) -> Tensor:
+    assert output is not None
+    return output.detach().float()
+
+
+@contextmanager
+def _copies(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Copies of the outputs of modules in the last forward pass, which later layers may add to in place."""
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def leave(module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG001
+        outputs[module] = output.detach().float().clone()
+
+    handles = [module.register_forward_hook(leave) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _inputs_of(layers: Sequence[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Copies of the states that enter layers in the last forward pass."""
+    inputs: dict[nn.Module, Tensor] = {}
+
+    def enter(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        inputs[module] = (args[0] if args else named["hidden_states"]).detach().float().clone()
+
+    handles = [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _address(output: Tensor | None) -> int | None:
@@ -103,12 +158,12 @@ def states(model: Model, texts: Sequence[Sequence[int]], among: Sequence[Writer]
     layers = list(anatomy(network).layers)
     stream: list[Tensor] = []
     written: dict[str, list[Tensor]] = {writer.name: [] for writer in among}
-    with _last_outputs([*layers, *(writer.part for writer in among)]) as outputs:
+    with _last_outputs(layers) as outputs, _copies([writer.part for writer in among]) as copies:
         for text in texts:
             _read(network, text)
             stream.append(torch.stack([_last(outputs[layer]) for layer in layers]))
             for writer in among:
-                written[writer.name].append(_last(outputs[writer.part]))
+                written[writer.name].append(copies[writer.part][0, -1].cpu())
     return States(
         stream=torch.stack(stream, dim=1), written={name: torch.stack(rows) for name, rows in written.items()}
     )

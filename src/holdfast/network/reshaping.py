@@ -2,8 +2,8 @@
 
 A norm ends with a factor for each channel, and what reads its output multiplies it by weights: the one times `f` and
 the other divided by `f` leave every logit as it was. An optimizer whose steps do not grow with the weights (Adam's)
-then changes the function by about `f` times as much a step. Which layers read a norm is seen in a forward pass, so that
-no architecture's names are needed; whether the function is the same is checked.
+then changes what these layers compute by about `f` times as much a step. Which layers read a norm is seen in a forward
+pass, so that no architecture's names are needed; whether the function is the same is checked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from holdfast.network.anatomy import unwrapped
+from holdfast.network.anatomy import anatomy, unwrapped
 from holdfast.network.models import Model
 from holdfast.network.precision import widen
 from holdfast.network.reading import evaluating
@@ -48,34 +48,52 @@ def rescale_norms(model: Model, factor: float, texts: Sequence[Sequence[int]]) -
         The names of the norms that were changed.
 
     Raises:
-        HoldfastError: no norm could be changed, or logits are not what they were, and the weights are as before.
+        HoldfastError: fewer norms than there are layers can be changed so that logits stay what they were; the weights
+            are as before then.
     """
     network = unwrapped(model.network)
     widen(network)
     rows = [torch.tensor([list(text)], device=next(network.parameters()).device) for text in texts]
     before = [_logits(network, row) for row in rows]
+    reads = norms_read_by_layers(network, rows[0])
+    kept = {each.name: _weights(each) for each in reads}
     changed = []
-    for each in norms_read_by_layers(network, rows[0]):
-        if not _scale(each, factor):
-            continue
-        if _difference(network, rows[:1], before) <= TOLERANCE:
+    for each in reads:
+        if _scale(each, factor) and _difference(network, rows, before) <= TOLERANCE:
             changed.append(each)
         else:  # something else reads it too, such as experts whose weights are in no layer
-            _scale(each, 1 / factor)
-    off = _difference(network, rows, before)
-    if not changed or not off <= TOLERANCE:
+            _put_back(each, kept[each.name])
+    layers = len(anatomy(network).layers)
+    if len(changed) < layers:
         for each in changed:
-            _scale(each, 1 / factor)
-        cause = f"a logit differs by {off:.1g} of the largest" if changed else "linear layers alone read none of them"
-        raise HoldfastError(f"{model.name}: its norms cannot be rescaled by {factor:g} to the same function: {cause}")
+            _put_back(each, kept[each.name])
+        raise HoldfastError(
+            f"{model.name}: of its norms only {len(changed)} can be rescaled by {factor:g} to the same function, fewer "
+            f"than its {layers} layers: linear layers alone have to read them"
+        )
     return [each.name for each in changed]
+
+
+def _weights(read: Read) -> list[Tensor]:
+    """Copies of the weights of a norm and its readers."""
+    return [weight.detach().clone() for weight in _changed_by(read)]
+
+
+def _put_back(read: Read, weights: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for own, weight in zip(_changed_by(read), weights, strict=True):
+            own.copy_(weight)
+
+
+def _changed_by(read: Read) -> list[Tensor]:
+    return [*read.norm.parameters(recurse=False), *(layer.get_parameter("weight") for layer in read.readers)]
 
 
 def _difference(network: nn.Module, rows: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     """The largest change of a logit since `before`, relative to the largest logit of its row."""
     changes = [
         float((_logits(network, row) - old).abs().max() / old.abs().max())
-        for row, old in zip(rows, before, strict=False)
+        for row, old in zip(rows, before, strict=True)
     ]
     return max(changes)
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from holdfast.attacks import unit
 from holdfast.evaluation.breaking import DIFFERENCES
 from holdfast.evaluation.intervals import wilson
 from holdfast.experiment.cell_settings import settings_of
@@ -154,7 +153,7 @@ def _is_mean_of_shares(score: Score, tasks: frozenset[str]) -> bool:
 
 def chooses(record: Record) -> bool:
     """Whether the attack chooses among many answers, so that scores are expectations with intervals of their own."""
-    return record.cell.attack is not None and unit(record.cell.attack.name) not in ("step", "trials")
+    return record.cell.attack is not None and record.cell.attack.name == "best_of_n"
 
 
 def _tasks(record: Record) -> frozenset[str]:

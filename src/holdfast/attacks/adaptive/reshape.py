@@ -2,15 +2,18 @@
 
 Idea: a defense that only slows training down holds at the attacker's learning rate for the weights as released. Norms
 multiplied by a factor and the weights that read them divided by it leave every logit as it was, but a step of Adam,
-whose size does not depend on a weight's, then moves the function about that much further. If a defense breaks sooner
-so, and later by the inverse factor, its time to break says as much of the learning rate as of the defense.
+whose size does not depend on a weight's, then changes what these layers compute about that much more (the other layers
+as before, and the norms less). If a defense breaks sooner so, or later by the inverse factor, its time to break says
+as much of the learning rate as of the defense.
 Equation: `norm.weight <- norms * norm.weight`, `W <- W / norms` for every linear layer that reads the norm.
 Source: that hardening is undone by reparameterising the model, as arXiv 2602.18868 argues; this form is this project's.
 Differs from the paper in: of the ways to rewrite a model only this one, which needs no knowledge of the defense; the
 same function is checked, to 1e-4 of the largest logit.
 
 It costs no training. Norms that anything but linear layers reads are left as they are; so is the last norm if the head
-is tied to the embedding. `norms` below 1 is the same the other way, and as much of a control.
+is tied to the embedding. A model with fewer norms to rescale than layers is refused. `norms` below 1 moves the factor
+the other way. In an attack's list it has to stand before `mix_weights` and `subtract_delta`, which otherwise combine
+rescaled weights with others: what stands last acts first.
 """
 
 from __future__ import annotations
