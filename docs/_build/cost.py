@@ -12,7 +12,7 @@ from measured import RESULTS, Row, adaptive, only_method, place, rows, runs
 
 ATTACKS = (
     *("attacks_three_seeds", "online_three_seeds", "guided_three_seeds", "early_stop_three_seeds"),
-    *("quickstart_twelve_seeds", "kitchen", "variants_one_seed"),
+    *("quickstart_twelve_seeds", "kitchen", "variants_one_seed", "ablation_one_seed"),
 )
 HARDENED = ("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen", "variants_one_seed")
 CONSTRAINED = ("online_three_seeds", "kitchen")
@@ -42,8 +42,9 @@ def of_attack(name: str) -> list[str]:
     for table in ATTACKS:
         own_rows = [row for row in rows(table) if row["defense"] == "none" and only_method(row["attack"]) == name]
         for label, cells in _by(own_rows, "attack").items():
-            values = (_median(cells, key) for key in ("steps", "tokens", "flops", "wall_seconds"))
-            lines.append(f"| {_table(table, cells)} | `{label}` | " + " | ".join(values) + " |")
+            steps, *values = (_median(cells, key) for key in ("steps", "tokens", "flops", "wall_seconds"))
+            counted = "" if cells[0]["unit"] == "step" else f" ({cells[0]['unit']})"
+            lines.append(f"| {_table(table, cells)} | `{label}` | {steps}{counted} | " + " | ".join(values) + " |")
     if not lines:
         why = WITHOUT_TRAINING.get(name, "no stored table has a run of it on an undefended model")
         return [f"Not measured: {why}."]

@@ -18,7 +18,7 @@ from holdfast.report.summarise.comparisons import Comparison, Run, compare, corr
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TABLES = (
     *("attacks_three_seeds", "offline_three_seeds", "online_three_seeds", "guided_three_seeds"),
-    *("early_stop_three_seeds", "token_noise_development", "variants_one_seed"),
+    *("early_stop_three_seeds", "token_noise_development", "variants_one_seed", "ablation_one_seed"),
 )
 """Tables of runs in the sandbox."""
 KITCHEN = ("kitchen",)
@@ -134,9 +134,10 @@ def _table(table: str, by: tuple[str, str], table_rows: Sequence[Row]) -> list[s
     keys = by if len({first for first, _ in labels}) > 1 else by[1:]
     head = "| " + " | ".join((*keys, *COLUMNS)) + " |"
     count = len(compared(table))
+    counted = "".join(f"; steps are {unit}" for unit in sorted({row["unit"] for row in table_rows} - {"step", ""}))
     comparisons = f"; {count} comparisons with no defense in the table" if count else ""
     lines = [
-        f"From [`{table}.csv`](../benchmarks.md) ({models}, {runs(table_rows)}; means over runs{comparisons}):",
+        f"From [`{table}.csv`](../benchmarks.md) ({models}, {runs(table_rows)}; means over runs{comparisons}{counted}):",
         "",
         head,
         "|---|---|---|" + "---|" * len(keys) + "---:|" * (len(COLUMNS) - 3),
