@@ -37,6 +37,8 @@ SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name] and name != "ex
 """Attacks that train nothing; weights of others take a folder, and their costs are not ours (`test_external.py`)."""
 CHOOSING_NAMES = [name for name in SAMPLING_NAMES if name != "expert_alone"]
 """Attacks that ask the model itself; an expert answers in its place."""
+EDITING_NAMES = ["ablation"]
+"""Of these, attacks that ask the model with other weights."""
 PAIRED_NAMES = [name for name in ATTACK_NAMES if name != "expert_sft"]
 """Attacks that stand with every defense; what `expert_sft` trains is what `sft` does, on other answers."""
 
@@ -210,7 +212,7 @@ def choose(wavering_model, make_context, make_suite, quick):
     def curve(name, *, seed=0, model=None, keep=lambda number, of, make: make(), size=4):
         settings = quick(ATTACKS.load(name)())
         known = {item.name for item in fields(settings)}
-        small = {"numbers": (1, 2, 4), "num_prompts": size}
+        small = {"numbers": (1, 2, 4), "num_prompts": size, "trials": (1, 2, 4), "choice_prompts": size}
         settings = replace(settings, **{key: value for key, value in small.items() if key in known})
         suite, context = replace(make_suite(size=size), seed=seed), make_context(seed=seed)
         return list(settings.curve(model or wavering_model(), suite, context, keep=keep))
@@ -281,18 +283,19 @@ def test_an_attack_that_trains_nothing_shows_harm_with_an_interval_at_rising_cos
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHOOSING_NAMES)
-def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_touches_no_benign_score(
+def test_an_attack_that_trains_nothing_asks_the_prompts_of_the_evaluation_and_measures_what_it_changes(
     name, chosen, make_suite
 ):
     curve = chosen(name)
     known = {row.key for row in make_suite().harmful}
     shown = [answer.completion.example.key for _, judged in curve for answer in judged]
-    assert set(shown) == known
-    assert not {score.name for evaluation, _ in curve for score in evaluation.scores} & {
-        "helpfulness",
-        "over_refusal",
-        "invalid/benign",
+    benign = {score.name for evaluation, _ in curve for score in evaluation.scores} & {
+        *("helpfulness", "over_refusal", "invalid/benign"),
     }
+    if name in EDITING_NAMES:  # another model answers, so that these are its own
+        assert (known < set(shown), len(benign)) == (True, 3)
+    else:
+        assert (set(shown), benign) == (known, set())
 
 
 @pytest.mark.slow
