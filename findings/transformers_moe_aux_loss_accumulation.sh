@@ -13,7 +13,8 @@
 #     4 x 2 rows  cross entropy 3.435  balancing loss counted 4.00 times  router gradient 1.268
 #     8 x 1 rows  cross entropy 3.435  balancing loss counted 8.00 times  router gradient 2.536
 #   Looked for in public issues and pull requests: huggingface/transformers#48690 has the same term times the number of
-#   processes; for accumulation none was found. TRL's trainers divide it themselves. Exits 1 if the behaviour changes.
+#   processes; for accumulation none was found. By its source TRL 1.16.0
+#   divides it itself in GRPO and SFT; its other trainers were not looked at. Exits 1 if the behaviour changes.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

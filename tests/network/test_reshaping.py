@@ -80,3 +80,24 @@ def test_a_model_without_such_norms_is_refused_and_unchanged(tiny_model):
     with pytest.raises(HoldfastError, match="of its norms only 0 can be rescaled by 10"):
         rescale_norms(model, 10.0, TEXTS)
     assert all(torch.equal(weight, before[name]) for name, weight in model.network.named_parameters())
+
+
+def test_a_layer_that_is_called_by_the_name_of_its_input_counts_as_a_reader(tiny_model):
+    model = tiny_model("llama")
+    attention = model.network.model.layers[0].self_attn
+    inner = attention.q_proj
+    attention.q_proj = Named(inner)
+    reads = norms_read_by_layers(model.network, torch.tensor([TEXTS[0]]))
+    (read,) = [each for each in reads if each.name == "model.layers.0.input_layernorm"]
+    assert inner in read.readers
+
+
+class Named(torch.nn.Module):
+    """A module that calls another by the name of its argument."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, given):
+        return self.inner(input=given)

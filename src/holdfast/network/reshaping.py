@@ -130,14 +130,15 @@ def _watched(
     outputs: dict[nn.Module, Tensor] = {}
     inputs: dict[nn.Module, Tensor] = {}
 
-    def leave(module: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG001
-        outputs[module] = output
+    def leave(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+        if isinstance(output, Tensor):
+            outputs[module] = output
 
-    def enter(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        inputs[module] = args[0]
+    def enter(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        inputs[module] = args[0] if args else named["input"]
 
     handles = [norm.register_forward_hook(leave) for norm in norms]
-    handles += [layer.register_forward_pre_hook(enter) for layer in layers]
+    handles += [layer.register_forward_pre_hook(enter, with_kwargs=True) for layer in layers]
     try:
         yield outputs, inputs
     finally:

@@ -50,7 +50,7 @@ class TrainingAttack(Attack, Protocol):
 
 
 class SamplingAttack(Attack, Protocol):
-    """An attack that does not train: it samples from the unchanged model and chooses."""
+    """An attack that does not train: it chooses among answers of the unchanged model, or of other weights."""
 
     def curve(
         self, model: Model, suite: Suite, context: Context, *, keep: Keep
