@@ -7,6 +7,7 @@ import pytest
 from holdfast.gate.attacked import harm_of, highest_harm
 from holdfast.gate.deciding import decide, of_line, overall
 from holdfast.gate.evidence import evidence_of
+from holdfast.gate.runs import gaps
 from holdfast.records import Method, Outcome
 from holdfast.records.evidence import ControlRun
 from invented_gates import BROKE, HELD, failed, gate_of, run, runs, seen, subject_of
@@ -350,3 +351,22 @@ def test_runs_whose_methods_or_judges_read_other_contents_are_not_runs_of_one_at
             records += [own(None, BROKE, seed, **content), own("tar", HELD, seed, **content)]
         decisions = decide(gate_of(HELD_HALF, seeds=10), seen(records))
         assert {decision.verdict for decision in decisions} == {"inconclusive"}, name
+
+
+@pytest.mark.slow
+def test_a_search_of_edits_that_hardly_searched_shows_nothing():
+    def edits(trials, prompts):
+        settings = {"trials": [1, trials], "choice_prompts": prompts}
+        return [
+            replace(record, cell=replace(record.cell, attack=Method(name="ablation", settings=settings)))
+            for record in runs("tar", HELD)
+        ]
+
+    line = {"measure": "held", "attacks": "editing", "at_least": 0.5}
+    whole = gate_of(line)
+    few = [gaps(edits(*searched), whole, whole.lines[0]) for searched in ((1, 32), (64, 1), (64, 32))]
+    assert [any("10 of 10 runs searched in fewer than 32 trials" in gap for gap in each) for each in few] == [
+        True,
+        True,
+        False,
+    ]
