@@ -58,7 +58,7 @@ ORDER = {
     "search": "",
     "gate": "attack_kinds gate_file bounds evidence runs attacked unattacked customers breadth deciding stand_ins "
     "explaining origin answer .",
-    "packing": ". archive reducing collecting figures recomputing comparing rejudging making checking",
+    "packing": ". zip_layout archive reducing collecting figures recomputing comparing rejudging making checking",
     "drafting": "looking sizes . rough writing",
     "control": "",
     "api": "",

@@ -271,9 +271,9 @@ def test_a_zip_file_that_is_no_pack_or_could_do_harm_is_refused(tmp_path, monkey
 def test_an_encrypted_file_and_one_of_another_size_than_stated_are_refused_and_so_is_a_name_that_is_too_long(tmp_path):
     whole, path = bytearray(zipped([("a", b"1234")])), tmp_path / "odd.zip"
     directory = whole.index(b"PK\x01\x02")
-    for place, value, says in ((8, 1, "'a' is encrypted"), (24, 5, "a: is not of the size that the zip file states")):
+    for places, value, says in (((8, 6), 1, "'a' is encrypted"), ((24, 22), 5, "a: is not of the size that the zip")):
         odd = bytearray(whole)
-        odd[directory + place] = value
+        odd[directory + places[0]] = odd[places[1]] = value
         path.write_bytes(odd)
         with pytest.raises(HoldfastError, match=says):
             verify(path)
@@ -294,6 +294,94 @@ def test_what_another_program_would_unpack_of_a_pack_is_refused(good, tmp_path):
         opened.comment = b"as good as held"
     with pytest.raises(HoldfastError, match="has bytes that are of none of its files"):
         verify(path)
+
+
+DIRECTORY = b"PK\x01\x02"
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "says"),
+    [
+        (30, b"b", "'a': its header differs from the zip file's directory in name"),
+        (6, b"\x02", "directory in flags"),
+        (8, b"\0", "directory in method"),
+        (14, b"\0\0\0\0", "directory in checksum or size"),
+        (18, b"\x01", "directory in checksum or size"),
+        (22, b"\x09", "directory in checksum or size"),
+        (0, b"PK\x03\x03", "directory in signature"),
+    ],
+)
+def test_a_file_whose_header_says_otherwise_than_the_directory_is_refused(tmp_path, place, change, says):
+    odd, path = bytearray(zipped([("a", b"1234")])), tmp_path / "odd.zip"
+    odd[place : place + len(change)] = change
+    path.write_bytes(odd)
+    with pytest.raises(HoldfastError, match=says):
+        verify(path)
+
+
+def with_extra(extra):
+    entry = zipfile.ZipInfo("a")
+    entry.extra = extra
+    return zipped([(entry, b"1234")])
+
+
+def longer(whole, more):
+    """The zip file of one file, with bytes after its compressed content that its sizes count in."""
+    directory = whole.index(DIRECTORY)
+    odd = bytearray(whole[:directory] + more + whole[directory:])
+    for place in (18, directory + len(more) + 20):
+        odd[place] += len(more)
+    odd[-6] += len(more)  # where the directory begins
+    return odd
+
+
+def counting(whole, number):
+    return whole[:-14] + bytes([number, 0]) * 2 + whole[-10:]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (with_extra(b"\x75\x70\x02\0.."), "has extra fields"),  # another name, by other programs
+        (with_extra(b"UT\x02\0..").replace(b"UT\x02", b"UT\x03", 1), "has extra fields"),
+        (longer(zipped([("a", b"1234")]), b"hidden"), "a: is not of the size"),
+        (counting(zipped([("a", b"1"), ("b", b"2")]), 1), "lists 2 files and counts 1"),
+    ],
+)
+def test_what_only_other_programs_would_read_in_a_zip_file_is_refused(tmp_path, content, says):
+    path = tmp_path / "odd.zip"
+    path.write_bytes(content)
+    with pytest.raises(HoldfastError, match=says):
+        verify(path)
+
+
+class Pipe(io.BytesIO):
+    """A stream in which nobody can go back, so that sizes come after the content."""
+
+    def seek(self, *place):
+        raise OSError
+
+    tell = seek
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_sizes_after_the_content_are_checked_and_only_where_the_content_shows_its_own_end(tmp_path, method):
+    stream, path = Pipe(), tmp_path / "odd.zip"
+    with zipfile.ZipFile(stream, "w", method) as made:
+        made.writestr("a", b"1234")
+        made.writestr("b", b"")
+    whole = stream.getvalue()
+    path.write_bytes(whole)
+    if method == zipfile.ZIP_STORED:
+        with pytest.raises(HoldfastError, match="directory in flags"):
+            archive.read(path)
+        return
+    assert archive.read(path) == {"a": b"1234", "b": b""}
+    odd = bytearray(whole)
+    odd[whole.index(b"PK\x07\x08") + 4] ^= 1
+    path.write_bytes(odd)
+    with pytest.raises(HoldfastError, match="bytes that are of none of its files"):
+        archive.read(path)
 
 
 def test_a_damaged_zip_file_is_refused_by_name(good, tmp_path):

@@ -8,12 +8,14 @@ import json
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from holdfast import files
 from holdfast.files import parse_json, require_file
+from holdfast.packing.zip_layout import places_of_contents
 from holdfast.records import HoldfastError
 
 FORMAT = "holdfast evidence 1"
@@ -26,10 +28,6 @@ _LONGEST = 255
 _TIME = (1980, 1, 1, 0, 0, 0)
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-_BETWEEN = 24
-"""The most bytes between two files: a descriptor of the first, and too few for another file."""
-_ENDS = (22, 22 + 56 + 20)
-"""Bytes after the directory, without a comment; more of them with more than 65,535 files."""
 
 
 def json_bytes(value: Any) -> bytes:
@@ -66,15 +64,16 @@ def read(path: Path) -> dict[str, bytes]:
 
     Raises:
         HoldfastError: it is not a whole zip file, or holds a name that leads elsewhere, a link, a name twice, what is
-            encrypted or packed in another way, or more than the limits above; names the file inside.
+            encrypted or packed in another way, more than the limits above, or bytes that another program would unpack
+            to something else; names the file inside.
     """
     require_file(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as stream, zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             _refuse_odd(path, entries)
-            _refuse_hidden(path, archive, entries)
-            return {entry.filename: _content(path, archive, entry) for entry in entries}
+            places = places_of_contents(path, archive, stream)
+            return {entry.filename: _content(path, entry, places[entry.filename], stream) for entry in entries}
     except FileNotFoundError:
         raise HoldfastError(f"{path}: there is no such file; `holdfast pack RUNS -o {path}` writes it") from None
     except OSError as error:
@@ -182,23 +181,6 @@ def _refuse_odd(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     _refuse_large(path, [(entry.filename, entry.file_size) for entry in entries])
 
 
-def _refuse_hidden(path: Path, archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse bytes that are of no file: a program that reads a zip file from its beginning would unpack others."""
-    end = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
-        if not end <= entry.header_offset <= end + _BETWEEN:
-            end = -1
-            break
-        archive.fp.seek(entry.header_offset + 26)  # type: ignore[union-attr]
-        lengths = archive.fp.read(4)  # type: ignore[union-attr]
-        own = 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-        end = entry.header_offset + own + entry.compress_size
-    directory = sum(46 + len(e.filename.encode()) + len(e.extra) + len(e.comment) for e in entries)
-    rest = path.stat().st_size - archive.start_dir - directory
-    if end < 0 or not end <= archive.start_dir <= end + _BETWEEN or rest not in _ENDS:
-        raise HoldfastError(f"{path}: has bytes that are of none of its files; `holdfast pack` writes no such thing")
-
-
 def _folders(name: str) -> Iterator[str]:
     """The folders that a file of this name is in."""
     parts = name.split("/")
@@ -217,16 +199,20 @@ def _refuse_large(path: Path, sizes: Iterable[tuple[str, int]]) -> None:
         raise HoldfastError(f"{path}: {total} bytes unpacked; a pack has at most {MOST_BYTES}: pack fewer runs")
 
 
-def _content(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """A file's content, read up to the size that the directory of the zip file states."""
-    import zlib
-
-    try:
-        with archive.open(entry) as stream:
-            content = stream.read(entry.file_size)
-            more = stream.read(1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise HoldfastError(f"{path}: {entry.filename}: is damaged ({error}); get the pack again") from error
-    if more or len(content) != entry.file_size:
+def _content(path: Path, entry: zipfile.ZipInfo, place: int, stream: IO[bytes]) -> bytes:
+    """The content of the file in the zip file that begins at this byte, read up to the size that is stated."""
+    stream.seek(place)
+    packed = stream.read(entry.compress_size)
+    content, surplus = packed, b""
+    if entry.compress_type == zipfile.ZIP_DEFLATED:
+        inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            content = inflating.decompress(packed, entry.file_size + 1)
+        except zlib.error as error:
+            raise HoldfastError(f"{path}: {entry.filename}: is damaged ({error}); get the pack again") from error
+        surplus = inflating.unused_data
+    if len(content) != entry.file_size or surplus:
         raise HoldfastError(f"{path}: {entry.filename}: is not of the size that the zip file states")
+    if zlib.crc32(content) != entry.CRC:
+        raise HoldfastError(f"{path}: {entry.filename}: is damaged (another checksum); get the pack again")
     return content
