@@ -295,6 +295,38 @@ def test_the_last_report_is_not_made_beside_one_that_is_being_made(invented, tmp
     assert at_once == [1, 1]
 
 
+@pytest.mark.parametrize("show", [watching.in_file, watching.on_page])
+def test_a_report_that_never_gets_ready_ends_the_watch_with_what_to_run(invented, tmp_path, monkeypatch, show):
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr("holdfast.report.write_report", lambda *_, **__: begun.set() or go_on.wait(60))
+    monkeypatch.setattr(building, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(watching, "WAIT", 0.1)
+    other = alongside(invented.begin().finish(0).work(1), lambda: begun.wait(60))
+    out = [tmp_path / "page.html"] if show is watching.in_file else []
+    with pytest.raises(HoldfastError, match=f"not ready after .* `holdfast report {invented.folder}`"):
+        show([invented.folder], *out, lambda text: None, every=0.05)
+    go_on.set()
+    other.join()
+
+
+def test_a_live_page_is_not_told_to_be_of_the_whole_run_if_its_last_report_cannot_be_made(
+    invented, tmp_path, quick_report, monkeypatch
+):
+    reader = Reader(runs=[invented.begin().finish(0).folder])
+    report = building.Report(runs=[invented.folder], out=tmp_path / "p.html", title="t", every=0.0)
+    site = Site(place=report.out, runs=[])
+    report.update(reader.read())
+    for number in (1, 2, 3):
+        invented.finish(number)
+    monkeypatch.setattr("holdfast.report.write_report", raising(HoldfastError("no room")))
+    last = invented.end() and reader.read()
+    report.update(last)
+    watching._publish(site, report, last)
+    assert json.loads(site.progress).items() >= {"over": True, "stale": True, "version": "1"}.items()
+    assert 'const watched = {"version": "1", "stale": true}' in site.page.decode()
+    assert "its figures are none of the whole run" in site.page.decode()
+
+
 def test_a_page_without_the_last_report_says_which_cells_it_shows_and_its_links_lead_somewhere(
     invented, tmp_path, quick_report, monkeypatch
 ):
@@ -328,10 +360,10 @@ def test_no_second_report_is_begun_beside_one_that_is_being_built(invented, monk
     report.update_beside(invented.finish(1) and reader.read())
     assert len(begun) == 1
     go_on.set()
-    report.wait()
+    report.wait(60)
     report._not_before = 0.0
     report.update_beside(reader.read())  # the record that came meanwhile is not forgotten
-    report.wait()
+    report.wait(60)
     assert len(begun) == 2
 
 

@@ -37,7 +37,7 @@ def picture(run, width=80, height=24):
     return console.file.getvalue().rstrip("\n").split("\n")
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (40, 10)])
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (40, 10), (80, 14)])
 def test_the_view_fits_the_screen(invented, width, height):
     invented.begin().finish(0).fail(1, reason="no memory " * 40).measure(2, *[0.1] * 90).work(2, seconds_left=90)
     lines = picture(invented, width, height)

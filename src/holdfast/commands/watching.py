@@ -48,7 +48,7 @@ def watch(
             progress = watching.in_file(runs, out, display.note, every=every, stay=stay)
         elif terminal and display.console.is_terminal:
             progress = watching.on_screen(runs, display.console, every=min(every, 1.0), stay=stay)
-            display.note(watching.told(progress))
+            display.note(watching.in_one_line(progress))
         elif terminal:
             progress = watching.in_lines(runs, display.note, every=min(every, 1.0), stay=stay)
         else:

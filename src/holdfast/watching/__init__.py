@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from holdfast.watching.building import Report
     from holdfast.watching.server import Site
 
-__all__ = ["Progress", "Reader", "exit_code", "in_file", "in_lines", "on_page", "on_screen", "step_back", "told"]
+__all__ = ["Progress", "Reader", "exit_code", "in_file", "in_lines", "in_one_line", "on_page", "on_screen", "step_back"]
 
 Say = Callable[[str], None]
 NICE = 10
@@ -54,7 +54,7 @@ def on_page(runs: Sequence[Path], say: Say, *, every: float, port: int = 0, stay
         stay: whether to go on when the run is over.
 
     Raises:
-        HoldfastError: the port is taken.
+        HoldfastError: the port is taken, or the run is over and an earlier report is still not ready.
     """
     from holdfast.watching.building import Report
     from holdfast.watching.server import Site, serving
@@ -93,7 +93,8 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
         stay: whether to go on when the run is over.
 
     Raises:
-        HoldfastError: the file cannot be written, or the report would overwrite something else.
+        HoldfastError: the file cannot be written, the report would overwrite something else, or the run is over and an
+            earlier report is still not ready.
     """
     from holdfast.report import is_of
     from holdfast.watching.building import Report
@@ -108,7 +109,7 @@ def in_file(runs: Sequence[Path], out: Path, say: Say, *, every: float, stay: bo
 
     def look(progress: Progress) -> Progress:
         if progress.over:
-            live.wait()  # two threads that import the same packages at once find them half imported
+            live.wait_for_earlier()  # two threads that import the same packages at once find them half imported
         report = whole if progress.over else live
         report.title = title_of(progress)
         if progress.over and is_of(runs, out, title=report.title):
@@ -171,7 +172,7 @@ def step_back() -> None:
         os.nice(NICE - min(os.nice(0), NICE))
 
 
-def told(progress: Progress) -> str:
+def in_one_line(progress: Progress) -> str:
     """How far a run is, in one line."""
     return "; ".join(filter(None, [headline(progress), tally(progress) if not progress.over else ""]))
 
@@ -203,8 +204,10 @@ def _publish(site: Site, report: Report, progress: Progress) -> None:
 
     built = report.built
     over = progress.over and report.up_to_date(progress)
-    page = page_of(built, progress, title=report.title, live=True, stale=over and bool(report.trouble))
-    message = {"html": body_of(progress), "version": "" if built is None else built.version, "over": over}
+    stale = over and bool(report.trouble)
+    page = page_of(built, progress, title=report.title, live=True, stale=stale)
+    version = "" if built is None else built.version
+    message = {"html": body_of(progress), "version": version, "over": over, "stale": stale}
     site.page, site.progress, site.over = page.encode(), json.dumps(message).encode(), over
 
 

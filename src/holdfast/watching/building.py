@@ -15,6 +15,8 @@ from holdfast.watching.reading import Progress
 
 SHARE = 0.1
 """The largest share of one core that building takes while a run goes on."""
+LONGEST_WAIT = 600.0
+"""Seconds for which the last report waits for one that was begun while the run went on."""
 
 
 class Built(NamedTuple):
@@ -65,10 +67,14 @@ class Report:
         return True
 
     def update_beside(self, progress: Progress) -> None:
-        """`update` in a thread until the run is over, since building takes seconds."""
+        """`update` in a thread until the run is over, since building takes seconds.
+
+        Raises:
+            HoldfastError: the run is over, and an earlier report is not ready after `LONGEST_WAIT`.
+        """
         if self.building and not progress.over:
             return
-        self.wait()
+        self.wait_for_earlier()
         if progress.over:
             self.update(progress)
         elif not self.up_to_date(progress):
@@ -80,10 +86,23 @@ class Report:
         """Whether a report is being built in the background."""
         return self._builder is not None and self._builder.is_alive()
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait for a report that is being built."""
+    def wait(self, seconds: float) -> None:
+        """Wait for a report that is being built, at most this long."""
         if self._builder is not None:
             self._builder.join(seconds)
+
+    def wait_for_earlier(self) -> None:
+        """Wait until no report is being built in the background.
+
+        Raises:
+            HoldfastError: one still is after `LONGEST_WAIT`; says how to get the report all the same.
+        """
+        self.wait(LONGEST_WAIT)
+        if self.building:
+            raise HoldfastError(
+                f"the run is over, but a report that was begun before is not ready after {LONGEST_WAIT / 60:.0f} "
+                f"minutes; make it with `holdfast report {' '.join(map(str, self.runs))}`"
+            )
 
     def _build(self, progress: Progress) -> None:
         from holdfast.report import write_report

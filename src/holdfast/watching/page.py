@@ -75,7 +75,8 @@ def page_of(built: Built | None, progress: Progress, *, title: str, live: bool, 
     page = _RECORDS.sub("", page[: begins.end()], count=1) + banner + page[begins.end() :]
     if live:
         page = page.replace(_POLICY, f"{_POLICY} connect-src 'self';", 1)
-        about = json.dumps({"version": "" if built is None else built.version}).replace("<", "\\u003c")
+        version = "" if built is None else built.version
+        about = json.dumps({"version": version, "stale": stale}).replace("<", "\\u003c")
         before, _, after = page.rpartition("</body>")
         page = f"{before}<script>const watched = {about};\n{_asset('banner.js')}</script></body>{after}"
     mark = "unfinished: " if unfinished else "not the whole run: " if stale else ""

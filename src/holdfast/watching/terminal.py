@@ -41,7 +41,7 @@ def view(progress: Progress, *, width: int, height: int, bars: str = BARS, quit_
     parts: list[RenderableType] = [*head]
     for title, pieces, line in _blocks(progress, width, bars):
         room = height - used - 2  # an empty line and the title
-        if pieces and room >= 1:
+        if pieces and room >= min(len(pieces), 2):  # one of several needs a line more, for how many are left out
             shown = _fitted(pieces, room, keep=2 if title in ("Running", "Failed") else 0)
             parts += [Text(""), _line(title, "bold")]
             parts += [line(piece) for piece in shown]

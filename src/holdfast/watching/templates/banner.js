@@ -51,6 +51,10 @@
         if (told.over || watched.version === "") return reload();
         offer(told.version);
       }
+      if (told.over && told.stale) {  // the report of all of the run cannot be made: the new page says so
+        if (!watched.stale) return reload();
+        return;
+      }
       if (told.over && told.version === watched.version) {
         bar.className = "finished";
         news.textContent = "The run has finished, and this page shows all of it.";
