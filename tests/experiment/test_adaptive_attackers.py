@@ -21,6 +21,14 @@ def curve(folder, record):
     return [json.loads(line)["step"] for line in lines]
 
 
+def test_rescaled_weights_are_not_mixed_with_another_checkpoints(grid, sft):
+    for mixing in ({"mix_weights": {}}, {"subtract_delta": {}}):
+        rescaled_first = [sft(), mixing, "reshape"]
+        with pytest.raises(HoldfastError, match=r"and reshape has rewritten them before.*name reshape first"):
+            cells(grid(attacks=[rescaled_first]))
+        assert len(cells(grid(attacks=[[sft(), "reshape", mixing]]))) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("defenses", [["none"], [LOSS]])
 def test_a_warm_started_attack_is_measured_before_it_and_counts_on_from_it(defenses, grid, tmp_path):

@@ -249,7 +249,11 @@ def test_an_attack_of_another_package_counts_by_what_it_learns_from_and_as_no_ki
     line = {"measure": "attack_kinds", "at_least": 1}
     assert kinds_of(records[0].cell) == {"other"}
     assert verdict(line, records).reason.startswith("0 kinds (none)")
-    theirs = SimpleNamespace(LEARNS_FROM="rewards")
+    theirs = SimpleNamespace(LEARNS_FROM="rewards", EDITS=False)
     monkeypatch.setattr(attack_kinds, "ATTACKS", SimpleNamespace(load={"theirs": theirs}.__getitem__))
     assert kinds_of(records[0].cell) == {"reinforcement"}
     assert verdict(line, records).reason.startswith("1 kind (reinforcement)")
+    theirs.LEARNS_FROM = None
+    assert kinds_of(records[0].cell) == {"sampling"}
+    theirs.EDITS = True
+    assert kinds_of(records[0].cell) == {"editing"}

@@ -95,6 +95,8 @@ def install(tmp_path, monkeypatch):
         ("def needs(self): return None", "`needs` is <bound method"),
         ("def replaces_loss(self): return False", "`replaces_loss` is <bound method"),
         ("needs = property(lambda self: 1 / 0)", "cannot be used: ZeroDivisionError: division by zero"),
+        ("SETS_DTYPE: ClassVar = 'yes'", "SETS_DTYPE is 'yes'; give one of False, True"),
+        ("ON_WEIGHTS: ClassVar = 'mixes'", "ON_WEIGHTS is 'mixes'; give one of None, compares, rewrites"),
         ("caution = 3", "`caution` is 3; give a line of text, or None"),
         ("def __post_init__(self): raise RuntimeError('no GPU')", "cannot be used: RuntimeError: no GPU"),
     ],

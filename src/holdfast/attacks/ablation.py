@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, inf
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -105,6 +105,8 @@ class Ablation(SamplingAttack):
     num_prompts: Count = 64
     choice_prompts: Count = 32
     reward: AttackReward = field(default_factory=AttackReward)
+
+    EDITS: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.trials or list(self.trials) != sorted(set(self.trials)):

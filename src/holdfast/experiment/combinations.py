@@ -27,7 +27,8 @@ def refuse_misfits(
 
     Raises:
         HoldfastError: an attacker's reward or a constraint uses the reporting judge; a constraint is in a stack twice,
-            or after one that it must precede.
+            or after one that it must precede; an adaptive attacker would combine rewritten weights with another
+            checkpoint's.
         Misfit: a constraint or an adaptive attacker is combined with an attack that does not train, or that does not
             train on what it acts on, or with no attack.
     """
@@ -39,6 +40,7 @@ def refuse_misfits(
             raise Misfit(f"{constraints[0].name} acts during training; combine it with an attack")
         return
     _refuse_untrained(attacker, constraints)
+    _refuse_rewritten(attacker[1:])
     _refuse_unlearnt(attacker[0], attacker[1:], "adaptive")
     _refuse_unlearnt(attacker[0], constraints, "online")
     for method in attacker[1:]:
@@ -66,6 +68,18 @@ def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method])
         )
     if attacker[1:]:
         raise Misfit(f"{attacker[1].title} needs an attack that trains, and {name} does not train")
+
+
+def _refuse_rewritten(adaptive: Sequence[Method]) -> None:
+    """Refuse the comparison of rewritten weights with another checkpoint's; of a list the last attacker acts first."""
+    on_weights = [settings_class(method.name, "adaptive").ON_WEIGHTS for method in adaptive]
+    for place, method in enumerate(adaptive):
+        if on_weights[place] == "compares" and "rewrites" in on_weights[place + 1 :]:
+            rewriting = adaptive[on_weights.index("rewrites", place + 1)]
+            raise HoldfastError(
+                f"{method.title} combines the weights with another checkpoint's, and {rewriting.title} has rewritten "
+                f"them before, so that they do not fit; name {rewriting.title} first: what stands last acts first"
+            )
 
 
 def _refuse_unlearnt(attack: Method, methods: Sequence[Method], kind: Kind) -> None:

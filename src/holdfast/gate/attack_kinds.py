@@ -29,7 +29,7 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
 }
 """Of the built-in attacks, so that none need be imported. `expert_alone` attacks nothing: the expert answers itself.
 How `external` weights were trained is not known."""
-_LEARNING = {"answers": "supervised", "preferences": "preference", "rewards": "reinforcement", None: "sampling"}
+_LEARNING = {"answers": "supervised", "preferences": "preference", "rewards": "reinforcement"}
 _GUIDED = "guided"
 
 
@@ -47,6 +47,9 @@ def kinds_of(cell: Cell) -> frozenset[str]:
 def _kinds_of_others(name: str) -> tuple[str, ...]:
     """The kind of an attack of another package, which may not be installed where its runs are judged."""
     try:
-        return (_LEARNING[ATTACKS.load(name).LEARNS_FROM],)
+        cls = ATTACKS.load(name)
     except HoldfastError:
         return ("other",)
+    if cls.LEARNS_FROM is None:
+        return ("editing" if cls.EDITS else "sampling",)
+    return (_LEARNING[cls.LEARNS_FROM],)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 LearnsFrom = Literal["answers", "preferences", "rewards"]
 """What an attack trains on: given answers, preferences between two answers, or rewards of its own samples."""
+OnWeights = Literal["compares", "rewrites"]
+"""What is done to weights before training: they are combined with another checkpoint's of the same model, or rewritten
+so that those of another checkpoint no longer fit."""
 
 Keep = Callable[[int, int, Callable[[], Any]], Any]
 """(number, of, make) -> the JSON value of piece `number` of `of`, computed by `make` unless it is already stored."""
@@ -50,7 +53,12 @@ class TrainingAttack(Attack, Protocol):
 
 
 class SamplingAttack(Attack, Protocol):
-    """An attack that does not train: it chooses among answers of the unchanged model, or of other weights."""
+    """An attack that does not train: it chooses among answers of the unchanged model, or of other weights.
+
+    `EDITS` says that it answers with weights that it has edited; a gate counts it as another kind of attack then.
+    """
+
+    EDITS: ClassVar[bool] = False
 
     def curve(
         self, model: Model, suite: Suite, context: Context, *, keep: Keep
@@ -65,8 +73,11 @@ class SamplingAttack(Attack, Protocol):
 class AdaptiveAttacker(Settings, Protocol):
     """A modification of any training attack by an attacker who knows the defenses.
 
-    With strength 0 it returns the given planner itself, so that the run equals the plain one.
+    With strength 0 it returns the given planner itself, so that the run equals the plain one. `ON_WEIGHTS` is what it
+    does to weights before training, if anything: what `compares` cannot act after what `rewrites`.
     """
+
+    ON_WEIGHTS: ClassVar[OnWeights | None] = None
 
     @property
     def needs(self) -> LearnsFrom | None:
@@ -196,7 +207,7 @@ METHOD: Mapping[type, str] = {
     JudgeSettings: "judge",
 }
 """The method that each kind must define."""
-CLASS_VARIABLES = ("LEARNS_FROM", "COEFFICIENT", "SETS_DTYPE", "PRESETS", "EXAMPLE", "KNOBS")
+CLASS_VARIABLES = ("LEARNS_FROM", "COEFFICIENT", "SETS_DTYPE", "EDITS", "ON_WEIGHTS", "PRESETS", "EXAMPLE", "KNOBS")
 ATTACK_SETTINGS: Mapping[str, str] = {
     "optim": "`optim: Optim = Optim()` (`holdfast.training.plan`)",
     "adapter": "`adapter: LoRA | None = None` (`holdfast.network.models`)",
@@ -238,6 +249,7 @@ def check(cls: Any, where: str, *, kinds: tuple[type, ...]) -> None:
         )
     _check_method(cls, kind, where)
     _check_fields(cls, where)
+    _check_choices(cls, where)
     _check_groups(cls, where)
     _check_names(cls, where)
     _check_settings(cls, where)
@@ -266,6 +278,14 @@ def _check_fields(cls: Any, where: str) -> None:
     names = {item.name for item in fields(cls)}
     if wrong := [name for name in CLASS_VARIABLES if name in names]:
         raise HoldfastError(f"{where}: {wrong[0]} is one of its settings; write `{wrong[0]}: ClassVar[...] = ...`")
+
+
+def _check_choices(cls: Any, where: str) -> None:
+    """Class variables of few values have one of them."""
+    known = {"EDITS": (False, True), "SETS_DTYPE": (False, True), "ON_WEIGHTS": (None, *get_args(OnWeights))}
+    for name, values in known.items():
+        if (value := getattr(cls, name, values[0])) not in values:
+            raise HoldfastError(f"{where}: {name} is {value!r:.60}; give one of {', '.join(map(str, values))}")
 
 
 def _check_groups(cls: Any, where: str) -> None:

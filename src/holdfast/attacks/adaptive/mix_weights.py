@@ -19,7 +19,7 @@ from typing import ClassVar
 from holdfast.methods.knobs import Knob, Range
 from holdfast.methods.ranges import Share, ranged
 from holdfast.network.models import Model, combine
-from holdfast.training.contracts import AdaptiveAttacker
+from holdfast.training.contracts import AdaptiveAttacker, OnWeights
 from holdfast.training.plan import Context, Plan, Planner
 
 
@@ -34,6 +34,7 @@ class MixWeights(AdaptiveAttacker):
 
     weight: Share = 0.5
 
+    ON_WEIGHTS: ClassVar[OnWeights] = "compares"
     KNOBS: ClassVar[Mapping[str, Knob]] = {"weight": Range(low=0.0, high=1.0)}
 
     def adapt(self, planner: Planner) -> Planner:

@@ -12,8 +12,8 @@ same function is checked, to 1e-4 of the largest logit.
 
 It costs no training. Norms that anything but linear layers reads are left as they are; so is the last norm if the head
 is tied to the embedding. A model with fewer norms to rescale than layers is refused. `norms` below 1 moves the factor
-the other way. In an attack's list it has to stand before `mix_weights` and `subtract_delta`, which otherwise combine
-rescaled weights with others: what stands last acts first.
+the other way. In an attack's list it has to stand before `mix_weights` and `subtract_delta`, which would otherwise
+combine rescaled weights with others: what stands last acts first, and a grid with the other order is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from holdfast.methods.knobs import Knob, Range
 from holdfast.methods.ranges import Positive, ranged
 from holdfast.network.models import Model
 from holdfast.network.reshaping import rescale_norms
-from holdfast.training.contracts import AdaptiveAttacker
+from holdfast.training.contracts import AdaptiveAttacker, OnWeights
 from holdfast.training.plan import Context, Plan, Planner
 
 TEXTS = 4
@@ -43,6 +43,7 @@ class Reshape(AdaptiveAttacker):
 
     norms: Positive = 10.0
 
+    ON_WEIGHTS: ClassVar[OnWeights] = "rewrites"
     KNOBS: ClassVar[Mapping[str, Knob]] = {"norms": Range(low=0.1, high=10.0, log=True)}
 
     def adapt(self, planner: Planner) -> Planner:

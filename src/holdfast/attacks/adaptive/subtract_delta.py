@@ -19,7 +19,7 @@ from typing import ClassVar
 from holdfast.methods.knobs import Knob, Range
 from holdfast.methods.ranges import NonNegative, ranged
 from holdfast.network.models import Model, combine
-from holdfast.training.contracts import AdaptiveAttacker
+from holdfast.training.contracts import AdaptiveAttacker, OnWeights
 from holdfast.training.plan import Context, Plan, Planner
 
 
@@ -36,6 +36,7 @@ class SubtractDelta(AdaptiveAttacker):
     scale: NonNegative = 1.0
     base: str = "base"
 
+    ON_WEIGHTS: ClassVar[OnWeights] = "compares"
     KNOBS: ClassVar[Mapping[str, Knob]] = {"scale": Range(low=0.0, high=2.0)}
 
     def adapt(self, planner: Planner) -> Planner:
