@@ -4,6 +4,7 @@ import io
 import re
 import shlex
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,7 +13,9 @@ from holdfast.config import load_grid
 from holdfast.drafting import sizes
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
+from holdfast.gate.attack_kinds import kinds_of
 from holdfast.gate.gate_file import load_gate
+from holdfast.gate.runs import _hardly_searched
 from model_folders import looks_like_a_model
 
 pytestmark = pytest.mark.slow
@@ -87,6 +90,20 @@ def test_every_plan_of_every_threat_model_is_one_that_the_program_takes(holdfast
             grid_cells = cells(load_grid("new/grid.yaml"))
             models = (1 + len(defenses)) * (1 + len(copies))
             assert len(grid_cells) >= models * len(attacks)
+
+
+def test_the_edits_that_a_gate_asks_for_are_a_comment_that_becomes_an_attack(holdfast, mine, tmp_path):
+    assert holdfast("init", *FLAGS, "--threat-model", "open_weights")[0] == 0
+    text = (tmp_path / "grid.yaml").read_text()
+    assert text.count("  # - {ablation:") == 1
+    (tmp_path / "grid.yaml").write_text(text.replace("  # - {ablation:", "  - {ablation:"))
+    editing = [cell for cell in cells(load_grid("grid.yaml")) if kinds_of(cell) == {"editing"}]
+    assert {cell.defense for cell in editing} > {"none"}
+    assert not any(_hardly_searched(SimpleNamespace(cell=cell)) for cell in editing)
+    splits = load_splits(load_grid("grid.yaml").data)
+    assert editing[0].attack.settings["num_prompts"] <= len(splits.benign["attack"])
+    assert holdfast("init", *FLAGS, "--threat-model", "fine_tuning_service", "--force")[0] == 0
+    assert "ablation" not in (tmp_path / "grid.yaml").read_text()
 
 
 def test_a_classifier_reports_and_the_reward_is_another_judge(holdfast, mine, tmp_path):

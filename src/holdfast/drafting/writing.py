@@ -16,6 +16,8 @@ from holdfast.gate.gate_file import load_gate
 SMALL = 500_000_000
 """Weights below which a model learns with the higher learning rates, as SmolLM2 with 135 million does."""
 GATE_SEEDS = 10
+EDITS, READ, REWARDED = 32, 64, 32
+"""Of a search of edits: the trials, and the most prompts that are read for directions and that are answered a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ defenses:
 {_listed(draft.plan.defenses, DEFENSES, rates)}
 # {_attack_words()}
 attacks:
-{_listed(draft.plan.attacks, ATTACKS, rates)}{_copies(draft.plan)}
+{_listed(draft.plan.attacks, ATTACKS, rates)}{_editing(draft)}{_copies(draft.plan)}
 # {_seed_words(draft.plan)}
 seeds: {flow(list(range(draft.plan.seeds)))}
 evaluation:
@@ -141,6 +143,24 @@ def _seed_words(plan: Plan) -> str:
         f"Each seed hardens and attacks anew. {fit} into the hours; gate.yaml asks for {GATE_SEEDS}, and\n"
         "# is inconclusive until they have run: raise the number here and run again, finished cells are kept."
     )
+
+
+def _editing(draft: Draft) -> str:
+    """The attack that edits weights, as a comment: it needs a library, and some models are refused."""
+    if draft.threat != "open_weights":
+        return ""
+    rows = draft.data.splits
+    settings = {
+        "trials": [1, EDITS],
+        "num_prompts": min(READ, len(rows.harmful["attack"]), len(rows.benign["attack"])),
+        "choice_prompts": min(REWARDED, len(rows.harmful["development"])),
+        "reward": {"judge": "reference"},
+    }
+    return f"""\
+  # The gate also asks for an attack that edits weights and trains nothing: it needs `pip install
+  # 'holdfast-llm[search]'`, refuses mixtures of experts and Gemma 2 and 3, and is not in the hours.
+  # - {flow({"ablation": settings})}
+"""
 
 
 def _copies(plan: Plan) -> str:
@@ -238,7 +258,7 @@ def gate_text(draft: Draft) -> str:
         else ""
     )
     what = "published" if draft.threat == "open_weights" else "opened to customers"
-    editing = " attacks of the kind `editing` are in what `--explain` prints," if draft.threat == "open_weights" else ""
+    editing = " the kind `editing` the attack that the grid has as a comment," if draft.threat == "open_weights" else ""
     return f"""\
 # When {draft.name} may be {what}, by `holdfast init`: the packaged gate `{draft.threat}`.
 # Set your own thresholds and commit the file before the runs: `holdfast gate` reports its hash and date, and warns if
