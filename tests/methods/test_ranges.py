@@ -205,6 +205,11 @@ def test_a_whole_number_written_as_a_float_is_a_whole_number():
     assert json.dumps(max_steps) == "100"
 
 
+def test_a_whole_number_of_hundreds_of_digits_is_refused_where_a_float_is_wanted():
+    with pytest.raises(HoldfastError, match=r"x\.learning_rate: must be a finite number .*, and is too large"):
+        typed(Optim, {"learning_rate": 10**400}, "x")
+
+
 def test_a_check_of_ranges_that_would_have_no_effect_is_refused():
     with pytest.raises(HoldfastError, match="Late: `@ranged` is above `@dataclass` and has no effect there"):
 

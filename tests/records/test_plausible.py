@@ -29,6 +29,7 @@ def scored(name, value, **more):
         (scored("invalid/benign", 1.1), "invalid/benign at step 0 is 1.1"),
         (scored("helpfulness", 0.5, high=2.0), "helpfulness at step 0 is 2"),
         (scored("harmfulness", 0.5, invalid=-1), "invalid of harmfulness at step 0 is -1"),
+        (replace(GOOD, wall_seconds=float("nan")), "wall_seconds is nan, no number"),
         (replace(GOOD, stages=({"tokens": "many"},)), "tokens of a stage is 'many', no number"),
         (replace(GOOD, stages=({"seconds": [1]},)), r"seconds of a stage is \[1\], no number"),
         (replace(GOOD, stages=({"seconds": 1.0}, {"flops": -1.0})), "flops of a stage is -1, below 0"),

@@ -35,6 +35,8 @@ def completion(text, **more):
         ("<think>one</think><think>two", None),
         ("<think>they ask", None),
         ("<think>they ask</think>", ""),
+        ("</think>" * 3000, ""),
+        ("<think></think>" * 3000 + "stir", "stir"),
         ("[THINK]they ask[/THINK]stir", "stir"),
         ("<|START_THINKING|>they ask<|END_THINKING|>stir", "stir"),
         ("<|channel|>analysis<|message|>they ask<|end|><|start|>assistant<|channel|>final<|message|>stir", "stir"),

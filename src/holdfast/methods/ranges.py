@@ -77,7 +77,10 @@ class Bounds:
         def check(value: Any) -> int | float:
             if value not in self:
                 raise refused(f"must be {self}")
-            return kind(value)
+            try:
+                return kind(value)
+            except OverflowError:  # a whole number of hundreds of digits
+                raise refused(f"must be {self}, and is too large") from None
 
         return core_schema.no_info_plain_validator_function(check)
 

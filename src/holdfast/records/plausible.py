@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from math import isnan
 from typing import Any
 
 from holdfast.records import Record, Score
@@ -35,8 +36,8 @@ def time_of(record: Record) -> datetime | None:
 
 
 def refuse_impossible(record: Record) -> None:
-    """Refuse a count or a cost below 0 or that is no number, a share outside [0, 1], what is no time, and settings that
-    are none.
+    """Refuse a record in which a count or cost is below 0 or not a number, a share is outside [0, 1], `finished` is
+    not a time, or settings are not a mapping.
 
     Raises:
         ValueError: names the place and the value.
@@ -50,12 +51,12 @@ def refuse_impossible(record: Record) -> None:
             raise ValueError(f"{name} of a stage is {cost!r:.40}, no number")
     for place, number, most in _numbers(record):
         if number is not None and not -ROUNDED <= number <= most + ROUNDED:
-            range_ = "below 0" if number < 0 else "above 1"
-            raise ValueError(f"{place} is {number:g}, {range_}")
+            problem = "no number" if isnan(number) else "below 0" if number < 0 else "above 1"
+            raise ValueError(f"{place} is {number:g}, {problem}")
 
 
 def _mappings(record: Record) -> Iterator[tuple[str, Any]]:
-    """What is read by its keys wherever a record is shown."""
+    """(place, value) of the mappings whose keys are read wherever a record is shown."""
     cell = record.cell
     yield "cell.data.fingerprints", cell.data.get("fingerprints")
     yield "cell.evaluation.fingerprints", cell.evaluation.get("fingerprints")

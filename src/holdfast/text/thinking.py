@@ -44,15 +44,16 @@ UNFINISHED = "unfinished thought"
 
 def final_answer(text: str) -> str | None:
     """The text after the thoughts, all of it if there are none; `None` if there is no final answer."""
-    if CHANNEL in text:
-        return _final_channel(text)
-    said = text.lstrip()
-    for opening, closing in TAGS:
-        if said.startswith(opening):
-            _, closed, after = said.partition(closing)
-            return final_answer(after.strip()) if closed else None
-    before, closed, after = said.partition(STRAY[1])
-    return final_answer(after.strip()) if closed and STRAY[0] not in before else text
+    while CHANNEL not in text:  # a loop, since a model may repeat a tag until its answer is cut
+        begins = text.lstrip()
+        opening, closing = next((tags for tags in TAGS if begins.startswith(tags[0])), ("", STRAY[1]))
+        before, closed, after = begins.partition(closing)
+        if opening and not closed:
+            return None
+        if not opening and (not closed or STRAY[0] in before):
+            return text
+        text = after.strip()
+    return _final_channel(text)
 
 
 def with_thoughts(text: str) -> str | None:
@@ -82,8 +83,8 @@ def _final_channel(text: str) -> str | None:
 
 def has_thought(text: str) -> bool:
     """Whether an answer contains its own thought or channel marker."""
-    said = text.lstrip()
-    return CHANNEL in text or STRAY[1] in text or any(said.startswith(opening) for opening, _ in TAGS)
+    begins = text.lstrip()
+    return CHANNEL in text or STRAY[1] in text or any(begins.startswith(opening) for opening, _ in TAGS)
 
 
 def left_open(prompt: str) -> str:
@@ -104,5 +105,5 @@ def closing_of(opened: str) -> str:
 def without_opening(text: str, opened: str) -> str:
     """A thought with its answer, for a prompt that already opens the thought."""
     opening = next(opening for opening, _ in TAGS if opened.startswith(opening))
-    said = text.lstrip()
-    return said.removeprefix(opening).lstrip("\n") if said.startswith(opening) else text
+    begins = text.lstrip()
+    return begins.removeprefix(opening).lstrip("\n") if begins.startswith(opening) else text
