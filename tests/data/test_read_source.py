@@ -334,6 +334,27 @@ def test_a_folders_fingerprint_covers_names_and_bytes_but_not_caches():
     assert fingerprint(Source(path=path)) != before
 
 
+@pytest.mark.parametrize("name", ["cache-more.jsonl", "cache-more/rows.jsonl"])
+def test_a_fingerprint_covers_every_file_that_rows_are_read_from(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    place = tmp_path / "rows" / name
+    place.parent.mkdir(parents=True)
+    place.write_text(lines(ROWS[:2]))
+    source = Source(path=str(tmp_path / "rows"))
+    before = fingerprint(source)
+    assert len(read(source)) == 2
+    place.write_text(lines(ROWS[:3]))
+    assert fingerprint(source) != before
+
+
+def test_a_folder_of_files_in_the_home_folder_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("rows").mkdir()
+    write("rows/data.jsonl", lines(ROWS))
+    assert len(read(Source(path="~/rows"))) == len(ROWS)
+
+
 def test_a_large_files_fingerprint_sees_its_size_and_both_ends(monkeypatch):
     monkeypatch.setattr(reading, "WHOLE", 8)
     monkeypatch.setattr(reading, "END", 2)

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -88,8 +89,8 @@ def columns_of(source: Source, *, rows: int = 50) -> list[str]:
 def fingerprint(source: Source) -> str:
     """SHA-256 of a local file's bytes, or of every file's name and bytes in a folder; "id@commit" for a Hub id.
 
-    Of a file over 64 MiB only its size, first and last MiB are hashed. A folder's hidden files and the cache files of
-    `datasets` are skipped. A Hub id whose commit is unknown gives "id@revision", which does not pin its content.
+    Of a file over 64 MiB only its size, first and last MiB are hashed. A folder's hidden files are skipped, and in one
+    that `datasets` saved its cache files (`cache-*.arrow`): no row is read from either. A Hub id whose commit is unknown gives "id@revision", which does not pin its content.
     """
     path = _local(source)
     if path is None:
@@ -97,10 +98,11 @@ def fingerprint(source: Source) -> str:
         return f"{source.path}@{commit or source.revision or 'main'}"
     if path.is_file():
         return _hash_of(path)
-    whole = hashlib.sha256()
+    whole, saved = hashlib.sha256(), _is_saved(path)
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
-        if file.is_file() and not any(part.startswith((".", "cache-")) for part in name.parts):
+        skipped = any(part.startswith(".") for part in name.parts) or (saved and fnmatch(name.name, "cache-*.arrow"))
+        if file.is_file() and not skipped:
             whole.update(f"{name.as_posix()}\0{_hash_of(file)}\n".encode())
     return whole.hexdigest()
 
@@ -166,7 +168,7 @@ def _refuse_no_rows(folder: Path, name: str) -> None:
 
 
 def _from_dataset(source: Source, folder: Path | None) -> Places:
-    dataset = _saved(source, folder) if folder is not None and _is_saved(folder) else _loaded(source)
+    dataset = _saved(source, folder) if folder is not None and _is_saved(folder) else _loaded(source, folder)
     if isinstance(dataset, dict):
         if source.split is None and len(dataset) > 1:
             raise HoldfastError(f"{source.path}: choose a split, one of {', '.join(dataset)}")
@@ -199,12 +201,13 @@ def _saved(source: Source, folder: Path) -> Any:
     return dataset
 
 
-def _loaded(source: Source) -> Any:
+def _loaded(source: Source, folder: Path | None) -> Any:
     """A Hub id or a folder of data files loaded by `datasets`, without running code from there."""
     import datasets
 
     try:
-        return datasets.load_dataset(source.path, source.name, split=source.split, revision=source.revision)
+        place = source.path if folder is None else os.path.expanduser(source.path)
+        return datasets.load_dataset(place, source.name, split=source.split, revision=source.revision)
     except Exception as problem:  # the Hub, the network and the builders raise different types
         hint = "check id, name, split and revision, log in if it is gated, or give an existing path"
         cause = problem.__cause__ if isinstance(problem.__cause__, Exception) else problem

@@ -11,7 +11,7 @@ import yaml
 from holdfast.records import HoldfastError
 
 MOST_VALUES = 100_000
-"""The largest number of values in a text. Aliases (`*name`) count each time, and one inside its own value has no end."""
+"""The largest number of values in a text. Aliases (`*name`) count each time; one inside its own value has no end."""
 
 
 class _Loader(yaml.SafeLoader):
