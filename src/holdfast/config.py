@@ -94,7 +94,8 @@ def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_bu
     judges = values.get("judges") or {}
     if not isinstance(judges, Mapping):
         raise HoldfastError(f"{where}: judges: expected `name: judge` lines, not {judges!r}")
-    return Grid(
+    return _grid(
+        where,
         name=folder_name(values.get("name", Path(where).stem), where),
         description=one_text(values.get("description", ""), f"{where}: description"),
         misfits=values.get("misfits", "refuse"),
@@ -108,6 +109,13 @@ def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_bu
         judges={name: parse_method(judge, f"{where}: judges.{name}") for name, judge in judges.items()},
         evaluation=typed(Measurement, values.get("evaluation") or {}, f"{where}: evaluation"),
     )
+
+
+def _grid(where: str, **values: Any) -> Grid:
+    try:
+        return Grid(**values)
+    except SettingsError as error:
+        raise HoldfastError(f"{where}: {error.message}") from None
 
 
 def parse_control(values: Mapping[str, Any], where: str) -> Control:

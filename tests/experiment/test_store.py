@@ -63,8 +63,9 @@ def test_a_saved_model_is_damaged_unless_every_file_is_what_was_written(tmp_path
         return store.damage(tmp_path)
 
     assert damage(files) is None
-    for name in ("gone.json", "x" * 300):
+    for name in ("gone.json", "x" * 300, "../gone.json"):
         assert damage({**files, name: [2, "a hash"]}) == f"model/{name} is not what was written"
+    assert damage({"/gone.json": [2, "a hash"]}) == "model//gone.json is not what was written"
     assert damage({"config.json": 3}) == "model/config.json is not what was written"
     assert damage([3]) == "record.json has no list of the model's files"
 

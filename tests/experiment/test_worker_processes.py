@@ -37,6 +37,8 @@ def do(job, report):
     print(f"at work on {job.key}")
     if job.act == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if job.act == "real-time":
+        os.kill(os.getpid(), signal.SIGRTMIN + 3)
     if job.act == "leave":
         os._exit(3)
     if job.act == "raise":
@@ -95,6 +97,7 @@ def test_every_piece_is_done_once_and_after_what_it_needs(work, tmp_path, worker
     ("act", "reason"),
     [
         ("die", "the process was killed by SIGKILL (usually out of memory)"),
+        ("real-time", f"the process was killed by signal {signal.SIGRTMIN + 3}"),
         ("leave", "the process ended with exit code 3"),
         ("raise", "first line second line"),
     ],

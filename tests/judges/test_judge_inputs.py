@@ -6,12 +6,20 @@ from contextlib import nullcontext
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast, logging
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    logging,
+)
 
 from holdfast.judges.classifier import ClassifierJudge
 from holdfast.judges.reward_model import RewardModelJudge
 from holdfast.network.judge_inputs import Reading, check_input_format, default_format
-from holdfast.network.scoring import encode
+from holdfast.network.scoring import encode, load_scorer, logits
 from holdfast.records import Completion, Example, HoldfastError, Message, user
 
 WORDS = ["[PAD]", "[UNK]", "[SEP]", "...", "Q", "A", "ask", "end", "good", "bad", "user", "assistant"]
@@ -92,6 +100,25 @@ def test_a_limit_that_leaves_no_room_for_an_answer_is_refused():
 
 
 LLAMA = LlamaConfig(num_hidden_layers=1)
+
+
+def test_a_limit_that_leaves_no_room_for_an_empty_answer_is_refused_too():
+    with pytest.raises(HoldfastError, match="max_length 0: too short for an answer; raise it"):
+        read(QUESTION, "", "pair", max_length=0)
+
+
+def test_positions_before_the_first_token_are_not_for_tokens(tmp_path):
+    """RoBERTa counts from behind the padding's position, and many of its tokenizers state no limit."""
+    config = RobertaConfig(
+        **{"vocab_size": len(WORDS), "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+        **{"intermediate_size": 8, "max_position_embeddings": 18, "pad_token_id": 1, "type_vocab_size": 1},
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer_of(chat=False).save_pretrained(tmp_path)
+    scorer = load_scorer(str(tmp_path))
+    assert scorer.max_length == 16
+    answer = (Example(prompt=user(QUESTION)), " ".join(["a1"] * 40))
+    assert logits([answer], scorer, batch_size=8).isfinite().all()
 
 
 def test_a_pair_that_would_be_glued_together_is_refused_with_the_way_out():

@@ -130,3 +130,8 @@ def test_what_is_trained_is_named_layers_left_out_and_counted():
         p.requires_grad_(name.endswith("layers.1.mlp.experts.down_proj"))
     assert part_of(whole)["tensors"] == ["model.layers.*.mlp.experts.down_proj"]
     assert part_of(whole)["parameters"] == whole.model.layers[1].mlp.experts.down_proj.numel()
+
+
+def test_targets_that_are_no_regular_expression_are_refused_by_their_key():
+    with pytest.raises(HoldfastError, match=r"target_modules: 'q_proj\(' is not a regular expression"):
+        LoRA(target_modules="q_proj(")

@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch.profiler import profile
 
+import tiny
 from holdfast import api
 from holdfast.attacks.sft import SFT
 from holdfast.defenses.offline.rmu import RMU
 from holdfast.network.generate import Sampling, complete, sample
-from holdfast.network.models import LoRA, adapt, clone, combine, load, merged
+from holdfast.network.models import LoRA, Model, adapt, clone, combine, load, merged
 from holdfast.network.precision import held_type, in_bf16, mark, stored_type, types_of, widen
 from holdfast.network.releasing import as_released, save
 from holdfast.records import HoldfastError
+from holdfast.sandbox.build import tokenizer
 from holdfast.text import is_refusal
 from holdfast.training.fit import fit
 from holdfast.training.objectives import language
@@ -147,6 +149,16 @@ def test_a_model_that_came_from_no_folder_is_released_as_it_is_in_memory(tiny_mo
     model = tiny_model(small=True)
     assert model.stored is None
     assert as_released(model) is model
+
+
+def test_a_buffer_that_is_saved_keeps_its_type_so_that_what_is_released_is_what_is_saved(tmp_path):
+    network = tiny.shallow("deepseek_v3")
+    (bias,) = (buffer for name, buffer in network.named_buffers() if name.endswith("e_score_correction_bias"))
+    bias.copy_(torch.linspace(-0.1, 0.1, len(bias)))
+    model = Model(network=network, tokenizer=tokenizer(), name="deepseek_v3")
+    save(model, tmp_path, dtype="bfloat16")
+    again, released = load(tmp_path).network.state_dict(), as_released(model, "bfloat16").network.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in released.items())
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """Norms rescaled against the layers that read them: the same function by other weights."""
 
+import math
+
 import pytest
 import torch
 
+from holdfast.network import reshaping
 from holdfast.network.reshaping import norms_read_by_layers, rescale_norms
 from holdfast.records import HoldfastError
 
@@ -38,6 +41,13 @@ def test_the_inverse_factor_gives_the_weights_back(tiny_model):
     rescale_norms(model, 8.0, TEXTS)
     rescale_norms(model, 0.125, TEXTS)
     assert all(torch.equal(weight, before[name]) for name, weight in model.network.named_parameters())
+
+
+def test_a_logit_that_becomes_nan_is_no_small_change(monkeypatch):
+    values = iter([torch.tensor([1.0, 2.0]), torch.tensor([1.0, torch.nan])])
+    monkeypatch.setattr(reshaping, "_logits", lambda *_: next(values))
+    before = [torch.tensor([1.0, 2.0])] * 2
+    assert math.isnan(reshaping._difference(torch.nn.Identity(), [torch.zeros(1)] * 2, before))
 
 
 def test_a_layer_that_reads_a_norm_is_divided_and_no_other(tiny_model):

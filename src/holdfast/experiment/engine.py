@@ -294,10 +294,17 @@ def _exit_reason(active: _Running) -> str | None:
     if "error" in active.last:
         return str(active.last["error"])
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
+        name = _signal_name(-code)
         hint = " (usually out of memory)" if name == "SIGKILL" else ""
         return f"the process was killed by {name}{hint}"
     return f"the process ended with exit code {code}" if code else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal, most of which have no name
+        return f"signal {number}"
 
 
 def lock_of(piece: Any) -> FileLock:

@@ -1,4 +1,4 @@
-"""The files of a run. Every file is written atomically; a record is written last.
+"""The files of a run. Records, configurations and completions are written atomically, and a record is written last.
 
 RUN/grid.json                      name and description of the grid that ran last, and the keys of its cells
 RUN/cells/KEY/record.json          the cell, its outcome and curve: if it exists, the cell is finished
@@ -91,7 +91,7 @@ def damage(folder: Path) -> str | None:
         except OSError:
             same = False
         if not same:
-            return f"{path.relative_to(folder)} is not what was written"
+            return f"model/{name} is not what was written"
     return None
 
 
@@ -185,7 +185,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
-    """Write a model into `folder/model`, atomically; an earlier one is removed first. See `releasing.save`."""
+    """Write a model into `folder/model`; an earlier one is removed first. See `releasing.save`.
+
+    A crash leaves a part of it: what makes it count is `folder/record.json`, which is written after it.
+    """
     from holdfast.network.releasing import save
 
     discard(folder / "model")

@@ -99,6 +99,8 @@ class Reading:
         if keep is not None:
             return [asked(keep, text)]
         without_answer = len(asked(0, "")["input_ids"])
+        if without_answer > self.max_length:
+            raise HoldfastError(f"max_length {self.max_length}: too short for an answer; raise it")
         keep = (
             _most(total, lambda keep: fits(asked(keep, ""), without_answer + (self.max_length - without_answer) // 4))
             or 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -41,14 +42,24 @@ class LoRA:
     - `r`: The rank of the update of each matrix.
     - `lora_alpha`: The scale of the update: it is multiplied by this number divided by the rank.
     - `lora_dropout`: The share of the adapter's inputs that are set to 0 at random in training.
-    - `target_modules`: The layers that get an adapter: endings of their names, or `all-linear` for every linear layer
-      except the head.
+    - `target_modules`: The layers that get an adapter: a list of endings of their names, a regular expression that
+      whole names match, or `all-linear` for every linear layer except the head.
     """
 
     r: Count = 16
     lora_alpha: Count = 32
     lora_dropout: PartialShare = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target_modules, str):
+            try:
+                re.compile(self.target_modules)
+            except re.error as error:
+                raise HoldfastError(
+                    f"target_modules: {self.target_modules!r} is not a regular expression ({error}); correct it, or "
+                    "give a list of endings of names"
+                ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

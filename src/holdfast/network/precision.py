@@ -1,10 +1,10 @@
 """Dtypes in which weights are stored, trained and computed.
 
-Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are `2^-8 |w|` apart. AdamW
-changes a weight by about the learning rate per step: at usual learning rates most steps are smaller than half of that
-spacing and are rounded away for any gradient, so that an attack does nothing and a defense seems to hold. In float16
-AdamW's epsilon of 1e-8 is 0. So float32 weights are trained for every dtype of the folder, bfloat16 is for computing
-(autocast), and a checkpoint's own dtype is for storage.
+Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are `2^-8 |w|` to `2^-7 |w|` apart.
+AdamW changes a weight by about the learning rate per step: at usual learning rates most steps are smaller than half of
+that spacing and are rounded away for any gradient, so that an attack does nothing and a defense seems to hold. In
+float16 AdamW's epsilon of 1e-8 is 0. So float32 weights are trained for every dtype of the folder, bfloat16 is for
+computing (autocast), and a checkpoint's own dtype is for storage.
 
 Where a float32 copy does not fit, AdamW with compensated sums (`COMPENSATED_ADAMW`, of the library optimi) trains
 bfloat16 weights: the rounding error of a step is kept and added to the next one (Kahan 1965). Its moments are bfloat16
@@ -101,12 +101,17 @@ def rounded(network: torch.nn.Module, dtype: str) -> None:
 def narrowed(network: Any, dtype: str) -> Any:
     """The network with its weights converted to a dtype, in place.
 
+    Buffers keep theirs, as with `rounded`: a router's biases (DeepSeek's, GLM's) are stored in float32 for that reason.
+
     Raises:
         HoldfastError: a weight is too large for the type.
     """
     for name, parameter in network.named_parameters():
-        refuse_overflow(name, parameter.data, parameter.data.to(getattr(torch, dtype)), dtype)
-    return network.to(getattr(torch, dtype))
+        if parameter.is_floating_point():
+            low = parameter.data.to(getattr(torch, dtype))
+            refuse_overflow(name, parameter.data, low, dtype)
+            parameter.data = low
+    return network
 
 
 def refuse_overflow(name: str, wide: torch.Tensor, narrow: torch.Tensor, dtype: str) -> None:

@@ -90,12 +90,11 @@ def _changed_by(read: Read) -> list[Tensor]:
 
 
 def _difference(network: nn.Module, rows: Sequence[Tensor], before: Sequence[Tensor]) -> float:
-    """The largest change of a logit since `before`, relative to the largest logit of its row."""
+    """The largest change of a logit since `before`, relative to the largest logit of its row; NaN if one is NaN."""
     changes = [
-        float((_logits(network, row) - old).abs().max() / old.abs().max())
-        for row, old in zip(rows, before, strict=True)
+        (_logits(network, row) - old).abs().max() / old.abs().max() for row, old in zip(rows, before, strict=True)
     ]
-    return max(changes)
+    return float(torch.stack(changes).max())  # Python's `max` would drop a NaN that is not the first
 
 
 def norms_read_by_layers(network: nn.Module, row: Tensor) -> list[Read]:

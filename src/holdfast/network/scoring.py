@@ -108,8 +108,21 @@ def set_padding(network: Any, tokenizer: Any) -> None:
 
 def longest(network: Any, tokenizer: Any, max_length: int | None) -> int:
     """The longest input in tokens: `max_length`, at most the limit of tokenizer and model."""
-    positions = getattr(network.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    positions = _positions(network) or tokenizer.model_max_length
     return min(max_length or positions, tokenizer.model_max_length, positions)
+
+
+def _positions(network: Any) -> int | None:
+    """The number of positions that a model has embeddings of, if its configuration says.
+
+    RoBERTa and its relatives count from behind the padding's position, so that of 514 positions 512 are for tokens.
+    """
+    stated: int | None = getattr(network.config, "max_position_embeddings", None)
+    if stated is None:
+        return None
+    tables = (part for name, part in network.named_modules() if name.rpartition(".")[2] == "position_embeddings")
+    first = next((p for table in tables if (p := getattr(table, "padding_idx", None)) is not None), None)
+    return stated if first is None else stated - first - 1
 
 
 def encode(answers: Sequence[Answer], tokenizer: Any, *, input_format: str, max_length: int) -> dict[str, Tensor]:
