@@ -89,8 +89,9 @@ def columns_of(source: Source, *, rows: int = 50) -> list[str]:
 def fingerprint(source: Source) -> str:
     """SHA-256 of a local file's bytes, or of every file's name and bytes in a folder; "id@commit" for a Hub id.
 
-    Of a file over 64 MiB only its size, first and last MiB are hashed. A folder's hidden files are skipped, and in one
-    that `datasets` saved its cache files (`cache-*.arrow`): no row is read from either. A Hub id whose commit is unknown gives "id@revision", which does not pin its content.
+    Of a file over 64 MiB only its size, first and last MiB are hashed. A folder's hidden files are skipped, and the
+    cache files (`cache-*.arrow`) of one that `datasets` saved: no row is read from either. A Hub id whose commit is
+    unknown gives "id@revision", which does not pin its content.
     """
     path = _local(source)
     if path is None:

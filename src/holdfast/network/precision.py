@@ -1,6 +1,6 @@
 """Dtypes in which weights are stored, trained and computed.
 
-Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are `2^-8` to `2^-7` `|w|` apart.
+Nearly every public checkpoint is stored in bfloat16, whose numbers near a weight `w` are at least `2^-8 |w|` apart.
 AdamW changes a weight by about the learning rate per step: at usual learning rates most steps are smaller than half of
 that spacing and are rounded away for any gradient, so that an attack does nothing and a defense seems to hold. In
 float16 AdamW's epsilon of 1e-8 is 0. So float32 weights are trained for every dtype of the folder, bfloat16 is for
