@@ -35,7 +35,7 @@ ORDER = {
     "judges": "",
     "evaluation": ". metric_settings measurement intervals survival best_of distinctness worst_of refusal_forms "
     "breaking constraint scores hacking matched_pairs overlap perplexity suite two_lengths metrics evaluate agreement",
-    "rl": ". rewards rollouts experience policy",
+    "rl": ". rewards rollouts experience resampling policy",
     "rl.guidance": ". schedule expert guide drawing statistics sampler canned",
     "sandbox": ". grammar oracle build",
     "attacks": "",

@@ -63,6 +63,7 @@ CASES = {
         RL,
         {"schedule": Schedule(start=1.0)},
     ),
+    "resample": Case("resample", {"tries": 1, "temperature": 1.5}, RL, {"tries": 0}),
     "cover": Case("benign_cover", {"share": 0.5}, SFT_LIKE, {"share": 0.0}),
 }
 # What changes the model before an attack does so whichever attack it is.

@@ -155,6 +155,9 @@ class Experience:
             logprobs=self.sampled_by is not None or self._sampled_logprobs(model),
         )
         samples = self._draw(model, request)
+        if samples.rows is not None:
+            rows = list(samples.rows)
+            request = replace(request, rows=rows, prompts=[model.encode_prompt(row.prompt) for row in rows])
         every = [row for row in rows for _ in range(self.group_size)]
         completions = [as_completion(model, row, a) for row, a in zip(every, samples.answers, strict=True)]
         paid = {name: compute_rewards(name, reward, completions, step) for name, reward in self._rewards().items()}

@@ -41,7 +41,8 @@ class Samples:
 
     `given` is the number of leading tokens of each answer that are not learnt; it is the same within a group. `own`
     marks the answers that the model wrote by itself; all when `None`. `columns` (N, ...) are added to the batches.
-    `tokens` is the number of tokens that other models read and wrote, without the answers themselves.
+    `tokens` is the number of tokens that were read and written besides the request's prompts and the answers. `rows`
+    are the prompts that were answered if they are others than the request's, as many and in the same order.
     """
 
     answers: Sequence[Answer]
@@ -49,6 +50,7 @@ class Samples:
     own: Sequence[bool] | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     tokens: int = 0
+    rows: Examples | None = None
 
 
 class Sampler(Protocol):
