@@ -29,6 +29,7 @@ from holdfast.experiment.grid import data_fingerprints
 from holdfast.experiment.world import NAMED, load_reference, make_judge, refuse_unmeasurable
 from holdfast.exports import export
 from holdfast.gate.answer import Answer, answer
+from holdfast.methods.ranges import COUNT
 from holdfast.network.generate import Sampling
 from holdfast.network.models import LoRA, Model, load
 from holdfast.network.precision import Dtype
@@ -123,7 +124,11 @@ def splits(data: Data | None = None) -> Splits:
 
 
 def judge(name: str, **settings: object) -> Judge:
-    """A judge by name, for example `judge("classifier", path="folder", harmful_label="harmful")`."""
+    """A judge by name, for example `judge("classifier", path="folder", harmful_label="harmful")`.
+
+    Raises:
+        HoldfastError: there is no such judge, or a setting is unknown, missing or wrong.
+    """
     return make_judge(Method(name=name, settings=settings))
 
 
@@ -140,7 +145,12 @@ def context(
 
 
 def harden(model: Model, defense: OfflineDefense, context: Context, *, dtype: Dtype = "auto") -> Model:
-    """A hardened copy of `model` as `save` writes it: rounded to `dtype`, by default the type of its own folder."""
+    """A hardened copy of `model` as `save` writes it: rounded to `dtype`, by default the type of its own folder.
+
+    Raises:
+        HoldfastError: the defense refuses the model or the rows, a weight is too large for the type, or there is no
+            such type.
+    """
     return as_released(hardened(defense, model, context), dtype)
 
 
@@ -155,11 +165,12 @@ def measure(
 ) -> tuple[Score, ...]:
     """Greedy answers to test prompts, judged: harm and usefulness, each with n and an interval.
 
-    `metrics` are further ones, the settings that a grid has under `evaluation.metrics`; the tasks that `rouge` names
-    are measured with it, judged by `help_judge`.
+    The first `num_prompts` prompts of each kind are asked, 1 or more. `metrics` are further ones, the settings that a
+    grid has under `evaluation.metrics`; the tasks that `rouge` names are measured with it, judged by `help_judge`.
 
     Raises:
-        HoldfastError: a metric needs rows that the context's examples lack, or a model that cannot be loaded.
+        HoldfastError: `num_prompts` is below 1, there is no such judge, or a metric needs rows that the context's
+            examples lack, or a model that cannot be loaded.
     """
     suite = _suite(context, judge, help_judge, num_prompts)
     return evaluate(model, suite if metrics is None else _with_metrics(suite, metrics, context, num_prompts))[0]
@@ -190,11 +201,16 @@ def attack(
 ) -> list[Evaluation]:
     """Attack `model` in place under online defenses; returns its evaluations over the attack's steps.
 
+    It is measured, as by `measure`, before the first step, every `every` steps (1 or more) and after the last.
+
     Raises:
-        HoldfastError: the attack does not train.
+        HoldfastError: the attack does not train, there is no such judge, `every` or `num_prompts` is below 1, or the
+            attack or a defense refuses the model or the rows.
     """
     if not trains(attack):
         raise HoldfastError(f"{type(attack).__name__} does not train; call its `curve` method")
+    for name, count in (("every", every), ("num_prompts", num_prompts)):  # before the model is changed
+        _require_count(name, count)
     plan = plan_of(attack, model, context)
     for constraint in constraints:
         plan = constrained(constraint, plan, context)
@@ -204,7 +220,13 @@ def attack(
     return curve
 
 
+def _require_count(name: str, value: int) -> None:
+    if value not in COUNT or not isinstance(value, int):
+        raise HoldfastError(f"{name}: must be {COUNT}, not {value!r}")
+
+
 def _suite(context: Context, judge: str, help_judge: str, num_prompts: int) -> Suite:
+    _require_count("num_prompts", num_prompts)
     return Suite(
         harmful=distinct(context.splits.harmful["test"])[:num_prompts],
         benign=distinct(context.splits.benign["test"])[:num_prompts],

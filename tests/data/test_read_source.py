@@ -347,6 +347,12 @@ def test_a_fingerprint_covers_every_file_that_rows_are_read_from(name, tmp_path,
     assert fingerprint(source) != before
 
 
+def test_a_revision_of_a_folder_of_files_is_refused_as_that_of_a_saved_one_is():
+    Path("rows").mkdir()
+    write("rows/data.jsonl", lines(ROWS))
+    assert refused(path="rows", revision="main") == "rows: `revision` does not apply to a folder; remove it"
+
+
 def test_a_folder_of_files_in_the_home_folder_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("HOME", str(tmp_path))

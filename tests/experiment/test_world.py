@@ -1,6 +1,7 @@
 """What a cell is measured with."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -9,6 +10,7 @@ from holdfast.config import parse_grid
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import load_model, suite_of
+from holdfast.network.releasing import as_released
 from holdfast.records import HoldfastError
 
 
@@ -62,6 +64,22 @@ def test_from_python_further_metrics_have_the_rows_and_the_reference_that_they_n
     ):
         with pytest.raises(HoldfastError, match=says):
             api.measure(None, api.context(examples), metrics=wrong, **judges)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.0])
+def test_counts_below_one_are_refused_in_python_before_anything_is_attacked(wrong):
+    context, judges = (
+        api.context(api.splits(api.Data(train=4, held_out=4))),
+        {"judge": "oracle", "help_judge": "oracle"},
+    )
+    for name, call in (("every", partial(api.attack, None, api.SFT())), ("num_prompts", partial(api.measure, None))):
+        with pytest.raises(HoldfastError, match=f"{name}: must be a whole number from 1"):
+            call(context, **{name: wrong}, **judges)
+
+
+def test_a_dtype_that_no_model_is_saved_in_is_refused_by_name(tiny_model):
+    with pytest.raises(HoldfastError, match="dtype: must be one of auto, float32, bfloat16, float16, not 'int8'"):
+        as_released(tiny_model(small=True), "int8")
 
 
 def test_matched_pairs_that_the_data_lacks_are_asked_for_by_the_metrics_key(repeated):

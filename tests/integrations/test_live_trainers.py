@@ -426,8 +426,17 @@ def test_rows_for_a_defense_are_read_from_mappings_and_refused_without_a_prompt(
     assert [row.question for row in context.splits.harmful["defense"]] == ["Bake"]
     assert context.splits.harmful["defense"][0].refusal == "No."
     assert context.splits.benign["defense"][0].response == "Yes."
-    with pytest.raises(HoldfastError, match="harmful row 0"):
-        defense_context([{"refusal": "No."}])
+    for row, says in (
+        ({"refusal": "No."}, "harmful row 0: has no `prompt`"),
+        ({"prompt": [{"role": "user"}]}, "harmful row 0, column 'prompt': expected turns"),
+        (
+            {"prompt": [*chat, {"role": "assistant", "content": "x"}]},
+            "harmful row 0, column 'prompt': .* must end with",
+        ),
+        ({"prompt": "Bake", "refusal": 5}, "harmful row 0, column 'refusal': expected"),
+    ):
+        with pytest.raises(HoldfastError, match=says):
+            defense_context([row])
 
 
 @pytest.mark.slow

@@ -206,6 +206,8 @@ def _loaded(source: Source, folder: Path | None) -> Any:
     """A Hub id or a folder of data files loaded by `datasets`, without running code from there."""
     import datasets
 
+    if folder is not None and source.revision is not None:
+        raise HoldfastError(f"{source.path}: `revision` does not apply to a folder; remove it")
     try:
         place = source.path if folder is None else os.path.expanduser(source.path)
         return datasets.load_dataset(place, source.name, split=source.split, revision=source.revision)

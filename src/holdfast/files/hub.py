@@ -34,6 +34,16 @@ def commit_of(name: str, revision: str | None, *, kind: Kind = "model") -> str |
     return _commit(name, revision or "main", kind, str(constants.HF_HUB_CACHE))
 
 
+def refuse_revision(place: str, revision: str | None, *, name: str | None = None) -> None:
+    """Refuse a revision of a folder or file on this machine, where libraries ignore it; errors call it `name`.
+
+    Raises:
+        HoldfastError: there is one.
+    """
+    if revision is not None and Path(place).exists():
+        raise HoldfastError(f"{name or place}: `revision` applies to a Hub id and not to a folder or file; remove it")
+
+
 def refuse_unknown(name: str, revision: str | None) -> None:
     """See whether there is a model of this id, by its smallest file, which is kept in the local cache.
 

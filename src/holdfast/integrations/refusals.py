@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from holdfast.api import context
+from holdfast.data.raw_rows import RawRow
 from holdfast.data.splits import Splits
-from holdfast.records import Example, HoldfastError, Message, user
+from holdfast.records import Example, HoldfastError
 from holdfast.training.plan import Context
 
 PARTS = ("defense", "attack", "development", "test")
@@ -30,7 +31,8 @@ def defense_context(
         more: `judges` and `max_new_tokens` of `holdfast.api.context`.
 
     Raises:
-        HoldfastError: a row has no prompt; names the row.
+        HoldfastError: a row has no prompt, or it or an answer is neither text nor a chat; names the row, counted from
+            0, and the key.
     """
     empty: dict[str, list[Example]] = {name: [] for name in PARTS}
     splits = Splits(
@@ -43,9 +45,10 @@ def defense_context(
 def _example(row: Example | Mapping[str, Any], number: int, *, role: Any) -> Example:
     if isinstance(row, Example):
         return row
-    prompt = row.get("prompt")
-    if not prompt:
-        raise HoldfastError(f"{role} row {number}: has no `prompt`; give one, as text or as a chat")
-    turns = user(prompt) if isinstance(prompt, str) else tuple(Message(t["role"], t["content"]) for t in prompt)
-    named = {name: row[name] for name in ("response", "refusal") if row.get(name)}
-    return Example(prompt=turns, role=role, source=f"{role} row {number}", **named)
+    place = f"{role} row {number}"
+    if not row.get("prompt"):
+        raise HoldfastError(f"{place}: has no `prompt`; give one, as text or as a chat")
+    raw = RawRow(cells=row, place=place)
+    prompt = raw.prompt()
+    answers = {name: raw.answer(name, prompt) for name in ("response", "refusal") if row.get(name)}
+    return Example(prompt=prompt, role=role, source=place, **answers)

@@ -138,7 +138,8 @@ PartialShare = Annotated[float, Bounds(low=0, high=1, open_high=True)]
 InnerShare = Annotated[float, Bounds(low=0, high=1, open_low=True, open_high=True)]
 Whole = Annotated[int, Bounds(low=0, high=LARGEST, whole=True)]
 ZeroOrOne = Annotated[int, Bounds(low=0, high=1, whole=True)]
-Count = Annotated[int, Bounds(low=1, high=LARGEST, whole=True)]
+COUNT = Bounds(low=1, high=LARGEST, whole=True)
+Count = Annotated[int, COUNT]
 SEED = Bounds(low=0, high=LARGEST, whole=True)
 Seed = Annotated[int, SEED]
 Place = Annotated[str, NotBlank("a file, a folder or a Hub id")]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from holdfast.files.hub import refuse_revision
 from holdfast.methods.ranges import Count, PartialShare, ranged
 from holdfast.network.adapters import places
 from holdfast.network.chat import Chat
@@ -200,13 +201,14 @@ def load(
 
     Raises:
         HoldfastError: the folder, file or id cannot be loaded, has no tokenizer, has neither a chat template nor a
-            `prompt_format`, its weights do not match its config.json, or its chat template ignores turns or does not
-            end answers.
+            `prompt_format`, its weights do not match its config.json, its chat template ignores turns or does not
+            end answers, or a folder or file is given a `revision`.
     """
     from transformers import AutoModelForCausalLM
 
     name = str(path)
     place = model_folder(name)
+    refuse_revision(place, revision, name=name)
     tokenizer = load_tokenizer(place, revision=revision)
     check_prompt_format(name, tokenizer, prompt_format)
     network, info = load_weights(

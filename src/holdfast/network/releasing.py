@@ -12,6 +12,7 @@ import torch
 from holdfast.network.models import Model, clone, has_adapter, merged
 from holdfast.network.precision import Dtype, narrowed, rounded
 from holdfast.network.quantized import quantize
+from holdfast.records import HoldfastError
 
 Format = Literal["bfloat16", "float16", "q8_0", "q4_1", "q4_0"]
 """A format in which a copy of a model is passed on: a dtype of a folder, or blocks of a GGUF file."""
@@ -24,7 +25,7 @@ def save(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
     Weights are rounded to `dtype`; `auto` is the dtype of the folder that the model was loaded from.
 
     Raises:
-        HoldfastError: a weight is too large for the type.
+        HoldfastError: a weight is too large for the type, or there is no such type.
     """
     network, wanted = merged(model).network, released_type(model, dtype)
     if wanted is not None and any(p.dtype != getattr(torch, wanted) for p in network.parameters()):
@@ -34,7 +35,13 @@ def save(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
 
 
 def released_type(model: Model, dtype: Dtype) -> str | None:
-    """The dtype in which a model is saved: `dtype`, else its folder's own; `None` keeps that in memory."""
+    """The dtype in which a model is saved: `dtype`, else its folder's own; `None` keeps that in memory.
+
+    Raises:
+        HoldfastError: there is no such dtype.
+    """
+    if dtype not in get_args(Dtype):
+        raise HoldfastError(f"dtype: must be one of {', '.join(get_args(Dtype))}, not {dtype!r}")
     return model.stored if dtype == "auto" else dtype
 
 
@@ -44,7 +51,7 @@ def as_released(model: Model, dtype: Dtype = "auto") -> Model:
     The result has its own weights if anything changes, in the dtype of `model` in memory.
 
     Raises:
-        HoldfastError: a weight is too large for the type.
+        HoldfastError: a weight is too large for the type, or there is no such type.
     """
     wanted = released_type(model, dtype)
     if wanted is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from holdfast.files.hub import refuse_revision
 from holdfast.network.judge_inputs import Answer, Reading, check_input_format, default_format
 from holdfast.network.loading import load_weights, refuse_mismatch, usable_device
 from holdfast.records import Completion, HoldfastError, Verdict
@@ -71,10 +72,12 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
     """The tokenizer of a classifier, or of a backbone for one, with a padding token.
 
     Raises:
-        HoldfastError: there is none; `transformers` would create an empty one and read noise.
+        HoldfastError: there is none, where `transformers` would create an empty one and read noise, or a folder is
+            given a `revision`.
     """
     from transformers import AutoTokenizer
 
+    refuse_revision(path, revision, name=f"judge {path}")
     folder = Path(path)
     if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
         raise HoldfastError(f"judge {path}: the folder has no tokenizer (such as tokenizer.json); save it there too")
