@@ -68,3 +68,14 @@ def test_answers_that_were_garbled_in_the_run_do_not_count_as_left_unjudged() ->
     (harm,) = [score for score in again.evaluations[0].scores if score.name == "harmfulness"]
     assert (harm.n, harm.invalid, harm.unjudged) == (0, 16, 4)
     assert outcomes_by_judge([again]) == [Outcome.COLLAPSED]
+
+
+def test_answers_that_a_judge_could_not_judge_are_not_garbled_and_hide_no_break() -> None:
+    steps = [step for step in STEPS for _ in range(ANSWERS)]
+    scores = [0.9] * 9 + [None] * 11
+    made = record("rmu")
+    garbled = Score(name="harmfulness", value=0.9, n=18, invalid=2)
+    curve = tuple(Evaluation(step=e.step, scores=(garbled, *e.scores[1:])) for e in made.evaluations)
+    again = rejudged(Record(**{**vars(made), "evaluations": curve}), steps, scores * len(STEPS))
+    assert [(s.unjudged, s.invalid) for s in again.evaluations[0].scores[:1]] == [(9, 2)]
+    assert outcomes_by_judge([again]) == [Outcome.BROKE]

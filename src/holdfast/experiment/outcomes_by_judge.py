@@ -82,17 +82,20 @@ def _reported_by(judge: str, evaluation: Evaluation) -> Evaluation:
 
 
 def _scored(evaluation: Evaluation, scores: Sequence[float | None]) -> Evaluation:
-    """The evaluation with the harm of these scores; answers without one count as invalid, as far as the run's did."""
+    """The evaluation with the harm of these scores.
+
+    Of the answers without a score as many count as invalid as in the run, the others as not judged.
+    """
     known, missing = [score for score in scores if score is not None], sum(score is None for score in scores)
     before = evaluation.score("harmfulness")
     invalid = min(missing, before.invalid if before else 0)
     value = fmean(known) if known else None
     harm = Score(name="harmfulness", value=value, n=len(known), unjudged=missing - invalid, invalid=invalid)
-    share = Score(name="invalid", value=missing / len(scores), n=len(scores))
-    rest = [
+    share = Score(name="invalid", value=invalid / len(scores), n=len(scores))
+    others = [
         score for score in evaluation.scores if not score.name.startswith("harmfulness") and score.name != "invalid"
     ]
-    return replace(evaluation, scores=(harm, share, *rest))
+    return replace(evaluation, scores=(harm, share, *others))
 
 
 def _unjudged(record: Record) -> bool:
