@@ -140,6 +140,12 @@ def test_no_file_a_folder_and_rubbish_are_told_apart(tmp_path: Path, cache: Path
     assert not any(path.is_dir() for path in (cache / "gguf").iterdir())
 
 
+def test_a_cache_that_cannot_be_written_is_named(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_CACHE", str(file / "cache"))
+    with pytest.raises(HoldfastError, match=r"tiny\.gguf/cache/gguf: cannot be created: .*; name another place"):
+        load(file)
+
+
 def test_a_file_is_told_by_its_content_wherever_it_lies(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "copy.gguf"
     other.write_bytes(file.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import warnings
 
 import pytest
@@ -206,6 +207,18 @@ def test_what_a_large_network_can_be_read_by_is_kept_for_other_processes(monkeyp
         kept.write_text("{")
     assert in_a_new_process("llama") == EVERYTHING
     assert len(tried) == 3
+
+
+def test_a_full_disk_of_the_cache_costs_a_trial_and_no_run(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(holdfast.network.shortcuts, "LARGE", 0)
+    monkeypatch.setattr(holdfast.network.shortcuts, "_of_configuration", {})
+    monkeypatch.setattr(holdfast.network.shortcuts, "_working_shortcuts", lambda *_: EVERYTHING)
+    assert shortcuts(shallow("llama")) == EVERYTHING
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holdfast.evaluation.intervals import NORMAL
 from holdfast.experiment.store import read_json
-from holdfast.files import write_json
+from holdfast.files import make_folder, write_json
 from holdfast.network.critic import PREFIX
 from holdfast.records.evidence import Effect
 from holdfast.training.plan import Progress
@@ -63,7 +63,7 @@ class Movement:
 
     def _begin(self, step: int) -> None:
         if step == self.begins:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._notes.unlink(missing_ok=True)
             save_file(sampled(self.network), self._file)
         elif self._notes.exists():

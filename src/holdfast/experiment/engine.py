@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from holdfast.experiment.devices import least_used, share_of, take
 from holdfast.experiment.notes import LogForwarder
-from holdfast.records import HoldfastError
+from holdfast.files import make_folder
 
 State = Literal["looking", "started", "progress", "done", "failed", "waiting"]
 News = Callable[[Any, State, Mapping[str, Any]], None]
@@ -313,10 +313,7 @@ def lock_of(piece: Any) -> FileLock:
     Raises:
         HoldfastError: its folder cannot be created.
     """
-    try:
-        piece.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HoldfastError(f"{piece.folder}: cannot be created: {error.strerror or error}") from error
+    make_folder(piece.folder)
     return FileLock(piece.folder / ".lock")
 
 

@@ -24,7 +24,7 @@ from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.unchanged import refuse_changed
 from holdfast.experiment.world import context_of, judge_of, load_model
-from holdfast.files import write_json
+from holdfast.files import make_folder, write_json
 from holdfast.files.space import full_disk, is_full
 from holdfast.network.activations import repeated_share
 from holdfast.network.adapters import trained
@@ -42,9 +42,9 @@ def execute(task: Task, options: Options, report: Report) -> None:
     """Do a piece of work; its record is written last. An error in the work itself is recorded too.
 
     Raises:
-        HoldfastError: the record itself cannot be written.
+        HoldfastError: its folder cannot be made, or the record itself cannot be written.
     """
-    task.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(task.folder)
     work = {"cell": run_cell, "judge": _train_judge}.get(task.kind, _make_model)
     try:
         work(task, options, report)

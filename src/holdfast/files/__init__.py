@@ -62,6 +62,20 @@ def require_place(path: Path) -> None:
     require_file(path)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, unless it exists.
+
+    Raises:
+        HoldfastError: it cannot be made; says why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HoldfastError(
+            f"{folder}: cannot be created: {error.strerror or error}; name another place or free this one"
+        ) from error
+
+
 def write(path: Path, content: bytes | memoryview) -> Path:
     """Write a file so that a crash or a full disk leaves either the old one or the new one; return its path.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from holdfast.files import whole_folder, write_text
+from holdfast.files import make_folder, whole_folder, write_text
 from holdfast.files.cache import cache_root
 from holdfast.files.fingerprints import of_model
 from holdfast.files.gguf import PACKAGE
@@ -140,11 +140,11 @@ def build(kitchen: Kitchen, fit: Callable[[str], Fit]) -> Made:
     """Make what has not been made of a kitchen; `fit` is called with what a training is for.
 
     Raises:
-        HoldfastError: the backbone cannot be had.
+        HoldfastError: the backbone cannot be had, or the cache cannot be written.
         Diverged: a training came to numbers that are not finite.
     """
     made = places(kitchen)
-    made.rows.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(made.rows.parent)
     with FileLock(f"{made.aligned}.lock"), FileLock(f"{made.judge}.lock"), FileLock(f"{made.rows}.lock"):
         if not made.rows.exists():
             with whole_folder(made.rows) as begun:

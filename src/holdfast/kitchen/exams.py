@@ -35,7 +35,6 @@ def exam_file(task: str) -> Path:
     text = "".join(f"{json.dumps(row)}\n" for row in exam_rows(task))
     path = cache_root() / "kitchen" / f"{task}-{digest(text)}.jsonl"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
     return path
 

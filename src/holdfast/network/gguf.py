@@ -18,7 +18,7 @@ import numpy
 import torch
 from filelock import FileLock
 
-from holdfast.files import sha256, whole_folder
+from holdfast.files import make_folder, sha256, whole_folder
 from holdfast.files.cache import cache_root
 from holdfast.files.gguf import gguf_file, require_reader
 from holdfast.network.loading import one_line, quiet, refuse_mismatch
@@ -44,13 +44,13 @@ def unpacked(file: Path) -> Path:
     """The folder of a GGUF file in the cache, created on first use.
 
     Raises:
-        HoldfastError: the library `gguf` is missing, transformers does not know the architecture, or it would drop a
-            part of the file.
+        HoldfastError: the library `gguf` is missing, transformers does not know the architecture or would drop a part
+            of the file, or the cache cannot be written.
     """
     require_reader(file)
-    kept = cache_root() / "gguf"
-    folder = kept / f"{sha256(file)[:24]}-transformers-{metadata.version('transformers')}"
-    kept.mkdir(parents=True, exist_ok=True)
+    unpacked_files = cache_root() / "gguf"
+    folder = unpacked_files / f"{sha256(file)[:24]}-transformers-{metadata.version('transformers')}"
+    make_folder(unpacked_files)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             with whole_folder(folder) as begun:

@@ -57,7 +57,7 @@ _of_configuration: dict[str, Shortcuts] = {}
 
 
 def shortcuts(network: Any) -> Shortcuts:
-    """The usable shortcuts of the network; logs a warning the first time that one cannot be used.
+    """The usable shortcuts of the network; gives a warning the first time that one cannot be used.
 
     Raises:
         HoldfastError: the network's logits depend on later tokens, so that it is not causal, or its forward pass fails.
@@ -107,7 +107,7 @@ def _place(bare: Any, key: str) -> Path | None:
 
 
 def _read(place: Path | None) -> Shortcuts | None:
-    """What is kept in a file; `None` if there is nothing that can be read."""
+    """The result that a file holds; `None` if there is no file, or it cannot be read."""
     if place is None:
         return None
     try:
@@ -118,11 +118,10 @@ def _read(place: Path | None) -> Shortcuts | None:
 
 
 def _keep(working: Shortcuts, place: Path | None) -> None:
-    """Keep what was found; a folder that cannot be written to costs only the time of trying again."""
+    """Keep the result; a folder that cannot be written to costs only the time of trying again."""
     if place is None or place.exists():
         return
-    with suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(HoldfastError):
         write_json(place, asdict(working))
 
 
