@@ -50,5 +50,5 @@ def _example(row: Example | Mapping[str, Any], number: int, *, role: Any) -> Exa
         raise HoldfastError(f"{place}: has no `prompt`; give one, as text or as a chat")
     raw = RawRow(cells=row, place=place)
     prompt = raw.prompt()
-    answers = {name: raw.answer(name, prompt) for name in ("response", "refusal") if row.get(name)}
+    answers: dict[str, Any] = {name: raw.answer(name, prompt) for name in ("response", "refusal") if row.get(name)}
     return Example(prompt=prompt, role=role, source=place, **answers)
