@@ -349,6 +349,8 @@ def test_what_a_reference_finds_far_likelier_is_held_down_where_an_expert_helped
     _, batch = roll(weakest(), expert=canned, change=dislike, kl_coef=0.1)
     mask = target_mask(batch["loss_mask"]) > 0
     assert (batch["ref_logprobs"] - batch["old_logprobs"])[mask].max().item() == pytest.approx(10)
+    _, paid = roll(weakest(), expert=canned, change=dislike, kl_coef=0.1, kl_in="reward")
+    assert paid["kl"].max().item() == pytest.approx(math.exp(10) - 1 - 10, rel=1e-4)
 
 
 # what is logged and counted
@@ -493,7 +495,7 @@ def plan_of(model, rows, context, **policy):
 @pytest.mark.parametrize("weight", ["none", "exact"])
 def test_a_learner_that_samples_from_some_tokens_only_is_refused(weight, tiny_model, rows, make_context, expert):
     for cut in ({"top_k": 5}, {"top_p": 0.9}):
-        with pytest.raises(HoldfastError, match="sample from all tokens"):
+        with pytest.raises(HoldfastError, match=f"`weight: {weight}` has no .* sample from all tokens"):
             guided(plan_of(tiny_model(), rows, make_context(), **cut), weakest(weight=weight), expert)
 
 

@@ -13,6 +13,7 @@ from holdfast.attacks.policy_gradient import GRPO, PPO
 from holdfast.attacks.sft import SFT
 from holdfast.data.splits import Splits
 from holdfast.defenses.online import ONLINE
+from holdfast.defenses.online.kl_anchor import KLAnchor
 from holdfast.defenses.online.security_vectors import PLACE, SecurityVectors, looking_ahead
 from holdfast.network.forward import forward, sequence_logprobs
 from holdfast.network.generate import evaluating
@@ -313,6 +314,17 @@ def test_the_reference_of_a_kl_penalty_has_no_vector_unless_asked(adapter, tiny_
         references[shared] = metrics["kl"]
     assert references[True] == pytest.approx(0.0, abs=1e-5)
     assert references[False] > 0.01
+
+
+@pytest.mark.parametrize("first", ["vector", "anchor"])
+def test_the_reference_of_another_defense_has_no_vector_unless_asked_whichever_comes_first(first, victim, noisy):
+    plan = victim(noisy)
+    stack = [SecurityVectors(), KLAnchor()] if first == "vector" else [KLAnchor(), SecurityVectors()]
+    for defense in stack:
+        plan = defense.constrain(plan, noisy)
+    (batch,) = with_totals(plan.batches([plan.data[:2]], 0))
+    _, metrics = plan.objective(plan.model.network, batch)
+    assert metrics["kl_anchor/kl"] > 0.01
 
 
 @pytest.mark.slow

@@ -169,7 +169,10 @@ class Experience:
                 batch["sampled_logprobs"] = batch.pop("old_logprobs")
             batch["kl_weights"] = torch.tensor([float(row.role in self.kl_roles) for row in every[start:end]])
             batch = self._measure(model, batch)
-            batches.append(batch if self.sampler is None else self.sampler.measure(model, batch))
+            batch = batch if self.sampler is None else self.sampler.measure(model, batch)
+            if self.estimator and self.estimator != "full":
+                batch["kl"] = kl_estimate(batch["old_logprobs"], batch["ref_logprobs"], self.estimator)
+            batches.append(batch)
             start = end
         learnt = self.advantage(self._rollout(paid, batches))
         for batch, part in zip(batches, split_to_batches(learnt, batches), strict=True):
@@ -235,8 +238,6 @@ class Experience:
                         # A model that gives one answer to a prompt again and again has it read once.
                         distinct, place = distinct_rows(batch)
                         batch["ref_logprobs"] = answer_logprobs(network, distinct, temperature=temperature)[place]
-        if self.estimator and self.estimator != "full":
-            batch["kl"] = kl_estimate(batch["old_logprobs"], batch["ref_logprobs"], self.estimator)
         return batch
 
     def _rollout(self, paid: Mapping[str, Tensor], batches: Sequence[Batch]) -> Rollout:

@@ -103,10 +103,12 @@ def sum_or_none(counts: Sequence[float | None]) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """The progress of a run: `step` optimizer steps done, and their costs.
+    """The progress of a run: `step` optimizer steps of `max_steps` done, and their costs.
 
-    `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training time,
-    `flops` operations (see `Spent`). `stopped` says that a hook has requested the end of the run.
+    `phase` says when a hook is called: before the first step, after a step, or at the end. `model` is as it would be
+    released. `samples` counts training sequences, `tokens` those of rollouts and training passes, `seconds` training
+    time, `flops` operations (see `Spent`). Steps and costs include those before this run (`Plan.spent`). `metrics` are
+    those of the last step. `stopped` says that a hook has requested the end of the run.
     """
 
     phase: Literal["start", "step", "end"]
@@ -281,6 +283,15 @@ def adapter_off(model: Model) -> Iterator[torch.nn.Module]:
 def reference_of(model: Model) -> Reference:
     """The cheapest exact reference to the current model."""
     return adapter_off if has_adapter(model) else frozen_copy(model.network)
+
+
+def initial_reference(plan: Plan) -> Reference:
+    """The plan's reference, or a new one to its initial model: as it would be released, without what defenses add to it
+    for training alone (a security vector), or a critic."""
+    if plan.reference is not None:
+        return plan.reference
+    with plan.released(plan.model) as start:
+        return reference_of(start)
 
 
 class Diverged(ArithmeticError):

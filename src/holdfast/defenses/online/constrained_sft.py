@@ -34,7 +34,7 @@ from holdfast.records import HoldfastError
 from holdfast.tensors import Batch, masked_mean, target_mask
 from holdfast.training.contracts import LearnsFrom, OnlineDefense
 from holdfast.training.objectives import language
-from holdfast.training.plan import Context, Examples, Metrics, Plan, Prepare, Reference, reference_of
+from holdfast.training.plan import Context, Examples, Metrics, Plan, Prepare, Reference, initial_reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class ConstrainedSFT(OnlineDefense):
                 "constrained_sft: it weights the tokens of given answers, and this loss is not plain SFT; use the "
                 "attack sft, and name constrained_sft before online defenses that add to the loss"
             )
-        reference = plan.reference or reference_of(plan.model)
+        reference = initial_reference(plan)
         prepared = plan.wrapped(partial(_with_reference, reference=reference))
         return replace(prepared, objective=self._objective, reference=reference)
 

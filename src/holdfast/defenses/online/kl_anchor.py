@@ -27,7 +27,7 @@ from holdfast.network.forward import answer_distributions
 from holdfast.network.generate import evaluating
 from holdfast.tensors import Batch
 from holdfast.training.contracts import OnlineDefense
-from holdfast.training.plan import Context, Metrics, Plan, reference_of
+from holdfast.training.plan import Context, Metrics, Plan, initial_reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class KLAnchor(OnlineDefense):
         """The plan with the KL to its initial model added to its loss."""
         if self.coef == 0:
             return plan
-        reference = plan.reference or reference_of(plan.model)
+        reference = initial_reference(plan)
 
         def objective(network: torch.nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
             loss, metrics = plan.objective(network, batch)

@@ -71,7 +71,8 @@ class SecurityVectors(OnlineDefense):
       `None`.
     - `inner_steps`: 0 trains the vector plainly; a positive number trains it against so many steps of the model itself.
     - `inner_learning_rate`: The learning rate of those steps of the model.
-    - `reference_has_vector`: Whether the vector also acts in the reference model of DPO or of a KL penalty.
+    - `reference_has_vector`: Whether the vector also acts in the reference model of DPO or of a KL penalty, and of
+      defenses that come before this one.
     - `max_length`: The largest number of tokens of prompt plus answer, what follows is cut; `None` is the model's
       context.
     """

@@ -34,9 +34,9 @@ class CannedGuide:
     At alpha 0 all answers would be the same and no advantage other than 0, so `schedule.start` is best 0.5, where most
     groups contain both kinds.
 
-    - `weight`: How canned answers are weighed in the gradient: by the learner's probability over that of the mixture
-      (`exact`), the same with an upper bound (`truncated`) or pressed towards 1 (`shaped`), or fully (`none`). Only
-      `none` changes the expected gradient (see `rl.guidance.guide.Guide`).
+    - `weight`: How canned answers are weighed in the gradient: by w, the learner's probability over that of the mixture
+      (`exact`), by w up to a bound (`truncated`), by w / (w + 0.1) (`shaped`), or by 1 (`none`). A text that the model
+      hardly ever gives has a w near 0, so that only `none` teaches it much faster than the plain run.
     - `cap`: The largest weight with `weight: truncated`.
     """
 

@@ -85,8 +85,8 @@ def by_token(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alp
 def by_prefix(expert: LoadedExpert, model: Model, request: RolloutRequest, *, alpha: float) -> tuple[list[Group], int]:
     """Groups that continue the expert's beginning, and the number of tokens that the expert read.
 
-    The beginning is `round((1 - alpha) max_new_tokens)` tokens of one answer of the expert, without the end token,
-    which is the learner's decision.
+    The beginning is `round((1 - alpha) max_new_tokens)` tokens of one answer of the expert, at most `max_new_tokens -
+    1`, without the end token, which is the learner's decision.
     """
     size, prompts, width = request.group_size, request.prompts, request.sampling.max_new_tokens
     length = min(round((1 - alpha) * width), width - 1)

@@ -18,7 +18,7 @@ Unit = Literal["sequence", "token", "prefix"]
 @ranged
 class Guide:
     """Settings. Alpha is the learner's share, `e` the expert and `pi` the learner that samples. In mixed answers a
-    token is the expert's if it is more likely under the expert.
+    token counts as the expert's if it more likely came from the expert: `(1 - alpha) e > alpha pi`.
 
     - `expert`: The model that writes a part of the answers; a string is the name of a model.
     - `unit`: What the expert writes: whole answers, a share 1 - alpha of each group's (`sequence`); tokens, each

@@ -68,7 +68,7 @@ def _require_whole(guide: Guide, experience: Experience) -> None:
     if sampling.top_k > 0 or sampling.top_p < 1:
         raise HoldfastError(
             "guided: with policy.top_k or policy.top_p some of the expert's tokens can have probability 0 under the "
-            "learner, so `weight: {guide.weight}` has no finite loss or no correct density; sample from all tokens"
+            f"learner, so `weight: {guide.weight}` has no finite loss or no correct density; sample from all tokens"
         )
     if experience.sampler is not None:
         raise HoldfastError("guided: another sampler already writes this run's rollouts; remove one of the two")
