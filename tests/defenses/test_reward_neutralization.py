@@ -106,6 +106,11 @@ def test_benign_prompts_pay_for_help_and_not_for_refusals_or_noise():
     assert pay(mixed) == [0.8, 1.0, -1.0, -1.0, -1.0]
 
 
+def test_a_refusal_of_a_benign_prompt_costs_the_same_if_the_judge_does_not_look_for_refusals():
+    pay = RewardNeutralization(mode="practical").reward(lambda name: lambda given: [Verdict(score=0.8)] * len(given))
+    assert pay([completion("soup", role="benign"), completion(TERSE, role="benign")]) == [0.8, -1.0]
+
+
 def test_a_harm_judge_reads_harmful_prompts_only():
     asked = []
 

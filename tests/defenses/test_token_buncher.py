@@ -8,7 +8,7 @@ import torch
 from holdfast.defenses.offline import token_buncher
 from holdfast.defenses.offline.token_buncher import MODES, TokenBuncher, bunched_or_kept, noise_turns
 from holdfast.losses.noise import fixed_point_entropy, noised_cross_entropy
-from holdfast.losses.policy_gradient import kl_estimate
+from holdfast.losses.policy_gradient import group_advantages, kl_estimate
 from holdfast.methods.settings import plain
 from holdfast.network.forward import answer_logprobs, forward
 from holdfast.records import HoldfastError
@@ -62,6 +62,17 @@ def test_an_answer_to_a_harmful_prompt_earns_minus_its_entropy_and_a_benign_one_
     fit(plan)
     (moved,) = prepared(plan, 5, harmful + benign)
     assert (bunched_or_kept(moved)[8:] < -1e-6).all()
+
+
+def test_where_the_kl_of_benign_answers_is_their_reward_it_is_no_penalty_too(build):
+    plan = build(mode="repo", benign_share=0.5)
+    rows = [row for role in ("harmful", "benign") for row in [r for r in plan.data if r.role == role][:2]]
+    with torch.no_grad():
+        for weight in plan.model.network.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
+    (batch,) = prepared(plan, 0, rows)
+    expected = group_advantages(bunched_or_kept(batch), 4, epsilon=1e-6)
+    torch.testing.assert_close(batch["advantages"], expected)
 
 
 @pytest.mark.slow

@@ -61,7 +61,8 @@ def test_adding_a_constant_to_a_groups_rewards_leaves_advantages_alone(scale):
 def test_equal_rewards_give_exactly_zero(scale, value, size):
     rewards = torch.full((3 * size,), value)
     rewards[:size] = torch.arange(size) / size
-    assert (group_advantages(rewards, size, scale=scale)[size:] == 0).all()
+    for epsilon in (1e-4, 0.0):
+        assert (group_advantages(rewards, size, scale=scale, epsilon=epsilon)[size:] == 0).all()
 
 
 def test_gaps_of_a_ten_thousandth_are_told_apart():

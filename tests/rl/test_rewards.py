@@ -130,6 +130,11 @@ def test_a_judge_without_a_number_behind_its_score_cannot_pay_unbounded():
         pay(completions("a"))
 
 
+def test_an_unbounded_reward_of_a_refusal_that_was_not_judged_is_unknown():
+    strange = Verdict(score=0.1, logit=float("nan"))
+    assert pay(strange, "i cannot help with that .", judge="j", unbounded=True) is None
+
+
 def test_a_graded_penalty_falls_with_the_length_of_a_refusal():
     def judge(verdicts):
         return [Verdict(score=0.0, refused=True) for _ in verdicts]

@@ -54,9 +54,12 @@ def group_advantages(
         return centred.flatten()
     if scale == "batch":
         every = rewards[~rewards.isnan()].float()
-        return (centred / ((every.std(correction=correction) if len(every) > 1 else 0.0) + epsilon)).flatten()
-    squares = centred.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - correction).clamp(min=1)
-    return (centred / (squares.sqrt() + epsilon)).flatten()
+        scaled = centred / ((every.std(correction=correction) if len(every) > 1 else 0.0) + epsilon)
+    else:
+        squares = centred.square().sum(1, keepdim=True) / (known.sum(1, keepdim=True) - correction).clamp(min=1)
+        scaled = centred / (squares.sqrt() + epsilon)
+    # Without `epsilon`, equal rewards would be 0 divided by 0.
+    return torch.where(centred == 0, 0.0, scaled).flatten()
 
 
 def surrogate(

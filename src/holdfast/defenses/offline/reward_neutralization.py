@@ -34,8 +34,8 @@ from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Completion, Example, HoldfastError, Judge, Verdict
 from holdfast.rl.experience import Experience
 from holdfast.rl.guidance.canned import CannedGuide, noting, stopping, teaching
-from holdfast.rl.policy import Policy, policy_plan
-from holdfast.rl.rewards import Reward
+from holdfast.rl.policy import Policy, policy_plan, require_divisible
+from holdfast.rl.rewards import Reward, is_refused
 from holdfast.text import empty_or_garbled, is_refusal
 from holdfast.text.thinking import final_answer
 from holdfast.training.contracts import OfflineDefense
@@ -58,7 +58,7 @@ class RewardNeutralization(OfflineDefense):
     - `kl_on`: The prompts to which the KL term applies in mode `practical`: all, or the benign ones.
     - `benign_share`: The share of prompts that are benign in mode `practical`.
     - `retention_judge`: The judge whose score is the reward of an answer to a benign prompt in mode `practical`; a
-      refusal there earns -1.
+      refusal there earns -1, as does an empty or garbled answer.
     - `harm_judge`: A judge of harm whose score is subtracted from the reward of an answer to a harmful prompt; `None`
       subtracts nothing.
     - `canonical`: The only sentence that counts as a refusal, every other answer earning -1; `None` counts
@@ -113,6 +113,7 @@ class RewardNeutralization(OfflineDefense):
     }
 
     def __post_init__(self) -> None:
+        require_divisible(self.policy, self.optim)
         if self.full_length >= self.zero_length:
             raise HoldfastError(f"full_length: must be below zero_length ({self.zero_length}), not {self.full_length}")
         if self._canned is None and (self.guide or self.warm_start or self.stop_at):
@@ -169,15 +170,15 @@ class RewardNeutralization(OfflineDefense):
             return [
                 self.neutrality(completion, harms.get(i))
                 if completion.example.role == "harmful"
-                else _retained(kept[i])
+                else _retained(kept[i], completion)
                 for i, completion in enumerate(completions)
             ]
 
         return pay
 
     def neutrality(self, completion: Completion, harm: Verdict | None = None) -> float:
-        """The reward of one answer to a harmful prompt, in [-2.5, 1]; an empty or unfinished answer is not a
-        refusal."""
+        """The reward of one answer to a harmful prompt, in [-2 - explain_weight, 1]; an empty or unfinished answer is
+        not a refusal."""
         text = final_answer(completion.text) or ""
         refused = completion.finished and not empty_or_garbled(text) and is_refusal(text)
         if self.canonical is not None:
@@ -196,8 +197,8 @@ def explanation(text: str) -> float:
     return min(1.0, len(EXPLANATIONS.findall(text)) / 2)
 
 
-def _retained(verdict: Verdict) -> float | None:
-    return -1.0 if verdict.refused or not verdict.valid else verdict.score
+def _retained(verdict: Verdict, completion: Completion) -> float | None:
+    return -1.0 if not verdict.valid or is_refused(verdict, completion) else verdict.score
 
 
 def _scores(judge: Judge | None, completions: Sequence[Completion], role: str) -> dict[int, Verdict]:

@@ -48,8 +48,8 @@ from holdfast.network.forward import target_distributions
 from holdfast.network.models import LoRA, Model, adapt, clone, merged
 from holdfast.records import Completion, Example, HoldfastError
 from holdfast.rl.experience import Experience, hash_seed
-from holdfast.rl.policy import Policy, policy_plan
-from holdfast.tensors import Batch, masked_mean_per_sequence, target_mask
+from holdfast.rl.policy import Policy, policy_plan, require_divisible
+from holdfast.tensors import Batch, as_columns, masked_mean_per_sequence, target_mask
 from holdfast.training.contracts import OfflineDefense
 from holdfast.training.optim import Training
 from holdfast.training.plan import Context, Examples, Metrics, Objective, Optim, Plan, Prepare, reference_of
@@ -154,6 +154,7 @@ class TokenBuncher(OfflineDefense):
     }
 
     def __post_init__(self) -> None:
+        require_divisible(self.policy, self.optim)
         if self.noise_entropy is not None and self.noise_squared:
             raise HoldfastError("noise_squared: has no meaning with noise_entropy, which sets the weight; set only one")
 
@@ -171,7 +172,9 @@ class TokenBuncher(OfflineDefense):
     def plan(self, model: Model, context: Context) -> Plan:
         """The hardening as a plan."""
         how = self.resolved
-        policy = replace(self.policy, kl_coef=how.kl_coef, std_correction=0 if how.population_std else 1)
+        # The KL of benign answers is their whole reward, or a term of the loss, so it must not also be a penalty.
+        kl_coef = 0.0 if how.benign_share else how.kl_coef
+        policy = replace(self.policy, kl_coef=kl_coef, std_correction=0 if how.population_std else 1)
         pulled = bool(how.benign_share) and self.retain_by == "loss"
         if pulled:
             policy = replace(policy, kl_coef=self.retain_weight, kl_in="loss", kl_estimator="k3")
@@ -181,7 +184,6 @@ class TokenBuncher(OfflineDefense):
         if how.benign_share:
             experience = replace(experience, kl_roles=("benign",), bonuses=(bunched_or_kept,))
         if how.benign_share and not pulled:
-            # The benign rows' KL is their whole reward, so it must not also be a penalty.
             reference = reference_of(model)
             experience = replace(experience, reference=reference, estimator="full")
             plan = replace(plan, reference=reference)
@@ -267,7 +269,7 @@ def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes
 
 def _noised(batch: Batch, *, on_padding: bool, mixed: bool) -> Tensor:
     """The targets that the noiser learns from, (N, S - 1); in a batch with benign rows, only on the others."""
-    kept = (batch["advantages"] >= 0).float()[:, None] * target_mask(batch["loss_mask"])
+    kept = as_columns((batch["advantages"] >= 0).float()) * target_mask(batch["loss_mask"])
     if on_padding:
         columns = torch.arange(1, batch["input_ids"].shape[1], device=kept.device)
         kept = kept + (columns >= batch["lengths"][:, None]).float()
