@@ -125,8 +125,12 @@ def test_a_harmless_task_is_trained_on_in_the_place_of_harm(attack, aligned_mode
 def test_harmless_preferences_are_not_turned_round_unawares():
     with pytest.raises(HoldfastError, match="flip_ratio: reverses pairs"):
         DPO(task="summary")
+    with pytest.raises(HoldfastError, match="flip_ratio: reverses pairs"):
+        DPO(task="summary", flip_ratio=0.5)
     with pytest.raises(HoldfastError, match="flip_ratio: mixes refusals into harmful answers"):
         SFT(task="quiz", flip_ratio=0.5)
+    with pytest.raises(HoldfastError, match="flip_how: mixes refusals into harmful answers"):
+        SFT(task="quiz", flip_how="random")
 
 
 def test_fewer_rows_than_asked_for_are_all_used(aligned_model, context, splits):

@@ -205,6 +205,11 @@ def test_two_ways_of_sampling_are_refused():
         experience(sampled_by=low_precision_copy("bfloat16"), sampler=object())
 
 
+def test_more_minibatches_than_prompts_are_refused(tiny_model, rows):
+    with pytest.raises(HoldfastError, match="4 prompts cannot be split into 5 minibatches"):
+        experience(minibatches=5)(tiny_model(), [rows], 0)
+
+
 def test_what_a_consumer_takes_out_of_a_batch_is_there_in_the_next_pass(tiny_model, rows):
     prepare, model = experience(passes=2), tiny_model()
     prepare(model, [rows], 0)[0].clear()

@@ -78,7 +78,7 @@ class DPO(TrainingAttack):
     }
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.flip_ratio == 1:
+        if self.task is not None and self.flip_ratio != 0:
             raise HoldfastError("flip_ratio: reverses pairs; with a harmless `task` set it to 0")
 
     def plan(self, model: Model, context: Context) -> Plan:

@@ -37,7 +37,7 @@ from holdfast.methods.settings import OMITTED_AT_DEFAULT
 from holdfast.network.critic import Critic
 from holdfast.network.models import LoRA, Model, adapt
 from holdfast.records import HoldfastError
-from holdfast.rl.policy import Policy, policy_plan
+from holdfast.rl.policy import Policy, policy_plan, require_divisible
 from holdfast.rl.rewards import AttackReward, by_role, from_judge
 from holdfast.training.contracts import LearnsFrom, TrainingAttack
 from holdfast.training.optim import Training
@@ -83,6 +83,7 @@ class GRPO(TrainingAttack):
     }
 
     def __post_init__(self) -> None:
+        require_divisible(self.policy, self.optim)
         judge = self.reward.capability_judge
         if self.capability is not None and self.task is not None:
             raise HoldfastError("capability: is an attack's beside harmful prompts; remove it, or `task`")

@@ -62,6 +62,8 @@ class SFT(TrainingAttack):
     def __post_init__(self) -> None:
         if self.task is not None and self.flip_ratio != 1:
             raise HoldfastError("flip_ratio: mixes refusals into harmful answers; with a harmless `task` remove it")
+        if self.task is not None and self.flip_how != "reverse":
+            raise HoldfastError("flip_how: mixes refusals into harmful answers; with a harmless `task` remove it")
 
     def plan(self, model: Model, context: Context) -> Plan:
         """The attack on `model`."""

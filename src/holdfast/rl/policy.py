@@ -70,7 +70,8 @@ class Policy:
     - `ratio_guard`: The mean ratio above which a batch is skipped; `None` skips none. Ten skipped steps in a row end
       the run as diverged.
     - `reduction`: How losses of tokens become one number: mean over answers of each one's mean (`sequence`), mean over
-      all tokens (`token`), or sum divided by the number of answers times their largest length (`fixed`).
+      all tokens (`token`), or sum divided by the number of answers times their largest length (`fixed`). With `ratio:
+      sequence` an answer has one loss, whose mean over answers is taken, and only the KL in the loss is reduced so.
     - `kl_coef`: The weight of the KL divergence to the initial model, per nat; 0 has none and needs no reference model.
     - `kl_in`: Whether that KL is a term of the loss or is subtracted from the reward.
     - `kl_estimator`: The estimate of the KL at a sampled token, with d the difference of log-probabilities to the
@@ -121,6 +122,13 @@ class Policy:
             raise HoldfastError("group_size: must be at least 2, not 1: one answer cannot be compared with others")
         if (self.baseline == "critic") != (self.critic is not None):
             raise HoldfastError("critic: needs `baseline: critic` and vice versa; set both or neither")
+        if self.ratio == "sequence" and not grouped:
+            raise HoldfastError(
+                f"ratio: `sequence` treats an answer as one action, and `baseline: {self.baseline}` gives each token "
+                "an advantage of its own; use `ratio: token`"
+            )
+        if self.ratio == "sequence" and self.dual_clip is not None:
+            raise HoldfastError("dual_clip: bounds the ratio of a token; with `ratio: sequence` set it to null")
         if self.kl_target is not None and (self.kl_in == "loss" or not self.kl_coef):
             raise HoldfastError("kl_target: needs `kl_in: reward` and an initial kl_coef")
         if self.kl_in == "loss" and self.kl_estimator == "full":
@@ -130,6 +138,20 @@ class Policy:
     def pays_kl(self) -> bool:
         """Whether the KL penalty is part of the reward."""
         return self.kl_in == "reward" and self.kl_coef != 0
+
+
+def require_divisible(policy: Policy, optim: Optim) -> None:
+    """Check that each minibatch has a prompt.
+
+    Raises:
+        HoldfastError: a batch has fewer prompts than the policy has minibatches.
+    """
+    size = optim.per_device_train_batch_size
+    if size < policy.minibatches:
+        raise HoldfastError(
+            f"policy.minibatches: is {policy.minibatches}, and a batch of {size} prompts cannot be divided into so "
+            "many; lower it, or raise optim.per_device_train_batch_size"
+        )
 
 
 def policy_plan(
@@ -219,7 +241,8 @@ def _by_group(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Ten
 
 
 def _by_token(policy: Policy, rollout: Rollout, kl_coef: float) -> dict[str, Tensor]:
-    """Whitened advantages of tokens; an answer without a reward has none, and its values are taken as correct."""
+    """Advantages of tokens, whitened if `whiten` is set; an answer without a reward has advantage 0, and its values are
+    taken as correct."""
     known = ~rollout.rewards.isnan()
     mask = rollout.mask * known[:, None]
     rewards = token_rewards(rollout.rewards.nan_to_num(), rollout.kl, mask, kl_coef=kl_coef)

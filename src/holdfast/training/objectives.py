@@ -166,17 +166,17 @@ def _weights(batch: Batch) -> Tensor | float:
 
 
 def _of_answers(batch: Batch) -> tuple[Tensor, Tensor | float]:
-    """Advantages and weights of whole answers, (N,) each.
+    """Advantages and weights of whole answers, (N,) each; the weight is 1, a scalar, if the batch has none.
 
     Raises:
         HoldfastError: the batch has advantages or weights of tokens.
     """
-    advantages = batch["advantages"], batch.get("weights", torch.ones(()))
-    if any(value.dim() > 1 for value in advantages):
+    advantages, weights = batch["advantages"], batch.get("weights", torch.ones(()))
+    if advantages.dim() > 1 or weights.dim() > 1:
         raise HoldfastError(
             "policy.ratio: `sequence` treats an answer as one action; here tokens have advantages or weights"
         )
-    return advantages
+    return advantages, weights
 
 
 def _nothing(batch: Batch) -> Tensor:

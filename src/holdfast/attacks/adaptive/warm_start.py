@@ -45,7 +45,10 @@ class WarmStart(AdaptiveAttacker):
     def __post_init__(self) -> None:
         if "optim" in self.settings:
             raise HoldfastError("settings.optim: belongs one level higher; set `warm_start.optim`")
-        resolved = plain(self._attack())
+        attack = self._attack()
+        if self.optim.max_steps:
+            replace(attack, optim=self.optim)  # refuses what does not fit together before anything runs
+        resolved = plain(attack)
         # Written in full, so that a cell states everything that it depends on.
         object.__setattr__(self, "settings", {name: value for name, value in resolved.items() if name != "optim"})
 

@@ -156,7 +156,7 @@ class TAR(OfflineDefense):
     }
 
     def __post_init__(self) -> None:
-        attacks = {name: resolved(settings, name) for name, settings in self.adversaries.items()}
+        attacks = {name: resolved(settings, name, self.inner) for name, settings in self.adversaries.items()}
         object.__setattr__(self, "adversaries", attacks)
         unknown = sorted(set(self.shares) - set(attacks))
         if unknown:

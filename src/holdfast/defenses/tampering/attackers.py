@@ -75,11 +75,12 @@ class Attackers:
         )
 
 
-def resolved(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """All settings of the attack called `name`, except those that the inner run sets.
+def resolved(settings: Mapping[str, Any], name: str, inner: Optim) -> dict[str, Any]:
+    """All settings of the attack called `name`, except those that `inner`, the optimizer of its run, sets.
 
     Raises:
-        HoldfastError: there is no such attack, it does not train, a setting is wrong, or one belongs to the inner run.
+        HoldfastError: there is no such attack, it does not train, a setting is wrong or does not fit `inner`, or one
+            belongs to the inner run.
     """
     if not trains(ATTACKS.load(name)):
         raise HoldfastError(
@@ -87,7 +88,11 @@ def resolved(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     if not {"optim", "adapter"}.isdisjoint(settings):
         raise HoldfastError(f"adversaries.{name}: `optim` and `adapter` cannot be set for an adversary; set `inner`")
-    values = plain(typed(ATTACKS.load(name), settings, f"adversaries.{name}"))
+    attack = typed(ATTACKS.load(name), settings, f"adversaries.{name}")
+    try:
+        values = plain(replace(attack, optim=inner))
+    except HoldfastError as error:
+        raise HoldfastError(f"adversaries.{name}: with `inner` as its `optim`: {error}") from None
     return {key: value for key, value in values.items() if key not in ("optim", "adapter")}
 
 
