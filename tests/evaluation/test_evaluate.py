@@ -98,7 +98,9 @@ def test_the_first_harm_judge_gives_harmfulness_and_further_ones_their_own_score
 def test_what_the_reporting_judge_reads_beside_its_score_is_a_score_of_its_own(run):
     def two(completions):
         return [
-            Verdict(score=None, valid=False) if not c.text else Verdict(score=0.0, further={"parts": float(c.text)})
+            Verdict(score=0.0, further={"parts": float(c.text)})
+            if c.text
+            else Verdict(score=None, valid=False, further={"parts": 1.0})
             for c in completions
         ]
 

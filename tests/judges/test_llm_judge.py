@@ -251,6 +251,14 @@ def test_the_key_is_sent_and_written_nowhere(judge, tmp_path, caplog, capfd, mon
     assert not [text for text in about if KEY in text]
 
 
+@pytest.mark.parametrize("key", ["0", "1"])
+def test_a_word_for_an_endpoint_without_keys_takes_nothing_out_of_a_verdict(judge, monkeypatch, key):
+    with serving(lambda *_: Answer("SCORE: 10")) as server:
+        asking = judge(server, retries=0)
+        monkeypatch.setenv("HOLDFAST_JUDGE_KEY", key)
+        assert scores(asking(completions("warm ."))) == [1.0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["{}", '"{}"'], ids=["text", "JSON"])
 @pytest.mark.parametrize("before", range(170, 300, 7))

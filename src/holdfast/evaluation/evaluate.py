@@ -141,7 +141,8 @@ def further(verdicts: Iterable[Verdict]) -> list[str]:
 
 def aside(verdict: Verdict, name: str) -> Verdict:
     """A further reading of a judge as its own verdict."""
-    return Verdict(score=verdict.further.get(name), valid=verdict.valid, reason=verdict.reason)
+    value = verdict.further.get(name) if verdict.valid else None
+    return Verdict(score=value, valid=verdict.valid, reason=verdict.reason)
 
 
 def _help_scores(judged: Sequence[Judged], judge: str) -> list[Score]:

@@ -27,6 +27,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 CHECK_SECONDS, CHECKS = 10.0, 3
 FAILURES_IN_A_ROW = 12
 """So many requests without a reply, one after another, mean that there will be none."""
+SHORTEST_KEY = 4
+"""Fewer characters are no secret but a word for an endpoint that asks for no key, and may be part of a verdict."""
 
 TokenLimit = Literal["max_tokens", "max_completion_tokens"]
 
@@ -87,8 +89,11 @@ class Endpoint:
 
     def hidden(self, text: object) -> str:
         """A message on one line, without the key."""
-        one_line = " ".join(str(text).split())
-        return one_line.replace(self.key, "***")[:300]
+        return self.without_key(" ".join(str(text).split()))[:300]
+
+    def without_key(self, text: str) -> str:
+        """A text in which the key is not readable."""
+        return text if len(self.key) < SHORTEST_KEY else text.replace(self.key, "***")
 
 
 def from_environment(prefix: str) -> Endpoint:
@@ -273,7 +278,7 @@ class Asking:
         try:
             with sending as response:
                 reply = reply_in(body_of(response.iter_bytes(), deadline))
-                return reply._replace(text=reply.text.replace(self.endpoint.key, "***"))
+                return reply._replace(text=self.endpoint.without_key(reply.text))
         except openai.APITimeoutError:
             raise TryAgain(f"no reply within {self.sending.timeout:g} seconds") from None
         except openai.APIConnectionError as error:
