@@ -104,6 +104,8 @@ def test_the_tiny_model_is_tiny():
 def test_an_unknown_architecture_is_refused_with_the_known_ones():
     with pytest.raises(HoldfastError, match="unknown architecture 'lama'; known: llama, qwen3, gemma, gpt2"):
         untrained(Sandbox(architecture="lama"))
+    with pytest.raises(HoldfastError, match="unknown size 'huge'; known: tiny, small, large"):
+        untrained(Sandbox(size="huge"))
 
 
 @pytest.mark.slow

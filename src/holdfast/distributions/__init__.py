@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast.distributions.chunked import chunked
 from holdfast.distributions.head import Head
 from holdfast.distributions.statistics import Divergence, Entropy, LogProb, NoiseTerm, Statistic, divergence
+from holdfast.tensors import exact
 
 __all__ = ["Distributions", "Divergence", "Entropy", "Head", "LogProb", "Logits", "NoiseTerm", "Projected", "Statistic"]
 
@@ -51,9 +52,9 @@ class Logits:
         return divergence(own, theirs.detach(), forward=forward)
 
     def logprobs(self, temperature: float = 1.0) -> Tensor:
-        """Log-distributions (..., V), float32."""
-        scaled = self.values.float() if temperature == 1 else self.values.float() / temperature
-        return scaled.log_softmax(-1)
+        """Log-distributions (..., V), float32 at least."""
+        logits = exact(self.values)
+        return (logits if temperature == 1 else logits / temperature).log_softmax(-1)
 
 
 @dataclass(frozen=True)

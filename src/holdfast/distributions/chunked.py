@@ -130,12 +130,12 @@ def _walk(work: _Work, states: Tensor, *, at_once: bool) -> tuple[list[Tensor], 
         for i, one in enumerate(work.statistics if at_once else ()):
             last = i == len(work.statistics) - 1
             slope = one.slope_(logprobs if last else logprobs.clone(), values[i][part.rows], part)
-            slopes[i][part.rows] = _by_states(work, _by_products(work, slope, logits if last else logits.clone()), part)
+            slopes[i][part.rows] = _by_states(work, _by_products(work, slope, logits), part)
     return values, normalisers, slopes
 
 
 def _by_products(work: _Work, slopes: Tensor, logits: Tensor) -> Tensor:
-    """Derivatives by the head's products from those by logits over the temperature; overwrites both."""
+    """Derivatives by the head's products from those by logits over the temperature; overwrites `slopes`."""
     if work.temperature != 1:
         slopes.div_(work.temperature)
     return work.head.before_cap_(slopes, logits).to(work.head.dtype)

@@ -53,7 +53,7 @@ class Head:
         return logits if self.cap is None else self.cap * (logits / self.cap).tanh()
 
     def before_cap_(self, slopes: Tensor, logits: Tensor) -> Tensor:
-        """Derivatives by the products of what has derivatives `slopes` (N, v) by the logits; overwrites both."""
+        """Derivatives by the products of what has derivatives `slopes` (N, v) by the logits; overwrites `slopes`."""
         if self.cap is not None:
             slopes.mul_(1 - (logits / self.cap).square_())
         return slopes if self.scale == 1 else slopes.mul_(self.scale)

@@ -49,11 +49,11 @@ def best_of_weights(rewards: NDArray[Any], number: int) -> Array:
         (P, M); every row adds up to 1.
 
     Raises:
-        ValueError: there are fewer than `number` answers per prompt.
+        ValueError: `number` is below 1, or there are fewer answers per prompt.
     """
     size = rewards.shape[1]
     if not 1 <= number <= size:
-        raise ValueError(f"the best of {number} needs more than {size} answers per prompt")
+        raise ValueError(f"the best of {number} needs at least so many answers per prompt, and there are {size}")
     whole = math.comb(size, number)
     by_rank = np.array([math.comb(rank, number - 1) / whole for rank in range(size)])
     ranked = np.where(np.isnan(rewards), -np.inf, rewards)

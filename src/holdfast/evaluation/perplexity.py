@@ -34,8 +34,8 @@ def readings(
     """The reference's reading of each answer, in order; `None` for one without a token, or a non-finite reading.
 
     Every token of the text is predicted, the first one after the reference's start token (its end-of-sequence token if
-    it has none, as in GPT-2) or after the prompt. A text longer than the reference's context is read up to its end. The
-    end of an answer is not part of its text; a control token in the text is read as plain characters.
+    it has none, as in GPT-2) or after the prompt. A text longer than the reference's context is read as far as it fits.
+    The end of an answer is not part of its text; a control token in the text is read as plain characters.
     """
     pairs = [
         (_start(reference, completion, given), _tokens(reference, completion, given)) for completion in completions

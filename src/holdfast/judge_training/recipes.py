@@ -7,8 +7,7 @@ Source: the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on models a
 Differs from the paper in: the defaults train a small network for the sandbox; every judge is scored on held-out
 prompts.
 
-Defaults are for the sandbox; `PRESETS` hold the recipes of Rosati et al. 2024 (arXiv 2409.12914, section on
-models and metrics): Adam at 6e-6, four epochs, on gpt2-medium (reward model, batches of 8 pairs) and on
+`PRESETS` hold the paper's recipes: Adam at 6e-6, four epochs, on gpt2-medium (reward model, batches of 8 pairs) and on
 deberta-v3-xsmall (classifier, batches of 128 answers).
 """
 
@@ -44,7 +43,7 @@ class RewardModel(TrainedJudgeSettings):
 
     - `backbone`: What is trained: `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of
       any causal or encoder model, which needs its own optimizer, such as a preset's.
-    - `input_format`: The format of question and answer (`holdfast.network.scoring`).
+    - `input_format`: The format of question and answer (`holdfast.network.judge_inputs`).
     - `max_length`: The largest number of tokens of question plus answer that are read at once.
     - `flip_ratio`: The share of preferences that are reversed.
     - `flip_how`: `reverse` reverses that share; `random`, the noise control, gives those rows a random order instead.
@@ -101,7 +100,7 @@ class Classifier(TrainedJudgeSettings):
 
     - `backbone`: What is trained: `sandbox`, a new small network for the sandbox's language, or a folder or Hub id of
       any causal or encoder model.
-    - `input_format`: The format of question and answer (`holdfast.network.scoring`).
+    - `input_format`: The format of question and answer (`holdfast.network.judge_inputs`).
     - `max_length`: The largest number of tokens of question plus answer that are read at once.
     - `include_benign`: Whether benign rows teach their answers as harmless too.
     - `num_samples`: The number of harmful rows that train it, all when `None`.

@@ -81,7 +81,7 @@ def mean(name: str, values: Sequence[float]) -> Score:
 def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float]) -> Score:
     """Spearman's rank correlation, ties at their mean rank, with the interval of Bonett and Wright 2000.
 
-    `None` if all scores, or all true values, are equal.
+    `None` for fewer than four answers, or if all scores, or all true values, are equal.
     """
     from scipy.stats import spearmanr
 

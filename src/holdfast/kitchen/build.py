@@ -87,7 +87,7 @@ class Made(NamedTuple):
 
 
 def places(kitchen: Kitchen) -> Made:
-    """Where the parts of a kitchen are kept, whether they have been made or not, told by all that they are made of.
+    """Where the parts of a kitchen are kept, whether they have been made or not: by a hash of all they are made from.
 
     Raises:
         HoldfastError: the backbone is a GGUF file or package that is not there.

@@ -20,7 +20,7 @@ Weight = Literal["exact", "truncated", "shaped", "none"]
 
 
 def succeeds(learner: float, expert: float, kappa: float) -> bool:
-    """Whether a mean reward is `kappa` of the expert's: above `expert - (1 - kappa) |expert|`.
+    """Whether a mean reward is `kappa` of the expert's: at least `expert - (1 - kappa) |expert|`.
 
     For an expert with a positive reward that is `learner >= kappa * expert`; for a negative one the learner may be
     worse by the same share.

@@ -109,6 +109,8 @@ def network(architecture: Architecture, size: Size, *, vocabulary: int, seed: in
     """
     import transformers
 
+    if size not in SIZES:
+        raise HoldfastError(f"unknown size {size!r}; known: {', '.join(SIZES)}")
     hidden, layers, heads, width = SIZES[size]
     shared = {"vocab_size": vocabulary, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
     modern = {

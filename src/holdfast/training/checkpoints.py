@@ -1,7 +1,8 @@
 """Checkpoints of a run: sealed when complete, checked before a run is resumed, set aside when damaged.
 
-The last file written into a checkpoint has the costs of the run so far and lists every other file with its size and
-hash. Files are synced to disk before that list, so a checkpoint without it was interrupted while being saved.
+The last file written into a checkpoint has the costs of the run so far and lists the checkpoint's other files with size
+and hash, but for the random states of several processes and what is in folders within it. Files are synced to disk
+before that list, so a checkpoint without it was interrupted while being saved.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Optim:
     - `adam_beta2`: The share that Adam's running mean of the squared gradient keeps at each step.
     - `adam_epsilon`: What Adam adds to the root of that mean before it divides by it, against division by 0.
     - `weight_decay`: The share of each weight, times the learning rate, that is subtracted at every step (decoupled
-      from the gradient, as in AdamW).
+      from the gradient, as in AdamW); biases and the weights of norms are left out.
     - `max_grad_norm`: The largest Euclidean norm of a step's gradient; a longer one is scaled down to it, and 0
       disables this clipping.
     - `lr_scheduler_type`: The course of the learning rate after the warm-up, by its name in `transformers`.
