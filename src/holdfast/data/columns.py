@@ -26,7 +26,7 @@ class Source:
     `holdfast.data.FORMATS`. `columns` maps the names that the format expects (its `Schema.columns`) to the file's own,
     e.g. `{prompt: question}`. `limit` reads only the first rows. `role` sets every row's role; in a preference with
     role `harmful` the rejected answer is the harmful one, and the chosen one the refusal. `refusal` is given to harmful
-    rows that have none. Raises `HoldfastError` for a bad `limit` or `role`.
+    rows that have none. Raises `HoldfastError` for a blank `path` or `refusal`, a `limit` below 1, an unknown `role`.
     """
 
     path: Place

@@ -18,8 +18,7 @@ class Splits:
     `harmful` examples have a `response` (what the attacker wants) and a `refusal`; `benign` ones a `response`.
     `tasks` are further harmless data by name, each split in the same way. `pairs` are matched pairs of a restricted
     prompt and its harmless twin, in the splits `development` and `test`; no prompt of theirs is trained on.
-    `other_domains` are the defense split's
-    harmful rows that `data.domain` leaves out.
+    `other_domains` are the defense split's harmful rows that `data.domain` leaves out.
     """
 
     harmful: dict[str, list[Example]]

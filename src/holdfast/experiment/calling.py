@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from holdfast.evaluation.measurement import Measurement
 from holdfast.experiment.methods import KEYS, Kind, resolve
 from holdfast.methods.tables import judge_keys
 from holdfast.records import HoldfastError, Method
 
 SANDBOX_ONLY = ("oracle", "keyword")
 """Judges that need the sandbox's ground truth."""
+
+DEFAULT = Measurement().help_judge
+"""The judge of harm and helpfulness where a grid names none."""
 
 Called = dict[str, str]
 """The key that calls a judge first, by the judge's name, with a remark if the name is a default."""
@@ -50,7 +54,7 @@ def judges_of(calls: Called, known: Mapping[str, Method], *, own_data: bool) -> 
         else:
             judges[name] = _built_in(name, caller)
         if own_data and judges[name].name in SANDBOX_ONLY:
-            by_default = " (the default)" if caller.startswith("evaluation.") else ""
+            by_default = " (the default)" if caller.startswith("evaluation.") and name == DEFAULT else ""
             raise HoldfastError(
                 f"{caller}: {name!r}{by_default} only works on the sandbox's data, and the data is your own; "
                 "use `classifier`, `refusal` or `reference`"

@@ -1,4 +1,4 @@
-"""Every model folder and file that cells name is there, which is looked up before any process is started."""
+"""Check, before any process is started, that every model folder and file that cells name exists."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Named(NamedTuple):
 
 
 def refuse_missing(cells: Sequence[Cell]) -> None:
-    """Refuse cells that name a folder, file or package which is not there, each once; ids are looked up by `others`.
+    """Refuse cells that name a folder, file or package that does not exist; `others` looks up ids.
 
     Raises:
         Problems: a line for each of them, with what to do.

@@ -39,7 +39,7 @@ from holdfast.training.plan import Diverged, Fitted, Plan, Progress, sum_or_none
 
 
 def execute(task: Task, options: Options, report: Report) -> None:
-    """Do a piece of work; its record is written last. An error in the work itself is recorded too.
+    """Do a piece of work; its record is written last. An error in the work itself is recorded too, not raised.
 
     Raises:
         HoldfastError: its folder cannot be made, or the record itself cannot be written.

@@ -174,10 +174,13 @@ def copy_into(folder: Path, source: Path) -> None:
 
 
 def copy_over(out: Path, source: Path) -> None:
-    """Copy a folder atomically to a place where an earlier copy of it may be.
+    """Copy a folder to a place where an earlier copy of it may be, which is replaced once the new one is complete.
+
+    What is there is taken for an earlier copy if the source has every name at its top. A crash between the removal of
+    that copy and the renaming of the new one leaves none.
 
     Raises:
-        HoldfastError: the place holds anything else, which is not touched, or it cannot be written.
+        HoldfastError: the place holds another name, and is not touched, or it cannot be written.
     """
     own = {path.name for path in source.iterdir()}
     there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []

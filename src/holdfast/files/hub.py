@@ -17,7 +17,7 @@ ASKED: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
 
 
 def looks_local(path: str) -> bool:
-    """Whether a model or data path is a local folder and not a Hub id."""
+    """Whether a name is taken for a folder or file, which need not exist, and not for a Hub id (`OWNER/NAME`)."""
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
 
 

@@ -12,9 +12,9 @@ from holdfast.records import HoldfastError
 
 
 def require_model(name: str, revision: str | None = None) -> None:
-    """Refuse a model that could not be loaded because it is not there; what is in its folder is not looked at.
+    """Refuse a model that does not exist; the content of its folder is not checked.
 
-    An id of the Hub has to be in its cache, or within reach: one small file is asked for.
+    An id of the Hub has to be in the local cache, or on a Hub that can be reached: one small file is requested.
 
     Raises:
         HoldfastError: there is no such folder, file or package, the reader of such files is not installed, or the id
@@ -30,7 +30,7 @@ def require_model(name: str, revision: str | None = None) -> None:
 
 
 def _hint(name: str) -> str:
-    """A folder or GGUF file beside it with a similar name, in brackets; where a relative path was looked for."""
+    """The end of an error: a folder or file there with a similar name, else where a relative path was looked for."""
     place = Path(name)
     if name.startswith("~") and (whole := Path(os.path.expanduser(name))).is_dir():
         return f" (did you mean {str(whole)!r}? `~` is read by the shell alone)"

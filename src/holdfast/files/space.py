@@ -21,10 +21,10 @@ def is_full(error: BaseException) -> bool:
 
 
 def full_disk(error: BaseException, *folders: Path) -> str:
-    """One line that names the folder that is full, what is free there, and the way out.
+    """One line that names the place where nothing can be written, what is free there, and the way out.
 
-    It is that of the file which the error names. If it names none, it is that with the least room of `folders`, where
-    the work writes, the temporary folder and the cache.
+    The place is the file that the error names. If it names none, it is the one with the least room of `folders` (where
+    the work writes), the temporary folder and the cache.
     """
     ways = {
         _temporary(): "TMPDIR names another folder for temporary files",
@@ -43,7 +43,7 @@ def full_disk(error: BaseException, *folders: Path) -> str:
 
 
 def _temporary() -> Path:
-    """The temporary folder; `tempfile` cannot be asked, which writes a file there first."""
+    """The temporary folder; not from `tempfile`, which writes a file there first."""
     return Path(next(filter(None, (os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP"))), "/tmp"))
 
 

@@ -112,7 +112,7 @@ def _range(low: Any, high: Any, log: Any = False, whole: Any = False) -> Range:
 
 
 def _number(end: Any) -> float:
-    """An end of a range; YAML reads `1e-5` as text."""
+    """An end of a range; also as text, since plain readers of YAML take `1e-5` for one."""
     try:
         return float(end) if isinstance(end, str) else end + 0
     except (TypeError, ValueError):

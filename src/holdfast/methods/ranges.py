@@ -80,7 +80,7 @@ class Bounds:
             try:
                 return kind(value)
             except OverflowError:  # a whole number of hundreds of digits
-                raise refused(f"must be {self}, and is too large") from None
+                raise refused(f"must be {self} that a float can hold") from None
 
         return core_schema.no_info_plain_validator_function(check)
 

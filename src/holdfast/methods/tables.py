@@ -1,7 +1,7 @@
 """Tables of methods: name, location and summary. Reading a table does not import the methods.
 
-Other packages add rows through an entry-point group (`holdfast.attacks`, `holdfast.defenses.online`,
-`holdfast.defenses.offline`, `holdfast.judges`), each entry naming a settings class.
+Other packages add rows through an entry-point group: one of `GROUPS`, in which each entry names a settings class, or
+`holdfast.formats`, in which it names a `holdfast.data.Schema`.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ _NAME = re.compile(r"[A-Za-z][\w+-]*", re.ASCII)
 
 
 class Row(NamedTuple):
-    """`target` is `module:Class`, a frozen dataclass of settings; `summary` one line for people.
+    """`target` is `module:NAME`, of a frozen dataclass of settings or of a schema; `summary` is one line for people.
 
     `unit` is the x-axis of an attack's curve: optimizer steps, or the symbol of another quantity. `package` is the
-    installed package that added the row, empty for a built-in one; several, with a comma, where they added it each.
+    installed package that added the row, empty for a built-in one; several packages that each added it are separated
+    by commas.
     """
 
     target: str
@@ -76,7 +77,7 @@ class Table(Mapping[str, Row]):
         ]
 
     def load(self, name: str) -> Any:
-        """The settings class called `name`, which follows the protocol of its kind.
+        """What the row called `name` leads to, which follows the protocol of its kind: a settings class or a schema.
 
         Raises:
             HoldfastError: there is no such row (names the nearest), several packages add it, or it does not lead to a

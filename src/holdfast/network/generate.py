@@ -192,8 +192,13 @@ def complete(
 ) -> list[Completion]:
     """One completion for each example, in order.
 
-    Prompts of similar length are read together, so that little is padded; the samples depend on it only by rounding in
-    the model.
+    Prompts of similar length are read together, so that little is padded. Greedy answers depend on it only by rounding
+    in the model; what is sampled also depends on a prompt's place among the others and on `batch_size`, by which the
+    random numbers are dealt out.
+
+    Raises:
+        SamplingError: the model gave a non-finite logit.
+        HoldfastError: a prompt cannot be encoded, see `Chat.prompt`.
     """
     answers = _answers_to(model, examples, sampling, seed=seed, batch_size=batch_size)
     return [as_completion(model, example, answer) for example, answer in zip(examples, answers, strict=True)]

@@ -47,8 +47,8 @@ def check_input_format(input_format: str, tokenizer: Any, path: str, *, config: 
         )
     if input_format not in ("pair", "answer", "chat") and "{response}" not in input_format:
         raise HoldfastError(
-            f"input_format {input_format!r} is not `pair`, `answer`, `chat` or a template: write {{response}} in it, "
-            f"and {{prompt}} where the question goes"
+            f"judge {path}: input_format {input_format!r} is not `pair`, `answer`, `chat` or a template: write "
+            f"{{response}} in it, and {{prompt}} where the question goes"
         )
     if input_format == "pair" and not _separates(tokenizer, config):
         raise HoldfastError(f"judge {path}: its tokenizer does not separate the two texts of a pair; {remedy}")

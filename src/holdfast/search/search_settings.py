@@ -15,8 +15,9 @@ class Search:
     """Settings of a search.
 
     Trials are measured on development prompts by `judge`, which must not be the grid's reporting judge. All trials
-    together may use `budget` optimizer steps (or attack tokens, by `unit`), in at most `trials` trials. A budget in
-    steps is never exceeded: a trial starts only if the budget covers it completely; one in tokens by at most one trial.
+    together may use `budget` optimizer steps (or attack tokens, by `unit`), in at most `trials` trials; crashed and
+    diverged ones use none of it. A budget in steps is never exceeded: a trial starts only if the budget covers it
+    completely. One in tokens may be exceeded by the trials that run when it is used up, as many as run in parallel.
     After `startup` trials, one whose harm stays below the median of the earlier ones is given up, but not before the
     share `warmup` of its steps, in [0, 1]. The best setting is run again on test prompts with each of `test_seeds`;
     by default, three that follow the grid's own. `knobs` narrow, replace or add to those that the attack declares.
