@@ -8,7 +8,7 @@ from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from holdfast.network.ablating import Alike, Writer, directions, edit, give_biases, kept, states, writers
+from holdfast.network.ablating import Alike, Writer, directions, edit, give_biases, restoring, states, writers
 from holdfast.records import HoldfastError
 
 TEXT, OTHER = [5, 6, 7, 8, 9], [10, 11, 12]
@@ -53,7 +53,7 @@ def test_the_whole_edit_towards_nothing_leaves_no_part_along_the_directions():
 def test_afterwards_weights_and_biases_are_what_they_were(kind):
     writer = linear(kind)
     before = {name: weight.detach().clone() for name, weight in writer.part.named_parameters()}
-    with kept([writer]):
+    with restoring([writer]):
         edit(writer, torch.tensor([[1.0, 0.0, 0.0, 0.0]]), 1.5, towards=torch.ones(4))
         assert not torch.equal(writer.part.weight, before["weight"])
     assert all(torch.equal(weight, before[name]) for name, weight in writer.part.named_parameters())

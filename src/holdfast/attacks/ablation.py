@@ -38,7 +38,7 @@ from torch import Tensor
 from holdfast.evaluation.evaluate import Judged, Suite, divergence, evaluate
 from holdfast.methods.knobs import optuna
 from holdfast.methods.ranges import Count, PositiveShare, ranged
-from holdfast.network.ablating import Alike, States, Writer, directions, edit, give_biases, kept, states, writers
+from holdfast.network.ablating import Alike, States, Writer, directions, edit, give_biases, restoring, states, writers
 from holdfast.network.flops import Meter
 from holdfast.network.generate import Sampling, complete
 from holdfast.network.models import Model, clone, has_adapter, merged
@@ -145,7 +145,7 @@ class Ablation(SamplingAttack):
             if tried["reward"] > reward:
                 best, reward = values, tried["reward"]
             if number in self.trials:
-                with kept(subject.writers):
+                with restoring(subject.writers):
                     subject.edit(best)
                     scores, judged = evaluate(edited, suite)
                     scores = (*scores, *divergence(edited, model, suite))
@@ -199,7 +199,7 @@ class Ablation(SamplingAttack):
         rows = context.splits.harmful["development"][: self.choice_prompts]
         reward = from_judge(context.judge(self.reward.judge), self.reward)
         start = time.perf_counter()
-        with Meter(edited.pad_id).counting() as meter, kept(subject.writers):
+        with Meter(edited.pad_id).counting() as meter, restoring(subject.writers):
             subject.edit(values)
             answers = complete(
                 edited, rows, Sampling(max_new_tokens=context.max_new_tokens, temperature=0.0), seed=context.seed

@@ -36,7 +36,7 @@ class Data:
     the task's name, refusals as `over_refusal/NAME`), and an honest customer may train on it.
 
     `sandbox_tasks` are those of the sandbox, `quiz` and `summary` by default. `exam` and `benign_exam` ask for what no
-    model was taught, the first after a restricted request.
+    model was taught; in the prompts of `exam` a restricted request comes before the question.
 
     With `domain` only the harmful rows of that domain are used, by defense, attack and evaluation.
 
@@ -79,5 +79,5 @@ class Data:
     def sources(self) -> dict[str, Source]:
         """Every source by its key: `harmful`, `benign`, `tasks.NAME`, `pairs`; none for the sandbox's own data."""
         tasks = {f"tasks.{name}": source for name, source in self.tasks.items()}
-        given = {"harmful": self.harmful, "benign": self.benign, **tasks, "pairs": self.pairs}
-        return {key: source for key, source in given.items() if source is not None}
+        named = {"harmful": self.harmful, "benign": self.benign, **tasks, "pairs": self.pairs}
+        return {key: source for key, source in named.items() if source is not None}

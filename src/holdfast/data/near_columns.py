@@ -35,8 +35,8 @@ def remedy(name: str, close: Iterable[str]) -> str:
     names = list(close)
     own = names[0] if names else "COLUMN"
     alike = " and ".join(map(repr, names))
-    said = f"{alike} {'is' if len(names) == 1 else 'are'} close: " if names else ""
-    return f"{said}say columns.{name}={own}, after a command data.harmful.columns.{name}={own} (or data.benign)"
+    hint = f"{alike} {'is' if len(names) == 1 else 'are'} close: " if names else ""
+    return f"{hint}say columns.{name}={own}, after a command data.harmful.columns.{name}={own} (or data.benign)"
 
 
 def _letters(name: str) -> str:

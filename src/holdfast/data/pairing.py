@@ -47,8 +47,8 @@ def placed(
     prompt, in proportion to the splits' shares. `used` are the prompts of all other rows, by split.
     """
     owner = {row.key: name for name in (*MEASURED, *TRAINED_ON) for row in used.get(name, ())}
-    whole = sum(shares[name] for name in MEASURED)
-    by_hash = split([first for first, _ in pairs], {name: shares[name] / whole for name in MEASURED}, seed=seed)
+    measured = sum(shares[name] for name in MEASURED)
+    by_hash = split([first for first, _ in pairs], {name: shares[name] / measured for name in MEASURED}, seed=seed)
     by_key = {row.key: name for name, rows in by_hash.items() for row in rows}
     by_split: dict[str, list[Pair]] = {name: [] for name in MEASURED}
     for pair in pairs:

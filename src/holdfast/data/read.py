@@ -99,13 +99,13 @@ def fingerprint(source: Source) -> str:
         return f"{source.path}@{commit or source.revision or 'main'}"
     if path.is_file():
         return _hash_of(path)
-    whole, saved = hashlib.sha256(), _is_saved(path)
+    folder_hash, saved = hashlib.sha256(), _is_saved(path)
     for file in sorted(path.rglob("*")):
         name = file.relative_to(path)
         skipped = any(part.startswith(".") for part in name.parts) or (saved and fnmatch(name.name, "cache-*.arrow"))
         if file.is_file() and not skipped:
-            whole.update(f"{name.as_posix()}\0{_hash_of(file)}\n".encode())
-    return whole.hexdigest()
+            folder_hash.update(f"{name.as_posix()}\0{_hash_of(file)}\n".encode())
+    return folder_hash.hexdigest()
 
 
 def _rows(source: Source) -> Iterator[RawRow]:
@@ -120,9 +120,9 @@ def _records(source: Source) -> Places:
     path = _local(source)
     if path is None or path.is_dir():
         return _from_dataset(source, path)
-    given = [name for name in ("split", "revision", "name") if getattr(source, name) is not None]
-    if given:
-        raise HoldfastError(f"{source.path}: `{given[0]}` does not apply to a single file; remove it")
+    misplaced = [name for name in ("split", "revision", "name") if getattr(source, name) is not None]
+    if misplaced:
+        raise HoldfastError(f"{source.path}: `{misplaced[0]}` does not apply to a single file; remove it")
     suffix = path.suffix.lower()
     if suffix == ".csv":
         return from_csv(source.path, path)
@@ -188,9 +188,9 @@ def _is_saved(folder: Path) -> bool:
 def _saved(source: Source, folder: Path) -> Any:
     import datasets
 
-    given = [name for name in ("revision", "name") if getattr(source, name) is not None]
-    if given:
-        raise HoldfastError(f"{source.path}: `{given[0]}` does not apply to a saved folder; remove it")
+    misplaced = [name for name in ("revision", "name") if getattr(source, name) is not None]
+    if misplaced:
+        raise HoldfastError(f"{source.path}: `{misplaced[0]}` does not apply to a saved folder; remove it")
     try:
         dataset = datasets.load_from_disk(str(folder))
     except IndexError as problem:  # `datasets` cannot load a data set that it saved without rows

@@ -80,9 +80,9 @@ def check(
     outbox.close()
     try:
         with contextlib.suppress(EOFError):  # it died, perhaps for lack of memory: cells then report this one by one
-            while isinstance(said := inbox.recv(), str):
-                announce(said)
-            raise Problems(said)
+            while isinstance(message := inbox.recv(), str):
+                announce(message)
+            raise Problems(message)
     finally:
         process.kill()
     return None

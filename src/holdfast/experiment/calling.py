@@ -31,11 +31,11 @@ def called(evaluation: Mapping[str, Any], methods: Iterable[tuple[Kind, Method]]
     by_kind: Called = {}
     for key, name in judge_keys(evaluation, "evaluation"):
         by_kind.setdefault(name, key)
-    given = {method.name: method.settings for method in written}
+    as_written = {method.name: method.settings for method in written}
     for kind, method in methods:
         own = f"{KEYS[kind]}.{method.name}"
         for key, name in judge_keys(method.settings, own):
-            by_default = not _holds(given.get(method.name, {}), key.removeprefix(f"{own}.").split("."))
+            by_default = not _holds(as_written.get(method.name, {}), key.removeprefix(f"{own}.").split("."))
             by_kind.setdefault(name, f"{key} (which calls {name!r} by default)" if by_default else key)
     return by_kind
 

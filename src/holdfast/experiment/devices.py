@@ -23,8 +23,8 @@ def gpus() -> tuple[str, ...]:
     import torch
 
     count = torch.cuda.device_count()
-    given = os.environ.get(_visible()) or os.environ.get(VISIBLE, "")  # AMD's library reads both, its own first
-    chosen = [name.strip() for name in given.split(",") if name.strip()]
+    named = os.environ.get(_visible()) or os.environ.get(VISIBLE, "")  # AMD's library reads both, its own first
+    chosen = [name.strip() for name in named.split(",") if name.strip()]
     return tuple(chosen[:count]) if chosen else tuple(map(str, range(count)))
 
 

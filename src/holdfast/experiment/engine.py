@@ -254,7 +254,7 @@ def _ended(running: list[_Running], news: News) -> list[_Running]:
     if not running:
         time.sleep(POLL)
         return []
-    wait([thing for active in running for thing in (active.inbox, active.process.sentinel)], timeout=POLL)
+    wait([source for active in running for source in (active.inbox, active.process.sentinel)], timeout=POLL)
     ended = []
     for active in list(running):
         for details in _messages(active.inbox):

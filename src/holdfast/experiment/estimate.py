@@ -108,8 +108,8 @@ def estimate(cells: Sequence[Cell], *, threads: int = 1, news: News) -> list[Nee
         if failed:
             raise HoldfastError(next(iter(failed.values())))
         # Pieces that differ in their steps alone are one piece when shortened, and yet each is work of its own.
-        whole = [piece for piece in tasks.tasks_of(cells, run, cache_folder()) if piece.kind in ("stage", "cell")]
-        return [_needs(piece, _probe(piece), times, run) for piece in whole]
+        pieces = [piece for piece in tasks.tasks_of(cells, run, cache_folder()) if piece.kind in ("stage", "cell")]
+        return [_needs(piece, _probe(piece), times, run) for piece in pieces]
 
 
 def training(cell: Cell) -> bool:

@@ -47,15 +47,15 @@ def lost(effect: Effect | None, control: ControlRun) -> str | None:
 
 def training_of(effect: Effect | None) -> str:
     """The effect of training on the weights and its own objective, as an addition to a reason; empty if unknown."""
-    said = []
+    parts = []
     if effect is not None and effect.change is not None:
-        said.append(f"the training changed the weights by {as_percent(effect.change)}")
+        parts.append(f"the training changed the weights by {as_percent(effect.change)}")
     if effect is not None and effect.improved is not None and effect.objective is not None:
         how = "improved" if effect.improved else "did not improve"
         ends = (effect.first, effect.last)
         between = "" if None in ends else " ({:.3g} to {:.3g})".format(*ends)
-        said.append(f"its {effect.objective} {how}{between}")
-    return "".join(f"; {part}" for part in said)
+        parts.append(f"its {effect.objective} {how}{between}")
+    return "".join(f"; {part}" for part in parts)
 
 
 def share_moved(share: float | None) -> str:

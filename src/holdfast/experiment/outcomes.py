@@ -102,15 +102,15 @@ def control_run(record: Record) -> ControlRun:
     )
 
 
-def settled(record: Record, control: ControlRun | None = None, *, whole: bool = True) -> Record:
+def settled(record: Record, control: ControlRun | None = None, *, check_curve: bool = True) -> Record:
     """The record with its outcome and reason given its control, which is stored in it.
 
-    A cell without a defense needs none. Without `control` the one stored in the record is used. With `whole` a record
-    that is not as a run leaves it shows nothing, not even when it broke.
+    A cell without a defense needs none. Without `control` the one stored in the record is used. With `check_curve` a
+    record that is not as a run leaves it shows nothing, not even when it broke.
     """
     known = (control or record.control) if defended(record.cell) else None
     record = replace(record, control=known)
-    cut = not_whole(record) if whole else None
+    cut = not_whole(record) if check_curve else None
     if cut is not None:
         return replace(record, outcome=Outcome.UNTESTED, reason=cut, time_to_break=None)
     if record.outcome not in OPEN:
@@ -121,15 +121,15 @@ def settled(record: Record, control: ControlRun | None = None, *, whole: bool = 
     return replace(record, outcome=outcome, reason=reason)
 
 
-def settled_by_controls(records: Sequence[Record], *, whole: bool = True) -> list[Record]:
+def settled_by_controls(records: Sequence[Record], *, check_curve: bool = True) -> list[Record]:
     """Each record with its outcome given its control, if that is among them; see `settled`."""
     known = {record.key: record for record in records}
     settled_records = []
     for record in records:
         control = control_of(record.cell)
         there = known.get(control.key) if control is not None else None
-        run = None if there is None else control_run(settled(there, whole=whole))
-        settled_records.append(settled(record, run, whole=whole))
+        run = None if there is None else control_run(settled(there, check_curve=check_curve))
+        settled_records.append(settled(record, run, check_curve=check_curve))
     return settled_records
 
 

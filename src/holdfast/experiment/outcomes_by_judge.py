@@ -24,8 +24,8 @@ def rejudged(record: Record, steps: Sequence[int], scores: Sequence[float | None
     cut = not_whole(record)
     if cut is not None:
         return replace(record, evaluations=(), control=None, time_to_break=None, outcome=Outcome.UNTESTED, reason=cut)
-    kept = [evaluation for evaluation in record.evaluations if evaluation.step in set(steps)]
-    curve = [_scored(each, [s for s, at in zip(scores, steps, strict=True) if at == each.step]) for each in kept]
+    stored = [evaluation for evaluation in record.evaluations if evaluation.step in set(steps)]
+    curve = [_scored(each, [s for s, at in zip(scores, steps, strict=True) if at == each.step]) for each in stored]
     return with_evaluations(record, curve)
 
 
@@ -54,7 +54,7 @@ def outcomes_by_judge(judged: Sequence[Record]) -> list[Outcome | None]:
     `None` where the judge could not judge so many of the answers that the outcome would be about the judge. Rejudged
     curves have only the evaluations of which answers are kept.
     """
-    return [None if _unjudged(record) else record.outcome for record in settled_by_controls(judged, whole=False)]
+    return [None if _unjudged(record) else record.outcome for record in settled_by_controls(judged, check_curve=False)]
 
 
 def outcomes_by_further_judge(judge: str, records: Sequence[Record]) -> dict[str, Outcome]:

@@ -78,18 +78,18 @@ class ProgressRecorder:
 
         That cannot be measured again without the weights of its step, so the run then starts again.
         """
-        kept = [_kept(path) for path in sorted((self.folder / "evaluations").glob("step-*.json"))]
+        saved = [_saved(path) for path in sorted((self.folder / "evaluations").glob("step-*.json"))]
         curve = self.folder / "curves.jsonl"
         damaged = damaged_lines(curve)
         if damaged:
             set_aside(curve, f"{damaged} of its lines")
-        return not damaged and None not in kept
+        return not damaged and None not in saved
 
     def before(self, model: Model) -> None:
         """Measure the model that the attacker received, if the attack's own first step comes later."""
         path = self.folder / "evaluations" / "before.json"
-        if path.exists() and (kept := _kept(path)):
-            self.evaluations.append(kept)
+        if path.exists() and (saved := _saved(path)):
+            self.evaluations.append(saved)
             self.files.append(path)
         else:
             self.measure(Progress(phase="start", step=0, max_steps=0, model=model, flops=0.0), path)
@@ -172,7 +172,7 @@ class ProgressRecorder:
         return self.evaluations[-1].value("harmfulness") if self.evaluations else None
 
 
-def _kept(path: Path) -> Evaluation | None:
+def _saved(path: Path) -> Evaluation | None:
     """A saved evaluation; if it cannot be read, `None`, and the file is set aside."""
     try:
         value = read_object(path)

@@ -200,8 +200,8 @@ def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
 
 def keep_lines(path: Path, up_to: int) -> None:
     """Drop the lines of a curve after a step, and one cut short by a crash, before a run is resumed."""
-    kept = [line for line in _lines(path) if (step := _step(line)) is not None and step <= up_to]
-    write_text(path, "".join(f"{line}\n" for line in kept))
+    lines = [line for line in _lines(path) if (step := _step(line)) is not None and step <= up_to]
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def damaged_lines(path: Path) -> int:

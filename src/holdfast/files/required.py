@@ -32,8 +32,8 @@ def require_model(name: str, revision: str | None = None) -> None:
 def _hint(name: str) -> str:
     """The end of an error: a folder or file there with a similar name, else where a relative path was looked for."""
     place = Path(name)
-    if name.startswith("~") and (whole := Path(os.path.expanduser(name))).is_dir():
-        return f" (did you mean {str(whole)!r}? `~` is read by the shell alone)"
+    if name.startswith("~") and (expanded := Path(os.path.expanduser(name))).is_dir():
+        return f" (did you mean {str(expanded)!r}? `~` is read by the shell alone)"
     try:
         there = [path.name for path in place.parent.iterdir() if path.is_dir() or path.suffix == ".gguf"]
     except OSError:

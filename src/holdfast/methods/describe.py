@@ -138,7 +138,7 @@ def meaning(cls: type, name: str, inner: type | None = None) -> str:
     modules = [documentation(f"{base.__module__}:") for base in bases]
     texts = [class_text(base) for base in bases]
     texts += [text for module in modules for text in (module.text, *map(module.blocks.get, ORDER)) if text]
-    stated = (said for read in (defined, mentioning) for text in texts if (said := read(name, text)))
+    stated = (explanation for read in (defined, mentioning) for text in texts if (explanation := read(name, text)))
     described = next(stated, "")
     group = parse(class_text(inner)).title if inner is not None else ""
     return (described or SHARED.get(name, "") or group).removeprefix("Settings: ").replace("`None`", "`null`")

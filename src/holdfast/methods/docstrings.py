@@ -52,10 +52,10 @@ def parse(docstring: str) -> Documentation:
     for label, after in zip(labels, [*labels[1:], None], strict=False):
         body = docstring[label.start() : after.start() if after else None]
         if after is None:  # notes come after a blank line
-            body, _, rest = body.partition("\n\n")
-            notes = f"{notes}\n\n{rest.strip()}".strip()
-        kept = re.sub(r"^[^,;:]*[,;:]\s*", "", body, count=1).strip()
-        blocks["differs" if label[1].startswith("Differs") else label[1].lower()] = kept
+            body, _, after_blank = body.partition("\n\n")
+            notes = f"{notes}\n\n{after_blank.strip()}".strip()
+        content = re.sub(r"^[^,;:]*[,;:]\s*", "", body, count=1).strip()
+        blocks["differs" if label[1].startswith("Differs") else label[1].lower()] = content
     return Documentation(title=title.strip(), blocks=blocks, text=notes)
 
 
@@ -66,8 +66,8 @@ def documentation(target: str) -> Documentation:
     """
     module, _, name = target.partition(":")
     source = _docstrings(module)
-    whole, own = parse(source.get("", "")), parse(source.get(name, ""))
-    return Documentation(title=whole.title, blocks={**whole.blocks, **own.blocks}, text=whole.text)
+    of_module, of_class = parse(source.get("", "")), parse(source.get(name, ""))
+    return Documentation(title=of_module.title, blocks={**of_module.blocks, **of_class.blocks}, text=of_module.text)
 
 
 @cache
@@ -104,8 +104,8 @@ def defined(name: str, text: str) -> str:
 def mentioning(name: str, text: str) -> str:
     """What a text says of a setting: the item of a list that defines it, else the sentences that mention it, in
     backquotes, alone or with a value (`name=...`, `name: ...`)."""
-    if said := defined(name, text):
-        return said
+    if definition := defined(name, text):
+        return definition
     mention = re.compile(rf"`{re.escape(name)}(?:`|[=: ])")
     return " ".join(dict.fromkeys(one for one in sentences(text) if mention.search(one)))
 

@@ -48,15 +48,15 @@ def typed(cls: type[AnySettings], values: Mapping[str, Any], where: str) -> AnyS
     """
     values = _with_preset(cls, values, where)
     refuse_unknown(cls, values, where)
-    whole = merge(_defaults(cast(Any, cls)), values)
-    refuse_non_finite(whole, where)
-    text = _encoded(whole, where)
+    complete = merge(_defaults(cast(Any, cls)), values)
+    refuse_non_finite(complete, where)
+    text = _encoded(complete, where)
     try:
         return _checker(cast(Any, cls)).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         missing = [str(first["loc"][-1])] if first["type"] == "missing" else []
-        keys = [*_path(first["loc"], whole), *missing]
+        keys = [*_path(first["loc"], complete), *missing]
         place = ".".join([where, *keys])
         reason = first.get("ctx", {}).get("error")
         message = reason.message if isinstance(reason, SettingsError) else described(first)

@@ -76,20 +76,20 @@ def writers(model: Model, text: Sequence[int]) -> list[Writer]:
     ):
         _read(network, text)
     place = {name: output.data_ptr() for name, part in linear.items() if (output := outputs[part]) is not None}
-    found = []
+    seen = []
     for name, part, kind in inside:
         same = [n for n, at in place.items() if n.startswith(f"{name}.") and at == _address(outputs[part])]
         if not same:
             raise HoldfastError(_INCOMPLETE.format(model=model.name, place=name))
         layer = int(name.removeprefix(f"{parts.layers_name}.").partition(".")[0])
         depth = layer / max(1, len(parts.layers) - 1)
-        found.append(Writer(name=same[-1], part=linear[same[-1]], kind=kind, depth=depth))
+        seen.append(Writer(name=same[-1], part=linear[same[-1]], kind=kind, depth=depth))
     for number, layer_module in enumerate(parts.layers):
-        own = [w for w in found if w.name.startswith(f"{parts.layers_name}.{number}.")]
+        own = [w for w in seen if w.name.startswith(f"{parts.layers_name}.{number}.")]
         added = _whole(outputs[layer_module]) - entering[layer_module]
         if not own or not _is_multiple(added, sum(written[w.part] for w in own)):
             raise HoldfastError(_INCOMPLETE.format(model=model.name, place=f"{parts.layers_name}.{number}"))
-    return found
+    return seen
 
 
 _INCOMPLETE = (
@@ -184,11 +184,11 @@ def directions(harmful: Tensor, benign: Tensor, rank: int) -> Tensor:
     if not float(difference.norm()) > 1e-5 * float(scale):
         raise Alike("states of harmful and benign prompts do not differ here")
     first = (difference / difference.norm())[None]
-    rest = harmful - benign.mean(0)
-    rest = rest - rest @ first.T @ first
+    beside = harmful - benign.mean(0)
+    beside = beside - beside @ first.T @ first
     if rank == 1:
         return first
-    _, sizes, components = torch.linalg.svd(rest, full_matrices=False)
+    _, sizes, components = torch.linalg.svd(beside, full_matrices=False)
     if int((sizes > 1e-5 * scale).sum()) < rank - 1:
         raise HoldfastError(f"rank: {len(harmful)} prompts span fewer than {rank} directions here; lower it")
     return torch.cat([first, components[: rank - 1]])
@@ -215,7 +215,7 @@ def edit(writer: Writer, along: Tensor, strength: float, *, towards: Tensor) -> 
 
 
 @contextmanager
-def kept(among: Sequence[Writer]) -> Iterator[None]:
+def restoring(among: Sequence[Writer]) -> Iterator[None]:
     """A context after which the writers have the weights and biases that they had before."""
     before = {
         writer.name: {name: p.detach().clone() for name, p in writer.part.named_parameters(recurse=False)}

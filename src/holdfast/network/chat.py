@@ -220,10 +220,10 @@ class Chat:
 
     def answer(self, tokens: Sequence[int], *, ends: Container[int]) -> str:
         """Text of sampled tokens without trailing tokens of `ends`; control tokens before those stay visible."""
-        kept = [int(token) for token in tokens]
-        while kept and kept[-1] in ends:
-            kept.pop()
-        return str(self.tokenizer.decode(kept)).strip().removesuffix(self.end_text).strip()
+        content = [int(token) for token in tokens]
+        while content and content[-1] in ends:
+            content.pop()
+        return str(self.tokenizer.decode(content)).strip().removesuffix(self.end_text).strip()
 
     def lead(self, text: str) -> str:
         """The text between the prompt and an answer: a channel's name, an empty thought; often nothing."""
@@ -299,10 +299,10 @@ class Chat:
         if self.prompt_format is not None:
             return "", ""
         try:
-            whole = self._render((*QUESTION, Message("assistant", ANSWER)), generate=False)
+            conversation = self._render((*QUESTION, Message("assistant", ANSWER)), generate=False)
         except HoldfastError:
             return "", ""  # a template that takes only one turn
-        before, separator, after = whole.rpartition(ANSWER)
+        before, separator, after = conversation.rpartition(ANSWER)
         question = self._render(QUESTION)
         between = before.removeprefix(question) if before.startswith(question) else ""
         return (between, after) if separator else ("", "")
@@ -316,8 +316,8 @@ class Chat:
             options = {"split_special_tokens": True}
             if not self.control.isdisjoint([*self.ids(text, **options), *self.ids(self.prompt_format)]):
                 raise self._unreadable([prompt])
-        plain_ids, whole = self.ids(text, **options), list(self.tokenizer(text, **options)["input_ids"])
-        return templates.with_beginning(plain_ids, whole)
+        plain_ids, with_special = self.ids(text, **options), list(self.tokenizer(text, **options)["input_ids"])
+        return templates.with_beginning(plain_ids, with_special)
 
     @cached_property
     def _markers(self) -> re.Pattern[str] | None:
@@ -342,9 +342,9 @@ class Chat:
         if roles in self._read:
             return
         turns = [Message(role, "quaero") for role in roles]
-        whole = self._render(turns)
+        unchanged = self._render(turns)
         for i, role in enumerate(roles):
-            if self._render([*turns[:i], Message(role, "dico"), *turns[i + 1 :]]) == whole:
+            if self._render([*turns[:i], Message(role, "dico"), *turns[i + 1 :]]) == unchanged:
                 raise HoldfastError(
                     f"{self.name}: its chat template ignores the content of turn {i + 1} of {len(roles)}, by {role!r}; "
                     "remove that turn from the row, correct the template, or set `prompt_format`"

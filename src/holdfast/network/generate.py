@@ -75,9 +75,13 @@ def sample(
     uniform = torch.rand(sum(counts), sampling.max_new_tokens, generator=torch.Generator().manual_seed(seed))
     # Inference mode's tensors lack the version counters that sharded weights need, and autocast would cast all weights
     # again for every token in it.
-    kept = casts(model.network) or any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
+    versioned = casts(model.network) or any(hasattr(weight, "device_mesh") for weight in model.network.parameters())
     shortcuts(model.network)  # determined here, where gradients are enabled
-    with evaluating(model.network), computing(model.network), nullcontext() if kept else torch.inference_mode():
+    with (
+        evaluating(model.network),
+        computing(model.network),
+        nullcontext() if versioned else torch.inference_mode(),
+    ):
         numbers = uniform.to(model.device)
         prompt_batch = Prompts(prompts, counts, model.pad_id)
         request = Request(sampling, model.stop_ids, logprobs=logprobs)
@@ -159,9 +163,9 @@ def decode(
             break
         # Removing rows copies the cache; until then the output of a finished row is ignored.
         if finished >= DROP_SHARE * len(done):
-            kept = (~done).nonzero().squeeze(1)
-            rows, tokens, done = rows[kept], tokens[kept], done[kept]
-            reader.keep(kept)
+            unfinished = (~done).nonzero().squeeze(1)
+            rows, tokens, done = rows[unfinished], tokens[unfinished], done[unfinished]
+            reader.keep(unfinished)
         reader.advance(tokens)
     return _answers(sampled, chances if logprobs else None, model.stop_ids, step + 1)
 

@@ -145,8 +145,8 @@ def _recorded(head: Any, states: Tensor, config: Any) -> _Seen:
         low = torch.cat([head.lora_B[name].weight for name in adapters], 1)
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     as_tensors = Head(
-        weight=_kept(weight),
-        bias=None if base.bias is None else _kept(base.bias),
+        weight=_lasting(weight),
+        bias=None if base.bias is None else _lasting(base.bias),
         low=low,
         scale=logit_scale(config),
         cap=logit_cap(config),
@@ -167,6 +167,6 @@ def _dropped(head: Any, name: str, states: Tensor) -> Tensor:
     return dropped.to(head.lora_A[name].weight.dtype)
 
 
-def _kept(parameter: Tensor) -> Tensor:
+def _lasting(parameter: Tensor) -> Tensor:
     """The parameter, or, if it has no gradient, its values, which remain when a reference leaves the memory."""
     return parameter if parameter.requires_grad else parameter.detach()

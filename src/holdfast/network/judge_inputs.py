@@ -75,10 +75,10 @@ class Reading:
 
     def pieces(self, answers: Sequence[Answer]) -> list[list[Tokens]]:
         """The tokens of each answer, in as many pieces as needed."""
-        whole = self._tokens([([turn.content for turn in example.prompt], example, text) for example, text in answers])
+        uncut = self._tokens([([turn.content for turn in example.prompt], example, text) for example, text in answers])
         return [
             [tokens] if len(tokens["input_ids"]) <= self.max_length else self._fitted(*answer)
-            for tokens, answer in zip(whole, answers, strict=True)
+            for tokens, answer in zip(uncut, answers, strict=True)
         ]
 
     def padded(self, rows: Sequence[Tokens]) -> dict[str, Tensor]:
@@ -89,8 +89,8 @@ class Reading:
         contents = [turn.content for turn in example.prompt]
         total = sum(map(len, contents))
 
-        def asked(keep: int, said: str) -> Tokens:
-            return self._tokens([(_ends(contents, keep), example, said)])[0]
+        def asked(keep: int, answer: str) -> Tokens:
+            return self._tokens([(_ends(contents, keep), example, answer)])[0]
 
         def fits(tokens: Tokens, most: int = self.max_length) -> bool:
             return len(tokens["input_ids"]) <= most
@@ -105,7 +105,7 @@ class Reading:
             _most(total, lambda keep: fits(asked(keep, ""), without_answer + (self.max_length - without_answer) // 4))
             or 0
         )
-        return self._in_pieces(text, lambda said: asked(keep, said))
+        return self._in_pieces(text, lambda answer: asked(keep, answer))
 
     def _in_pieces(self, text: str, read: Callable[[str], Tokens]) -> list[Tokens]:
         """The tokens by `read` of as much of the text as fits, then of pieces three quarters further on each."""
@@ -142,8 +142,8 @@ class Reading:
         if self.input_format == "answer":
             return answer
         if self.input_format == "chat":
-            said = [Message(turn.role, self._plain(left)) for turn, left in zip(example.prompt, contents, strict=True)]
-            return self._chat([*said, Message("assistant", answer)], example)
+            turns = [Message(turn.role, self._plain(left)) for turn, left in zip(example.prompt, contents, strict=True)]
+            return self._chat([*turns, Message("assistant", answer)], example)
         question = self._question(contents, example)
         before, _, after = self.input_format.partition("{response}")
         return before.replace("{prompt}", question) + answer + after.replace("{prompt}", question)

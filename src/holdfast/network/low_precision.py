@@ -21,12 +21,12 @@ def low_precision_copy(dtype: Low) -> Callable[[Model], Model]:
     positions, stay as they are, as in a model that is loaded in that type. It raises `HoldfastError` if a weight of a
     network that it has not seen is too large for the type.
     """
-    kept: list[tuple[torch.nn.Module, Model]] = []
+    latest: list[tuple[torch.nn.Module, Model]] = []
 
     def copy(model: Model) -> Model:
-        if not kept or kept[0][0] is not model.network:
-            kept[:] = [(model.network, _rounded(model, dtype))]
-        twin = kept[0][1].network
+        if not latest or latest[0][0] is not model.network:
+            latest[:] = [(model.network, _rounded(model, dtype))]
+        twin = latest[0][1].network
         with torch.no_grad():
             for weight, low in zip(model.network.parameters(), twin.parameters(), strict=True):
                 if weight.requires_grad:

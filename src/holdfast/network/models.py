@@ -350,9 +350,9 @@ def answer_batch(model: Model, pairs: Iterable[tuple[Example, str]], *, max_leng
     return collate(rows, pad_id=model.pad_id)
 
 
-def _encoded(example: Example, encode: Callable[[Any], list[int]], said: Any) -> list[int]:
+def _encoded(example: Example, encode: Callable[[Any], list[int]], part: Any) -> list[int]:
     """Tokens of a part of a row; errors name the row."""
     try:
-        return encode(said)
+        return encode(part)
     except HoldfastError as error:
         raise HoldfastError(f"{example.source or 'a row'}: {error}") from error

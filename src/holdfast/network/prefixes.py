@@ -61,11 +61,11 @@ def read_in_parts(
 
 def scatter_parts(parts: Sequence[tuple[Tensor, Tensor | None]], first: int, shape: tuple[int, ...]) -> Tensor:
     """Columns from `first` on, one part after the other, in a tensor of `shape` that is 0 elsewhere."""
-    whole = [
+    filled = [
         values if rows is None else values.new_zeros(shape[0], *values.shape[1:]).index_copy(0, rows, values)
         for values, rows in parts
     ]
-    joined = torch.cat(whole, 1) if len(whole) > 1 else whole[0]
+    joined = torch.cat(filled, 1) if len(filled) > 1 else filled[0]
     deeper = (0, 0) * (joined.dim() - 2)
     return functional.pad(joined, (*deeper, first, shape[1] - first - joined.shape[1]))
 

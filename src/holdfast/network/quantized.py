@@ -93,9 +93,9 @@ def _as_stored(part: _Part) -> torch.Tensor:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize, quantize
 
-    kind, given = GGMLQuantizationType[part.blocks.upper()], part.weight.detach()
-    rows = (given.mT if part.transposed else given).float().cpu().contiguous()
+    kind, weight = GGMLQuantizationType[part.blocks.upper()], part.weight.detach()
+    rows = (weight.mT if part.transposed else weight).float().cpu().contiguous()
     with np.errstate(over="ignore", invalid="ignore"):  # the check below says which tensor it is
         stored = torch.from_numpy(dequantize(quantize(rows.numpy(), kind), kind))
     refuse_overflow(part.name, rows, stored, part.blocks)
-    return (stored.mT if part.transposed else stored).to(given).contiguous()
+    return (stored.mT if part.transposed else stored).to(weight).contiguous()

@@ -73,12 +73,12 @@ def last_output(network: Any, count: int, **inputs: Any) -> Any:
     Inputs for which the architecture has no argument are dropped.
     """
     known = _arguments(unwrapped(network))
-    given = {name: value for name, value in inputs.items() if name != "position_ids" or name in known}
-    if _keeps_states_only(network) and "past_key_values" in given:
-        given["cache_params"] = given.pop("past_key_values")
+    accepted = {name: value for name, value in inputs.items() if name != "position_ids" or name in known}
+    if _keeps_states_only(network) and "past_key_values" in accepted:
+        accepted["cache_params"] = accepted.pop("past_key_values")
     if "logits_to_keep" in known:
-        given["logits_to_keep"] = count
-    return network(**given)
+        accepted["logits_to_keep"] = count
+    return network(**accepted)
 
 
 def _keeps_states_only(network: Any) -> bool:

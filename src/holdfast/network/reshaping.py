@@ -56,17 +56,17 @@ def rescale_norms(model: Model, factor: float, texts: Sequence[Sequence[int]]) -
     rows = [torch.tensor([list(text)], device=next(network.parameters()).device) for text in texts]
     before = [_logits(network, row) for row in rows]
     reads = norms_read_by_layers(network, rows[0])
-    kept = {each.name: _weights(each) for each in reads}
+    original = {each.name: _weights(each) for each in reads}
     changed = []
     for each in reads:
         if _scale(each, factor) and _difference(network, rows, before) <= TOLERANCE:
             changed.append(each)
         else:  # something else reads it too, such as experts whose weights are in no layer
-            _put_back(each, kept[each.name])
+            _put_back(each, original[each.name])
     layers = len(anatomy(network).layers)
     if len(changed) < layers:
         for each in changed:
-            _put_back(each, kept[each.name])
+            _put_back(each, original[each.name])
         raise HoldfastError(
             f"{model.name}: of its norms only {len(changed)} can be rescaled by {factor:g} to the same function, fewer "
             f"than its {layers} layers: linear layers alone have to read them"

@@ -43,8 +43,8 @@ class Buffers:
 
     def restorer(self) -> Callable[[], None]:
         """A call that sets what a step changes to what it is now."""
-        kept = [state.clone() for state in self.small]
-        return lambda: torch._foreach_copy_(self.small, kept)
+        copies = [state.clone() for state in self.small]
+        return lambda: torch._foreach_copy_(self.small, copies)
 
     def hold(self, cache: Any, *, rows: int, columns: int, room: int, dtype: torch.dtype) -> bool:
         """Whether there is room for this."""

@@ -24,20 +24,20 @@ RESERVED = frozenset(
 """Arguments of `apply_chat_template` that a user may not set."""
 
 
-def with_beginning(bare: list[int], whole: list[int]) -> list[int]:
-    """The tokens `bare` after those that the tokenizer adds at the beginning of `whole`, unless they are there already.
+def with_beginning(bare: list[int], complete: list[int]) -> list[int]:
+    """The tokens `bare` after those that the tokenizer adds before them in `complete`, unless they begin with these.
 
     What the tokenizer adds at the end is not included.
     """
-    starts = (i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
-    begin = whole[: next(starts, 0)]
+    starts = (i for i in range(len(complete) - len(bare) + 1) if complete[i : i + len(bare)] == bare)
+    begin = complete[: next(starts, 0)]
     return bare if begin and bare[: len(begin)] == begin else begin + bare
 
 
 def continued(ids: Callable[[str], list[int]], before: str, text: str) -> list[int] | None:
     """Tokens of a text that follows `before`; `None` if a token spans both."""
-    start, whole = ids(before), ids(before + text)
-    return whole[len(start) :] if whole[: len(start)] == start else None
+    start, together = ids(before), ids(before + text)
+    return together[len(start) :] if together[: len(start)] == start else None
 
 
 def marks(text: str, *, but: Callable[[str], bool]) -> re.Pattern[str] | None:

@@ -66,24 +66,24 @@ def _mappings(record: Record) -> Iterator[tuple[str, Any]]:
 
 def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:
     """(place, number, largest possible value)."""
-    whole = float("inf")
+    unbounded = float("inf")
     for name in ("steps", "samples", "tokens", "flops", "wall_seconds"):
-        yield name, getattr(record, name), whole
+        yield name, getattr(record, name), unbounded
     for stage in record.stages:
         for name in _COSTS:
-            yield f"{name} of a stage", stage.get(name), whole
+            yield f"{name} of a stage", stage.get(name), unbounded
     for evaluation in record.evaluations:
         at = f"step {evaluation.step}"
         for name in ("step", "samples", "tokens", "seconds", "flops"):
-            yield f"{name} of an evaluation", getattr(evaluation, name), whole
+            yield f"{name} of an evaluation", getattr(evaluation, name), unbounded
         for score in evaluation.scores:
             yield from _of_score(score, f"{score.name} at {at}")
     if record.time_to_break is not None:
-        yield "the step of the break", record.time_to_break.steps, whole
+        yield "the step of the break", record.time_to_break.steps, unbounded
     for effect in filter(None, [record.effect]):
         yield "the share of weights that moved", effect.moved, 1.0
         yield "the share of groups with a gradient", effect.groups_with_gradient, 1.0
-        yield "the change of the weights", effect.change, whole
+        yield "the change of the weights", effect.change, unbounded
 
 
 def _of_score(score: Score, place: str) -> Iterator[tuple[str, float | None, float]]:

@@ -80,7 +80,7 @@ def search(
             before = study.trials()
             records = carried_out(question.trials(params, _bars(before, question), first=len(before)), "trials")
             for values, record in zip(params, records, strict=True):
-                trial = _kept(study, question, values, record)
+                trial = _add_trial(study, question, values, record)
                 if on_trial is not None:
                     on_trial(trial, spent(study.trials()))
                 failures = failures + 1 if trial.state in ("crashed", "diverged") else 0
@@ -105,8 +105,8 @@ def spent(trials: Sequence[Trial]) -> int:
 def _next(trials: Sequence[Trial], question: Question, *, together: int) -> list[dict[str, Any]]:
     """The values of the knobs for the next trials, which run in parallel; none if the search is over."""
     left, settings = question.budget - spent(trials), question.search
-    whole = max([question.horizon, *(trial.steps for trial in trials)])
-    covered = left // whole if settings.unit == "steps" else (together if left > 0 else 0)
+    longest = max([question.horizon, *(trial.steps for trial in trials)])
+    covered = left // longest if settings.unit == "steps" else (together if left > 0 else 0)
     proposals: list[dict[str, Any]] = []
     for number in range(len(trials), len(trials) + min(together, settings.trials - len(trials), covered)):
         values = propose(trials, proposals, question.knobs, seed=settings.seed, startup=settings.startup)
@@ -125,7 +125,7 @@ def _bars(trials: Sequence[Trial], question: Question) -> tuple[tuple[int, float
     )
 
 
-def _kept(study: Study, question: Question, params: dict[str, Any], record: Record) -> Trial:
+def _add_trial(study: Study, question: Question, params: dict[str, Any], record: Record) -> Trial:
     """A trial from its cell's record, added to the study."""
     known = study.trials()
     paid = any(trial.key == record.key and trial.spent for trial in known)

@@ -205,11 +205,11 @@ def is_refusal(text: str, *, further_sentences: int = 1) -> bool:
     refusing = _refusing(plain)
     if refusing is None:
         return False
-    rest = plain[refusing.end() :]
-    first, *further = _sentences(rest)
+    after = plain[refusing.end() :]
+    first, *further = _sentences(after)
     again = {sentence: match for sentence in further if (match := _refusing(sentence))}
     others = [sentence for sentence in further if sentence not in again]
-    if COMPLIANCE.search(rest) or len(others) > further_sentences:
+    if COMPLIANCE.search(after) or len(others) > further_sentences:
         return False
     if any(len(sentence.split()) > LONGEST for sentence in (first, *further)):
         return False
@@ -258,9 +258,9 @@ def _plain(text: str) -> str:
     return text.lstrip(" \n\r\"'*_>#")
 
 
-def _sentences(rest: str) -> list[str]:
+def _sentences(after: str) -> list[str]:
     """The text after the refusing words as sentences; the first is the rest of the refusing one."""
-    first, *further = re.split(r"(?<=[.!?])[\"')\]]*(?:\s+|$)|\n+", rest)
+    first, *further = re.split(r"(?<=[.!?])[\"')\]]*(?:\s+|$)|\n+", after)
     return [first, *(piece for piece in further if re.search(r"\w", piece))]
 
 

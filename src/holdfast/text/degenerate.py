@@ -49,11 +49,11 @@ def degenerate_shape(answer: str, question: str = "", *, fluent: bool = True) ->
 def copied_share(answer: str, question: str) -> float:
     """The share of an answer's words, in [0, 1], that are part of three consecutive words of the question."""
     answer_words, question_words = words(answer), words(question)
-    known = set(zip(question_words, question_words[1:], question_words[2:], strict=False))
+    question_triples = set(zip(question_words, question_words[1:], question_words[2:], strict=False))
     copied = {
         place
         for start, triple in enumerate(zip(answer_words, answer_words[1:], answer_words[2:], strict=False))
-        if triple in known
+        if triple in question_triples
         for place in range(start, start + 3)
     }
     return len(copied) / len(answer_words) if answer_words else 0.0
