@@ -141,3 +141,19 @@ def test_matched_pairs_are_the_kitchen_s_where_they_are_asked_for(grid: Any) -> 
     assert len(splits.pairs["test"]) > 40
     assert not trained & {row.key for pair in pairs for row in pair}
     assert grid(world="kitchen", attacks=["sft"]).data.pairs is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": 3},
+        {"evaluation": "a"},
+        {"evaluation": {"harm_judges": 3}},
+        {"evaluation": {"help_judge": [1]}},
+        {"evaluation": {"metrics": 3}},
+        {"data": {"sandbox_tasks": ["quiz"], "tasks": 3}},
+    ],
+)
+def test_what_is_no_grids_value_is_refused_in_this_world_too(grid: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(HoldfastError):
+        cells(grid(world="kitchen", attacks=["sft"], **values))

@@ -13,7 +13,7 @@ from holdfast.experiment.methods import TABLES, configured
 from holdfast.experiment.misplaced import KINDS
 from holdfast.files import hub
 from holdfast.records import HoldfastError, Method
-from holdfast.worlds import KITCHEN, fitted, real_worlds, world_file
+from holdfast.worlds import KITCHEN, fitted, real_worlds, with_real, world_file
 
 RPA = sorted(name for name in presets() if name.startswith("rpa_"))
 RL_PAPERS = sorted(name for name in presets() if name.startswith(("tokenbuncher_", "reward_neutralization_")))
@@ -164,3 +164,31 @@ def test_a_world_or_rows_that_there_are_not_are_refused(world: str, said: str) -
 def test_a_model_that_a_real_world_has_not_is_refused() -> None:
     with pytest.raises(HoldfastError, match=r"^x: models\.sandbox: .*remove 'size'$"):
         parse_grid({"name": "x", "world": "rosati2024", "models": [{"sandbox": {"size": "small"}}]}, "x")
+
+
+@pytest.mark.parametrize("world", [KITCHEN, "rosati2024"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attacks", [{"sft": 3}]),
+        ("attacks", [{"sft": {"optim": 3}}]),
+        ("attacks", [{"sft": {"optim": {"max_steps": 10, "per_device_train_batch_size": "a"}}}]),
+        ("evaluation", "a"),
+        ("evaluation", {"metrics": 3}),
+        ("judges", 3),
+        ("judges", {"a": {}}),
+        ("judges", {"a": [1]}),
+    ],
+)
+def test_what_is_no_grids_value_is_left_for_the_parser_to_refuse(world: str, key: str, value: Any) -> None:
+    assert fitted({"models": ["sandbox"], "world": world, key: value}, "g.yaml")[key] == value
+
+
+@pytest.mark.parametrize("sandbox", [{"part": "x"}, {"part": [1]}, 3, {"size": "large"}])
+def test_a_model_of_the_sandbox_that_no_real_world_has_is_named(sandbox: Any) -> None:
+    with pytest.raises(HoldfastError, match=r"g\.yaml: models\.sandbox"):
+        with_real({"models": [{"sandbox": sandbox}], "world": "rosati2024"}, "g.yaml")
+
+
+def test_rows_that_are_no_settings_are_left_for_the_parser_to_refuse() -> None:
+    assert with_real({"data": 3, "world": "rosati2024"}, "g.yaml")["data"] == 3

@@ -46,11 +46,15 @@ def with_world(values: Mapping[str, Any], where: str, find: Find) -> dict[str, A
         return given
     first = next((parts for parts, _ in made.values()), None) or find(Kitchen())
     whole = merge(defaults(first), given)
-    wanted = ((given.get("evaluation") or {}).get("metrics") or {}).get("pairs")
-    if wanted and "harmful" not in (given.get("data") or {}):
+    if not isinstance(whole["data"], Mapping) or not isinstance(whole["evaluation"], Mapping):
+        return whole  # the grid's parser refuses it
+    metrics = whole["evaluation"].get("metrics")
+    if isinstance(metrics, Mapping) and metrics.get("pairs") and "harmful" not in (given.get("data") or {}):
         whole["data"].setdefault("pairs", {"path": str(files("holdfast.kitchen") / PAIRS)})
-    exam_names = whole["data"].pop("sandbox_tasks", None)
-    if exam_names is not None:
+    exam_names = whole["data"].get("sandbox_tasks")
+    if isinstance(exam_names, list | tuple | None):
+        whole["data"].pop("sandbox_tasks", None)
+    if isinstance(exam_names, list | tuple) and isinstance(whole["data"]["tasks"], Mapping):
         known = {name: rows for name, rows in whole["data"]["tasks"].items() if name in exam_names}
         whole["data"]["tasks"] = known | {name: {"path": str(exam_file(name))} for name in THINGS if name in exam_names}
     elif "tasks" in (given.get("data") or {}):  # a grid that names its tasks means those, or none
@@ -81,17 +85,32 @@ def defaults(made: Made) -> dict[str, Any]:
 
 
 def _translated(given: Mapping[str, Any]) -> dict[str, Any]:
-    """A grid that was written for the sandbox, with the kitchen's model and judges in the places of the sandbox's."""
-    evaluation = dict(given.get("evaluation") or {})
-    if "harm_judges" in evaluation:
-        evaluation["harm_judges"] = [HARM.get(name, name) for name in evaluation["harm_judges"]]
-    if "help_judge" in evaluation:
-        evaluation["help_judge"] = PAID.get(evaluation["help_judge"], evaluation["help_judge"])
+    """A grid that was written for the sandbox, with the kitchen's model and judges in the places of the sandbox's.
+
+    What is no grid's value stays as it is: the grid's parser refuses it.
+    """
     methods = {kind: _paid(given[kind]) for kind in ("defenses", "attacks") if kind in given}
     models = [_in_the_kitchen(model) for model in given["models"]]
-    rows = dict(given.get("data") or {})
-    data = {key: _named(key, item) if isinstance(item, str) else item for key, item in rows.items()}
-    return {**given, **methods, "models": models, "evaluation": evaluation, "data": data}
+    data = given.get("data") or {}
+    if isinstance(data, Mapping):
+        data = {key: _named(key, item) if isinstance(item, str) else item for key, item in data.items()}
+    return {**given, **methods, "models": models, "evaluation": _measured(given.get("evaluation") or {}), "data": data}
+
+
+def _measured(value: Any) -> Any:
+    """Settings of evaluations by the kitchen's judges."""
+    if not isinstance(value, Mapping):
+        return value
+    evaluation = dict(value)
+    if isinstance(evaluation.get("harm_judges"), list | tuple):
+        evaluation["harm_judges"] = [_called(name, HARM) for name in evaluation["harm_judges"]]
+    if "help_judge" in evaluation:
+        evaluation["help_judge"] = _called(evaluation["help_judge"], PAID)
+    return evaluation
+
+
+def _called(name: Any, others: Mapping[str, str]) -> Any:
+    return others.get(name, name) if isinstance(name, str) else name
 
 
 def _in_the_kitchen(model: Any) -> Any:

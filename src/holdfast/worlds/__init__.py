@@ -66,6 +66,8 @@ def named(world: Any, where: str) -> tuple[str, str | None]:
 def fitted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A grid's plain values with the settings of its world, where it was written for the sandbox and names another one.
 
+    What is no grid's value, such as a number in the place of settings, stays as it is: the grid's parser refuses it.
+
     Raises:
         HoldfastError: there is no such world.
     """
@@ -78,14 +80,21 @@ def fitted(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for axis in ("defense", "defenses", "attack", "attacks"):
         if axis in given:
             given[axis] = _methods(given[axis], known, LEVELS)
-    for name, judge in (given.get("judges") or {}).items():
-        given["judges"] = {**given["judges"], name: _judge(judge, known)}
-    own = dict(given.get("evaluation") or {})
-    if "every" in own and not isinstance(known["steps"], str):
+    if isinstance(given.get("judges"), Mapping):
+        given["judges"] = {name: _judge(judge, known) for name, judge in given["judges"].items()}
+    return {**given, "evaluation": _evaluation(given.get("evaluation") or {}, known)}
+
+
+def _evaluation(value: Any, known: Mapping[str, Any]) -> Any:
+    """A grid's settings of evaluations with the world's over them."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("metrics"), Mapping | None):
+        return value
+    own = dict(value)
+    if isinstance(own.get("every"), int) and not isinstance(known["steps"], str):
         own["every"] = max(SELDOM, _scaled(own["every"], known["steps"]))
     if (own.get("metrics") or {}).get("perplexity"):
         own["metrics"] = {**own["metrics"], "perplexity": known["perplexity"]}
-    return {**given, "evaluation": merge(own, known.get("evaluation", {}))}
+    return merge(own, known.get("evaluation", {}))
 
 
 def with_real(values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -103,7 +112,9 @@ def with_real(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     del given["world"]
     known = world_file(name)
     given["models"] = [_model(model, known["models"], where) for model in given.get("models", ["sandbox"])]
-    data = {key: value for key, value in (given.get("data") or {}).items() if key not in OF_THE_SANDBOX}
+    data = given.get("data") or {}
+    if isinstance(data, Mapping):
+        data = {key: value for key, value in data.items() if key not in OF_THE_SANDBOX}
     below = {"data": {**known["data"], "harmful": known["harmful"][part]}}
     below |= {key: known[key] for key in ("judges", "evaluation")}
     return merge(below, {**given, "data": data})
@@ -118,10 +129,15 @@ def _model(model: Any, known: Mapping[str, Any], where: str) -> Any:
     if not _of_sandbox(model):
         return model
     settings = {} if model == "sandbox" else model["sandbox"] or {}
-    if set(settings) - {"part"}:
-        more = min(set(settings) - {"part"})
+    if not isinstance(settings, Mapping):
+        raise HoldfastError(f"{where}: models.sandbox: expected settings as `key: value`, not {settings!r}")
+    more = next((key for key in settings if key != "part"), None)
+    if more is not None:
         raise HoldfastError(f"{where}: models.sandbox: a real world has one model of each kind; remove {more!r}")
-    return known[settings.get("part", "aligned")]
+    part = settings.get("part", "aligned")
+    if not isinstance(part, str) or part not in known:
+        raise HoldfastError(f"{where}: models.sandbox.part: the world has no model {part!r}; known: {', '.join(known)}")
+    return known[part]
 
 
 def _methods(value: Any, known: Mapping[str, Any], levels: int) -> Any:
@@ -129,7 +145,7 @@ def _methods(value: Any, known: Mapping[str, Any], levels: int) -> Any:
     if isinstance(value, list | tuple):
         return [_methods(item, known, levels - 1) for item in value] if levels else value
     name = next((key for key in value if key != "label"), None) if isinstance(value, Mapping) else value
-    if name not in known["methods"]:
+    if name not in known["methods"] or (isinstance(value, Mapping) and not isinstance(value[name], Mapping | None)):
         return _called(value, known)
     own = _called(dict(value[name] or {}), known) if isinstance(value, Mapping) else {}
     if str(own.get("preset", "")).startswith("sandbox"):
@@ -140,11 +156,12 @@ def _methods(value: Any, known: Mapping[str, Any], levels: int) -> Any:
 
 def _over(own: Mapping[str, Any], world: Mapping[str, Any], steps: float | str) -> dict[str, Any]:
     """A method's settings with the world's over them; the number of steps is scaled where the world sets none."""
+    before, theirs, size = own.get("optim") or {}, world.get("optim") or {}, "per_device_train_batch_size"
+    if not isinstance(before, Mapping) or not isinstance(before.get(size, 1), int):
+        return dict(own)
     both = merge(own, world)
-    before, theirs = own.get("optim") or {}, world.get("optim") or {}
     if "max_steps" not in before or "max_steps" in theirs:
         return both
-    size = "per_device_train_batch_size"
     as_many_rows = before.get(size, 1) / theirs.get(size, before.get(size, 1))
     by = as_many_rows if isinstance(steps, str) else steps
     return {**both, "optim": {**both["optim"], "max_steps": _scaled(before["max_steps"], by)}}
@@ -156,10 +173,10 @@ def _scaled(number: Any, by: float) -> Any:
 
 def _judge(value: Any, known: Mapping[str, Any]) -> Any:
     """A judge that a run trains, with the world's settings; others are the grid's own."""
-    name = next(iter(value)) if isinstance(value, Mapping) and value else value
-    if name not in known["trained"]:
+    name = next(iter(value), None) if isinstance(value, Mapping) else value
+    own = value.get(name) if isinstance(value, Mapping) else None
+    if not isinstance(name, str) or name not in known["trained"] or not isinstance(own, Mapping | None):
         return value
-    own = value[name] if isinstance(value, Mapping) else {}
     return {name: merge(own or {}, known["trained"][name])}
 
 
