@@ -46,7 +46,7 @@ def with_world(values: Mapping[str, Any], where: str, find: Find) -> dict[str, A
         return given
     first = next((parts for parts, _ in made.values()), None) or find(Kitchen())
     whole = merge(defaults(first), given)
-    if not isinstance(whole["data"], Mapping) or not isinstance(whole["evaluation"], Mapping):
+    if not isinstance(whole["data"], dict) or not isinstance(whole["evaluation"], dict):
         return whole  # the grid's parser refuses it
     metrics = whole["evaluation"].get("metrics")
     if isinstance(metrics, Mapping) and metrics.get("pairs") and "harmful" not in (given.get("data") or {}):
