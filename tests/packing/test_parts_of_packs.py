@@ -1,9 +1,12 @@
 """Parts of packs without a pack: files of runs, figures of records, tables, verdicts, answers."""
 
+import io
 import json
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from holdfast import __version__
 from holdfast.commands.packing import show
@@ -18,7 +21,7 @@ from holdfast.packing.collecting import collected
 from holdfast.packing.comparing import MOST_SHOWN, Finding, computed, summed, table_differences, verdict_findings
 from holdfast.packing.figures import UNSAID, About, hashes, origin_in
 from holdfast.packing.making import pack
-from holdfast.packing.recomputing import recomputed, unread_intervals
+from holdfast.packing.recomputing import alike, recomputed, unread_intervals
 from holdfast.records import HoldfastError, Outcome
 from invented_gates import BROKE, HELD, run, written
 
@@ -272,6 +275,29 @@ def test_a_table_of_answers_that_is_none_or_more_than_a_cell_has_is_refused(tmp_
     write_completions(path, [answer("How?", "x", 0.5, valid=None)])
     with pytest.raises(HoldfastError, match="not all answers have a valid, or one of another type"):
         rejudging.rows_of(path.read_bytes())
+
+
+def test_a_small_table_of_texts_that_are_long_in_all_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "completions.parquet"
+    write_completions(path, [answer("How?" * 50, f"{number}", 0.5) for number in range(100)])
+    assert path.stat().st_size < 10_000 < 100 * 200
+    monkeypatch.setattr(rejudging, "MOST_BYTES", 10_000)
+    with pytest.raises(HoldfastError, match=r"100 rows of 2\d{4} bytes are more than a cell has"):
+        rejudging.rows_of(path.read_bytes())
+
+
+def test_a_table_of_answers_with_lists_in_the_place_of_texts_is_refused_before_it_is_read():
+    stream = io.BytesIO()
+    parquet.write_table(pa.table({"prompt": [["How?"]]}), stream)
+    with pytest.raises(HoldfastError, match="column prompt is of list<"):
+        rejudging.rows_of(stream.getvalue())
+
+
+def test_yes_is_not_alike_one():
+    assert alike(1, 1.0 + 1e-9)
+    assert not alike(1, True)
+    assert not alike(False, 0)
+    assert alike({"a": [True]}, {"a": [True]})
 
 
 def test_a_check_by_another_version_than_packed_says_so(tmp_path, capsys):

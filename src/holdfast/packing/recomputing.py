@@ -42,8 +42,10 @@ def short(value: Any) -> str:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two JSON values are equal but for the last digits of numbers."""
-    if isinstance(one, float | int) and isinstance(other, float | int) and not isinstance(one, bool):
+    """Whether two JSON values are equal but for the last digits of numbers; `true` is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, float | int) and isinstance(other, float | int):
         return one == other or math.isclose(one, other, rel_tol=ROUNDING, abs_tol=1e-9)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)

@@ -26,6 +26,9 @@ BY_FACTS = ("oracle", "keyword", "multiple_choice", "reference")
 
 MOST_ROWS = 2_000_000
 CompletionRows = Sequence[Mapping[str, Any]]
+TEXTS = ("role", "domain", "prompt", "completion", "judge", "reason")
+"""The columns of texts."""
+_NUMBERS = ("step", "num_tokens", "finished", "score", "valid", "refused", "longer_score", "flips")
 _TYPES: Mapping[str, Any] = {
     **dict.fromkeys(("role", "judge", "prompt", "completion"), str),
     **{"step": int, "num_tokens": int, "valid": bool, "score": float | int | None},
@@ -50,18 +53,49 @@ def rows_of(content: bytes) -> CompletionRows:
 
 
 def _refuse_large(path: Path) -> None:
-    """Refuse a table that would unpack to far more than its file."""
+    """Refuse a table with more rows, or longer texts in all, than a cell has.
+
+    A table can say a text once for many rows: neither its file's size nor the sizes that it states tell how long all
+    of them are. So texts are read as numbers of distinct ones, which takes no more memory than these.
+    """
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
-            about = file.metadata
-            size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+            about, schema = file.metadata, file.schema_arrow
+        _refuse_types(path, schema)
+        texts = [name for name in TEXTS if name in schema.names]
+        size = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+        if about.num_rows <= MOST_ROWS and size <= MOST_BYTES:
+            with ParquetFile(path, read_dictionary=texts) as file:
+                size = max(size, sum(_length(column) for column in file.read(columns=texts).columns))
     except (ArrowException, OSError) as error:
         raise HoldfastError(f"{path.name}: is no table of answers ({error})") from error
     if about.num_rows > MOST_ROWS or size > MOST_BYTES:
         raise HoldfastError(f"{path.name}: {about.num_rows} rows of {size} bytes are more than a cell has")
+
+
+def _refuse_types(path: Path, schema: Any) -> None:
+    """Refuse columns of which the size in memory cannot be told before they are read, such as lists."""
+    from pyarrow import types
+
+    for field in schema:
+        text = types.is_string(field.type) or types.is_large_string(field.type)
+        plain = types.is_null(field.type) or (text if field.name in TEXTS else types.is_primitive(field.type))
+        if field.name in (*TEXTS, *_NUMBERS) and not plain:
+            raise HoldfastError(f"{path.name}: column {field.name} is of {field.type}")
+
+
+def _length(column: Any) -> int:
+    """The bytes of all texts of a column that was read as numbers of distinct ones; 0 of a column of another type."""
+    import pyarrow.compute as pc
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        return 0
+    lengths = (pc.take(pc.binary_length(chunk.dictionary), chunk.indices) for chunk in column.chunks)
+    return sum(pc.sum(pc.cast(each, "int64")).as_py() or 0 for each in lengths)
 
 
 def scores_again(record: Record, rows: CompletionRows) -> Iterator[Difference]:
