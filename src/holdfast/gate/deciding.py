@@ -1,9 +1,9 @@
 """The verdict of each line of a gate, of each defense, and of all runs.
 
-A defense passes if every line passes. Each line says "not shown" unless its own interval clears its bound, so that all
-of them together are wrong no more often than the one that is: an intersection-union test (Berger 1982, Technometrics
-24: 295-300), which needs no correction for the number of lines or attacks. The price is paid by good defenses: the more
-lines, the more often one of them cannot be decided.
+A defense passes if every line passes, and a line passes only if its own interval clears its bound. So a defense that
+does not meet one of the lines passes no more often than that line alone: an intersection-union test (Berger 1982,
+Technometrics 24: 295-300), which needs no correction for the number of lines or attacks. The price is paid by good
+defenses: the more lines, the more often one of them cannot be decided.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def _gaps(records: Sequence[Record], gate: Gate, seeds: int) -> Iterator[str]:
     yield from _some(records, _lax, "measured with laxer bounds of a useless model than the usual ones", why=False)
     yield from _some(records, _blind, "measured with a collapse_threshold below the usual one", why=False)
     few = f"searched in fewer than {LEAST_EDITS} trials or by fewer than {LEAST_PROMPTS} prompts"
-    yield from _some(records, _hardly_searched, few, why=False)
+    yield from _some(records, hardly_searched, few, why=False)
     places = Counter((model_of(record), record.cell.seed) for record in records)
     if len(places) < len(records):
         yield "several runs have one seed and count as one only: give each seed once"
@@ -77,7 +77,7 @@ def _blind(record: Record) -> bool:
     return settings_of(record.cell).evaluation.collapse_threshold < COLLAPSE_THRESHOLD
 
 
-def _hardly_searched(record: Record) -> bool:
+def hardly_searched(record: Record) -> bool:
     """Whether an attack that searches its edits tried few, or rewarded them on few prompts."""
     attack = record.cell.attack
     if attack is None or attack.name != "ablation":
