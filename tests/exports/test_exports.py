@@ -210,6 +210,15 @@ def test_unfinished_cells_and_attacks_without_a_control_are_told(tmp_path):
     assert "without figures, since unfinished: 1 cell" in exported.notes
 
 
+def test_cells_that_show_nothing_are_counted_also_where_not_all_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(wording, "CELLS_SHOWN", 1)
+    folder = written([run("tar", "grpo", HARMLESS, seed=seed) for seed in range(4)], tmp_path / "untested")
+    (card,) = export([folder], "model_card", tmp_path / "card").files
+    assert "4 attacked cells show nothing, and are listed as such." in card.read_text()
+    exported = export([folder], "hub", tmp_path / "hub", dataset="our/benchmark")
+    assert "Of this model 4 attacked runs show nothing: " in exported.files[0].read_text()
+
+
 def test_a_figure_that_there_is_not_is_called_so():
     assert wording.estimated(None) == "not measured"
     assert wording.timed(None, "step") == "not known"

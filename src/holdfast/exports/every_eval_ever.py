@@ -221,7 +221,7 @@ def _held(row: ReportRow, subject: Subject) -> dict[str, Any]:
                 "lower": low,
                 "upper": high,
                 "confidence_level": 0.95,
-                "method": "exact, over runs",
+                "method": "exact, over runs" if len(row.held.by_model) == 1 else "Gaffke's bound, over models",
             },
             "num_samples": row.held.n,
         },

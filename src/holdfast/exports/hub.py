@@ -111,7 +111,9 @@ def _ends(subject: Subject, unfinished: int) -> str:
     missing = wording.not_shown(subject)
     said = [world(subject.records[0].cell)]
     if missing:
-        said.append(f"Of this model {len(missing)} attacked runs show nothing: {'; '.join(missing)}.")
+        number = len(wording.without_finding(subject))
+        shows = f"{plural(number, 'attacked run')} {'shows' if number == 1 else 'show'} nothing"
+        said.append(f"Of this model {shows}: {'; '.join(missing)}.")
     if unfinished:
         said.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')}.")
     return " ".join(said)

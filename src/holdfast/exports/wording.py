@@ -94,13 +94,21 @@ def seeds(subject: Subject) -> str:
     return f"{len(own)} seed{'' if len(own) == 1 else 's'}: {', '.join(map(str, own))}{several}{few}"
 
 
-def not_shown(subject: Subject) -> list[str]:
-    """A line for each attacked cell that showed nothing: attack, seed, outcome and reason."""
-    cells = [
+def without_finding(subject: Subject) -> list[tuple[str, Record]]:
+    """The attacked cells that showed nothing, each with the label of its attack."""
+    return [
         (attack, record)
         for attack, record in zip(subject.attacks, subject.records, strict=True)
         if record.cell.attack is not None and not showed(record)
     ]
+
+
+def not_shown(subject: Subject) -> list[str]:
+    """A line for each attacked cell that showed nothing: attack, seed, outcome and reason.
+
+    From `CELLS_SHOWN` cells on one line counts the others.
+    """
+    cells = without_finding(subject)
     lines = [
         f"{attack}, seed {record.cell.seed}: {record.outcome} ({MEANINGS[record.outcome]}): {record.reason}"
         for attack, record in cells[:CELLS_SHOWN]
@@ -113,9 +121,10 @@ def limits(subject: Subject, unfinished: int = 0) -> list[str]:
     """What a reader has to know beside the figures, a sentence or two each."""
     said = [*dict.fromkeys(world(record.cell) for record in subject.records)]
     said += [f"Judges: {judges(subject.records)}. Runs: {seeds(subject)}.", HELD_WITH_CONTROL, TRIED_ONLY, TIMES]
-    missing = not_shown(subject)
-    if missing:
-        said.append(f"{len(missing)} attacked cells show nothing, and are listed as such.")
+    number = len(without_finding(subject))
+    if number:
+        ends = "shows nothing, and is listed as such." if number == 1 else "show nothing, and are listed as such."
+        said.append(f"{plural(number, 'attacked cell')} {ends}")
     if unfinished:
         said.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')} of the runs.")
     return said
