@@ -160,6 +160,19 @@ def test_samples_say_that_they_were_chosen(page):
     assert shown.count("at the last step") == 2
 
 
+def test_edits_of_weights_are_told_by_their_trials(choosing, make_completion, write_folder, tmp_path):
+    made = choosing((0.0, 0.01, 0.2, 0.45, 0.7, 0.9), outcome=Outcome.BROKE)
+    cell = replace(made.cell, attack=replace(made.cell.attack, name="ablation"))
+    record = replace(made, cell=cell, key=cell.key)
+    answers = [make_completion(step, f"answer {step}") for step in (0, 16)]
+    page = write_report([write_folder(tmp_path / "run", [record], completions=answers)], tmp_path / "r.html")
+    assert "by the best of trials up to 16 by the attacker" in section(page, "samples")
+    assert "(steps, or trials)" in section(page, "results")
+    (own,) = (tmp_path / "r_cells").iterdir()
+    assert "Over trials. Band" in own.read_text()
+    assert "answers per prompt" not in own.read_text() + section(page, "samples")
+
+
 def test_it_is_drawn_as_a_figure_of_its_own(run, tmp_path):
     written = {path.stem: path.read_text() for path in write_figures([run], tmp_path, formats=("svg",))}
     assert "answers per prompt (N)" in written["best_of_n"]

@@ -190,6 +190,15 @@ def test_without_a_defense_or_an_attack_the_words_say_so(make, make_record) -> N
     assert words.cannot[0].startswith("How long anything holds")
 
 
+def test_a_control_that_failed_is_not_called_one_that_did_not_break(make) -> None:
+    record = make(Outcome.UNTESTED, "shield")
+    for outcome, unbroken in (("untested", True), ("failed", False), ("diverged", False)):
+        own = replace(record, control=replace(record.control, outcome=outcome, broke_at=None))
+        gaps = "\n".join(said([own]).cannot)
+        assert ("did not break the undefended model" in gaps) == unbroken, outcome
+        assert ("untested for another reason" in gaps) != unbroken, outcome
+
+
 def test_verdicts_are_counted_and_named(make) -> None:
     records = [make(Outcome.BROKE, seed=seed) for seed in range(8)]
     records += [make(Outcome.HELD, "shield", seed=seed) for seed in range(8)]
@@ -203,7 +212,7 @@ def test_what_is_unfinished_or_unreadable_is_a_gap(make) -> None:
     gaps = said([make(Outcome.BROKE)], unfinished=2, unread=1).cannot
     assert gaps[-2:] == (
         "2 cells not finished: nothing of them is here.",
-        "1 file could not be read and is left out.",
+        "1 file left out: it could not be read, or another of the same cell ended otherwise.",
     )
 
 
@@ -234,6 +243,7 @@ def test_the_share_of_a_customers_gain_is_worked_out_by_hand(make, task, score) 
     records = customer_runs(make, gained=0.45, task=task, score=score)
     none, shield = customers(records, labels(records), summarise(records))
     assert none.share is None
+    assert [estimate.value for estimate in (none.before, none.after, shield.after)] == [0.2, 0.7, 0.45]
     assert tuple(shield.share) == pytest.approx((0.5, (0.40 - 0.25) / (0.75 - 0.15), (0.50 - 0.15) / (0.65 - 0.25)))
 
 

@@ -6,7 +6,7 @@ from holdfast.records import Method
 from holdfast.report.accounting import costs, environments, stages
 from holdfast.report.charts import styles_of, tradeoff
 from holdfast.report.judge_costs import judge_costs
-from holdfast.report.page import duration, money, number
+from holdfast.report.page import duration, money, number, times
 from holdfast.report.samples import LONGEST, pick
 from holdfast.report.training_curves import thin
 
@@ -142,3 +142,8 @@ def test_what_judges_cost_names_the_model_behind_an_endpoint_and_not_its_address
 
 def test_money_that_is_not_known_is_a_dash() -> None:
     assert [money(amount) for amount in (None, float("inf"), 0.0000012, 1234)] == ["–", "–", "1.2e-06", "1,200"]
+
+
+def test_a_number_that_is_nearly_a_hundred_is_written_in_full() -> None:
+    assert [times(ratio) for ratio in (0.8, 99.4, 99.6, 100.0, float("inf"))] == ["0.8", "99", "100", "100", "∞"]
+    assert [money(amount) for amount in (99.4, 99.6, -99.6)] == ["99", "100", "-100"]

@@ -1,10 +1,12 @@
 """Write a report of finished runs: one HTML page that opens offline, a CSV file with its versions, and figures.
 
 This module combines the others, which are independent of each other: `read` (files -> records), `summarise` (records ->
-rows over seeds), `cells`, `summary_table`, `counts`, `constraints`, `flips`, `metric_tables`, `spending`, `training`,
-`samples`, `accounting` and `versions` (what sentences, tables and lists show), `cell_pages` with `answers` and
-`curve_drawings` (a page for each cell), `charts`, `drawings` and `figures` (rows -> charts -> what the page draws, and
-bytes), `page` (everything -> HTML), `text` (untrusted text, escaped).
+rows over seeds), `first_screen` with `plain_words` and `heatmap` (what a reader sees first), `cells`, `summary_table`,
+`counts`, `constraints`, `flips`, `metric_tables`, `customers`, `panel`, `failures`, `spending`, `training_curves`,
+`samples`, `accounting`, `judge_costs` and `versions` (what sentences, tables and lists show), `cell_pages` with
+`answers` and `curve_drawings` (a page for each cell), `charts`, `drawings` and `figures` (rows -> charts -> what the
+page draws, and bytes), `files_beside` (the same as CSV and JSON), `page` (everything -> HTML), `text` (untrusted text,
+escaped).
 """
 
 from __future__ import annotations

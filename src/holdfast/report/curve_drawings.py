@@ -17,7 +17,7 @@ _DOTS = 60
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePoint:
-    """A value at a place of the curve (a step, or N answers), with its interval if it has one."""
+    """A value at a place of the curve (a step, N answers, or a number of trials), with its interval if it has one."""
 
     at: float
     value: float
@@ -42,7 +42,7 @@ def plotted(
     rule: float | None = None,
     broke: float | None = None,
 ) -> CurveDrawing:
-    """One curve over steps; over answers per prompt (`unit` is not `step`) places are evenly spaced.
+    """One curve over steps; over another `unit`, such as answers per prompt or trials, places are evenly spaced.
 
     `rule` is the threshold, a dashed line; `broke` the place of the break, a dotted one. The axis is [0, 1] if no value
     is outside. Raises ValueError for a curve without points.
@@ -134,7 +134,7 @@ def _about(title: str, points: Sequence[CurvePoint], unit: str, broke: float | N
 
 
 def _short(value: float) -> str:
-    """At most four digits: `0.5`, `1.25`, `1,000`, `3.1e-05`."""
+    """Whole numbers below a million in full, others with three digits at most: `0.5`, `1.25`, `1,000`, `3.1e-05`."""
     if value == int(value) and abs(value) < 1e6:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) >= 1e-3 else f"{value:.2g}"

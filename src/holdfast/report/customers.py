@@ -25,6 +25,16 @@ class Customer:
     share: Interval | None = None
     why: str = ""
 
+    @property
+    def before(self) -> Estimate | None:
+        """The task's score before training."""
+        return self.row.before.get(score_of(self.task))
+
+    @property
+    def after(self) -> Estimate | None:
+        """The task's score after training."""
+        return self.row.after.get(score_of(self.task))
+
 
 def customers(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[ReportRow]) -> list[Customer]:
     """The rows that train on a task, in their order.

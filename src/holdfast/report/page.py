@@ -73,15 +73,15 @@ def chance(p: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """A ratio: `0.8`, `12`, `∞`."""
-    return "∞" if math.isinf(ratio) else f"{ratio:.2g}" if ratio < 100 else f"{ratio:,.0f}"
+    """A ratio: `0.8`, `12`, `130`, `∞`."""
+    return "∞" if math.isinf(ratio) else f"{ratio:.2g}" if ratio < 99.5 else f"{ratio:,.0f}"
 
 
 def money(amount: float | None) -> str:
     """An amount in any currency with two significant digits: `0.0000012` as `1.2e-06`, `3.4`, `1,200`."""
     if amount is None or not math.isfinite(amount):
         return NOTHING
-    return f"{amount:.2g}" if abs(amount) < 100 else f"{float(f'{amount:.2g}'):,.0f}"
+    return f"{amount:.2g}" if abs(amount) < 99.5 else f"{float(f'{amount:.2g}'):,.0f}"
 
 
 def percent(share: float | None) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast.experiment.outcomes import defended
+from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.records import Outcome, Record
+from holdfast.records.evidence import ControlRun
 from holdfast.report.constraints import degenerate_held
 from holdfast.report.heatmap import TIMED, is_attack
 from holdfast.report.page import plural, rate
@@ -46,7 +48,7 @@ def words_of(
     unfinished: int = 0,
     unread: int = 0,
 ) -> Words:
-    """All words about some records with their labels and rows; `unread` files could not be read."""
+    """All words about some records with their labels and rows; `unread` files are left out."""
     attacked = [(record, label) for record, label in zip(records, labels, strict=True) if is_attack(record)]
     compared = [row for row in rows if row.against_none is not None]
     return Words(
@@ -195,7 +197,8 @@ def _cannot(attacked: _Cells, compared: Sequence[ReportRow], *, unfinished: int,
             f"{plural(unfinished, 'cell')} not finished: nothing of {'it' if unfinished == 1 else 'them'} is here."
         )
     if unread:
-        sentences.append(f"{plural(unread, 'file')} could not be read and {'is' if unread == 1 else 'are'} left out.")
+        of = "it could not be read, or another" if unread == 1 else "they could not be read, or another"
+        sentences.append(f"{plural(unread, 'file')} left out: {of} of the same cell ended otherwise.")
     return sentences
 
 
@@ -221,7 +224,7 @@ def _untested(attacked: _Cells) -> list[str]:
     untested = [record for record, _ in _defended(attacked) if record.outcome is Outcome.UNTESTED]
     weak = [record for record, _ in attacked if record.outcome is Outcome.UNTESTED and not defended(record.cell)]
     lone = [record for record in untested if record.control is None]
-    unbroken = [record for record in untested if record.control is not None and record.control.broke_at is None]
+    unbroken = [record for record in untested if record.control is not None and _ran_without_a_break(record.control)]
     rest = len(untested) - len(lone) - len(unbroken)
     sentences = []
     if lone:
@@ -239,6 +242,12 @@ def _untested(attacked: _Cells) -> list[str]:
             f"{_runs(weak)} of attacks did not break the undefended model: they show nothing about defenses."
         )
     return sentences
+
+
+def _ran_without_a_break(control: ControlRun) -> bool:
+    """Whether the attack on the undefended model came to its end and did not break it; one that failed did not."""
+    ended = control.outcome not in (Outcome.FAILED, Outcome.DIVERGED) and not control.reason.startswith(NOT_WHOLE)
+    return ended and control.broke_at is None
 
 
 def _ended_otherwise(attacked: _Cells) -> list[str]:

@@ -71,9 +71,10 @@ def load(runs: Sequence[Path]) -> Loaded:
     """The records of some run folders, ordered by folder, then by key; a cell in two of them counts once.
 
     Outcomes are determined with the controls, if these are in any of the folders: a cell that an earlier version called
-    held without one is untested. Of two records of one cell the first is used, unless it failed or held and the other
-    did not, which is reported. `grids` are (name, description) pairs. A file that cannot be read is reported and
-    omitted. Raises HoldfastError naming a folder without a record, or the file if none can be read.
+    held without one is untested. Of two records of one cell the first is used, unless it failed, it held and the other
+    did not, or the other broke; that their outcomes differ is reported. `grids` are (name, description) pairs. A file
+    that cannot be read is reported and omitted. Raises HoldfastError naming a folder without a record, or the file if
+    none can be read.
     """
     if not runs:
         raise HoldfastError("no run folder was given: name at least one, as in `holdfast report runs/NAME`")

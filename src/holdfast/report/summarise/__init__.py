@@ -41,7 +41,7 @@ class ReportRow:
     the share of cells that held, `against_none` compares the times to break with those of the same attacks on the
     undefended model, corrected for the number of rows; both are `None` for rows without an attack or a defense.
 
-    `unit` is the unit of steps, see `attacks.unit`: `step`, or `N` for the answers per prompt to choose from.
+    `unit` is the unit of steps, see `attacks.unit`: `step`, `N` for the answers per prompt to choose from, or `trials`.
     `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
     `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
     count in `outcomes` only.
