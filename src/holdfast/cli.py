@@ -1,6 +1,7 @@
 """The command line. The help of every command has examples; heavy modules are imported only when a command runs.
 
-Exit codes: 0 success, 1 some cells failed, 2 wrong input, 130 interrupted, 143 terminated.
+Exit codes: 0 success, 1 some cells failed, 2 wrong input, 130 interrupted, 143 terminated. Commands with a verdict
+(`gate`, `verify`, `compare`) also have 3 for one that cannot be told, and 1 for the bad one.
 """
 
 from __future__ import annotations

@@ -242,7 +242,8 @@ def summary(records: Sequence[Record]) -> None:
     print_whole(table)
     note(
         "held: the interval is over models where there are several; against no defense: whether it takes longer to "
-        "break than the undefended model, pair by pair of one seed, corrected for all rows (the report says how)"
+        "break than the undefended model, pair by pair of one seed, corrected for all rows (the report says how); "
+        "open: pairs that took as long, or have no order"
     )
 
 

@@ -23,7 +23,9 @@ def watch(
     terminal: Annotated[
         bool, typer.Option("--terminal", "-t", help="A full-screen view instead of a page; in a pipe plain lines.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the run's files.")] = 3.0,
+    every: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between two looks at the run's files; in the terminal at most 1.")
+    ] = 3.0,
     stay: Annotated[bool, typer.Option("--stay", help="Go on when the run has finished.")] = False,
 ) -> None:
     """Watch a run while it goes on in another process: its report as a live page, a file, or in the terminal.

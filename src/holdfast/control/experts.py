@@ -35,7 +35,7 @@ def train(plan: ExpertPlan, folder: Path, on_progress: ProgressCallback) -> dict
     Args:
         plan: the task and the settings.
         folder: receives `good.safetensors`, `medium.safetensors`, `poor.safetensors`.
-        on_progress: called after each step with `step` and `max_steps`.
+        on_progress: called after each checkpoint with `step` and `max_steps`.
 
     Raises:
         Diverged: a number was not finite.

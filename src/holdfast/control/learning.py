@@ -31,7 +31,7 @@ def train(cell: Cell, expert: tuple[Act, Mapping[str, Any]] | None, on_progress:
     Args:
         cell: what to train.
         expert: its policy, and its measured `return` and episode `length`; `None` if the arm uses none.
-        on_progress: called after each step with `step` and `max_steps`.
+        on_progress: called after each measurement with `step` and `max_steps`.
 
     Raises:
         Diverged: a number was not finite.

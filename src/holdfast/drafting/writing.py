@@ -138,9 +138,9 @@ def _attack_words() -> str:
 def _seed_words(plan: Plan) -> str:
     if plan.seeds >= GATE_SEEDS:
         return "Each seed hardens and attacks anew."
-    fit = "1 fits" if plan.seeds == 1 else f"{plan.seeds} fit"
+    planned = "1 is" if plan.seeds == 1 else f"{plan.seeds} are"
     return (
-        f"Each seed hardens and attacks anew. {fit} into the hours; gate.yaml asks for {GATE_SEEDS}, and\n"
+        f"Each seed hardens and attacks anew. {planned} planned for the hours; gate.yaml asks for {GATE_SEEDS}, and\n"
         "# is inconclusive until they have run: raise the number here and run again, finished cells are kept."
     )
 

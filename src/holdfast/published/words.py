@@ -207,7 +207,8 @@ def remarks(comparison: Comparison) -> Iterator[str]:
     if any(pair.row.n is None for pair in comparison.pairs):
         yield "the paper does not state n for some rows: their values are taken as they stand"
     if comparison.unused:
-        yield f"{plural(comparison.unused, 'cell')} of the runs belong to no row: controls, or other tables'"
+        belong = "belongs" if comparison.unused == 1 else "belong"
+        yield f"{plural(comparison.unused, 'cell')} of the runs {belong} to no row: controls, or other tables'"
     if comparison.unfinished:
         yield f"{plural(comparison.unfinished, 'cell')} without a record: unfinished, and not compared"
     yield from (f"unreadable, and not compared: {line}" for line in comparison.trouble)

@@ -14,7 +14,7 @@ QUIET = 60.0
 
 @dataclass(kw_only=True)
 class Lines:
-    """Says what has changed since the last call, one line each: never twice the same.
+    """Says what has changed since the last call, one line each, and after `QUIET` seconds without news how far it is.
 
     It is a class because what was said outlives a call.
     """
