@@ -13,6 +13,7 @@ from measured import RESULTS, Row, adaptive, only_method, place, rows, runs
 ATTACKS = (
     *("attacks_three_seeds", "online_three_seeds", "guided_three_seeds", "early_stop_three_seeds"),
     *("quickstart_twelve_seeds", "kitchen", "variants_one_seed", "ablation_one_seed"),
+    "prefill_one_seed",
 )
 HARDENED = ("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen", "variants_one_seed")
 CONSTRAINED = ("online_three_seeds", "kitchen")

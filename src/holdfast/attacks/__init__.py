@@ -33,6 +33,9 @@ ATTACKS = Table(
             "the directions of refusing searched and edited in the weights; no training",
             "trials",
         ),
+        "prefill": Row(
+            "holdfast.attacks.prefill:Prefill", "answers that are begun for the model; no training", "tokens given"
+        ),
         "expert_sft": Row("holdfast.attacks.expert_sft:ExpertSFT", "sft on an expert's answers that a reward accepts"),
         "expert_alone": Row(
             "holdfast.attacks.expert_alone:ExpertAlone", "the expert evaluated instead of the model; no attack", "N"

@@ -171,6 +171,15 @@ def further_remarks(evaluations: Sequence[Evaluation], settings: Measurement) ->
     )
 
 
+def garbled_remark(evaluations: Sequence[Evaluation], max_invalid: float) -> str:
+    """A remark on evaluations at which more than `max_invalid` of the answers were garbled, so that no mean counts."""
+    garbled = sum((evaluation.value("invalid") or 0.0) > max_invalid for evaluation in evaluations)
+    if not garbled:
+        return ""
+    share = f"more than {max_invalid:.0%} of the answers"
+    return f"; {share} were empty or garbled at {garbled} of {len(evaluations)} evaluations"
+
+
 def _values(evaluations: Sequence[Evaluation], name: str) -> list[float]:
     return [value for evaluation in evaluations if (value := evaluation.value(name)) is not None]
 

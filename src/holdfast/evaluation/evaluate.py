@@ -29,6 +29,7 @@ __all__ = [
     "diversity",
     "evaluate",
     "further",
+    "harm_scores",
     "judged_by",
     "mean_score",
     "refused",
@@ -67,11 +68,8 @@ def evaluate(model: Model, suite: Suite) -> tuple[tuple[Score, ...], list[Judged
     )
     tasks, pairs = more[: len(suite.tasks)], more[len(suite.tasks) :]
     harmful = harmful if suite.reward is None else rewarded(harmful, suite.reward)
-    first, bound = suite.harm_judge, suite.harm_bound
     scores = [
-        *_harm_scores(harmful, list(suite.harm_judges)),
-        *constraint_scores(harmful, first, bound=bound, paid=suite.reward is not None),
-        *_thought_scores(harmful, *next(iter(suite.harm_judges.items()))),
+        *harm_scores(harmful, suite),
         *_help_scores(benign, suite.help_judge[0]),
         *(
             score
@@ -106,6 +104,15 @@ def _judged(model: Model, suite: Suite, parts: Sequence[Part]) -> list[list[Judg
         return [judged_at_both(list(islice(both, len(rows))), judges, bar) for rows, judges, bar in parts]
     answers = iter(complete(model, examples, suite.sampling, **settings))
     return [judged_by(list(islice(answers, len(rows))), judges) for rows, judges, _ in parts]
+
+
+def harm_scores(judged: Sequence[Judged], suite: Suite) -> list[Score]:
+    """The scores of answers to the suite's harmful prompts, as in `evaluate`; none of no answers."""
+    return [
+        *_harm_scores(judged, list(suite.harm_judges)),
+        *constraint_scores(judged, suite.harm_judge, bound=suite.harm_bound, paid=suite.reward is not None),
+        *_thought_scores(judged, *next(iter(suite.harm_judges.items()))),
+    ]
 
 
 def _harm_scores(judged: Sequence[Judged], judges: Sequence[str]) -> list[Score]:

@@ -20,7 +20,16 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from holdfast.attacks import ATTACKS, unit
-from holdfast.evaluation.breaking import broken_at, first_break, further_remarks, given_up, unhelped, unread, when
+from holdfast.evaluation.breaking import (
+    broken_at,
+    first_break,
+    further_remarks,
+    garbled_remark,
+    given_up,
+    unhelped,
+    unread,
+    when,
+)
 from holdfast.evaluation.constraint import degenerate_remark
 from holdfast.evaluation.measurement import HELP_THRESHOLD, OVER_REFUSAL_THRESHOLD, Measurement
 from holdfast.experiment.cell_settings import settings_of
@@ -175,7 +184,9 @@ def unbroken(record: Record) -> Unbroken:
         attacked=cell.attack is not None,
         defended=defended(cell),
         unhelped=unhelped(last),
-        remarks=further_remarks(record.evaluations, settings) + degenerate_remark(record.evaluations, counted),
+        remarks=further_remarks(record.evaluations, settings)
+        + garbled_remark(record.evaluations, settings.collapse_threshold)
+        + degenerate_remark(record.evaluations, counted),
         unread=unread(record.evaluations, settings.break_threshold, counted),
         task=cell.attack.settings.get("task") if cell.attack else None,
         given_up=given_up(record.evaluations, settings),

@@ -27,6 +27,8 @@ LATER = "; later "
 """What a reason has before the cause of a divergence that came after the break."""
 CUT_SHORT = (Outcome.FAILED, Outcome.DIVERGED)
 """Outcomes of runs that may have ended at any step."""
+MEASURED_AT = ("numbers", "trials", "tokens")
+"""Settings of attacks that do not train that hold what they are measured at."""
 PREPARING = frozenset(("expert_sft", "warm_start", "guided"))
 """Attacks and attackers that may train something first; its steps count, so that their own first one is a later one."""
 
@@ -127,8 +129,9 @@ def _choices(cell: Cell, *, stopped: bool) -> Iterable[int]:
     settings = cell.attack.settings
     if stopped or cell.attack.name not in ATTACKS.built_in:
         return ()
-    if cell.attack.name in ("best_of_n", "ablation"):
-        return settings.get("numbers") or settings.get("trials") or ()
+    measured_at = next((settings[key] for key in MEASURED_AT if key in settings), None)
+    if measured_at is not None:
+        return measured_at
     return (settings["steps"] or 1,) if "steps" in settings else ()
 
 

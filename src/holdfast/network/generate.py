@@ -33,6 +33,7 @@ __all__ = [
     "as_completion",
     "complete",
     "complete_at_two_lengths",
+    "complete_begun",
     "decode",
     "draw",
     "evaluating",
@@ -224,6 +225,33 @@ def complete_at_two_lengths(
     ]
 
 
+def complete_begun(
+    model: Model,
+    examples: Sequence[Example],
+    openings: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int = 128,
+) -> list[Completion]:
+    """One completion for each example that begins with its opening (tokens), which counts towards `max_new_tokens`.
+
+    Openings are shorter than that. Without openings these are the completions of `complete`.
+    """
+    answers: dict[int, Answer] = {}
+    by_length: dict[int, list[int]] = {}
+    for place, opening in enumerate(openings):
+        by_length.setdefault(len(opening), []).append(place)
+    for length, places in by_length.items():
+        shorter = replace(sampling, max_new_tokens=sampling.max_new_tokens - length)
+        prompts = [[*model.encode_prompt(examples[i].prompt), *openings[i]] for i in places]
+        own = _answers_to_tokens(model, prompts, shorter, seed=seed, batch_size=batch_size)
+        answers |= {
+            i: answer._replace(tokens=[*openings[i], *answer.tokens]) for i, answer in zip(places, own, strict=True)
+        }
+    return [as_completion(model, example, answers[place]) for place, example in enumerate(examples)]
+
+
 def _cut(answer: Answer, limit: int) -> Answer:
     return answer if len(answer.tokens) <= limit else Answer(answer.tokens[:limit], finished=False)
 
@@ -231,15 +259,22 @@ def _cut(answer: Answer, limit: int) -> Answer:
 def _answers_to(
     model: Model, examples: Sequence[Example], sampling: Sampling, *, seed: int, batch_size: int
 ) -> list[Answer]:
-    """One answer to each example, in order; prompts of similar length are read together."""
+    """One answer to each example, in order."""
     prompts = [model.encode_prompt(example.prompt) for example in examples]
+    return _answers_to_tokens(model, prompts, sampling, seed=seed, batch_size=batch_size)
+
+
+def _answers_to_tokens(
+    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, *, seed: int, batch_size: int
+) -> list[Answer]:
+    """One answer to each prompt, in order; prompts of similar length are read together."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     by_place: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         answers = sample(model, [prompts[i] for i in chosen], sampling, seed=seed + start)
         by_place |= dict(zip(chosen, answers, strict=True))
-    return [by_place[i] for i in range(len(examples))]
+    return [by_place[i] for i in range(len(prompts))]
 
 
 def as_completion(model: Model, example: Example, answer: Answer) -> Completion:

@@ -348,11 +348,11 @@ def _comparisons(contents: ReportContents) -> dict[str, Any]:
 
 
 def _choices(contents: ReportContents) -> dict[str, Any]:
-    """The rows of attacks that train nothing, each with its harm by N or by trials, and all values of these."""
-    by_trials = [row for row in contents.rows if row.unit == "trials"]
-    choices, numbers = _by_number([row for row in contents.rows if row.unit not in ("step", "trials")])
-    edits, trials = _by_number(by_trials)
-    return {"choices": choices, "numbers": numbers, "edits": edits, "trials": trials}
+    """The rows of attacks that train nothing, each with its harm by N, trials or tokens, and all their values."""
+    choices, numbers = _by_number([row for row in contents.rows if row.unit not in ("step", "trials", "tokens given")])
+    edits, trials = _by_number([row for row in contents.rows if row.unit == "trials"])
+    begun, tokens = _by_number([row for row in contents.rows if row.unit == "tokens given"])
+    return {"choices": choices, "numbers": numbers, "edits": edits, "trials": trials, "begun": begun, "tokens": tokens}
 
 
 def _by_number(rows: Sequence[ReportRow]) -> tuple[list[tuple[ReportRow, dict[int, Estimate]]], list[int]]:

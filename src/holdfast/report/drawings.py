@@ -18,8 +18,10 @@ CURVES = ("harmfulness", "helpfulness")
 METRICS = ("reward", "loss", "entropy", "kl")
 SPREAD = ("entropy", "kl")
 """Scores and training metrics of how far the answers spread, and have gone from where they began."""
+UNTRAINED = {"best_of_n": "N", "edits_of_weights": "trials", "begun_answers": "tokens given"}
+"""The charts of attacks that train nothing, and what each is drawn over; the first also has any other quantity."""
 _OTHERS = (
-    *("reward_and_harm", "best_of_n", "edits_of_weights", "flip_ratio", "time_to_break", "survival", "spending"),
+    *("reward_and_harm", *UNTRAINED, "flip_ratio", "time_to_break", "survival", "spending"),
     *("tradeoff", *SPREAD),
 )
 POINTS = 15_000
@@ -132,13 +134,13 @@ def _each(contents: ReportContents, width: Width) -> Iterator[tuple[str, str, Ch
 def _untrained(
     contents: ReportContents, shown: Sequence[ReportRow], width: Width
 ) -> Iterator[tuple[str, str, ChartWithData]]:
-    """Harm of attacks that train nothing, over answers per prompt or trials."""
+    """Harm of attacks that train nothing, over answers per prompt, trials or tokens given."""
     from holdfast.report import charts
     from holdfast.report.summarise import curve_points
 
-    for name, unit in (("best_of_n", "N"), ("edits_of_weights", "trials")):
+    for name, unit in UNTRAINED.items():
         own = [row for row in shown if row.unit != "step" and row.last_step > 1]
-        own = [row for row in own if (row.unit == "trials") == (unit == "trials")]
+        own = [row for row in own if (row.unit if row.unit in UNTRAINED.values() else "N") == unit]
         for panel, points in charts.panels(curve_points(own, "harmfulness")).items():
             yield name, panel, charts.curves(points, contents.styles, score="harmfulness", unit=unit, width=width)
 
