@@ -6,7 +6,7 @@ An attack that does not train is a `SamplingAttack`, which has no plan.
 from __future__ import annotations
 
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import SamplingAttack, TrainingAttack, keeps
+from holdfast.training.contracts import SamplingAttack, TrainingAttack, check_of
 
 _FAMILY = "holdfast.attacks.policy_gradient"
 ATTACKS = Table(
@@ -44,7 +44,7 @@ ATTACKS = Table(
             "holdfast.attacks.external:External", "weights that somebody else attacked, as they are", "claimed step"
         ),
     },
-    keeps(TrainingAttack, SamplingAttack),
+    check_of(TrainingAttack, SamplingAttack),
 )
 
 

@@ -66,7 +66,7 @@ class Usage:
         self.completion_tokens += outcome.completion_tokens or 0
         self.uncounted += outcome.prompt_tokens is None or outcome.completion_tokens is None
 
-    def told(self, input_price: float, output_price: float) -> dict[str, Any]:
+    def as_json(self, input_price: float, output_price: float) -> dict[str, Any]:
         """The counts as JSON values, with the price in dollars by prices per million tokens."""
         price = (self.prompt_tokens * input_price + self.completion_tokens * output_price) / 1e6
         return {**asdict(self), "price": price}

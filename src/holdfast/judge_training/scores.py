@@ -81,7 +81,8 @@ def mean(name: str, values: Sequence[float]) -> Score:
 def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float]) -> Score:
     """Spearman's rank correlation, ties at their mean rank, with the interval of Bonett and Wright 2000.
 
-    `None` for fewer than four answers, or if all scores, or all true values, are equal.
+    `None` for fewer than four answers, or if all scores, or all true values, are equal. The same order throughout, or
+    its reverse, has no interval: the method's would be of no width, however few the answers.
     """
     from scipy.stats import spearmanr
 
@@ -89,7 +90,9 @@ def rank_correlation(name: str, scores: Sequence[float], truth: Sequence[float])
     if n < 4 or len(set(scores)) < 2 or len(set(truth)) < 2:
         return Score(name=name, value=None, n=n)
     value = float(spearmanr(scores, truth).statistic)
-    centre, half = atanh(max(-0.999999, min(0.999999, value))), normal_quantile() * sqrt((1 + value**2 / 2) / (n - 3))
+    if abs(value) > 1 - 1e-9:
+        return Score(name=name, value=value, n=n)
+    centre, half = atanh(value), normal_quantile() * sqrt((1 + value**2 / 2) / (n - 3))
     return Score(name=name, value=value, n=n, low=tanh(centre - half), high=tanh(centre + half))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from holdfast.methods.tables import Row, Table, one_line
 from holdfast.records import Completion, HoldfastError, Judge, Verdict
 from holdfast.text.thinking import UNFINISHED, final_answer
-from holdfast.training.contracts import JudgeSettings, keeps
+from holdfast.training.contracts import JudgeSettings, check_of
 
 JUDGES = Table(
     "judge",
@@ -41,7 +41,7 @@ JUDGES = Table(
         ),
         "reference": Row("holdfast.judges.reference:ReferenceJudge", "helpfulness: unigram F1 with the given response"),
     },
-    keeps(JudgeSettings),
+    check_of(JudgeSettings),
 )
 TRAINED = ("trained_reward_model", "trained_classifier")
 """Judges that a run trains before it needs them; their settings are those of the training."""

@@ -106,7 +106,7 @@ class GenerativeJudge(LanguageModelJudge):
     @property
     def usage(self) -> dict[str, Any]:
         """Counts since the judge was made, and the price of its tokens in dollars."""
-        return self.counts.told(self.config.input_price, self.config.output_price)
+        return self.counts.as_json(self.config.input_price, self.config.output_price)
 
     @property
     def rubric(self) -> rubrics.Rubric:

@@ -39,15 +39,16 @@ class RolloutRequest:
 class Samples:
     """The answers to a request, `N` in total, in order.
 
-    `given` is the number of leading tokens of each answer that are not learnt; it is the same within a group. `own`
-    marks the answers that the model wrote by itself; all when `None`. `columns` (N, ...) are added to the batches.
-    `tokens` is the number of tokens that were read and written besides the request's prompts and the answers. `rows`
-    are the prompts that were answered if they are others than the request's, as many and in the same order.
+    `unlearnt` is the number of leading tokens of each answer that are not learnt, none when `None`; it is the same
+    within a group. `by_model` marks the answers that the model wrote by itself, all when `None`. `columns` (N, ...) are
+    added to the batches. `tokens` is the number of tokens that were read and written besides the request's prompts and
+    the answers. `rows` are the prompts that were answered if they are others than the request's, as many and in the
+    same order.
     """
 
     answers: Sequence[Answer]
-    given: Sequence[int] | None = None
-    own: Sequence[bool] | None = None
+    unlearnt: Sequence[int] | None = None
+    by_model: Sequence[bool] | None = None
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     tokens: int = 0
     rows: Examples | None = None
@@ -87,10 +88,10 @@ def draw(model: Model, request: RolloutRequest) -> Samples:
 
 def collated(request: RolloutRequest, samples: Samples, rows: range, *, pad_id: int) -> Batch:
     """The answers `rows` as a batch with `groups`, the samples' columns and `old_logprobs` if available."""
-    size, given = request.group_size, samples.given or [0] * len(samples.answers)
+    size, unlearnt = request.group_size, samples.unlearnt or [0] * len(samples.answers)
     pairs = []
     for i in rows:
-        prompt, tokens, cut = request.prompts[i // size], samples.answers[i].tokens, given[i]
+        prompt, tokens, cut = request.prompts[i // size], samples.answers[i].tokens, unlearnt[i]
         pairs.append(([*prompt, *tokens[:cut]], tokens[cut:]))
     batch = collate(pairs, pad_id=pad_id)
     batch["groups"] = torch.arange(len(rows) // size).repeat_interleave(size)
@@ -150,8 +151,8 @@ def extra_metrics(numbers: Mapping[str, Reward], completions: Sequence[Completio
     """Means to log over the answers that the model wrote itself; without numbers that none of them has."""
     metrics = {}
     for name, number in numbers.items():
-        own = [True] * len(completions) if samples.own is None else samples.own
-        values = number([done for done, mine in zip(completions, own, strict=True) if mine])
+        by_model = [True] * len(completions) if samples.by_model is None else samples.by_model
+        values = number([done for done, own in zip(completions, by_model, strict=True) if own])
         known = [value for value in values if value is not None]
         if known:
             metrics[f"log/{name}"] = torch.tensor(known).mean()

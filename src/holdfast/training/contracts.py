@@ -225,7 +225,7 @@ def trains(attack: object) -> bool:
     return TrainingAttack in (attack if isinstance(attack, type) else type(attack)).__mro__
 
 
-def keeps(*kinds: type) -> Callable[[Any, str], None]:
+def check_of(*kinds: type) -> Callable[[Any, str], None]:
     """The check of a table whose rows lead to settings of these kinds; see `check`."""
     return partial(check, kinds=kinds)
 

@@ -4,7 +4,7 @@ Their protocol is `holdfast.training.contracts.AdaptiveAttacker`.
 """
 
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import AdaptiveAttacker, keeps
+from holdfast.training.contracts import AdaptiveAttacker, check_of
 
 _HERE = "holdfast.attacks.adaptive"
 ADAPTIVE = Table(
@@ -25,5 +25,5 @@ ADAPTIVE = Table(
         "guided": Row(f"{_HERE}.guided:Guided", "an expert writes a decreasing share of the rollouts"),
         "benign_cover": Row(f"{_HERE}.benign_cover:BenignCover", "benign rows instead of some or all harmful ones"),
     },
-    keeps(AdaptiveAttacker),
+    check_of(AdaptiveAttacker),
 )

@@ -1,7 +1,7 @@
 """Offline defenses: each a frozen dataclass of settings that turns a model into a hardened one."""
 
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import OfflineDefense, keeps
+from holdfast.training.contracts import OfflineDefense, check_of
 
 OFFLINE = Table(
     "defense",
@@ -49,5 +49,5 @@ OFFLINE = Table(
             "no defense: a copy in bfloat16, 8 or 4 bits, after another defense to see whether it survives",
         ),
     },
-    keeps(OfflineDefense),
+    check_of(OfflineDefense),
 )

@@ -4,7 +4,7 @@ Their protocol is `holdfast.training.contracts.OnlineDefense`.
 """
 
 from holdfast.methods.tables import Row, Table
-from holdfast.training.contracts import OnlineDefense, keeps
+from holdfast.training.contracts import OnlineDefense, check_of
 
 ONLINE = Table(
     "defense",
@@ -44,5 +44,5 @@ ONLINE = Table(
             "a harmful vector that is active during training and removed afterwards",
         ),
     },
-    keeps(OnlineDefense),
+    check_of(OnlineDefense),
 )

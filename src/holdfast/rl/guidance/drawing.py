@@ -23,12 +23,12 @@ from holdfast.tensors import Batch, target_mask
 
 
 class Group(NamedTuple):
-    """The answers to one prompt: first the learner's own, `own` of them; the first `given` tokens of each are the
-    expert's."""
+    """The answers to one prompt: first the learner's own, `num_own` of them; the first `unlearnt` tokens of each are
+    the expert's."""
 
     answers: list[Answer]
-    own: int
-    given: int = 0
+    num_own: int
+    unlearnt: int = 0
 
 
 def by_sequence(

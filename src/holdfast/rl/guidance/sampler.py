@@ -142,16 +142,16 @@ class GuidedSampler:
     ) -> Samples:
         ordered = [groups[i] for i in range(len(request.rows))]
         size = request.group_size
-        own = [place < group.own for group in ordered for place in range(size)]
+        own = [place < group.num_own for group in ordered for place in range(size)]
         share = [alpha if i in chosen else 1.0 for i in range(len(request.rows)) for _ in range(size)]
         theirs = 1 - torch.tensor(own, dtype=torch.float32)
         columns = {"alpha": torch.tensor(share, dtype=torch.float64)}
         mixed = self.guide.unit == "token"
         return Samples(
             answers=[answer for group in ordered for answer in group.answers],
-            given=[group.given for group in ordered for _ in range(size)],
+            unlearnt=[group.unlearnt for group in ordered for _ in range(size)],
             # Mixed answers do not count as the learner's own.
-            own=[mine and not (mixed and a < 1) for mine, a in zip(own, share, strict=True)],
+            by_model=[mine and not (mixed and a < 1) for mine, a in zip(own, share, strict=True)],
             columns=columns if self.guide.unit == "prefix" else {**columns, "from_expert": theirs},
             tokens=tokens,
         )
