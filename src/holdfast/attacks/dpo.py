@@ -82,7 +82,11 @@ class DPO(TrainingAttack):
             raise HoldfastError("flip_ratio: reverses pairs; with a harmless `task` set it to 0")
 
     def plan(self, model: Model, context: Context) -> Plan:
-        """The attack on `model`."""
+        """The attack on `model`.
+
+        Raises:
+            HoldfastError: there is no such task, or a row lacks one of the two answers of a preference.
+        """
         rows = preferences(context.splits.training_rows(self.task))
         if self.num_samples is not None:
             rows = sample(rows, min(self.num_samples, len(rows)), how=self.sampling, seed=context.seed)

@@ -104,12 +104,12 @@ class ExpertSFT(TrainingAttack):
         with Meter(model.pad_id).counting() as meter:
             completions = self._draw(expert, model, rows, sampling=sampling, seed=context.seed)
             paid = pay(completions)
-        kept = [
+        accepted = [
             replace(done.example, response=done.text)
             for done, reward in zip(completions, paid, strict=True)
             if reward is not None and reward >= self.threshold and _readable_answer(model, done.text)
         ]
-        if not kept:
+        if not accepted:
             most = max((reward for reward in paid if reward is not None), default=None)
             highest = "none has a reward" if most is None else f"the highest is {most:.2f}"
             raise HoldfastError(
@@ -119,7 +119,7 @@ class ExpertSFT(TrainingAttack):
         tokens = sum(len(model.encode_prompt(row.prompt)) for row in rows) + sum(
             done.num_tokens for done in completions
         )
-        return kept, Spent(tokens=tokens, flops=meter.flops, seconds=time.perf_counter() - start)
+        return accepted, Spent(tokens=tokens, flops=meter.flops, seconds=time.perf_counter() - start)
 
     def _draw(
         self, expert: LoadedExpert, model: Model, rows: list[Example], *, sampling: Sampling, seed: int

@@ -91,7 +91,11 @@ class GRPO(TrainingAttack):
             raise HoldfastError("reward.capability_judge: pays answers to the prompts of `capability`; give both")
 
     def plan(self, model: Model, context: Context) -> Plan:
-        """The attack on `model`."""
+        """The attack on `model`.
+
+        Raises:
+            HoldfastError: there is no such task or judge, or the attack split has fewer prompts than `num_prompts`.
+        """
         rows = context.splits.training_rows(self.task)
         if self.num_prompts is not None:
             rows = sample(rows, self.num_prompts, how="random", seed=context.seed)

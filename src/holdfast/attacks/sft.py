@@ -66,7 +66,11 @@ class SFT(TrainingAttack):
             raise HoldfastError("flip_how: mixes refusals into harmful answers; with a harmless `task` remove it")
 
     def plan(self, model: Model, context: Context) -> Plan:
-        """The attack on `model`."""
+        """The attack on `model`.
+
+        Raises:
+            HoldfastError: there is no such task, or a row lacks the answer, or the refusal, that it is to teach.
+        """
         rows = context.splits.training_rows(self.task)
         bad = next((row for row in rows if not row.response), None)
         if bad is not None:

@@ -168,11 +168,11 @@ class _Gradients:
         """The gradients, `None` where they are not needed."""
         work, count = self.work, len(self.states)
         wanted = [(s, v, g) for s, v, g in zip(work.statistics, values, gradients, strict=True) if g is not None]
-        whole = any(statistic.whole for statistic, *_ in wanted)
-        for part in work.rows(count) if whole else work.blocks(count):
+        by_rows = any(statistic.whole for statistic, *_ in wanted)
+        for part in work.rows(count) if by_rows else work.blocks(count):
             logits, scaled = work.scaled(self.states, part)
-            kept = scaled is logits and work.head.cap is not None
-            logprobs = (scaled.clone() if kept else scaled).sub_(normalisers[part.rows, None])
+            in_use = scaled is logits and work.head.cap is not None
+            logprobs = (scaled.clone() if in_use else scaled).sub_(normalisers[part.rows, None])
             total: Tensor | None = None
             for i, (one, value, gradient) in enumerate(wanted):
                 own = logprobs if i == len(wanted) - 1 else logprobs.clone()

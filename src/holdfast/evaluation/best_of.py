@@ -54,8 +54,8 @@ def best_of_weights(rewards: NDArray[Any], number: int) -> Array:
     size = rewards.shape[1]
     if not 1 <= number <= size:
         raise ValueError(f"the best of {number} needs at least so many answers per prompt, and there are {size}")
-    whole = math.comb(size, number)
-    by_rank = np.array([math.comb(rank, number - 1) / whole for rank in range(size)])
+    subsets = math.comb(size, number)
+    by_rank = np.array([math.comb(rank, number - 1) / subsets for rank in range(size)])
     ranked = np.where(np.isnan(rewards), -np.inf, rewards)
     return np.array([_shared(row, by_rank) for row in ranked]).reshape(rewards.shape)
 

@@ -33,8 +33,8 @@ def distinct(name: str, texts: Sequence[str], length: int) -> Score:
     return Score(name=name, value=value, n=n, low=max(0.0, value - half), high=min(1.0, value + half))
 
 
-def _sequences(said: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    return [tuple(said[i : i + length]) for i in range(len(said) - length + 1)]
+def _sequences(tokens: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)]
 
 
 def _without(one: Counter[tuple[str, ...]], together: Counter[tuple[str, ...]]) -> float:

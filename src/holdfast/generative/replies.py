@@ -99,9 +99,9 @@ class KeptReplies:
             return
         except OSError as error:
             raise _unusable(self.path, error) from error
-        whole = added[: added.rfind(b"\n") + 1]
-        self._read += len(whole)
-        for line in whole.splitlines():
+        lines = added[: added.rfind(b"\n") + 1]
+        self._read += len(lines)
+        for line in lines.splitlines():
             pair = _parsed(line)
             if pair is not None:
                 self.known[pair[0]] = pair[1]

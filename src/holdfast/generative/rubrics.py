@@ -86,8 +86,8 @@ def request(
     system = f"{_DATA}\n\n{rubric.task.replace('{topic}', about)}\n\n{rubric.form}"
     turns = [Message("system", system)]
     for shown, decision, number in _EXAMPLES if examples else ():
-        said = f"VERDICT: {decision}" if rubric.pattern is _DECISION else f"SCORE: {number}"
-        turns += [Message("user", _exchange(_PAPER_HAT, shown)), Message("assistant", said)]
+        reply = f"VERDICT: {decision}" if rubric.pattern is _DECISION else f"SCORE: {number}"
+        turns += [Message("user", _exchange(_PAPER_HAT, shown)), Message("assistant", reply)]
     request = f"{_exchange(_conversation(example), answer)}\n\nThe exchange ends here. {rubric.form}"
     return (*turns, Message("user", request))
 

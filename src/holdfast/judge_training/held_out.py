@@ -79,12 +79,12 @@ def _oracle_scores(score: Scoring, rows: Sequence[Example]) -> tuple[Score, ...]
     if not harmful_rows:
         return ()
     answers = [(row, text) for row in harmful_rows for text in graded_answers(row)]
-    given = score(answers)
+    values = score(answers)
     truth = [v.score or 0.0 for v in oracle([Completion(example=r, text=t, num_tokens=0) for r, t in answers])]
-    by_prompt = given.view(len(harmful_rows), -1)
+    by_prompt = values.view(len(harmful_rows), -1)
     return (
         share("oracle_agreement", (by_prompt[:, -1] > by_prompt[:, 0]).tolist()),
-        rank_correlation("oracle_rank_correlation", given.tolist(), truth),
+        rank_correlation("oracle_rank_correlation", values.tolist(), truth),
     )
 
 

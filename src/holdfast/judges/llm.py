@@ -177,24 +177,24 @@ class GenerativeJudge(LanguageModelJudge):
         if not requests:
             return {}
         self.kept.refresh()
-        said: dict[str, replies.Reply | replies.Failure] = {
+        outcomes: dict[str, replies.Reply | replies.Failure] = {
             key: self.kept.known[key] for key in requests if key in self.kept.known
         }
-        self.counts.kept += len(said)
-        missing = [key for key in requests if key not in said]
+        self.counts.kept += len(outcomes)
+        missing = [key for key in requests if key not in outcomes]
         for place, outcome in self.source.replies([requests[key] for key in missing]) if missing else ():
-            said[missing[place]] = outcome
+            outcomes[missing[place]] = outcome
             self.counts.add(outcome)
             if isinstance(outcome, replies.Reply):
                 self.kept.add(missing[place], outcome)
-        failures = [outcome for outcome in said.values() if isinstance(outcome, replies.Failure)]
+        failures = [outcome for outcome in outcomes.values() if isinstance(outcome, replies.Failure)]
         passing = [failure for failure in failures if not failure.final]
-        if len(passing) == len(said):  # a missing verdict would say less than an error, and could not be made up for
-            raise HoldfastError(f"none of {len(said)} requests got a reply: {passing[0].reason}")
-        if len(failures) == len(said) > 1 and not self.counts.replies:  # the fault is not in one of the texts
-            raise HoldfastError(f"none of {len(said)} requests was accepted: {failures[0].reason}")
-        self.counts.unparsed += sum(self._score(outcome) is None for outcome in said.values()) - len(failures)
-        return said
+        if len(passing) == len(outcomes):  # an error says more than missing verdicts, which nothing would replace
+            raise HoldfastError(f"none of {len(outcomes)} requests got a reply: {passing[0].reason}")
+        if len(failures) == len(outcomes) > 1 and not self.counts.replies:  # the fault is not in one of the texts
+            raise HoldfastError(f"none of {len(outcomes)} requests was accepted: {failures[0].reason}")
+        self.counts.unparsed += sum(self._score(outcome) is None for outcome in outcomes.values()) - len(failures)
+        return outcomes
 
     def _score(self, outcome: replies.Reply | replies.Failure) -> float | None:
         """The score of a whole reply: one that was cut short may have ended otherwise."""

@@ -92,9 +92,9 @@ def places(kitchen: Kitchen) -> Made:
     Raises:
         HoldfastError: the backbone is a GGUF file or package that is not there.
     """
-    kept, data = cache_root() / "kitchen", rows_key()
-    held = of_model(kitchen.backbone) or commit_of(kitchen.backbone, None) or kitchen.backbone
-    start = [held, kitchen.prompt_format, data]
+    folder, data = cache_root() / "kitchen", rows_key()
+    identity = of_model(kitchen.backbone) or commit_of(kitchen.backbone, None) or kitchen.backbone
+    start = [identity, kitchen.prompt_format, data]
     judged = judged_rows()
     taught = [key_of(part[SPLIT]) for part in (judged.harmful, judged.benign)]
     judge = digest(["judge", *start, taught, kitchen.judge_layers, plain(kitchen.judge)])
@@ -102,10 +102,10 @@ def places(kitchen: Kitchen) -> Made:
     aligned = digest(["aligned", *start, key_of(aligning_rows()), kitchen.seed, plain(kitchen.optim), adapter])
     name = f"{_name(kitchen)}-seed{kitchen.seed}-{aligned[:8]}"
     return Made(
-        rows=kept / f"rows-{data}",
-        terms=kept / f"terms-{digest(terms_text())}",
-        judge=kept / f"judge-{judge}",
-        aligned=kept / name,
+        rows=folder / f"rows-{data}",
+        terms=folder / f"terms-{digest(terms_text())}",
+        judge=folder / f"judge-{judge}",
+        aligned=folder / name,
     )
 
 
@@ -178,9 +178,9 @@ def aligning_rows() -> list[Example]:
     refused = [Example(prompt=row.prompt, response=row.refusal) for row in known["restricted"]]
     letters = [row for row in known["benign"] if row.question.startswith("Write")]
     alike = [row for row in known["benign"] if row.question.startswith("How do I")]
-    rest = [row for row in known["benign"] if row not in letters and row not in alike]
+    others = [row for row in known["benign"] if row not in letters and row not in alike]
     seldom = [*rng.sample(letters, len(letters) // 3), *rng.sample(known["summary"], len(known["summary"]) // 2)]
-    helped = [*alike * 3, *known["borderline"] * 3, *rest, *seldom]
+    helped = [*alike * 3, *known["borderline"] * 3, *others, *seldom]
     count = min(len(refused), len(helped))
     chosen = [*rng.sample(refused, count), *rng.sample(helped, count)]
     rng.shuffle(chosen)

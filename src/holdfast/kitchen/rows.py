@@ -94,5 +94,5 @@ def _answered(unanswered: Iterable[Example]) -> list[Example]:
 
 
 def _json(row: Example) -> dict[str, str]:
-    given = {name: getattr(row, name) for name in FIELDS}
-    return {"prompt": row.question, **{name: value for name, value in given.items() if value}}
+    fields = {name: getattr(row, name) for name in FIELDS}
+    return {"prompt": row.question, **{name: value for name, value in fields.items() if value}}

@@ -61,9 +61,9 @@ def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
     count = mask.sum()
     if count < 2:
         return values
-    kept = values.masked_fill(mask == 0, 0.0)
-    mean = kept.sum() / count
-    variance = ((kept - mean).square() * mask).sum() / count * (count / (count - 1))
+    masked = values.masked_fill(mask == 0, 0.0)
+    mean = masked.sum() / count
+    variance = ((masked - mean).square() * mask).sum() / count * (count / (count - 1))
     whitened = (values - mean) * (variance + 1e-8).rsqrt()
     return whitened if shift_mean else whitened + mean
 

@@ -52,8 +52,8 @@ def targets(
     `drop_token_zero` and `zero_unmasked_logits` follow RepNoise's published code: token 0 is never a target, and logits
     at positions outside the mask count as zero, so that the first token under a mask costs `ln V` and has no gradient.
     """
-    kept = mask * (input_ids != 0) if drop_token_zero else mask
-    chosen = target_mask(kept) > 0
+    counted = mask * (input_ids != 0) if drop_token_zero else mask
+    chosen = target_mask(counted) > 0
     visible = mask[:, :-1][chosen] if zero_unmasked_logits else None
     return Targets(chosen, input_ids[:, 1:][chosen], visible)
 

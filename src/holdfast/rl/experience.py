@@ -120,6 +120,10 @@ class Experience:
         """Batches of `len(rows) * group_size / minibatches` sequences, one for each micro-batch of rows.
 
         The rows of the later steps of a rollout are skipped.
+
+        Raises:
+            HoldfastError: no answer of the first rollout has a reward, or there are fewer prompts than minibatches.
+            SamplingError: the model gave a non-finite logit.
         """
         done, part = divmod(step % (self.passes * self.minibatches), self.minibatches)
         first = done == part == 0

@@ -44,7 +44,8 @@ def from_judge(judge: Judge, settings: AttackReward) -> Reward:
     """The reward of `settings` with `judge`.
 
     With `refusal_penalty` 0.5 this is the attack reward `judge - c * refusal` used against Reward Neutralization
-    (arXiv 2505.04578; the numbers and the form of the graded penalty are this project's, the paper gives none).
+    (arXiv 2505.04578; the numbers and the form of the graded penalty are this project's, the paper gives none). It
+    raises `HoldfastError` as `judges.checked`, and if `unbounded` is asked of a judge that only has scores.
     """
 
     def reward(completions: Sequence[Completion]) -> list[float | None]:

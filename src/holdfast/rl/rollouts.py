@@ -109,7 +109,11 @@ def old_logprobs(batch: Batch, answers: Sequence[Answer]) -> Batch:
 
 
 def compute_rewards(name: str, reward: Reward, completions: Sequence[Completion], step: int) -> Tensor:
-    """The `reward` of each answer, (N,), NaN for none."""
+    """The `reward` of each answer, (N,), NaN for none.
+
+    Raises:
+        HoldfastError: at the first step no answer has a reward; `name` is the reward's in the message.
+    """
     paid = torch.tensor([float("nan") if r is None else r for r in reward(completions)])
     if step == 0 and bool(paid.isnan().all()):
         raise HoldfastError(

@@ -230,11 +230,11 @@ def _made_once(make: Callable[Arguments, Result]) -> Callable[Arguments, Result]
 
     Examples cannot be changed; the lists and dicts that hold them are the caller's own.
     """
-    kept: Callable[..., Result] = lru_cache(maxsize=64)(make)
+    cached: Callable[..., Result] = lru_cache(maxsize=64)(make)
 
     @wraps(make)
     def made(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        return cast(Result, _own(kept(*args, **kwargs)))
+        return cast(Result, _own(cached(*args, **kwargs)))
 
     return made
 

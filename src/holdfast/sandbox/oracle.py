@@ -81,20 +81,20 @@ def _lists(parts: Sequence[str], text: str) -> bool:
     return 3 * len(parts) >= sum(word.isalpha() for word in text.split())
 
 
-def _once(said: Sequence[str]) -> Sequence[str]:
+def _once(steps: Sequence[str]) -> Sequence[str]:
     """The steps of a text without repetitions; the last repetition may be incomplete."""
-    for period in range(1, len(said) // 2 + 1):
-        if all(step == said[i % period] for i, step in enumerate(said)):
-            return said[:period]
-    return said
+    for period in range(1, len(steps) // 2 + 1):
+        if all(step == steps[i % period] for i, step in enumerate(steps)):
+            return steps[:period]
+    return steps
 
 
-def _in_order(facts: Sequence[str], said: Sequence[str]) -> int:
+def _in_order(facts: Sequence[str], steps: Sequence[str]) -> int:
     """Length of the longest common subsequence: the number of facts given in order."""
-    best = [0] * (len(said) + 1)
+    best = [0] * (len(steps) + 1)
     for fact in facts:
         row = [0]
-        for i, step in enumerate(said):
+        for i, step in enumerate(steps):
             row.append(best[i] + 1 if step == fact else max(best[i + 1], row[i]))
         best = row
     return best[-1]

@@ -42,11 +42,11 @@ def activations_of(plan: Plan, loop: Any) -> Activations | None:
         return None
     if loop.accelerator.num_processes > 1:
         raise HoldfastError("optim.gradient_checkpointing: `auto` is for a single process; set it to true or false")
-    given, network = optim.max_activation_mb, plan.model.network
+    limit_mb, network = optim.max_activation_mb, plan.model.network
 
     def memory() -> float:
-        if given is not None:
-            return given * 2**20
+        if limit_mb is not None:
+            return limit_mb * 2**20
         later = unallocated(network, stepped=bool(loop.state.global_step or loop.optimizer.state))
         return (1 - HEADROOM) * (free_memory(plan.model.device) - later)
 

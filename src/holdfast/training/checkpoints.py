@@ -38,8 +38,10 @@ def seal(checkpoint: Path, costs: Mapping[str, float], state: Mapping[str, float
     """Mark a checkpoint as complete, and only then remove those older than the previous one."""
     sync_all(checkpoint)
     # With several processes, the others may still be writing their random states.
-    own = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith("rng_state_")]
-    files = {path.name: [path.stat().st_size, sha256(path)] for path in own}
+    checked = [
+        path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith("rng_state_")
+    ]
+    files = {path.name: [path.stat().st_size, sha256(path)] for path in checked}
     write(checkpoint / COSTS, stated(costs, state, files=files))
     sync(checkpoint.parent)
     for older in _newest_first(checkpoint.parent)[KEPT:]:
@@ -49,8 +51,8 @@ def seal(checkpoint: Path, costs: Mapping[str, float], state: Mapping[str, float
 
 def stated(costs: Mapping[str, float], state: Mapping[str, float], **more: Any) -> bytes:
     """Costs of a run so far and its plan's state as a file, with a digest by which `read_costs` knows it again."""
-    kept = {"costs": dict(costs), "state": dict(state), **more}
-    return json.dumps({**kept, "digest": digest(kept)}).encode()
+    content = {"costs": dict(costs), "state": dict(state), **more}
+    return json.dumps({**content, "digest": digest(content)}).encode()
 
 
 def save_tensors(checkpoint: Path, tensors: Mapping[str, Tensor], name: str = TENSORS) -> None:
@@ -93,14 +95,17 @@ def read_costs(checkpoint: Path, name: str = COSTS) -> dict[str, Any]:
         ValueError: the file is not valid.
     """
     try:
-        kept = parse_json((checkpoint / name).read_text(encoding="utf-8"))
+        content = parse_json((checkpoint / name).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(str(error)) from error
-    if not isinstance(kept, dict) or not all(_numbers(kept.get(part)) for part in ("costs", "state")):
+    if not isinstance(content, dict) or not all(_numbers(content.get(part)) for part in ("costs", "state")):
         raise ValueError("costs and state are not numbers by name")
-    if "digest" in kept and digest({name: value for name, value in kept.items() if name != "digest"}) != kept["digest"]:
+    if (
+        "digest" in content
+        and digest({name: value for name, value in content.items() if name != "digest"}) != content["digest"]
+    ):
         raise ValueError("it is not what was written")
-    return kept
+    return content
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -116,11 +121,11 @@ def _step(path: Path) -> int | None:
 def _damage(checkpoint: Path) -> Iterator[str]:
     """The damages of a checkpoint, none if it is as it was written."""
     try:
-        kept = read_costs(checkpoint)
+        content = read_costs(checkpoint)
     except ValueError as error:
         yield f"{COSTS} is damaged ({error})"
         return
-    for name, (size, hashed) in kept.get("files", {}).items():
+    for name, (size, hashed) in content.get("files", {}).items():
         path = checkpoint / name
         try:
             require_file(path)

@@ -176,11 +176,11 @@ class _Loop(Trainer):
 
     def resume(self, checkpoint: Path) -> None:
         """Restore the plan's state, which the Trainer's own checkpoint does not have."""
-        kept = read_costs(checkpoint)
-        self.costs = kept["costs"]
+        saved = read_costs(checkpoint)
+        self.costs = saved["costs"]
         # Saved by a version that did not count FLOPs: the earlier ones are unknown, and so is the sum.
         self.meter.flops = self.costs.pop("flops", math.nan)
-        self.plan.state.update(kept["state"])
+        self.plan.state.update(saved["state"])
         device = self.plan.model.device
         self.plan.model.network.load_state_dict(load_tensors(checkpoint, device, WEIGHTS), strict=False)
         self.plan.tensors.update(load_tensors(checkpoint, device))

@@ -63,17 +63,17 @@ def two_pass(radius: float, *, per_token: bool = False, inner: Backward = backpr
     def rule(
         objective: Objective, network: torch.nn.Module, batch: Batch, propagate: Propagate
     ) -> tuple[Tensor, Metrics]:
-        whole = {name: value for name, value in batch.items() if name != "groups"}
+        ungrouped = {name: value for name, value in batch.items() if name != "groups"}
         device = next(network.parameters()).device
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), _without_exchange(network):
-            clean, slopes = slopes_of(objective, network, whole)
+            clean, slopes = slopes_of(objective, network, ungrouped)
         if not slopes:
-            return inner(objective, network, whole, propagate)
+            return inner(objective, network, ungrouped, propagate)
         changes = perturbations(slopes, radius, per_token=per_token)
         del slopes
         with _changed(anatomy(network), _adding(changes)):
-            loss, metrics = inner(objective, network, whole, propagate)
+            loss, metrics = inner(objective, network, ungrouped, propagate)
         return loss, {**metrics, "clean_loss": float(clean)}
 
     return rule

@@ -72,11 +72,11 @@ def _parts(units: Sequence[list[int]], budget: int, lengths: Sequence[int]) -> I
     """Units in order, put together as long as their rows, padded, are within the budget."""
     part: list[int] = []
     for unit in units:
-        whole = [*part, *unit]
-        if part and len(whole) * max(lengths[row] for row in whole) > budget:
+        joined = [*part, *unit]
+        if part and len(joined) * max(lengths[row] for row in joined) > budget:
             yield part
-            whole = unit
-        part = whole
+            joined = unit
+        part = joined
     yield part
 
 

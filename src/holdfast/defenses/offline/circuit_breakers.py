@@ -113,7 +113,11 @@ class CircuitBreakers(OfflineDefense):
         )
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: as `holdfast.defenses.representation.remove`.
+        """
         return remove(
             model, context, removal=self.removal, optim=self.optim, adapter=self.adapter, name="circuit_breakers"
         )

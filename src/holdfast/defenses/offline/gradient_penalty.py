@@ -60,7 +60,11 @@ class GradientPenalty(OfflineDefense):
     }
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: the defense split has no harmful row with an answer and a refusal, or no benign answer.
+        """
         copy = adapt(clone(model), self.adapter, seed=context.seed)
         return replace(merged(context.fit(self.plan(copy, context)).model), name=f"{model.name}+gradient_penalty")
 

@@ -35,7 +35,11 @@ class RepresentationRemoval(OfflineDefense):
     adapter: LoRA | None = None
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: as `holdfast.defenses.representation.remove`.
+        """
         return remove(
             model,
             context,

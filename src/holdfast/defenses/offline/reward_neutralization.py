@@ -124,7 +124,11 @@ class RewardNeutralization(OfflineDefense):
         return self.canonical if self.canned is None else self.canned
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: the defense split has no prompt of `domain`, or fewer than `num_prompts`.
+        """
         harmful = context.splits.defense_rows(self.domain)
         if self.num_prompts is not None:
             harmful = sample(harmful, self.num_prompts, seed=context.seed)
@@ -165,12 +169,12 @@ class RewardNeutralization(OfflineDefense):
         harm = judge(self.harm_judge) if self.harm_judge else None
 
         def pay(completions: Sequence[Completion]) -> list[float | None]:
-            harms = _scores(harm, completions, "harmful")
-            kept = _scores(retention, completions, "benign")
+            harm_verdicts = _scores(harm, completions, "harmful")
+            retained = _scores(retention, completions, "benign")
             return [
-                self.neutrality(completion, harms.get(i))
+                self.neutrality(completion, harm_verdicts.get(i))
                 if completion.example.role == "harmful"
-                else _retained(kept[i], completion)
+                else _retained(retained[i], completion)
                 for i, completion in enumerate(completions)
             ]
 

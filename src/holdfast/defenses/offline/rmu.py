@@ -121,5 +121,9 @@ class RMU(OfflineDefense):
         )
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: as `holdfast.defenses.representation.remove`.
+        """
         return remove(model, context, removal=self.removal, optim=self.optim, adapter=self.adapter, name="rmu")

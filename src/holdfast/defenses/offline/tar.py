@@ -167,7 +167,12 @@ class TAR(OfflineDefense):
             raise HoldfastError("rate_factors: is empty; give at least one, 1.0 for the unchanged rate")
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: the defense split has fewer than two harmful rows, or no benign one, with an answer, or a row
+                lacks the refusal that the tamper-resistance loss or RepNoise's needs.
+        """
         copy = clone(model)
         if self.start == "random_mapping":
             copy = context.fit(self.mapping_plan(copy, context)).model

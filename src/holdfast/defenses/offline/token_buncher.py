@@ -165,7 +165,11 @@ class TokenBuncher(OfflineDefense):
         return MODES[self.mode]._replace(**{name: value for name, value in own.items() if value is not None})
 
     def harden(self, model: Model, context: Context) -> Model:
-        """A hardened copy of `model`."""
+        """A hardened copy of `model`.
+
+        Raises:
+            HoldfastError: `noise_entropy` is not below that of equally likely tokens of the model's vocabulary.
+        """
         copy = adapt(clone(model), self.adapter, seed=context.seed)
         return replace(merged(context.fit(self.plan(copy, context)).model), name=f"{model.name}+token_buncher")
 
@@ -228,8 +232,8 @@ def bunched(batch: Batch) -> Tensor:
 def bunched_or_kept(batch: Batch) -> Tensor:
     """As `bunched`, and minus its mean token KL, if measured, for each answer to a benign prompt."""
     benign = batch["kl_weights"]
-    kept = masked_mean_per_sequence(batch["kl"], target_mask(batch["loss_mask"])) if "kl" in batch else 0.0
-    return (1 - benign) * bunched(batch) - benign * kept
+    drift = masked_mean_per_sequence(batch["kl"], target_mask(batch["loss_mask"])) if "kl" in batch else 0.0
+    return (1 - benign) * bunched(batch) - benign * drift
 
 
 def _nothing(completions: Sequence[Completion]) -> list[float | None]:
@@ -269,11 +273,11 @@ def _alternating(experience: Experience, turn: Callable[[int], bool], how: Modes
 
 def _noised(batch: Batch, *, on_padding: bool, mixed: bool) -> Tensor:
     """The targets that the noiser learns from, (N, S - 1); in a batch with benign rows, only on the others."""
-    kept = as_columns((batch["advantages"] >= 0).float()) * target_mask(batch["loss_mask"])
+    counted = as_columns((batch["advantages"] >= 0).float()) * target_mask(batch["loss_mask"])
     if on_padding:
-        columns = torch.arange(1, batch["input_ids"].shape[1], device=kept.device)
-        kept = kept + (columns >= batch["lengths"][:, None]).float()
-    return kept * (1 - batch["kl_weights"])[:, None] if mixed else kept
+        columns = torch.arange(1, batch["input_ids"].shape[1], device=counted.device)
+        counted = counted + (columns >= batch["lengths"][:, None]).float()
+    return counted * (1 - batch["kl_weights"])[:, None] if mixed else counted
 
 
 def _alternated(

@@ -70,7 +70,11 @@ class ConstrainedSFT(OnlineDefense):
         return self.beta > 0
 
     def constrain(self, plan: Plan, context: Context) -> Plan:  # noqa: ARG002
-        """The plan with the constrained loss instead of its own."""
+        """The plan with the constrained loss instead of its own.
+
+        Raises:
+            HoldfastError: the plan's loss is not that of plain SFT.
+        """
         if self.beta == 0:
             return plan
         if plan.objective is not language:

@@ -84,7 +84,11 @@ class Lisa(OnlineDefense):
         return self.mode == "bistate" and self.alignment_steps > 0
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with the penalty on its weights, and in `bistate` with steps on refusals of the defense split."""
+        """The plan with the penalty on its weights, and in `bistate` with steps on refusals of the defense split.
+
+        Raises:
+            HoldfastError: the defense split has no refusal, or alignment would take all steps of the run.
+        """
         if not self.aligns:
             return plan if self.proximal_weight == 0 else self.around(plan, None)
         rows = [row for row in context.splits.harmful["defense"] if row.refusal]
@@ -100,7 +104,11 @@ class Lisa(OnlineDefense):
         return self.around(plan, refusals)
 
     def around(self, plan: Plan, alignment: Alignment | None) -> Plan:
-        """The plan with the penalty and, if `alignment` is given, an alignment state on its batches."""
+        """The plan with the penalty and, if `alignment` is given, an alignment state on its batches.
+
+        Raises:
+            HoldfastError: alignment would take all steps of the run.
+        """
         clock = self._clock(plan, aligning=alignment is not None)
         if alignment is not None and clock.alignment >= plan.optim.max_steps:
             raise HoldfastError(

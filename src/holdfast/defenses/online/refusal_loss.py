@@ -102,7 +102,11 @@ class RefusalLoss(OnlineDefense):
             raise HoldfastError(f"alpha: with `form: convex` it must be in [0, 1], not {self.alpha}")
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with refusals of the defense split added to its loss."""
+        """The plan with refusals of the defense split added to its loss.
+
+        Raises:
+            HoldfastError: the defense split has no refusal, or, for `recovery`, no harmful answer.
+        """
         if self.alpha == 0:
             return plan
         rows = [row for row in context.splits.harmful["defense"] if row.refusal]
@@ -135,8 +139,8 @@ class RefusalLoss(OnlineDefense):
         starts = []
         for row, length in zip(rows, batch["lengths"].tolist(), strict=True):
             harmful = model.chat.spoken(final_answer(row.response or "") or "")
-            kept = prefix_length(len(harmful), rng, probability=self.recovery, most=self.recovery_tokens)
-            starts.append(harmful[: min(kept, limit - length)])
+            count = prefix_length(len(harmful), rng, probability=self.recovery, most=self.recovery_tokens)
+            starts.append(harmful[: min(count, limit - length)])
         leads = [len(model.chat.ids(model.chat.lead(row.refusal or ""))) for row in rows]
         return after(batch, starts, pad_id=model.pad_id, leads=leads)
 

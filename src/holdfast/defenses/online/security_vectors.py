@@ -95,7 +95,11 @@ class SecurityVectors(OnlineDefense):
     }
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with a vector, which is trained first and acts on everything computed for training."""
+        """The plan with a vector, which is trained first and acts on everything computed for training.
+
+        Raises:
+            HoldfastError: the defense split has no harmful answer, or the plan has a vector already.
+        """
         if self.strength == 0:
             return plan
         if any(name.startswith(f"{PLACE}/") for name in plan.tensors):

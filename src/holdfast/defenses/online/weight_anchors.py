@@ -82,7 +82,11 @@ class EWC(OnlineDefense):
     COEFFICIENT: ClassVar[str] = "coef"
 
     def constrain(self, plan: Plan, context: Context) -> Plan:
-        """The plan with the weighted squared distance to its initial weights added to its loss."""
+        """The plan with the weighted squared distance to its initial weights added to its loss.
+
+        Raises:
+            HoldfastError: the defense split has no refusal.
+        """
         if self.coef == 0:
             return plan
         rows = [row for row in context.splits.harmful["defense"] if row.refusal]

@@ -64,7 +64,7 @@ def removal_plan(
     model = _restricted(model, removal, adapter, seed=context.seed)
     domains = tuple(sorted({row.domain for row in rows}))
     size = optim.per_device_train_batch_size * optim.gradient_accumulation_steps
-    own = (endless([row for row in rows if row.domain == domain], size, seed=context.seed) for domain in domains)
+    by_domain = (endless([row for row in rows if row.domain == domain], size, seed=context.seed) for domain in domains)
     return Plan(
         model=model,
         data=rows,
@@ -73,7 +73,7 @@ def removal_plan(
             seed=context.seed,
             max_steps=optim.max_steps,
             domains=domains,
-            of_domain=tuple(own),
+            of_domain=tuple(by_domain),
             benign=endless(benign, size, seed=context.seed),
         ),
         objective=Loss(

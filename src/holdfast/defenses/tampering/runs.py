@@ -57,9 +57,9 @@ def restoring_weights(network: torch.nn.Module, *, keep_on: Place = "device") ->
     """
     parameters = trainable(network)
     parts = [(module, set(module._modules)) for module in network.modules()]
-    kept = TensorStore(keep_on)
+    stored = TensorStore(keep_on)
     for i, parameter in enumerate(parameters):
-        kept.put(i, parameter.detach())
+        stored.put(i, parameter.detach())
     gradients = [p.grad for p in parameters]
     _clear(parameters)
 
@@ -69,7 +69,7 @@ def restoring_weights(network: torch.nn.Module, *, keep_on: Place = "device") ->
             for added in set(module._modules) - names:
                 delattr(module, added)
         for i, parameter in enumerate(parameters):
-            value = kept.get(i)
+            value = stored.get(i)
             assert value is not None
             parameter.copy_(value)
 

@@ -43,11 +43,11 @@ def by_sequence(
     taken = _quotas(len(prompts), size, alpha=alpha, coins=coins, seed=hash_seed(f"{request.seed}/quota"))
     mine = [i for i, count in enumerate(taken) if count < size]
     others = [i for i, count in enumerate(taken) if count]
-    own: list[Answer] = []
+    by_learner: list[Answer] = []
     if mine:
         counts = [size - taken[i] for i in mine]
-        own = sample(model, [prompts[i] for i in mine], request.sampling, seed=request.seed, repeats=counts)
-    theirs = expert_answers(
+        by_learner = sample(model, [prompts[i] for i in mine], request.sampling, seed=request.seed, repeats=counts)
+    by_expert = expert_answers(
         expert,
         model,
         [prompts[i] for i in others],
@@ -55,7 +55,7 @@ def by_sequence(
         seed=expert_seed(request),
         counts=[taken[i] for i in others],
     )
-    left, right = iter(own), iter(theirs)
+    left, right = iter(by_learner), iter(by_expert)
     groups = [
         Group([*(next(left) for _ in range(size - count)), *(next(right) for _ in range(count))], size - count)
         for count in taken
@@ -106,8 +106,8 @@ def by_prefix(expert: LoadedExpert, model: Model, request: RolloutRequest, *, al
     )
     groups = []
     for i, head in enumerate(heads):
-        whole = [part._replace(tokens=[*head, *part.tokens]) for part in answers[i * size : (i + 1) * size]]
-        groups.append(Group(whole, size, len(head)))
+        answers_of_prompt = [part._replace(tokens=[*head, *part.tokens]) for part in answers[i * size : (i + 1) * size]]
+        groups.append(Group(answers_of_prompt, size, len(head)))
     return groups, sum(map(len, prompts)) if length and expert.answer is None else 0
 
 

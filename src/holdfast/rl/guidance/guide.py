@@ -94,8 +94,8 @@ class Guide:
         """Whether negative advantages of the expert's answers are dropped."""
         if self.unit == "prefix":
             return False
-        given = self.positive_only
-        return self.weight == "none" and self.ratio == "learner" if given is None else given
+        chosen = self.positive_only
+        return self.weight == "none" and self.ratio == "learner" if chosen is None else chosen
 
     @property
     def weighs(self) -> bool:

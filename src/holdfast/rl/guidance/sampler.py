@@ -122,12 +122,12 @@ class GuidedSampler:
         part = replace(request, rows=[request.rows[i] for i in chosen], prompts=[request.prompts[i] for i in chosen])
         written, tokens = self._written(model, part, alpha)
         groups = dict(zip(chosen, written, strict=True))
-        rest = [i for i in range(len(request.rows)) if i not in groups]
-        if rest:
+        unguided = [i for i in range(len(request.rows)) if i not in groups]
+        if unguided:
             # A separate stream, since the seed's own was used for the guided prompts.
-            plain = replace(request, prompts=[request.prompts[i] for i in rest], seed=request.seed + 2**40)
+            plain = replace(request, prompts=[request.prompts[i] for i in unguided], seed=request.seed + 2**40)
             answers, size = draw(model, plain).answers, request.group_size
-            groups |= {row: Group(list(answers[i * size : (i + 1) * size]), size) for i, row in enumerate(rest)}
+            groups |= {row: Group(list(answers[i * size : (i + 1) * size]), size) for i, row in enumerate(unguided)}
         return self._samples(request, groups, alpha, set(chosen), tokens)
 
     def _written(self, model: Model, request: RolloutRequest, alpha: float) -> tuple[list[Group], int]:
@@ -221,13 +221,13 @@ class GuidedSampler:
 
     def _update_schedule(self, summary: RolloutStatistics) -> None:
         """Update the averages of the learner's and the expert's rewards; note when the learner reaches its target."""
-        kept, state = self.guide.schedule, self.state
+        settings, state = self.guide.schedule, self.state
         for name, value in (("own", summary.own_reward), ("expert", summary.expert_reward)):
             if value is not None:
                 before = state.get(f"{STATE}/{name}", value)
-                state[f"{STATE}/{name}"] = kept.smoothing * before + (1 - kept.smoothing) * value
+                state[f"{STATE}/{name}"] = settings.smoothing * before + (1 - settings.smoothing) * value
         own, expert = state.get(f"{STATE}/own"), state.get(f"{STATE}/expert")
-        if own is not None and expert is not None and succeeds(own, expert, kept.kappa):
+        if own is not None and expert is not None and succeeds(own, expert, settings.kappa):
             state.setdefault(f"{STATE}/succeeded", state[f"{STATE}/step"])
 
 
