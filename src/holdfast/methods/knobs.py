@@ -7,6 +7,7 @@ An attack declares its knobs as a class-level mapping from a setting's dotted na
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -26,6 +27,9 @@ class Range:
     whole: bool = False
 
     def __post_init__(self) -> None:
+        for end in (self.low, self.high):
+            if not _is_finite(end):
+                raise HoldfastError(f"the ends of a range are finite numbers, not {end!r:.40}")
         if not self.low < self.high:
             raise HoldfastError(f"a range goes from low to high, not from {self.low} to {self.high}")
         if self.log and self.low <= 0:
@@ -108,15 +112,28 @@ def _knob(value: Any, declared: Knob | None) -> Knob:
 
 
 def _range(low: Any, high: Any, log: Any = False, whole: Any = False) -> Range:
-    return Range(low=_number(low), high=_number(high), log=bool(log), whole=bool(whole))
+    for name, value in (("log", log), ("whole", whole)):
+        if not isinstance(value, bool):
+            raise HoldfastError(f"`{name}` is true or false, not {value!r:.40}")
+    return Range(low=_number(low), high=_number(high), log=log, whole=whole)
 
 
 def _number(end: Any) -> float:
     """An end of a range; also as text, since plain readers of YAML take `1e-5` for one."""
     try:
-        return float(end) if isinstance(end, str) else end + 0
+        number = float(end) if isinstance(end, str) else end + 0
     except (TypeError, ValueError):
-        raise HoldfastError(f"the ends of a range are numbers, not {end!r}") from None
+        number = None
+    if number is None or isinstance(end, bool):
+        raise HoldfastError(f"the ends of a range are numbers, not {end!r:.40}")
+    return number
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _refuse_unknown(name: str, settings: Mapping[str, Any], declared: Mapping[str, Knob]) -> None:
