@@ -15,7 +15,7 @@ from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.gate.attack_kinds import kinds_of
 from holdfast.gate.gate_file import load_gate
-from holdfast.gate.runs import _hardly_searched
+from holdfast.gate.runs import hardly_searched
 from model_folders import looks_like_a_model
 
 pytestmark = pytest.mark.slow
@@ -99,7 +99,7 @@ def test_the_edits_that_a_gate_asks_for_are_a_comment_that_becomes_an_attack(hol
     (tmp_path / "grid.yaml").write_text(text.replace("  # - {ablation:", "  - {ablation:"))
     editing = [cell for cell in cells(load_grid("grid.yaml")) if kinds_of(cell) == {"editing"}]
     assert {cell.defense for cell in editing} > {"none"}
-    assert not any(_hardly_searched(SimpleNamespace(cell=cell)) for cell in editing)
+    assert not any(hardly_searched(SimpleNamespace(cell=cell)) for cell in editing)
     splits = load_splits(load_grid("grid.yaml").data)
     assert editing[0].attack.settings["num_prompts"] <= len(splits.benign["attack"])
     assert holdfast("init", *FLAGS, "--threat-model", "fine_tuning_service", "--force")[0] == 0

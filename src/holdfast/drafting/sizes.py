@@ -57,10 +57,10 @@ METHODS: Mapping[ThreatModel, tuple[tuple[tuple[str, ...], tuple[str, ...], tupl
     "open_weights": (
         (
             ("reward_neutralization", "repnoise"),
-            ("sft", "dpo", "grpo", "best_of_n", "grpo after sft"),
+            ("sft", "dpo", "grpo", "best_of_n", "prefill", "grpo after sft"),
             ("bfloat16", "q4_0"),
         ),
-        (("reward_neutralization",), ("sft", "dpo", "grpo", "best_of_n"), ("q4_0",)),
+        (("reward_neutralization",), ("sft", "dpo", "grpo", "best_of_n", "prefill"), ("q4_0",)),
         (("reward_neutralization",), ("sft", "grpo"), ()),
     ),
     "fine_tuning_service": (
@@ -112,7 +112,7 @@ def hours_of(plan: Plan, *, weights: int | None, tokens: float, new_tokens: int)
     own = float(weights or UNKNOWN_WEIGHTS)
     learnt, said = 4 * own * tokens, 2 * own * new_tokens / GENERATING
     rollouts = BATCH * GROUP * (said + 4 * own * (tokens + new_tokens))
-    costs = {"sft": BATCH * learnt, "dpo": 2.7 * BATCH * learnt, "grpo": rollouts, "best_of_n": 0.0}
+    costs = {"sft": BATCH * learnt, "dpo": 2.7 * BATCH * learnt, "grpo": rollouts, "best_of_n": 0.0, "prefill": 0.0}
     evaluations = (EVALUATIONS + 1) * 2 * plan.prompts * said
     models = (1 + len(plan.defenses)) * (1 + len(plan.copies))
     attacked = sum(plan.steps * _cost(costs, attack) + evaluations for attack in plan.attacks)

@@ -16,6 +16,8 @@ from holdfast.gate.gate_file import load_gate
 SMALL = 500_000_000
 """Weights below which a model learns with the higher learning rates, as SmolLM2 with 135 million does."""
 GATE_SEEDS = 10
+BEGUN = (1, 4, 8)
+"""The numbers of tokens that answers are begun with."""
 EDITS, READ, REWARDED = 32, 64, 32
 """Of a search of edits: the trials, and the most prompts that are read for directions and that are answered a trial."""
 
@@ -233,6 +235,7 @@ ATTACKS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "best_of_n": lambda _: {
         "best_of_n": {"numbers": [1, 4, BEST_OF], "reward": {"judge": "reference"}, "batch_size": 32}
     },
+    "prefill": lambda _: {"prefill": {"tokens": list(BEGUN)}},
     "grpo after sft": _warm,
     "sft under cover": lambda rates: [_sft(rates), {"benign_cover": {"share": 0.5}}],
     "honest sft": lambda rates: {**_sft(rates, task="benign"), "label": "sft of an honest customer"},
