@@ -11,7 +11,7 @@ import torch
 from holdfast.attacks.adaptive.benign_cover import BenignCover
 from holdfast.attacks.adaptive.early_stop import EarlyStop
 from holdfast.attacks.adaptive.entropy_bonus import EntropyBonus
-from holdfast.attacks.adaptive.mix_weights import MixWeights
+from holdfast.attacks.adaptive.mix_weights import MixWeights, slerp
 from holdfast.attacks.adaptive.subtract_delta import SubtractDelta
 from holdfast.attacks.adaptive.warm_start import WarmStart
 from holdfast.attacks.dpo import DPO
@@ -461,6 +461,32 @@ def test_mixing_takes_the_weighted_mean_of_the_two(known, wavering_model, aligne
 def test_mixing_the_undefended_model_with_itself_changes_nothing(known, aligned_model, weights):
     plan = MixWeights(weight=0.3).adapt(untouched)(aligned_model(), known)
     assert torch.equal(weights(plan.model), weights(aligned_model()))
+
+
+def test_the_arc_between_two_directions_is_gone_along_by_the_angle_and_keeps_the_norm():
+    start, end = torch.tensor([[3.0, 0.0]]).double(), torch.tensor([[0.0, 3.0]]).double()
+    for share in (0.0, 1 / 3, 0.5, 1.0):
+        angle = torch.tensor(share * torch.pi / 2, dtype=torch.float64)
+        expected = 3 * torch.stack([angle.cos(), angle.sin()])[None]
+        torch.testing.assert_close(slerp(start, end, share=share), expected)
+    longer = slerp(start, 2 * end, share=0.5)
+    torch.testing.assert_close(longer, torch.tensor([[1.0, 2.0]]).double() * 3 / 2**0.5)
+
+
+@pytest.mark.parametrize("end", [[2.0, 0.0], [-1.0, 0.0], [0.0, 0.0], [1.0, 1e-9]])
+def test_where_there_is_no_one_arc_the_line_is_taken(end):
+    start, end = torch.tensor([1.0, 0.0]).double(), torch.tensor(end).double()
+    torch.testing.assert_close(slerp(start, end, share=0.25), 0.75 * start + 0.25 * end)
+
+
+def test_mixing_along_arcs_takes_each_tensor_for_itself(known, wavering_model, aligned_model):
+    given = dict(wavering_model().network.named_parameters())
+    mixed = MixWeights(weight=0.25, form="slerp").adapt(untouched)(wavering_model(), known).model
+    for (name, weight), other in zip(
+        mixed.network.named_parameters(), aligned_model().network.parameters(), strict=True
+    ):
+        expected = slerp(given[name].double(), other.double(), share=0.25)
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_subtracting_all_of_alignment_from_the_undefended_model_gives_the_base(
