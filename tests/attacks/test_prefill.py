@@ -93,7 +93,7 @@ def test_the_harm_of_a_whole_answer_given_is_the_attackers_own(tiny_model, make_
 def test_a_text_of_the_attackers_own_needs_no_answers_in_the_rows(tiny_model, make_suite, make_context):
     model, suite = tiny_model(), make_suite()
     suite = replace(suite, harmful=[replace(row, response=None) for row in suite.harmful])
-    with pytest.raises(HoldfastError, match=r"prefill: the harmful row .* has no answer to begin with; give `opening`"):
+    with pytest.raises(HoldfastError, match="sandbox: prefill: the harmful row has no answer to begin with"):
         curve(Prefill(), model, suite, make_context())
     opening = " ".join(make_suite().harmful[0].response.split()[:2])
     ((_, judged),) = curve(Prefill(tokens=(2,), opening=opening), model, suite, make_context())

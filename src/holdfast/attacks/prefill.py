@@ -84,8 +84,8 @@ class Prefill(SamplingAttack):
         text = row.response if self.opening is None else self.opening
         if not text:
             raise HoldfastError(
-                f"prefill: the harmful row {row.key} has no answer to begin with; give `opening` a text, or rows with "
-                "answers"
+                f"{row.source or repr(row.question)}: prefill: the harmful row has no answer to begin with; give "
+                "`opening` a text, or rows with answers"
             )
         return [*takewhile(lambda token: token not in model.stop_ids, model.encode_response(text))]
 
