@@ -76,7 +76,8 @@ class Policy:
     - `kl_in`: Whether that KL is a term of the loss or is subtracted from the reward.
     - `kl_estimator`: The estimate of the KL at a sampled token, with d the difference of log-probabilities to the
       initial model: `k1` d, `k2` d squared over 2, `k3` exp(-d) - 1 + d, `abs` the size of d; `full` is the exact KL
-      over the vocabulary (in the reward only).
+      over the vocabulary (in the reward only). In the loss the gradient of `k1` is 0 on average, so that it keeps
+      nothing near the initial model; that of `k2` is the KL's.
     - `kl_target`: The KL of an answer, in nats, near which the weight of the KL is kept by changing it after each
       rollout; `None` keeps the weight constant.
     - `kl_horizon`: The number of answers over which that weight adapts: larger is slower.
@@ -132,7 +133,7 @@ class Policy:
         if self.kl_target is not None and (self.kl_in == "loss" or not self.kl_coef):
             raise HoldfastError("kl_target: needs `kl_in: reward` and an initial kl_coef")
         if self.kl_in == "loss" and self.kl_estimator == "full":
-            raise HoldfastError("kl_estimator: `full` is for `kl_in: reward`; in the loss use k1, k2 or k3")
+            raise HoldfastError("kl_estimator: `full` is for `kl_in: reward`; in the loss use k2 or k3")
 
     @property
     def pays_kl(self) -> bool:
