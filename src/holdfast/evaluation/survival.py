@@ -1,7 +1,7 @@
 """Times to break with censoring, for few runs: survival curves, restricted means, their ratio, the log-rank test.
 
 Everywhere a run is known up to a time, and broke there or did not. A run that did not break by time t counts as
-unbroken at t itself, so that the share at the end of a budget is the share of runs that came through it.
+unbroken at t itself, so that the share at the end of a budget is the share of runs that were unbroken throughout.
 
 The usual intervals of a survival curve (Greenwood's, also after a log-log transform) are of no width while no run has
 broken, and have no value once all have, whatever the number of runs. Here bounds are quantiles of permuted curves (Fay,

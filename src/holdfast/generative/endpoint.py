@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint: requests at once, bounded retries, one error line.
+"""A language model behind an OpenAI-compatible endpoint: several requests at a time, bounded retries, one error line.
 
 Address, model and key come from the environment. The key is in no message: whatever an endpoint or a library says is
 searched for it.

@@ -140,7 +140,7 @@ def build(kitchen: Kitchen, fit: Callable[[str], Fit]) -> Made:
     """Make what has not been made of a kitchen; `fit` is called with what a training is for.
 
     Raises:
-        HoldfastError: the backbone cannot be had, or the cache cannot be written.
+        HoldfastError: the backbone cannot be loaded, or the cache cannot be written.
         Diverged: a training came to numbers that are not finite.
     """
     made = places(kitchen)

@@ -49,7 +49,7 @@ class Resampler:
     leave_out: bool
 
     def draw(self, model: Model, request: RolloutRequest) -> Samples:
-        """The last draw of each group, of as many draws as it took or as there are."""
+        """The last draw of each group: one whose rewards differ, or the last of `tries`."""
         groups = list(_grouped(request, draw(model, request).answers, again=False))
         tokens = _tokens(groups)
         waiting = list(range(len(groups)))

@@ -3,8 +3,8 @@
 Idea: a defense that only slows training down holds at the attacker's learning rate for the weights as released. Norms
 multiplied by a factor and the weights that read them divided by it leave every logit as it was, but a step of Adam,
 whose size does not depend on a weight's, then changes what these layers compute about that much more (the other layers
-as before, and the norms less). If a defense breaks sooner so, or later by the inverse factor, its time to break says
-as much of the learning rate as of the defense.
+as before, and the norms less). If a defense then breaks sooner, or later by the inverse factor, its time to break says
+as much about the learning rate as about the defense.
 Equation: `norm.weight <- norms * norm.weight`, `W <- W / norms` for every linear layer that reads the norm.
 Source: that hardening is undone by reparameterising the model, as arXiv 2602.18868 argues; this form is this project's.
 Differs from the paper in: of the ways to rewrite a model only this one, which needs no knowledge of the defense; the
