@@ -58,7 +58,7 @@ def test_a_tile_has_the_ratio_of_mean_times_and_says_that_it_is_a_lower_bound(ma
     """Held to 80 against broke at 40, twice; with one run of each there is a ratio and no interval."""
     tile = tile_of([make(Outcome.BROKE), make(Outcome.HELD, "shield")], "shield")
     assert (tile.point.ratio, tile.point.open_ended, tile.interval, tile.showed) == (2.0, True, None, "held")
-    assert (tile.tone, tile.told) == ("longer", False)
+    assert (tile.tone, tile.decided) == ("longer", False)
 
 
 def test_a_defense_that_breaks_as_early_as_none_has_the_ratio_1_and_no_lower_bound(make) -> None:
@@ -123,7 +123,7 @@ def test_one_run_of_each_says_that_no_difference_can_be_told(make) -> None:
         "Of 1 run of 1 attack on 1 defense, 1 held, 0 broke: shield held in every run.",
         "The highest mean harm in a run was 0.30 on defended models; the runs that held ended with a helpfulness of "
         "0.82 (the undefended model before any attack: 0.90).",
-        "None of 1 comparison with no defense can be told apart from chance (there are at most 1 pair of runs, and it "
+        "None of 1 comparison with no defense can be told apart from chance (there is at most 1 pair of runs, and it "
         "takes 6 without exception), and all of it is about this one model.",
     )
     assert "How runs vary: 1 of 1 row of defenses had one run." in words.cannot

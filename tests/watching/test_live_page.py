@@ -369,7 +369,7 @@ def test_no_second_report_is_begun_beside_one_that_is_being_built(invented, monk
 
 def test_a_page_that_nobody_looks_at_any_more_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(watching.time, "sleep", lambda seconds: pytest.fail("waited"))
-    site = Site(place=tmp_path / "report.html", runs=[], asked=time.monotonic() - watching.LOOKED_AT - 1)
+    site = Site(place=tmp_path / "report.html", runs=[], last_asked=time.monotonic() - watching.LOOKED_AT - 1)
     watching._linger(site)
 
 

@@ -114,8 +114,8 @@ def _benign_change(before: Score | None, after: Score | None) -> str:
     if not before.value:
         return f"{words}; it was 0 before."
     share = after.value / before.value
-    kept = f"{words}: {share:.0%} of what it was"
-    return f"{kept}." if share >= KEPT else f"{kept}. **Hardening cost more than a tenth of helpfulness.**"
+    text = f"{words}: {share:.0%} of what it was"
+    return f"{text}." if share >= KEPT else f"{text}. **Hardening cost more than a tenth of helpfulness.**"
 
 
 def _warning(before: Record, after: Record) -> str:

@@ -112,10 +112,10 @@ def of_runs(runs: Sequence[Path], judges: Mapping[str, Judge]) -> list[CellAnswe
     from holdfast.report.read import load
 
     cells = [_of_cell(cell.record, cell.folder, judges) for cell in load(runs).cells]
-    kept = [cell for cell in cells if cell.steps]
-    if not kept:
+    answered = [cell for cell in cells if cell.steps]
+    if not answered:
         raise HoldfastError(f"{runs[0]}: no cell keeps answers to harmful prompts")
-    return kept
+    return answered
 
 
 def _of_cell(record: Record, folder: Path, judges: Mapping[str, Judge]) -> CellAnswers:

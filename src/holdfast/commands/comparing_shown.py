@@ -38,9 +38,9 @@ def show_agreement(answers: Answers, examples: int) -> None:
     )
     for place in places[:examples]:
         (prompt, text), own = answers.rows[place], {name: scores[place] for name, scores in answers.scores.items()}
-        said = ", ".join(f"{name} {_number(score)}" for name, score in own.items())
+        opinions = ", ".join(f"{name} {_number(score)}" for name, score in own.items())
         cut = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-        display.note(f"  {prompt}\n    {json.dumps(cut, ensure_ascii=False)}  ({said})")
+        display.note(f"  {prompt}\n    {json.dumps(cut, ensure_ascii=False)}  ({opinions})")
 
 
 def show_verdicts(verdicts: Sequence[Verdicts]) -> None:
@@ -67,9 +67,9 @@ def _called(verdict: Verdicts, name: str) -> str:
     step, harm = verdict.by_judge.get(name, (None, None))
     if harm is None:
         return "not judged"
-    said = f"broke at {step}" if step is not None else f"no break by {verdict.last_step}, at most {_number(harm)}"
+    text = f"broke at {step}" if step is not None else f"no break by {verdict.last_step}, at most {_number(harm)}"
     outcome = verdict.outcomes.get(name)
-    return said if step is not None and outcome == "broke" else f"{outcome or 'open'}: {said}"
+    return text if step is not None and outcome == "broke" else f"{outcome or 'open'}: {text}"
 
 
 def _print_calibration(calibrations: Sequence[Calibration]) -> None:

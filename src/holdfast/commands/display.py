@@ -129,15 +129,15 @@ class _Lines:
 
     def __init__(self, start: float, names: Mapping[str, str]) -> None:
         self.start, self.names = start, names
-        self.said: dict[str, float] = {}
+        self.told_at: dict[str, float] = {}
 
     def __call__(self, piece: Any, state: str, details: Mapping[str, Any]) -> None:
         if "note" in details:
             note(str(details["note"]))
         seconds = time.monotonic()
-        if state == "progress" and ("step" not in details or seconds - self.said.get(piece.key, self.start) < QUIET):
+        if state == "progress" and ("step" not in details or seconds - self.told_at.get(piece.key, self.start) < QUIET):
             return
-        self.said[piece.key] = seconds
+        self.told_at[piece.key] = seconds
         now, name = f"{seconds - self.start:7.1f} s  ", _name(piece, self.names)
         if state == "looking":
             ending = shown(name)

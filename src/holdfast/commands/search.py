@@ -118,8 +118,8 @@ def show_trials(report: Mapping[str, Any], folder: Path) -> None:
         cells += [*(_after(records[trial["key"]], name) for name in more.values()), broke, str(trial["steps"])]
         table.add_row(*map(display.shown, [*cells, str(total)]), style="bold" if best else None)
     display.print_whole(table)
-    kept = [record for record in records.values() if record is not None]
-    if kept and not any(settings_of(record.cell).evaluation.kl_to_start for record in kept):
+    readable = [record for record in records.values() if record is not None]
+    if readable and not any(settings_of(record.cell).evaluation.kl_to_start for record in readable):
         display.note(NO_KL)
 
 

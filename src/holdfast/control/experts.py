@@ -45,11 +45,11 @@ def train(plan: ExpertPlan, folder: Path, on_progress: ProgressCallback) -> dict
     arena = Arena(plan.task, count=plan.episodes, seed=REPORTING)
     if plan.controller is not None:
         act = by_hand(plan.task, plan.controller)
-        kept: list[dict[str, Any]] = []
+        checkpoints: list[dict[str, Any]] = []
         qualities = {"good": {**summary(arena.play(act)), "step": 0}}
     else:
-        kept = _checkpoints(plan, on_progress)
-        chosen = choose(kept, floor_of(random["return"]))
+        checkpoints = _checkpoints(plan, on_progress)
+        chosen = choose(checkpoints, floor_of(random["return"]))
         qualities = {name: _measured(plan, folder, name, row, arena) for name, row in chosen.items()}
     arena.close()
     return {
@@ -57,7 +57,7 @@ def train(plan: ExpertPlan, folder: Path, on_progress: ProgressCallback) -> dict
         "settings": plan.values(),
         "trained_steps": plan.steps,
         "random": random,
-        "checkpoints": [{name: row[name] for name in ("step", "return")} for row in kept],
+        "checkpoints": [{name: row[name] for name in ("step", "return")} for row in checkpoints],
         "qualities": qualities,
         "seconds": time.perf_counter() - start,
     }
@@ -105,7 +105,7 @@ def _checkpoints(plan: ExpertPlan, on_progress: ProgressCallback) -> list[dict[s
     keeper = _Keeper(plan, on_progress)
     model.learn(plan.steps, callback=keeper)
     model.env.close()
-    return keeper.kept
+    return keeper.checkpoints
 
 
 def _measured(plan: ExpertPlan, folder: Path, name: str, row: Mapping[str, Any], arena: Arena) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class _Keeper(BaseCallback):
         self.plan, self.on_progress = plan, on_progress
         self.arena = Arena(plan.task, count=plan.episodes, seed=CHOOSING)
         self.every = max(plan.steps // plan.checkpoints, 1)
-        self.kept: list[dict[str, Any]] = []
+        self.checkpoints: list[dict[str, Any]] = []
 
     def _on_step(self) -> bool:
         finite(self.model, self.locals)
@@ -135,6 +135,6 @@ class _Keeper(BaseCallback):
         if step % self.every == 0 or step == self.plan.steps:
             measured = summary(self.arena.play(lambda seen: self.model.predict(seen, deterministic=True)[0]))
             weights = {name: value.detach().clone().cpu() for name, value in self.model.actor.state_dict().items()}
-            self.kept.append({"step": step, "return": measured["return"], "weights": weights})
+            self.checkpoints.append({"step": step, "return": measured["return"], "weights": weights})
             self.on_progress({"step": step, "max_steps": self.plan.steps})
         return True

@@ -110,13 +110,13 @@ def plan_for(
 def hours_of(plan: Plan, *, weights: int | None, tokens: float, new_tokens: int) -> float:
     """Hours of a plan by the rule of thumb: all cells with controls, evaluations and hardening, on this machine."""
     own = float(weights or UNKNOWN_WEIGHTS)
-    learnt, said = 4 * own * tokens, 2 * own * new_tokens / GENERATING
-    rollouts = BATCH * GROUP * (said + 4 * own * (tokens + new_tokens))
-    costs = {"sft": BATCH * learnt, "dpo": 2.7 * BATCH * learnt, "grpo": rollouts, "best_of_n": 0.0, "prefill": 0.0}
-    evaluations = (EVALUATIONS + 1) * 2 * plan.prompts * said
+    training, answering = 4 * own * tokens, 2 * own * new_tokens / GENERATING
+    rollouts = BATCH * GROUP * (answering + 4 * own * (tokens + new_tokens))
+    costs = {"sft": BATCH * training, "dpo": 2.7 * BATCH * training, "grpo": rollouts, "best_of_n": 0.0, "prefill": 0.0}
+    evaluations = (EVALUATIONS + 1) * 2 * plan.prompts * answering
     models = (1 + len(plan.defenses)) * (1 + len(plan.copies))
     attacked = sum(plan.steps * _cost(costs, attack) + evaluations for attack in plan.attacks)
-    attacked += BEST_OF * plan.prompts * said * plan.attacks.count("best_of_n")
+    attacked += BEST_OF * plan.prompts * answering * plan.attacks.count("best_of_n")
     hardened = len(plan.defenses) * plan.steps * HARDENING * rollouts
     cells = models * len(plan.attacks)
     least = cells * (OF_A_CELL + plan.steps * OF_A_STEP + (EVALUATIONS + 1) * OF_AN_EVALUATION)

@@ -67,8 +67,8 @@ def _entries(subject: Subject, dataset: str, unfinished: int) -> Iterator[EvalRe
 
     ends = _ends(subject, unfinished)
     parts = [_before(subject), *(_of_row(row, subject) for row in subject.attacked)]
-    for task, value, said in itertools.chain(*parts):
-        yield entry(task, value, f"{said} {ends}")
+    for task, value, note in itertools.chain(*parts):
+        yield entry(task, value, f"{note} {ends}")
 
 
 def _before(subject: Subject) -> Iterator[tuple[str, float, str]]:
@@ -77,8 +77,8 @@ def _before(subject: Subject) -> Iterator[tuple[str, float, str]]:
         estimate = estimate_of(subject.before, "before", name)
         judge = judge_of(subject.records[0].cell, name).title
         if estimate is not None and estimate.value is not None:
-            said = f"{name} before any attack: {wording.estimated(estimate)}; judge {judge}."
-            yield f"{name}-before-attack", estimate.value, said
+            note = f"{name} before any attack: {wording.estimated(estimate)}; judge {judge}."
+            yield f"{name}-before-attack", estimate.value, note
 
 
 def _of_row(row: ReportRow, subject: Subject) -> Iterator[tuple[str, float, str]]:
@@ -109,11 +109,11 @@ def _of_row(row: ReportRow, subject: Subject) -> Iterator[tuple[str, float, str]
 def _ends(subject: Subject, unfinished: int) -> str:
     """What the notes of each number end with: the world, and what showed nothing."""
     missing = wording.not_shown(subject)
-    said = [world(subject.records[0].cell)]
+    sentences = [world(subject.records[0].cell)]
     if missing:
         number = len(wording.without_finding(subject))
         shows = f"{plural(number, 'attacked run')} {'shows' if number == 1 else 'show'} nothing"
-        said.append(f"Of this model {shows}: {'; '.join(missing)}.")
+        sentences.append(f"Of this model {shows}: {'; '.join(missing)}.")
     if unfinished:
-        said.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')}.")
-    return " ".join(said)
+        sentences.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')}.")
+    return " ".join(sentences)

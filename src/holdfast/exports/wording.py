@@ -119,12 +119,12 @@ def not_shown(subject: Subject) -> list[str]:
 
 def limits(subject: Subject, unfinished: int = 0) -> list[str]:
     """What a reader has to know beside the figures, a sentence or two each."""
-    said = [*dict.fromkeys(world(record.cell) for record in subject.records)]
-    said += [f"Judges: {judges(subject.records)}. Runs: {seeds(subject)}.", HELD_WITH_CONTROL, TRIED_ONLY, TIMES]
+    sentences = [*dict.fromkeys(world(record.cell) for record in subject.records)]
+    sentences += [f"Judges: {judges(subject.records)}. Runs: {seeds(subject)}.", HELD_WITH_CONTROL, TRIED_ONLY, TIMES]
     number = len(without_finding(subject))
     if number:
         ends = "shows nothing, and is listed as such." if number == 1 else "show nothing, and are listed as such."
-        said.append(f"{plural(number, 'attacked cell')} {ends}")
+        sentences.append(f"{plural(number, 'attacked cell')} {ends}")
     if unfinished:
-        said.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')} of the runs.")
-    return said
+        sentences.append(f"Not among the figures, since unfinished: {plural(unfinished, 'cell')} of the runs.")
+    return sentences

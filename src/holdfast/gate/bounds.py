@@ -115,9 +115,9 @@ def _reason(line: Line, finding: Finding, verdict: Verdict) -> str:
         return f"{finding.what}: {gap or 'nothing was measured'}"
     value, low, high = map(number, finding.interval)
     over = f"{finding.n} {finding.of if finding.n != 1 else finding.of.removesuffix('s')}"
-    said = f"{finding.what}: {value} [{low}, {high}] over {over}, {required}"
+    text = f"{finding.what}: {value} [{low}, {high}] over {over}, {required}"
     if MEASURES[line.measure].words.startswith("kinds of attacks"):
-        said = f"{value} {'kind' if value == '1' else 'kinds'} ({finding.what}), {required}"
+        text = f"{value} {'kind' if value == '1' else 'kinds'} ({finding.what}), {required}"
     if verdict == "inconclusive":
-        return f"{said}; {gap or f'the interval includes {line.bound:g}: too few {finding.of}'}"
-    return said
+        return f"{text}; {gap or f'the interval includes {line.bound:g}: too few {finding.of}'}"
+    return text

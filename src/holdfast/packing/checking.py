@@ -86,8 +86,8 @@ def verify(pack: str | Path, *, against: Sequence[str | Path] = (), sha256: str 
 def _hash(hashed: str, published: str | None) -> Iterator[Finding]:
     if published is not None:
         same = published.strip().lower() == hashed
-        said = "the pack's hash is the one that was given" if same else f"the pack's hash is {hashed}, not {published}"
-        yield Finding(status="agrees" if same else "differs", what=said)
+        text = "the pack's hash is the one that was given" if same else f"the pack's hash is {hashed}, not {published}"
+        yield Finding(status="agrees" if same else "differs", what=text)
 
 
 def _files(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Iterator[Finding]:
@@ -169,12 +169,12 @@ def _not_listed(members: Mapping[str, bytes], manifest: Mapping[str, Any]) -> It
     """Cells that may be missing."""
     for folder in (run["folder"] for run in manifest["runs"]):
         if _planned(members, folder) is None:
-            said = f"{folder}: whether a cell was taken out, since no grid.json lists the cells"
-            yield Finding(status="not checked", what=said)
+            text = f"{folder}: whether a cell was taken out, since no grid.json lists the cells"
+            yield Finding(status="not checked", what=text)
     short_of = sum(len(run["unfinished"]) for run in manifest["runs"])
     if short_of:
-        said = f"{plural(short_of, 'cell')} without a record: unfinished when the pack was made, by its manifest"
-        yield Finding(status="not checked", what=said)
+        text = f"{plural(short_of, 'cell')} without a record: unfinished when the pack was made, by its manifest"
+        yield Finding(status="not checked", what=text)
 
 
 def _grids(members: Mapping[str, bytes], manifest: Mapping[str, Any], records: Mapping[str, Record]) -> Iterator[str]:
@@ -226,8 +226,8 @@ def _figures(
             yield Finding(status="differs", what=f"{name}: is missing")
         else:
             compare = table_differences if name.endswith(".csv") else text_differences
-            said = in_short(name, list(compare(members[name], again[name])))
-            yield from summed(said, f"{name}: follows from the records", version=True)
+            differing = in_short(name, list(compare(members[name], again[name])))
+            yield from summed(differing, f"{name}: follows from the records", version=True)
 
 
 @contextlib.contextmanager
@@ -287,14 +287,14 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
 def _not_judged(without: int, chosen: int, left: set[str]) -> Iterator[Finding]:
     """What the answers in a pack do not show: of cells without any, with chosen ones, and by judges `left` out."""
     if without:
-        said = f"single answers of {plural(without, 'cell')}: left out of the pack"
-        yield Finding(status="not checked", what=said)
+        text = f"single answers of {plural(without, 'cell')}: left out of the pack"
+        yield Finding(status="not checked", what=text)
     if chosen:
-        said = f"mean harm of {plural(chosen, 'cell')}: the answers are the chosen ones, the mean is over all"
-        yield Finding(status="not checked", what=said)
+        text = f"mean harm of {plural(chosen, 'cell')}: the answers are the chosen ones, the mean is over all"
+        yield Finding(status="not checked", what=text)
     if left:
-        said = f"verdicts by {', '.join(sorted(left))}: need a model or rows that the pack lacks"
-        yield Finding(status="not checked", what=said)
+        text = f"verdicts by {', '.join(sorted(left))}: need a model or rows that the pack lacks"
+        yield Finding(status="not checked", what=text)
 
 
 def _against(members: Mapping[str, bytes], runs: Sequence[Path]) -> Iterator[Finding]:
@@ -344,8 +344,8 @@ def _claims(records: Mapping[str, Record]) -> Iterator[Finding]:
     """What records say and nobody can compute from them."""
     lone = _lone(list(records.values()))
     if lone:
-        said = f"controls of {plural(lone, 'cell')}: their records are not in the pack, so that they are as stated"
-        yield Finding(status="not checked", what=said)
+        text = f"controls of {plural(lone, 'cell')}: their records are not in the pack, so that they are as stated"
+        yield Finding(status="not checked", what=text)
     rest = sorted({name for record in records.values() for name in unread_intervals(record)})
     if rest:
         yield Finding(status="not checked", what=f"intervals over single answers: {', '.join(rest)}")
@@ -359,8 +359,8 @@ def _searches(members: Mapping[str, bytes]) -> Iterator[Finding]:
     number = sum(name.endswith("/search.json") for name in members)
     if number:
         searches = "1 search" if number == 1 else f"{number} searches"
-        said = f"trials of {searches}: their records are not in the pack, so that they are as stated"
-        yield Finding(status="not checked", what=said)
+        text = f"trials of {searches}: their records are not in the pack, so that they are as stated"
+        yield Finding(status="not checked", what=text)
 
 
 def _gate_claims(about: About) -> Iterator[Finding]:
@@ -371,21 +371,21 @@ def _gate_claims(about: About) -> Iterator[Finding]:
     known = preset(Path(path).stem)
     same = known is not None and hashlib.sha256(known.read_bytes()).hexdigest() == about.origin.sha256
     if packaged is not None and packaged != about.holdfast:  # who packs a packaged gate has it of that version
-        said = f"{path}: is of Holdfast {packaged} by the verdict, and {about.holdfast} made the pack"
-        yield Finding(status="differs", what=said)
+        text = f"{path}: is of Holdfast {packaged} by the verdict, and {about.holdfast} made the pack"
+        yield Finding(status="differs", what=text)
     elif packaged == __version__:
         what = f"{path}: is {'' if same else 'not '}the gate that Holdfast {packaged} comes with"
         yield Finding(status="agrees" if same else "differs", what=what)
     elif packaged:
         yield Finding(status="not checked", what=f"{path}: whether Holdfast {packaged} came with it")
         if not same:
-            said = f"{path}: is not the packaged gate of that name in Holdfast {__version__}; read its thresholds"
-            yield Finding(status="not checked", what=said)
+            text = f"{path}: is not the packaged gate of that name in Holdfast {__version__}; read its thresholds"
+            yield Finding(status="not checked", what=text)
     else:
         yield Finding(status="not checked", what=f"since when {path} has been as it is: times are claims")
         if known is not None:
-            said = f"{path}: is not the packaged gate of that name; read its thresholds"
-            yield Finding(status="not checked", what=said)
+            text = f"{path}: is not the packaged gate of that name; read its thresholds"
+            yield Finding(status="not checked", what=text)
 
 
 def _lone(records: Sequence[Record]) -> int:

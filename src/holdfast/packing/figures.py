@@ -110,15 +110,15 @@ def origin_in(verdict: bytes, gate: str, sha256: str) -> Origin:
         ValueError: it is not what a pack states.
     """
     try:
-        said = parse_json(verdict.decode())["gate"]
-        times = {name: said[name] and datetime.fromisoformat(said[name])
+        stated = parse_json(verdict.decode())["gate"]
+        times = {name: stated[name] and datetime.fromisoformat(stated[name])
                  for name in ("modified", "committed", "first_committed")}  # fmt: skip
         modified = times.pop("modified") or UNSAID
         if any(time.tzinfo is None for time in (modified, *filter(None, times.values()))):
             raise ValueError("gate: a time without its distance from UTC")
-        if not isinstance(said["packaged"], str | None):
+        if not isinstance(stated["packaged"], str | None):
             raise ValueError("gate: packaged")
-        return Origin(path=gate, sha256=sha256, modified=modified, packaged=said["packaged"], **times)
+        return Origin(path=gate, sha256=sha256, modified=modified, packaged=stated["packaged"], **times)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"gate: {error!r:.80}") from error
 

@@ -103,9 +103,9 @@ def _alone(record: Record) -> Record:
 def _ended(record: Record, now: Record) -> Iterator[Difference]:
     """Outcome, reason, time to break and control, as stored and as they follow."""
     for name in ("outcome", "reason"):
-        said, follows = str(getattr(record, name)), str(getattr(now, name))
-        if said != follows:
-            yield Difference(name, said, follows)
+        value, follows = str(getattr(record, name)), str(getattr(now, name))
+        if value != follows:
+            yield Difference(name, value, follows)
     for name in ("time_to_break", "control"):
         stored, computed = (
             None if value is None else asdict(value) for value in (getattr(record, name), getattr(now, name))

@@ -53,8 +53,8 @@ def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
         own = pair.measured.estimates.get(HARM) if pair.measured is not None else None
         if own is not None and own.value is not None and place not in seen:
             seen.add(place)
-            found_ends = {"value": own.value, "low": own.low, "high": own.high}
-            yield {**shared, **found_ends, "series": MEASURED, "note": pair.ended, "counts": not pair.garbled}
+            measured_ends = {"value": own.value, "low": own.low, "high": own.high}
+            yield {**shared, **measured_ends, "series": MEASURED, "note": pair.ended, "counts": not pair.garbled}
 
 
 def _line(pair: Pair) -> str:

@@ -18,9 +18,9 @@ def in_words(points: Sequence[Mapping[str, Any]]) -> str:
     for point in points:
         name = tuple(str(point[key]) for key in _LINES if point.get(key) is not None)
         lines.setdefault(name, []).append(point)
-    said = [f"{', '.join(name)} {_ends(own)}".strip() for name, own in lines.items()]
-    more = f"; {len(said) - MOST} more" if len(said) > MOST else ""
-    return f"{'; '.join(said[:MOST])}{more}. All numbers are in the files next to this page."
+    parts = [f"{', '.join(name)} {_ends(own)}".strip() for name, own in lines.items()]
+    more = f"; {len(parts) - MOST} more" if len(parts) > MOST else ""
+    return f"{'; '.join(parts[:MOST])}{more}. All numbers are in the files next to this page."
 
 
 def _ends(points: Sequence[Mapping[str, Any]]) -> str:

@@ -14,7 +14,7 @@ from holdfast import __version__, files
 if TYPE_CHECKING:
     from holdfast.report.drawings import ChartsByPanel
 
-_SAID = ("words", "gate", "failures", "customers", "panel", "defense_pairs", "longer_pairs", "agreements", "costs")
+_SUMMARY = ("words", "gate", "failures", "customers", "panel", "defense_pairs", "longer_pairs", "agreements", "costs")
 
 
 def write(out: Path, charts: ChartsByPanel, context: Mapping[str, Any]) -> None:
@@ -28,8 +28,8 @@ def write(out: Path, charts: ChartsByPanel, context: Mapping[str, Any]) -> None:
     columns = list(dict.fromkeys(("chart", "panel", *(name for point in points for name in point))))
     together = [dict.fromkeys(columns) | point for point in points]
     files.write(out.with_suffix(".charts.csv"), csv_text(together, columns).encode())
-    said = {"written_by": f"holdfast {__version__}", **{name: plain(context[name]) for name in _SAID}}
-    files.write(out.with_suffix(".summary.json"), f"{json.dumps(clean(said), indent=1, allow_nan=False)}\n".encode())
+    summary = {"written_by": f"holdfast {__version__}", **{name: plain(context[name]) for name in _SUMMARY}}
+    files.write(out.with_suffix(".summary.json"), f"{json.dumps(clean(summary), indent=1, allow_nan=False)}\n".encode())
 
 
 def chart_rows(charts: ChartsByPanel) -> list[dict[str, Any]]:

@@ -51,7 +51,7 @@ class Tile:
         return "longer" if self.point.ratio >= NEAR else "shorter" if self.point.ratio <= 1 / NEAR else "alike"
 
     @property
-    def told(self) -> bool:
+    def decided(self) -> bool:
         """Whether a verdict says that it lasts longer, or shorter, than no defense."""
         return self.row.against_none is not None and self.row.against_none.verdict != "cannot tell"
 

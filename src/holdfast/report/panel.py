@@ -52,16 +52,16 @@ def panel(records: Sequence[Record], labels: Sequence[Label], rows: Sequence[Rep
     judges = list(dict.fromkeys(judge for names in panels for judge in names[1:]))
     if not judges:
         return None
-    said = {judge: outcomes_by_further_judge(judge, records) for judge in judges}
+    by_judge = {judge: outcomes_by_further_judge(judge, records) for judge in judges}
     ended: dict[tuple[str, Label], Counter[Outcome]] = defaultdict(Counter)
-    for judge, outcomes in said.items():
+    for judge, outcomes in by_judge.items():
         for record, label in attacked:
             if record.key in outcomes:
                 ended[judge, label][outcomes[record.key]] += 1
     shown = [row for row in rows if row.label in {label for _, label in attacked}]
     return Panel(
         reporting=", ".join(dict.fromkeys(names[0] for names in panels)),
-        agreements=tuple(_agreement(judge, said[judge], [record for record, _ in attacked]) for judge in judges),
+        agreements=tuple(_agreement(judge, by_judge[judge], [record for record, _ in attacked]) for judge in judges),
         rows=tuple((row, tuple(_opinion(judge, row, ended[judge, row.label]) for judge in judges)) for row in shown),
     )
 

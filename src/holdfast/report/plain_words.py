@@ -95,12 +95,12 @@ def _always(own: _Cells) -> str:
         outcomes[label.defense].append(record.outcome)
     held = [name for name, every in outcomes.items() if set(every) == {Outcome.HELD}]
     never = [name for name, every in outcomes.items() if Outcome.HELD not in every]
-    said = [f"{listed(held)} held in every run"] if held else ["no defense held in every run"]
+    parts = [f"{listed(held)} held in every run"] if held else ["no defense held in every run"]
     if never and len(never) < len(outcomes):
-        said.append(f"{listed(never)} in none")
+        parts.append(f"{listed(never)} in none")
     elif never:
-        said = ["no run of any defense held"]
-    return ", ".join(said)
+        parts = ["no run of any defense held"]
+    return ", ".join(parts)
 
 
 def _at_what_cost(attacked: _Cells) -> str:
@@ -113,14 +113,14 @@ def _at_what_cost(attacked: _Cells) -> str:
     held = [record for record, _ in own if record.outcome is Outcome.HELD]
     if not held:
         return f"{harm}; no run held, so there is no helpfulness of one that did."
-    kept = [
+    helpful = [
         value
         for record in held
         if (last := first_and_last(record)[1]) and (value := last.value("helpfulness")) is not None
     ]
-    if not kept:
+    if not helpful:
         return f"{harm}; helpfulness was not measured at the end of the runs that held."
-    return f"{harm}; the runs that held ended with a helpfulness of {_span(kept)}{_undefended_help(attacked)}."
+    return f"{harm}; the runs that held ended with a helpfulness of {_span(helpful)}{_undefended_help(attacked)}."
 
 
 def _undefended_help(attacked: _Cells) -> str:
@@ -150,7 +150,8 @@ def _how_sure(attacked: _Cells, compared: Sequence[ReportRow]) -> str:
 def _why_none(compared: Sequence[ReportRow]) -> str:
     most, needed = max(_pairs(row) for row in compared), pairs_needed(len(compared))
     if most < needed:
-        return f"there are at most {plural(most, 'pair')} of runs, and it takes {needed} without exception"
+        there = "is" if most == 1 else "are"
+        return f"there {there} at most {plural(most, 'pair')} of runs, and it takes {needed} without exception"
     return "the pairs of runs do not agree enough"
 
 
@@ -288,8 +289,8 @@ def _says_nothing(records: Sequence[Record]) -> list[str]:
     hollow, of = degenerate_held(records)
     if not hollow:
         return []
-    said = f"{_of(hollow, of, 'run')} that held answered many harmful prompts with texts that say nothing"
-    return [f"{said}: their low harm is no proof of safe training."]
+    text = f"{_of(hollow, of, 'run')} that held answered many harmful prompts with texts that say nothing"
+    return [f"{text}: their low harm is no proof of safe training."]
 
 
 def _runs(cells: Sequence[object]) -> str:

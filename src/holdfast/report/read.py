@@ -113,9 +113,9 @@ def load(runs: Sequence[Path]) -> Loaded:
 def _doubtful(cells: Sequence[Finished]) -> Iterator[str]:
     for cell in cells:
         if cell.record.reason.startswith(NOT_WHOLE):
-            said = f"{cell.folder / 'record.json'}: {cell.record.reason}; {_RERUN}"
-            _log.warning("%s", visible(said))
-            yield said
+            text = f"{cell.folder / 'record.json'}: {cell.record.reason}; {_RERUN}"
+            _log.warning("%s", visible(text))
+            yield text
 
 
 def _add_cell(cell: Finished, cells: dict[str, Finished], trouble: list[str]) -> None:

@@ -214,7 +214,7 @@ def _publish(site: Site, report: Report, progress: Progress) -> None:
 def _linger(site: Site) -> None:
     """Wait until a page that somebody looks at has been given all of the run."""
     until = time.monotonic() + LINGER
-    while site.asked is not None and not site.told and time.monotonic() < until:
-        if time.monotonic() - site.asked > LOOKED_AT:
+    while site.last_asked is not None and not site.delivered and time.monotonic() < until:
+        if time.monotonic() - site.last_asked > LOOKED_AT:
             return
         time.sleep(0.1)

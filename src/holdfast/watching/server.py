@@ -43,10 +43,10 @@ class Site:
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     page: bytes = b""
     progress: bytes = b"{}"
-    asked: float | None = None
+    last_asked: float | None = None
     """When a page asked for progress last (monotonic)."""
     over: bool = False
-    told: bool = False
+    delivered: bool = False
     """Whether a page has been given after the run was over."""
 
     @property
@@ -61,10 +61,10 @@ class Site:
             return None
         wanted = Path(path.removeprefix(begins))
         if wanted == self.place:
-            self.told = self.told or self.over
+            self.delivered = self.delivered or self.over
             return KINDS[".html"], self.page
         if wanted == self.place.parent / "progress":
-            self.asked = time.monotonic()
+            self.last_asked = time.monotonic()
             return KINDS[".json"], self.progress
         return self._file(wanted)
 
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         more: dict[str, str] | None = None,
     ) -> None:
         self.send_response(code)
-        kept = {
+        headers = {
             "Content-Type": kind,
             "Content-Length": str(len(content)),
             "Cache-Control": "no-store",
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",
         }
-        for name, value in (kept | (more or {})).items():
+        for name, value in (headers | (more or {})).items():
             self.send_header(name, value)
         self.end_headers()
         if whole:
