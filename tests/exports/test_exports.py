@@ -219,6 +219,21 @@ def test_cells_that_show_nothing_are_counted_also_where_not_all_are_named(tmp_pa
     assert "Of this model 4 attacked runs show nothing: " in exported.files[0].read_text()
 
 
+def test_an_honest_customers_training_is_no_attack_that_could_have_been_held(tmp_path):
+    record = run("tar", "sft", HARMLESS)
+    cell = replace(record.cell, attack=replace(record.cell.attack, settings={"task": "quiz"}))
+    folder = written([replace(record, cell=cell, key=cell.key)], tmp_path / "honest")
+    (card,) = export([folder], "model_card", tmp_path / "card").files
+    assert "Nothing attacked it." in card.read_text()
+    assert "attacked cell" not in card.read_text()
+    (log,) = export([folder], "every_eval_ever", tmp_path / "log").files
+    metrics = {result["metric_config"]["metric_id"] for result in json.loads(log.read_text())["evaluation_results"]}
+    assert metrics
+    assert not metrics & {"holdfast.held_share", "holdfast.outcome", "holdfast.time_to_break"}
+    exported = export([folder], "hub", tmp_path / "hub", dataset="our/benchmark")
+    assert "held-share" not in exported.files[0].read_text()
+
+
 def test_a_figure_that_there_is_not_is_called_so():
     assert wording.estimated(None) == "not measured"
     assert wording.timed(None, "step") == "not known"

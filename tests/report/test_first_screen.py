@@ -11,12 +11,14 @@ from holdfast.records import Evaluation, Outcome, Score
 from holdfast.records.evidence import ControlRun
 from holdfast.report import write_report
 from holdfast.report.alternatives import MOST, in_words
+from holdfast.report.counts import counts
 from holdfast.report.customers import customers, share_of_gain
 from holdfast.report.failures import failures
 from holdfast.report.files_beside import plain
 from holdfast.report.heatmap import grids, heatmap_rows
 from holdfast.report.panel import panel
 from holdfast.report.plain_words import listed, words_of
+from holdfast.report.spending import points
 from holdfast.report.summarise import summarise
 from holdfast.report.summarise.intervals import Estimate
 from holdfast.report.summarise.labels import labels
@@ -245,6 +247,15 @@ def test_the_share_of_a_customers_gain_is_worked_out_by_hand(make, task, score) 
     assert none.share is None
     assert [estimate.value for estimate in (none.before, none.after, shield.after)] == [0.2, 0.7, 0.45]
     assert tuple(shield.share) == pytest.approx((0.5, (0.40 - 0.25) / (0.75 - 0.15), (0.50 - 0.15) / (0.65 - 0.25)))
+
+
+def test_a_customers_training_is_neither_counted_as_an_attack_nor_said_to_have_held_or_not(make) -> None:
+    records = [make(Outcome.BROKE), make(Outcome.HELD, "shield"), *customer_runs(make)]
+    rows = summarise(records)
+    assert counts(records, rows)["num_attacks"] == 1
+    assert [row.held is None for row in rows if row.label.attack == "sft"] == [True, True]
+    spent = [replace(record, flops=1e6) for record in records[1:]]
+    assert [point["attack"] for point in points(zip(spent, labels(spent), strict=True))] == ["grpo"]
 
 
 def test_a_share_of_no_gain_is_not_known() -> None:

@@ -75,11 +75,11 @@ class Subject:
     @property
     def before(self) -> ReportRow:
         """The row whose scores before any attack are the model's: the one without an attack, else the first."""
-        return next((row for row in self.rows if row.held is None), self.rows[0])
+        return next((row for row in self.rows if row.time_to_break is None), self.rows[0])
 
     @property
     def attacked(self) -> list[ReportRow]:
-        """The rows of attacks on a model with a defense."""
+        """The rows of attacks on a model with a defense; an honest customer's training is none."""
         return [row for row in self.rows if row.held is not None]
 
 

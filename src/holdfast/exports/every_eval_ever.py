@@ -35,6 +35,7 @@ from holdfast.exports.contents import (
 from holdfast.exports.options import Options, Written
 from holdfast.generative import rubrics
 from holdfast.records import Cell, Method, Outcome, Record, digest
+from holdfast.report.heatmap import is_attack
 from holdfast.report.summarise import ReportRow, step_unit
 from holdfast.report.text import clean
 
@@ -129,7 +130,7 @@ def _results(subject: Subject) -> Iterator[dict[str, Any]]:
             yield _held(row, subject)
     for attack, record in zip(subject.attacks, subject.records, strict=True):
         common = _details(attack, record)
-        if record.cell.attack is not None:
+        if is_attack(record):
             yield _outcome(attack, record, common)
             if showed(record) and record.time_to_break is not None:
                 yield _time(attack, record, common)

@@ -20,6 +20,7 @@ from holdfast.exports import wording
 from holdfast.exports.contents import MEANINGS, Contents, Figure, Subject, ended, figures, file_name, judge_of, showed
 from holdfast.exports.options import Options, Written
 from holdfast.records import HoldfastError, Method, Outcome, Record
+from holdfast.report.heatmap import is_attack
 from holdfast.report.read import Finished, read_completions
 from holdfast.report.text import clean
 
@@ -79,7 +80,7 @@ def log_values(subject: Subject, attack: str, cell: Finished, options: Options) 
 
 
 def _tags(record: Record) -> list[str]:
-    nothing = record.cell.attack is not None and not showed(record)
+    nothing = is_attack(record) and not showed(record)
     return [str(record.outcome), *([SHOWS_NOTHING] if nothing else [])]
 
 
@@ -118,7 +119,7 @@ def _spec(subject: Subject, attack: str, record: Record, end: str) -> dict[str, 
 
 def _scores(record: Record) -> Iterator[dict[str, Any]]:
     cell = record.cell
-    if cell.attack is not None:
+    if is_attack(record):
         metadata: dict[str, Any] = {
             "outcome": str(record.outcome),
             "means": MEANINGS[record.outcome],
@@ -161,7 +162,7 @@ def _score(name: str, judge: Method, values: Mapping[str, float], metadata: Mapp
 
 def _headline(record: Record) -> dict[str, str] | None:
     """What viewers show first: never low harm of a cell that showed nothing."""
-    if record.cell.attack is None:
+    if not is_attack(record):
         return None
     return {"scorer": judge_of(record.cell, "harmfulness").title, "score": "held", "metric": "held"}
 

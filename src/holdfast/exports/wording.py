@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from holdfast.exports.contents import MEANINGS, Subject, showed, world
 from holdfast.records import Outcome, Record
+from holdfast.report.heatmap import is_attack
 from holdfast.report.page import plural
 from holdfast.report.summarise.intervals import BreakTime, Estimate, Share
 
@@ -99,7 +100,7 @@ def without_finding(subject: Subject) -> list[tuple[str, Record]]:
     return [
         (attack, record)
         for attack, record in zip(subject.attacks, subject.records, strict=True)
-        if record.cell.attack is not None and not showed(record)
+        if is_attack(record) and not showed(record)
     ]
 
 

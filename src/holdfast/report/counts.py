@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.records import Outcome, Record
+from holdfast.report.heatmap import is_attack
+from holdfast.report.summarise.labels import labels
 
 if TYPE_CHECKING:
     from holdfast.report.summarise import ReportRow
@@ -16,9 +18,10 @@ _CURVES = ("harmfulness", "helpfulness")
 
 
 def counts(records: Sequence[Record], rows: Sequence[ReportRow]) -> dict[str, Any]:
-    """The numbers by name; all flips of an attack count as one attack."""
+    """The numbers by name; all flips of an attack count as one attack, and honest customers' training as none."""
     ended = Counter(record.outcome for record in records)
-    attacked = [row for row in rows if row.time_to_break is not None]
+    attacks = {label for record, label in zip(records, labels(records), strict=True) if is_attack(record)}
+    attacked = [row for row in rows if row.label in attacks]
     measured = [settings_of(record.cell).evaluation for record in records]
     points = [point for row in attacked for name in _CURVES for point in row.curves.get(name, ())]
     return {

@@ -7,20 +7,21 @@ from typing import Any
 
 from holdfast.records import Outcome, Record
 from holdfast.report.cells import seeds_of
+from holdfast.report.heatmap import is_attack
 from holdfast.report.summarise.labels import Label
 
 _ENDS = (Outcome.BROKE, Outcome.HELD, Outcome.UNTESTED)
 
 
 def points(cells: Iterable[tuple[Record, Label]]) -> list[dict[str, Any]]:
-    """A point for each cell whose FLOPs were counted: FLOPs until the break, or the whole run's without one.
+    """A point for each attacked cell whose FLOPs were counted: FLOPs until the break, or the whole run's without one.
 
     `ended` is the outcome: `broke`, `held`, `untested`, or `neither` (useless, collapsed or diverged).
     """
     spent = []
     for record, label in cells:
         time = record.time_to_break
-        if record.outcome is Outcome.FAILED or record.cell.attack is None or time is None:
+        if record.outcome is Outcome.FAILED or not is_attack(record) or time is None:
             continue
         ended = str(record.outcome) if record.outcome in _ENDS else "neither"
         flops = time.flops if ended == "broke" else record.flops

@@ -39,7 +39,8 @@ class ReportRow:
 
     `runs` says how many in words (`3 models x 10 seeds`), `models` is their number, `seeds` has each cell's. `held` is
     the share of cells that held, `against_none` compares the times to break with those of the same attacks on the
-    undefended model, corrected for the number of rows; both are `None` for rows without an attack or a defense.
+    undefended model, corrected for the number of rows; both are `None` for rows without an attack or a defense, and of
+    honest customers' training.
 
     `unit` is the unit of steps, see `attacks.unit`: `step`, `N` for the answers per prompt to choose from, or `trials`.
     `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.

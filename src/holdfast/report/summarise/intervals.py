@@ -14,7 +14,7 @@ import numpy as np
 from holdfast.evaluation import survival
 from holdfast.evaluation.breaking import DIFFERENCES
 from holdfast.evaluation.intervals import bootstrap, clustered, t_half_width
-from holdfast.experiment.outcomes import defended
+from holdfast.experiment.outcomes import control_of, defended
 from holdfast.records import Outcome, Record, Score, digest
 from holdfast.records.hashing import unlabelled
 
@@ -115,8 +115,8 @@ def estimate(scores: Iterable[Score | None], models: Sequence[Hashable] | None =
 
 
 def share_held(records: Sequence[Record]) -> Share | None:
-    """The share of a row's cells that held; `None` without an attack or a defense, where none can."""
-    attacked = [record for record in records if record.cell.attack is not None and defended(record.cell)]
+    """The share of a row's cells that held; `None` where none can: without an attack or a defense, or of a customer."""
+    attacked = [record for record in records if control_of(record.cell) is not None and defended(record.cell)]
     if not attacked:
         return None
     groups: dict[str, list[bool]] = {}
