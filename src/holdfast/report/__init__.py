@@ -285,6 +285,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
     """The contents of the page's tables."""
     from holdfast.evaluation import refusal_forms
     from holdfast.report import accounting, constraints
+    from holdfast.report.cheapest import cheapest_breaks
     from holdfast.report.customers import customers
     from holdfast.report.failures import failures
     from holdfast.report.flips import flipped
@@ -302,6 +303,7 @@ def _tables(contents: ReportContents) -> dict[str, Any]:
         "survivals": contents.survivals,
         "broken_costs": contents.costs,
         "cost_units": UNITS,
+        "cheapest_breaks": cheapest_breaks(contents.records, contents.labels),
         "prices": contents.prices,
         "grids": contents.grids,
         **_choices(contents),

@@ -14,7 +14,10 @@ from holdfast import __version__, files
 if TYPE_CHECKING:
     from holdfast.report.drawings import ChartsByPanel
 
-_SUMMARY = ("words", "gate", "failures", "customers", "panel", "defense_pairs", "longer_pairs", "agreements", "costs")
+_SUMMARY = (
+    *("words", "gate", "failures", "customers", "panel", "defense_pairs", "longer_pairs", "agreements", "costs"),
+    "cheapest_breaks",
+)
 
 
 def write(out: Path, charts: ChartsByPanel, context: Mapping[str, Any]) -> None:
