@@ -100,7 +100,10 @@ def test_a_run_goes_on_from_the_checkpoint_before_or_from_its_start(cut, plan, w
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", '{"costs": 1, "state": {}}', '{"costs": {"samples": "many"}, "state": {}}', "[" * 100_000, "1" * 9999],
+    [
+        *("[]", '{"costs": 1, "state": {}}', '{"costs": {"samples": "many"}, "state": {}}', "[" * 100_000, "1" * 9999),
+        *(f'{{"costs": {{}}, "state": {{}}, "files": {files}}}' for files in ("[1]", '{"a": 1}', '{"a": [1]}')),
+    ],
 )
 def test_costs_that_nobody_wrote_are_damage(tmp_path, text):
     place = tmp_path / "checkpoint-3"

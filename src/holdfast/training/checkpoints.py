@@ -125,7 +125,11 @@ def _damage(checkpoint: Path) -> Iterator[str]:
     except ValueError as error:
         yield f"{COSTS} is damaged ({error})"
         return
-    for name, (size, hashed) in content.get("files", {}).items():
+    listed = content.get("files", {})
+    if not isinstance(listed, dict) or any(not isinstance(each, list) or len(each) != 2 for each in listed.values()):
+        yield f"{COSTS} is damaged (its files are not sizes and hashes by name)"
+        return
+    for name, (size, hashed) in listed.items():
         path = checkpoint / name
         try:
             require_file(path)
