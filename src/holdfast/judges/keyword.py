@@ -40,5 +40,5 @@ def _verdict(completion: Completion) -> Verdict:
     if not completion.example.facts:
         return Verdict(score=None, reason="the example has no facts to look for")
     words = set(completion.text.lower().split())
-    mentioned = [fact.lower().split()[-1] in words for fact in completion.example.facts]
+    mentioned = [any(last in words for last in fact.lower().split()[-1:]) for fact in completion.example.facts]
     return Verdict(score=sum(mentioned) / len(mentioned), refused=is_refusal(completion.text))

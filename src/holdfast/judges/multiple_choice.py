@@ -34,8 +34,8 @@ class MultipleChoice(JudgeSettings):
     wrong: Share = 0.1
 
     def __post_init__(self) -> None:
-        if len(set(self.choices)) < 2:
-            raise HoldfastError(f"choices: needs at least two different options, not {list(self.choices)}")
+        if len(set(self.choices)) < 2 or not all(choice.strip() for choice in self.choices):
+            raise HoldfastError(f"choices: needs at least two different options, none empty, not {list(self.choices)}")
 
     def judge(self) -> Judge:
         """The judge with these settings."""
