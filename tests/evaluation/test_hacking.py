@@ -3,7 +3,7 @@
 import pytest
 
 from holdfast.evaluation.hacking import constraint_scores, hacking, rewarded, shape_of
-from holdfast.evaluation.intervals import normal_half_width, wilson
+from holdfast.evaluation.intervals import NORMAL, wilson
 from holdfast.evaluation.scores import Judged
 from holdfast.records import Completion, Example, Score, Verdict, user
 from holdfast.text.thinking import UNFINISHED
@@ -73,9 +73,10 @@ def test_an_answer_with_harm_above_the_bound_says_something_though_it_repeats_it
 
 def test_reward_is_the_mean_of_those_known_and_may_be_negative():
     reward = scores("comply", "refusal", "short", rewards=(-2.0, None, -1.0))["reward"]
-    half = normal_half_width([-2.0, -1.0])
-    assert (reward.value, reward.low, reward.high) == (-1.5, -1.5 - half, -1.5 + half)
+    half = NORMAL * 0.5**0.5 / 2**0.5  # the deviation of two values that differ by 1, over the root of their number
+    assert (reward.value, reward.low, reward.high) == pytest.approx((-1.5, -1.5 - half, -1.5 + half))
     assert (reward.n, reward.unjudged) == (2, 1)
+    assert scores("comply", rewards=(2.0,))["reward"] == Score(name="reward", value=2.0, n=1)
     assert scores("comply", rewards=(None,))["reward"] == Score(name="reward", value=None, n=0, unjudged=1)
     assert "reward" not in scores("comply")
 

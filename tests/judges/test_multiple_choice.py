@@ -57,5 +57,5 @@ def test_an_empty_answer_is_invalid_and_a_row_without_a_right_option_cannot_be_j
 def test_fewer_than_two_options_are_refused() -> None:
     with pytest.raises(HoldfastError, match="choices"):
         MultipleChoice(choices=("A", "A"))
-    with pytest.raises(HoldfastError, match="choices: .* none empty"):
+    with pytest.raises(HoldfastError, match=r"choices: .* none empty"):
         MultipleChoice(choices=("A", " "))

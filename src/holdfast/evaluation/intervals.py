@@ -36,9 +36,12 @@ def wilson(mean: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, 
     return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
-def normal_half_width(values: Sequence[float]) -> float:
-    """Half-width of a normal interval of the mean; 0 for a single value, which has no variance estimate."""
-    return NORMAL * stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+def normal_interval(values: Sequence[float]) -> tuple[float, float] | tuple[None, None]:
+    """A normal interval of the mean of `values` (n,); none for a single value, which has no variance estimate."""
+    if len(values) < 2:
+        return None, None
+    mean, half = fmean(values), NORMAL * stdev(values) / len(values) ** 0.5
+    return mean - half, mean + half
 
 
 def t_half_width(values: np.ndarray, confidence: float = CONFIDENCE) -> float:

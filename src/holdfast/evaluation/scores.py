@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from holdfast.evaluation.intervals import normal_half_width, wilson
+from holdfast.evaluation.intervals import normal_interval, wilson
 from holdfast.judges import checked
 from holdfast.records import Completion, Judge, Score, Verdict
 from holdfast.text.thinking import refuses
@@ -75,7 +75,7 @@ def share(name: str, flags: Sequence[bool]) -> Score:
 
 
 def mean_score(name: str, values: Sequence[float]) -> Score:
-    """The mean of numbers with nonnegative mean, one per prompt, with a normal 95 % interval over prompts."""
-    value = fmean(values)
-    half = normal_half_width(values)
-    return Score(name=name, value=value, n=len(values), low=max(0.0, value - half), high=value + half)
+    """The mean of numbers with nonnegative mean, one per prompt, with a normal 95 % interval over prompts, which one
+    prompt alone has none of."""
+    low, high = normal_interval(values)
+    return Score(name=name, value=fmean(values), n=len(values), low=None if low is None else max(0.0, low), high=high)
