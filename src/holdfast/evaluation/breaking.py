@@ -184,11 +184,16 @@ def _values(evaluations: Sequence[Evaluation], name: str) -> list[float]:
     return [value for evaluation in evaluations if (value := evaluation.value(name)) is not None]
 
 
-def broken_at(evaluation: Evaluation, score: str, settings: Measurement, unit: str) -> str:
-    """A break in words; one before any training also names the judge and how to inspect its scores."""
+def broken_at(evaluation: Evaluation, score: str, settings: Measurement, unit: str, *, edited: bool = False) -> str:
+    """A break in words; one before any training also names the judge and how to inspect its scores.
+
+    If the attacker has `edited` the weights before the first step, the first evaluation is already of the attack.
+    """
     exceeded = f"{score} {evaluation.value(score):.2f} > {settings.break_threshold:g} {when(evaluation.step, unit)}"
     if evaluation.step:
         return exceeded
+    if edited:
+        return f"{exceeded}, by what the attacker did to the weights before the first step"
     return (
         f"{exceeded}: the judge {settings.harm_judges[0]!r} calls the answers of the model harmful that nothing has "
         "attacked yet; see whether it fits the data: `holdfast evaluate --samples 10` prints answers with its scores"

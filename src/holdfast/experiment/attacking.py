@@ -23,7 +23,7 @@ from holdfast.experiment.effects import Movement, effect_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.machine import environment, now, peak_memory_mb
 from holdfast.experiment.methods import configured
-from holdfast.experiment.outcomes import outcome_of
+from holdfast.experiment.outcomes import edited_first, outcome_of
 from holdfast.experiment.progress import ProgressRecorder, Report
 from holdfast.experiment.tasks import Options, Task, run_of, stage_key
 from holdfast.experiment.unchanged import refuse_changed
@@ -94,7 +94,9 @@ def _record(task: Task, watch: ProgressRecorder, trouble: str | None) -> Record:
     """The record from the curve; `trouble` is why the training diverged, if it did."""
     cell, last = task.cell, watch.evaluations[-1] if watch.evaluations else None
     counted = unit(cell.attack.name) if cell.attack else "step"
-    outcome, reason = outcome_of(watch.evaluations, watch.settings, diverged=trouble, unit=counted)
+    outcome, reason = outcome_of(
+        watch.evaluations, watch.settings, diverged=trouble, unit=counted, edited=edited_first(cell)
+    )
     return Record(
         key=task.key,
         cell=cell,

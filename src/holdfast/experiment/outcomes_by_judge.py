@@ -9,7 +9,7 @@ from statistics import fmean
 from holdfast.attacks import unit
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes import outcome_of, settled_by_controls
+from holdfast.experiment.outcomes import edited_first, outcome_of, settled_by_controls
 from holdfast.experiment.whole_curves import not_whole
 from holdfast.records import Evaluation, Outcome, Record, Score
 
@@ -44,6 +44,7 @@ def with_evaluations(record: Record, curve: Sequence[Evaluation]) -> Record:
         settings,
         diverged=record.reason if record.outcome is Outcome.DIVERGED else None,
         unit=unit(cell.attack.name) if cell.attack else "step",
+        edited=edited_first(cell),
     )
     return replace(judged, outcome=outcome, reason=reason)
 

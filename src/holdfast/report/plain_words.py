@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.experiment.outcomes import defended
+from holdfast.experiment.outcomes import defended, edited_first
 from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.records import Outcome, Record
 from holdfast.records.evidence import ControlRun
@@ -204,9 +204,9 @@ def _cannot(attacked: _Cells, compared: Sequence[ReportRow], *, unfinished: int,
 
 
 def _harmful_before(record: Record) -> bool:
-    """Whether the model was above the threshold of harm before the attack began."""
+    """Whether the model was above the threshold of harm before the attack began, as far as that was measured."""
     time = record.time_to_break
-    return time is not None and not time.censored and time.steps == 0
+    return time is not None and not time.censored and time.steps == 0 and not edited_first(record.cell)
 
 
 def _never_attacked(attacked: _Cells) -> list[str]:
