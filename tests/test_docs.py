@@ -243,7 +243,8 @@ def test_adaptive_attackers_and_judges_have_what_is_stored_of_them_on_their_page
     assert "| `grpo` | `token_buncher` |" in guided
     assert "| `grpo + guided sequence none` | `token_buncher` | 3 broke |" in guided
     assert "| `content` | 0.068 [0.032, 0.141], n = 88 |" in made["judges/terms.md"]
-    assert "No stored table includes it." in made["adaptive-attackers/mix_weights.md"]
+    for name in ("mix_weights", "subtract_delta", "benign_cover", "reshape"):
+        assert "`adaptive_one_seed`" in made[f"adaptive-attackers/{name}.md"], name
     assert "| `token_buncher` | 7.47 | 1.04 | 10.0 |" in made["offline-defenses/token_buncher.md"]
     assert "rpa_table_5" in made["attacks/best_of_n.md"]
 
