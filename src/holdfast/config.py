@@ -80,7 +80,11 @@ def _values(path: str | Path, overrides: Sequence[str], folder: str = "presets")
 
 
 def parse_grid(values: Mapping[str, Any], where: str, *, find: Find = require_built) -> Grid:
-    """A grid from plain values; `where` names their source in errors, `find` says where a kitchen's parts are."""
+    """A grid from plain values; `where` names their source in errors, `find` says where a kitchen's parts are.
+
+    Raises:
+        HoldfastError: a key is unknown, a value wrong, or there is no model; says where.
+    """
     values = _singular(values)
     refuse_misplaced(values, KEYS, where)
     if "models" in values:
@@ -119,7 +123,11 @@ def _grid(where: str, **values: Any) -> Grid:
 
 
 def parse_control(values: Mapping[str, Any], where: str) -> Control:
-    """A run of control tasks from plain values; `where` names their source in errors."""
+    """A run of control tasks from plain values; `where` names their source in errors.
+
+    Raises:
+        HoldfastError: a key is unknown, a value wrong, or there are no tasks or arms; says where.
+    """
     values = {"name": Path(where).stem, "arms": list(ARMS)[:2], "seeds": [0], **_singular(values)}
     values["name"] = folder_name(values["name"], where)
     tasks = values.get("tasks")
@@ -135,7 +143,11 @@ def parse_control(values: Mapping[str, Any], where: str) -> Control:
 
 
 def parse_arm(value: Any, where: str) -> Arm:
-    """`plain` or `{dai: {noise: before}}`, with an optional `label` next to the name."""
+    """`plain` or `{dai: {noise: before}}`, with an optional `label` next to the name.
+
+    Raises:
+        HoldfastError: there is no such arm, or it has no such setting.
+    """
     method = parse_method(value, where)
     if method.name not in ARMS:
         raise HoldfastError(f"{where}: no arm {method.name!r}{near(method.name, ARMS)}; known: {', '.join(ARMS)}")
@@ -193,6 +205,9 @@ def grid_options(model: str, prompt_format: str | None, data: dict[str, Any], **
     """A grid's plain values from the command line's options.
 
     Overrides such as `models.undefended=FOLDER` and `models.chat_template_kwargs.enable_thinking=false` apply to them.
+
+    Raises:
+        HoldfastError: the model has its own chat template and a `prompt_format` is given.
     """
     more: dict[str, Any] = {"undefended": None, "chat_template_kwargs": {}, "date": DATE}
     named: Any = model if model in ("sandbox", KITCHEN) else {"path": model, **more}
@@ -247,7 +262,11 @@ def parse_attack(value: Any, where: str) -> tuple[Method, ...]:
 
 
 def parse_method(value: Any, where: str) -> Method:
-    """A name, or `{name: {setting: value}}`, with an optional `label` next to the name."""
+    """A name, or `{name: {setting: value}}`, with an optional `label` next to the name.
+
+    Raises:
+        HoldfastError: it is neither.
+    """
     if isinstance(value, str):
         return Method(name=value)
     if isinstance(value, Mapping):
@@ -259,7 +278,11 @@ def parse_method(value: Any, where: str) -> Method:
 
 
 def overridden(values: dict[str, Any], override: str) -> dict[str, Any]:
-    """Plain values with one `dotted.key=value` set; the value is read as YAML, a name in a list finds its entry."""
+    """Plain values with one `dotted.key=value` set; the value is read as YAML, a name in a list finds its entry.
+
+    Raises:
+        HoldfastError: it has no `=` or no key, its value is not YAML, or no entry or key has that name.
+    """
     key, mark, text = override.partition("=")
     if not mark or not key.strip():
         raise HoldfastError(f"override {override!r}: expected key=value, for example seeds=[0,1,2]")

@@ -30,7 +30,11 @@ def from_lines(name: str, path: Path) -> Places:
 
 
 def from_list(name: str, path: Path) -> Places:
-    """The records of a JSON list one by one, so that an error names the record's number."""
+    """The records of a JSON list one by one, so that an error names the record's number.
+
+    Raises:
+        HoldfastError: it is not UTF-8, or broken; names the record or line.
+    """
     text = _text(name, path)
     at, number = _past_space(text, text.index("[") + 1), 0
     more = text[at : at + 1] != "]"
@@ -52,7 +56,11 @@ def _past_space(text: str, start: int) -> int:
 
 
 def from_csv(name: str, path: Path) -> Places:
-    """One record per row after the header; an empty cell is `None`."""
+    """One record per row after the header; an empty cell is `None`.
+
+    Raises:
+        HoldfastError: it is not UTF-8, or broken, two columns have one name, or a row has another number of cells.
+    """
     lines = csv.reader(StringIO(_text(name, path), newline=""), strict=True)
     header: list[str] = []
     number = 0
@@ -76,7 +84,11 @@ def _header(name: str, cells: list[str]) -> list[str]:
 
 
 def from_parquet(name: str, path: Path) -> Places:
-    """One record per row."""
+    """One record per row.
+
+    Raises:
+        HoldfastError: it cannot be read, two columns have one name, or a text is not UTF-8.
+    """
     import pyarrow.parquet
 
     try:

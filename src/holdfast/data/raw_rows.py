@@ -54,7 +54,11 @@ class RawRow:
         return {key: value is not None and self._flag(name, value) for key, value in self.mapping(name).items()}
 
     def mapping(self, name: str) -> Mapping[str, object]:
-        """A cell that must be an object, or JSON text of one (as in CSV files)."""
+        """A cell that must be an object, or JSON text of one (as in CSV files).
+
+        Raises:
+                HoldfastError: it is neither; names file, row and column.
+        """
         value = self.cell(name)
         if isinstance(value, str):
             try:
@@ -80,7 +84,11 @@ class RawRow:
         return self._chat(name, self.cell(name))
 
     def answer(self, name: str, prompt: tuple[Message, ...]) -> str:
-        """An answer to `prompt`: text, or a chat with the assistant's turn, alone or after the prompt."""
+        """An answer to `prompt`: text, or a chat with the assistant's turn, alone or after the prompt.
+
+        Raises:
+                HoldfastError: it is neither; names file, row and column.
+        """
         value = self.cell(name)
         if isinstance(value, str):
             return value

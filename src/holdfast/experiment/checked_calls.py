@@ -66,7 +66,11 @@ def hardened(defense: OfflineDefense, model: Model, context: Context) -> Model:
 
 
 def judge_from(settings: JudgeSettings) -> Judge:
-    """The judge of its settings."""
+    """The judge of its settings.
+
+    Raises:
+        HoldfastError: another package's `judge` raised an exception or did not return a function; names the row.
+    """
     try:
         judge = settings.judge()
     except HoldfastError:

@@ -35,7 +35,11 @@ KEYS: dict[Kind, str] = {
 
 
 def divide(defense: Sequence[Method]) -> tuple[tuple[Method, ...], tuple[Method, ...]]:
-    """A stack of defenses as resolved (offline, online) ones, each kind in its order."""
+    """A stack of defenses as resolved (offline, online) ones, each kind in its order.
+
+    Raises:
+        HoldfastError: a defense is unknown, or has wrong settings.
+    """
     known = {**OFFLINE, **ONLINE}
     for method in defense:
         if method.name not in known:
@@ -62,7 +66,11 @@ def _is_offline(name: str) -> bool:
 
 
 def adaptive(attack: Sequence[Method]) -> list[Method]:
-    """The adaptive attackers of an attack, resolved."""
+    """The adaptive attackers of an attack, resolved.
+
+    Raises:
+        HoldfastError: one is unknown, or has wrong settings.
+    """
     for method in attack[1:]:
         if method.name not in ADAPTIVE:
             raise HoldfastError(

@@ -49,7 +49,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; see `read_json`."""
+    """Read a JSON object.
+
+    Raises:
+        HoldfastError: as `read_json`, or it is another JSON value.
+    """
     value = read_json(path)
     if not isinstance(value, dict):
         raise HoldfastError(f"{path}: is not a JSON object; delete it and run again")
@@ -129,7 +133,11 @@ def finished(folder: Path) -> bool:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a cell's folder."""
+    """The record in a cell's folder.
+
+    Raises:
+        HoldfastError: it cannot be read, is no record, has impossible numbers (`plausible`), or is another cell's.
+    """
     path = folder / "record.json"
     try:
         record = Record.from_json(read_json(path))
@@ -170,7 +178,11 @@ def write_completions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Add one line of JSON to a curve; numbers that are not finite become null."""
+    """Add one line of JSON to a curve; numbers that are not finite become null.
+
+    Raises:
+        HoldfastError: it cannot be written.
+    """
     clean = {key: item if math.isfinite(item) else None for key, item in value.items()}
     try:
         with path.open("a", encoding="utf-8") as stream:
@@ -188,6 +200,9 @@ def save_model(model: Model, folder: Path, *, dtype: Dtype = "auto") -> None:
     """Write a model into `folder/model`; an earlier one is removed first. See `releasing.save`.
 
     A crash leaves a part of it: what makes it count is `folder/record.json`, which is written after it.
+
+    Raises:
+        HoldfastError: it cannot be written, or as `releasing.save`.
     """
     from holdfast.network.releasing import save
 

@@ -34,7 +34,11 @@ NAMED = ("undefended", "base")
 
 
 def load_model(cell: Cell, folder: Path | None) -> Model:
-    """A cell's model: from `folder` if a stage or the sandbox made it, else the pretrained one that it names."""
+    """A cell's model: from `folder` if a stage or the sandbox made it, else the pretrained one that it names.
+
+    Raises:
+        HoldfastError: it has not been made, or cannot be loaded.
+    """
     settings = settings_of(cell)
     model = settings.model
     if isinstance(model, Sandbox):

@@ -48,7 +48,11 @@ def experience_of(trainer: Any, *, seed: int) -> Experience:
 
 
 def with_prepare_replaced(plan: Plan, into: Prepare) -> tuple[Plan, Experience]:
-    """The plan with `into` where its experience was, and that experience as the defenses left it."""
+    """The plan with `into` where its experience was, and that experience as the defenses left it.
+
+    Raises:
+        HoldfastError: a defense has put its own `prepare` around it.
+    """
     if not isinstance(plan.prepare, Experience):
         raise HoldfastError("a defense hides the trainer's sampling behind its own `prepare`; use `plan.wrapped`")
     return replace(plan, prepare=into), plan.prepare
