@@ -47,10 +47,10 @@ ORDER = {
     "defenses.tampering": ". tensor_store runs attackers objectives",
     "defenses.online": "",
     "defenses.offline": "",
-    "experiment": "places notes devices cell_settings moving engine time_left status machine examples whole_curves "
-    "outcomes methods store as_grid calling combinations checked_calls effects verdicts outcomes_by_judge progress "
-    "unchanged judging tasks world origins attacking rehearsal rounding grid others named_models beforehand work "
-    "misplaced model_seeds . estimate",
+    "experiment": "places notes devices cell_settings record_text moving engine time_left status machine examples "
+    "whole_curves outcomes methods store as_grid calling combinations checked_calls effects verdicts "
+    "outcomes_by_judge progress unchanged judging tasks world origins attacking rehearsal rounding grid others "
+    "named_models beforehand work misplaced model_seeds . estimate",
     "report": "",
     "exports": "options contents wording . every_eval_ever hub inspect_logs model_card",
     "watching": "reading wording lines building page server terminal .",

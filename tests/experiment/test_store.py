@@ -53,6 +53,29 @@ def test_a_record_that_cannot_be_one_is_named_with_the_way_out(record, tmp_path)
         store.read_record(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        ({"evaluations": [{"step": 0, "tokens": None}]}, "evaluations.0.tokens"),
+        (
+            {"evaluations": [{"step": 0, "scores": [{"name": "harmfulness", "value": 0.1, "n": 0}]}]},
+            "mean of no answers",
+        ),
+        ({"evaluations": [{"step": 0, "scores": [{"name": "kl", "value": 10**400, "n": 1}]}]}, "number 100000000"),
+        ({"effect": {"last": {"a": 1}}}, "effect.last"),
+        ({"reason": 3}, "reason: "),
+        ({"cell": {"model": {}, "evaluation": {"num_prompts": True}}}, "cell.evaluation.num_prompts: must be a whole"),
+        ({"cell": {"model": {}, "attack": {"name": "sft", "settings": []}}}, "cell.attack.settings"),
+    ],
+)
+def test_a_record_with_a_value_of_another_kind_is_refused_before_a_control_is_read_from_it(damaged, says, tmp_path):
+    record = {"key": "a1", "cell": {"model": {}}, "outcome": "broke", **damaged}
+    (tmp_path / "a1").mkdir()
+    (tmp_path / "a1" / "record.json").write_text(json.dumps(record))
+    with pytest.raises(HoldfastError, match=f"record.json: not a record of this version .*{says}"):
+        store.read_record(tmp_path / "a1")
+
+
 def test_a_saved_model_is_damaged_unless_every_file_is_what_was_written(tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from holdfast import watching
+from holdfast.experiment import record_text
+from holdfast.experiment.record_text import parse_record
 from holdfast.records import Method, Outcome
-from holdfast.report import read as read_module
-from holdfast.report.read import parse_record
 from holdfast.watching import reading
 from holdfast.watching.reading import Piece, Reader
 from holdfast.watching.wording import clock, doing, headline, sparkline, tally, time_left
@@ -200,7 +200,7 @@ def test_folders_that_vanish_are_waited_for_again(invented):
 
 def test_records_are_read_once_and_again_when_they_change(invented, monkeypatch):
     reader, parsed = Reader(runs=[invented.begin().finish(0).folder]), []
-    monkeypatch.setattr(read_module, "parse_record", lambda text: parsed.append(text) or parse_record(text))
+    monkeypatch.setattr(record_text, "parse_record", lambda text: parsed.append(text) or parse_record(text))
     before = reader.read()
     assert reader.read().stamp == before.stamp
     assert len(parsed) == 1

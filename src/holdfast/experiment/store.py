@@ -24,9 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.experiment.record_text import parse_record
 from holdfast.files import parse_json, require_file, sha256, sync_all, write, write_text
 from holdfast.records import HoldfastError, Outcome, Record
-from holdfast.records.plausible import refuse_impossible
 
 _log = logging.getLogger("holdfast")
 
@@ -139,11 +139,13 @@ def read_record(folder: Path) -> Record:
         HoldfastError: it cannot be read, is no record, has impossible numbers (`plausible`), or is another cell's.
     """
     path = folder / "record.json"
+    require_file(path)
     try:
-        record = Record.from_json(read_json(path))
-        refuse_impossible(record)
+        record = parse_record(path.read_text(encoding="utf-8"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise HoldfastError(f"{path}: not a record of this version ({error}); delete it and run again") from error
+    except OSError as error:
+        raise HoldfastError(f"{path}: cannot be read ({error}); delete it and run again") from error
     if record.key != folder.name:
         raise HoldfastError(f"{path}: is the record of another cell, {record.key}; delete it and run again")
     return record

@@ -20,6 +20,7 @@ from holdfast.experiment.judging import train_judge
 from holdfast.experiment.machine import environment, now, peak_memory_mb
 from holdfast.experiment.methods import configured
 from holdfast.experiment.progress import Report
+from holdfast.experiment.record_text import checker
 from holdfast.experiment.rounding import written
 from holdfast.experiment.tasks import Options, Task, run_of
 from holdfast.experiment.unchanged import refuse_changed
@@ -36,6 +37,8 @@ from holdfast.records import HoldfastError, Outcome, Record
 from holdfast.sandbox.build import Sandbox, build_aligned, build_base
 from holdfast.training.fit import fit
 from holdfast.training.plan import Diverged, Fitted, Plan, Progress, sum_or_none
+
+checker()  # made here, in the server that workers are forked from, so that no worker has to
 
 
 def execute(task: Task, options: Options, report: Report) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from holdfast import __version__
 from holdfast.experiment.outcomes import control_of
+from holdfast.experiment.record_text import parse_record
 from holdfast.files import parse_json
 from holdfast.gate.gate_file import preset
 from holdfast.packing import archive, rejudging
@@ -31,7 +32,6 @@ from holdfast.packing.figures import VERDICT, About, figures, origin_in, unpacke
 from holdfast.packing.recomputing import Difference, chooses, differences, recomputed, unread_intervals
 from holdfast.records import HoldfastError, Record
 from holdfast.report.page import plural
-from holdfast.report.read import parse_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from holdfast.experiment.outcomes import control_of, settled_by_controls
+from holdfast.experiment.record_text import parse_record
 from holdfast.files import parse_json, require_file
 from holdfast.packing.archive import is_part, json_bytes
 from holdfast.packing.reducing import names_of, paths_in, reduced
 from holdfast.records import Cell, HoldfastError, Record
 from holdfast.report.page import plural
-from holdfast.report.read import parse_record
 
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 

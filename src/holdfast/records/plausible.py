@@ -89,6 +89,9 @@ def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:
 def _of_score(score: Score, place: str) -> Iterator[tuple[str, float | None, float]]:
     for name in ("n", "unjudged", "invalid"):
         yield f"{name} of {place}", getattr(score, name), float("inf")
-    if score.name.partition("/")[0] in SHARES:
+    family = score.name.partition("/")[0]
+    if family in ("harmfulness", "helpfulness") and score.value is not None and score.n == 0:
+        raise ValueError(f"{place} is {score.value:g}, a mean of no answers")
+    if family in SHARES:
         for number in (score.value, score.low, score.high):
             yield place, number, 1.0

@@ -156,7 +156,7 @@ class Reader:
 
     def _record(self, path: Path) -> tuple[Any, Record | str]:
         """A record or why it cannot be read, empty if there is none; with the state of its file."""
-        from holdfast.report.read import parse_record
+        from holdfast.experiment.record_text import parse_record
 
         stamp = _stamp(path)
         if stamp is None:
