@@ -160,16 +160,26 @@ def test_samples_say_that_they_were_chosen(page):
     assert shown.count("at the last step") == 2
 
 
-def test_edits_of_weights_are_told_by_their_trials(choosing, make_completion, write_folder, tmp_path):
+TOLD = {
+    "ablation": ("trials", "after the best of 16 edits by the attacker"),
+    "prefill": ("tokens given", "with 16 tokens given"),
+}
+
+
+@pytest.mark.parametrize("attack", TOLD)
+def test_attacks_that_train_nothing_are_told_by_their_own_unit(
+    choosing, make_completion, write_folder, tmp_path, attack
+):
+    unit, answers_are = TOLD[attack]
     made = choosing((0.0, 0.01, 0.2, 0.45, 0.7, 0.9), outcome=Outcome.BROKE)
-    cell = replace(made.cell, attack=replace(made.cell.attack, name="ablation"))
+    cell = replace(made.cell, attack=replace(made.cell.attack, name=attack))
     record = replace(made, cell=cell, key=cell.key)
     answers = [make_completion(step, f"answer {step}") for step in (0, 16)]
     page = write_report([write_folder(tmp_path / "run", [record], completions=answers)], tmp_path / "r.html")
-    assert "by the best of trials up to 16 by the attacker" in section(page, "samples")
-    assert "(steps, or trials)" in section(page, "results")
+    assert answers_are in section(page, "samples")
+    assert f"(steps, or {unit})" in section(page, "results")
     (own,) = (tmp_path / "r_cells").iterdir()
-    assert "Over trials. Band" in own.read_text()
+    assert f"Over {unit}. Band" in own.read_text()
     assert "answers per prompt" not in own.read_text() + section(page, "samples")
 
 

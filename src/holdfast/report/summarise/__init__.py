@@ -42,10 +42,10 @@ class ReportRow:
     undefended model, corrected for the number of rows; both are `None` for rows without an attack or a defense, and of
     honest customers' training.
 
-    `unit` is the unit of steps, see `attacks.unit`: `step`, `N` for the answers per prompt to choose from, or `trials`.
-    `before` and `after` hold every score by name at the first and at the last evaluation, `curves` at each.
-    `judged`, `invalid` and `unjudged` count completions at the last evaluation of harmfulness. Failed cells
-    count in `outcomes` only.
+    `unit` is the unit of steps, see `attacks.unit`: `step`, `N` for the answers per prompt to choose from, `trials` of
+    edits, or `tokens given` of answers that are begun for the model. `before` and `after` hold every score by name at
+    the first and at the last evaluation, `curves` at each. `judged`, `invalid` and `unjudged` count completions at the
+    last evaluation of harmfulness. Failed cells count in `outcomes` only.
     """
 
     label: Label
