@@ -189,6 +189,16 @@ def test_an_odd_status_file_stops_nothing(invented, odd):
     assert read(invented).phase == "running"
 
 
+@pytest.mark.parametrize("odd", [float("inf"), float("nan"), 10**400, "x"], ids=["inf", "nan", "large", "text"])
+def test_a_number_that_is_none_in_a_file_of_a_run_stops_nothing(invented, odd):
+    invented.begin().finish(0).measure(2, 0.1, odd).work(2, seconds_left=odd, updated=odd)
+    progress = read(invented)
+    assert progress.having("running")[0].harms == (0.1,)
+    assert headline(progress).endswith("time left unknown until the first piece of work is done")
+    invented.work(2, pid=odd)
+    assert read(invented).phase == "stopped"
+
+
 def test_folders_that_vanish_are_waited_for_again(invented):
     reader = Reader(runs=[invented.begin().finish(0).finish(1).folder])
     assert len(reader.read().cells) == 4

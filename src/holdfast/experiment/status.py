@@ -159,7 +159,7 @@ def lives(status: Mapping[str, Any]) -> bool | None:
         process = psutil.Process(int(status["pid"]))
         gone = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
         return not gone and abs(process.create_time() - float(status["started"])) < 2.0
-    except (psutil.Error, KeyError, TypeError, ValueError):
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return False
 
 

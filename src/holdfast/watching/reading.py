@@ -20,6 +20,8 @@ Phase = Literal["absent", "waiting", "checking", "running", "stopped", "finished
 """No folder yet; no run in it; requirements are checked; cells run; cells are open and nobody works; all ended."""
 State = Literal["ended", "failed", "running", "open"]
 
+MOST = 1e15
+"""No time, and no number of seconds, is as large as this."""
 SILENT = 60.0
 """Seconds without a sign after which a process on another machine counts as gone."""
 
@@ -205,7 +207,7 @@ class Reader:
             harm = None
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 saved = parse_json(path.read_text("utf-8"))["evaluation"]
-                harm = evaluation_from_json(saved).value("harmfulness")
+                harm = _number(evaluation_from_json(saved).value("harmfulness"))
             self._harms[path] = (stamp, harm)
         return self._harms[path][1]
 
@@ -348,10 +350,13 @@ def _listed(values: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _time(values: Mapping[str, Any], name: str) -> float:
-    value = values.get(name)
-    return float(value) if isinstance(value, int | float) else 0.0
+    return _number(values.get(name)) or 0.0
 
 
 def _left(one: Mapping[str, Any]) -> float | None:
-    value = one.get("seconds_left")
-    return float(value) if isinstance(value, int | float) else None
+    return _number(one.get("seconds_left"))
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; `None` for anything else that a damaged file may have in its place."""
+    return float(value) if isinstance(value, int | float) and abs(value) < MOST else None
