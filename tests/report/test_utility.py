@@ -36,9 +36,10 @@ def test_a_result_file_of_lm_eval_gives_each_metric_with_its_error_n_and_version
     assert metrics["acc"].version == "task 1.0, lm-eval 0.4.13"
 
 
-def test_a_metric_without_a_finite_number_or_error_is_told_as_it_is(tmp_path):
+@pytest.mark.parametrize("value", [float("nan"), 10**400], ids=["nan", "more than a float holds"])
+def test_a_metric_without_a_finite_number_or_error_is_told_as_it_is(tmp_path, value):
     content = json.loads(FILE.read_text())
-    content["results"]["tiny_choice"] |= {"acc,none": float("nan"), "acc_norm_stderr,none": "N/A"}
+    content["results"]["tiny_choice"] |= {"acc,none": value, "acc_norm_stderr,none": "N/A"}
     path = tmp_path / "results.json"
     path.write_text(json.dumps(content))
     (left,) = lm_eval(path)

@@ -213,7 +213,7 @@ def _record(path: Path) -> Record:
 
 def _curve_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = dict(parse_json(line))
+        row = dict(parse_json(line, parse_int=_bounded))
         step = int(row["step"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         message = f"{path}, line {number}: not a JSON object with a `step`; {_RERUN}, or delete the file"

@@ -98,12 +98,17 @@ def _part(content: Mapping[str, Any], name: str, task: str) -> Any:
 
 def _number(value: Any) -> float | None:
     """A finite number; the tool writes text where there is none."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1e15 else None
 
 
 def inspect(path: Path) -> list[Measured]:
