@@ -24,7 +24,7 @@ def parse_record(text: str) -> Record:
     Raises:
         ValueError: a value is missing, of another type, not finite or impossible, or settings are nested too deeply.
     """
-    value = parse_json(text, parse_constant=_refuse, parse_int=_bounded, parse_float=_finite)
+    value = parse_json(text, parse_constant=_refuse, parse_int=bounded_integer, parse_float=_finite)
     _refuse_depth(value)
     try:
         checker().validate_json(_SURROGATE.sub(lambda match: "?" if match[1] else match[0], text), strict=True)
@@ -58,7 +58,12 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _bounded(digits: str) -> int:
+def bounded_integer(digits: str) -> int:
+    """An integer of a JSON text, which any reader holds; `parse_int` of `parse_json`.
+
+    Raises:
+        ValueError: it has more than 19 characters.
+    """
     if len(digits) > 19:
         raise ValueError(f"the number {digits[:9]}... is too large")
     return int(digits)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from holdfast import __version__
 from holdfast.experiment.outcomes import settled_by_controls
-from holdfast.experiment.record_text import parse_record
+from holdfast.experiment.record_text import bounded_integer, parse_record
 from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.records import HoldfastError, Outcome, Record, digest
@@ -213,7 +213,7 @@ def _record(path: Path) -> Record:
 
 def _curve_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = dict(parse_json(line, parse_int=_bounded))
+        row = dict(parse_json(line, parse_int=bounded_integer))
         step = int(row["step"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         message = f"{path}, line {number}: not a JSON object with a `step`; {_RERUN}, or delete the file"
