@@ -100,7 +100,7 @@ def _tokens(reference: Model, completion: Completion, given: str) -> list[int]:
         return []
     if given == "prompt":
         try:
-            return reference.chat.spoken(text, lead=reference.chat.lead(text))
+            return reference.chat.answer_tokens(text, lead=reference.chat.lead(text))
         except HoldfastError:  # control tokens in what a broken model says
             pass
     return reference.chat.ids(text, split_special_tokens=True)

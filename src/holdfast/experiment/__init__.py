@@ -173,13 +173,17 @@ class Checking(NamedTuple):
 def check_requirements(
     cells: list[Cell], workers: int | None, threads: int = 1, *, grid: Grid | None = None, news: News | None = None
 ) -> None:
-    """Check what cells need of others, the grid's data if it is given, and all else before any of them starts.
+    """Check all that cells need before any of them starts: models, endpoints, the grid's data if it is given, methods.
 
-    `news` is called with each thing that is checked. See `others.refuse_missing`, `check_data`, `beforehand.check`.
+    `news` is called with what is checked, each time. See `named_models.refuse_missing`, `others.refuse_missing`,
+    `check_data` and `beforehand.check`.
+
+    Raises:
+        HoldfastError: a requirement is missing or does not fit; several are one line each (`Problems`).
     """
     from holdfast.experiment import beforehand, named_models, others
 
-    named_models.refuse_missing(cells)  # folders and files, before anybody is asked
+    named_models.refuse_missing(cells)  # folders and files, before anything is requested
     announce = _silent if news is None else news
     titles: list[str] = []
 

@@ -195,7 +195,7 @@ class _Check:
 def _first_copy(cell: Cell, splits: Splits, before: Model | None = None) -> Model:
     """A copy of the cell's model without weights, after loading it, encoding every prompt and surveying its modules.
 
-    Prompts that the model `before` has encoded are not encoded again if both are spoken to in the same way.
+    Prompts that the model `before` has encoded are not encoded again if both have the same tokenizer and format.
     """
     settings = settings_of(cell)
     if isinstance(settings.model, Sandbox):

@@ -76,7 +76,7 @@ def _sandbox_splits(data: Data) -> Splits:
 
 
 def _pairs(source: Source, splits: Splits, data: Data) -> dict[str, list[Pair]]:
-    """The matched pairs of a file whose prompts nobody trains on.
+    """The matched pairs of a file, without those of which a prompt is trained on.
 
     Raises:
         HoldfastError: a row has no twin, or no pair is left for a split.

@@ -1,4 +1,4 @@
-"""What a run needs of others, asked before anything else: judges' endpoints, and models by Hub id.
+"""Check what a run needs over the network, before anything else: judges' endpoints, and models by Hub id.
 
 Nothing is loaded and no row is read here, so that a wrong address, key or id is reported within seconds.
 """
@@ -33,8 +33,8 @@ def refuse_missing(cells: Sequence[Cell], announce: Announce) -> None:
     """Reach every judge's endpoint and look up every model's id, each once.
 
     Raises:
-        Problems: nobody answers at an endpoint or it refuses the key, a variable that names it is not set, or there is
-            no such model; all problems, one line each.
+        Problems: an endpoint does not answer or refuses the key, the environment variable that names it is not set, or
+            there is no such model; all problems, one line each.
     """
     problems: dict[str, None] = {}
     seen: set[str] = set()
@@ -52,7 +52,7 @@ def refuse_missing(cells: Sequence[Cell], announce: Announce) -> None:
 
 
 def asks_others(method: Method) -> bool:
-    """Whether a judge asks somebody over a network."""
+    """Whether a judge sends requests over a network."""
     settings = _settings(method)
     return settings is not None and settings.remote
 
@@ -70,7 +70,7 @@ def _needed(cells: Sequence[Cell]) -> Iterator[tuple[str, str, Callable[[], None
 
 
 def _reach(method: Method) -> None:
-    check_judge(make_judge(method))  # kept replies would hide that nobody answers
+    check_judge(make_judge(method))  # stored replies would hide that it does not answer
 
 
 def _ids(cells: Sequence[Cell], judges: Sequence[tuple[str, Method]]) -> Iterator[tuple[str, str, str | None]]:

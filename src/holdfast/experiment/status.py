@@ -31,10 +31,10 @@ MAX_NOTES = 20
 
 @dataclass(kw_only=True)
 class Status:
-    """News that keeps the file of this process; a context manager, whose end ends the file.
+    """A listener to news that keeps the file of this process up to date, and a context manager.
 
-    It never raises: a run does not fail because nobody can be told of it. It is a class because its state outlives a
-    call.
+    At its end the file is removed, or says why the run was interrupted. It never raises: a run does not fail because its
+    status cannot be written. It is a class because its state outlives a call.
 
     Args:
         run: the run's folder.

@@ -52,7 +52,7 @@ class Task:
 
 
 def kinds(task: Task) -> tuple[str, ...]:
-    """The kinds of work that a task is of, from the narrowest to the widest: what is alike takes about as long."""
+    """The kinds of work that a task belongs to, from the narrowest to the widest; tasks of one take about as long."""
     cell, model = task.cell, task.cell.model_name
     if task.kind == "cell":
         attack = f"x {cell.attacker}"
@@ -67,7 +67,8 @@ def kinds(task: Task) -> tuple[str, ...]:
 class Options:
     """Options of a run that do not change its results.
 
-    Every `checkpoint_every` optimizer steps a checkpoint is written, from which a killed attack or defense resumes.
+    `keep_weights` saves each cell's attacked model. Every `checkpoint_every` optimizer steps a checkpoint is written,
+    from which a killed attack or defense resumes; 0 writes none. `threads` are those of each worker process.
     """
 
     keep_weights: bool = False

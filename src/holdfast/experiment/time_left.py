@@ -16,7 +16,7 @@ Kinds = Callable[[Any], Sequence[str]]
 
 @dataclass(kw_only=True)
 class TimeLeft:
-    """News that says at each end how many pieces have ended, of how many, and about how long the others will take.
+    """A listener to news that adds, at each end, how many pieces have ended, of how many, and the time left for others.
 
     `done` and `failed` get `ended` and `of`, and once any of the others can be estimated `seconds_left`, with
     `at_least` if some cannot. A piece is estimated by the mean of the finished ones of the narrowest of its kinds that

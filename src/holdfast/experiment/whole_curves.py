@@ -150,6 +150,6 @@ def _free_of_charge(record: Record) -> int | None:
     """A step up to which the attack took no more tokens than up to the one before: one evaluation given for two."""
     curve = record.evaluations
     if not any(evaluation.tokens for evaluation in curve):
-        return None  # nobody counted
+        return None  # they were not counted
     pairs = ((one, later) for one, later in pairwise(curve) if later.step > one.step)
     return next((later.step for one, later in pairs if later.tokens <= one.tokens), None)

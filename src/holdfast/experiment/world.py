@@ -46,14 +46,14 @@ def load_model(cell: Cell, folder: Path | None) -> Model:
             raise HoldfastError("the sandbox's model has not been built: run `holdfast sandbox build`")
         return load(folder)
     if folder is not None:
-        return load(folder, dtype=model.dtype, **_speech(model))
+        return load(folder, dtype=model.dtype, **_chat_settings(model))
     # A branch may change between two cells of one key.
     revision = pinned(settings.model_fingerprint) or model.revision
-    return load(model.path, revision=revision, dtype=model.dtype, **_speech(model))
+    return load(model.path, revision=revision, dtype=model.dtype, **_chat_settings(model))
 
 
-def _speech(model: Sandbox | Pretrained) -> dict[str, Any]:
-    """The settings of a model's prompt format; the sandbox's has none."""
+def _chat_settings(model: Sandbox | Pretrained) -> dict[str, Any]:
+    """The settings of a model's prompt format; the sandbox's models have none."""
     if isinstance(model, Sandbox):
         return {}
     return {
@@ -102,7 +102,7 @@ def _others(cell: Cell, folders: Mapping[str, Path]) -> Callable[[str], Model]:
             return load_model(cell.undefended, folders.get(name))
         if name == "base" and name not in folders:
             raise HoldfastError("the base model is known only in the sandbox: name yours by folder or id")
-        return load(folders.get(name, name), **_speech(settings_of(cell).model))
+        return load(folders.get(name, name), **_chat_settings(settings_of(cell).model))
 
     return others
 

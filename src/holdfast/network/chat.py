@@ -177,9 +177,9 @@ class Chat:
             text = thinking.final_answer(text) or text
         if self.opened and thinking.has_thought(text):
             text = thinking.without_opening(text, self.opened)
-        return self._embedded([*self.ids(lead), *self.spoken(text, lead=lead), *self.end])
+        return self._embedded([*self.ids(lead), *self.answer_tokens(text, lead=lead), *self.end])
 
-    def spoken(self, text: str, *, lead: str = "") -> list[int]:
+    def answer_tokens(self, text: str, *, lead: str = "") -> list[int]:
         """Tokens of a text that begins an answer, after `lead`; raises the same errors as `text`.
 
         SentencePiece adds a space before a text that is tokenised alone, but not before one that follows the template's

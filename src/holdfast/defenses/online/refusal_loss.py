@@ -138,7 +138,7 @@ class RefusalLoss(OnlineDefense):
         limit = min(self.max_length or 10**9, model.context or 10**9)
         starts = []
         for row, length in zip(rows, batch["lengths"].tolist(), strict=True):
-            harmful = model.chat.spoken(final_answer(row.response or "") or "")
+            harmful = model.chat.answer_tokens(final_answer(row.response or "") or "")
             count = prefix_length(len(harmful), rng, probability=self.recovery, most=self.recovery_tokens)
             starts.append(harmful[: min(count, limit - length)])
         leads = [len(model.chat.ids(model.chat.lead(row.refusal or ""))) for row in rows]
