@@ -33,8 +33,8 @@ MAX_NOTES = 20
 class Status:
     """A listener to news that keeps the file of this process up to date, and a context manager.
 
-    At its end the file is removed, or says why the run was interrupted. It never raises: a run does not fail because its
-    status cannot be written. It is a class because its state outlives a call.
+    At its end the file is removed, or says why the run was interrupted. It never raises: a run does not fail because
+    its status cannot be written. It is a class because its state outlives a call.
 
     Args:
         run: the run's folder.
