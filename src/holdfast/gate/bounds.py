@@ -24,8 +24,9 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 class Finding:
     """A measure of one attack, of one checkpoint, or of all cells.
 
-    `what` names it, `interval` has its value with 95 % ends (`None` if there is none), which rests on `n` things that
-    are called `of`. With any `gaps`, each a sentence, it cannot pass.
+    `what` names it, `interval` has its value with 95 % ends (`None` if there is none). `n` is the number of what the
+    interval rests on, and `of` its name: runs, prompts, cells or kinds. With any `gaps`, which are sentences, it cannot
+    pass.
     """
 
     what: str

@@ -19,8 +19,8 @@ OPEN = (Outcome.FAILED, Outcome.DIVERGED, Outcome.UNTESTED, Outcome.COLLAPSED)
 
 LONGEST = 120
 LEAST_EDITS, LEAST_PROMPTS = 32, 12
-"""The fewest trials of a search of edits, twice those that are random, and the fewest prompts that they are rewarded
-on, before an edit that does no harm says anything of a defense."""
+"""A search of edits with fewer trials (these are twice its random first ones), or with a reward on fewer prompts, says
+nothing of a defense that it did not break."""
 
 
 def unknown(record: Record) -> bool:

@@ -23,7 +23,7 @@ from holdfast.records.plausible import time_of
 
 VERDICT, HASHES, READ_ME = "verdict.json", "hashes.json", "README.md"
 UNSAID = datetime.min.replace(tzinfo=UTC)
-"""In place of a file's time, which a commit says better."""
+"""Stands for the time of a gate file that is packaged or committed, since the commit says more."""
 UNDATED = "not all records say when they ended, so that whether the gate file is older than the runs is not shown"
 VERSIONS = ".versions.json"
 """The ending of the report's file of versions, as in `holdfast.report`."""

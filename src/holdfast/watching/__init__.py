@@ -34,13 +34,13 @@ __all__ = ["Progress", "Reader", "exit_code", "in_file", "in_lines", "in_one_lin
 
 Say = Callable[[str], None]
 NICE = 10
-"""How far the watching process stands behind those that work."""
+"""The niceness of the watching process: those that work come first."""
 LINGER = 10.0
 """Seconds for which a page that somebody looks at is still served after the run is over, so that it shows all of it."""
 WAIT = 20.0
-"""Seconds for which a report that is being built is waited for at the end."""
+"""Seconds for which a report that is being built is waited for when the watch is left."""
 LOOKED_AT = 6.0
-"""Seconds since a page last asked for progress, in which it counts as looked at."""
+"""A page counts as looked at for so many seconds after it last asked for progress."""
 
 
 def on_page(runs: Sequence[Path], say: Say, *, every: float, port: int = 0, stay: bool = False) -> Progress:

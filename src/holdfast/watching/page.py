@@ -19,7 +19,7 @@ from holdfast.watching.wording import clock, doing, headline, sparkline, tally
 _BODY = re.compile(r"<body\b[^>]*>")
 _TITLE = re.compile(r"<title>")
 _RECORDS = re.compile(r'<meta name="records" content="[^"]*">')
-"""By this mark a page is known to show the newest records, and is not written again: one with a banner is to be."""
+"""The mark of a page that shows the newest records, and need not be written again. A page with a banner loses it."""
 _POLICY = "default-src 'none';"
 MOST = 12
 """Running pieces and failures in the banner; the others are counted."""

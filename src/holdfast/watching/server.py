@@ -51,7 +51,7 @@ class Site:
 
     @property
     def path(self) -> str:
-        """The page's path in the address: its place on the disk, so that its links lead to where they lead there."""
+        """The page's path in the address: its path on the disk, so that its relative links work as they do there."""
         return f"/{self.secret}{quote(self.place.as_posix())}"
 
     def answer(self, path: str) -> tuple[str, bytes] | None:

@@ -2,7 +2,7 @@
 
 Runs are compared in pairs of one model, one seed and one attack, by the order of their times to break: a run that held
 lasted longer than one that broke within its budget, and than one that ended useless, collapsed or diverged. Any other
-pair without both times has no order. It counts against whatever the other pairs say.
+pair without both times has no order, and counts against the side that is ahead.
 
 Two things are asked before a verdict. First, whether the order of pairs is more than the chance of seeds: an exact sign
 test (ties omitted), corrected for the number of comparisons in the table (Holm 1979). Second, with several models,
