@@ -512,6 +512,26 @@ def test_answers_are_packed_if_asked_for_and_judged_again(place):
     )
 
 
+def test_a_key_in_a_compressed_answer_or_in_the_escapes_of_json_is_not_packed(place, monkeypatch):
+    record = run("tar", HELD)
+    folder = written([record], place / "spoken")
+    table = folder / "cells" / record.key / "completions.parquet"
+    plain = [judged(0, f"Half of it, sk-01234567, is said {number} times.", 0.0) for number in range(40)]
+    write_completions(table, [*plain, judged(0, "All of it is sk-0123456789abc.", 0.0)])
+    monkeypatch.setenv("SOME_API_KEY", "sk-0123456789abc")
+    with pytest.raises(HoldfastError, match=r"completions\.parquet: would hold the value of .* SOME_API_KEY"):
+        pack([folder], place / "spoken.zip", completions=True)
+    write_completions(table, [*plain, judged(0, "See /home/alice/x.", 0.0)])
+    monkeypatch.setenv("HOME", "/home/alice")
+    with pytest.raises(HoldfastError, match=r"completions\.parquet: would hold the path of this machine's home"):
+        pack([folder], place / "spoken.zip", completions=True)
+    grid = json.loads((folder / "grid.json").read_text())
+    (folder / "grid.json").write_text(json.dumps({**grid, "description": 'with pass"wörd in it'}))
+    monkeypatch.setenv("A_PASSWORD", 'pass"wörd')
+    with pytest.raises(HoldfastError, match=r"grid\.json: would hold the value of the environment's A_PASSWORD"):
+        pack([folder], place / "spoken.zip")
+
+
 def test_the_commands_have_exit_codes_and_a_last_line(good, folder, place):
     def called(*words):
         return CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "80"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -139,17 +140,43 @@ def _manifest(members: Mapping[str, bytes], about: About) -> bytes:
 
 def _refuse_private(members: Mapping[str, bytes]) -> None:
     """Refuse to write a key of the environment or this machine's home folder, which no record should have."""
-    secrets = {name: value.encode() for name, value in os.environ.items()
+    secrets = {name: _as_written(value) for name, value in os.environ.items()
                if _SECRET.search(name) and len(value) >= _LEAST_SECRET}  # fmt: skip
-    home = os.path.expanduser("~").encode()
+    home = os.path.expanduser("~")
+    ends = rb"(?![\w.-])"
+    homes = [re.compile(re.escape(form) + ends) for form in _as_written(home)] if len(home) > 1 else []
     for name, content in members.items():
-        variable = next((key for key, value in secrets.items() if value in content), None)
+        readable = _readable(name, content)
+        variable = next((key for key, forms in secrets.items() if any(form in readable for form in forms)), None)
         if variable is not None:
             raise HoldfastError(
                 f"{name}: would hold the value of the environment's {variable}; take it out of the runs"
             )
-        if len(home) > 1 and re.search(re.escape(home) + rb"(?![\w.-])", content):
+        if any(pattern.search(readable) for pattern in homes):
             raise HoldfastError(f"{name}: would hold the path of this machine's home folder; take it out where it is")
+
+
+def _as_written(text: str) -> set[bytes]:
+    """A text as it is, and as JSON writes it."""
+    return {text.encode(errors="surrogateescape"), json.dumps(text)[1:-1].encode()}
+
+
+def _readable(name: str, content: bytes) -> bytes:
+    """A file's bytes, and of a table of answers also its texts, which are compressed in it."""
+    if not name.endswith(".parquet"):
+        return content
+    from pyarrow import ArrowException, BufferReader, types
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(BufferReader(content)) as file:
+            texts = [field.name for field in file.schema_arrow if types.is_string(field.type)]
+        with ParquetFile(BufferReader(content), read_dictionary=texts) as file:
+            columns = file.read(columns=texts).columns
+        distinct = {text for column in columns for chunk in column.chunks for text in chunk.dictionary.to_pylist()}
+    except (ArrowException, OSError, UnicodeDecodeError):
+        return content  # is no table that anything reads a text from
+    return b"\n".join([content, *(text.encode() for text in distinct)])
 
 
 def _remarks(collected_files: Collected, members: Mapping[str, bytes]) -> tuple[str, ...]:
