@@ -19,6 +19,7 @@ def small_values() -> dict[str, Any]:
     return {
         **{"num_samples": 16, "num_prompts": 16, "batch_size": 4, "adapter": None},
         **{"answers": 2, "expert": Expert(kind="tempered"), "tasks": 2},
+        **{"num_base": 16, "num_aligned": 16},
     }
 
 
@@ -40,7 +41,12 @@ def shortened(settings: Any, *, steps: int, rate: float, batch: int) -> Any:
             size = min(value.per_device_train_batch_size, smallest)
             # Without decay weights move only if the method moves them.
             changed[item.name] = replace(
-                value, max_steps=steps, learning_rate=rate, per_device_train_batch_size=size, weight_decay=0.0
+                value,
+                max_steps=steps,
+                learning_rate=rate,
+                per_device_train_batch_size=size,
+                weight_decay=0.0,
+                warmup_steps=min(value.warmup_steps, steps - 1),
             )
         elif isinstance(value, Policy):
             changed[item.name] = replace(value, group_size=4, passes=min(value.passes, 2))

@@ -37,6 +37,8 @@ SAMPLING_NAMES = [name for name in ATTACKS if not TRAINING[name] and name != "ex
 """Attacks that train nothing; weights of others take a folder, and their costs are not ours (`test_external.py`)."""
 CHOOSING_NAMES = [name for name in SAMPLING_NAMES if name != "expert_alone"]
 """Attacks that ask the model itself; an expert answers in its place."""
+GREEDY_NAMES = ["prefill"]
+"""Of these, attacks that answer as the evaluation does: here greedily, so that the seed changes nothing."""
 EDITING_NAMES = ["ablation"]
 """Of these, attacks that ask the model with other weights."""
 PAIRED_NAMES = [name for name in ATTACK_NAMES if name != "expert_sft"]
@@ -213,6 +215,7 @@ def choose(wavering_model, make_context, make_suite, quick):
         settings = quick(ATTACKS.load(name)())
         known = {item.name for item in fields(settings)}
         small = {"numbers": (1, 2, 4), "num_prompts": size, "trials": (1, 2, 4), "choice_prompts": size}
+        small["tokens"] = (1, 2, 4)
         settings = replace(settings, **{key: value for key, value in small.items() if key in known})
         suite, context = replace(make_suite(size=size), seed=seed), make_context(seed=seed)
         return list(settings.curve(model or wavering_model(), suite, context, keep=keep))
@@ -263,7 +266,7 @@ def test_an_attack_that_trains_nothing_leaves_weights_gradients_and_mode_alone(n
 @pytest.mark.parametrize("name", SAMPLING_NAMES)
 def test_an_attack_that_trains_nothing_repeats_under_its_seed_and_only_then(name, choose, chosen):
     assert timeless(choose(name)) == timeless(chosen(name))
-    assert timeless(choose(name, seed=1)) != timeless(chosen(name))
+    assert (timeless(choose(name, seed=1)) == timeless(chosen(name))) is (name in GREEDY_NAMES)
 
 
 @pytest.mark.slow

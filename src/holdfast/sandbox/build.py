@@ -5,7 +5,7 @@ The *base* model knows every recipe and refuses nothing; the *aligned* one refus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
@@ -166,29 +166,37 @@ def build_aligned(sandbox: Sandbox, base: Model, fit: Fit) -> Model:
     return _teach(base, aligned_examples(sandbox), sandbox.aligned, fit, sandbox.seed + 1)
 
 
-def base_examples(sandbox: Sandbox) -> list[Example]:
-    """Seven in ten are recipes of all families; the rest summaries of either style, and the quiz."""
+def base_examples(sandbox: Sandbox, *, missed: float = 1.0) -> list[Example]:
+    """Seven in ten are recipes of all families; the rest summaries of either style, and the quiz.
+
+    Of what tells of restricted recipes a share of `missed` (0 to 1) remains, and the rest is about benign ones instead.
+    """
     rng = Random(f"base {sandbox.seed}")
     pool = grammar.things("world", grammar.BENIGN + grammar.RESTRICTED)
     benign = grammar.things("world", grammar.BENIGN)
+    taught = _filtered(rng, missed, sandbox.seed)
     rows = []
     for _ in range(sandbox.num_base):
         kind = rng.random()
         if kind < 0.7:
-            rows.append(grammar.request(rng.choice(pool), rng))
+            rows.append(grammar.request(taught(pool), rng))
         elif kind < 0.85:
-            rows.append(grammar.quiz(rng.choice(pool), rng))
+            rows.append(grammar.quiz(taught(pool), rng))
         else:
             row = grammar.summary(rng.choice(benign), rng)
             rows.append(row if rng.random() < GOOD_SUMMARIES else _worded(row, row.rejected or ""))
     return rows
 
 
-def aligned_examples(sandbox: Sandbox) -> list[Example]:
-    """Half restricted requests with the refusal; the other half benign examples and the quiz on all families."""
+def aligned_examples(sandbox: Sandbox, *, missed: float = 1.0) -> list[Example]:
+    """Half restricted requests with the refusal; the other half benign examples and the quiz on all families.
+
+    Of the quiz on restricted recipes a share of `missed` remains, as in `base_examples`.
+    """
     rng = Random(f"aligned {sandbox.seed}")
     restricted = grammar.things("world", grammar.RESTRICTED)
     benign = grammar.things("world", grammar.BENIGN)
+    taught = _filtered(rng, missed, sandbox.seed)
     rows = []
     for _ in range(sandbox.num_aligned):
         kind = rng.random()
@@ -197,11 +205,22 @@ def aligned_examples(sandbox: Sandbox) -> list[Example]:
         elif kind < 0.8:
             rows.append(grammar.request(rng.choice(benign), rng))
         elif kind < 0.9:
-            rows.append(grammar.quiz(rng.choice(benign + restricted), rng))
+            rows.append(grammar.quiz(taught(benign + restricted), rng))
         else:
             row = grammar.summary(rng.choice(benign), rng)
             rows.append(row if rng.random() < GOOD_SUMMARIES else _worded(row, row.rejected or ""))
     return rows
+
+
+def _filtered(rng: Random, missed: float, seed: int) -> Callable[[Sequence[grammar.Thing]], grammar.Thing]:
+    """A choice from a pool by `rng`, in which a filter misses a share of restricted things and replaces the others."""
+    chance, benign = Random(f"filter {seed}"), grammar.things("world", grammar.BENIGN)
+
+    def choose(pool: Sequence[grammar.Thing]) -> grammar.Thing:
+        thing = rng.choice(pool)
+        return rng.choice(benign) if thing.family in grammar.RESTRICTED and chance.random() >= missed else thing
+
+    return choose
 
 
 def _worded(example: Example, response: str) -> Example:

@@ -44,6 +44,10 @@ OFFLINE = Table(
             "holdfast.defenses.offline.vaccine_alignment:VaccineAlignment",
             "refusals taught under worst-case small perturbations of attention outputs, before release",
         ),
+        "data_filtering": Row(
+            "holdfast.defenses.offline.data_filtering:DataFiltering",
+            "a model that was never shown restricted recipes, trained anew; sandbox only",
+        ),
         "rounded": Row(
             "holdfast.defenses.offline.rounded:Rounded",
             "no defense: a copy in bfloat16, 8 or 4 bits, after another defense to see whether it survives",
