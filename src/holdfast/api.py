@@ -96,18 +96,23 @@ __all__ += [row.target.rpartition(":")[2] for table in TABLES for row in table.v
 
 
 def sandbox(settings: Sandbox | None = None) -> Model:
-    """The sandbox's aligned model, from the cache or, on first use, trained (a minute or two on one core)."""
+    """The sandbox's aligned model, from the cache or, on first use, trained (a minute or two on one core).
+
+    Another process that is training it is waited for.
+
+    Raises:
+        HoldfastError: it could not be trained or saved; says why.
+    """
+    from holdfast.experiment import engine, work_of
     from holdfast.experiment.grid import Grid, cells
     from holdfast.experiment.places import cache_folder
-    from holdfast.experiment.store import finished
     from holdfast.experiment.tasks import Options, tasks_of
-    from holdfast.experiment.work import execute
 
     grid = Grid(name="sandbox", models=(settings or Sandbox(),))
     pieces = [piece for piece in tasks_of(cells(grid), Path(), cache_folder()) if piece.kind != "cell"]
-    for piece in pieces:
-        if not finished(piece.folder):
-            execute(piece, Options(), lambda _: None)
+    failed = engine.run(pieces, work_of(Options()), lambda *_: None, workers=0)
+    if failed:
+        raise HoldfastError(next(iter(failed.values())))
     return load(pieces[-1].folder / "model")
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from holdfast import api
 from holdfast.config import parse_grid
+from holdfast.experiment import work
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.grid import cells
 from holdfast.experiment.world import load_model, suite_of
@@ -64,6 +65,16 @@ def test_from_python_further_metrics_have_the_rows_and_the_reference_that_they_n
     ):
         with pytest.raises(HoldfastError, match=says):
             api.measure(None, api.context(examples), metrics=wrong, **judges)
+
+
+def test_a_sandbox_that_cannot_be_trained_says_why_in_python(monkeypatch, tmp_path):
+    def full(*_):
+        raise HoldfastError("the disk is full")
+
+    monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(work, "build_base", full)
+    with pytest.raises(HoldfastError, match=r"^the disk is full$"):
+        api.sandbox()
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.0])

@@ -257,7 +257,7 @@ class Cell:
 
     @property
     def model_alike(self) -> tuple[str, Mapping[str, Any]]:
-        """The model's name and values; for one of a series those that its other seeds have too."""
+        """The model's name and values, which differ between the seeds of a series by keys called `seed` only."""
         series = self.model.get(SERIES)
         if series is None:
             return self.model_name, self.model
