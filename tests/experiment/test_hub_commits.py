@@ -3,14 +3,17 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from holdfast.config import parse_grid
 from holdfast.data import Source
 from holdfast.data.read import fingerprint
+from holdfast.experiment import world
+from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.grid import cells
-from holdfast.experiment.world import load_model
+from holdfast.experiment.world import judge_of, load_model
 from holdfast.files.fingerprints import of_settings
 from holdfast.files.hub import _commit, commit_of, pinned
 from holdfast.network.releasing import save
@@ -98,6 +101,25 @@ def test_judges_and_data_of_the_hub_are_told_by_their_commits_too(hub):
     assert of_settings({"reward": judge}) == {"org/tiny": f"org/tiny@{OLD}"}
     assert of_settings({**judge, "path": "org/other"}) == {}
     assert fingerprint(Source(path="cooks/soups")) == f"cooks/soups@{NEW}"
+
+
+def test_judges_and_data_of_the_hub_are_read_at_the_commit_of_the_key(hub, monkeypatch):
+    hub(OLD)
+    hub(OLD, name="datasets--cooks--soups")
+    judges = {"mine": {"classifier": {"path": "org/tiny", "harmful_label": "x"}}}
+    data = {"harmful": {"path": "cooks/soups"}, "benign": {"path": "cooks/soups", "split": "benign", "revision": NEW}}
+    evaluation = {"harm_judges": ["mine"], "help_judge": "reference"}
+    grid = {"models": ["sandbox"], "judges": judges, "data": data, "evaluation": evaluation}
+    (cell,) = cells(parse_grid(grid, "x"))
+    hub(NEW)
+    hub(NEW, name="datasets--cooks--soups")
+    sources = settings_of(cell).data_at_commit.sources
+    assert {key: source.revision for key, source in sources.items()} == {"harmful": OLD, "benign": NEW}
+    asked = []
+    monkeypatch.setattr(world, "make_judge", lambda method: asked.append(method.settings["revision"]))
+    judge_of(cell, Path())("mine")
+    assert asked == [OLD]
+    assert settings_of(cell).data.harmful.revision is None
 
 
 def test_fingerprints_of_folders_are_no_commits(two, cell):

@@ -44,7 +44,11 @@ from holdfast.training.plan import Context, Diverged, Fitted, Plan, Planner, Pro
 def run_cell(task: Task, options: Options, report: Report) -> None:
     """Attack a cell's model and write its record, with its outcome given its control's."""
     start, cell, settings = time.perf_counter(), task.cell, settings_of(task.cell)
-    model, splits, judge = load_model(cell, task.source), load_splits(settings.data), judge_of(cell, run_of(task))
+    model, splits, judge = (
+        load_model(cell, task.source),
+        load_splits(settings.data_at_commit),
+        judge_of(cell, run_of(task)),
+    )
     suite = suite_of(cell, splits, judge, models=task.models)
     # The check before the run has encoded every row; the sandbox's 7,200 take a tenth of the time of a short cell.
     prompt_sets = [suite.harmful, suite.benign, *suite.tasks.values(), *suite.pairs]

@@ -110,7 +110,7 @@ def refuse_unready(cells: Sequence[Cell], announce: Announce = _unannounced) -> 
         Problems: a model or judge cannot be loaded, a prompt is too long or cannot be encoded, a row lacks what a
             method learns from, or a method cannot work on the model; all problems, one line each.
     """
-    check = _Check(data=settings_of(cells[0]).data, announce=announce)
+    check = _Check(data=settings_of(cells[0]).data_at_commit, announce=announce)
     distinct = distinct_up_to_seed(cells)
     with _unchanged_randomness(), _silent():
         for cell in distinct:

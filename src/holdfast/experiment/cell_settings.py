@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.data.dataset import Data
 from holdfast.evaluation.measurement import Measurement
+from holdfast.files.hub import pinned
 from holdfast.methods.settings import AnySettings, typed
 from holdfast.records import Cell, digest
 
@@ -35,6 +36,18 @@ class CellSettings:
     def data(self) -> Data:
         """The source of the prompts."""
         return _read(Data, self.cell.data, "data")
+
+    @cached_property
+    def data_at_commit(self) -> Data:
+        """The source of the prompts, with each Hub id at the commit in the cell's key: its branch may have moved on."""
+        commits = {key: commit for key, text in self.data_fingerprints.items() if (commit := pinned(text)) is not None}
+        sources = {
+            key: replace(source, revision=commits[key]) if key in commits else source
+            for key, source in self.data.sources.items()
+        }
+        tasks = {name: sources[f"tasks.{name}"] for name in self.data.tasks}
+        harmful, benign, pairs = (sources.get(key) for key in ("harmful", "benign", "pairs"))
+        return replace(self.data, harmful=harmful, benign=benign, pairs=pairs, tasks=tasks) if commits else self.data
 
     @cached_property
     def data_fingerprints(self) -> dict[str, str]:

@@ -69,13 +69,14 @@ def trained_judge(judge: Method, cell: Cell, run: Path) -> Judge:
 
 def train_judge(judge: Method, cell: Cell, folder: Path, fit: Fit) -> Trained:
     """Train a judge on its own split of the cell's data, and save it with its scores and card."""
+    from holdfast.experiment.methods import at_commit
     from holdfast.judge_training.fitting import train
     from holdfast.judge_training.saving import save_judge
 
     settings = settings_of(cell)
-    splits = load_splits(settings.data)
+    splits = load_splits(settings.data_at_commit)
     refuse_changed(cell, model=False)
-    trained = train(judge_settings(judge), splits, fit)
+    trained = train(judge_settings(at_commit(judge)), splits, fit)
     store.discard(folder / "model")
     save_judge(trained, folder / "model", settings.data, settings.data_fingerprints)
     return trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.offline import OFFLINE
 from holdfast.defenses.online import ONLINE
 from holdfast.files.fingerprints import of_settings
+from holdfast.files.hub import pinned
 from holdfast.judges import JUDGES
 from holdfast.methods.settings import plain, typed
 from holdfast.methods.tables import Table, near
@@ -96,3 +97,19 @@ def resolve(method: Method, kind: Kind, where: str = "") -> Method:
     settings = plain(own)
     outside = own.outside if kind == "judge" else {}
     return replace(method, settings=settings, fingerprints={**of_settings(settings), **outside})
+
+
+def at_commit(method: Method) -> Method:
+    """The method with each `revision` of a Hub id as the commit in its fingerprints: a branch may have moved on."""
+    return replace(method, settings=_at_commit(method.settings, method.fingerprints))
+
+
+def _at_commit(value: Any, fingerprints: Mapping[str, str]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_at_commit(item, fingerprints) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    settings = {key: _at_commit(item, fingerprints) for key, item in value.items()}
+    name = value.get("path") or value.get("backbone")
+    commit = pinned(fingerprints.get(name, "")) if isinstance(name, str) else None
+    return {**settings, "revision": commit} if commit is not None and "revision" in value else settings

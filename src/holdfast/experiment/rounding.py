@@ -32,7 +32,9 @@ def written(task: Task, hardened: Model) -> dict[str, Any]:
     moved, rounded = _distances(start.network, hardened.network, getattr(torch, stored or "float32"))
     precision |= {"moved": moved, "rounded": rounded}
     if rounded and _judges_are_there(task):
-        suite = suite_of(task.cell, load_splits(settings_of(task.cell).data), judge_of(task.cell, run_of(task)))
+        suite = suite_of(
+            task.cell, load_splits(settings_of(task.cell).data_at_commit), judge_of(task.cell, run_of(task))
+        )
         suite = replace(suite, metrics=Metrics(), pairs=(), reference=None)  # a stage is shared by all evaluations
         precision["scores"] = [asdict(score) for score in evaluate(hardened, suite)[0]]
     return precision

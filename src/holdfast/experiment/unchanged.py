@@ -20,7 +20,7 @@ def refuse_changed(cell: Cell, *, model: bool) -> None:
     """Refuse a cell whose rows, judges, experts, model of reference or, with `model`, model have changed since its key
     was computed; call it after reading them.
 
-    Hub ids are read at the commit in the key.
+    Hub ids of the model, of rows and of judges, and that of reference, are read at the commit in the key.
 
     Raises:
         HoldfastError: names the file or folder that has changed.

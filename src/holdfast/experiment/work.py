@@ -155,7 +155,7 @@ def _build(task: Task, training: Callable[[Plan], Fitted]) -> Model:
 
 def _harden(task: Task, training: Callable[[Plan], Fitted]) -> Model:
     cell, settings = task.cell, settings_of(task.cell)
-    model, splits = load_model(cell, task.source), load_splits(settings.data)
+    model, splits = load_model(cell, task.source), load_splits(settings.data_at_commit)
     refuse_changed(cell, model=task.source is None)
     defense = configured(cell.stages[task.depth - 1], "offline")
     try:

@@ -17,7 +17,7 @@ from holdfast.evaluation.suite import Suite
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.experiment.checked_calls import judge_from
 from holdfast.experiment.judging import trained_judge
-from holdfast.experiment.methods import configured
+from holdfast.experiment.methods import at_commit, configured
 from holdfast.files.hub import pinned
 from holdfast.judges import JUDGES, TRAINED
 from holdfast.methods.settings import typed
@@ -69,7 +69,7 @@ def judge_of(cell: Cell, run: Path) -> Callable[[str], Judge]:
     @cache
     def judge(name: str) -> Judge:
         method = cell.judges[name]
-        return trained_judge(method, cell, run) if method.name in TRAINED else make_judge(method)
+        return trained_judge(method, cell, run) if method.name in TRAINED else make_judge(at_commit(method))
 
     return judge
 
