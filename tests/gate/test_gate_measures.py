@@ -52,6 +52,14 @@ def test_one_checkpoint_measured_by_several_cells_counts_at_its_worst():
     assert result.verdict == "inconclusive"
 
 
+def test_the_undefended_model_measured_by_several_cells_counts_at_its_most_helpful():
+    unlucky = run(None, BROKE, attack="dpo", scores={"helpfulness": (0.3,)})
+    defended = runs("tar", HELD, scores={"helpfulness": (0.3,)})
+    verdicts = [verdict(KEPT, records).verdict for records in ([unlucky, *CONTROL, *defended],
+                                                               [*CONTROL, unlucky, *defended])]  # fmt: skip
+    assert verdicts == ["fail", "fail"]
+
+
 def test_attackers_who_change_the_weights_first_do_not_measure_the_checkpoint():
     mixed = run("tar", BROKE[1:], seed=0, adaptive=["mix_weights"])
     assert verdict(HARM, [*GOOD, mixed]).verdict == "pass"
