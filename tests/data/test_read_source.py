@@ -1,6 +1,7 @@
 """File kinds, row numbers, forced settings, the Hub, and fingerprints."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -359,6 +360,22 @@ def test_a_folder_of_files_in_the_home_folder_is_read(tmp_path, monkeypatch):
     Path("rows").mkdir()
     write("rows/data.jsonl", lines(ROWS))
     assert len(read(Source(path="~/rows"))) == len(ROWS)
+
+
+def test_rows_of_another_commit_are_not_read_where_the_hub_cannot_be_reached(tmp_path, monkeypatch):
+    """`datasets` 5.2 then ignores the revision and gives what was cached last."""
+    cached, wanted = "0123456789" * 4, "fedcba9876" * 4
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    made = datasets.load_dataset("json", data_files=write("a.jsonl", lines(ROWS)), split="train")
+    place = tmp_path / "cache" / "cooks___soups" / "default" / "0.0.0" / cached
+    shutil.copytree(Path(made.cache_files[0]["filename"]).parent, place)
+    next(place.glob("*.arrow")).rename(place / "soups-train.arrow")
+    about = json.loads((place / "dataset_info.json").read_text())
+    (place / "dataset_info.json").write_text(json.dumps({**about, "config_name": "default", "dataset_name": "soups"}))
+    assert len(read(Source(path="cooks/soups", revision=cached))) == len(ROWS)
+    message = refused(path="cooks/soups", revision=wanted)
+    assert f"has the rows of commit {cached[:12]} instead of {wanted[:12]}" in message
 
 
 def test_a_large_files_fingerprint_sees_its_size_and_both_ends(monkeypatch):

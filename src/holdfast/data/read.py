@@ -32,7 +32,7 @@ from holdfast.data.file_formats import (
 )
 from holdfast.data.raw_rows import RawRow, examples_of, type_name
 from holdfast.files import require_file
-from holdfast.files.hub import commit_of
+from holdfast.files.hub import COMMIT, commit_of
 from holdfast.records import Example, HoldfastError, Role
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -177,6 +177,8 @@ def _from_dataset(source: Source, folder: Path | None) -> Places:
         if chosen not in dataset:
             raise HoldfastError(f"{source.path}: no split {chosen!r}; there are {', '.join(dataset)}")
         dataset = dataset[chosen]
+    if folder is None:
+        _refuse_other_commit(source, dataset)
     refuse_duplicate_columns(source.path, dataset.features.arrow_schema)
     return numbered(decoded(source.path, iter(dataset.with_format(None))))
 
@@ -215,6 +217,22 @@ def _loaded(source: Source, folder: Path | None) -> Any:
         hint = "check id, name, split and revision, log in if it is gated, or give an existing path"
         cause = problem.__cause__ if isinstance(problem.__cause__, Exception) else problem
         raise HoldfastError(f"{source.path}: cannot be loaded ({first_line(cause)}); {hint}") from problem
+
+
+def _refuse_other_commit(source: Source, dataset: Any) -> None:
+    """Refuse rows of a Hub id that are those of another commit than the one asked for.
+
+    Where the Hub cannot be reached, `datasets` gives what it has cached last, whatever the revision; the folder of its
+    files is called by the commit.
+    """
+    wanted = commit_of(source.path, source.revision, kind="dataset")
+    there = {Path(file["filename"]).parent.name for file in dataset.cache_files}
+    other = next((name for name in there if COMMIT.fullmatch(name) and name != wanted), None)
+    if wanted is not None and other is not None:
+        raise HoldfastError(
+            f"{source.path}: cannot be read from the Hub, and the cache has the rows of commit {other[:12]} instead of "
+            f"{wanted[:12]}; load that once while connected, or set `revision: {other}`"
+        )
 
 
 def _with_refusal(example: Example, refusal: str) -> Example:
