@@ -140,10 +140,10 @@ class Score:
 class Evaluation:
     """The scores of a model after `step` optimizer steps, and the attacker's costs up to then.
 
-    `samples` counts the attack's training sequences, `tokens` theirs and its rollouts' (not what a defense adds),
-    `seconds` the time of training (without evaluation). `flops` are the operations of all networks that ran, including
-    references, a reward model and a defense's own batches (see `holdfast.network.flops` for what is counted); `None` if
-    they were not counted.
+    `samples` counts the sequences of the training batches, `tokens` theirs and the rollouts', without what a defense
+    adds to them, but with the batches that Lisa puts in their place. `seconds` is the time of training (without
+    evaluation). `flops` are the operations of all networks that ran, including references, a reward model and a
+    defense's own batches (see `holdfast.network.flops` for what is counted); `None` if they were not counted.
     """
 
     step: int
