@@ -348,6 +348,20 @@ def test_a_fingerprint_covers_every_file_that_rows_are_read_from(name, tmp_path,
     assert fingerprint(source) != before
 
 
+@pytest.mark.parametrize(
+    ("read_alone", "left_out"),
+    [("rows_test.jsonl", "rows.jsonl"), ("a.jsonl", "b.csv"), ("test/a.jsonl", "other/a.jsonl")],
+)
+def test_a_folder_of_which_some_files_would_not_be_read_is_refused_unless_it_says_so(read_alone, left_out):
+    for name in (read_alone, left_out):
+        Path("rows", name).parent.mkdir(parents=True, exist_ok=True)
+        write(f"rows/{name}", "prompt\nx\n" if name.endswith("csv") else lines(ROWS))
+    message = refused(path="rows")
+    assert f"would read {Path(read_alone).name} and not {left_out} (it takes one kind of file" in message
+    write("rows/README.md", f"---\nconfigs:\n- config_name: default\n  data_files: {read_alone}\n---\n")
+    assert len(read(Source(path="rows"))) == len(ROWS)
+
+
 def test_a_revision_of_a_folder_of_files_is_refused_as_that_of_a_saved_one_is():
     Path("rows").mkdir()
     write("rows/data.jsonl", lines(ROWS))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import islice
@@ -46,6 +46,8 @@ NO_ROWS = {
     "curves.jsonl": "a cell of a run",
 }
 """What a folder is that holds a file of such a name."""
+ABOUT = ("dataset_infos.json", "dataset_info.json")
+"""Files beside rows that describe them."""
 WHOLE = 64 * 2**20
 END = 2**20
 
@@ -212,11 +214,36 @@ def _loaded(source: Source, folder: Path | None) -> Any:
         raise HoldfastError(f"{source.path}: `revision` does not apply to a folder; remove it")
     try:
         place = source.path if folder is None else os.path.expanduser(source.path)
-        return datasets.load_dataset(place, source.name, split=source.split, revision=source.revision)
+        dataset = datasets.load_dataset(place, source.name, split=source.split, revision=source.revision)
+        files = None if folder is None else datasets.load_dataset_builder(place, source.name).config.data_files
     except Exception as problem:  # the Hub, the network and the builders raise different types
         hint = "check id, name, split and revision, log in if it is gated, or give an existing path"
         cause = problem.__cause__ if isinstance(problem.__cause__, Exception) else problem
         raise HoldfastError(f"{source.path}: cannot be loaded ({first_line(cause)}); {hint}") from problem
+    if folder is not None and files is not None:
+        _refuse_left_out(source.path, folder, [str(file) for some in files.values() for file in some])
+    return dataset
+
+
+def _refuse_left_out(name: str, folder: Path, files: Sequence[str]) -> None:
+    """Refuse a folder of which `datasets` would silently read some `files` only.
+
+    It reads those of the most frequent kind, and if one has the name of a split in its own, such as `test`, only files
+    with such names. A README.md with `configs` states what is to be read, and may leave files out.
+    """
+    about = folder / "README.md"
+    if about.is_file() and re.search(r"^configs:", about.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
+        return
+    known = {Path(file).resolve() for file in files}
+    rows = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.name not in ABOUT)
+    visible = (path for path in rows if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    left_out = next((path for path in visible if path.is_file() and path.resolve() not in known), None)
+    if left_out is not None:
+        raise HoldfastError(
+            f"{name}: of its files `datasets` would read {Path(files[0]).name} and not {left_out.relative_to(folder)} "
+            "(it takes one kind of file, and names of splits such as `test` before others); name one file, or move the "
+            "others elsewhere"
+        )
 
 
 def _refuse_other_commit(source: Source, dataset: Any) -> None:
