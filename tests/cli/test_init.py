@@ -142,6 +142,15 @@ def test_in_a_terminal_it_asks_with_defaults_shown(holdfast, mine, monkeypatch, 
     assert load_grid("grid.yaml").data.benign.columns == {"prompt": "Prompt", "response": "answer"}
 
 
+@pytest.mark.parametrize("hours", ["nan", "-1"])
+def test_hours_typed_in_a_terminal_have_the_least_of_the_flag(holdfast, error_line, mine, monkeypatch, hours):
+    typed = io.StringIO(f"{hours}\n")
+    typed.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", typed)
+    result = holdfast("init", *FLAGS[:-2], "--threat-model", "open_weights")
+    assert error_line(result) == f"--hours: {hours} is less than 0.01, or no number"
+
+
 def test_in_a_terminal_a_model_without_a_template_is_asked_for_its_prompt_format(holdfast, mine, monkeypatch):
     (mine / "tokenizer_config.json").unlink()
     typed = io.StringIO("Q: {prompt}\\nA:\n")

@@ -266,6 +266,12 @@ def test_two_views_at_once_are_refused(invented, tmp_path):
     assert "different views" in str(result.exception)
 
 
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0"])
+def test_seconds_that_no_clock_waits_are_refused(invented, seconds):
+    result = CliRunner().invoke(app, ["watch", str(invented.folder), "--out", "page.html", "--every", seconds])
+    assert result.exit_code == 2
+
+
 def test_a_minute_without_an_end_is_told(invented):
     said = []
     lines, reader = Lines(say=said.append), Reader(runs=[invented.begin().work(0).folder])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.drafting.writing import Draft
 
 THREATS = ("open_weights", "fine_tuning_service")
-HOURS = 2.0
+HOURS, MIN_HOURS = 2.0, 0.01
 FORMAT = "Question: {prompt}\nAnswer:"
 REFUSAL = "I can't help with that."
 NEEDED = {
@@ -63,7 +63,7 @@ def init(
             autocompletion=lambda: list(THREATS),
         ),
     ] = None,
-    hours: Annotated[float | None, typer.Option(min=0.01, help="What the grid may take on this machine.")] = None,
+    hours: Annotated[float | None, typer.Option(min=MIN_HOURS, help="What the grid may take on this machine.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Take the defaults instead of asking.")] = False,
     force: Annotated[bool, typer.Option(help="Overwrite `grid.yaml` and `gate.yaml`.")] = False,
 ) -> None:
@@ -134,7 +134,7 @@ def _answered(given: Mapping[str, Any], *, asking: bool, yes: bool) -> dict[str,
         typer.echo("open_weights: anyone may fine-tune it. fine_tuning_service: customers may, through you.")
         answers["threat_model"] = typer.prompt("Threat model", default=THREATS[0])
     if answers["hours"] is None:
-        answers["hours"] = typer.prompt("Hours that the grid may take on this machine", default=HOURS, type=float)
+        answers["hours"] = _asked_hours()
     if answers["threat_model"] not in THREATS:
         from holdfast.methods.tables import near
 
@@ -143,6 +143,13 @@ def _answered(given: Mapping[str, Any], *, asking: bool, yes: bool) -> dict[str,
             f"--threat-model: {wrong!r} is no threat model{near(wrong, THREATS)}; there are {' and '.join(THREATS)}"
         )
     return answers
+
+
+def _asked_hours() -> float:
+    hours: float = typer.prompt("Hours that the grid may take on this machine", default=HOURS, type=float)
+    if not hours >= MIN_HOURS:
+        raise HoldfastError(f"--hours: {hours:g} is less than {MIN_HOURS:g}, or no number")
+    return hours
 
 
 def _columns(overrides: Sequence[str]) -> dict[str, dict[str, str]]:

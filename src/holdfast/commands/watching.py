@@ -24,7 +24,10 @@ def watch(
         bool, typer.Option("--terminal", "-t", help="A full-screen view instead of a page; in a pipe plain lines.")
     ] = False,
     every: Annotated[
-        float, typer.Option(min=0.2, help="Seconds between two looks at the run's files; in the terminal at most 1.")
+        float,
+        typer.Option(
+            min=0.2, max=86400, help="Seconds between two looks at the run's files; in the terminal at most 1."
+        ),
     ] = 3.0,
     stay: Annotated[bool, typer.Option("--stay", help="Go on when the run has finished.")] = False,
 ) -> None:
