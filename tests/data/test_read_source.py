@@ -1,6 +1,7 @@
 """File kinds, row numbers, forced settings, the Hub, and fingerprints."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -366,6 +367,15 @@ def test_a_revision_of_a_folder_of_files_is_refused_as_that_of_a_saved_one_is():
     Path("rows").mkdir()
     write("rows/data.jsonl", lines(ROWS))
     assert refused(path="rows", revision="main") == "rows: `revision` does not apply to a folder; remove it"
+
+
+def test_rows_are_those_of_the_files_also_where_a_changed_one_has_its_old_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    Path("rows").mkdir()
+    for text in "ab":
+        write("rows/data.jsonl", lines([{"prompt": text, "response": "x"}]))
+        os.utime("rows/data.jsonl", (1, 1))
+        assert [row.question for row in read(Source(path="rows"))] == [text]
 
 
 def test_a_folder_of_files_in_the_home_folder_is_read(tmp_path, monkeypatch):

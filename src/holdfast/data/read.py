@@ -212,9 +212,13 @@ def _loaded(source: Source, folder: Path | None) -> Any:
 
     if folder is not None and source.revision is not None:
         raise HoldfastError(f"{source.path}: `revision` does not apply to a folder; remove it")
+    options = {"split": source.split, "revision": source.revision}
+    if folder is not None:
+        # The cache is told by modification times, which two contents may share: here each content has its own.
+        options["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE) / f"rows-{fingerprint(source)[:16]}")
     try:
         place = source.path if folder is None else os.path.expanduser(source.path)
-        dataset = datasets.load_dataset(place, source.name, split=source.split, revision=source.revision)
+        dataset = datasets.load_dataset(place, source.name, **options)
         files = None if folder is None else datasets.load_dataset_builder(place, source.name).config.data_files
     except Exception as problem:  # the Hub, the network and the builders raise different types
         hint = "check id, name, split and revision, log in if it is gated, or give an existing path"
