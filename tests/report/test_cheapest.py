@@ -87,6 +87,14 @@ def test_runs_that_failed_and_honest_customers_are_no_attacks_and_unknown_flops_
     assert row.cheapest.flops == 180.0
 
 
+def test_no_attack_is_named_for_a_model_that_was_harmful_before(spent):
+    before = [spent((0.9, 0.9, 0.9), attack=attack, defense="d", seed=seed) for attack in ("sft", "grpo")
+              for seed in (0, 1)]  # fmt: skip
+    row = rows(before)["d"]
+    assert row.cheapest is not None
+    assert (row.cheapest.attack, row.cheapest.flops) == (None, 0.0)
+
+
 def test_one_attack_alone_is_no_choice(spent):
     assert rows([spent(AT_20, attack="sft", defense="d")]) == {}
 

@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from statistics import median
 
 from holdfast.records import Outcome, Record
+from holdfast.report.heatmap import is_attack
+from holdfast.report.plain_words import harmful_before
 from holdfast.report.summarise.labels import Label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Break:
-    """What an attack spent until it broke a defense, of `broke` runs of `n`: medians over all runs, in FLOPs and
-    seconds of training or of trials, and the smallest and largest FLOPs of those that broke. `helpfulness` is the mean
-    at the break, if it was measured."""
+    """What an attack spent until it broke a defense in `broke` of its `n` runs.
 
-    attack: str
+    `flops` is the median over all runs, of an even number the higher of the two in the middle; `lowest` and `highest`
+    are of the runs that broke, `seconds` of training or of trials their median, and `helpfulness` their mean at the
+    break, if it was measured. `attack` is `None` if the model was harmful before it in more than half of the runs.
+    """
+
+    attack: str | None
     n: int
     broke: int
     flops: float
@@ -54,8 +59,7 @@ def cheapest_breaks(records: Sequence[Record], labels: Sequence[Label]) -> list[
     """
     groups: dict[tuple[str, str], dict[Label, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record, label in zip(records, labels, strict=True):
-        attack = record.cell.attack
-        if attack is not None and attack.settings.get("task") is None and record.outcome is not Outcome.FAILED:
+        if is_attack(record) and record.outcome is not Outcome.FAILED:
             groups[label.model, label.defense][label].append(record)
     rows = [row for attacks in groups.values() if (row := _row(attacks)) is not None]
     none = {row.label.model: row.cheapest for row in rows if row.label.defense == "none"}
@@ -66,7 +70,7 @@ def _row(attacks: dict[Label, list[Record]]) -> Cheapest | None:
     known = {label: runs for label, runs in attacks.items() if all(_cost(run) is not None for run in runs)}
     if len(known) < 2:
         return None
-    breaks = [found for label, runs in known.items() if (found := _break(label, runs)) is not None]
+    breaks = [own for label, runs in known.items() if (own := _break(label, runs)) is not None]
     runs = [run for each in known.values() for run in each]
     made = [_hardening(run) for run in runs]
     return Cheapest(
@@ -104,8 +108,9 @@ def _break(label: Label, runs: Sequence[Record]) -> Break | None:
     spent = [cost for cost in costs if cost < math.inf]
     seconds = [run.time_to_break.seconds for run in broken if run.time_to_break is not None]
     helped = [value for run in broken if (value := _help_at_break(run)) is not None]
+    before = sum(harmful_before(run) for run in runs)
     return Break(
-        attack=label.attack,
+        attack=None if 2 * before > len(runs) else label.attack,
         n=len(runs),
         broke=len(broken),
         flops=middle,
