@@ -24,7 +24,9 @@ def matched(rows: Sequence[Example], where: str) -> list[Pair]:
     for row in rows:
         role = "benign" if row.role in ("benign", "retain") else row.role
         if not row.pair:
-            raise HoldfastError(f"{row.source or where}: has no value in the column `pair`, which names its pair")
+            raise HoldfastError(
+                f"{row.source or where}: has no value in the column `pair`; give it the name of its pair"
+            )
         if role not in ("harmful", "benign") or role in sides.setdefault(row.pair, {}):
             raise HoldfastError(
                 f"{row.source or where}: the pair {row.pair!r} has to be one harmful row and one benign one; this is "

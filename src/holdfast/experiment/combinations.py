@@ -67,7 +67,7 @@ def _refuse_untrained(attacker: Sequence[Method], constraints: Sequence[Method])
             "samples from the unchanged model; remove one of the two"
         )
     if attacker[1:]:
-        raise Misfit(f"{attacker[1].title} needs an attack that trains, and {name} does not train")
+        raise Misfit(f"{attacker[1].title} needs an attack that trains, and {name} does not train; remove one")
 
 
 def _refuse_rewritten(adaptive: Sequence[Method]) -> None:

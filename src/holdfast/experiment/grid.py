@@ -86,7 +86,10 @@ def cells(grid: Grid) -> list[Cell]:
         for seed in grid.seeds
     ]
     if not expanded:
-        raise HoldfastError(f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped")
+        raise HoldfastError(
+            f"{grid.name}: no combination of its defenses and attacks is valid, and all are skipped; "
+            "`misfits: refuse` says why"
+        )
     return [*expanded, *(missing_controls(expanded) if grid.control else ())]
 
 

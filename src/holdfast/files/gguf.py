@@ -33,7 +33,7 @@ def gguf_file(name: str) -> Path | None:
     if not name.lower().endswith(SUFFIX) or file.is_dir():
         return None
     if not file.exists():
-        raise HoldfastError(f"{name}: no such file")
+        raise HoldfastError(f"{name}: no such file; correct the path")
     require_file(file)
     return file
 

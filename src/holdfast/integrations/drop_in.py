@@ -179,7 +179,9 @@ def _check_trainer(trainer: Any) -> None:
     from transformers import Trainer
 
     if not isinstance(trainer, Trainer):
-        raise HoldfastError(f"{type(trainer).__name__} is not a transformers.Trainer, whose loop the defenses need")
+        raise HoldfastError(
+            f"{type(trainer).__name__} is not a transformers.Trainer, whose loop the defenses need; give one"
+        )
     if hasattr(trainer, "_holdfast"):
         raise HoldfastError("the trainer already has defenses: name all defenses in one call, or call `remove()` first")
     args, accelerator = trainer.args, trainer.accelerator

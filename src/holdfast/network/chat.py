@@ -68,7 +68,9 @@ class Chat:
         """
         check_date(self.name, self.date)
         if self.arguments and self.prompt_format is not None:
-            raise HoldfastError(f"{self.name}: chat_template_kwargs are for a chat template, and prompt_format is set")
+            raise HoldfastError(
+                f"{self.name}: chat_template_kwargs are for a chat template, and prompt_format is set; remove one"
+            )
         check_arguments(self.name, self.tokenizer, self.arguments)
         self.prompt(QUESTION)
         self.response(ANSWER)

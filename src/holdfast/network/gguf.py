@@ -70,7 +70,9 @@ def _unpack(file: Path, folder: Path) -> None:
                 )
                 tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
         except Exception as error:
-            raise HoldfastError(f"{file}: the GGUF file could not be read: {one_line(error)}") from error
+            raise HoldfastError(
+                f"{file}: the GGUF file could not be read: {one_line(error)}; use the checkpoint that it was made from"
+            ) from error
         refuse_mismatch(str(file), network, info)
         refuse_left_out(file, network)
     del network.config.quantization_config

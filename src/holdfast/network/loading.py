@@ -161,7 +161,7 @@ def refuse_encoder(name: str, network: Any) -> None:
     if (one - other).abs().max() > 8 * torch.finfo(one.dtype).eps * one.abs().max():
         raise HoldfastError(
             f"{name}: {type(network).__name__} is an encoder, not a causal language model: tokens attend to later "
-            "ones, so that it cannot generate text"
+            "ones, so that it cannot generate text; take a causal one"
         )
 
 

@@ -134,7 +134,9 @@ def _working_shortcuts(network: Any, name: str) -> Shortcuts | None:
         except torch.OutOfMemoryError:
             raise
         except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as problem:
-            raise HoldfastError(f"{name}: cannot be read as a language model of text ({_reason(problem)})") from problem
+            raise HoldfastError(
+                f"{name}: cannot be read as a language model of text ({_reason(problem)}); take another model"
+            ) from problem
         if not bool(alone.isfinite().all()):
             return None  # sampling from it raises the error
         if not probe.close(padded, alone, other):

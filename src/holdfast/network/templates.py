@@ -104,7 +104,7 @@ def check_arguments(name: str, tokenizer: Any, arguments: Mapping[str, Any]) -> 
         if key in RESERVED or key not in names:
             raise HoldfastError(
                 f"{name}: chat_template_kwargs: its chat template does not use {key!r}"
-                f"{near(key, sorted(names - RESERVED))}"
+                f"{near(key, sorted(names - RESERVED))}; remove or correct it"
             )
 
 

@@ -161,7 +161,9 @@ def _horizon(cell: Cell) -> int:
     """The optimizer steps of the attack and its adaptive attackers."""
     optims = [method.settings.get("optim") for method in (cell.attack, *cell.adaptive) if method is not None]
     if not isinstance(optims[0], Mapping):
-        raise HoldfastError(f"{cell.attacker}: takes no optimizer steps, so a search has no budget")
+        raise HoldfastError(
+            f"{cell.attacker}: takes no optimizer steps, so a search has no budget; name another attack"
+        )
     return sum(int(optim["max_steps"]) for optim in optims if isinstance(optim, Mapping))
 
 
