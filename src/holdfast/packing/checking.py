@@ -156,12 +156,10 @@ def _cells(
         if members.get(config) != config_of(parse_json(members[name].decode())["cell"]):
             wrong.append(f"{config}: is not the settings in the record")
     wrong += _grids(members, manifest, records)
-    yield from summed(
-        wrong, f"{len(records)} cells: keys are the hashes of the settings, and every cell of the grids is there"
-    )
-    yield from summed(
-        by_rules, f"{len(records)} cells: outcome, reason, time to break, control, costs and intervals", version=True
-    )
+    cells = plural(len(records), "cell")
+    yield from summed(wrong, f"{cells}: keys are the hashes of the settings, and every cell of the grids is there")
+    fine = f"{cells}: outcome, reason, time to break, control, costs and intervals"
+    yield from summed(by_rules, fine, version=True)
     yield from _not_listed(members, manifest)
 
 
@@ -184,7 +182,7 @@ def _grids(members: Mapping[str, bytes], manifest: Mapping[str, Any], records: M
         if not there:
             yield f"{folder}: has no record"
         if run["cells"] != len(there):
-            yield f"{folder}: has {len(there)} records, and {run['cells']} by the manifest"
+            yield f"{folder}: has {plural(len(there), 'record')}, and {run['cells']} by the manifest"
         for key in _planned(members, folder) or ():
             if key not in there and key not in run["unfinished"]:
                 yield f"{folder}/cells/{key}/record.json: is missing; {folder}/grid.json lists this cell"
@@ -279,7 +277,8 @@ def _completions(members: Mapping[str, bytes], records: Mapping[str, Record]) ->
         count, left = count + number, left | own
         wrong += in_short(place, differing)
     chosen = sum(chooses(records[name]) for name in kept)
-    fine = f"{len(kept)} cells' answers: {count} verdicts are given again, mean harm of {len(kept) - chosen} follows"
+    fine = f"answers of {plural(len(kept), 'cell')}: {count} verdicts are given again"
+    fine += f", and the mean harm of {plural(len(kept) - chosen, 'cell')} follows"
     yield from summed([text.replace("by the records", "by the answers") for text in wrong], fine, version=True)
     yield from _not_judged(len(records) - len(kept), chosen, left)
 
