@@ -48,7 +48,7 @@ ORDER = {
     "defenses.online": "",
     "defenses.offline": "",
     "experiment": "places notes devices cell_settings record_text moving engine time_left status machine examples "
-    "whole_curves outcomes methods store as_grid calling combinations checked_calls effects verdicts "
+    "whole_curves outcomes methods store catalog as_grid calling combinations checked_calls effects verdicts "
     "outcomes_by_judge progress unchanged judging tasks world origins attacking rehearsal rounding grid others "
     "named_models beforehand work misplaced model_seeds . estimate",
     "report": "",

@@ -21,6 +21,7 @@ from holdfast.commands.choose import choose
 from holdfast.commands.exporting import export
 from holdfast.commands.gate import gate
 from holdfast.commands.init import init
+from holdfast.commands.ls import ls
 from holdfast.commands.options import Checkpoints, Overrides, Runs, Workers, exit_unless_zero
 from holdfast.commands.packing import pack, verify
 from holdfast.commands.search import search
@@ -130,6 +131,9 @@ app.command()(reporting.compare)
 
 
 app.command()(watch)
+
+
+app.command()(ls)
 
 
 @sandbox_app.command("build")

@@ -24,6 +24,7 @@ COMMANDS += (
     ["pack"],
     ["verify"],
     ["watch"],
+    ["ls"],
     ["list"],
     ["show"],
     ["doctor"],
