@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from holdfast.records import Cell, Evaluation, Outcome, Record, Score
-from holdfast.records.evidence import Effect
+from holdfast.records import Cell, Evaluation, Outcome, Record, Score, TimeToBreak
+from holdfast.records.evidence import ControlRun, Effect
 from holdfast.records.plausible import refuse_impossible
 
 GOOD = Record(
     key="k", cell=Cell(model={"name": "m"}), outcome=Outcome.BROKE, steps=3, effect=Effect(moved=1.0, change=3.0)
 )
+
+BREAK = TimeToBreak(threshold=0.5, steps=3, samples=3, tokens=9, seconds=0.5, censored=False)
 
 
 def scored(name, value, **more):
@@ -33,6 +35,13 @@ def scored(name, value, **more):
         (replace(GOOD, stages=({"tokens": "many"},)), "tokens of a stage is 'many', no number"),
         (replace(GOOD, stages=({"seconds": [1]},)), r"seconds of a stage is \[1\], no number"),
         (replace(GOOD, stages=({"seconds": 1.0}, {"flops": -1.0})), "flops of a stage is -1, below 0"),
+        (replace(GOOD, flops=1e200), "flops is 1e.200, too large"),
+        (scored("kl", -1e200), "kl at step 0 is 1e.200, too large"),
+        (replace(GOOD, time_to_break=replace(BREAK, flops=-5.0)), "flops of the break is -5, below 0"),
+        (
+            replace(GOOD, control=ControlRun(key="c", outcome="broke", helpfulness=9.0)),
+            "helpfulness of the control is 9",
+        ),
         (replace(GOOD, cell=Cell(model={"settings": 7})), "cell.model.settings is 7, no set of names with values"),
         (replace(GOOD, cell=Cell(model={}, data={"fingerprints": ["x"]})), "cell.data.fingerprints is"),
     ],

@@ -171,6 +171,7 @@ def test_only_the_first_and_the_last_step_are_read(make_record, make_completion,
     ("line", "says"),
     [
         ('{"step": 1, "loss": "low"}', "line 1: loss is not a number"),
+        ('{"step": 1, "loss": 1e200}', "line 1: loss is not a number that training has"),
         ('{"step": -1}', "line 1: step is not a step"),
         (f'{{"step": 1, "loss": {10**400}}}', "line 1: not a JSON object"),
     ],

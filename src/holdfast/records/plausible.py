@@ -17,6 +17,8 @@ SHARES = (
 """Scores (and further ones under `NAME/...`) that are shares or means of shares; others may be any number."""
 _COSTS = ("steps", "tokens", "seconds", "flops")
 """What a stage took, as far as its version counted it."""
+LARGEST = 1e100
+"""No cost or score is further from 0: what a run writes is below 1e44, and squares of larger numbers are infinite."""
 ROUNDED = 1e-6
 """Tolerance of an interval's ends for rounding."""
 
@@ -36,8 +38,8 @@ def time_of(record: Record) -> datetime | None:
 
 
 def refuse_impossible(record: Record) -> None:
-    """Refuse a record in which a count or cost is below 0 or not a number, a share is outside [0, 1], `finished` is
-    not a time, or settings are not a mapping.
+    """Refuse a record in which a count or cost is below 0 or not a number, a share is outside [0, 1], another number is
+    beyond `LARGEST`, `finished` is not a time, or settings are not a mapping.
 
     Raises:
         ValueError: names the place and the value.
@@ -51,7 +53,8 @@ def refuse_impossible(record: Record) -> None:
             raise ValueError(f"{name} of a stage is {cost!r:.40}, no number")
     for place, number, most in _numbers(record):
         if number is not None and not -ROUNDED <= number <= most + ROUNDED:
-            problem = "no number" if isnan(number) else "below 0" if number < 0 else "above 1"
+            beyond = "above 1" if most == 1 else "too large"
+            problem = "no number" if isnan(number) else "below 0" if number < 0 else beyond
             raise ValueError(f"{place} is {number:g}, {problem}")
 
 
@@ -66,32 +69,38 @@ def _mappings(record: Record) -> Iterator[tuple[str, Any]]:
 
 def _numbers(record: Record) -> Iterator[tuple[str, float | None, float]]:
     """(place, number, largest possible value)."""
-    unbounded = float("inf")
     for name in ("steps", "samples", "tokens", "flops", "wall_seconds"):
-        yield name, getattr(record, name), unbounded
+        yield name, getattr(record, name), LARGEST
     for stage in record.stages:
         for name in _COSTS:
-            yield f"{name} of a stage", stage.get(name), unbounded
+            yield f"{name} of a stage", stage.get(name), LARGEST
     for evaluation in record.evaluations:
         at = f"step {evaluation.step}"
         for name in ("step", "samples", "tokens", "seconds", "flops"):
-            yield f"{name} of an evaluation", getattr(evaluation, name), unbounded
+            yield f"{name} of an evaluation", getattr(evaluation, name), LARGEST
         for score in evaluation.scores:
             yield from _of_score(score, f"{score.name} at {at}")
     if record.time_to_break is not None:
-        yield "the step of the break", record.time_to_break.steps, unbounded
+        for name in ("steps", "samples", "tokens", "seconds", "flops"):
+            yield f"{name} of the break", getattr(record.time_to_break, name), LARGEST
     for effect in filter(None, [record.effect]):
         yield "the share of weights that moved", effect.moved, 1.0
         yield "the share of groups with a gradient", effect.groups_with_gradient, 1.0
-        yield "the change of the weights", effect.change, unbounded
+        yield "the change of the weights", effect.change, LARGEST
+    if record.control is not None:
+        yield "the helpfulness of the control", record.control.helpfulness, 1.0
+        yield "the share of weights that moved in the control", record.control.moved, 1.0
 
 
 def _of_score(score: Score, place: str) -> Iterator[tuple[str, float | None, float]]:
     for name in ("n", "unjudged", "invalid"):
-        yield f"{name} of {place}", getattr(score, name), float("inf")
+        yield f"{name} of {place}", getattr(score, name), LARGEST
     family = score.name.partition("/")[0]
     if family in ("harmfulness", "helpfulness") and score.value is not None and score.n == 0:
         raise ValueError(f"{place} is {score.value:g}, a mean of no answers")
     if family in SHARES:
         for number in (score.value, score.low, score.high):
             yield place, number, 1.0
+    else:
+        for number in filter(None, (score.value, score.low, score.high)):
+            yield place, abs(number), LARGEST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from holdfast.experiment.record_text import bounded_integer, parse_record
 from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.files import parse_json, require_file, sha256
 from holdfast.records import HoldfastError, Outcome, Record, digest
+from holdfast.records.plausible import LARGEST
 from holdfast.report.prices import Prices
 from holdfast.report.text import visible
 
@@ -218,11 +220,17 @@ def _curve_row(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         message = f"{path}, line {number}: not a JSON object with a `step`; {_RERUN}, or delete the file"
         raise HoldfastError(message) from error
-    other = next((name for name, value in row.items() if not isinstance(value, int | float | None)), None)
+    other = next((name for name, value in row.items() if not _is_measured(value)), None)
     if other is not None or step < 0:
-        message = f"{path}, line {number}: {other or 'step'} is not a {'number' if other else 'step'}"
+        message = f"{path}, line {number}: {other or 'step'} is not a {'number that training has' if other else 'step'}"
         raise HoldfastError(f"{message}; {_RERUN}, or delete the file")
     return {**row, "step": step}
+
+
+def _is_measured(value: Any) -> bool:
+    """Whether a value is a number that training can have, not finite ones among them, or nothing."""
+    number = isinstance(value, int | float)
+    return value is None or (number and (not math.isfinite(value) or abs(value) <= LARGEST))
 
 
 def _column(path: Path, name: str) -> Any:
