@@ -175,7 +175,7 @@ def test_only_the_first_and_the_last_step_are_read(make_record, make_completion,
         ('{"step": -1}', "line 1: step is not a step"),
         (f'{{"step": 1, "loss": {10**400}}}', "line 1: not a JSON object"),
     ],
-    ids=["text", "negative", "large"],
+    ids=["text", "beyond", "negative", "large"],
 )
 def test_a_training_metric_that_is_no_number_is_named(tmp_path, line, says) -> None:
     (tmp_path / "curves.jsonl").write_text(line)
