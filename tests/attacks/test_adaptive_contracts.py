@@ -56,7 +56,7 @@ CASES = {
     ),
     "mix": Case("mix_weights", {}, off={"weight": 0.0}),
     "subtract": Case("subtract_delta", {"scale": 0.2}, off={"scale": 0.0}),
-    "reshape": Case("reshape", {"norms": 4.0}, off={"norms": 1.0}),
+    "reshape": Case("reshape", {"norms": 4.0, "pairs": 2.0}, off={"norms": 1.0, "pairs": 1.0}),
     "guided": Case(
         "guided",
         {"schedule": Schedule(kind="success", horizon=3.0, last=0.0)},

@@ -1,12 +1,14 @@
 """Norms rescaled against the layers that read them: the same function by other weights."""
 
+import copy
 import math
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from holdfast.network import reshaping
-from holdfast.network.reshaping import norms_read_by_layers, rescale_norms
+from holdfast.network.reshaping import norms_read_by_layers, rescale_norms, rescale_pairs
 from holdfast.records import HoldfastError
 
 TEXTS = [list(range(5, 25)), [7, 3, 9]]
@@ -111,3 +113,53 @@ class Named(torch.nn.Module):
 
     def forward(self, given):
         return self.inner(input=given)
+
+
+PAIRS = {
+    "llama": {"q_proj k_proj", "v_proj o_proj", "up_proj down_proj"},
+    "gemma": {"q_proj k_proj", "v_proj o_proj", "up_proj down_proj"},
+    "qwen3": {"v_proj o_proj", "up_proj down_proj"},  # whose queries and keys are normed
+}
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+@pytest.mark.parametrize("architecture", PAIRS)
+def test_a_factor_moves_between_linear_layers_and_every_logit_is_as_it_was(tiny_model, architecture, factor):
+    model = tiny_model(architecture)
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    old = logits(model)
+    pairs = rescale_pairs(model, factor, TEXTS)
+    torch.testing.assert_close(logits(model), old, rtol=1e-4, atol=1e-5 * float(old.abs().max()))
+    ends = [tuple(name.rpartition(".")[2] for name in (pair.first, pair.second)) for pair in pairs]
+    assert {frozenset(pair) for pair in ends} == {frozenset(pair.split()) for pair in PAIRS[architecture]}
+    for name, weight in model.network.named_parameters():
+        end = name.removesuffix(".weight").rpartition(".")[2]
+        up, down = (any(end == pair[side] for pair in ends) for side in (0, 1))
+        if name.endswith(".weight"):
+            times = factor if up else 1 / factor if down else 1.0
+            torch.testing.assert_close(weight, before[name] * times, msg=name)
+
+
+def test_biases_go_with_their_weights_where_that_keeps_the_function(tiny_model):
+    config = copy.deepcopy(tiny_model("llama").network.config)
+    config.attention_bias = config.mlp_bias = True
+    model = tiny_model("llama").with_network(LlamaForCausalLM(config))
+    for name, weight in model.network.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight, std=0.3)
+    before, old = {name: w.detach().clone() for name, w in model.network.named_parameters()}, logits(model)
+    pairs = rescale_pairs(model, 10.0, TEXTS)
+    torch.testing.assert_close(logits(model), old, rtol=1e-4, atol=1e-5 * float(old.abs().max()))
+    seconds = {pair.second.rpartition(".")[2]: pair.with_bias for pair in pairs}
+    assert {name: seconds[name] for name in ("o_proj", "down_proj")} == {"o_proj": False, "down_proj": False}
+    assert seconds.get("k_proj", seconds.get("q_proj")) is True
+    bias = "model.layers.0.self_attn.o_proj.bias"
+    assert torch.equal(dict(model.network.named_parameters())[bias], before[bias])
+
+
+def test_a_model_without_such_pairs_is_refused_and_unchanged(tiny_model):
+    model = tiny_model("gpt2")  # one layer writes queries, keys and values, and the MLP has no gate
+    before = {name: weight.detach().clone() for name, weight in model.network.named_parameters()}
+    with pytest.raises(HoldfastError, match="no two linear layers can be rescaled by 10 to the same function"):
+        rescale_pairs(model, 10.0, TEXTS)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.network.named_parameters())

@@ -1,17 +1,24 @@
-"""Other weights of the same function: a factor moved from norms to the linear layers that read them.
+"""Other weights of the same function: a factor moved from norms to the linear layers that read them, or from one
+linear layer to another.
 
 A norm ends with a factor for each channel, and what reads its output multiplies it by weights: the one times `f` and
 the other divided by `f` leave every logit as it was. An optimizer whose steps do not grow with the weights (Adam's)
 then changes what these layers compute by about `f` times as much a step. Which layers read a norm is seen in a forward
 pass, so that no architecture's names are needed; whether the function is the same is checked.
+
+A factor also moves between two linear layers whose outputs are multiplied, as queries and keys or the two halves of a
+gated MLP, or of which one passes on what the other wrote, as values and the attention's output. Which layers these are
+is found by trial in the first layer of the network, and done alike in the others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -95,6 +102,90 @@ def _difference(network: nn.Module, rows: Sequence[Tensor], before: Sequence[Ten
         (_logits(network, row) - old).abs().max() / old.abs().max() for row, old in zip(rows, before, strict=True)
     ]
     return float(torch.stack(changes).max())  # Python's `max` would drop a NaN that is not the first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two linear layers by their names within a layer of the network: a factor may move from `first` to `second`, to
+    its bias as well if `with_bias`."""
+
+    first: str
+    second: str
+    with_bias: bool
+
+    def scale(self, layer: nn.Module, factor: float) -> None:
+        """Multiply the first one's weight and bias by `factor` and divide the second one's."""
+        parts = dict(layer.named_modules())
+        with torch.no_grad():
+            for parameter in parts[self.first].parameters(recurse=False):
+                parameter.mul_(factor)
+            for name, parameter in parts[self.second].named_parameters(recurse=False):
+                if name == "weight" or self.with_bias:
+                    parameter.div_(factor)
+
+
+def rescale_pairs(model: Model, factor: float, texts: Sequence[Sequence[int]]) -> list[Pair]:
+    """Move `factor` from linear layers to others of the same layer of the network, in place, with the same function.
+
+    `texts` are as in `rescale_norms`.
+
+    Returns:
+        The pairs, which are the same in all layers that have them.
+
+    Raises:
+        HoldfastError: the first layer has no such pair, or the function is another one with those of all layers; the
+            weights are as before then.
+    """
+    network = unwrapped(model.network)
+    widen(network)
+    rows = [torch.tensor([list(text)], device=next(network.parameters()).device) for text in texts]
+    before = [_logits(network, row) for row in rows]
+    layers = anatomy(network).layers
+    original = [[weight.detach().clone() for weight in layer.parameters()] for layer in layers]
+    pairs = _pairs(network, layers[0], factor, rows[0])
+    for layer in layers:
+        names = dict(layer.named_modules())
+        for pair in pairs:
+            if pair.first in names and pair.second in names:
+                pair.scale(layer, factor)
+    if pairs and _difference(network, rows, before) <= TOLERANCE:
+        return pairs
+    for layer, weights in zip(layers, original, strict=True):
+        _restore(layer, weights)
+    found = f"{len(pairs)} pairs of linear layers" if pairs else "no two linear layers"
+    raise HoldfastError(f"{model.name}: {found} can be rescaled by {factor:g} to the same function")
+
+
+def _pairs(network: nn.Module, layer: nn.Module, factor: float, row: Tensor) -> list[Pair]:
+    """The pairs of linear layers in a layer of the network, each linear layer in one at most."""
+    before, weights = [_logits(network, row)], [weight.detach().clone() for weight in layer.parameters()]
+    names = [name for name, part in layer.named_modules() if isinstance(part, nn.Linear | Conv1D)]
+    parts = dict(layer.named_modules())
+
+    def same(change: Callable[[], object]) -> bool:
+        change()
+        difference = _difference(network, [row], before)
+        _restore(layer, weights)
+        return difference <= TOLERANCE
+
+    def alone(name: str) -> bool:
+        """Whether a factor of this layer alone changes the function, so that another one can make up for it."""
+        return not same(lambda: [weight.data.mul_(factor) for weight in parts[name].parameters(recurse=False)])
+
+    pairs, left = list[Pair](), [name for name in names if alone(name)]
+    for first, second in permutations(left, 2):
+        for with_bias in (False, True):
+            pair = Pair(first=first, second=second, with_bias=with_bias)
+            used = {name for other in pairs for name in (other.first, other.second)}
+            if not used & {first, second} and same(partial(pair.scale, layer, factor)):
+                pairs.append(pair)
+    return pairs
+
+
+def _restore(layer: nn.Module, weights: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for own, weight in zip(layer.parameters(), weights, strict=True):
+            own.copy_(weight)
 
 
 def norms_read_by_layers(network: nn.Module, row: Tensor) -> list[Read]:
