@@ -49,6 +49,18 @@ def require_file(path: Path, name: object = None) -> None:
         raise HoldfastError(f"{shown}: is a {_KINDS.get(kind, 'special file')}, not a file; give a regular file")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path that a user names is a folder.
+
+    Raises:
+        HoldfastError: the system does not say: there is no permission, or no file can have such a name.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise HoldfastError(f"{str(path)[:200]}: {error.strerror or error}; check the path") from error
+
+
 def require_place(path: Path) -> None:
     """Refuse a place for a file where there is a link, or something else that is not a regular file.
 

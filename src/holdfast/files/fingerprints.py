@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from holdfast.files import require_file, sha256
+from holdfast.files import is_folder, require_file, sha256
 from holdfast.files.gguf import gguf_file
 from holdfast.files.hub import commit_of, looks_local
 from holdfast.records import HoldfastError, digest
@@ -18,14 +18,17 @@ MARKS = ("config.json", "adapter_config.json")
 """A folder that holds one of these is a model's, a judge's or an adapter's."""
 
 
-def of_folder(folder: Path) -> str:
+def of_folder(folder: Path, *, deep: bool = True) -> str:
     """The hash of the names and whole contents of a folder's files: weights, configuration, tokenizer, templates.
+
+    With `deep` those of folders in it are among them.
 
     Raises:
         HoldfastError: one of them is not a regular file, or cannot be read.
     """
     parts = []
-    for file in sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()):
+    inside = folder.rglob("*") if deep else folder.glob("*")
+    for file in sorted(path for path in inside if path.suffix in SUFFIXES and not path.is_dir()):
         require_file(file)
         try:
             parts.append([file.relative_to(folder).as_posix(), _hashed(file)])
@@ -38,13 +41,16 @@ def of_model(path: str) -> str | None:
     """The hash of what a model's folder, GGUF file or package holds; `None` for a Hub id.
 
     Raises:
-        HoldfastError: as `of_folder`, or there is no such file or package.
+        HoldfastError: as `of_folder` and `is_folder`, or there is no such file or package.
     """
     file = gguf_file(path)
     if file is not None:
         return digest(["gguf", _hashed(file)])
     folder = Path(path)
-    return of_folder(folder) if folder.is_dir() else None
+    if not is_folder(folder):
+        return None
+    # A folder of many models, or a whole disk, is refused when it is loaded, and must not be read before.
+    return of_folder(folder, deep=any((folder / mark).is_file() for mark in MARKS))
 
 
 def of_place(path: str) -> str | None:

@@ -6,7 +6,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from holdfast.files import require_file
+from holdfast.files import is_folder, require_file
 from holdfast.files.cache import cache_root
 from holdfast.records import HoldfastError
 
@@ -30,7 +30,7 @@ def gguf_file(name: str) -> Path | None:
     if name.startswith(PACKAGE):
         return _in_package(name.removeprefix(PACKAGE))
     file = Path(name)
-    if not name.lower().endswith(SUFFIX) or file.is_dir():
+    if not name.lower().endswith(SUFFIX) or is_folder(file):
         return None
     if not file.exists():
         raise HoldfastError(f"{name}: no such file; correct the path")

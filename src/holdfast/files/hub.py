@@ -18,7 +18,9 @@ ASKED: dict[Kind, str] = {"model": "config.json", "dataset": "README.md"}
 
 def looks_local(path: str) -> bool:
     """Whether a name is taken for a folder or file, which need not exist, and not for a Hub id (`OWNER/NAME`)."""
-    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    with contextlib.suppress(OSError):  # no permission, or a name that no file can have
+        return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
+    return True
 
 
 def commit_of(name: str, revision: str | None, *, kind: Kind = "model") -> str | None:

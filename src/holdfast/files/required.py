@@ -6,6 +6,7 @@ import os
 from difflib import get_close_matches
 from pathlib import Path
 
+from holdfast.files import is_folder
 from holdfast.files.gguf import gguf_file, require_reader
 from holdfast.files.hub import looks_local, refuse_unknown
 from holdfast.records import HoldfastError
@@ -25,7 +26,7 @@ def require_model(name: str, revision: str | None = None) -> None:
         return
     if not looks_local(name):
         refuse_unknown(name, revision)
-    elif not Path(name).is_dir():
+    elif not is_folder(Path(name)):
         raise HoldfastError(f"{name}: no such model folder{_hint(name)} (a Hugging Face id has the form `owner/name`)")
 
 

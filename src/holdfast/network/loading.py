@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from holdfast.files import is_folder
 from holdfast.files.hub import looks_local
 from holdfast.network.shards import refuse_foreign_shards
 from holdfast.records import HoldfastError
@@ -211,7 +212,7 @@ def refuse_tied_targets(name: str, network: Any) -> None:
 
 def _require_folder(folder: Path) -> None:
     """Refuse a folder without a configuration or tokenizer, which transformers would replace or report at length."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise HoldfastError(f"{folder}: no such model folder (a Hugging Face id has the form `owner/name`)")
     if not (folder / "config.json").exists():
         raise HoldfastError(f"{folder}: no config.json; this is not a model folder")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from holdfast.files import is_folder
 from holdfast.files.hub import refuse_revision
 from holdfast.network.judge_inputs import Answer, Reading, check_input_format, default_format
 from holdfast.network.loading import load_weights, refuse_mismatch, usable_device
@@ -79,7 +80,7 @@ def load_tokenizer(path: str, *, revision: str | None = None) -> Any:
 
     refuse_revision(path, revision, name=f"judge {path}")
     folder = Path(path)
-    if folder.is_dir() and not any(any(folder.glob(name)) for name in VOCABULARIES):
+    if is_folder(folder) and not any(any(folder.glob(name)) for name in VOCABULARIES):
         raise HoldfastError(f"judge {path}: the folder has no tokenizer (such as tokenizer.json); save it there too")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
