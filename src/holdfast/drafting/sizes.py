@@ -57,10 +57,10 @@ METHODS: Mapping[ThreatModel, tuple[tuple[tuple[str, ...], tuple[str, ...], tupl
     "open_weights": (
         (
             ("reward_neutralization", "repnoise"),
-            ("sft", "dpo", "grpo", "best_of_n", "prefill", "grpo after sft"),
+            ("sft", "dpo", "grpo", "grpo hotter", "best_of_n", "prefill", "grpo after sft"),
             ("bfloat16", "q4_0"),
         ),
-        (("reward_neutralization",), ("sft", "dpo", "grpo", "best_of_n", "prefill"), ("q4_0",)),
+        (("reward_neutralization",), ("sft", "dpo", "grpo", "grpo hotter", "best_of_n", "prefill"), ("q4_0",)),
         (("reward_neutralization",), ("sft", "grpo"), ()),
     ),
     "fine_tuning_service": (

@@ -16,6 +16,8 @@ from holdfast.gate.gate_file import load_gate
 SMALL = 500_000_000
 """Weights below which a model learns with the higher learning rates, as SmolLM2 with 135 million does."""
 GATE_SEEDS = 10
+HOTTER = 1.5
+"""The temperature of an attacker's second try: a model that is certain of its refusal at 1 may not be there."""
 BEGUN = (1, 4, 8)
 """The numbers of tokens that answers are begun with."""
 EDITS, READ, REWARDED = 32, 64, 32
@@ -209,9 +211,9 @@ def _sft(rates: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     return {"sft": {**_training(rates, "sft"), **more}}
 
 
-def _grpo(rates: Mapping[str, Any]) -> dict[str, Any]:
+def _grpo(rates: Mapping[str, Any], **policy: Any) -> dict[str, Any]:
     training = _training(rates, "rl", weight_decay=0.0)
-    return {"grpo": {**training, "policy": _policy(rates), "reward": {"judge": "reference"}}}
+    return {"grpo": {**training, "policy": _policy(rates, **policy), "reward": {"judge": "reference"}}}
 
 
 def _warm(rates: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -232,6 +234,7 @@ ATTACKS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "sft": _sft,
     "dpo": lambda rates: {"dpo": _training(rates, "sft")},
     "grpo": _grpo,
+    "grpo hotter": lambda rates: {**_grpo(rates, temperature=HOTTER), "label": f"grpo at temperature {HOTTER}"},
     "best_of_n": lambda _: {
         "best_of_n": {"numbers": [1, 4, BEST_OF], "reward": {"judge": "reference"}, "batch_size": 32}
     },
