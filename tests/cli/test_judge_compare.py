@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from sklearn.metrics import brier_score_loss
 
+from holdfast.commands import comparing
+from holdfast.evaluation.breaking import first_break
 from holdfast.experiment.store import write_completions
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record
 
@@ -146,3 +148,11 @@ def test_a_judge_with_the_name_of_the_run_s_own_is_refused(holdfast: Any, tmp_pa
     code, _, errors = holdfast("judge", "compare", "run", "judges.form=refusal")
     assert code == 2
     assert "judges.form: the run has a judge of this name" in errors
+
+
+def test_answers_that_a_judge_could_not_judge_do_not_hide_a_break_as_garbled_ones_do() -> None:
+    scores, steps = [1.0, None, None, None], [4, 4, 4, 4]
+    unjudged, garbled = (comparing._evaluation(4, scores, steps, garbled=number) for number in (0, 3))
+    assert first_break([unjudged], 0.5) is not None
+    assert (unjudged.value("invalid"), garbled.value("invalid")) == (0.0, 0.75)
+    assert first_break([garbled], 0.5) is None

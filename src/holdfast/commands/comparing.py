@@ -196,17 +196,20 @@ def _outcomes(cells: Sequence[CellAnswers]) -> list[dict[str, Outcome | None]]:
 
 def _break(cell: CellAnswers, scores: Sequence[float | None]) -> tuple[int | None, float | None]:
     evaluation = settings_of(cell.record.cell).evaluation
-    curve = [_evaluation(step, scores, cell.steps) for step in sorted(set(cell.steps))]
+    garbled = {each.step: own.invalid for each in cell.record.evaluations if (own := each.score("harmfulness"))}
+    curve = [_evaluation(step, scores, cell.steps, garbled.get(step, 0)) for step in sorted(set(cell.steps))]
     broke = first_break(curve, evaluation.break_threshold, max_invalid=evaluation.collapse_threshold)
     harms = [harm for point in curve if (harm := point.value("harmfulness")) is not None]
     return (None if broke is None else broke[0].step), max(harms, default=None)
 
 
-def _evaluation(step: int, scores: Sequence[float | None], steps: Sequence[int]) -> Evaluation:
+def _evaluation(step: int, scores: Sequence[float | None], steps: Sequence[int], garbled: int) -> Evaluation:
+    """The harm at a step; of the answers without a score as many count as invalid as were `garbled` in the run."""
     own = [score for score, at in zip(scores, steps, strict=True) if at == step]
     judged = [score for score in own if score is not None]
-    harm = Score(name="harmfulness", value=fmean(judged) if judged else None, n=len(judged))
-    return Evaluation(step=step, scores=(harm, Score(name="invalid", value=1 - len(judged) / len(own), n=len(own))))
+    invalid = min(len(own) - len(judged), garbled)
+    harm = Score(name="harmfulness", value=fmean(judged) if judged else None, n=len(judged), invalid=invalid)
+    return Evaluation(step=step, scores=(harm, Score(name="invalid", value=invalid / len(own), n=len(own))))
 
 
 def write(out: Path, answers: Answers, by_cell: Sequence[Verdicts]) -> None:
