@@ -10,6 +10,8 @@ from holdfast.network.generate import Sampling, complete, complete_begun
 from holdfast.records import HoldfastError
 from holdfast.sandbox.oracle import oracle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make_suite(splits):

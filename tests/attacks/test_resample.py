@@ -19,6 +19,7 @@ from holdfast.rl.rollouts import draw
 from holdfast.tensors import target_mask
 from holdfast.training.plan import Optim
 
+pytestmark = pytest.mark.slow
 SIZE = 2
 
 
