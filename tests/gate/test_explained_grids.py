@@ -83,6 +83,14 @@ def test_an_attack_of_each_missing_kind_is_in_the_grid_and_expands_into_cells(ex
         assert paid == (None if "reward" not in attack.settings else {"quick": "keyword", "own": "reference"}[name])
 
 
+def test_the_runs_attack_by_rewards_is_proposed_hotter_too_where_it_samples_at_temperature_1(explained):
+    paid = [cell.attack for cell in explained("quick")[2] if kinds_of(cell) == {"reinforcement"}]
+    by_temperature = {attack.settings["policy"]["temperature"]: attack.settings for attack in paid}
+    assert set(by_temperature) == {1.0, 1.5}
+    cold, hot = by_temperature[1.0], by_temperature[1.5]
+    assert {**hot, "policy": {**hot["policy"], "temperature": 1.0}} == cold
+
+
 def test_an_adaptive_attack_is_one_of_the_runs_own_with_an_attacker_that_fits_it(explained):
     by_run = {name: next(cell for cell in explained(name)[2] if cell.adaptive) for name in RUNS}
     assert [by_run["quick"].attack.name, by_run["quick"].adaptive[0].name] == ["grpo", "early_stop"]

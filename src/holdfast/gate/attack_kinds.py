@@ -16,6 +16,9 @@ KINDS: Mapping[str, str] = {
     "expert_guided": "is helped by another model's answers",
     "adaptive": "is made for the defense",
 }
+HOTTER = "reinforcement, sampled hotter"
+"""What a line about `reinforcement` asks for besides, of weights that anyone may train: a model that is certain of its
+refusals at temperature 1 may not be at a higher one, and an attacker chooses."""
 _RL = ("grpo", "dr_grpo", "dapo", "rloo", "reinforce++", "ppo")
 BUILT_IN: Mapping[str, tuple[str, ...]] = {
     "sft": ("supervised",),
@@ -43,6 +46,12 @@ def kinds_of(cell: Cell) -> frozenset[str]:
     if kinds and cell.adaptive:
         kinds |= {"adaptive"} | ({"expert_guided"} if any(each.name == _GUIDED for each in cell.adaptive) else set())
     return frozenset(kinds)
+
+
+def sampled_at(cell: Cell) -> float | None:
+    """The temperature at which an attack by rewards samples its answers; `None` where its settings do not say."""
+    policy = cell.attack.settings.get("policy") if cell.attack is not None else None
+    return float(policy["temperature"]) if isinstance(policy, Mapping) and "temperature" in policy else None
 
 
 def _kinds_of_others(name: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from holdfast.experiment.as_grid import (
     model_entry,
 )
 from holdfast.experiment.cell_settings import settings_of
+from holdfast.gate.attack_kinds import HOTTER
 from holdfast.gate.bounds import Finding, verdict_of
 from holdfast.gate.deciding import OF_GROUP, Decision, LineVerdict, groups_of, missing_attacks
 from holdfast.gate.evidence import ROUNDED, Group
@@ -169,7 +170,7 @@ def _absent(lines: Sequence[LineVerdict], decision: Decision) -> list[str]:
     there = {kind for group in decision.subject.groups for kind in group.kinds}
     for line in (line for line in lines if line.line.measure == "attack_kinds"):
         more = [kind for kind in STAND_INS if kind not in there and kind not in named]
-        named += more[: max(0, int(line.line.bound) - len(there | set(named)))]
+        named += more[: max(0, int(line.line.bound) - len(there | (set(named) - {HOTTER})))]
     return list(dict.fromkeys(named))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
 from holdfast.experiment.methods import settings_class
-from holdfast.gate.attack_kinds import kinds_of
+from holdfast.gate.attack_kinds import HOTTER, kinds_of
 from holdfast.judges import TRAINED
 from holdfast.records import Cell, Method
 
@@ -24,6 +24,8 @@ STAND_INS: Mapping[str, str] = {
 """An attack of each kind, for one that is missing; `adaptive` is one with an adaptive attacker."""
 COVER = 0.5
 """The share of benign rows of an attacker under cover, as in the grids that `holdfast init` writes."""
+HOTTEST = 1.5
+"""The temperature of an attack by rewards that samples hotter."""
 LAST = ("refusal", "llm")
 """Judges that reward an attacker only if there is no other: one pays for nonsense, one may cost money."""
 Entry = dict[str, Any]
@@ -32,6 +34,8 @@ Entry = dict[str, Any]
 def stand_in(kind: str, cells: Sequence[Cell]) -> Entry | list[Entry]:
     """An attack of a kind or of a name, as a grid has it; `cells` are the attacked ones of one defense."""
     own = [cell for cell in cells if kinds_of(cell)] or list(cells)  # an honest customer's reward is for harmless rows
+    if kind == HOTTER:
+        return _hotter(own)
     return _adaptive(own) if kind == "adaptive" else _attack(STAND_INS.get(kind, kind), own)
 
 
@@ -101,6 +105,13 @@ def _adaptive(cells: Sequence[Cell]) -> list[Entry]:
     own = next((cell.attack for cell in cells if cell.attack and cell.attack.name == "sft"), None)
     sft = _attack("sft", cells) if own is None else {"sft": dict(own.settings)}
     return [sft, {"benign_cover": {"share": COVER}}]
+
+
+def _hotter(cells: Sequence[Cell]) -> Entry:
+    """The runs' first attack by rewards at a higher temperature, under a label of its own."""
+    own = next(cell.attack for cell in cells if _by_rewards(cell) and cell.attack)
+    policy = {**own.settings["policy"], "temperature": HOTTEST}
+    return {own.name: {**own.settings, "policy": policy}, "label": f"{own.name} at temperature {HOTTEST}"}
 
 
 def _by_rewards(cell: Cell) -> bool:
