@@ -17,7 +17,10 @@ ATTACKS = (
 )
 HARDENED = ("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen", "variants_one_seed")
 CONSTRAINED = ("online_three_seeds", "kitchen")
-ADAPTED = ("guided_three_seeds", "early_stop_three_seeds", "token_noise_development", "adaptive_one_seed")
+ADAPTED = (
+    *("guided_three_seeds", "early_stop_three_seeds", "token_noise_development", "adaptive_one_seed"),
+    "resample_one_seed",
+)
 WALL = (
     "Seconds are wall time of one core of a machine that also did other work, a run's measurements and its waiting "
     "included: upper bounds, good to a factor of two at best."

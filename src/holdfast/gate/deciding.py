@@ -116,7 +116,7 @@ def missing_attacks(line: Line, subject: Subject) -> list[str]:
 
 
 def _never_hotter(groups: Sequence[Group], subject: Subject) -> bool:
-    """Whether anyone may train the weights, and every attack by rewards samples its answers at temperature 1 or less."""
+    """Whether anyone may train the weights, and every attack by rewards samples at temperature 1 or less."""
     paid = [group.records[0].cell for group in groups if "reinforcement" in group.kinds]
     temperatures = [sampled_at(cell) for cell in paid]
     open_to_all = subject.threat_model == "open weights"
