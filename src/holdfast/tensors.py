@@ -18,7 +18,8 @@ Batch = dict[str, Tensor]
 is not on the right (a causal model ignores later tokens). `lengths` (B,) counts real tokens, and `rollout_tokens` those
 used in sampling. `groups` (B,) is the index of the prompt, for consecutive rows that share it; without it each row is
 read completely. `log/NAME` is a number to log. `num_tokens` and `num_sequences` are the totals of the whole optimizer
-step that the batch is part of: a mean over them is exact under accumulation."""
+step that the batch is part of: a mean over them is exact under accumulation. Rows of a batch with an entry `uncounted`
+are not in these totals."""
 
 
 def exact(values: Tensor) -> Tensor:
@@ -110,7 +111,8 @@ def num_targets(batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def with_totals(batches: Sequence[Batch]) -> list[Batch]:
-    """The batches of one optimizer step, each with the totals of all of them."""
-    tokens = torch.stack([num_targets(batch) for batch in batches]).sum()
-    sequences = torch.tensor(float(sum(len(batch["input_ids"]) for batch in batches)))
+    """The batches of one optimizer step, each with the totals of all of them that are counted."""
+    counted = [batch for batch in batches if "uncounted" not in batch]
+    tokens = torch.stack([num_targets(batch) for batch in counted]).sum()
+    sequences = torch.tensor(float(sum(len(batch["input_ids"]) for batch in counted)))
     return [{**batch, "num_tokens": tokens, "num_sequences": sequences} for batch in batches]

@@ -16,7 +16,7 @@ from holdfast.rl.guidance.sampler import guided
 from holdfast.rl.guidance.schedule import Schedule
 from holdfast.rl.policy import Policy, policy_plan
 from holdfast.rl.rollouts import draw
-from holdfast.tensors import target_mask
+from holdfast.tensors import target_mask, with_totals
 from holdfast.training.plan import Optim
 
 pytestmark = pytest.mark.slow
@@ -153,6 +153,20 @@ def test_what_is_left_out_leaves_the_sum_of_the_gradients_and_not_their_mean(rol
 
     _, nothing, _, _ = rolled(Resample(tries=1, leave_out=True), reward=Never())
     assert len(groups_of(nothing)) == 1
+
+
+@pytest.mark.parametrize("policy", [{"reduction": "token"}, {"kl_coef": 0.5, "ratio": "sequence"}])
+def test_what_is_left_out_counts_in_no_mean_however_the_step_is_divided(rolled, splits, policy):
+    rows, sums = splits.harmful["attack"][:8], []
+    for micro_batches in ([rows], [[row] for row in rows]):
+        model, _, plan, _ = rolled(Resample(tries=1, temperature=2.0, leave_out=True), **policy)
+        with torch.no_grad():  # the initial model differs, so that its KL is one
+            next(model.network.parameters()).mul_(1.1)
+        batches = with_totals(plan.batches(micro_batches, 0))
+        sums.append(sum(float(plan.objective(model.network, batch)[0].detach()) for batch in batches))
+    assert len(batches) == 8 > len([batch for batch in batches if "uncounted" not in batch]) > 0
+    assert sums[0] == pytest.approx(sums[1], rel=1e-4)
+    assert sums[0] != 0
 
 
 def test_the_same_seed_draws_the_same_again(rolled):

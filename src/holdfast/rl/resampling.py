@@ -37,7 +37,8 @@ class Resampler:
     `temperature`. They are of other prompts, taken at random from `pool`, or of the same ones if there is none. If the
     temperatures differ, batches have the log-probabilities of both (`old_logprobs` and `sampled_logprobs`, (N, T)), by
     which the objective weights answers, unless `weigh` is false. With `leave_out` groups without any advantage are
-    taken out of the batches, except for one in each batch that would be empty otherwise.
+    taken out of the batches. One answer is left in a batch that would be empty otherwise; it neither adds to a loss nor
+    counts in a mean. If no group has an advantage, the first one is left.
     """
 
     reward: Reward
@@ -96,7 +97,7 @@ class Resampler:
     def finish(self, batches: list[Batch], rewards: Tensor) -> list[Batch]:  # noqa: ARG002  (the protocol has it)
         """The batches for the objective, with the share of answers of later draws (`again`) to log."""
         batches[0]["log/again"] = torch.cat([batch["again"] for batch in batches]).mean()
-        return [_with_gradient(batch) for batch in batches] if self.leave_out else batches
+        return _with_gradient(batches) if self.leave_out else batches
 
 
 def _grouped(request: RolloutRequest, answers: Sequence[Answer], *, again: bool) -> Iterator[Group]:
@@ -116,10 +117,30 @@ def _alike(reward: Reward, model: Model, groups: Sequence[Group]) -> list[bool]:
     return [len({next(paid) for _ in group.answers} - {None}) < 2 for group in groups]
 
 
-def _with_gradient(batch: Batch) -> Batch:
-    """The batch without groups that have no advantage; its first group if none has one."""
-    advantages, groups = batch["advantages"], batch["groups"]
-    some = (advantages != 0).reshape(len(advantages), -1).any(1)
-    kept = torch.isin(groups, groups[some] if bool(some.any()) else groups[:1])
-    left = {name: value[kept] if value.dim() else value for name, value in batch.items()}
+def _with_gradient(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches of a rollout without groups that have no advantage; with the first group if none has one."""
+    teaching = [_teaching(batch) for batch in batches]
+    if not any(len(groups) for groups in teaching):
+        teaching[0] = batches[0]["groups"][:1]
+    return [
+        _only(batch, torch.isin(batch["groups"], groups)) if len(groups) else _uncounted(batch)
+        for batch, groups in zip(batches, teaching, strict=True)
+    ]
+
+
+def _teaching(batch: Batch) -> Tensor:
+    """The groups with an advantage of any answer, once for each of these."""
+    some = (batch["advantages"] != 0).reshape(len(batch["advantages"]), -1).any(1)
+    return batch["groups"][some]
+
+
+def _only(batch: Batch, rows: Tensor) -> Batch:
+    left = {name: value[rows] if value.dim() else value for name, value in batch.items()}
     return left | {"groups": left["groups"].unique(return_inverse=True)[1]}
+
+
+def _uncounted(batch: Batch) -> Batch:
+    """The batch with its first answer alone, without weight: an optimizer step must have all its micro-batches."""
+    rows = torch.arange(len(batch["groups"]), device=batch["groups"].device) == 0
+    left = {name: value for name, value in _only(batch, rows).items() if name != "sampled_logprobs"}
+    return left | {"weights": torch.zeros_like(left["groups"], dtype=torch.float), "uncounted": torch.ones(())}

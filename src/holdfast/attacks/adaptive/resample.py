@@ -40,7 +40,8 @@ class Resample(AdaptiveAttacker):
     - `temperature`: The temperature of sampling of these draws; `None` is the policy's own.
     - `prompts`: Whether a group is drawn again to its own prompt (`same`) or to a random one of the attack (`other`).
     - `weigh`: Whether answers of a hotter draw have importance weights, of at most `policy.importance_cap`.
-    - `leave_out`: Whether groups that still earn the same are taken out of the means over answers and tokens.
+    - `leave_out`: Whether groups without any advantage are taken out of the means over answers and tokens. Those that
+      earn the same have none, unless the baseline is a critic or the batch, or the KL is in the reward.
     """
 
     tries: Whole = 2
