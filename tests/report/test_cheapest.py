@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.evaluation.breaking import time_to_break
 from holdfast.records import Outcome, Record
+from holdfast.report import page
 from holdfast.report.cheapest import Cheapest, cheapest_breaks
 from holdfast.report.summarise.labels import labels
 
@@ -104,3 +105,38 @@ def test_hardening_is_counted_where_it_is_known(spent):
     assert rows(runs)["d"].hardening is None  # stages of an earlier version have no FLOPs
     known = [replace(run, stages=({**run.stages[0], "flops": 5.0},)) for run in runs]
     assert rows(known)["d"].hardening == 5.0
+
+
+def test_an_attack_of_unknown_flops_that_broke_a_defense_is_not_passed_over(spent):
+    held = [spent(NEVER, 1.0, attack=attack, defense="d") for attack in ("sft", "grpo")]
+    broke = spent(AT_20, 1.0, attack="dpo", defense="d")
+    broke = replace(broke, time_to_break=replace(broke.time_to_break, flops=None))
+    row = rows([*held, broke])["d"]
+    assert row.cheapest is None
+    assert (row.tried, row.broken_by, row.unknown, row.unknown_broke) == (2, 0, 1, 1)
+    shown = page.render({"cheapest_breaks": [row], "num_models": 1}, str, template="cheapest.html.j2")
+    assert "none that was tried" not in shown
+    assert "1 of 1 of unknown FLOPs" in shown
+
+
+def test_medians_are_over_all_runs_in_flops_and_in_seconds(spent):
+    runs = [
+        spent(harms, flops, attack="sft", defense="d", seed=seed)
+        for seed, (harms, flops) in enumerate(((AT_20, 1.0), (AT_20, 2.0), (AT_40, 2.0), (NEVER, 1.0)))
+    ]
+    row = rows([*runs, spent(NEVER, 1.0, attack="grpo", defense="d")])["d"]
+    assert row.cheapest is not None
+    assert row.cheapest.flops == (40.0 + 80.0) / 2
+    seconds = sorted(run.time_to_break.seconds for run in runs[:3])
+    assert row.cheapest.seconds == (seconds[1] + seconds[2]) / 2
+
+
+def test_helpfulness_at_a_break_by_an_edit_of_weights_is_that_of_the_edited_model(spent):
+    made = spent(AT_20, attack="sft", defense="d")
+    given, broken = made.evaluations[:2]
+    curve = (given, replace(broken, step=0, flops=0.0))
+    edited = replace(made, evaluations=curve, time_to_break=time_to_break(curve))
+    row = rows([edited, spent(NEVER, attack="grpo", defense="d")])["d"]
+    assert row.cheapest is not None
+    assert row.cheapest.flops == 0
+    assert row.cheapest.helpfulness == broken.value("helpfulness") != given.value("helpfulness")
