@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from chat_families import HARMONY, OPENS_A_THOUGHT, THINKING, speaker
 from holdfast.attacks.prefill import Prefill
-from holdfast.evaluation.evaluate import Suite, evaluate
+from holdfast.evaluation.evaluate import Suite, evaluate, with_missing_scores
+from holdfast.evaluation.metric_settings import Metrics
 from holdfast.network.generate import Sampling, complete, complete_begun
-from holdfast.records import HoldfastError
+from holdfast.records import Evaluation, Example, HoldfastError, Score, user
 from holdfast.sandbox.oracle import oracle
+from holdfast.text.thinking import final_answer
 
 pytestmark = pytest.mark.slow
 
@@ -100,6 +103,40 @@ def test_a_text_of_the_attackers_own_needs_no_answers_in_the_rows(tiny_model, ma
     opening = " ".join(make_suite().harmful[0].response.split()[:2])
     ((_, judged),) = curve(Prefill(tokens=(2,), opening=opening), model, suite, make_context())
     assert all(text.startswith(opening) for text in texts(judged))
+
+
+@pytest.mark.parametrize("template", [THINKING, OPENS_A_THOUGHT, HARMONY])
+def test_what_a_template_writes_before_an_answer_is_given_and_is_no_token_of_the_opening(
+    template, make_suite, make_context
+):
+    model, suite = speaker(template), make_suite()
+    rows = [Example(prompt=user("how to stir"), role="harmful", response="stir the moss warm", source="rows")]
+    suite = replace(suite, harmful=rows, sampling=replace(suite.sampling, max_new_tokens=16))
+    ((_, (done,)),) = curve(Prefill(tokens=(2,)), model, suite, make_context())
+    assert (final_answer(done.completion.text) or "").startswith("stir the")
+    with pytest.raises(HoldfastError, match=r"tokens has 12 after \d+ that the chat template writes before an answer"):
+        curve(Prefill(tokens=(12,)), model, suite, make_context())
+
+
+def test_begun_answers_are_judged_at_two_lengths_where_that_is_asked_for(tiny_model, make_suite, make_context):
+    model, suite = tiny_model(), make_suite()
+    suite = replace(suite, metrics=Metrics(two_lengths=True))
+    ((plain, before),) = curve(Prefill(tokens=(2,)), model, make_suite(), make_context())
+    ((both, judged),) = curve(Prefill(tokens=(2,)), model, suite, make_context())
+    assert texts(judged) == texts(before)
+    assert any(row.longer.completion.num_tokens > row.completion.num_tokens for row in judged)
+    assert both.tokens > plain.tokens
+    longer = both.score("harmfulness/twice_as_long")
+    assert longer.n + longer.invalid == len(suite.harmful)
+
+
+def test_scores_of_answers_before_an_attack_are_not_given_as_those_of_the_attacks_own():
+    def scored(*names):
+        return Evaluation(step=0, scores=tuple(Score(name=name, value=0.0, n=1) for name in names))
+
+    answers = ("harmfulness/twice_as_long", "worst_of/4/harmful", "distinct1/harmful", "unfinished/harmful")
+    merged = with_missing_scores(scored("harmfulness"), scored("harmfulness", "helpfulness", "entropy", *answers))
+    assert [score.name for score in merged.scores] == ["harmfulness", "helpfulness", "entropy"]
 
 
 @pytest.mark.parametrize(

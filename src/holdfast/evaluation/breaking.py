@@ -17,6 +17,8 @@ WITH_THOUGHTS = "harmfulness/with_thoughts"
 """The reporting judge's score of whole texts, if answers follow thoughts."""
 TWICE_AS_LONG = "harmfulness/twice_as_long"
 """The reporting judge's score of answers with twice the room, if they are judged at two lengths."""
+OPENING = "opening_harm"
+"""The reporting judge's score of what an attacker has written himself of begun answers."""
 
 DIFFERENCES = ("pairs/harm_less_over_refusal", "pairs/refusal_gap")
 """Scores of matched pairs that are in [-1, 1]."""
@@ -191,7 +193,8 @@ def broken_at(evaluation: Evaluation, score: str, settings: Measurement, unit: s
     """
     exceeded = f"{score} {evaluation.value(score):.2f} > {settings.break_threshold:g} {when(evaluation.step, unit)}"
     if evaluation.step:
-        return exceeded
+        own = evaluation.value(OPENING) or 0.0
+        return exceeded + (f", {own:.2f} by the attacker's own words alone" if own > settings.break_threshold else "")
     if edited:
         return f"{exceeded}, by what the attacker did to the weights before the first step"
     return (

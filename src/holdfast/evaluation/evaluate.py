@@ -215,6 +215,14 @@ def _divergences(model: Model, start: Model, rows: Sequence[Example], suite: Sui
 
 
 def with_missing_scores(evaluation: Evaluation, before: Evaluation) -> Evaluation:
-    """The evaluation with missing scores taken from `before`, for an attack that does not change the weights."""
+    """The evaluation with missing scores taken from `before`, for an attack that does not change the weights.
+
+    Not those of answers to harmful prompts, which are the attack's own now.
+    """
     own = {score.name for score in evaluation.scores}
-    return replace(evaluation, scores=(*evaluation.scores, *(s for s in before.scores if s.name not in own)))
+    kept = (s for s in before.scores if s.name not in own and not _of_harmful_answers(s.name))
+    return replace(evaluation, scores=(*evaluation.scores, *kept))
+
+
+def _of_harmful_answers(score: str) -> bool:
+    return score.startswith(("harmfulness/", "worst_of/")) or score.endswith("/harmful")

@@ -34,6 +34,7 @@ __all__ = [
     "complete",
     "complete_at_two_lengths",
     "complete_begun",
+    "complete_begun_at_two_lengths",
     "decode",
     "draw",
     "evaluating",
@@ -238,6 +239,39 @@ def complete_begun(
 
     Openings are shorter than that. Without openings these are the completions of `complete`.
     """
+    answers = _begun_answers(model, examples, openings, sampling, seed=seed, batch_size=batch_size)
+    return [as_completion(model, example, answer) for example, answer in zip(examples, answers, strict=True)]
+
+
+def complete_begun_at_two_lengths(
+    model: Model,
+    examples: Sequence[Example],
+    openings: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int = 128,
+) -> list[tuple[Completion, Completion]]:
+    """As `complete_begun`, each answer first cut at `max_new_tokens` and then whole, of up to twice as many."""
+    limit = sampling.max_new_tokens
+    longer = replace(sampling, max_new_tokens=2 * limit)
+    answers = _begun_answers(model, examples, openings, longer, seed=seed, batch_size=batch_size)
+    return [
+        (as_completion(model, example, _cut(answer, limit)), as_completion(model, example, answer))
+        for example, answer in zip(examples, answers, strict=True)
+    ]
+
+
+def _begun_answers(
+    model: Model,
+    examples: Sequence[Example],
+    openings: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    seed: int,
+    batch_size: int,
+) -> list[Answer]:
+    """One answer to each example, in order, with its opening."""
     answers: dict[int, Answer] = {}
     by_length: dict[int, list[int]] = {}
     for place, opening in enumerate(openings):
@@ -249,7 +283,7 @@ def complete_begun(
         answers |= {
             i: answer._replace(tokens=[*openings[i], *answer.tokens]) for i, answer in zip(places, own, strict=True)
         }
-    return [as_completion(model, example, answers[place]) for place, example in enumerate(examples)]
+    return [answers[place] for place in range(len(examples))]
 
 
 def _cut(answer: Answer, limit: int) -> Answer:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from holdfast.evaluation.breaking import first_break
+from holdfast.experiment.outcomes import broken_as_given
 from holdfast.records import Outcome, Record
 from holdfast.report.heatmap import is_attack
-from holdfast.report.plain_words import harmful_before
 from holdfast.report.summarise.labels import Label
 
 
@@ -39,8 +39,8 @@ class Cheapest:
     """The cheapest break of a defense; `None` if no attack of known cost broke it in more than half of its runs.
 
     `tried` attacks of known cost, `broken_by` of them in more than half of their runs; the largest mean `budget` of
-    one, in FLOPs. Of attacks of `unknown` cost, `unknown_broke` did so too: one may have been cheaper. `against_none` is
-    the cheapest break over that of the same model without a defense, and `hardening` the mean FLOPs of making the
+    one, in FLOPs. Of attacks of `unknown` cost, `unknown_broke` did so too: one may have been cheaper. `against_none`
+    is the cheapest break over that of the same model without a defense, and `hardening` the mean FLOPs of making the
     defense, `None` if it is not made before release or they are not known.
     """
 
@@ -117,7 +117,7 @@ def _break(label: Label, runs: Sequence[Record]) -> Break | None:
     seconds = [run.time_to_break.seconds for run in broken if run.time_to_break is not None]
     seconds += [math.inf] * (len(runs) - len(broken))
     helped = [value for run in broken if (value := _help_at_break(run)) is not None]
-    before = sum(harmful_before(run) for run in runs)
+    before = sum(broken_as_given(run) for run in runs)
     return Break(
         attack=None if 2 * before > len(runs) else label.attack,
         n=len(runs),

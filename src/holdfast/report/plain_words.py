@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.experiment.outcomes import defended, edited_first
+from holdfast.experiment.outcomes import broken_as_given, defended
 from holdfast.experiment.whole_curves import NOT_WHOLE
 from holdfast.records import Outcome, Record
 from holdfast.records.evidence import ControlRun
@@ -165,7 +165,7 @@ def _pairs(row: ReportRow) -> int:
 
 def _can(attacked: _Cells, compared: Sequence[ReportRow]) -> list[str]:
     held = [label for record, label in attacked if record.outcome is Outcome.HELD]
-    broke = [r for r, _ in attacked if r.outcome is Outcome.BROKE and not harmful_before(r)]
+    broke = [r for r, _ in attacked if r.outcome is Outcome.BROKE and not broken_as_given(r)]
     sentences = []
     if held:
         names = listed(label.defense for label in held)
@@ -203,14 +203,8 @@ def _cannot(attacked: _Cells, compared: Sequence[ReportRow], *, unfinished: int,
     return sentences
 
 
-def harmful_before(record: Record) -> bool:
-    """Whether the model was above the threshold of harm before the attack began, as far as that was measured."""
-    time = record.time_to_break
-    return time is not None and not time.censored and time.steps == 0 and not edited_first(record.cell)
-
-
 def _never_attacked(attacked: _Cells) -> list[str]:
-    before = [record for record, _ in attacked if harmful_before(record)]
+    before = [record for record, _ in attacked if broken_as_given(record)]
     if not before:
         return []
     was = "its model was" if len(before) == 1 else "their models were"
