@@ -179,12 +179,16 @@ def test_what_is_no_column_and_a_file_for_a_folder_are_refused(holdfast, error_l
             {"--benign": "near.jsonl"},
             "'Prompt' is close: say columns.prompt=Prompt, after a command data.harmful.columns",
         ),
+        ({"--benign": "asked.jsonl"}, "asked.jsonl: no column 'prompt'; the columns are Question, reply; 'Question' is"),
+        ({"--benign": "replied.jsonl"}, "'reply' is close: say columns.response=reply, after a command data.harmful"),
         ({"--harmful-format": "beavertails"}, "no column 'is_safe'"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_written(holdfast, error_line, mine, *, rows, changes, says):
     rows(mine.parent / "bare.jsonl", [{"prompt": f"soup {i} ?"} for i in range(40)])
     rows(mine.parent / "near.jsonl", [{"Prompt": f"soup {i} ?", "response": "x"} for i in range(40)])
+    rows(mine.parent / "asked.jsonl", [{"Question": f"soup {i} ?", "reply": "x"} for i in range(40)])
+    rows(mine.parent / "replied.jsonl", [{"prompt": f"soup {i} ?", "reply": "x"} for i in range(40)])
     flags = {**dict(zip(FLAGS[::2], FLAGS[1::2], strict=True)), **changes}
     message = error_line(holdfast("init", *(word for pair in flags.items() for word in pair), "--yes"))
     assert says in message

@@ -158,11 +158,19 @@ def source_of(path: str, *, schema: str | None, columns: Mapping[str, str], role
     named = schema or schema_of(there)
     source = Source(path=path, format=named, columns=dict(columns), role=role)
     if named == BY_SCHEMA and "prompt" not in there and "prompt" not in columns:
-        close = close_to("prompt", there)
-        raise HoldfastError(
-            f"{path}: no column 'prompt'; the columns are {', '.join(there)}; {remedy('prompt', close)}"
-        )
+        raise HoldfastError(f"{path}: {_no_column('prompt', there)}")
     return source
+
+
+def _no_column(name: str, there: Sequence[str]) -> str:
+    """That a file lacks a column of the schema, which it has, and what to write to read the likeliest in its place."""
+    close = close_to(name, there) or [column for column in [_usual(name, there)] if column]
+    return f"no column {name!r}; the columns are {', '.join(there)}; {remedy(name, close)}"
+
+
+def _usual(name: str, there: Sequence[str]) -> str | None:
+    """The column whose name is another usual one for the schema's `name`; `None` if there is none."""
+    return next((column for column in there if column.casefold() in MEANT.get(name, ())), None)
 
 
 def proposed_columns(path: str) -> dict[str, str]:
@@ -172,8 +180,7 @@ def proposed_columns(path: str) -> dict[str, str]:
         return {}
     columns = {}
     for name in ("prompt", "response", "refusal", "role"):
-        usual = next((column for column in there if column.casefold() in MEANT.get(name, ())), None)
-        own = None if name in there else (misspelt(name, there) or usual)
+        own = None if name in there else (misspelt(name, there) or _usual(name, there))
         if own is not None:
             columns[name] = own
     return columns
@@ -211,7 +218,15 @@ def _refuse_unanswered(splits: Splits, sources: Sequence[Source]) -> None:
             raise HoldfastError(
                 f"{source.path}: {len(unanswered)} of {len(every)} rows have no answer, such as "
                 f"{unanswered[0].source}; each needs `response`, {wanted} (or another schema: `holdfast list formats`)"
+                f"{_without_answers(source)}"
             )
+
+
+def _without_answers(source: Source) -> str:
+    """What to write if the answers have a column of another name; empty if the file has one for them."""
+    there = columns_of(Source(path=source.path))
+    known = source.format != BY_SCHEMA or "response" in source.columns or {"response", "rejected", "chosen"} & {*there}
+    return "" if known else f"; {_no_column('response', there)}"
 
 
 def _tokens(text: str) -> float:
