@@ -179,7 +179,10 @@ def test_what_is_no_column_and_a_file_for_a_folder_are_refused(holdfast, error_l
             {"--benign": "near.jsonl"},
             "'Prompt' is close: say columns.prompt=Prompt, after a command data.harmful.columns",
         ),
-        ({"--benign": "asked.jsonl"}, "asked.jsonl: no column 'prompt'; the columns are Question, reply; 'Question' is"),
+        (
+            {"--benign": "asked.jsonl"},
+            "asked.jsonl: no column 'prompt'; the columns are Question, reply; 'Question' is",
+        ),
         ({"--benign": "replied.jsonl"}, "'reply' is close: say columns.response=reply, after a command data.harmful"),
         ({"--harmful-format": "beavertails"}, "no column 'is_safe'"),
     ],

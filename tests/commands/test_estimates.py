@@ -88,6 +88,12 @@ def test_what_is_to_be_done_is_reckoned_where_nothing_is_finished():
     assert time == rough_line(Rough(0.0, False))
 
 
+def test_a_rule_of_thumb_for_a_model_that_is_not_on_this_machine_says_what_it_takes_it_for():
+    line = rough_line(Rough(2400.0, False, ("org/model",)))
+    assert line.endswith("; the size of org/model is not known here: 1 billion weights are assumed")
+    assert "not known" not in rough_line(Rough(2400.0, False))
+
+
 def test_a_run_says_what_its_time_costs_where_an_hour_has_a_price():
     (_, time) = outlook_lines(Outlook(6, 2, 0, 2, 5400.0, False), price=3.0)
     assert time.startswith("time: about 1 h 30 min, 4.50 at 3 an hour, by what finished work")

@@ -64,7 +64,7 @@ def test_what_runs_at_once_shares_the_time_but_the_longest_piece_does_not(values
 
 
 def test_nothing_to_do_takes_no_time():
-    assert rough_time([], 2) == (0.0, False)
+    assert rough_time([], 2) == (0.0, False, ())
 
 
 def test_a_chain_of_pieces_takes_the_sum_of_its_parts_however_many_run_at_once(values, tmp_path):
@@ -100,3 +100,10 @@ def test_a_model_of_ones_own_counts_by_its_weights_and_an_unseen_one_by_a_billio
     models = [{"kind": "pretrained", "name": path, "settings": {"path": path}} for path in ("small", "unseen")]
     monkeypatch.setattr(rough, "_seen", lambda path, revision: {"small": 10**6}.get(path))
     assert [rough._weights(Cell(model=model)) for model in models] == [1e6, 1e9]
+
+
+def test_a_model_whose_size_is_not_known_is_named_and_the_sandbox_never_is(values, tmp_path, monkeypatch):
+    monkeypatch.setattr(rough, "_seen", lambda path, revision: {"org/small": 10**6}.get(path))
+    models = ["sandbox", {"path": "org/small"}, {"path": "org/unseen"}]
+    assert rough_of(values, tmp_path, models=models).unseen == ("org/unseen",)
+    assert rough_of(values, tmp_path).unseen == ()

@@ -97,15 +97,20 @@ def outlook_lines(outlook: Outlook, *, price: float | None = None) -> Iterator[s
 
 def rough_line(rough: Rough, *, price: float | None = None) -> str:
     """How long a run may take by the rule of thumb, and what that costs if an hour of this machine has a `price`."""
+    from holdfast.drafting.sizes import UNKNOWN_WEIGHTS
+
     low, high = rough.seconds / UP_TO, rough.seconds * UP_TO
     ends = [low] if rough.at_least else [low, high]
     span = " to ".join(dict.fromkeys(map(_minutes, ends)))
     costs = "" if price is None else " to ".join(f"{end / HOUR * price:.2f}" for end in ends)
     money = f", {costs} at {price:g} an hour" if costs else ""
     more = ", which leaves some of its work out" if rough.at_least else ""
+    unseen = ", ".join(map(display.shown, rough.unseen))
+    taken = f"; the size of {unseen} is not known here: {UNKNOWN_WEIGHTS / 10**9:g} billion weights are assumed"
     return (
         f"time: {'at least' if rough.at_least else 'very roughly'} {span}{money}, by a rule of thumb{more} "
         "(`holdfast doctor --grid` measures it, by a few steps of each cell)"
+        f"{taken if unseen else ''}"
     )
 
 

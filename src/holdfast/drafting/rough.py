@@ -26,10 +26,14 @@ FULL, ADAPTER = 6, 4
 
 
 class Rough(NamedTuple):
-    """Seconds that work takes on an idle machine; a lower bound if `at_least`."""
+    """Seconds that work takes on an idle machine; a lower bound if `at_least`.
+
+    `unseen` are the models, by folder, file or id, whose size is not known, and so taken for `UNKNOWN_WEIGHTS`.
+    """
 
     seconds: float
     at_least: bool
+    unseen: tuple[str, ...] = ()
 
 
 def rough_time(pieces: Sequence[Task], at_once: int) -> Rough:
@@ -49,7 +53,8 @@ def rough_time(pieces: Sequence[Task], at_once: int) -> Rough:
         before = (ends.get(key, 0.0) for key in (*piece.needs, *piece.after))
         ends[piece.key] = own[piece.key] + max(before, default=0.0)
     seconds = max(sum(own.values()) / max(at_once, 1), max(ends.values(), default=0.0))
-    return Rough(seconds, any(map(_has_more, pieces)))
+    unseen = {place[0] for piece in pieces if (place := _place(piece.cell)) and not _seen(*place)}
+    return Rough(seconds, any(map(_has_more, pieces)), tuple(sorted(unseen)))
 
 
 def _has_more(piece: Task) -> bool:
@@ -111,12 +116,18 @@ def _speed() -> float:
 
 
 def _weights(cell: Cell) -> float:
-    if is_sandbox(cell):
+    place = _place(cell)
+    if place is None:
         from holdfast.sandbox.build import SIZES
 
         hidden, layers, _, width = SIZES[cell.model_settings["size"]]
         return float(layers * hidden * (4 * hidden + 3 * width))
-    return float(_seen(*settings_of(cell).place) or UNKNOWN_WEIGHTS)
+    return float(_seen(*place) or UNKNOWN_WEIGHTS)
+
+
+def _place(cell: Cell) -> tuple[str, str | None] | None:
+    """The folder, file or id of a cell's model, and its revision; `None` for the sandbox's."""
+    return None if is_sandbox(cell) else settings_of(cell).place
 
 
 _seen = cache(weights_of)
