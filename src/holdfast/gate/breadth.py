@@ -14,7 +14,7 @@ from holdfast.gate.attack_kinds import KINDS
 from holdfast.gate.bounds import Finding
 from holdfast.gate.evidence import Evidence, Group, Subject
 from holdfast.gate.gate_file import Line
-from holdfast.gate.runs import OPEN, hardly_searched, unknown
+from holdfast.gate.runs import OPEN, hardly_begun, hardly_searched, unknown
 from holdfast.records import Outcome, Record
 
 
@@ -71,12 +71,14 @@ def _shows_an_end(record: Record, outcomes: Sequence[Mapping[str, Outcome]]) -> 
 def _tried(group: Group) -> bool:
     """Whether an attack has a run that shows how the defense does, and whose control broke.
 
-    A search of edits that hardly searched shows it only if it broke the defense.
+    A search of edits that hardly searched, or answers of which hardly anything was given, show it only if they broke
+    the defense.
     """
     return any(
         record.control is not None and record.control.broke_at is not None and not record.control.broken_before
         for record in group.records
-        if not unknown(record) and (record.outcome is Outcome.BROKE or not hardly_searched(record))
+        if not unknown(record)
+        and (record.outcome is Outcome.BROKE or not (hardly_searched(record) or hardly_begun(record)))
     )
 
 
