@@ -141,6 +141,8 @@ def test_list_tells_the_columns_of_every_format(holdfast):
     _, *rows = out.splitlines()
     assert [row.split()[0] for row in rows] == list(FORMATS)
     assert all("Columns" in row and "`" not in row for row in rows)
+    firsts = {name: FORMATS.load(name).read.__doc__.partition("\n")[0] for name in FORMATS}
+    assert [name for name, first in firsts.items() if not first.endswith(".")] == []  # a whole sentence is shown
 
 
 @pytest.mark.slow

@@ -47,13 +47,12 @@ class Source:
 
 
 def examples(row: RawRow) -> list[Example]:
-    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, `pair`, by these names or those
-    that `columns` maps them to.
+    """Columns `prompt`, `response`, `refusal`, `chosen`, `rejected`, `role`, `domain`, `pair`, or those named for them.
 
-    `prompt` (text, or a chat) is required; the others (`response`, `refusal`, `chosen`, `rejected`, `role`, `domain`,
-    `pair`) may be absent unless the map names them, and may be null; if one is absent and a misspelling of it is there,
-    the row is refused. `pair`, text or a whole number, is the same in a restricted prompt and its harmless twin
-    (`data.pairs`). Raises `HoldfastError`.
+    `columns` maps these names to the file's own. `prompt` (text, or a chat) is required; the others (`response`,
+    `refusal`, `chosen`, `rejected`, `role`, `domain`, `pair`) may be absent unless the map names them, and may be null;
+    if one is absent and a misspelling of it is there, the row is refused. `pair`, text or a whole number, is the same
+    in a restricted prompt and its harmless twin (`data.pairs`). Raises `HoldfastError`.
     """
     prompt = row.prompt()
     _refuse_misspelt(row)
