@@ -27,10 +27,14 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def logs(runs, tmp_path_factory):
+def logs(eee_files):
     """The files of Every Eval Ever by the model's name."""
-    files = export([runs], "every_eval_ever", tmp_path_factory.mktemp("eee")).files
-    return {path.parent.name: json.loads(path.read_text()) for path in files}
+    return {path.parent.name: json.loads(path.read_text()) for path in eee_files}
+
+
+@pytest.fixture(scope="module")
+def eee_files(runs, tmp_path_factory):
+    return export([runs], "every_eval_ever", tmp_path_factory.mktemp("eee")).files
 
 
 def of_attack(log, attack):
@@ -42,6 +46,13 @@ def test_files_of_every_eval_ever_follow_its_schema(logs):
     checker = jsonschema.Draft7Validator(SCHEMA)
     assert [error.message for log in logs.values() for error in checker.iter_errors(log)] == []
     assert {log["schema_version"] for log in logs.values()} == {SCHEMA["version"]}
+
+
+def test_every_eval_evers_own_validator_takes_the_files_without_a_warning(eee_files, capsys):
+    """It checks paths, names and figures beyond the schema; the package asks for Python 3.12."""
+    validate = pytest.importorskip("every_eval_ever.validator.validate", reason="every-eval-ever is not installed")
+    code = validate.main([*map(str, eee_files), "--format", "json"])
+    assert code == 0, capsys.readouterr().out
 
 
 def test_every_cell_is_in_the_files_and_every_figure_has_n_interval_and_judge(logs):
