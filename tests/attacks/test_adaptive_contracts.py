@@ -13,10 +13,11 @@ import torch
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.adaptive import ADAPTIVE
 from holdfast.defenses.online.refusal_loss import RefusalLoss
+from holdfast.gate.attack_kinds import is_off
 from holdfast.methods.docstrings import class_text
 from holdfast.methods.settings import plain, typed
 from holdfast.network.models import LoRA
-from holdfast.records import HoldfastError
+from holdfast.records import HoldfastError, Method
 from holdfast.rl.guidance.schedule import Schedule
 from holdfast.training.checkpoints import last_checkpoint
 from holdfast.training.fit import fit
@@ -201,7 +202,11 @@ def test_switched_off_the_very_attack_comes_back(case):
     def planner(model, context):
         raise AssertionError
 
-    assert CASES[case].made(**CASES[case].off).adapt(planner) is planner
+    off, on = CASES[case].made(**CASES[case].off), CASES[case].made()
+    assert off.adapt(planner) is planner
+    # a gate must not count the plain attack as one that is made for the defense
+    name = CASES[case].name
+    assert [is_off(Method(name=name, settings=plain(each))) for each in (off, on)] == [True, False]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from holdfast.gate import runs as gate_runs
 from holdfast.gate.attack_kinds import kinds_of
 from holdfast.gate.bounds import ends, mean_of_runs
 from holdfast.gate.deciding import of_line
-from holdfast.records import Outcome, Score
+from holdfast.records import Method, Outcome, Score
 from holdfast.records.evidence import Effect
 from invented_gates import BROKE, HELD, STEPS, N, failed, gate_of, run, runs, seen, subject_of
 
@@ -288,6 +288,16 @@ def test_a_cell_that_failed_is_not_one_on_which_judges_agree():
     result = verdict(JUDGES, [*control, *own[:-1], failed(own[-1])])
     assert result.verdict == "inconclusive"
     assert "1 of 20 cells cannot be compared" in result.reason
+
+
+def test_an_adaptive_attacker_that_changes_nothing_makes_no_further_kind():
+    (record,) = [run("tar", HELD, attack="grpo")]
+    for settings, kinds in (
+        ({"tries": 0, "leave_out": False}, {"reinforcement"}),
+        ({"tries": 0, "leave_out": True}, {"reinforcement", "adaptive"}),
+        ({"tries": 2, "leave_out": False}, {"reinforcement", "adaptive"}),
+    ):
+        assert kinds_of(replace(record.cell, adaptive=(Method(name="resample", settings=settings),))) == kinds
 
 
 def test_an_attack_of_another_package_counts_by_what_it_learns_from_and_as_no_kind_where_it_is_not_installed(

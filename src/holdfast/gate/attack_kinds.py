@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from holdfast.attacks import ATTACKS
-from holdfast.records import Cell, HoldfastError
+from holdfast.records import Cell, HoldfastError, Method
 
 KINDS: Mapping[str, str] = {
     "supervised": "trains on harmful answers",
@@ -35,6 +36,19 @@ BUILT_IN: Mapping[str, tuple[str, ...]] = {
 How `external` weights were trained is not known."""
 _LEARNING = {"answers": "supervised", "preferences": "preference", "rewards": "reinforcement"}
 _GUIDED = "guided"
+_OFF: Mapping[str, Mapping[str, float]] = {
+    "benign_cover": {"share": 0},
+    "early_stop": {"patience": 0},
+    "entropy_bonus": {"coefficient": 0},
+    "guided": {"schedule.start": 1},
+    "mix_weights": {"weight": 0},
+    "resample": {"tries": 0, "leave_out": False},
+    "reshape": {"norms": 1, "pairs": 1},
+    "subtract_delta": {"scale": 0},
+    "warm_start": {"optim.max_steps": 0},
+}
+"""Settings with which an adaptive attacker changes nothing. Of several, records may lack all but the first, which are
+then as here."""
 
 
 def kinds_of(cell: Cell) -> frozenset[str]:
@@ -43,9 +57,25 @@ def kinds_of(cell: Cell) -> frozenset[str]:
         return frozenset()
     own = BUILT_IN.get(cell.attack.name)
     kinds = set(own if own is not None else _kinds_of_others(cell.attack.name))
-    if kinds and cell.adaptive:
-        kinds |= {"adaptive"} | ({"expert_guided"} if any(each.name == _GUIDED for each in cell.adaptive) else set())
+    acting = [method.name for method in cell.adaptive if not is_off(method)]
+    if kinds and acting:
+        kinds |= {"adaptive"} | ({"expert_guided"} if _GUIDED in acting else set())
     return frozenset(kinds)
+
+
+def is_off(adaptive: Method) -> bool:
+    """Whether an adaptive attacker changes nothing by its settings, so that the attack is the plain one."""
+    given = [(_setting(adaptive.settings, name), off) for name, off in _OFF.get(adaptive.name, {}).items()]
+    if not given or given[0][0] is None:
+        return False
+    return all(value is None or value == off for value, off in given)
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting by its dotted name; `None` if there is none."""
+    head, _, rest = name.partition(".")
+    value = settings.get(head)
+    return _setting(value, rest) if rest and isinstance(value, Mapping) else None if rest else value
 
 
 def sampled_at(cell: Cell) -> float | None:
