@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from holdfast.cli import app
-from holdfast.commands.search import summary
+from holdfast.commands.search import headings, summary
 from holdfast.search import figure, loop
 
 pytest.importorskip("optuna")
@@ -47,3 +47,8 @@ def test_a_search_ends_with_code_1_if_one_of_the_reported_runs_failed_or_no_tria
 def test_a_setting_of_several_parts_is_said_in_one_word_a_part(run):
     report = run(trials=2, knobs={"optim.learning_rate": None, "adapter": [{"r": 2}], "num_samples": None})
     assert "adapter r=2" in summary(report)[1]
+
+
+def test_two_knobs_of_one_name_have_the_name_before_it_in_their_headings():
+    knobs = ["optim.learning_rate", "policy.temperature", "resample.temperature"]
+    assert headings(knobs) == ["learning_rate", "policy temperature", "resample temperature"]

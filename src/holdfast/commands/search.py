@@ -105,7 +105,7 @@ def show_trials(report: Mapping[str, Any], folder: Path) -> None:
     records = {trial["key"]: _kept(folder, trial["key"]) for trial in report["trials"]}
     kl = any(_after(record, "kl") != "-" for record in records.values())
     more = {"help after": "helpfulness", **({"KL after": "kl"} if kl else {})}
-    names = (*(knob.rpartition(".")[2] for knob in knobs), "ended", "peak harm", *more, "broke after", "steps")
+    names = (*headings(knobs), "ended", "peak harm", *more, "broke after", "steps")
     for name in ("trial", *names, f"{unit} spent"):
         word = max(map(len, name.split()))  # so that a narrow terminal divides names between words only
         table.add_column(display.shown(name), justify="right", overflow="fold", min_width=word)
@@ -121,6 +121,15 @@ def show_trials(report: Mapping[str, Any], folder: Path) -> None:
     readable = [record for record in records.values() if record is not None]
     if readable and not any(settings_of(record.cell).evaluation.kl_to_start for record in readable):
         display.note(NO_KL)
+
+
+def headings(knobs: Sequence[str]) -> list[str]:
+    """The last part of each knob's dotted name, with the one before it where two have the same."""
+    last = [knob.rpartition(".")[2] for knob in knobs]
+    return [
+        name if last.count(name) == 1 else " ".join(knob.split(".")[-2:])
+        for knob, name in zip(knobs, last, strict=True)
+    ]
 
 
 def _kept(folder: Path, key: str) -> Record | None:
