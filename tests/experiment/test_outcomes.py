@@ -482,6 +482,15 @@ def test_a_record_as_the_control_of_others_says_when_it_broke_and_how_useful_it_
     assert control_run(record((0.9,), defense="")).broken_before
 
 
+def test_a_control_that_did_not_break_by_its_outcome_shows_nothing_whatever_step_it_names():
+    made, held = record((0.0, 0.1, 0.9, 0.9), defense=""), record()
+    assert settled(held, control_run(made)).outcome is Outcome.HELD
+    for outcome in (Outcome.HELD, Outcome.UNTESTED):
+        changed = replace(made, outcome=outcome)
+        assert changed.time_to_break.steps == control_run(made).broke_at
+        assert settled(held, control_run(changed)).outcome is Outcome.UNTESTED
+
+
 def test_a_record_with_effect_and_control_comes_back_from_json_and_an_old_one_without():
     made = settled(record(effect=Effect(moved=0.5, improved=True)), BROKE)
     assert Record.from_json(made.to_json()) == replace(made)

@@ -124,13 +124,17 @@ def defended(cell: Cell) -> bool:
 
 
 def control_run(record: Record) -> ControlRun:
-    """The part of a cell's record that is needed if it is the control of others."""
+    """The part of a cell's record that is needed if it is the control of others.
+
+    A record that says at once that its model did not break and when it did has no break.
+    """
     time, first = record.time_to_break, next(iter(record.evaluations), None)
+    broke = time is not None and not time.censored and record.outcome not in (Outcome.HELD, Outcome.UNTESTED)
     return ControlRun(
         key=record.key,
         outcome=str(record.outcome),
         reason=record.reason,
-        broke_at=time.steps if time is not None and not time.censored else None,
+        broke_at=time.steps if time is not None and broke else None,
         steps=record.steps,
         moved=record.effect.moved if record.effect else None,
         helpfulness=first.value("helpfulness") if first else None,
