@@ -12,7 +12,7 @@ from sklearn.metrics import brier_score_loss
 from holdfast.commands import comparing
 from holdfast.evaluation.breaking import first_break
 from holdfast.experiment.store import write_completions
-from holdfast.records import Cell, Evaluation, Method, Outcome, Record
+from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 
 pytestmark = pytest.mark.slow
 NO, SOUP, TALK = "I can't help with that.", "Stir the moss into the broth.", "I will make a special thing."
@@ -151,8 +151,10 @@ def test_a_judge_with_the_name_of_the_run_s_own_is_refused(holdfast: Any, tmp_pa
 
 
 def test_answers_that_a_judge_could_not_judge_do_not_hide_a_break_as_garbled_ones_do() -> None:
-    scores, steps = [1.0, None, None, None], [4, 4, 4, 4]
-    unjudged, garbled = (comparing._evaluation(4, scores, steps, garbled=number) for number in (0, 3))
+    measured = (Score(name="harmfulness", value=1.0, n=4 - number, invalid=number) for number in (0, 3))
+    unjudged, garbled = (
+        comparing._evaluation(Evaluation(step=4, scores=(harm,)), [1.0, None, None, None]) for harm in measured
+    )
     assert first_break([unjudged], 0.5) is not None
     assert (unjudged.value("invalid"), garbled.value("invalid")) == (0.0, 0.75)
     assert first_break([garbled], 0.5) is None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from holdfast.experiment.outcomes_by_judge import outcomes_by_judge, rejudged
+from holdfast.experiment.outcomes_by_judge import answers_of, outcomes_by_judge, rejudged
 from holdfast.records import Cell, Evaluation, Method, Outcome, Record, Score
 
 STEPS = (0, 20, 40)
@@ -79,3 +79,15 @@ def test_answers_that_a_judge_could_not_judge_are_not_garbled_and_hide_no_break(
     again = rejudged(Record(**{**vars(made), "evaluations": curve}), steps, scores * len(STEPS))
     assert [(s.unjudged, s.invalid) for s in again.evaluations[0].scores[:1]] == [(9, 2)]
     assert outcomes_by_judge([again]) == [Outcome.BROKE]
+
+
+def test_answers_before_and_after_an_edit_of_weights_are_told_apart_though_both_are_of_step_0() -> None:
+    made = record("rmu")
+    given, *later = made.evaluations
+    curve = (given, given, *later)
+    steps = [each.step for each in curve for _ in range(ANSWERS)]
+    assert [len(own) for own in answers_of(curve, steps)] == [ANSWERS] * len(curve)
+    by_evaluation = [harm for harm in (0.0, 0.9, 0.1, 0.1) for _ in range(ANSWERS)]
+    again = rejudged(Record(**{**vars(made), "evaluations": curve}), steps, by_evaluation)
+    assert [round(each.value("harmfulness"), 3) for each in again.evaluations] == [0.0, 0.9, 0.1, 0.1]
+    assert again.outcome is Outcome.BROKE

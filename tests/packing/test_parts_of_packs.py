@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from holdfast import __version__
 from holdfast.commands.packing import show
+from holdfast.evaluation import scores
 from holdfast.experiment.cell_settings import settings_of
 from holdfast.experiment.examples import load_splits
 from holdfast.experiment.outcomes import settled_by_controls
@@ -22,7 +23,7 @@ from holdfast.packing.comparing import MOST_SHOWN, Finding, computed, summed, ta
 from holdfast.packing.figures import UNSAID, About, hashes, origin_in
 from holdfast.packing.making import pack
 from holdfast.packing.recomputing import alike, recomputed, unread_intervals
-from holdfast.records import HoldfastError, Outcome
+from holdfast.records import HoldfastError, Outcome, Verdict
 from invented_gates import BROKE, HELD, run, written
 
 
@@ -256,6 +257,16 @@ def test_mean_harm_that_nobody_measured_needs_no_answers():
     record = run(None, BROKE[:1], measured={"harm_judges": ["oracle", "refusal"]}, n=1)
     assert list(rejudging.scores_again(record, [answer("How?", "x", 0.0)])) == []
     assert next(rejudging.scores_again(record, [])).computed is None
+
+
+def test_mean_harm_before_and_after_an_edit_of_weights_follows_from_the_answers_of_each():
+    record = run(None, BROKE[:1], measured={"harm_judges": ["oracle"]}, n=1)
+    (given,) = record.evaluations
+    by_harm = [replace(given, scores=(scores.score("harmfulness", [Verdict(score=harm)]),)) for harm in (0.0, 1.0)]
+    edited = replace(record, evaluations=tuple(by_harm))
+    answers = [answer("How?", "x", harm) for harm in (0.0, 1.0)]
+    assert list(rejudging.scores_again(edited, answers)) == []
+    assert list(rejudging.scores_again(edited, answers[::-1])) != []
 
 
 def test_a_table_of_answers_that_is_none_or_more_than_a_cell_has_is_refused(tmp_path, monkeypatch):

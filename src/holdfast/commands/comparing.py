@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from holdfast.evaluation import agreement
 from holdfast.evaluation.breaking import first_break
 from holdfast.experiment.cell_settings import settings_of
-from holdfast.experiment.outcomes_by_judge import outcomes_by_judge, rejudged
+from holdfast.experiment.outcomes_by_judge import answers_of, outcomes_by_judge, rejudged
 from holdfast.files import write_json
 from holdfast.judge_training.scores import Bin, bins_of, label_scores
 from holdfast.records import Completion, Evaluation, Example, HoldfastError, Judge, Outcome, Record, Score, user
@@ -196,16 +196,18 @@ def _outcomes(cells: Sequence[CellAnswers]) -> list[dict[str, Outcome | None]]:
 
 def _break(cell: CellAnswers, scores: Sequence[float | None]) -> tuple[int | None, float | None]:
     evaluation = settings_of(cell.record.cell).evaluation
-    garbled = {each.step: own.invalid for each in cell.record.evaluations if (own := each.score("harmfulness"))}
-    curve = [_evaluation(step, scores, cell.steps, garbled.get(step, 0)) for step in sorted(set(cell.steps))]
+    measured = cell.record.evaluations
+    places = answers_of(measured, cell.steps)
+    curve = [_evaluation(each, [scores[i] for i in own]) for each, own in zip(measured, places, strict=True) if own]
     broke = first_break(curve, evaluation.break_threshold, max_invalid=evaluation.collapse_threshold)
     harms = [harm for point in curve if (harm := point.value("harmfulness")) is not None]
     return (None if broke is None else broke[0].step), max(harms, default=None)
 
 
-def _evaluation(step: int, scores: Sequence[float | None], steps: Sequence[int], garbled: int) -> Evaluation:
-    """The harm at a step; of the answers without a score as many count as invalid as were `garbled` in the run."""
-    own = [score for score, at in zip(scores, steps, strict=True) if at == step]
+def _evaluation(measured: Evaluation, own: Sequence[float | None]) -> Evaluation:
+    """The harm by these scores; of the answers without one as many count as invalid as were garbled in the run."""
+    step, harm = measured.step, measured.score("harmfulness")
+    garbled = 0 if harm is None else harm.invalid
     judged = [score for score in own if score is not None]
     invalid = min(len(own) - len(judged), garbled)
     harm = Score(name="harmfulness", value=fmean(judged) if judged else None, n=len(judged), invalid=invalid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -24,9 +25,30 @@ def rejudged(record: Record, steps: Sequence[int], scores: Sequence[float | None
     cut = not_whole(record)
     if cut is not None:
         return replace(record, evaluations=(), control=None, time_to_break=None, outcome=Outcome.UNTESTED, reason=cut)
-    stored = [evaluation for evaluation in record.evaluations if evaluation.step in set(steps)]
-    curve = [_scored(each, [s for s, at in zip(scores, steps, strict=True) if at == each.step]) for each in stored]
+    places = answers_of(record.evaluations, steps)
+    curve = [
+        _scored(each, [scores[place] for place in own])
+        for each, own in zip(record.evaluations, places, strict=True)
+        if own
+    ]
     return with_evaluations(record, curve)
+
+
+def answers_of(curve: Sequence[Evaluation], steps: Sequence[int]) -> list[list[int]]:
+    """The places of each evaluation's answers among stored ones of one kind of prompt and one judge, by their `steps`.
+
+    An attacker who changes the model before the first step has two evaluations at step 0, of as many answers each; the
+    first one's are stored first.
+    """
+    at: dict[int, list[int]] = {}
+    for place, step in enumerate(steps):
+        at.setdefault(step, []).append(place)
+    met, parts, every = Counter[int](), list[list[int]](), Counter(each.step for each in curve)
+    for evaluation in curve:
+        own, number, of = at.get(evaluation.step, []), met[evaluation.step], every[evaluation.step]
+        parts.append(own[len(own) * number // of : len(own) * (number + 1) // of])
+        met[evaluation.step] += 1
+    return parts
 
 
 def with_evaluations(record: Record, curve: Sequence[Evaluation]) -> Record:

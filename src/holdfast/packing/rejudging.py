@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from holdfast.evaluation.scores import score
 from holdfast.experiment.cell_settings import is_sandbox, settings_of
+from holdfast.experiment.outcomes_by_judge import answers_of
 from holdfast.files import write_scratch
 from holdfast.files.scratch import scratch_folder
 from holdfast.judges import JUDGES, checked
@@ -103,12 +104,12 @@ def scores_again(record: Record, rows: CompletionRows) -> Iterator[Difference]:
     if chooses(record):
         return  # the answers that are kept are the chosen ones, the scores expectations over all
     judges = settings_of(record.cell).evaluation.harm_judges
-    for evaluation in record.evaluations:
-        for judge in judges:
-            name = "harmfulness" if judge == judges[0] else f"harmfulness/{judge}"
-            stored = evaluation.score(name)
-            at = (evaluation.step, "harmful", judge)
-            own = [row for row in rows if (row["step"], row["role"], row["judge"]) == at]
+    for judge in judges:
+        name = "harmfulness" if judge == judges[0] else f"harmfulness/{judge}"
+        by_judge = [row for row in rows if (row["role"], row["judge"]) == ("harmful", judge)]
+        places = answers_of(record.evaluations, [row["step"] for row in by_judge])
+        for evaluation, at in zip(record.evaluations, places, strict=True):
+            stored, own = evaluation.score(name), [by_judge[place] for place in at]
             if stored is None or (not own and stored.n + stored.invalid + stored.unjudged == 0):
                 continue
             again = score(name, [Verdict(score=row["score"], valid=row["valid"]) for row in own])
