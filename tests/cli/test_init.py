@@ -201,7 +201,10 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(holdfast, err
 def test_a_column_is_named_after_the_command(holdfast, mine, rows, tmp_path):
     rows(tmp_path / "near.jsonl", [{"Prompt": f"soup {i} ?", "response": "x"} for i in range(60)])
     flags = ("-m", "my-model", "--harmful", "harmful.jsonl", "--benign", "near.jsonl", "--yes")
-    assert holdfast("init", *flags, "data.benign.columns.prompt=Prompt")[0] == 0
+    code, out, _ = holdfast("init", *flags, "data.benign.columns.prompt=Prompt")
+    assert code == 0
+    (look,) = re.findall(r"holdfast evaluate (.*)", out)  # reads the rows as the grid does
+    assert shlex.split(look)[-1] == "data.benign.columns.prompt=Prompt"
 
 
 def test_prompts_that_are_harmful_and_benign_are_counted_in_a_warning(holdfast, mine, rows, slow_machine):

@@ -273,7 +273,12 @@ def _look(draft: Draft) -> str:
         "--benign-format": benign.format if benign.format != "columns" else "",
     }
     given = [f"{flag} {shlex.quote(value)}" for flag, value in flags.items() if value]
-    return " ".join(["holdfast evaluate", *given, "--samples 5"])
+    columns = [
+        shlex.quote(f"data.{rows}.columns.{name}={own}")
+        for rows, source in (("harmful", harmful), ("benign", benign))
+        for name, own in source.columns.items()
+    ]
+    return " ".join(["holdfast evaluate", *given, "--samples 5", *columns])
 
 
 def _few_prompts(planned: int, there: int) -> str:
