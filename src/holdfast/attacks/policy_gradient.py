@@ -20,7 +20,7 @@ DAPO, arXiv 2503.14476; RLOO, Ahmadian et al. 2024 (arXiv 2402.14740); REINFORCE
 Differs from the papers in: standard deviations are unbiased with 1e-4 added, where TB's code adds 1e-6; GRPO makes one
 step per rollout where TB's makes four over mini-batches of 8 prompts (`minibatches: 4`); PPO's critic has no dropout.
 DAPO's dynamic sampling is omitted: groups without a gradient cost almost nothing here, and the adaptive attacker
-`resample` draws them again. RLOO's own paper treats a whole answer as one action, which is `ratio: sequence`, and its
+`resample` samples them again. RLOO's own paper treats a whole answer as one action, which is `ratio: sequence`, and its
 KL is `kl_in: reward` with `kl_estimator: k1`.
 """
 

@@ -1,4 +1,4 @@
-"""Change a policy-gradient plan so that groups that teach nothing are drawn again, by a sampler."""
+"""Change a policy-gradient plan so that groups that teach nothing are sampled again, by a sampler."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from holdfast.training.plan import Examples
 
 
 class Group(NamedTuple):
-    """The answers to one prompt; `again` says that they are from a later draw than the first."""
+    """The answers to one prompt; `again` says that they are not the first that were sampled."""
 
     row: Example
     prompt: Sequence[int]
@@ -31,9 +31,9 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Resampler:
-    """A `rollouts.Sampler` that draws groups again, at most `tries` times, whose answers all have the same `reward`.
+    """A `rollouts.Sampler` that samples groups again, at most `tries` times, whose answers all have the same `reward`.
 
-    Answers without a reward do not count. Later draws are at the temperature `again_at`; those of the first are at
+    Answers without a reward do not count. Later samples are at the temperature `again_at`; the first are at
     `temperature`. They are of other prompts, taken at random from `pool`, or of the same ones if there is none. If the
     temperatures differ, batches have the log-probabilities of both (`old_logprobs` and `sampled_logprobs`, (N, T)), by
     which the objective weights answers, unless `weigh` is false. With `leave_out` groups without any advantage are
@@ -50,7 +50,7 @@ class Resampler:
     leave_out: bool
 
     def draw(self, model: Model, request: RolloutRequest) -> Samples:
-        """The last draw of each group: one whose rewards differ, or the last of `tries`."""
+        """The last answers of each group: one whose rewards differ, or the last of `tries`."""
         groups = list(_grouped(request, draw(model, request).answers, again=False))
         tokens = _tokens(groups)
         waiting = list(range(len(groups)))
@@ -73,7 +73,7 @@ class Resampler:
         )
 
     def _request(self, model: Model, request: RolloutRequest, rows: Examples, seed: int) -> RolloutRequest:
-        """What is drawn in place of groups on `rows`."""
+        """What is sampled in place of groups on `rows`."""
         if self.pool is not None:
             chosen = torch.randint(len(self.pool), (len(rows),), generator=torch.Generator().manual_seed(seed))
             rows = [self.pool[place] for place in chosen.tolist()]
@@ -95,7 +95,7 @@ class Resampler:
         return batch | {"sampled_logprobs": torch.where(again[:, None], hotter, batch["old_logprobs"])}
 
     def finish(self, batches: list[Batch], rewards: Tensor) -> list[Batch]:  # noqa: ARG002  (the protocol has it)
-        """The batches for the objective, with the share of answers of later draws (`again`) to log."""
+        """The batches for the objective, with the share of answers that were sampled again (`again`) to log."""
         batches[0]["log/again"] = torch.cat([batch["again"] for batch in batches]).mean()
         return _with_gradient(batches) if self.leave_out else batches
 

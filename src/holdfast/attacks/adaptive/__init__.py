@@ -21,7 +21,7 @@ ADAPTIVE = Table(
             f"{_HERE}.subtract_delta:SubtractDelta", "subtract from the weights what alignment added to them"
         ),
         "reshape": Row(f"{_HERE}.reshape:Reshape", "rescale weights so that every logit stays as it was"),
-        "resample": Row(f"{_HERE}.resample:Resample", "draw groups again whose answers all earn the same"),
+        "resample": Row(f"{_HERE}.resample:Resample", "sample groups again whose answers all earn the same"),
         "guided": Row(f"{_HERE}.guided:Guided", "an expert writes a decreasing share of the rollouts"),
         "benign_cover": Row(f"{_HERE}.benign_cover:BenignCover", "benign rows instead of some or all harmful ones"),
     },

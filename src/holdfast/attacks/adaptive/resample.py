@@ -1,18 +1,18 @@
-"""Draw groups again whose answers all earn the same: restore the differences that a defense removed.
+"""Sample groups again whose answers all earn the same: restore the differences that a defense removed.
 
 Idea: RL with several answers a prompt learns from their differences. A defense that makes a model certain of its
-refusal leaves nearly all groups without one, and an attacker who draws such groups again, hotter or of other prompts,
+refusal leaves nearly all groups without one, and an attacker who samples such groups again, hotter or to other prompts,
 pays in samples for what is left of the gradient.
-Equation: a group whose rewards are all the same is drawn again, at most `tries` times, at `temperature`; with `weigh`
-an answer of a hotter draw counts `min(prod_t p(t) / q(t), policy.importance_cap)` times, `p` and `q` the policy at its
-own and at that temperature.
-Source: dynamic sampling of DAPO (arXiv 2503.14476), which fills the batch with groups that have a gradient; a hotter
-draw and the use against a defense are this project's.
-Differs from the paper in: a group is drawn again a fixed number of times, by default to the same prompt; the paper goes
-through new prompts until the batch is full.
+Equation: a group whose rewards are all the same is sampled again, at most `tries` times, at `temperature`; with `weigh`
+an answer that was sampled hotter counts `min(prod_t p(t) / q(t), policy.importance_cap)` times, `p` and `q` the policy
+at its own and at that temperature.
+Source: dynamic sampling of DAPO (arXiv 2503.14476), which fills the batch with groups that have a gradient; the higher
+temperature and the use against a defense are this project's.
+Differs from the paper in: a group is sampled again a fixed number of times, by default to the same prompt; the paper
+goes through new prompts until the batch is full.
 
 A prompt whose group is found by many tries counts as often as any other, so the expected gradient is not that of the
-plain attack, even with weights. Groups are compared by the attacker's reward without bonuses or KL. All tokens drawn
+plain attack, even with weights. Groups are compared by the attacker's reward without bonuses or KL. All tokens sampled
 are counted as rollout tokens, and all operations; `samples` counts the answers that are learnt from.
 """
 
@@ -34,12 +34,12 @@ from holdfast.training.plan import Plan, Planner
 @dataclass(frozen=True, kw_only=True)
 @ranged
 class Resample(AdaptiveAttacker):
-    """Settings: how groups without a difference are drawn again.
+    """Settings: how groups without a difference are sampled again.
 
-    - `tries`: How many times a group is drawn again at most; 0 draws none again.
-    - `temperature`: The temperature of sampling of these draws; `None` is the policy's own.
-    - `prompts`: Whether a group is drawn again to its own prompt (`same`) or to a random one of the attack (`other`).
-    - `weigh`: Whether answers of a hotter draw have importance weights, of at most `policy.importance_cap`.
+    - `tries`: How many times a group is sampled again at most; 0 samples none again.
+    - `temperature`: The temperature of these further samples; `None` is the policy's own.
+    - `prompts`: Whether a group is sampled again to its own prompt (`same`) or to a random one of the attack (`other`).
+    - `weigh`: Whether answers that were sampled hotter have importance weights, of at most `policy.importance_cap`.
     - `leave_out`: Whether groups without any advantage are taken out of the means over answers and tokens. Those that
       earn the same have none, unless the baseline is a critic or the batch, or the KL is in the reward.
     """
@@ -67,7 +67,7 @@ class Resample(AdaptiveAttacker):
         return self.tries > 0 or self.leave_out
 
     def adapt(self, planner: Planner) -> Planner:
-        """The attack with a sampler that draws again."""
+        """The attack with a sampler that samples again."""
         if not self._acts:
             return planner
         return lambda model, context: self._resampled(planner(model, context))
