@@ -259,7 +259,8 @@ def test_all_that_fit_an_attack_stand_in_one_another_and_under_a_constraint(
     for _ in range(2):
         planner = quick(ATTACKS.load(attack)()).plan
         for case in CASES.values():
-            planner = case.made().adapt(planner) if attack in case.attacks else planner
+            fits = attack in case.attacks and case.name != "resample"  # `guided` samples the rollouts already
+            planner = case.made().adapt(planner) if fits else planner
         plan = planner(wavering_model(), context())
         fitted, losses = ran(RefusalLoss(alpha=1.0, batch_size=4).constrain(plan, context()))
         assert all(map(math.isfinite, losses))

@@ -59,7 +59,9 @@ def test_models_that_differ_by_their_seed_are_one_row_that_says_how_many(make_re
 
 
 def test_the_csv_of_rows_has_what_the_table_has(make_record, tmp_path, write_run) -> None:
-    run = write_run([*pooled(make_record, [[0, 0, 20], [0, 0, 0]]), of_model(make_record(BREAKS[20]), 0)])
+    run = write_run(
+        [*pooled(make_record, [[0, 0, 20], [0, 0, 0]]), of_model(make_record(BREAKS[20], outcome=Outcome.BROKE), 0)]
+    )
     out = write_report([run], tmp_path / "r.html")
     with out.with_suffix(".rows.csv").open(newline="") as file:
         (undefended, defended) = csv.DictReader(file)
