@@ -15,7 +15,10 @@ ATTACKS = (
     *("quickstart_twelve_seeds", "kitchen", "variants_one_seed", "ablation_one_seed"),
     "prefill_one_seed",
 )
-HARDENED = ("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen", "variants_one_seed")
+HARDENED = (
+    *("offline_three_seeds", "guided_three_seeds", "quickstart_twelve_seeds", "kitchen", "variants_one_seed"),
+    "filtered_one_seed",
+)
 CONSTRAINED = ("online_three_seeds", "kitchen")
 ADAPTED = (
     *("guided_three_seeds", "early_stop_three_seeds", "token_noise_development", "adaptive_one_seed"),

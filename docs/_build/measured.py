@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TABLES = (
     *("attacks_three_seeds", "offline_three_seeds", "online_three_seeds", "guided_three_seeds"),
     *("early_stop_three_seeds", "token_noise_development", "variants_one_seed", "ablation_one_seed"),
-    *("prefill_one_seed", "adaptive_one_seed", "resample_one_seed"),
+    *("prefill_one_seed", "adaptive_one_seed", "resample_one_seed", "filtered_one_seed"),
 )
 """Tables of runs in the sandbox."""
 KITCHEN = ("kitchen",)
