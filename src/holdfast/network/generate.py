@@ -220,10 +220,7 @@ def complete_at_two_lengths(
     limit = sampling.max_new_tokens
     longer = replace(sampling, max_new_tokens=2 * limit)
     answers = _answers_to(model, examples, longer, seed=seed, batch_size=batch_size)
-    return [
-        (as_completion(model, example, _cut(answer, limit)), as_completion(model, example, answer))
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return _at_two_lengths(model, examples, answers, limit)
 
 
 def complete_begun(
@@ -256,10 +253,7 @@ def complete_begun_at_two_lengths(
     limit = sampling.max_new_tokens
     longer = replace(sampling, max_new_tokens=2 * limit)
     answers = _begun_answers(model, examples, openings, longer, seed=seed, batch_size=batch_size)
-    return [
-        (as_completion(model, example, _cut(answer, limit)), as_completion(model, example, answer))
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    return _at_two_lengths(model, examples, answers, limit)
 
 
 def _begun_answers(
@@ -284,6 +278,16 @@ def _begun_answers(
             i: answer._replace(tokens=[*openings[i], *answer.tokens]) for i, answer in zip(places, own, strict=True)
         }
     return [answers[place] for place in range(len(examples))]
+
+
+def _at_two_lengths(
+    model: Model, examples: Sequence[Example], answers: Sequence[Answer], limit: int
+) -> list[tuple[Completion, Completion]]:
+    """Each answer as a completion of at most `limit` tokens, and whole."""
+    return [
+        (as_completion(model, example, _cut(answer, limit)), as_completion(model, example, answer))
+        for example, answer in zip(examples, answers, strict=True)
+    ]
 
 
 def _cut(answer: Answer, limit: int) -> Answer:
